@@ -1,0 +1,6 @@
+"""``python -m scone_cli``: the same command as ``scone``."""
+
+from scone_cli.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""What the stages hand to one another: schemas, versions, manifests, the skip rule and the publish rule.
+
+An artifact is a folder. Its `manifest.json` is written last and names every file with its size and SHA-256, so a folder
+without one is recognisably unfinished, and a flipped bit is found. An artifact is built in a hidden sibling folder
+(`staging_folder`), which survives a crash so that the next run continues there, and appears in its place by one rename
+(`publish`). This module knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scone_cli import __version__
+from scone_cli.errors import (
+    DamagedArtifact,
+    ForeignArtifact,
+    HalfWrittenArtifact,
+    InputMissing,
+    NewerArtifact,
+    StorageFailure,
+    WorkspaceLocked,
+)
+
+MANIFEST = "manifest.json"
+SCRATCH = "work"  # inside a staging folder: never published
+
+TOKENS = pa.schema(
+    [
+        pa.field("doc", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("bytes", pa.uint64(), nullable=False),  # UTF-8 length of the text, for bits per byte
+        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+    ]
+)
+VOCAB = pa.schema(
+    [
+        pa.field("id", pa.uint32(), nullable=False),
+        pa.field("n", pa.uint8(), nullable=False),
+        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+        pa.field("count", pa.uint64(), nullable=False),
+        pa.field("docs", pa.uint32(), nullable=False),
+        pa.field("parent", pa.uint32()),  # id of the f-gram without its last token; null for bigrams
+    ]
+)
+LOG = pa.schema(
+    [
+        pa.field("step", pa.uint32(), nullable=False),
+        pa.field("tokens", pa.uint64(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("gradient_norm", pa.float64(), nullable=False),
+        pa.field("held_out_loss", pa.float64()),
+        pa.field("trie_nodes", pa.uint64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+    ]
+)
+RESULTS = pa.schema(
+    [
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("stderr", pa.float64()),
+        pa.field("n", pa.uint64(), nullable=False),
+        pa.field("seconds", pa.float64()),
+    ]
+)
+
+
+def counts_schema(n: int) -> pa.Schema:
+    """Columns of `counts/n=<n>.parquet`: one row an n-gram, sorted by count descending, then tokens ascending."""
+    tokens = pa.list_(pa.field("item", pa.uint32(), nullable=False), n)
+    return pa.schema(
+        [
+            pa.field("tokens", tokens, nullable=False),
+            pa.field("count", pa.uint64(), nullable=False),
+            pa.field("docs", pa.uint32(), nullable=False),
+        ]
+    )
+
+
+def table_schema(row_bytes: int) -> pa.Schema:
+    """Columns of `table/rows-*.parquet`: the raw bytes of a row; row number = f-gram id."""
+    return pa.schema([pa.field("embedding", pa.binary(row_bytes), nullable=False)])
+
+
+# What each kind of artifact is, in the version this program writes. A larger version in a manifest is refused.
+SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 1, "eval": 1}
+
+# What to run when an artifact is missing or bad.
+MADE_BY: Mapping[str, str] = {
+    "tokens": "scone count-ngrams CORPUS",
+    "counts": "scone count-ngrams CORPUS",
+    "vocab": "scone select-vocab",
+    "model": "scone train-fgram",
+    "table": "scone precompute",
+    "eval": "scone eval",
+}
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """Size in bytes and SHA-256 of one published file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made an artifact, from what, and what is in it. Two equal runs write equal manifests: there is no time in it."""
+
+    artifact: str
+    schema_version: int
+    stage: str
+    stage_version: int
+    fingerprint: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    tokenizer: str
+    seed: int
+    summary: dict[str, Any]
+    code_version: str = __version__
+    files: dict[str, FileStamp] = field(default_factory=dict)
+
+
+def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """SHA-256 over everything an artifact depends on; equal fingerprints mean that there is nothing to do."""
+    return digest_json([stage, stage_version, settings, inputs])
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of the canonical JSON text of `value`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, read once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
+    """Read the manifest of `folder`, which must hold an `artifact` (any kind when None).
+
+    Raises:
+        InputMissing: there is no such folder.
+        HalfWrittenArtifact: there is no manifest in it.
+        ForeignArtifact: the manifest is not ours, or is of another kind.
+        NewerArtifact: its schema version is larger than the one this program writes.
+    """
+    remake = f"run: {MADE_BY[artifact]}" if artifact else "name a folder that a scone stage wrote"
+    if not folder.is_dir():
+        raise InputMissing(f"{folder}: no such {artifact or 'artifact'} folder", remake)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise HalfWrittenArtifact(f"{folder}: no {MANIFEST}, so this is not a finished {artifact or 'artifact'}", remake)
+    try:
+        raw = json.loads(path.read_bytes())
+        raw["files"] = {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}
+        kind, version = str(raw["artifact"]), int(raw["schema_version"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ForeignArtifact(f"{path}: not a manifest written by scone ({type(error).__name__}: {error})", remake) from error
+    if kind not in SCHEMA_VERSIONS or (artifact and kind != artifact):
+        raise ForeignArtifact(f"{folder}: holds '{kind}', expected '{artifact or 'a scone artifact'}'", remake)
+    if version > SCHEMA_VERSIONS[kind]:
+        raise NewerArtifact(
+            f"{folder}: '{kind}' in format {version}; this scone ({__version__}) knows up to {SCHEMA_VERSIONS[kind]}",
+            "upgrade scone, or make the artifact again with this version",
+        )
+    try:
+        return Manifest(**raw)
+    except TypeError as error:
+        raise ForeignArtifact(f"{path}: not a manifest written by scone ({error})", remake) from error
+
+
+def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
+    """Compare every file with the manifest: sizes always, SHA-256 too when `hashes` (reads every byte).
+
+    Raises:
+        DamagedArtifact: naming the first file that differs, what was found and what was expected.
+    """
+    remake = f"make it again: {MADE_BY[manifest.artifact]} --force"
+    for name, stamp in manifest.files.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else -1
+        if size < 0:
+            raise DamagedArtifact(f"{path}: missing, the manifest lists it with {stamp.bytes:,} bytes", remake)
+        if size != stamp.bytes:
+            raise DamagedArtifact(f"{path}: found {size:,} bytes, expected {stamp.bytes:,}", remake)
+        if hashes and (found := digest_file(path)) != stamp.sha256:
+            raise DamagedArtifact(f"{path}: SHA-256 {found[:16]}…, the manifest says {stamp.sha256[:16]}…", remake)
+
+
+def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
+    """Read a manifest and check the files it names; what every stage does with what it reads."""
+    manifest = read_manifest(folder, artifact)
+    check_files(folder, manifest, hashes)
+    return manifest
+
+
+def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manifest | None:
+    """The manifest in `folder` if it has that fingerprint and its files have their sizes, else None (the skip rule).
+
+    An artifact in a newer format is an error even here: it would be replaced by an older one.
+    """
+    try:
+        manifest = read_manifest(folder, artifact)
+        if manifest.fingerprint != expected_fingerprint:
+            return None
+        check_files(folder, manifest, hashes=False)
+    except (InputMissing, HalfWrittenArtifact, DamagedArtifact):
+        return None
+    return manifest
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def staging_folder(target: Path, expected_fingerprint: str) -> Path:
+    """The hidden folder in which an artifact with this fingerprint is built, created or found as a crash left it.
+
+    Staging folders of other fingerprints and replaced artifacts left by a crash are removed: nothing will continue them.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent / f".{target.name}.partial-{expected_fingerprint[:16]}"
+    for leftover in target.parent.glob(f".{target.name}.partial-*"):
+        if leftover != staging:
+            shutil.rmtree(leftover, ignore_errors=True)
+    (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
+    return staging
+
+
+def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
+    """Make the finished files of `staging` appear as `target`, whole or not at all; the old artifact stays until then.
+
+    Returns the manifest with every file's size and hash filled in.
+    """
+    shutil.rmtree(staging / SCRATCH, ignore_errors=True)
+    (staging / MANIFEST).unlink(missing_ok=True)
+    stamps = {}
+    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
+        _fsync(path)
+        stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
+    whole = Manifest(**{**manifest.__dict__, "files": stamps})
+    write_atomically(staging / MANIFEST, (json.dumps(asdict(whole), sort_keys=True, indent=1) + "\n").encode())
+    _fsync(staging)
+    if target.exists():
+        _exchange(staging, target)
+        shutil.rmtree(staging, ignore_errors=True)
+    else:
+        staging.rename(target)
+    _fsync(target.parent)
+    return whole
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that `path` never holds half of it."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_bytes(content)
+    _fsync(beside)
+    beside.replace(path)
+
+
+def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], **options: Any) -> None:
+    """Write a Parquet file through its declared schema, beside `path` and then renamed."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with pq.ParquetWriter(beside, schema, **{"compression": "zstd", **options}) as writer:
+        for batch in batches:
+            writer.write(batch) if isinstance(batch, pa.RecordBatch) else writer.write_table(batch)
+    _fsync(beside)
+    beside.replace(path)
+
+
+@contextlib.contextmanager
+def workspace_lock(workspace: Path) -> Iterator[None]:
+    """Hold the workspace for writing; the lock goes with the process, however it ends.
+
+    Raises:
+        WorkspaceLocked: another run holds it.
+        StorageFailure: the workspace cannot be created.
+    """
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(workspace / ".lock", blocking=False)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise WorkspaceLocked(f"{workspace}: another scone run is writing here", "try again when it has ended") from error
+    except OSError as error:
+        raise StorageFailure(f"{workspace}: cannot be used as a workspace ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step; where the system cannot, a reader may for an instant find none, never half of one."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc >= 2.28
+    at_cwd, exchange = -100, 2
+    if renameat2 and renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(old), exchange) == 0:
+        return
+    aside = new.with_name(f"{new.name}.old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)

@@ -1,0 +1,66 @@
+"""What can go wrong for a reason outside our code, each with the exit code that scripts see.
+
+A `SconeError` says what was found and what was expected; its hint says what to run next. It is shown as one clear line.
+Anything else that reaches the user is a bug, and shows a traceback.
+"""
+
+
+class SconeError(Exception):
+    """Base of all errors caused by input, settings or the machine. Exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadSetting(SconeError):
+    """An option, a recipe key or a value that cannot be used. Exit code 2."""
+
+    exit_code = 2
+
+
+class BadData(SconeError):
+    """Input that exists but cannot be read as what it claims to be. Exit code 65."""
+
+    exit_code = 65
+
+
+class InputMissing(SconeError):
+    """Input that is not there, or holds nothing. Exit code 66."""
+
+    exit_code = 66
+
+
+class StorageFailure(SconeError):
+    """A disk that is full or fails. Exit code 74."""
+
+    exit_code = 74
+
+
+class WorkspaceLocked(SconeError):
+    """Another run is writing to the workspace; try again later. Exit code 75."""
+
+    exit_code = 75
+
+
+class HalfWrittenArtifact(BadData):
+    """A folder without a manifest: whatever wrote it did not finish."""
+
+
+class DamagedArtifact(BadData):
+    """A file of an artifact is missing, or differs from its manifest in size or SHA-256."""
+
+
+class ForeignArtifact(BadData):
+    """An artifact of another kind, or a manifest that this program did not write."""
+
+
+class NewerArtifact(BadData):
+    """An artifact in a format that a later version of this program introduced."""
+
+
+class MismatchedArtifacts(BadData):
+    """Artifacts that were not made from one another: model, vocabulary, table, tokenizer."""

@@ -1,0 +1,50 @@
+"""The five stages. Each module holds a frozen config dataclass and `run(config, inputs, out, progress, force) -> Report`.
+
+A stage reads artifacts, writes one artifact, and never imports another stage. This file holds what all five share: how a
+setting is declared, and what a run reports.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scone_cli.artifacts import Manifest
+
+
+def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), affects_result: bool = True) -> Any:
+    """Declare one field of a stage's config: its default, its help, and whether another value gives another artifact.
+
+    The command line makes its options from these declarations, so a default is written down once.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "affects_result": affects_result})
+
+
+def result_settings(config: Any) -> dict[str, Any]:
+    """The settings of a stage's config that its artifact depends on, as JSON values; what goes into the fingerprint."""
+    return {
+        item.name: str(value) if isinstance(value := getattr(config, item.name), Path) else value
+        for item in dataclasses.fields(config)
+        if item.metadata.get("affects_result", True)
+    }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run tells: where its artifact is, whether it was made or already there, and its findings.
+
+    `summary` holds JSON values only: scalars are shown one a line, a list of flat dicts as a table. It is kept in the
+    artifact's manifest, so a run that finds everything up to date reports the same.
+    """
+
+    stage: str
+    out: Path
+    up_to_date: bool
+    summary: dict[str, Any]
+
+    @classmethod
+    def of(cls, out: Path, manifest: Manifest, up_to_date: bool) -> Report:
+        """The report of the artifact in `out`."""
+        return cls(manifest.stage, out, up_to_date, manifest.summary)
