@@ -1,0 +1,45 @@
+# From a fresh checkout: `make demo` and `make test`. Everything is installed into $(VENV), nothing outside it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SCONE = $(BIN)/scone --workspace demo/work --config pipelines/demo.toml
+
+.PHONY: help setup demo test check bench clean
+
+help:  ## list the targets (default)
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+setup: $(INSTALLED)  ## create the virtual environment, or bring it up to date with pyproject.toml
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "'$(PYTHON)' is not Python 3.11 or later; name one that is: make PYTHON=/path/to/python3 setup" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
+
+# Every stage is called every time, and says itself whether it is up to date: scone knows more than make's file times.
+demo: $(INSTALLED)  ## from raw text to a table that pays, in ten minutes: plain against Scone on this Python's own sources
+	$(BIN)/python pipelines/demo-corpus.py demo/corpus
+	$(SCONE) count-ngrams demo/corpus
+	$(SCONE) select-vocab
+	$(SCONE) train-fgram
+	$(SCONE) train-fgram --fgram-layers 0 --out demo/work/plain
+	$(SCONE) precompute
+	$(SCONE) eval --against demo/work/plain
+
+test: $(INSTALLED)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## style, format and types: what must be clean before a commit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## run the benchmarks; each ends in one line of JSON
+	@for file in $(sort $(wildcard benchmarks/*.py)); do echo "$(BIN)/python $$file"; $(BIN)/python $$file || exit; done
+
+clean:  ## remove what the other targets made, except the virtual environment
+	rm -rf demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find scone_cli tests pipelines benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
