@@ -1,0 +1,224 @@
+"""Text to token ids and back: one `tokenizer.json`, read by two libraries that must agree.
+
+`tokenizers` is the reference and can do everything; `fastokens` gives the same ids many times faster, and encodes
+unless it cannot read the file or disagrees with the reference on the first documents of a run, which is announced.
+What this leaves out: special tokens are neither added nor recognised. Text that spells `<|endoftext|>` is text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fastokens
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
+
+Tokens = npt.NDArray[np.uint32]
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST_VOCABULARY = 257  # every byte, and the end of a document
+
+# Names that tokenizers in use give to the token between documents, in the order in which we prefer them.
+_END_OF_DOCUMENT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+
+# Both libraries are compared on these and on the first documents of a run, no further: the reference is slow.
+_CHECKED_TEXTS = 200
+_CHECKED_CHARACTERS = 1_000_000
+_AWKWARD_TEXTS = (
+    *("", " ", "\0", "\r\n\t \n\n", "  two  spaces ", "\ufeffBOM", "\u2028\u00a0\u3000 wide", "\ufffd\uffff\U0010ffff"),
+    *(
+        "e\u0301 \u00e9 \ufb01 \u212b",
+        "\u4f60\u597d\u4e16\u754c\u3053\u3093",
+        "\U0001f469\u200d\U0001f4bb\U0001f1ea\U0001f1fa",
+    ),
+    *("I'll don't WE'VE it\u2019s", "x=1;\n\tif (a!=b) {return 3.14e-10;}", "1234567890" * 5, "a" * 300, "=-" * 200),
+    *(f"{name}x {name} y{name}" for name in _END_OF_DOCUMENT_NAMES),
+)
+
+
+def _to_stderr(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+class Tokenizer:
+    """A `tokenizer.json` in use.
+
+    Attributes:
+        sha256: of the file's bytes; what artifacts record.
+        vocab_size: embedding rows needed, `end_of_document` included.
+        end_of_document: an id that no text yields; one past the file's own vocabulary if the file has no such token.
+        backend: the library that encodes, "fastokens" or "tokenizers"; the ids are the same.
+    """
+
+    def __init__(self, content: bytes, source: str, notice: Callable[[str], None] = _to_stderr) -> None:
+        """Read the bytes of a `tokenizer.json`; `source` names them in messages."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, a fork after its first use prints a warning
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._source = source
+        self._notice = notice
+        text = _as_we_use_it(content, source)
+        try:
+            self._reference = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing more special
+            raise _not_a_tokenizer(source, str(error)) from error
+        self._reference.encode_special_tokens = True
+        ids = self._reference.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(ids.values(), default=-1) + 1
+        self.end_of_document = self._find_end_of_document(ids)
+        self.vocab_size = max(self.vocab_size, self.end_of_document + 1)
+        self._fast = self._open_fast(text)
+        self._compared = False
+
+    @classmethod
+    def load(cls, path: Path, notice: Callable[[str], None] = _to_stderr) -> Tokenizer:
+        """Read a `tokenizer.json`; `notice` hears if the slow library must be used.
+
+        Raises:
+            InputMissing: there is no such file.
+            BadData: it is not a tokenizer that `tokenizers` can read.
+        """
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise InputMissing(f"{path}: no such tokenizer file", "name a tokenizer.json") from error
+        except OSError as error:
+            raise StorageFailure(f"{path}: cannot be read ({error.strerror})") from error
+        return cls(content, str(path), notice)
+
+    @property
+    def backend(self) -> str:
+        """The library that encodes from now on."""
+        return "tokenizers" if self._fast is None else "fastokens"
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Tokens]:
+        """Encode every text by itself; no token is added, and none is `end_of_document`."""
+        if self._fast is not None and not self._compared:
+            self._compare(texts)
+        if self._fast is not None:
+            try:
+                return self._encode_fast(texts)
+            except (ValueError, RuntimeError) as error:
+                self._fall_back(f"cannot encode a text ({error})")
+        return self._encode_reference(texts)
+
+    def decode(self, ids: Sequence[int] | Tokens) -> str:
+        """The text of token ids; for a byte-level tokenizer the exact inverse of encoding."""
+        return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token_text(self, token: int) -> str:
+        """One token to look at: its text, or its name in the vocabulary where it is but a part of a character."""
+        text = self.decode([token])
+        if text and "\ufffd" not in text:
+            return text
+        return self._reference.id_to_token(token) or f"<{token}>"
+
+    def _encode_fast(self, texts: Sequence[str]) -> list[Tokens]:
+        ids, offsets = self._fast.encode_batch_flat(list(texts), split_special_tokens=True)
+        flat = np.frombuffer(ids, np.dtype("<u4")).astype(np.uint32, copy=False)
+        ends = np.frombuffer(offsets, np.dtype("<u8")).tolist()
+        return [flat[start:end] for start, end in itertools.pairwise(ends)]
+
+    def _encode_reference(self, texts: Sequence[str]) -> list[Tokens]:
+        encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def _find_end_of_document(self, ids: dict[str, int]) -> int:
+        name = next((name for name in _END_OF_DOCUMENT_NAMES if name in ids), None)
+        if name is None:
+            return self.vocab_size
+        # Some models (Unigram, WordLevel) hold the name as an ordinary piece too: then text could spell the token.
+        spelled = self._encode_reference([name, f" {name} ", f"a{name}b"])
+        return self.vocab_size if any(ids[name] in tokens for tokens in spelled) else ids[name]
+
+    def _open_fast(self, text: str) -> Any:
+        try:
+            return fastokens.Tokenizer.from_json_str(text)
+        except ValueError as error:
+            self._fast = None
+            self._fall_back(f"cannot read it ({error})")
+            return None
+
+    def _compare(self, texts: Sequence[str]) -> None:
+        """Fall back if the two libraries differ on awkward strings or on the first documents of this run."""
+        self._compared = True
+        sample, left = list(_AWKWARD_TEXTS), _CHECKED_CHARACTERS
+        for text in texts[:_CHECKED_TEXTS]:
+            sample.append(text[:left])
+            left -= len(sample[-1])
+            if left == 0:
+                break
+        try:
+            fast = self._encode_fast(sample)
+        except (ValueError, RuntimeError) as error:
+            self._fall_back(f"cannot encode a text ({error})")
+            return
+        for text, found, expected in zip(sample, fast, self._encode_reference(sample), strict=True):
+            if not np.array_equal(found, expected):
+                self._fall_back(f"gives other ids for {text[:40]!r}")
+                return
+
+    def _fall_back(self, reason: str) -> None:
+        self._fast = None
+        reason = " ".join(reason.split())
+        self._notice(
+            f"{self._source}: fastokens {reason}; using tokenizers, which gives the same ids about 20 times slower"
+        )
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
+    """Train a byte-level BPE and return its `tokenizer.json`; the same for the same texts in any order.
+
+    The vocabulary holds `<|endoftext|>` (id 0), all 256 bytes, and merges of pairs that occur at least twice: a small
+    corpus may give fewer than `vocab_size` tokens. Memory grows with the number of distinct words, not of texts.
+
+    Raises:
+        BadSetting: `vocab_size` has no room for every byte and the end of a document.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise BadSetting(
+            f"vocabulary size {vocab_size}: expected at least {SMALLEST_VOCABULARY}, every byte and {END_OF_TEXT}"
+        )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.to_str().encode()
+
+
+def _as_we_use_it(content: bytes, source: str) -> str:
+    """The tokenizer as JSON text, without what makes ids depend on anything but the text."""
+    try:
+        raw = json.loads(content)
+        raw["truncation"] = raw["padding"] = None  # documents are encoded whole
+        if "dropout" in raw["model"]:
+            raw["model"]["dropout"] = None  # else ids are drawn by chance
+        for token in raw.get("added_tokens", []):
+            # A token that is not marked special is recognised in text, whatever we ask for.
+            token["special"] = token["special"] or token["content"] in _END_OF_DOCUMENT_NAMES
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _not_a_tokenizer(source, f"{type(error).__name__}: {error}") from error
+    return json.dumps(raw)
+
+
+def _not_a_tokenizer(source: str, reason: str) -> BadData:
+    reason = " ".join(reason.split())
+    return BadData(f"{source}: not a tokenizer.json ({reason})", "expected a file saved by the tokenizers library")
