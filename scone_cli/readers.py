@@ -30,6 +30,7 @@ from scone_cli.progress import Progress, silent
 
 _CHUNK_BYTES = 1 << 16
 _PARQUET_ROWS = 256
+_LARGEST_DOCUMENT = 1 << 30  # a document is held in memory, several times over while it is encoded
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,13 @@ _Texts = Iterator[tuple[int, str]]
 
 
 def _parse_text(content: BinaryIO, path: Path, _: str) -> _Texts:
-    yield 1, _utf8(content.read(), str(path))
+    data = content.read(_LARGEST_DOCUMENT + 1)
+    if len(data) > _LARGEST_DOCUMENT:
+        raise BadData(
+            f"{path}: one plain text file is one document, expected at most {_LARGEST_DOCUMENT:,} bytes",
+            "split it into several files, or into one JSON object a line (.jsonl)",
+        )
+    yield 1, _utf8(data, str(path))
 
 
 def _parse_json_lines(content: BinaryIO, path: Path, text_field: str) -> _Texts:
@@ -215,21 +222,22 @@ def _parse_parquet(content: BinaryIO, path: Path, text_field: str) -> _Texts:
             raise BadData(f"{path}: column '{text_field}' is {kind}, expected string")
         row = 0
         batches = reader.iter_batches(_PARQUET_ROWS, columns=[text_field], use_threads=False)
-        while (texts := _next_texts(batches, path, row)) is not None:
-            for text in texts:
+        while (batch := _next_batch(batches, path)) is not None:
+            for value in batch.column(0):
+                where = f"{path}: row {row}"
+                try:
+                    text = value.as_py()
+                except UnicodeDecodeError as error:  # pyarrow checks no text before
+                    raise _not_utf8(where, error) from error
                 if text is None:
-                    raise BadData(f"{path}: row {row}: column '{text_field}' is null, expected a string")
+                    raise BadData(f"{where}: column '{text_field}' is null, expected a string")
                 yield row, text
                 row += 1
 
 
-def _next_texts(batches: Iterator[pa.RecordBatch], path: Path, row: int) -> list[str | None] | None:
+def _next_batch(batches: Iterator[pa.RecordBatch], path: Path) -> pa.RecordBatch | None:
     with _parquet_errors(path):
-        batch = next(batches, None)
-    try:
-        return None if batch is None else batch.column(0).to_pylist()
-    except UnicodeDecodeError as error:
-        raise BadData(f"{path}: after row {row}: not UTF-8 ({error.reason}), expected UTF-8 text") from error
+        return next(batches, None)
 
 
 @contextlib.contextmanager
@@ -254,10 +262,12 @@ def _utf8(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise BadData(
-            f"{where}: not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start:,}), expected UTF-8 text",
-            "convert the file to UTF-8, or leave it out",
-        ) from error
+        raise _not_utf8(where, error) from error
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> BadData:
+    found = f"byte 0x{error.object[error.start]:02x} at offset {error.start:,}"
+    return BadData(f"{where}: not UTF-8 ({found}), expected UTF-8 text", "convert the file to UTF-8, or leave it out")
 
 
 def _no_field(where: str, kind: str, text_field: str, found: list[str]) -> BadData:

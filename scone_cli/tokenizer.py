@@ -152,7 +152,9 @@ class Tokenizer:
     def _compare(self, texts: Sequence[str]) -> None:
         """Fall back if the two libraries differ on awkward strings or on the first documents of this run."""
         self._compared = True
-        sample, left = list(_AWKWARD_TEXTS), _CHECKED_CHARACTERS
+        added = self._reference.get_added_tokens_decoder().values()
+        sample = [*_AWKWARD_TEXTS, *(f"a{token.content} b" for token in itertools.islice(added, _CHECKED_TEXTS))]
+        left = _CHECKED_CHARACTERS
         for text in texts[:_CHECKED_TEXTS]:
             sample.append(text[:left])
             left -= len(sample[-1])

@@ -1,0 +1,278 @@
+import gzip
+import io
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from scone_cli import readers
+from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
+from scone_cli.readers import find_files, read_documents
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor(write_checksum=True).compress}
+
+
+def read(path: Path, text_field: str = "text") -> list[tuple[str, str]]:
+    (file,) = find_files([path])
+    return [(document.name, document.text) for document in read_documents(file, text_field)]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def lines(*records: object) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def parquet(table: dict[str, pa.Array], **options: object) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(table), sink, **options)
+    return sink.getvalue()
+
+
+def fails(path: Path, *expected: str, text_field: str = "text") -> None:
+    """Reading is BadData in one line that names the file and everything expected."""
+    with pytest.raises(BadData) as caught:
+        read(path, text_field)
+    assert "\n" not in caught.value.message
+    for part in (str(path), *expected):
+        assert part in caught.value.message
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------
+
+
+def test_folder_is_walked_and_hidden_files_are_left_out(tmp_path):
+    for name in ("b.txt", "sub/deep/a.txt", ".hidden", ".git/config", "sub/.x.txt"):
+        write(tmp_path / "corpus" / name, name.encode())
+    assert sorted(file.name for file in find_files([tmp_path / "corpus"])) == ["b.txt", "sub/deep/a.txt"]
+
+
+def test_file_has_its_size_and_hash(tmp_path):
+    (file,) = find_files([write(tmp_path / "a.txt", b"abc")])
+    assert (file.name, file.bytes) == ("a.txt", 3)
+    assert file.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_order_is_of_contents_not_of_names(tmp_path):
+    contents = [b"one", b"two", b"three", b"four"]
+    for number, content in enumerate(contents):
+        write(tmp_path / "x" / f"{number}.txt", content)
+        write(tmp_path / "y" / f"{9 - number}.txt", content)
+    x, y = (find_files([tmp_path / folder]) for folder in "xy")
+    assert [file.path.read_bytes() for file in x] == [file.path.read_bytes() for file in y]
+
+
+def test_names_tell_several_corpora_apart(tmp_path):
+    write(tmp_path / "law" / "0.txt", b"a")
+    write(tmp_path / "code" / "0.txt", b"b")
+    found = find_files([tmp_path / "law", tmp_path / "code", write(tmp_path / "c.txt", b"c")])
+    assert sorted(file.name for file in found) == ["c.txt", "code/0.txt", "law/0.txt"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    first, second = write(tmp_path / "x" / "a.txt", b"a"), write(tmp_path / "y" / "a.txt", b"b")
+    with pytest.raises(BadSetting, match=r"a\.txt") as caught:
+        find_files([first, second])
+    assert str(first) in caught.value.message
+    assert str(second) in caught.value.message
+
+
+def test_links_to_files_are_followed_and_broken_ones_refused(tmp_path):
+    target = write(tmp_path / "elsewhere.txt", b"text")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "link.txt").symlink_to(target)
+    assert read(tmp_path / "corpus") == [("link.txt", "text")]
+    target.unlink()
+    with pytest.raises(InputMissing, match=r"link\.txt"):
+        find_files([tmp_path / "corpus"])
+
+
+def test_missing_path_and_empty_folder(tmp_path):
+    with pytest.raises(InputMissing, match="no such file"):
+        find_files([tmp_path / "nowhere"])
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    write(tmp_path / "empty" / ".hidden", b"x")
+    with pytest.raises(InputMissing, match="without files"):
+        find_files([tmp_path / "empty"])
+
+
+def test_file_name_that_is_no_utf8_becomes_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    try:
+        path.write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert [file.name for file in find_files([tmp_path])] == ["caf\ufffd.txt"]
+
+
+def test_file_that_goes_away_and_file_that_cannot_be_read(tmp_path, monkeypatch):
+    (file,) = find_files([write(tmp_path / "a.txt", b"a")])
+    file.path.unlink()
+    with pytest.raises(InputMissing, match=r"a\.txt"):
+        list(read_documents(file))
+
+    def denied(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(readers, "digest_file", denied)  # root, as in containers, may read everything
+    with pytest.raises(StorageFailure, match=r"b\.txt: cannot be read \(Permission denied\)"):
+        find_files([write(tmp_path / "b.txt", b"b")])
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_every_format_in_every_compression(tmp_path, suffix):
+    compress = COMPRESS[suffix]
+    plain = write(tmp_path / f"a.txt{suffix}", compress("Grüße\n".encode()))
+    assert read(plain) == [(plain.name, "Grüße\n")]
+    for kind in (".jsonl", ".ndjson", ".JSONL"):
+        path = write(
+            tmp_path / f"b{kind}{suffix}", compress(lines({"text": "x"}, {"text": ""}, {"id": 3, "text": "ü"}))
+        )
+        assert read(path) == [(f"{path.name}:1", "x"), (f"{path.name}:3", "ü")]
+    path = write(tmp_path / f"c.parquet{suffix}", compress(parquet({"text": pa.array(["x", "", "ü"])})))
+    assert read(path) == [(f"{path.name}:0", "x"), (f"{path.name}:2", "ü")]
+
+
+def test_num_bytes_is_the_utf8_length(tmp_path):
+    (file,) = find_files([write(tmp_path / "a.txt", "Grüße".encode())])
+    assert [document.num_bytes for document in read_documents(file)] == [7]
+
+
+@pytest.mark.parametrize("text", ["a\r\nb\rc\n", "nul \0 inside", "\ufeffmark", "\u2028 \x85 \x0c \x1c", " \n "])
+def test_text_is_taken_as_it_is(tmp_path, text):
+    assert read(write(tmp_path / "a.txt", text.encode())) == [("a.txt", text)]
+    assert read(write(tmp_path / "b.jsonl", lines({"text": text}))) == [("b.jsonl:1", text)]
+    raw = json.dumps({"text": text}, ensure_ascii=False).encode()
+    assert read(write(tmp_path / "c.jsonl", raw)) == [("c.jsonl:1", text)]
+    assert read(write(tmp_path / "d.parquet", parquet({"text": pa.array([text])}))) == [("d.parquet:0", text)]
+
+
+def test_json_lines_with_windows_ends_blank_lines_and_a_mark(tmp_path):
+    path = write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}\r\n  \n{"text": "c"}')
+    assert read(path) == [("a.jsonl:1", "a"), ("a.jsonl:3", "b"), ("a.jsonl:5", "c")]
+
+
+def test_other_text_field(tmp_path):
+    assert read(write(tmp_path / "a.jsonl", lines({"body": "x"})), "body") == [("a.jsonl:1", "x")]
+    path = write(tmp_path / "a.parquet", parquet({"n": pa.array([1]), "body": pa.array(["x"])}))
+    assert read(path, "body") == [("a.parquet:0", "x")]
+
+
+def test_empty_files_have_no_document(tmp_path):
+    assert read(write(tmp_path / "a.txt", b"")) == []
+    assert read(write(tmp_path / "a.jsonl", b"")) == []
+    assert read(write(tmp_path / "a.jsonl.zst", COMPRESS[".zst"](b""))) == []
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_all_frames_are_read(tmp_path, suffix):
+    frames = [lines({"text": f"{number} " * 50_000}) for number in range(5)]
+    path = write(tmp_path / f"a.jsonl{suffix}", b"".join(map(COMPRESS[suffix], frames)))
+    assert [text[:2] for _, text in read(path)] == ["0 ", "1 ", "2 ", "3 ", "4 "]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("keep", [0, 1, 9, 0.5, 0.99, -1])
+@pytest.mark.parametrize("frames_before", [0, 2])
+def test_truncated_compression_is_found(tmp_path, suffix, keep, frames_before):
+    frame = COMPRESS[suffix](lines(*({"text": f"text {number}"} for number in range(2000))))
+    size = int(keep * len(frame)) if isinstance(keep, float) else keep % len(frame)
+    path = write(tmp_path / f"a.jsonl{suffix}", frame * frames_before + frame[:size])
+    if size == 0 and frames_before:
+        assert len(read(path)) == 2000 * frames_before  # cut between two frames, a file is a whole file
+    else:
+        fails(path, "truncated", suffix)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_damaged_compression_is_found(tmp_path, suffix):
+    content = bytearray(COMPRESS[suffix](lines(*({"text": f"text {number}"} for number in range(2000)))))
+    content[-2] ^= 1  # of the checksum
+    fails(write(tmp_path / f"a.jsonl{suffix}", bytes(content)), "damaged")
+    fails(write(tmp_path / f"b.jsonl{suffix}", b'{"text": "not compressed at all"}\n'), "damaged")
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_text_that_is_not_utf8(tmp_path, suffix):
+    compress = COMPRESS[suffix]
+    fails(write(tmp_path / f"a.txt{suffix}", compress(b"caf\xe9 au lait")), "not UTF-8", "0xe9", "offset 3", "expected")
+    fails(write(tmp_path / f"a.jsonl{suffix}", compress(b'{"text": "x"}\n{"text": "\xff"}\n')), "line 2", "not UTF-8")
+    column = pa.array([b"ok", b"\xff"]).view(pa.string())
+    fails(write(tmp_path / f"a.parquet{suffix}", compress(parquet({"text": column}))), "row 1", "not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"text": ', "not JSON"),
+        (b"hello", "not JSON"),
+        (b"[" * 100_000, "cannot be read"),
+        (b'{"text": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (b'["text"]', "found a JSON array, expected an object"),
+        (b'"text"', "found a JSON string, expected an object"),
+        (b"3", "found a JSON number, expected an object"),
+        (b'{"id": 1, "body": "x"}', "no field 'text', found 'id', 'body'"),
+        (b"{}", "no field 'text', found none"),
+        (b'{"text": null}', "field 'text' is a JSON null, expected a string"),
+        (b'{"text": true}', "field 'text' is a JSON boolean, expected a string"),
+        (b'{"text": ["x"]}', "field 'text' is a JSON array, expected a string"),
+        (b'{"text": "a\\ud800b"}', "U+D800"),
+    ],
+)
+def test_bad_json_lines(tmp_path, line, expected):
+    path = write(tmp_path / "a.jsonl", b'{"text": "fine"}\n' + line + b'\n{"text": "fine"}\n')
+    fails(path, "line 2", expected)
+
+
+def test_parquet_text_columns_of_every_kind(tmp_path):
+    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        path = write(tmp_path / "a.parquet", parquet({"text": pa.array(["x", "y", "x"], pa.string()).cast(kind)}))
+        assert [text for _, text in read(path)] == ["x", "y", "x"]
+
+
+def test_parquet_of_many_row_groups(tmp_path):
+    texts = [f"text {number}" for number in range(1000)]
+    path = write(tmp_path / "a.parquet", parquet({"text": pa.array(texts)}, row_group_size=70))
+    assert read(path) == [(f"a.parquet:{row}", text) for row, text in enumerate(texts)]
+
+
+def test_bad_parquet(tmp_path):
+    whole = parquet({"text": pa.array([f"text {number}" for number in range(5000)])}, compression="zstd")
+    fails(write(tmp_path / "a.parquet", b"no parquet"), "not a Parquet file")
+    fails(write(tmp_path / "b.parquet", whole[: len(whole) // 2]), "not a Parquet file, or a damaged one")
+    fails(write(tmp_path / "c.parquet", whole[:200] + bytes(2000) + whole[2200:]), "damaged")
+    fails(write(tmp_path / "d.parquet.gz", gzip.compress(whole)[:-9]), "truncated")
+    fails(write(tmp_path / "e.parquet", b""), "not a Parquet file")
+
+
+def test_parquet_column_missing_of_another_type_or_null(tmp_path):
+    path = write(tmp_path / "a.parquet", parquet({"id": pa.array([1]), "body": pa.array(["x"])}))
+    fails(path, "no column 'text', found 'id', 'body'")
+    fails(path, "column 'id' is int64, expected string", text_field="id")
+    path = write(tmp_path / "b.parquet", parquet({"text": pa.array(["x"] * 300 + [None, "y"])}))
+    fails(path, "row 300", "null, expected a string")
+
+
+def test_plain_text_too_large_for_one_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "_LARGEST_DOCUMENT", 10)
+    assert read(write(tmp_path / "a.txt", b"x" * 10))
+    fails(write(tmp_path / "b.txt", b"x" * 11), "one document", "10 bytes")
+
+
+def test_documents_come_as_a_stream(tmp_path):
+    (file,) = find_files([write(tmp_path / "a.jsonl", b'{"text": "first"}\nnot JSON\n')])
+    documents = read_documents(file)
+    assert next(documents).text == "first"
+    with pytest.raises(BadData, match="line 2"):
+        next(documents)
