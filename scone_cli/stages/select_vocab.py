@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from scone_cli.artifacts import Manifest, fingerprint, open_artifact, publish, staging_folder, up_to_date
+from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.stages import Report, setting
+
+if TYPE_CHECKING:
+    from scone_cli.vocabulary import Vocabulary
 
 STAGE = "select-vocab"
 STAGE_VERSION = 1
@@ -22,5 +28,70 @@ class SelectVocab:
 
 
 def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
-    """Read `tokens/` and `counts/` of the workspace `inputs` and write the vocabulary folder `out`."""
-    raise NotImplementedError
+    """Read `tokens/` and `counts/` of the workspace `inputs` and write the vocabulary folder `out`.
+
+    Raises:
+        BadSetting: a setting out of its range.
+        MismatchedArtifacts: the counts were not made from these tokens.
+    """
+    if config.size < 1 or config.min_count < 1:
+        raise BadSetting(f"--size {config.size} --min-count {config.min_count}: expected 1 or more of both")
+    tokens = open_artifact(inputs / "tokens", "tokens")
+    counts = open_artifact(inputs / "counts", "counts")
+    if counts.inputs["tokens"] != tokens.fingerprint:
+        raise MismatchedArtifacts(
+            f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
+        )
+    if config.min_count < counts.settings["min_count"]:
+        raise BadSetting(
+            f"--min-count {config.min_count}: the counts leave out what occurs less than {counts.settings['min_count']} times",
+            f"run: scone count-ngrams --min-count {config.min_count} CORPUS",
+        )
+    settings = {"size": config.size, "min_count": config.min_count, "seed": config.seed}
+    made_from = {"tokens": tokens.fingerprint, "counts": counts.fingerprint}
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
+    if not force and (manifest := up_to_date(out, "vocab", mark)):
+        return Report.of(out, manifest, up_to_date=True)
+
+    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415 - heavy: only when the stage runs
+
+    progress("ranking", 0, 1, "vocabulary")
+    max_n, num_tokens = counts.settings["max_n"], tokens.summary["vocabulary size"]
+    vocabulary = Vocabulary.select(inputs / "counts", max_n, config.size, config.min_count, num_tokens)
+    progress("ranking", 1, 1, "vocabulary", f"{vocabulary.trie.num_fgrams:,} f-grams")
+    staging = staging_folder(out, mark)
+    vocabulary.write(staging / "vocab.parquet")
+    settings |= {"max_n": max_n, "num_tokens": num_tokens}
+    summary = _summary(vocabulary, inputs / "tokens", progress)
+    manifest = Manifest("vocab", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary)
+    return Report.of(out, publish(staging, out, manifest), up_to_date=False)
+
+
+def _summary(vocabulary: Vocabulary, tokens: Path, progress: Progress) -> dict[str, Any]:
+    """What a person decides the size by: the cutoff, the lengths, and how much unseen text the f-grams cover."""
+    import numpy as np  # noqa: PLC0415
+
+    from scone_cli.corpus import HELD_OUT, read_tokens  # noqa: PLC0415
+
+    lengths, counts = vocabulary.trie.lengths, vocabulary.counts
+    held_out = read_tokens(tokens, HELD_OUT)
+    _, matched = vocabulary.trie.index().match(held_out.tokens, held_out.starts)
+    progress("matching held-out text", matched.size, matched.size, "tokens")
+    hits = np.bincount(matched, minlength=vocabulary.trie.max_n + 1)
+    share = hits / matched.size if matched.size else np.full(hits.size, np.nan)
+    return {
+        "f-grams": vocabulary.trie.num_fgrams,
+        "cutoff count": int(counts[-1]) if counts.size else 0,
+        "held-out tokens": int(matched.size),
+        "share of held-out positions matched": round(1 - float(share[0]), 4) if matched.size else None,
+        "mean match length": round(float(matched[matched > 0].mean()), 3) if (matched > 0).any() else None,
+        "lengths": [
+            {
+                "n": n,
+                "f-grams": int((lengths == n).sum()),
+                "occurrences": int(counts[lengths == n].sum()),
+                "share of held-out positions": round(float(share[n]), 4) if matched.size else None,
+            }
+            for n in range(2, vocabulary.trie.max_n + 1)
+        ],
+    }

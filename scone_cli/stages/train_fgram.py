@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from scone_cli.artifacts import (
+    LOG,
+    SCRATCH,
+    Manifest,
+    fingerprint,
+    open_artifact,
+    publish,
+    staging_folder,
+    up_to_date,
+    write_parquet,
+)
+from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
-from scone_cli.stages import Report, setting
+from scone_cli.stages import Report, result_settings, setting
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from scone_cli.model import SconeModel
 
 STAGE = "train-fgram"
 STAGE_VERSION = 1
@@ -35,5 +54,85 @@ class TrainFgram:
 
 
 def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
-    """Read `tokens/` and `vocab/` of the workspace `inputs` and write the model folder `out`."""
-    raise NotImplementedError
+    """Read `tokens/` and `vocab/` of the workspace `inputs` and write the model folder `out`.
+
+    The plain baseline (`fgram_layers` 0) does not read the vocabulary, so it stays up to date when that changes.
+
+    Raises:
+        BadSetting: a setting out of its range.
+        MismatchedArtifacts: the vocabulary was not made from these tokens.
+    """
+    _check(config)
+    tokens = open_artifact(inputs / "tokens", "tokens")
+    made_from = {"tokens": tokens.fingerprint}
+    num_tokens, max_n = tokens.summary["vocabulary size"], 0
+    if config.fgram_layers:
+        vocab = open_artifact(inputs / "vocab", "vocab")
+        if vocab.inputs["tokens"] != tokens.fingerprint:
+            raise MismatchedArtifacts(
+                f"{inputs / 'vocab'}: selected from other tokens than {inputs / 'tokens'}", "run: scone select-vocab"
+            )
+        made_from["vocab"] = vocab.fingerprint
+        max_n = vocab.settings["max_n"]
+    settings = result_settings(config)
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
+    if not force and (manifest := up_to_date(out, "model", mark)):
+        return Report.of(out, manifest, up_to_date=True)
+
+    import torch  # noqa: PLC0415 - heavy: only when the stage runs
+
+    from scone_cli.corpus import HELD_OUT, TRAIN, read_tokens  # noqa: PLC0415
+    from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
+    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+    from scone_cli.training import PackedText, TrainingPlan, train  # noqa: PLC0415
+    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
+
+    trie = Vocabulary.read(inputs / "vocab", num_tokens, max_n).trie if config.fgram_layers else None
+    index = trie.index() if trie else None
+    end = Tokenizer.load(inputs / "tokens" / "tokenizer.json").end_of_document
+    text, held_out = (
+        PackedText.pack(stream.tokens, stream.starts, end, index, config.context)
+        for stream in (read_tokens(inputs / "tokens", split) for split in (TRAIN, HELD_OUT))
+    )
+    torch.manual_seed(config.seed)
+    names = [item.name for item in dataclasses.fields(ModelConfig)]
+    shape = {"vocab_size": num_tokens, "max_n": max_n, **dataclasses.asdict(config)}
+    model = SconeModel(ModelConfig(**{name: shape[name] for name in names}))
+    plan = TrainingPlan(**{item.name: getattr(config, item.name) for item in dataclasses.fields(TrainingPlan)})
+    staging = staging_folder(out, mark)
+    log = train(model, text, held_out if held_out.num_windows else None, trie, plan, staging / SCRATCH, progress)
+    model.save(staging)
+    write_parquet(staging / "log.parquet", LOG, [log])
+    summary = _summary(model, log)
+    manifest = Manifest("model", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary)
+    return Report.of(out, publish(staging, out, manifest), up_to_date=False)
+
+
+def _check(config: TrainFgram) -> None:
+    for name in ("dim", "layers", "heads", "context", "batch", "steps", "eval_every", "checkpoint_every"):
+        if getattr(config, name) < 1:
+            raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 1 or more")
+    if config.fgram_layers < 0 or config.micro_batch < 0 or config.warmup < 0:
+        raise BadSetting("--fgram-layers, --micro-batch and --warmup: expected 0 or more")
+    if config.dim % (2 * config.heads):
+        raise BadSetting(f"--dim {config.dim} --heads {config.heads}: a head's width must be a whole, even number")
+
+
+def _summary(model: SconeModel, log: pa.Table) -> dict[str, Any]:
+    """Sizes, and where the loss ended; no times, so that two equal runs have equal manifests."""
+
+    def size(*modules: Any) -> int:
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+    held_out = [loss for loss in log.column("held_out_loss").to_pylist() if loss is not None]
+    last = log.column("loss").to_pylist()[-50:]
+    return {
+        "kind": "scone" if model.fgram else "plain",
+        "resident parameters": size(model.main),
+        "resident non-embedding parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
+        "training-only parameters": size(model.fgram) if model.fgram else 0,
+        "steps": log.num_rows,
+        "tokens": log.column("tokens").to_pylist()[-1],
+        "training loss (last 50 steps)": round(sum(last) / len(last), 4),
+        "held-out loss": round(held_out[-1], 4) if held_out else None,
+    }

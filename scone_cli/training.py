@@ -1,0 +1,271 @@
+"""The training loop: batches of windows, one A_f-gram pass over the whole batch's trie, AdamW, checkpoints, the log.
+
+What it leaves out: which files the data came from and where the result goes; `stages/train_fgram.py` knows that.
+A run is a function of (data, plan): the order of the data comes from the seed and the step, so a run resumed from a
+checkpoint ends with the weights of one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from scone_cli.artifacts import LOG, write_parquet
+from scone_cli.errors import BadData, SconeError
+from scone_cli.model import SconeModel, token_losses, training_loss
+from scone_cli.ngrams import I64, NONE, U32, FgramIndex
+from scone_cli.progress import Progress
+from scone_cli.trie import FgramTrie, distinct_matches
+
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long and how fast to learn; the fields are those of the stage's config."""
+
+    batch: int
+    micro_batch: int
+    steps: int
+    warmup: int
+    learning_rate: float
+    weight_decay: float
+    eval_every: int
+    eval_tokens: int
+    checkpoint_every: int
+    seed: int
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear rise over the warm-up, then a cosine down to a tenth of the peak."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        through = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.55 + 0.45 * math.cos(math.pi * through))
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """Documents end to end, each after an end-of-document token, tagged with the f-gram that ends at each position.
+
+    tokens uint32 [M]; ids uint32 [M]: f-gram id or NONE. Window w is the `context + 1` tokens from w * context on.
+    """
+
+    tokens: U32
+    ids: U32
+    context: int
+
+    @classmethod
+    def pack(cls, tokens: U32, starts: I64, end_of_document: int, index: FgramIndex | None, context: int) -> PackedText:
+        """Pack the documents [starts[d], starts[d + 1]) and tag them, before training, as the paper does (section 3.2).
+
+        Matches are found in whole documents, so they do not depend on the windows that training cuts.
+        """
+        num_docs = starts.size - 1
+        places = np.arange(tokens.size) + np.repeat(np.arange(1, num_docs + 1), np.diff(starts))
+        packed = np.full(tokens.size + num_docs + 1, end_of_document, np.uint32)
+        packed[places] = tokens
+        ids = np.full(packed.size, NONE, np.uint32)
+        if index is not None:
+            ids[places] = index.match(tokens, starts)[0]
+        return cls(packed, ids, context)
+
+    @property
+    def num_windows(self) -> int:
+        """Whole windows; the last tokens of the text that fill none are left out."""
+        return (self.tokens.size - 1) // self.context
+
+    def windows(self, numbers: I64) -> tuple[U32, U32]:
+        """Tokens [B, context + 1] and f-gram ids [B, context] of some windows."""
+        at = numbers[:, None] * self.context + np.arange(self.context + 1)
+        return self.tokens[at], self.ids[at[:, :-1]]
+
+
+def batch_windows(num_windows: int, batch: int, seed: int, first_step: int) -> Iterator[I64]:
+    """The windows of each step from `first_step` on, for ever: every epoch all windows, in a new order."""
+    epoch, order = -1, np.empty(0, np.int64)
+    position = first_step * batch
+    while True:
+        chosen = np.empty(batch, np.int64)
+        for i in range(batch):
+            if position // num_windows != epoch:
+                epoch = position // num_windows
+                order = np.random.default_rng([seed, epoch]).permutation(num_windows)
+            chosen[i] = order[position % num_windows]
+            position += 1
+        yield chosen
+
+
+def train(
+    model: SconeModel,
+    text: PackedText,
+    held_out: PackedText | None,
+    trie: FgramTrie | None,
+    plan: TrainingPlan,
+    scratch: Path,
+    progress: Progress,
+) -> pa.Table:
+    """Train `model` in place and return the log; continues from the newest checkpoint in `scratch`.
+
+    Raises:
+        BadData: the text is shorter than one window.
+        SconeError: the loss is no longer a number; names the last checkpoint.
+    """
+    if not text.num_windows:
+        raise BadData(f"the training text has {text.tokens.size:,} tokens, less than one context of {text.context:,}")
+    optimizer = adamw(model, plan)
+    log, step = resume(model, optimizer, scratch)
+    started, tokens_a_step = time.monotonic() - (log[-1]["seconds"] if log else 0.0), plan.batch * text.context
+    for windows in batch_windows(text.num_windows, plan.batch, plan.seed, step):
+        if step >= plan.steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = plan.learning_rate_at(step)
+        loss, num_nodes = accumulate_gradients(model, *text.windows(windows), trie, plan.micro_batch or plan.batch)
+        if not math.isfinite(loss):
+            raise SconeError(
+                f"the loss became {loss} at step {step + 1}",
+                f"lower --learning-rate; the last good checkpoint is in {scratch}",
+            )
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        look = held_out is not None and (step % plan.eval_every == 0 or step == plan.steps)
+        log.append(
+            {
+                "step": step,
+                "tokens": step * tokens_a_step,
+                "loss": loss,
+                "learning_rate": plan.learning_rate_at(step - 1),
+                "gradient_norm": float(norm),
+                "held_out_loss": mean_loss(model, held_out, trie, plan.eval_tokens) if look and held_out else None,
+                "trie_nodes": num_nodes,
+                "seconds": time.monotonic() - started,
+            }
+        )
+        progress("training", step * tokens_a_step, plan.steps * tokens_a_step, "tokens", describe(log))
+        if step % plan.checkpoint_every == 0 and step < plan.steps:
+            save_checkpoint(model, optimizer, log, scratch)
+    return pa.Table.from_pylist(log, LOG)
+
+
+def accumulate_gradients(
+    model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None, micro_batch: int
+) -> tuple[float, int]:
+    """Add the gradient of the batch's mean loss to every parameter; returns that loss and the trie's nodes.
+
+    A_f-gram runs once, over the distinct prefixes of all matches of the whole batch; the micro-batches accumulate the
+    gradient of its output rows, a leaf, and its backward runs once. So sharing grows with the batch, not with the
+    micro-batch.
+    """
+    device = model.main.token_embedding.weight.device
+    rows, leaf, slots, num_nodes = None, None, None, 0
+    if trie is not None:
+        distinct, places = distinct_matches(ids)
+        if distinct.size:
+            subtrie, outputs = trie.subtrie(distinct)
+            rows = model.fgram_rows(subtrie, outputs)
+            leaf, num_nodes = rows.detach().requires_grad_(), subtrie.num_nodes
+        slots = torch.from_numpy(places).to(device)
+    inputs = torch.from_numpy(tokens.astype(np.int64)).to(device)
+    total = 0.0
+    for first in range(0, len(inputs), micro_batch):
+        part = slice(first, first + micro_batch)
+        embedded = model.main.embed(inputs[part, :-1], slots[part] if slots is not None else None, leaf)
+        loss = training_loss(model.main(embedded), model.main.head_weight, inputs[part, 1:]) / ids.size
+        loss.backward()
+        total += loss.item()
+    if rows is not None and leaf is not None and leaf.grad is not None:
+        rows.backward(leaf.grad)
+    return total, num_nodes
+
+
+@torch.no_grad()
+def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_tokens: int) -> float:
+    """Mean nats a token over the first windows of a text: for watching a run, not for reporting (that is `eval`)."""
+    count = min(text.num_windows, max(1, max_tokens // text.context))
+    total, num_tokens = 0.0, 0
+    for first in range(0, count, 16):
+        tokens, ids = text.windows(np.arange(first, min(first + 16, count)))
+        inputs = torch.from_numpy(tokens.astype(np.int64))
+        slots, rows = live_rows(model, ids, trie)
+        hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
+        total += token_losses(hidden, model.main.head_weight, inputs[:, 1:]).sum(dtype=torch.float64).item()
+        num_tokens += ids.size
+    return total / num_tokens if num_tokens else math.nan
+
+
+def live_rows(model: SconeModel, ids: U32, trie: FgramTrie | None) -> tuple[Tensor | None, Tensor | None]:
+    """Slots and rows for `MainModel.embed`, computed by A_f-gram; (None, None) for a plain model."""
+    if trie is None:
+        return None, None
+    distinct, places = distinct_matches(ids)
+    rows = model.fgram_rows(*trie.subtrie(distinct)) if distinct.size else None
+    return torch.from_numpy(places), rows
+
+
+def adamw(model: SconeModel, plan: TrainingPlan) -> torch.optim.AdamW:
+    """AdamW without decay on embeddings and norms: a row that is never hit must not shrink."""
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.dim() == 2 and "embedding" not in name and "positions" not in name
+        (decayed if matrix else spared).append(parameter)
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+
+def describe(log: list[dict[str, float]]) -> str:
+    """One line on how the training goes: recent loss, the last held-out loss."""
+    recent = [row["loss"] for row in log[-20:]]
+    held_out = [row["held_out_loss"] for row in log[-1000:] if row["held_out_loss"] is not None]
+    return f"loss {sum(recent) / len(recent):.3f}" + (f", held-out {held_out[-1]:.3f}" if held_out else "")
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    model: SconeModel, optimizer: torch.optim.Optimizer, log: list[dict[str, float]], scratch: Path
+) -> None:
+    """Write weights, optimiser state and log, each whole or not at all; the weights last, as they make it count."""
+    step = int(log[-1]["step"])
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+    write_parquet(scratch / f"step-{step:08d}.parquet", LOG, [pa.Table.from_pylist(log, LOG)])
+    path = scratch / f"step-{step:08d}.safetensors"
+    beside = path.with_suffix(".tmp")
+    save_file(tensors, beside)
+    beside.replace(path)
+    for old in sorted(scratch.glob("step-*.safetensors"))[:-KEPT_CHECKPOINTS]:
+        old.unlink()
+        old.with_suffix(".parquet").unlink(missing_ok=True)
+
+
+def resume(
+    model: SconeModel, optimizer: torch.optim.Optimizer, scratch: Path
+) -> tuple[list[dict[str, float]], int]:
+    """Load the newest checkpoint in `scratch`, if there is one; returns its log and its step (else an empty log and 0)."""
+    checkpoints = sorted(scratch.glob("step-*.safetensors"))
+    if not checkpoints:
+        return [], 0
+    tensors = load_file(checkpoints[-1])
+    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, what = name.split(".")
+            state.setdefault(int(number), {})[what] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    log = pq.read_table(checkpoints[-1].with_suffix(".parquet"), schema=LOG).to_pylist()
+    return log, int(log[-1]["step"])

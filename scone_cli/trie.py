@@ -1,0 +1,114 @@
+"""The f-gram vocabulary as a trie, and the part of it that a batch needs.
+
+An f-gram is a node whose parent is the f-gram without its last token (for a bigram: its first token). A_f-gram is causal,
+so a node's hidden states serve every f-gram that continues it: one node is one token-forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scone_cli.ngrams import I64, NONE, U8, U32, FgramIndex
+
+
+@dataclass(frozen=True)
+class Trie:
+    """Distinct prefixes, shortest first, in the form in which A_f-gram reads them.
+
+    tokens int64 [N]: the last token of each node. Level l (nodes of l + 1 tokens) is rows offsets[l] to offsets[l + 1];
+    parents[l] int64 [N_l]: each node's parent, as a row number within level l - 1 (level 0: empty).
+    """
+
+    tokens: I64
+    offsets: tuple[int, ...]
+    parents: tuple[I64, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """Token-forwards that this trie costs."""
+        return int(self.tokens.size)
+
+
+@dataclass(frozen=True)
+class FgramTrie:
+    """All f-grams: node of the prefix uint32 [S], last token uint32 [S], length uint8 [S].
+
+    Node t < num_tokens is the token t alone, node num_tokens + i is f-gram i.
+    """
+
+    prefix_nodes: U32
+    last_tokens: U32
+    lengths: U8
+    num_tokens: int
+    max_n: int
+
+    @property
+    def num_fgrams(self) -> int:
+        """S, the number of f-grams and of rows in the table."""
+        return int(self.last_tokens.size)
+
+    def index(self) -> FgramIndex:
+        """The index that finds these f-grams in running text."""
+        return FgramIndex.build(self.prefix_nodes, self.last_tokens, self.num_tokens, self.max_n)
+
+    def subtrie(self, ids: npt.NDArray[np.integer]) -> tuple[Trie, I64]:
+        """The trie of the f-grams `ids` (distinct) with all their prefixes, and the row of each of them in it [len(ids)]."""
+        ids = ids.astype(np.int64)
+        lengths = self.lengths[ids]
+        levels: list[I64] = [np.empty(0, np.int64)] * self.max_n  # level l: sorted f-gram ids (l >= 1), tokens (l = 0)
+        for level in range(self.max_n - 1, -1, -1):
+            wanted = [ids[lengths == level + 1]]
+            if level + 1 < self.max_n and levels[level + 1].size:
+                nodes = self.prefix_nodes[levels[level + 1]].astype(np.int64)
+                wanted.append(nodes if level == 0 else nodes - self.num_tokens)
+            levels[level] = np.unique(np.concatenate(wanted))
+        parents = [np.empty(0, np.int64)]
+        for level in range(1, self.max_n):
+            nodes = self.prefix_nodes[levels[level]].astype(np.int64)
+            above = nodes if level == 1 else nodes - self.num_tokens
+            parents.append(np.searchsorted(levels[level - 1], above))
+        offsets = np.concatenate([[0], np.cumsum([level.size for level in levels])])
+        tokens = np.concatenate([levels[0], *(self.last_tokens[level].astype(np.int64) for level in levels[1:])])
+        rows = np.empty(ids.size, np.int64)
+        for level in range(1, self.max_n):
+            here = lengths == level + 1
+            rows[here] = offsets[level] + np.searchsorted(levels[level], ids[here])
+        return Trie(tokens, tuple(int(offset) for offset in offsets), tuple(parents)), rows
+
+    def tokens_of(self, ids: npt.NDArray[np.integer]) -> list[list[int]]:
+        """The tokens of each f-gram, first to last: the slow and readable way down the trie, for people and for tests."""
+        result = []
+        for i in ids:
+            reversed_tokens, node = [], self.num_tokens + int(i)
+            while node >= self.num_tokens:
+                reversed_tokens.append(int(self.last_tokens[node - self.num_tokens]))
+                node = int(self.prefix_nodes[node - self.num_tokens])
+            result.append([*reversed([*reversed_tokens, node])])
+        return result
+
+    def token_order(self) -> I64:
+        """All ids in the lexicographic order of their tokens, so that neighbours share prefixes [S]."""
+        columns = np.full((self.max_n, self.num_fgrams), -1, np.int64)
+        node = np.arange(self.num_fgrams, dtype=np.int64) + self.num_tokens
+        remaining = self.lengths.astype(np.int64)
+        while (inside := node >= self.num_tokens).any():
+            which = np.flatnonzero(inside)
+            fgram = node[which] - self.num_tokens
+            columns[remaining[which] - 1, which] = self.last_tokens[fgram]
+            node[which] = self.prefix_nodes[fgram]
+            remaining[which] -= 1
+        columns[0] = node
+        return np.lexsort(columns[::-1])
+
+
+def distinct_matches(ids: U32) -> tuple[npt.NDArray[np.uint32], I64]:
+    """The distinct f-grams among the matches `ids` of a batch, and for each position its place among them, or -1."""
+    flat = ids.reshape(-1)
+    matched = flat != NONE
+    distinct, inverse = np.unique(flat[matched], return_inverse=True)
+    slots = np.full(flat.shape, -1, np.int64)
+    slots[matched] = inverse
+    return distinct, slots.reshape(ids.shape)
