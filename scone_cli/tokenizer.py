@@ -173,9 +173,7 @@ class Tokenizer:
     def _fall_back(self, reason: str) -> None:
         self._fast = None
         reason = " ".join(reason.split())
-        self._notice(
-            f"{self._source}: fastokens {reason}; using tokenizers, which gives the same ids about 20 times slower"
-        )
+        self._notice(f"{self._source}: fastokens {reason}; using tokenizers instead, which is many times slower")
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
