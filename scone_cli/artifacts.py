@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ from scone_cli.errors import (
 
 MANIFEST = "manifest.json"
 SCRATCH = "work"  # inside a staging folder: never published
+REPLACED = ".old"  # ends the name of an artifact that another one has replaced, until it is removed
 
 TOKENS = pa.schema(
     [
@@ -121,7 +123,7 @@ class FileStamp:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made an artifact, from what, and what is in it. Two equal runs write equal manifests: there is no time in it."""
+    """What made an artifact, from what, and what is in it. Equal runs write equal manifests: there is no time in it."""
 
     artifact: str
     schema_version: int
@@ -170,13 +172,13 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
         raise InputMissing(f"{folder}: no such {artifact or 'artifact'} folder", remake)
     path = folder / MANIFEST
     if not path.is_file():
-        raise HalfWrittenArtifact(f"{folder}: no {MANIFEST}, so this is not a finished {artifact or 'artifact'}", remake)
+        what = artifact or "artifact"
+        raise HalfWrittenArtifact(f"{folder}: no {MANIFEST}, so this is not a finished {what}", remake)
     try:
         raw = json.loads(path.read_bytes())
-        raw["files"] = {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}
         kind, version = str(raw["artifact"]), int(raw["schema_version"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ForeignArtifact(f"{path}: not a manifest written by scone ({type(error).__name__}: {error})", remake) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise _not_ours(path, error, remake) from error
     if kind not in SCHEMA_VERSIONS or (artifact and kind != artifact):
         raise ForeignArtifact(f"{folder}: holds '{kind}', expected '{artifact or 'a scone artifact'}'", remake)
     if version > SCHEMA_VERSIONS[kind]:
@@ -184,10 +186,14 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
             f"{folder}: '{kind}' in format {version}; this scone ({__version__}) knows up to {SCHEMA_VERSIONS[kind]}",
             "upgrade scone, or make the artifact again with this version",
         )
-    try:
-        return Manifest(**raw)
-    except TypeError as error:
-        raise ForeignArtifact(f"{path}: not a manifest written by scone ({error})", remake) from error
+    try:  # after the version: a later one may well have other fields
+        return Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _not_ours(path, error, remake) from error
+
+
+def _not_ours(path: Path, error: Exception, hint: str) -> ForeignArtifact:
+    return ForeignArtifact(f"{path}: not a manifest written by scone ({type(error).__name__}: {error})", hint)
 
 
 def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
@@ -236,15 +242,41 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
 def staging_folder(target: Path, expected_fingerprint: str) -> Path:
     """The hidden folder in which an artifact with this fingerprint is built, created or found as a crash left it.
 
-    Staging folders of other fingerprints and replaced artifacts left by a crash are removed: nothing will continue them.
+    What a crash left and nothing will continue is removed: staging folders of other fingerprints, replaced artifacts.
+
+    Raises:
+        ForeignArtifact: publishing would replace something that scone did not write.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.parent / f".{target.name}.partial-{expected_fingerprint[:16]}"
-    for leftover in target.parent.glob(f".{target.name}.partial-*"):
-        if leftover != staging:
+    leftovers = sorted(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
+    for leftover in leftovers:
+        if leftover.name.endswith(REPLACED) and not target.exists():
+            leftover.rename(target)  # a crash between the two renames of `_exchange`: this is the only old artifact
+        elif leftover != staging or _is_replaced(staging, expected_fingerprint):
             shutil.rmtree(leftover, ignore_errors=True)
+    _check_replaceable(target)
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
     return staging
+
+
+def _is_replaced(staging: Path, expected_fingerprint: str) -> bool:
+    """Whether a staging folder holds an old artifact: a crash came between exchanging the two and removing it."""
+    try:
+        return read_manifest(staging).fingerprint != expected_fingerprint
+    except HalfWrittenArtifact:
+        return False  # what is being built has no manifest yet
+    except (ForeignArtifact, NewerArtifact):
+        return True
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to replace what scone did not write: `--out .`, or a workspace in a project with its own `model/`."""
+    is_foreign = target.exists() and not (target / MANIFEST).is_file()
+    if is_foreign and not (target.is_dir() and next(target.iterdir(), None) is None):
+        raise ForeignArtifact(
+            f"{target} is in the way: there is no {MANIFEST} in it, so scone did not write it and will not replace it",
+            "move or remove it, or name another folder",
+        )
 
 
 def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
@@ -254,16 +286,20 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
     """
     shutil.rmtree(staging / SCRATCH, ignore_errors=True)
     (staging / MANIFEST).unlink(missing_ok=True)
+    for unfinished in staging.rglob(".*.tmp"):  # of a file that a crash cut off and that was then written again
+        unfinished.unlink()
     stamps = {}
-    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-        _fsync(path)
-        stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
+    for path in sorted(staging.rglob("*")):
+        _fsync(path)  # of folders too: it is their entries that make a file be there
+        if path.is_file():
+            stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
     whole = Manifest(**{**manifest.__dict__, "files": stamps})
     write_atomically(staging / MANIFEST, (json.dumps(asdict(whole), sort_keys=True, indent=1) + "\n").encode())
     _fsync(staging)
     if target.exists():
-        _exchange(staging, target)
-        shutil.rmtree(staging, ignore_errors=True)
+        replaced = staging.with_name(staging.name + REPLACED)
+        _exchange(staging, target, replaced)
+        shutil.rmtree(replaced, ignore_errors=True)
     else:
         staging.rename(target)
     _fsync(target.parent)
@@ -301,7 +337,8 @@ def workspace_lock(workspace: Path) -> Iterator[None]:
         lock = filelock.FileLock(workspace / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:
-        raise WorkspaceLocked(f"{workspace}: another scone run is writing here", "try again when it has ended") from error
+        hint = "try again when it has ended"
+        raise WorkspaceLocked(f"{workspace}: another scone run is writing here", hint) from error
     except OSError as error:
         raise StorageFailure(f"{workspace}: cannot be used as a workspace ({error.strerror})") from error
     try:
@@ -318,13 +355,16 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders in one step; where the system cannot, a reader may for an instant find none, never half of one."""
+def _exchange(new: Path, old: Path, replaced: Path) -> None:
+    """Put `new` in the place of `old`, and that at `replaced`.
+
+    It is one step where the system can swap two folders. Where it cannot, a reader may for an instant find none, never
+    half of one; after a crash at that instant `staging_folder` puts the old one back.
+    """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc >= 2.28
     at_cwd, exchange = -100, 2
     if renameat2 and renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(old), exchange) == 0:
-        return
-    aside = new.with_name(f"{new.name}.old")
-    old.rename(aside)
-    new.rename(old)
-    aside.rename(new)
+        new.rename(replaced)
+    else:
+        old.rename(replaced)
+        new.rename(old)

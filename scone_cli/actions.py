@@ -1,0 +1,146 @@
+"""The commands behind the names: what each takes, what it calls, and what it prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scone_cli import commands, console
+from scone_cli.artifacts import workspace_lock
+from scone_cli.bars import listening
+from scone_cli.commands import STAGES
+from scone_cli.describe import describe
+from scone_cli.errors import BadData, SconeError
+from scone_cli.exits import storage_failures
+from scone_cli.options import Session, describe_sources, setting_options
+from scone_cli.progress import Progress
+from scone_cli.stages import Report
+from scone_cli.tables import result_text
+from scone_cli.verify import artifact_folders, verify_artifact
+
+PATH = click.Path(path_type=Path)
+
+
+def build_command(name: str) -> click.Command:
+    """The command `name` with its parameters; a stage's module is imported here."""
+    return {"inspect": inspect, "verify": verify}.get(name) or _stage_command(name)
+
+
+# ---- the stages --------------------------------------------------------------------------------------------------
+
+
+def _stage_command(name: str) -> click.Command:
+    """What only this stage takes, an option for every field of its config, and what all stages take."""
+    stage = STAGES[name]
+
+    @click.pass_context
+    def callback(ctx: click.Context, /, force: bool, as_json: bool, **values: Any) -> None:
+        config_class = stage.config_class()
+        config = config_class(**{item.name: values[item.name] for item in dataclasses.fields(config_class)})
+        started = time.monotonic()
+        report = _run_stage(ctx, name, config, values, force)
+        _print_report(report, round(time.monotonic() - started, 3), as_json)
+
+    params = [
+        *_own_parameters(name),
+        *setting_options(stage.config_class()),
+        click.Option(["--force"], is_flag=True, help="Make the artifact again even if it is up to date."),
+        click.Option(["as_json", "--json"], is_flag=True, help="Print the result as one JSON object."),
+    ]
+    return click.Command(name, params=params, help=stage.about, short_help=stage.short, callback=callback)
+
+
+def _own_parameters(name: str) -> list[click.Parameter]:
+    """The parameters that are not settings: what a stage reads, and where it writes."""
+    if name == "count-ngrams":
+        return [click.Argument(["corpus"], nargs=-1, required=True, type=PATH)]
+    if name == "train-fgram":
+        help_text = "Folder of the model.  [default: model in the workspace]"
+        return [click.Option(["--out"], type=PATH, metavar="DIR", help=help_text)]
+    if name == "eval":
+        help_text = "Evaluate this model too; may be given more than once."
+        return [
+            click.Argument(["corpus"], nargs=-1, type=PATH),
+            click.Option(["--against"], multiple=True, type=PATH, metavar="MODEL_DIR", help=help_text),
+        ]
+    return []
+
+
+def _inputs_and_out(name: str, workspace: Path, values: dict[str, Any]) -> tuple[Any, Path]:
+    """What the stage's `run` reads, and the folder it writes."""
+    if name == "count-ngrams":
+        return values["corpus"], workspace
+    out = values.get("out") or workspace / STAGES[name].artifact
+    if name == "eval":
+        return STAGES[name].module().Inputs(workspace, values["corpus"], values["against"]), out
+    return workspace, out
+
+
+def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool) -> Report:
+    """Run a stage under the workspace's lock."""
+    session: Session = ctx.obj
+    inputs, out = _inputs_and_out(name, session.workspace, values)
+    if session.verbose:
+        console.say(f"{name}: workspace {session.workspace}, writes {out}")
+        for setting, value, source in describe_sources(ctx, config, session.recipe):
+            console.say(f"  {setting:18} {value:18} {source}")
+    with (
+        storage_failures(session.workspace),
+        workspace_lock(session.workspace),
+        listening(session.quiet, session.verbose) as progress,
+    ):
+        report: Report = STAGES[name].module().run(config, inputs, out, progress, force)
+    return report
+
+
+def _print_report(report: Report, seconds: float, as_json: bool) -> None:
+    if as_json:
+        facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date, "seconds": seconds}
+        console.print_result(json.dumps(facts | report.summary))
+        return
+    how = "up to date" if report.up_to_date else f"made in {console.seconds_text(seconds)}"
+    console.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
+
+
+# ---- looking at artifacts ----------------------------------------------------------------------------------------
+
+
+@click.command(help=commands.INSPECT_ABOUT, short_help=commands.LOOKING["inspect"])
+@click.argument("path", type=PATH)
+@click.option("--rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show.")
+@click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
+def inspect(path: Path, rows: int, as_json: bool) -> None:
+    """Show what an artifact is."""
+    with storage_failures(path):
+        description = describe(path, rows)
+    console.print_result(json.dumps(description) if as_json else result_text(str(path), description))
+
+
+@click.command(help=commands.VERIFY_ABOUT, short_help=commands.LOOKING["verify"])
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+@click.pass_obj
+def verify(session: Session, /, paths: Sequence[Path]) -> None:
+    """Check artifacts against their manifests."""
+    folders = [folder for path in paths for folder in artifact_folders(path)]
+    with listening(session.quiet, session.verbose) as progress:
+        verdicts = [_verdict(folder, progress) for folder in folders]
+    console.print_result("\n".join(line for _, line in verdicts))
+    if wrong := sum(not is_right for is_right, _ in verdicts):
+        raise BadData(f"{wrong} of {len(folders)} artifacts are not as they were written, or do not belong together")
+
+
+def _verdict(folder: Path, progress: Progress) -> tuple[bool, str]:
+    """Whether an artifact is in order, and the line that says so."""
+    try:
+        with storage_failures(folder):
+            manifest = verify_artifact(folder, progress)
+    except SconeError as error:
+        return False, f"WRONG  {error.message}"
+    size = console.bytes_text(sum(stamp.bytes for stamp in manifest.files.values()))
+    return True, f"ok     {folder}: {manifest.artifact}, {len(manifest.files)} files, {size}"

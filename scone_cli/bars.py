@@ -1,0 +1,175 @@
+"""How progress looks on stderr: bars on a terminal, a few lines in a log.
+
+Bars are redrawn only when work reports: no thread runs in the background, so a stage may fork workers at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bars
+
+from scone_cli.console import is_terminal, quantity_text, say, seconds_text
+from scone_cli.progress import Progress, silent
+
+PLAIN_INTERVAL = 30.0  # seconds between two lines about the same piece of work, in a log
+BAR_INTERVAL = 0.1  # seconds between two redraws, on a terminal
+BAR_WIDTH = 24
+
+
+@dataclass
+class Piece:
+    """One piece of work as it was last reported. It may have begun with work already done: a resumed training run."""
+
+    what: str
+    unit: str
+    first: float
+    started: float
+    done: float = 0
+    total: float | None = None
+    detail: str = ""
+    shown: float = 0
+    reported: float = 0
+    ended: float | None = None
+
+    def amount(self) -> str:
+        """How much is done, of how much."""
+        if self.total is None:
+            return quantity_text(self.done, self.unit)
+        return f"{quantity_text(self.done, self.unit)} of {quantity_text(self.total, self.unit)}"
+
+    def pace(self, now: float) -> str:
+        """How fast it went on average, and how long it will take at that pace."""
+        elapsed, progressed = now - self.started, self.done - self.first
+        if elapsed <= 0 or progressed <= 0:
+            return ""
+        rate = f"{quantity_text(progressed / elapsed, self.unit)}/s"
+        if self.total is None:
+            return rate
+        return f"{rate}, {seconds_text((self.total - self.done) * elapsed / progressed)} left"
+
+    def end_line(self) -> str:
+        """What is kept of it when it has ended."""
+        took = seconds_text((self.ended or self.started) - self.started)
+        return _joined(f"{self.what}: done", f"{quantity_text(self.done, self.unit)} in {took}", self.detail)
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+class PlainProgress:
+    """Progress for a log: a line when a piece of work starts, one when it ends, and now and then one between."""
+
+    interval = PLAIN_INTERVAL
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.pieces: dict[str, Piece] = {}
+        self.seconds: dict[str, float] = {}
+        self._clock = clock
+
+    def __call__(self, what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
+        """Take note of a report, and show it if it is time to."""
+        now = self._clock()
+        ends = total is not None and done >= total
+        piece = self.pieces.get(what)
+        if piece is None or (piece.ended is not None and not ends):
+            piece = self.pieces[what] = Piece(what, unit, done, now, done, total, detail, shown=now)
+            if not ends:
+                self._show_start(piece)
+        elif piece.ended is not None:
+            return
+        piece.done, piece.total, piece.detail, piece.reported = done, total, detail, now
+        if ends:
+            self._end(piece, now)
+        elif now - piece.shown >= self.interval:
+            piece.shown = now
+            self._show(piece, now)
+
+    def close(self, failed: bool) -> None:
+        """End the pieces whose size nobody knew; after a failure nothing is called done."""
+        for piece in self.pieces.values():
+            if piece.ended is None and not failed:
+                self._end(piece, piece.reported)
+
+    def _end(self, piece: Piece, now: float) -> None:
+        piece.ended = now
+        self.seconds[piece.what] = self.seconds.get(piece.what, 0) + now - piece.started
+        self._show_end(piece)
+
+    def _show_start(self, piece: Piece) -> None:
+        size = "" if piece.total is None else quantity_text(piece.total, piece.unit)
+        already = f"{quantity_text(piece.first, piece.unit)} already done" if piece.first else ""
+        say(_joined(f"{piece.what}: started", size, already, piece.detail))
+
+    def _show(self, piece: Piece, now: float) -> None:
+        say(_joined(f"{piece.what}: {piece.amount()}", piece.pace(now), piece.detail))
+
+    def _show_end(self, piece: Piece) -> None:
+        say(piece.end_line())
+
+
+class BarProgress(PlainProgress):
+    """Progress for a terminal: a bar while a piece of work goes on, one line when it has ended."""
+
+    interval = BAR_INTERVAL
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._tasks: dict[str, TaskID] = {}
+        self._console = Console(file=sys.stderr, force_terminal=True, highlight=False, markup=False, emoji=False)
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(BAR_WIDTH),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}", markup=False, style="dim"),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._bars.start()
+
+    def close(self, failed: bool) -> None:
+        """Take the bars away."""
+        super().close(failed)
+        self._bars.stop()
+
+    def _show_start(self, piece: Piece) -> None:
+        self._tasks[piece.what] = self._bars.add_task(piece.what, total=piece.total, note=_joined(piece.detail))
+        self._show(piece, piece.started)
+
+    def _show(self, piece: Piece, now: float) -> None:
+        labels = max(len(what) for what in self._tasks)
+        room = max(self._console.width - labels - BAR_WIDTH - len("  100%  "), 0)
+        note = _joined(piece.amount(), piece.pace(now), piece.detail)[:room]  # or rich shortens the label too
+        self._bars.update(self._tasks[piece.what], completed=piece.done, total=piece.total, note=note, refresh=True)
+
+    def _show_end(self, piece: Piece) -> None:
+        if (task := self._tasks.pop(piece.what, None)) is not None:
+            self._bars.remove_task(task)
+        self._console.print(piece.end_line(), style="dim", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def listening(quiet: bool, verbose: bool) -> Iterator[Progress]:
+    """A listener that suits whoever reads stderr; with `verbose`, also where the time went."""
+    if quiet:
+        yield silent
+        return
+    progress = BarProgress() if is_terminal(sys.stderr) else PlainProgress()
+    try:
+        yield progress
+    except BaseException:
+        progress.close(failed=True)
+        raise
+    progress.close(failed=False)
+    if verbose:
+        say("seconds for each piece of work:")
+        for what, seconds in progress.seconds.items():
+            say(f"  {seconds:10.1f}  {what}")

@@ -1,0 +1,108 @@
+"""The `scone` command: the group, its options, and the way out.
+
+It loads no torch, polars, pyarrow or numpy: the commands themselves are in `actions`, imported when one is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from scone_cli import __version__, console
+from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
+from scone_cli.errors import SconeError
+from scone_cli.exits import Stopped, stop_signals
+from scone_cli.options import Session, read_recipe
+
+
+class LazyGroup(click.Group):
+    """A group whose commands come into being when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The stages in their order, then the commands that look at artifacts."""
+        return [*STAGES, *LOOKING]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Build a command, with what it imports."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        from scone_cli.actions import build_command  # noqa: PLC0415 - heavy: not for `scone --help`
+
+        return build_command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands from static text."""
+        with formatter.section("Stages, in order"):
+            formatter.write_dl([(name, f"\b\n{stage.short}\n{stage.flow}") for name, stage in STAGES.items()])
+        with formatter.section("Looking at artifacts"):
+            formatter.write_dl(list(LOOKING.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"max_content_width": 100},
+    help=GROUP_ABOUT,
+    epilog=GROUP_EPILOG,
+    invoke_without_command=True,
+)
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    default=Path("scone-work"),
+    show_default=True,
+    help="Folder of all artifacts; variable SCONE_WORKSPACE.",
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), metavar="RECIPE", help="TOML file of settings, one table a command."
+)
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--verbose", is_flag=True, help="Show every setting and its source, and where the time went.")
+@click.version_option(__version__, message="scone %(version)s")
+@click.pass_context
+def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bool, verbose: bool) -> None:
+    """Read the recipe and keep what holds for every command."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        return
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude one another")
+    if config:
+        ctx.default_map = read_recipe(config, {name: stage.config_class for name, stage in STAGES.items()})
+    ctx.obj = Session(workspace, config, quiet, verbose)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code; anything that is not foreseen shows its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # text of a corpus must not fail on an ASCII terminal
+    sys.exit(_run(args))
+
+
+def _usage_hint(error: click.ClickException) -> str | None:
+    if isinstance(error, click.NoSuchOption) and any(error.option_name in param.opts for param in scone.params):
+        return f"it goes before the command: scone {error.option_name} ..."
+    context = getattr(error, "ctx", None)
+    return f"see: {context.command_path} --help" if context else None
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        with stop_signals():
+            return scone.main(args, "scone", auto_envvar_prefix="SCONE", standalone_mode=False) or 0
+    except click.ClickException as error:
+        console.say_error(error.format_message(), _usage_hint(error))
+        return error.exit_code
+    except click.Abort as abort:  # click's reading of an EOFError or KeyboardInterrupt, which here can only be a bug
+        raise (abort.__cause__ or abort) from None
+    except SconeError as error:
+        console.say_error(error.message, error.hint)
+        return error.exit_code
+    except Stopped as stop:
+        console.say_error(f"stopped by {stop}; what is finished is kept, and the same command continues from there")
+        return stop.exit_code

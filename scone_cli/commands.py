@@ -1,0 +1,203 @@
+r"""What every command is called, where its code is, and what its help says.
+
+It is text, so that `scone --help` and the completion of names import no stage. In help text, a paragraph that begins
+with the control character `\b` keeps its line breaks: that is click's rule.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as the command line sees it.
+
+    Attributes:
+        module_name: where its `run` is; imported when the command is asked for and not before.
+        config_name: its config dataclass in that module.
+        artifact: the folder in the workspace into which it writes; empty if it writes several.
+        flow: what it reads and what it writes.
+        short: its line in `scone --help`.
+        about: its own help.
+    """
+
+    module_name: str
+    config_name: str
+    artifact: str
+    flow: str
+    short: str
+    about: str
+
+    def module(self) -> ModuleType:
+        """Import the stage."""
+        return importlib.import_module(self.module_name)
+
+    def config_class(self) -> Any:
+        """Import the stage for its config dataclass."""
+        return getattr(self.module(), self.config_name)
+
+
+STAGES: dict[str, Stage] = {
+    "count-ngrams": Stage(
+        "scone_cli.stages.count_ngrams",
+        "CountNgrams",
+        "",
+        "CORPUS -> tokens/ counts/",
+        "Tokenise text and count every n-gram in it.",
+        """Tokenise the text in CORPUS and count every n-gram in it.
+
+        CORPUS is any number of files and folders: plain text (one document a file), .jsonl and .parquet, each also
+        compressed as .gz or .zst. The tokenizer is a byte-level BPE trained on the corpus, unless --tokenizer names
+        one. Held-out documents are tokenised, but neither counted nor trained on.
+
+        \b
+        Reads    CORPUS
+        Writes   tokens/ counts/ in the workspace
+
+        \b
+        Example:
+          scone count-ngrams books/ papers.jsonl.zst --vocab-size 8192 --min-count 5
+        """,
+    ),
+    "select-vocab": Stage(
+        "scone_cli.stages.select_vocab",
+        "SelectVocab",
+        "vocab",
+        "tokens/ counts/ -> vocab/",
+        "Choose the most frequent n-grams as the f-grams.",
+        """Choose the most frequent n-grams of all lengths as the f-gram vocabulary.
+
+        An f-gram's id is its rank, so a smaller vocabulary is the beginning of a larger one. Tells the count at which
+        it cut, f-grams by length, and how much of the held-out text they match.
+
+        \b
+        Reads    tokens/ counts/
+        Writes   vocab/
+
+        \b
+        Example:
+          scone select-vocab --size 1000000
+        """,
+    ),
+    "train-fgram": Stage(
+        "scone_cli.stages.train_fgram",
+        "TrainFgram",
+        "model",
+        "tokens/ vocab/ -> model/",
+        "Train the f-gram model and the main model together.",
+        """Train the token embeddings, the f-gram model, the main model and the head together.
+
+        An interrupted run continues from its last checkpoint when the same command is given again. A plain baseline for
+        `scone eval --against` is the same command with --fgram-layers 0 and another folder.
+
+        \b
+        Reads    tokens/ vocab/
+        Writes   model/, or the folder given with --out
+
+        \b
+        Example:
+          scone train-fgram --dim 256 --layers 6 --steps 5000
+          scone train-fgram --fgram-layers 0 --out scone-work/plain
+        """,
+    ),
+    "precompute": Stage(
+        "scone_cli.stages.precompute",
+        "Precompute",
+        "table",
+        "vocab/ model/ -> table/",
+        "Write the embedding of every f-gram into the table.",
+        """Run the f-gram model once over the whole vocabulary and write its outputs as the table.
+
+        Row number = f-gram id. The table is a Parquet file that is also mapped into memory and served as it lies.
+
+        \b
+        Reads    vocab/ model/
+        Writes   table/
+
+        \b
+        Example:
+          scone precompute --dtype float16
+        """,
+    ),
+    "eval": Stage(
+        "scone_cli.stages.evaluate",
+        "Evaluate",
+        "eval",
+        "model/ table/ -> eval/",
+        "Measure what the f-grams are worth and what they cost.",
+        """Measure what the f-grams are worth and what they cost, on text that no stage has learned from.
+
+        Perplexity and bits per byte of the same model three times: `live` (the f-gram model runs), `table` (rows from
+        the mapped file) and `none` (no f-grams); and of every other model given with --against. Without CORPUS, on the
+        held-out documents.
+
+        \b
+        Reads    tokens/ vocab/ model/ table/, and CORPUS
+        Writes   eval/
+
+        \b
+        Example:
+          scone eval --against scone-work/plain
+          scone eval novels/ wiki.jsonl.zst --json > results.json
+        """,
+    ),
+}
+
+LOOKING = {
+    "inspect": "Show what an artifact is, what made it, and its first rows.",
+    "verify": "Check every byte of artifacts against their manifests.",
+}
+
+INSPECT_ABOUT = """Show what an artifact is, what made it, and its first rows as readable text.
+
+    PATH is an artifact folder, one file in it, its manifest.json, or a whole workspace. Token lists are decoded with
+    the tokenizer of the workspace if it is the one the artifact was made with.
+
+    \b
+    Example:
+      scone inspect scone-work
+      scone inspect scone-work/counts/n=3.parquet --rows 20
+    """
+
+VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.
+
+    PATH is an artifact folder or a whole workspace; one line is printed for each artifact. Also checks that an artifact
+    was made from those that lie beside it. Exit code 65 if anything is wrong.
+
+    \b
+    Example:
+      scone verify scone-work
+    """
+
+GROUP_ABOUT = """Tables of contextualised n-gram embeddings for language models.
+
+    Five stages, each one command, turn a text corpus into a small language model and a table of n-gram embeddings
+    that lies on disk instead of on the accelerator, and measure whether that pays. All artifacts lie in one workspace
+    folder; a stage whose result is up to date is skipped.
+
+    \b
+    Example:
+      scone count-ngrams corpus/
+      scone select-vocab
+      scone train-fgram
+      scone precompute
+      scone eval
+    """
+
+GROUP_EPILOG = """\b
+Settings, the first that is given wins:
+  1. flag               scone train-fgram --dim 256
+  2. variable           SCONE_TRAIN_FGRAM_DIM=256   (SCONE_<COMMAND>_<OPTION>)
+  3. recipe             scone --config recipe.toml, with [train-fgram] dim = 256
+  4. default            scone train-fgram --help shows it
+
+\b
+Exit codes:
+  0 done or up to date    1 failed          2 wrong usage or recipe
+  65 bad data             66 no input       74 disk full or input/output error
+  75 workspace in use, try again later      130, 143 stopped by Ctrl-C, by SIGTERM
+"""

@@ -1,0 +1,104 @@
+"""What the user reads: results on stdout, messages on stderr, and numbers in both that a person can take in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any, TextIO
+
+import click
+
+from scone_cli.errors import StorageFailure
+
+BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
+
+# ---- numbers -----------------------------------------------------------------------------------------------------
+
+
+def count_text(value: float) -> str:
+    """A number of things in at most six characters or so: 12,345 or 12.3M."""
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:.1f}{suffix}"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def bytes_text(value: float) -> str:
+    """A number of bytes in binary units: 512 B or 12.3 MiB."""
+    for power, suffix in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(value) >= 1024**power:
+            return f"{value / 1024**power:,.1f} {suffix}"
+    return f"{value:,.0f} B"
+
+
+def seconds_text(value: float) -> str:
+    """A duration: 0.4 s, 75 s, 12:34 or 3:04:05."""
+    if value < 100:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    hours, minutes, seconds = int(value) // 3600, int(value) // 60 % 60, int(value) % 60
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def quantity_text(value: float, unit: str) -> str:
+    """An amount of work in its unit; the unit `bytes` becomes KiB, MiB and so on."""
+    return bytes_text(value) if unit == "bytes" else f"{count_text(value)} {unit}".rstrip()
+
+
+def value_text(key: str, value: Any) -> str:
+    """A value of a result; its key says whether it counts bytes or seconds."""
+    if isinstance(value, list | tuple):
+        return ", ".join(value_text(key, item) for item in value) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if not isinstance(value, int | float):
+        return str(value)
+    if key == "bytes" or key.endswith("_bytes"):
+        return bytes_text(value)
+    if key == "seconds" or key.endswith("_seconds"):
+        return seconds_text(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+# ---- stdout ------------------------------------------------------------------------------------------------------
+
+
+def print_result(text: str) -> None:
+    """Write to stdout at once, so that a full disk or a reader that has gone shows here and not at exit.
+
+    Raises:
+        StorageFailure: stdout cannot be written.
+        click.exceptions.Exit: the reader of the pipe has gone, which is not an error.
+    """
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, ValueError):  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the interpreter flushes once more at exit
+        if isinstance(error, BrokenPipeError):
+            raise click.exceptions.Exit(BROKEN_PIPE) from error
+        raise StorageFailure(f"stdout: the result could not be written ({error.strerror})") from error
+
+
+# ---- stderr ------------------------------------------------------------------------------------------------------
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person watches: a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(text: str) -> None:
+    """Write one line to stderr; a log that cannot be written does not stop the work."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def say_error(message: str, hint: str | None = None) -> None:
+    """Show an error in one line, and what to do about it in a second."""
+    colour = is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
+    say((click.style("error: ", fg="red", bold=True) if colour else "error: ") + message)
+    if hint:
+        say((click.style("hint: ", bold=True) if colour else "hint: ") + hint)

@@ -1,0 +1,178 @@
+"""`scone inspect`: what an artifact is, what made it, and its first rows as text that a person can read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scone_cli.artifacts import Manifest, check_files, read_manifest
+from scone_cli.errors import DamagedArtifact, MismatchedArtifacts, SconeError
+from scone_cli.verify import artifact_folders, check_neighbours
+
+SHOWN_TOKENS = 24  # of a document
+SHOWN_VALUES = 6  # of a row of the table
+
+Row = dict[str, Any]
+Decode = Callable[[Sequence[int]], str]
+
+
+def describe(path: Path, rows: int) -> dict[str, Any]:
+    """Describe the artifact or workspace at `path`, with at most `rows` rows of its data, as JSON values.
+
+    Raises:
+        InputMissing: there is no such path.
+        BadData: the child that says what is wrong with the artifact.
+    """
+    folders = artifact_folders(path)
+    if folders != [path] and path.is_dir():
+        return {"artifacts": [_state(folder) for folder in folders]}
+    return _describe_artifact(folders[0], path, rows)
+
+
+def _state(folder: Path) -> Row:
+    """One line about an artifact of a workspace; its bytes are not read, which is what `scone verify` is for."""
+    row: Row = {"artifact": folder.name, "kind": None, "stage": None, "files": None, "bytes": None, "state": "complete"}
+    try:
+        manifest = read_manifest(folder)
+        sizes = [stamp.bytes for stamp in manifest.files.values()]
+        row |= {"kind": manifest.artifact, "stage": manifest.stage, "files": len(sizes), "bytes": sum(sizes)}
+        check_files(folder, manifest, hashes=False)
+        check_neighbours(folder, manifest)
+    except MismatchedArtifacts as error:
+        row["state"] = f"out of date: {error.message}"
+    except SconeError as error:
+        row["state"] = f"unusable: {error.message}"
+    return row
+
+
+def _describe_artifact(folder: Path, path: Path, rows: int) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    check_files(folder, manifest, hashes=False)
+    decode, note = _decoder(folder, manifest)
+    tables = [folder / name for name in manifest.files if name.endswith(".parquet")]
+    shown = path if path in tables else tables[0] if tables else None
+    description: dict[str, Any] = {
+        "artifact": manifest.artifact,
+        "format_version": manifest.schema_version,
+        "stage": manifest.stage,
+        "code_version": manifest.code_version,
+        "seed": manifest.seed,
+        "fingerprint": manifest.fingerprint,
+        "tokenizer": manifest.tokenizer,
+        "token_text": note,
+        "settings": manifest.settings,
+        "inputs": manifest.inputs,
+        "summary": manifest.summary,
+        "files": [_file(folder, name, stamp.bytes) for name, stamp in manifest.files.items()],
+    }
+    if manifest.artifact == "model":
+        description["config"] = json.loads((folder / "config.json").read_bytes())
+    if shown is not None:
+        schema = _read(shown, lambda file: file.schema_arrow)
+        description["columns"] = [{"column": field.name, "type": str(field.type)} for field in schema]
+        which = "last" if shown.name == "log.parquet" else "first"
+        description[f"{which} rows of {shown.name}"] = _read(
+            shown, lambda file: _rows(file, manifest, shown, rows, decode)
+        )
+    return description
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def _file(folder: Path, name: str, size: int) -> Row:
+    """Name and size of a file, with its rows if it holds records and its parameters if it holds weights."""
+    row: Row = {"file": name, "bytes": size}
+    if name.endswith(".parquet"):
+        row["rows"] = _read(folder / name, lambda file: file.metadata.num_rows)
+    elif name.endswith(".safetensors"):
+        row["parameters"] = _num_parameters(folder / name)
+    return row
+
+
+def _num_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, from its header: eight bytes of length, then JSON with every tensor's shape."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    return sum(int(np.prod(shape)) for shape in shapes)
+
+
+def _read(path: Path, look: Callable[[pq.ParquetFile], Any]) -> Any:
+    """Look into a Parquet file; flipped bits may show as any of pyarrow's errors."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return look(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedArtifact(
+            f"{path}: cannot be read as Parquet ({error})", f"see: scone verify {path.parent}"
+        ) from error
+
+
+# ---- rows --------------------------------------------------------------------------------------------------------
+
+
+def _rows(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int, decode: Decode | None) -> list[Row]:
+    if path.name == "log.parquet":
+        records: list[Row] = file.read().slice(max(0, file.metadata.num_rows - count)).to_pylist()
+        return records
+    if manifest.artifact == "table" and path.name.startswith("rows-"):
+        return list(_embeddings(file, manifest, path, count))
+    return [_readable(record, decode) for record in _first(file, count)]
+
+
+def _first(file: pq.ParquetFile, count: int) -> list[Row]:
+    batches = file.iter_batches(batch_size=max(count, 1))
+    rows: list[Row] = next(batches, pa.RecordBatch.from_pylist([], file.schema_arrow)).slice(0, count).to_pylist()
+    return rows
+
+
+def _readable(record: Row, decode: Decode | None) -> Row:
+    """A record with its token list as text, quoted so that blanks, line ends and control characters show."""
+    tokens = record.pop("tokens", None)
+    if not isinstance(tokens, list):
+        return record if tokens is None else record | {"tokens": tokens}  # in a training log it is a number
+    shown, more = tokens[:SHOWN_TOKENS], "…" if len(tokens) > SHOWN_TOKENS else ""
+    if decode is None:
+        return record | {"num_tokens": len(tokens), "tokens": " ".join(map(str, shown)) + more}
+    return record | {"num_tokens": len(tokens), "text": repr(decode(shown)) + more}
+
+
+def _embeddings(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int) -> Iterator[Row]:
+    before = [pq.read_metadata(each).num_rows for each in sorted(path.parent.glob("rows-*.parquet")) if each < path]
+    for row, record in zip(itertools.count(sum(before)), _first(file, count)):
+        values = _numbers(record["embedding"], manifest.settings["dtype"])
+        yield {
+            "id": row,
+            "width": len(values),
+            "norm": float(np.linalg.norm(values)),
+            "values": " ".join(f"{value:.4g}" for value in values[:SHOWN_VALUES]) + " …",
+        }
+
+
+def _numbers(raw: bytes, dtype: str) -> npt.NDArray[np.float32]:
+    """The float32 values of a row; numpy has no bfloat16, which is the upper half of a float32."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(raw, dtype).astype(np.float32)
+
+
+def _decoder(folder: Path, manifest: Manifest) -> tuple[Decode | None, str]:
+    """A function from token ids to text, if the artifact's own tokenizer lies beside it, and what to say about that."""
+    path = folder.resolve().parent / "tokens" / "tokenizer.json"
+    if not path.is_file():
+        return None, f"shown as token ids: there is no {path}"
+    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415 - heavy, and not every artifact has tokens
+
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.sha256 != manifest.tokenizer:
+        return None, f"shown as token ids: {path} is not the tokenizer of this artifact"
+    return tokenizer.decode, f"decoded with {path}"

@@ -1,0 +1,89 @@
+"""How a run ends that does not end well: signals and failing disks, made into exceptions with an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from scone_cli.errors import SconeError, StorageFailure
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# EFBIG arrives instead of a silent death because Python ignores SIGXFSZ.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived. Not an `Exception`, and not KeyboardInterrupt, which click makes into exit code 1."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[None]:
+    """Raise `Stopped` where the work is when SIGINT or SIGTERM arrives; a second one ends the process at once.
+
+    A signal that was ignored from the start stays ignored (a shell does that to background jobs), and a forked worker,
+    which inherits the handler, simply dies of the signal.
+    """
+    owner = os.getpid()
+    before = {signum: signal.getsignal(signum) for signum in _STOP_SIGNALS}
+    mine = [signum for signum in _STOP_SIGNALS if before[signum] is not signal.SIG_IGN]
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        for each in mine:
+            signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != owner:
+            os.kill(os.getpid(), signum)
+        raise Stopped(signum)
+
+    for signum in mine:
+        signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum in mine:
+            signal.signal(signum, before[signum])
+
+
+@contextlib.contextmanager
+def storage_failures(place: Path) -> Iterator[None]:
+    """Turn what the system says about files into `StorageFailure`; `place` is named where it does not name a file."""
+    try:
+        yield
+    except SconeError:
+        raise
+    except Exception as error:
+        failure = _storage_failure(error, place)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _storage_failure(error: Exception, place: Path) -> StorageFailure | None:
+    number = _system_error(error)
+    filename = getattr(error, "filename", None)
+    if number in _FULL:
+        return StorageFailure(
+            f"no space left while writing {filename or f'in {place}'} ({os.strerror(number or 0)})",
+            "free some space, or raise the limit, and give the same command again: it continues from what is finished",
+        )
+    if number is None and not isinstance(error, OSError):
+        return None
+    reason = getattr(error, "strerror", None) or str(error)
+    return StorageFailure(f"{filename}: {reason}" if filename else reason)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The errno of an error; polars and safetensors, written in Rust, have it in their text only."""
+    if isinstance(error, OSError):
+        return error.errno
+    in_text = re.search(r"\(os error (\d+)\)", str(error))
+    return int(in_text.group(1)) if in_text else None

@@ -1,0 +1,74 @@
+"""`scone verify`: every byte is as its manifest says, and the artifacts of a workspace were made from one another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from scone_cli.artifacts import MADE_BY, MANIFEST, SCHEMA_VERSIONS, Manifest, check_files, read_manifest
+from scone_cli.errors import InputMissing, MismatchedArtifacts, SconeError
+from scone_cli.progress import Progress
+
+
+def artifact_folders(path: Path) -> list[Path]:
+    """The artifact in which `path` is, or all artifacts of the workspace `path` in the order of the stages.
+
+    Raises:
+        InputMissing: there is no such path.
+    """
+    if not path.exists():
+        raise InputMissing(f"{path}: no such file or folder", "name an artifact folder, a file in it, or a workspace")
+    if path.is_file():
+        parents = [parent for parent in (path.parent, path.parent.parent) if (parent / MANIFEST).is_file()]
+        return [parents[0] if parents else path.parent]
+    if (path / MANIFEST).is_file():
+        return [path]
+    order = list(SCHEMA_VERSIONS)
+    found = [
+        child
+        for child in path.iterdir()
+        if child.is_dir() and not child.name.startswith(".") and (child.name in order or (child / MANIFEST).is_file())
+    ]
+    found.sort(key=lambda child: (order.index(child.name) if child.name in order else len(order), child.name))
+    return found or [path]
+
+
+def verify_artifact(folder: Path, progress: Progress) -> Manifest:
+    """Read every byte of an artifact and compare it with its manifest, and that with the artifacts beside it.
+
+    Raises:
+        SconeError: the child that names what is wrong, the one that a stage would raise.
+    """
+    manifest = read_manifest(folder)
+    total = sum(stamp.bytes for stamp in manifest.files.values())
+    done = 0
+    progress(str(folder), done, total, "bytes")
+    for name, stamp in manifest.files.items():
+        check_files(folder, replace(manifest, files={name: stamp}), hashes=True)
+        done += stamp.bytes
+        progress(str(folder), done, total, "bytes", name)
+    check_neighbours(folder, manifest)
+    return manifest
+
+
+def check_neighbours(folder: Path, manifest: Manifest) -> None:
+    """Compare what an artifact was made from with what lies beside it now; what is not there is not compared.
+
+    Raises:
+        MismatchedArtifacts: naming the neighbour that is another one.
+    """
+    for name in SCHEMA_VERSIONS:
+        try:
+            neighbour = read_manifest(folder.parent / name, name)
+        except SconeError:
+            continue  # missing or bad: its own fault, told in its own line
+        if name in manifest.inputs and manifest.inputs[name] != neighbour.fingerprint:
+            raise MismatchedArtifacts(
+                f"{folder}: was made from another '{name}' than the one in {folder.parent / name}",
+                f"make it again: {MADE_BY[manifest.artifact]}",
+            )
+        if name == "tokens" and manifest.tokenizer != neighbour.tokenizer:
+            raise MismatchedArtifacts(
+                f"{folder}: was made with another tokenizer than {folder.parent / name}",
+                f"make it again: {MADE_BY[manifest.artifact]}",
+            )

@@ -1,0 +1,377 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scone_cli import artifacts
+from scone_cli.artifacts import (
+    MANIFEST,
+    SCRATCH,
+    VOCAB,
+    Manifest,
+    check_files,
+    fingerprint,
+    open_artifact,
+    publish,
+    read_manifest,
+    staging_folder,
+    up_to_date,
+    workspace_lock,
+    write_atomically,
+    write_parquet,
+)
+from scone_cli.errors import (
+    DamagedArtifact,
+    ForeignArtifact,
+    HalfWrittenArtifact,
+    InputMissing,
+    NewerArtifact,
+    SconeError,
+    StorageFailure,
+    WorkspaceLocked,
+)
+
+
+def manifest_of(print_: str = "a" * 64, kind: str = "vocab", **changes: object) -> Manifest:
+    facts = {
+        "artifact": kind,
+        "schema_version": 1,
+        "stage": "select-vocab",
+        "stage_version": 1,
+        "fingerprint": print_,
+        "settings": {"size": 10},
+        "inputs": {"counts": "c" * 64},
+        "tokenizer": "t" * 64,
+        "seed": 0,
+        "summary": {},
+    }
+    return Manifest(**facts | changes)
+
+
+def make(target: Path, content: str = "first", print_: str = "a" * 64) -> Manifest:
+    staging = staging_folder(target, print_)
+    (staging / "part").mkdir(exist_ok=True)
+    (staging / "data.txt").write_text(content)
+    (staging / "part" / "more.txt").write_text(content * 2)
+    (staging / SCRATCH / "scratch.bin").write_bytes(b"x")
+    return publish(staging, target, manifest_of(print_))
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    target = tmp_path / "work" / "vocab"
+    make(target)
+    return target
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    path = folder / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# ---- publishing --------------------------------------------------------------------------------------------------
+
+
+def test_a_published_artifact_is_whole_and_described(vocab):
+    manifest = open_artifact(vocab, "vocab")
+    assert {name: stamp.bytes for name, stamp in manifest.files.items()} == {"data.txt": 5, "part/more.txt": 10}
+    assert manifest.files["data.txt"].sha256 == artifacts.digest_file(vocab / "data.txt")
+    assert not (vocab / SCRATCH).exists()
+    assert hidden(vocab.parent) == []
+
+
+def test_equal_runs_write_equal_bytes(tmp_path):
+    make(tmp_path / "one")
+    make(tmp_path / "two")
+    assert (tmp_path / "one" / MANIFEST).read_bytes() == (tmp_path / "two" / MANIFEST).read_bytes()
+
+
+@pytest.mark.parametrize("can_swap", [True, False])
+def test_a_new_artifact_takes_the_place_of_the_old_one(vocab, monkeypatch, can_swap):
+    if not can_swap:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    staging = staging_folder(vocab, "b" * 64)
+    (staging / "only.txt").write_text("second")
+    publish(staging, vocab, manifest_of("b" * 64))
+    assert list(open_artifact(vocab, "vocab").files) == ["only.txt"]
+    assert sorted(path.name for path in vocab.iterdir()) == [MANIFEST, "only.txt"]
+    assert hidden(vocab.parent) == []
+
+
+def test_the_old_artifact_stays_when_publishing_fails(vocab, monkeypatch):
+    staging = staging_folder(vocab, "b" * 64)
+    (staging / "data.txt").write_text("second")
+
+    def disk_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "write_atomically", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        publish(staging, vocab, manifest_of("b" * 64))
+    assert (vocab / "data.txt").read_text() == "first"
+    assert open_artifact(vocab, "vocab").fingerprint == "a" * 64
+
+
+def test_a_staging_folder_is_found_as_a_crash_left_it(vocab):
+    staging = staging_folder(vocab, "b" * 64)
+    (staging / SCRATCH / "half.bin").write_bytes(b"work")
+    (staging / ".data.txt.tmp").write_text("cut o")
+    again = staging_folder(vocab, "b" * 64)
+    assert (again / SCRATCH / "half.bin").read_bytes() == b"work"
+    (again / "data.txt").write_text("whole")
+    assert list(publish(again, vocab, manifest_of("b" * 64)).files) == ["data.txt"]
+
+
+def test_a_crash_before_the_rename_costs_nothing(vocab, monkeypatch):
+    """The staging folder has its manifest and everything: the next run writes over it and publishes."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    staging = staging_folder(vocab, "b" * 64)
+    (staging / "data.txt").write_text("second")
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "_exchange", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(staging, vocab, manifest_of("b" * 64))
+    assert open_artifact(vocab, "vocab").fingerprint == "a" * 64
+    again = staging_folder(vocab, "b" * 64)
+    assert (again / "data.txt").read_text() == "second"
+    publish(again, vocab, manifest_of("b" * 64))
+    assert open_artifact(vocab, "vocab").fingerprint == "b" * 64
+
+
+def test_work_for_other_settings_is_removed(vocab):
+    other = staging_folder(vocab, "b" * 64)
+    staging_folder(vocab, "c" * 64)
+    assert not other.exists()
+
+
+def test_work_for_a_folder_of_a_similar_name_is_kept(tmp_path):
+    odd = staging_folder(tmp_path / "model[1]", "a" * 64)
+    plain = staging_folder(tmp_path / "model1", "b" * 64)
+    staging_folder(tmp_path / "model[1]", "c" * 64)
+    assert plain.exists()
+    assert not odd.exists()
+
+
+def test_the_old_artifact_comes_back_after_a_crash_between_two_renames(vocab):
+    staging = staging_folder(vocab, "b" * 64)
+    vocab.rename(staging.with_name(staging.name + artifacts.REPLACED))
+    staging_folder(vocab, "b" * 64)
+    assert open_artifact(vocab, "vocab").fingerprint == "a" * 64
+
+
+def test_a_replaced_artifact_is_never_taken_for_work_to_continue(vocab, monkeypatch):
+    """A crash between swapping and removing leaves the old artifact under the name of the new one's staging folder."""
+    staging = staging_folder(vocab, "b" * 64)
+
+    def swap_and_crash(new: Path, old: Path, replaced: Path) -> None:
+        old.rename(replaced)
+        new.rename(old)
+        replaced.rename(new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts, "_exchange", swap_and_crash)
+    with pytest.raises(KeyboardInterrupt):
+        publish(staging, vocab, manifest_of("b" * 64))
+    assert open_artifact(vocab, "vocab").fingerprint == "b" * 64
+    assert (staging / "data.txt").read_text() == "first"
+    assert list(staging_folder(vocab, "b" * 64).iterdir()) == [staging / SCRATCH]
+
+
+def test_what_scone_did_not_write_is_not_replaced(tmp_path):
+    mine = tmp_path / "model"
+    mine.mkdir()
+    staging_folder(mine, "a" * 64)  # an empty folder is nobody's
+    (mine / "thesis.txt").write_text("two years of work")
+    with pytest.raises(ForeignArtifact, match="will not replace it"):
+        staging_folder(mine, "a" * 64)
+    with pytest.raises(ForeignArtifact, match="in the way"):
+        staging_folder(mine / "thesis.txt", "a" * 64)
+
+
+# ---- the skip rule -----------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_depends_on_all_of_its_parts_and_not_on_their_order():
+    base = fingerprint("s", 1, {"a": 1, "b": 2}, {"counts": "x"})
+    assert base == fingerprint("s", 1, {"b": 2, "a": 1}, {"counts": "x"})
+    others = [
+        fingerprint("z", 1, {"a": 1, "b": 2}, {"counts": "x"}),
+        fingerprint("s", 2, {"a": 1, "b": 2}, {"counts": "x"}),
+        fingerprint("s", 1, {"a": 1, "b": 3}, {"counts": "x"}),
+        fingerprint("s", 1, {"a": 1, "b": 2}, {"counts": "y"}),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_up_to_date_means_the_same_fingerprint_and_whole_files(vocab):
+    found = up_to_date(vocab, "vocab", "a" * 64)
+    assert found == read_manifest(vocab)
+    assert up_to_date(vocab, "vocab", "b" * 64) is None
+    (vocab / "data.txt").write_text("fir")
+    assert up_to_date(vocab, "vocab", "a" * 64) is None
+    assert up_to_date(vocab.parent / "table", "table", "a" * 64) is None
+
+
+def test_a_newer_or_foreign_artifact_is_never_just_made_again(vocab):
+    with pytest.raises(ForeignArtifact):
+        up_to_date(vocab, "model", "a" * 64)
+    edit_manifest(vocab, schema_version=99)
+    with pytest.raises(NewerArtifact):
+        up_to_date(vocab, "vocab", "a" * 64)
+
+
+# ---- bad artifacts: one named error each -------------------------------------------------------------------------
+
+
+def flip_a_byte(folder):
+    path = folder / "part" / "more.txt"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def truncate(folder):
+    (folder / "data.txt").write_text("fir")
+
+
+def lose_a_file(folder):
+    (folder / "data.txt").unlink()
+
+
+def lose_the_manifest(folder):
+    (folder / MANIFEST).unlink()
+
+
+def cut_the_manifest(folder):
+    path = folder / MANIFEST
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def write_another_manifest(folder):
+    (folder / MANIFEST).write_text('{"name": "my-extension", "manifest_version": 3}')
+
+
+def write_a_list(folder):
+    (folder / MANIFEST).write_text("[1, 2]")
+
+
+def add_an_unknown_field(folder):
+    edit_manifest(folder, colour="red")
+
+
+def be_of_another_kind(folder):
+    edit_manifest(folder, artifact="counts")
+
+
+def be_of_the_future(folder):
+    edit_manifest(folder, schema_version=2, files=["in", "another", "shape"], colour="red")
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "message"),
+    [
+        (flip_a_byte, DamagedArtifact, "more.txt: SHA-256"),
+        (truncate, DamagedArtifact, "found 3 bytes, expected 5"),
+        (lose_a_file, DamagedArtifact, "data.txt: missing"),
+        (lose_the_manifest, HalfWrittenArtifact, "no manifest.json"),
+        (cut_the_manifest, ForeignArtifact, "not a manifest written by scone"),
+        (write_another_manifest, ForeignArtifact, "not a manifest written by scone"),
+        (write_a_list, ForeignArtifact, "not a manifest written by scone"),
+        (add_an_unknown_field, ForeignArtifact, "not a manifest written by scone"),
+        (be_of_another_kind, ForeignArtifact, "holds 'counts', expected 'vocab'"),
+        (be_of_the_future, NewerArtifact, "in format 2"),
+    ],
+)
+def test_a_bad_artifact_has_a_name(vocab, harm, error, message):
+    harm(vocab)
+    with pytest.raises(SconeError, match=message) as caught:
+        open_artifact(vocab, "vocab")
+    assert type(caught.value) is error
+    assert caught.value.exit_code == 65
+    assert caught.value.hint
+
+
+def test_no_artifact_is_no_input(tmp_path):
+    with pytest.raises(InputMissing, match="no such vocab folder") as caught:
+        open_artifact(tmp_path / "vocab", "vocab")
+    assert caught.value.exit_code == 66
+    assert caught.value.hint == "run: scone select-vocab"
+
+
+def test_sizes_alone_do_not_show_a_flipped_byte(vocab):
+    flip_a_byte(vocab)
+    check_files(vocab, read_manifest(vocab), hashes=False)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    write_atomically(path, b"one")
+
+    def fail(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(artifacts, "_fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        write_atomically(path, b"two")
+    assert path.read_bytes() == b"one"
+
+
+def test_parquet_is_written_through_its_schema(tmp_path):
+    rows = [{"id": 0, "n": 2, "tokens": [5, 6], "count": 9, "docs": 3, "parent": None}]
+    table = pa.Table.from_pylist(rows, VOCAB)
+    write_parquet(tmp_path / "vocab.parquet", VOCAB, [table, *table.to_batches()])
+    assert pq.read_schema(tmp_path / "vocab.parquet").equals(VOCAB)
+    assert pq.read_table(tmp_path / "vocab.parquet").to_pylist() == rows * 2
+    with pytest.raises(ValueError, match="schema"):
+        write_parquet(tmp_path / "bad.parquet", VOCAB, [pa.table({"id": [1]})])
+    assert not (tmp_path / "bad.parquet").exists()
+
+
+# ---- the lock ----------------------------------------------------------------------------------------------------
+
+
+def test_a_workspace_has_one_writer(tmp_path):
+    with workspace_lock(tmp_path / "work"):
+        with pytest.raises(WorkspaceLocked, match="another scone run") as caught, workspace_lock(tmp_path / "work"):
+            pass
+        assert caught.value.exit_code == 75
+        with workspace_lock(tmp_path / "other"):
+            pass
+    with workspace_lock(tmp_path / "work"):
+        pass
+
+
+def test_the_lock_goes_with_a_killed_process(tmp_path):
+    code = (
+        "import sys, time, pathlib\nfrom scone_cli.artifacts import workspace_lock\n"
+        "with workspace_lock(pathlib.Path(sys.argv[1])):\n print('locked', flush=True)\n time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(WorkspaceLocked), workspace_lock(tmp_path):
+            pass
+        process.kill()
+    with workspace_lock(tmp_path):
+        pass
+
+
+def test_a_workspace_that_cannot_be_is_a_storage_failure(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StorageFailure, match="cannot be used as a workspace") as caught,
+        workspace_lock(tmp_path / "file"),
+    ):
+        pass
+    assert caught.value.exit_code == 74

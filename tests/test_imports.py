@@ -1,0 +1,114 @@
+"""The one direction of imports, and what the command may load before it is asked to work."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "scone_cli"
+
+# A module imports only modules of a lower rank. A new module gets a rank here, or the test fails.
+RANKS = {
+    "": 0,
+    "errors": 0,
+    "progress": 0,
+    "artifacts": 1,
+    "exits": 1,
+    "ngrams": 2,
+    "readers": 2,
+    "stages": 2,  # what all stages share, not the stages
+    "tokenizer": 2,
+    "verify": 2,
+    "corpus": 3,
+    "describe": 3,
+    "trie": 3,
+    "counting": 4,
+    "model": 4,
+    "vocabulary": 4,
+    "table": 5,
+    "training": 5,
+    "metrics": 6,
+    "stages.count_ngrams": 7,
+    "stages.select_vocab": 7,
+    "stages.train_fgram": 7,
+    "stages.precompute": 7,
+    "stages.evaluate": 7,
+    "commands": 8,
+    "console": 8,
+    "options": 8,
+    "bars": 9,
+    "tables": 9,
+    "actions": 10,
+    "cli": 11,
+    "__main__": 12,
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports_of(source: str) -> set[str]:
+    """The modules of the package that a source imports anywhere, functions and TYPE_CHECKING included."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            base = node.module or ""
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            found |= {name if name.removeprefix("scone_cli.") in MODULES else base for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name.removeprefix("scone_cli").removeprefix(".") for name in found if name.split(".")[0] == "scone_cli"}
+
+
+def test_every_module_has_a_rank():
+    assert sorted(MODULES.keys() - RANKS.keys()) == [], "give these modules a rank in RANKS"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_only_lower_ones(name):
+    wrong = {other for other in imports_of(MODULES[name].read_text()) if RANKS[other] >= RANKS[name]}
+    assert not wrong, f"{name} (rank {RANKS[name]}) must not import {', '.join(sorted(wrong))}"
+
+
+def test_the_walk_sees_every_way_of_importing():
+    source = """
+from scone_cli import __version__, errors
+import scone_cli.artifacts as a
+from scone_cli.stages import Report, evaluate
+def f():
+    from scone_cli.model import Model
+import scone_client, json
+"""
+    assert imports_of(source) == {"", "errors", "artifacts", "stages", "stages.evaluate", "model"}
+
+
+HEAVY = {"torch", "polars", "pyarrow", "numpy", "numba", "tokenizers", "fastokens", "safetensors", "rich"}
+
+
+def loaded_by(*args: str) -> set[str]:
+    """The top-level modules that a run of the command has imported when it ends."""
+    code = (
+        "import sys\nfrom scone_cli.cli import main\n"
+        f"try: main({list(args)!r})\nexcept SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "print('loaded:', *{name.split('.')[0] for name in sys.modules})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.rsplit("loaded:", 1)[1].split())
+
+
+@pytest.mark.parametrize("args", [["--help"], [], ["--version"]])
+def test_the_groups_help_loads_nothing_heavy(args):
+    assert not loaded_by(*args) & HEAVY
+
+
+@pytest.mark.parametrize("command", ["count-ngrams", "select-vocab", "train-fgram", "precompute", "eval"])
+def test_a_stages_help_loads_no_library_that_computes(command):
+    assert not loaded_by(command, "--help") & {"torch", "polars", "numba", "tokenizers", "fastokens"}
