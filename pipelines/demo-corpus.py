@@ -36,7 +36,8 @@ def main() -> None:
     """Build the corpus, or find that nothing changed, and say in one line what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--stdlib", type=Path, default=Path(sysconfig.get_path("stdlib")), help="standard library to read")
+    installed = Path(sysconfig.get_path("stdlib"))
+    parser.add_argument("--stdlib", type=Path, default=installed, help="standard library to read, if not this Python's")
     options = parser.parse_args()
     # Parsing the library takes about fifteen seconds, so what was built from what is remembered beside the corpus.
     record = options.out.with_name(f".{options.out.name}.json")
@@ -70,7 +71,7 @@ def is_test(path: Path) -> bool:
 
 
 def describe_inputs(stdlib: Path, sources: list[Path]) -> str:
-    """SHA-256 over everything the corpus depends on: this script, the version of Python, the sources' sizes and times."""
+    """SHA-256 over all that the corpus depends on: this script, the version of Python, the sources' sizes and times."""
     stats = [(path.as_posix(), (stdlib / path).stat()) for path in sources]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     script = Path(__file__).read_text(encoding="utf-8")
