@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -294,7 +294,7 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
         if path.is_file():
             stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
     whole = Manifest(**{**manifest.__dict__, "files": stamps})
-    write_atomically(staging / MANIFEST, (json.dumps(asdict(whole), sort_keys=True, indent=1) + "\n").encode())
+    write_atomically(staging / MANIFEST, (json.dumps(asdict(whole), indent=1) + "\n").encode())
     _fsync(staging)
     if target.exists():
         replaced = staging.with_name(staging.name + REPLACED)
@@ -314,12 +314,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     beside.replace(path)
 
 
-def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], **options: Any) -> None:
+def write_parquet(
+    path: Path, schema: pa.Schema, table: pa.Table, row_group_size: int | None = None, **options: Any
+) -> None:
     """Write a Parquet file through its declared schema, beside `path` and then renamed."""
     beside = path.with_name(f".{path.name}.tmp")
     with pq.ParquetWriter(beside, schema, **{"compression": "zstd", **options}) as writer:
-        for batch in batches:
-            writer.write(batch) if isinstance(batch, pa.RecordBatch) else writer.write_table(batch)
+        writer.write_table(table, row_group_size)
     _fsync(beside)
     beside.replace(path)
 

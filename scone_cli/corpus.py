@@ -229,7 +229,7 @@ def _write_part(path: Path, documents: Sequence[_Encoded]) -> None:
         pa.array(stream.num_bytes, pa.uint64()),
         pa.ListArray.from_arrays(stream.starts.astype(np.int32), stream.tokens, type=TOKENS.field("tokens").type),
     ]
-    write_parquet(path, TOKENS, [pa.Table.from_arrays(columns, schema=TOKENS)])
+    write_parquet(path, TOKENS, pa.Table.from_arrays(columns, schema=TOKENS))
 
 
 # ---- token streams -----------------------------------------------------------------------------------------------

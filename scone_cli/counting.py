@@ -50,7 +50,7 @@ class FrequentNgrams:
             pa.array(self.counts[order]),
             pa.array(self.docs[order]),
         ]
-        write_parquet(path, schema, [pa.Table.from_arrays(columns, schema=schema)])
+        write_parquet(path, schema, pa.Table.from_arrays(columns, schema=schema))
 
 
 def count_ngrams(

@@ -242,7 +242,7 @@ def save_checkpoint(
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    write_parquet(scratch / f"step-{step:08d}.parquet", LOG, [pa.Table.from_pylist(log, LOG)])
+    write_parquet(scratch / f"step-{step:08d}.parquet", LOG, pa.Table.from_pylist(log, LOG))
     path = scratch / f"step-{step:08d}.safetensors"
     beside = path.with_suffix(".tmp")
     save_file(tensors, beside)

@@ -71,7 +71,7 @@ class Vocabulary:
             pa.array(self.docs),
             parents,
         ]
-        write_parquet(path, VOCAB, [pa.Table.from_arrays(columns, schema=VOCAB)])
+        write_parquet(path, VOCAB, pa.Table.from_arrays(columns, schema=VOCAB))
 
     @classmethod
     def read(cls, folder: Path, num_tokens: int, max_n: int) -> Vocabulary:

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from scone_cli.artifacts import (
+    RESULTS,
+    Manifest,
+    fingerprint,
+    open_artifact,
+    publish,
+    staging_folder,
+    up_to_date,
+    write_atomically,
+    write_parquet,
+)
+from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
 from scone_cli.progress import Progress
-from scone_cli.stages import Report, setting
+from scone_cli.stages import Report, result_settings, setting
+
+if TYPE_CHECKING:
+    from scone_cli.corpus import SourceFile, TokenStream
+    from scone_cli.evaluation import Arm
+    from scone_cli.tokenizer import Tokenizer
+    from scone_cli.trie import FgramTrie
 
 STAGE = "eval"
 STAGE_VERSION = 1
+
+METRICS = ("nats_per_token", "perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -17,8 +41,7 @@ class Evaluate:
     """Settings of `eval`."""
 
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
-    max_tokens: int = setting(0, "Stop after this many tokens a corpus (0: read all of it).")
-    seed: int = setting(0, "Seed of the sample on which the lookup is timed.")
+    seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
 @dataclass(frozen=True)
@@ -31,5 +54,176 @@ class Inputs:
 
 
 def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: bool = False) -> Report:
-    """Evaluate the arms live, table and none, and every model in `inputs.against`; write the folder `out`."""
-    raise NotImplementedError
+    """Evaluate the arms live, table and none, and every model in `inputs.against`; write the folder `out`.
+
+    Raises:
+        MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
+        InputMissing: there is no held-out text, and no corpus was named.
+    """
+    from scone_cli.corpus import find_files  # noqa: PLC0415 - heavy: only when the stage runs
+
+    opened = _open(inputs)
+    files = {_name(path): find_files([path]) for path in inputs.corpora}
+    if len(files) < len(inputs.corpora):
+        raise BadSetting("two corpora have the same name: rename one of them")
+    made_from = {name: manifest.fingerprint for name, manifest in opened.items()}
+    for name, found in files.items():
+        made_from |= {f"{name}: {file.name}": file.sha256 for file in found}
+    settings = result_settings(config)
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
+    if not force and (manifest := up_to_date(out, "eval", mark)):
+        return Report.of(out, manifest, up_to_date=True)
+
+    from scone_cli.evaluation import evaluate_corpus, lookup_costs, model_costs  # noqa: PLC0415
+    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+
+    tokenizer = Tokenizer.load(inputs.workspace / "tokens" / "tokenizer.json")
+    arms = _arms(inputs, opened)
+    corpora = _corpora(config, inputs, files, tokenizer, progress)
+    found: dict[str, list[dict[str, Any]]] = {"results": [], "differences": [], "match_lengths": []}
+    for name, stream in corpora.items():
+        for key, rows in evaluate_corpus(name, stream, arms, tokenizer.end_of_document, progress).items():
+            found[key] += rows
+    first = next(iter(corpora.values()))
+    found["cost"] = model_costs(arms, first)
+    found["lookup"] = lookup_costs(arms, first, progress)
+    staging = staging_folder(out, mark)
+    write_atomically(staging / "results.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_parquet(staging / "results.parquet", RESULTS, pa.Table.from_pylist(found["results"], RESULTS))
+    summary = _summary(found, arms[0].model.config.context)
+    # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
+    given = {name: manifest.fingerprint for name, manifest in opened.items()} | {"corpora": mark}
+    manifest = Manifest("eval", 1, STAGE, STAGE_VERSION, mark, settings, given, opened["tokens"].tokenizer, config.seed, summary)
+    return Report.of(out, publish(staging, out, manifest), up_to_date=False)
+
+
+def _open(inputs: Inputs) -> dict[str, Manifest]:
+    """The manifests of all artifacts that take part, checked byte by byte and against one another."""
+    workspace = inputs.workspace
+    opened = {name: open_artifact(workspace / name, name) for name in ("tokens", "model")}
+    if opened["model"].summary["kind"] == "scone":
+        opened |= {name: open_artifact(workspace / name, name) for name in ("vocab", "table")}
+        for reader, made_from in (("model", "vocab"), ("table", "model"), ("table", "vocab")):
+            found, expected = opened[reader].inputs[made_from], opened[made_from].fingerprint
+            if found != expected:
+                raise MismatchedArtifacts(
+                    f"{workspace / reader}: made from {made_from} {found[:12]}, but {workspace / made_from} is {expected[:12]}",
+                    "run: scone train-fgram && scone precompute" if reader == "model" else "run: scone precompute",
+                )
+    for folder in inputs.against:
+        name = _name(folder)
+        if name in opened or name in ("live", "none"):
+            raise BadSetting(f"--against {folder}: an arm named '{name}' exists already", "rename the folder")
+        opened[name] = open_artifact(folder, "model")
+    for name, manifest in opened.items():
+        if manifest.tokenizer != opened["tokens"].tokenizer:
+            raise MismatchedArtifacts(
+                f"{name}: made with tokenizer {manifest.tokenizer[:12]}, "
+                f"but {workspace / 'tokens'} has {opened['tokens'].tokenizer[:12]}",
+                "compare models of one tokenizer, made from one workspace",
+            )
+    return opened
+
+
+def _name(path: Path) -> str:
+    return path.resolve().name
+
+
+def _arms(inputs: Inputs, opened: dict[str, Manifest]) -> list[Arm]:
+    """The arms in the order of the report: rivals, then live, table and none."""
+    from scone_cli.evaluation import Arm  # noqa: PLC0415
+    from scone_cli.model import SconeModel  # noqa: PLC0415
+    from scone_cli.table import Table  # noqa: PLC0415
+
+    workspace = inputs.workspace
+    arms = []
+    for folder in inputs.against:
+        model = SconeModel.load(folder)
+        arms.append(Arm(_name(folder), model, _trie_of(folder, opened[_name(folder)], workspace) if model.fgram else None))
+    model = SconeModel.load(workspace / "model")
+    if model.fgram:
+        arms.append(Arm("live", model, trie=_trie_of(workspace / "model", opened["model"], workspace)))
+        arms.append(Arm("table", model, table=Table.open(workspace / "table", opened["model"].fingerprint)))
+    arms.append(Arm("none", model))
+    return arms
+
+
+def _trie_of(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
+    """The vocabulary that a model was trained with: this workspace's, or the one beside the model."""
+    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
+
+    for place in (workspace / "vocab", folder.parent / "vocab"):
+        if place.is_dir() and (vocab := open_artifact(place, "vocab")).fingerprint == model.inputs["vocab"]:
+            return Vocabulary.read(place, vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
+    raise MismatchedArtifacts(
+        f"{folder}: trained with vocabulary {model.inputs['vocab'][:12]}, "
+        f"found neither in {workspace / 'vocab'} nor in {folder.parent / 'vocab'}",
+        "put the vocab/ folder it was trained with beside the model",
+    )
+
+
+def _corpora(
+    config: Evaluate, inputs: Inputs, files: dict[str, list[SourceFile]], tokenizer: Tokenizer, progress: Progress
+) -> dict[str, TokenStream]:
+    from scone_cli.corpus import HELD_OUT, encode_corpus, read_tokens  # noqa: PLC0415
+
+    if files:
+        return {name: encode_corpus(found, tokenizer, config.text_field, progress) for name, found in files.items()}
+    held_out = read_tokens(inputs.workspace / "tokens", HELD_OUT)
+    if not held_out.tokens.size:
+        raise InputMissing(
+            f"{inputs.workspace / 'tokens'}: no document is held out",
+            "name a corpus (scone eval CORPUS), or run: scone count-ngrams --held-out 0.01 CORPUS",
+        )
+    return {HELD_OUT: held_out}
+
+
+def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, Any]:
+    """The tables that people read, for the terminal: by arm, by corpus, by match length, cost, look-up."""
+    results = {(row["corpus"], row["arm"], row["metric"]): row for row in found["results"]}
+    gains = {(row["corpus"], row["against"]): row for row in found["differences"]}
+    corpora = list(dict.fromkeys(row["corpus"] for row in found["results"]))
+    arms = list(dict.fromkeys(row["arm"] for row in found["results"]))
+    quality = []
+    for arm in arms:
+        nats, ppl, bits = (results[corpora[0], arm, metric] for metric in METRICS)
+        gain = gains.get((corpora[0], arm))
+        quality.append(
+            {
+                "arm": arm,
+                "perplexity": round(ppl["value"], 3),
+                "± perplexity": _rounded(ppl["stderr"], 3),
+                "bits a byte": round(bits["value"], 4),
+                "nats a token": round(nats["value"], 5),
+                "table minus arm, nats": _rounded(gain and gain["nats_per_token"], 5),
+                "± difference": _rounded(gain and gain["stderr"], 5),
+                "seconds": round(nats["seconds"], 1),
+            }
+        )
+    summary: dict[str, Any] = {
+        "corpus": corpora[0],
+        "tokens": results[corpora[0], arms[0], "nats_per_token"]["n"],
+        "window and stride, tokens": context,
+        "quality": quality,
+    }
+    if len(corpora) > 1:
+        summary["perplexity by corpus"] = [
+            {"corpus": corpus, "tokens": results[corpus, arms[0], "perplexity"]["n"]}
+            | {arm: round(results[corpus, arm, "perplexity"]["value"], 2) for arm in arms}
+            for corpus in corpora
+        ]
+        summary["table minus arm by corpus, nats a token"] = [
+            {"corpus": corpus}
+            | {
+                f"{arm}": f"{row['nats_per_token']:+.4f} ± {row['stderr'] or float('nan'):.4f}"
+                for arm in arms
+                if (row := gains.get((corpus, arm)))
+            }
+            for corpus in corpora
+        ]
+    summary["by match length"] = [row for row in found["match_lengths"] if row["corpus"] == corpora[0]]
+    return summary | {"cost": found["cost"], "lookup, microseconds a token": found["lookup"]}
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -102,7 +102,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
     staging = staging_folder(out, mark)
     log = train(model, text, held_out if held_out.num_windows else None, trie, plan, staging / SCRATCH, progress)
     model.save(staging)
-    write_parquet(staging / "log.parquet", LOG, [log])
+    write_parquet(staging / "log.parquet", LOG, log)
     summary = _summary(model, log)
     manifest = Manifest("model", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary)
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
