@@ -143,4 +143,4 @@ def _verdict(folder: Path, progress: Progress) -> tuple[bool, str]:
     except SconeError as error:
         return False, f"WRONG  {error.message}"
     size = console.bytes_text(sum(stamp.bytes for stamp in manifest.files.values()))
-    return True, f"ok     {folder}: {manifest.artifact}, {len(manifest.files)} files, {size}"
+    return True, f"ok     {folder}: {manifest.artifact}, {size}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from typing import Any, TextIO
 
@@ -41,8 +42,8 @@ def seconds_text(value: float) -> str:
 
 
 def quantity_text(value: float, unit: str) -> str:
-    """An amount of work in its unit; the unit `bytes` becomes KiB, MiB and so on."""
-    return bytes_text(value) if unit == "bytes" else f"{count_text(value)} {unit}".rstrip()
+    """An amount of work in its unit; bytes become KiB, MiB and so on."""
+    return bytes_text(value) if unit in {"B", "bytes"} else f"{count_text(value)} {unit}".rstrip()
 
 
 def value_text(key: str, value: Any) -> str:
@@ -53,9 +54,9 @@ def value_text(key: str, value: Any) -> str:
         return {None: "-", True: "yes", False: "no"}[value]
     if not isinstance(value, int | float):
         return str(value)
-    if key == "bytes" or key.endswith("_bytes"):
+    if re.search(r"\bbytes$", key.replace("_", " ")):
         return bytes_text(value)
-    if key == "seconds" or key.endswith("_seconds"):
+    if re.search(r"\bseconds$", key.replace("_", " ")):
         return seconds_text(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,18 @@ def describe(path: Path, rows: int) -> dict[str, Any]:
 
 def _state(folder: Path) -> Row:
     """One line about an artifact of a workspace; its bytes are not read, which is what `scone verify` is for."""
-    row: Row = {"artifact": folder.name, "kind": None, "stage": None, "files": None, "bytes": None, "state": "complete"}
+    row: Row = {
+        "folder": folder.name,
+        "artifact": None,
+        "stage": None,
+        "files": None,
+        "bytes": None,
+        "state": "complete",
+    }
     try:
         manifest = read_manifest(folder)
         sizes = [stamp.bytes for stamp in manifest.files.values()]
-        row |= {"kind": manifest.artifact, "stage": manifest.stage, "files": len(sizes), "bytes": sum(sizes)}
+        row |= {"artifact": manifest.artifact, "stage": manifest.stage, "files": len(sizes), "bytes": sum(sizes)}
         check_files(folder, manifest, hashes=False)
         check_neighbours(folder, manifest)
     except MismatchedArtifacts as error:
@@ -137,13 +144,21 @@ def _first(file: pq.ParquetFile, count: int) -> list[Row]:
 
 def _readable(record: Row, decode: Decode | None) -> Row:
     """A record with its token list as text, quoted so that blanks, line ends and control characters show."""
-    tokens = record.pop("tokens", None)
-    if not isinstance(tokens, list):
-        return record if tokens is None else record | {"tokens": tokens}  # in a training log it is a number
-    shown, more = tokens[:SHOWN_TOKENS], "…" if len(tokens) > SHOWN_TOKENS else ""
-    if decode is None:
-        return record | {"num_tokens": len(tokens), "tokens": " ".join(map(str, shown)) + more}
-    return record | {"num_tokens": len(tokens), "text": repr(decode(shown)) + more}
+    row: Row = {}
+    for key, value in record.items():
+        if not isinstance(value, list):
+            row[key] = value
+            continue
+        if len(value) > SHOWN_TOKENS:
+            row["num_tokens"] = len(value)
+        shown = value[:SHOWN_TOKENS]
+        text = " ".join(map(str, shown)) if decode is None else repr(decode(shown))
+        row[key if decode is None else "text"] = text + _more(value, SHOWN_TOKENS)
+    return row
+
+
+def _more(values: Sized, shown: int) -> str:
+    return " …" if len(values) > shown else ""
 
 
 def _embeddings(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int) -> Iterator[Row]:
@@ -154,7 +169,7 @@ def _embeddings(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int
             "id": row,
             "width": len(values),
             "norm": float(np.linalg.norm(values)),
-            "values": " ".join(f"{value:.4g}" for value in values[:SHOWN_VALUES]) + " …",
+            "values": " ".join(f"{value:.4g}" for value in values[:SHOWN_VALUES]) + _more(values, SHOWN_VALUES),
         }
 
 

@@ -82,8 +82,9 @@ def _storage_failure(error: Exception, place: Path) -> StorageFailure | None:
 
 
 def _system_error(error: Exception) -> int | None:
-    """The errno of an error; polars and safetensors, written in Rust, have it in their text only."""
+    """The errno of an error; polars and safetensors, written in Rust, have it in their text only; numpy loses it."""
     if isinstance(error, OSError):
-        return error.errno
+        cut_off = error.errno is None and re.search(r"requested and \d+ written", str(error))
+        return errno.ENOSPC if cut_off else error.errno
     in_text = re.search(r"\(os error (\d+)\)", str(error))
     return int(in_text.group(1)) if in_text else None

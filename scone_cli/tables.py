@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,26 +18,33 @@ from scone_cli.console import is_terminal, value_text
 def result_text(heading: str, result: Mapping[str, Any]) -> str:
     """A result for people: scalars one a line, dicts as indented blocks, lists of flat dicts as tables."""
     on_terminal = is_terminal(sys.stdout)
+    encoding = sys.stdout.encoding or "utf-8"
+    drawn = io.BytesIO()
+    page = io.TextIOWrapper(drawn, encoding, errors="backslashreplace")  # rich draws lines that stdout can show
     console = Console(
-        file=sys.stdout,
+        file=page,
         force_terminal=on_terminal,
         width=None if on_terminal else 10_000,  # a pipe has no width: nothing may be cut off
         markup=False,
         emoji=False,
         highlight=False,
     )
+    _print(console, heading, result)
+    page.flush()
+    return "\n".join(line.rstrip() for line in drawn.getvalue().decode(encoding).rstrip().split("\n"))
+
+
+def _print(console: Console, heading: str, result: Mapping[str, Any]) -> None:
+    """The scalars of a result, then what is in its dicts, then its tables."""
+    console.print(Text(heading, style="bold"))
     scalars = {key: value for key, value in result.items() if not isinstance(value, dict) and not _is_table(value)}
-    with console.capture() as capture:
-        console.print(Text(heading, style="bold"))
-        if scalars:
-            console.print(_block(scalars))
-        for key, value in result.items():
-            if _is_table(value):
-                console.print(_table(_label(key), value))
-            elif isinstance(value, dict) and value:
-                console.print(Text(f"\n{_label(key)}", style="bold"))
-                console.print(_block(value))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    if scalars:
+        console.print(_block(scalars))
+    for key, value in result.items():
+        if isinstance(value, dict) and value:
+            _print(console, f"\n{_label(key)}", value)
+        elif _is_table(value):
+            console.print(_table(_label(key), value))
 
 
 def _is_table(value: Any) -> bool:

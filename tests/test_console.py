@@ -1,0 +1,132 @@
+"""Numbers, results and progress as a person or a log sees them."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from scone_cli import bars, console, tables
+from scone_cli.bars import PlainProgress
+from scone_cli.errors import BadData
+
+
+def test_nothing_is_cut_off_in_a_pipe():
+    long = "x" * 500
+    assert long in tables.result_text("heading", {"scalar": long, "table": [{"cell": long, "markup": "[red]"}]})
+    assert "[red]" in tables.result_text("heading", {"table": [{"markup": "[red]"}]})
+
+
+def test_numbers_can_be_read():
+    assert [console.count_text(n) for n in (0, 7, 12_345, 0.5, 12_345_678, 2.5e9)] == [
+        *("0", "7", "12,345", "0.5", "12.3M", "2.5G"),
+    ]
+    assert [console.bytes_text(n) for n in (0, 1023, 1536, 5 * 2**30)] == ["0 B", "1,023 B", "1.5 KiB", "5.0 GiB"]
+    assert [console.seconds_text(n) for n in (0.25, 75, 754, 11045)] == ["0.2 s", "75 s", "12:34", "3:04:05"]
+    values = [("rows", 1_000_000), ("nats", 4.5723456), ("table_bytes", 2048), ("seconds", 1.5), ("stderr", None)]
+    assert [console.value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
+    assert [console.value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
+
+
+# ---- progress ----------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_log_gets_a_line_at_start_and_end_and_every_30_seconds(capsys):
+    clock = Clock()
+    progress = PlainProgress(clock)
+    for second in range(101):
+        clock.now = float(second)
+        progress("count", second * 2**20, 100 * 2**20, "bytes", "2-grams")
+    assert capsys.readouterr().err.splitlines() == [
+        "count: started, 100.0 MiB, 2-grams",
+        "count: 30.0 MiB of 100.0 MiB, 1.0 MiB/s, 70 s left, 2-grams",
+        "count: 60.0 MiB of 100.0 MiB, 1.0 MiB/s, 40 s left, 2-grams",
+        "count: 90.0 MiB of 100.0 MiB, 1.0 MiB/s, 10 s left, 2-grams",
+        "count: done, 100.0 MiB in 1:40, 2-grams",
+    ]
+
+
+def test_resumed_work_is_timed_from_where_it_went_on(capsys):
+    clock = Clock()
+    progress = PlainProgress(clock)
+    for second, done in ((0, 900), (40, 940), (100, 1000)):
+        clock.now = second
+        progress("train", done, 1000, "steps")
+    assert capsys.readouterr().err.splitlines() == [
+        "train: started, 1,000 steps, 900 steps already done",
+        "train: 940 steps of 1,000 steps, 1 steps/s, 60 s left",
+        "train: done, 1,000 steps in 1:40",
+    ]
+
+
+def test_work_may_come_again_and_may_have_no_known_end(capsys):
+    clock = Clock()
+    progress = PlainProgress(clock)
+    for _ in range(2):
+        progress("look", 0, 2)
+        clock.now += 3
+        progress("look", 2, 2)
+        progress("look", 2, 2)
+    progress("read", 5, None, "documents")
+    clock.now += 2
+    progress("read", 8, None, "documents")
+    clock.now += 100
+    progress.close(failed=False)
+    progress.close(failed=False)
+    assert capsys.readouterr().err.splitlines() == [
+        *("look: started, 2", "look: done, 2 in 3.0 s") * 2,
+        *("read: started, 5 documents already done", "read: done, 8 documents in 2.0 s"),
+    ]
+    assert progress.seconds == {"look": 6.0, "read": 2.0}
+
+
+def test_what_failed_is_not_called_done(capsys):
+    def fail() -> None:
+        with bars.listening(quiet=False, verbose=True) as progress:
+            progress("read", 5)
+            raise BadData("no")
+
+    with pytest.raises(BadData):
+        fail()
+    assert capsys.readouterr().err == "read: started, 5 already done\n"
+
+
+def test_a_lost_log_does_not_stop_the_work(monkeypatch):
+    class FullDisk(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    progress = PlainProgress()
+    progress("work", 0, 1)
+    progress("work", 1, 1)
+    assert progress.pieces["work"].ended is not None
+
+
+def test_bars_are_drawn_on_a_terminal_only():
+    pty = pytest.importorskip("pty")
+    mine, theirs = pty.openpty()
+    code = (
+        "from scone_cli import bars\n"
+        "bars.BarProgress.interval = 0\n"
+        "with bars.listening(False, False) as progress:\n"
+        "    for i in range(11): progress('count', i, 10, 'rows')\n"
+    )
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, env=environment)
+    drawn = os.read(mine, 100_000).decode()
+    os.close(mine)
+    os.close(theirs)
+    assert "━" in drawn
+    assert "count: done, 10 rows in 0.0 s" in drawn
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", drawn), "a colour in spite of NO_COLOR"

@@ -1,0 +1,176 @@
+"""`scone inspect` and `scone verify`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from scone_cli.artifacts import (
+    LOG,
+    TOKENS,
+    VOCAB,
+    Manifest,
+    counts_schema,
+    publish,
+    staging_folder,
+    table_schema,
+    write_parquet,
+)
+from scone_cli.tokenizer import Tokenizer, train_tokenizer
+
+TEXT = "the cat sat on the mat \x1b[31m\n" * 20
+
+
+def put(kind: str, print_: str, files: dict[str, object], tokenizer: str, **changes: object) -> None:
+    """Publish an artifact in the workspace; a file is bytes or (schema, rows)."""
+    target = Path("scone-work") / kind
+    staging = staging_folder(target, print_)
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            (staging / name).write_bytes(content)
+        else:
+            schema, rows = content
+            write_parquet(staging / name, schema, pa.Table.from_pylist(rows, schema))
+    inputs = changes.pop("inputs", {})
+    settings = changes.pop("settings", {"size": 10})
+    publish(staging, target, Manifest(kind, 1, "some-stage", 1, print_, settings, inputs, tokenizer, 0, {"rows": 3}))
+
+
+@pytest.fixture
+def workspace():
+    content = train_tokenizer(iter([TEXT]), 280)
+    tokenizer = Tokenizer(content, "tokenizer.json")
+    tokens = tokenizer.encode_batch([TEXT])[0].tolist()
+    sha = tokenizer.sha256
+    doc = {"doc": "a.txt", "split": "train", "bytes": len(TEXT), "tokens": tokens}
+    put("tokens", "tokens-1", {"part-0.parquet": (TOKENS, [doc]), "tokenizer.json": content}, sha)
+    grams = [{"tokens": tokens[i : i + 2], "count": 9 - i, "docs": 1} for i in range(3)]
+    put("counts", "counts-1", {"n=2.parquet": (counts_schema(2), grams)}, sha, inputs={"corpus": "x"})
+    fgrams = [{"id": i, "n": 2, **gram, "parent": None} for i, gram in enumerate(grams)]
+    put("vocab", "vocab-1", {"vocab.parquet": (VOCAB, fgrams)}, sha, inputs={"counts": "counts-1"})
+    rows = [{"embedding": np.array([3 * i, 4 * i, 0, 0], np.float16).tobytes()} for i in range(3)]
+    files = {"rows-0.parquet": (table_schema(8), rows[:2]), "rows-1.parquet": (table_schema(8), rows[2:])}
+    put("table", "table-1", files, sha, inputs={"vocab": "vocab-1"}, settings={"dtype": "float16"})
+    return Path("scone-work")
+
+
+def test_inspect_decodes_tokens(scone, workspace):
+    code, out, _ = scone("inspect", workspace / "tokens", "--json")
+    described = json.loads(out)
+    assert code == 0
+    assert (described["artifact"], described["stage"], described["settings"]) == ("tokens", "some-stage", {"size": 10})
+    assert {"column": "split", "type": "string"} in described["columns"]
+    files = [(row["file"], row.get("rows")) for row in described["files"]]
+    assert files == [("part-0.parquet", 1), ("tokenizer.json", None)]
+    (row,) = described["first rows of part-0.parquet"]
+    assert row["text"].startswith(r"'the cat sat on the mat \x1b[31m\nthe cat")
+    assert (row["doc"], row["split"]) == ("a.txt", "train")
+    vocab = json.loads(scone("inspect", workspace / "vocab", "--json", "--rows", 2)[1])
+    assert [row["id"] for row in vocab["first rows of vocab.parquet"]] == [0, 1]
+    assert list(vocab["first rows of vocab.parquet"][0]) == ["id", "n", "text", "count", "docs", "parent"]
+    assert "\x1b" not in scone("inspect", workspace / "tokens")[1]
+
+
+def test_inspect_shows_one_file_and_the_rows_of_a_table(scone, workspace):
+    described = json.loads(scone("inspect", workspace / "table" / "rows-1.parquet", "--json")[1])
+    assert described["first rows of rows-1.parquet"] == [{"id": 2, "width": 4, "norm": 10.0, "values": "6 8 0 0"}]
+    by_manifest = json.loads(scone("inspect", workspace / "table" / "manifest.json", "--json")[1])
+    assert [row["norm"] for row in by_manifest["first rows of rows-0.parquet"]] == [0.0, 5.0]
+
+
+def test_bfloat16_rows_are_read(scone, workspace):
+    raw = (np.array([3, 4], np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    files = {"rows-0.parquet": (table_schema(4), [{"embedding": raw}])}
+    put("table", "table-2", files, "t", settings={"dtype": "bfloat16"})
+    described = json.loads(scone("inspect", workspace / "table", "--json")[1])
+    assert described["first rows of rows-0.parquet"][0]["norm"] == 5.0
+
+
+def test_inspect_shows_ids_when_the_tokenizer_is_another(scone, workspace):
+    put("vocab", "v", {"vocab.parquet": (VOCAB, [dict.fromkeys(VOCAB.names, 1) | {"tokens": [7, 8]}])}, "another")
+    described = json.loads(scone("inspect", workspace / "vocab", "--json")[1])
+    assert described["first rows of vocab.parquet"][0]["tokens"] == "7 8"
+    assert "is not the tokenizer of this artifact" in described["token_text"]
+    (workspace / "tokens").rename("moved")
+    described = json.loads(scone("inspect", workspace / "vocab", "--json")[1])
+    assert "there is no" in described["token_text"]
+
+
+def test_inspect_shows_a_model(scone, workspace):
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}).encode()
+    log = [dict.fromkeys(LOG.names, 1) | {"step": step} for step in range(30)]
+    files = {
+        "config.json": b'{"dim": 4}',
+        "main.safetensors": len(header).to_bytes(8, "little") + header + bytes(48),
+        "log.parquet": (LOG, log),
+    }
+    put("model", "m", files, "t")
+    described = json.loads(scone("inspect", workspace / "model", "--json", "--rows", 2)[1])
+    assert described["config"] == {"dim": 4}
+    assert [row["step"] for row in described["last rows of log.parquet"]] == [28, 29]
+    assert [row["parameters"] for row in described["files"] if "parameters" in row] == [12]
+
+
+def test_no_rows_are_no_trouble(scone, workspace):
+    put("vocab", "v", {"vocab.parquet": (VOCAB, [])}, "t")
+    assert json.loads(scone("inspect", workspace / "vocab", "--json")[1])["first rows of vocab.parquet"] == []
+    asked_for_none = json.loads(scone("inspect", workspace / "table", "--json", "--rows", 0)[1])
+    assert asked_for_none["first rows of rows-0.parquet"] == []
+
+
+def test_inspect_lists_a_workspace(scone, workspace):
+    (workspace / "counts" / "manifest.json").unlink()
+    put("vocab", "vocab-2", {"vocab.parquet": (VOCAB, [])}, "another")
+    listed = json.loads(scone("inspect", workspace, "--json")[1])["artifacts"]
+    assert [row["folder"] for row in listed] == ["tokens", "counts", "vocab", "table"]
+    states = [row["state"].split(":")[0] for row in listed]
+    assert states == ["complete", "unusable", "out of date", "out of date"]
+    assert "scone-work" in scone("inspect", workspace)[1]
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_what_is_not_an_artifact(scone, command):
+    assert scone(command, "nowhere")[0] == 66
+    Path("empty").mkdir()
+    code, out, err = scone(command, "empty")
+    assert code == 65
+    assert "no manifest.json" in out + err
+
+
+def test_inspect_of_flipped_bytes_is_one_line(scone, workspace):
+    path = workspace / "vocab" / "vocab.parquet"
+    path.write_bytes(bytes(path.stat().st_size))
+    code, out, err = scone("inspect", workspace / "vocab")
+    assert (code, out) == (65, "")
+    assert "cannot be read as Parquet" in err
+
+
+def test_verify_reads_every_byte(scone, workspace):
+    code, out, _ = scone("verify", workspace)
+    assert code == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        f"ok     scone-work/{name}" for name in ("tokens", "counts", "vocab", "table")
+    ]
+    path = workspace / "table" / "rows-1.parquet"
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+    code, out, err = scone("verify", workspace / "vocab", workspace / "table")
+    assert code == 65
+    ok, wrong = out.splitlines()
+    assert ok.startswith("ok     scone-work/vocab: vocab, ")
+    assert wrong.startswith("WRONG  scone-work/table/rows-1.parquet: SHA-256 ")
+    assert "error: 1 of 2 artifacts" in err
+
+
+def test_verify_sees_artifacts_that_do_not_belong_together(scone, workspace):
+    put("counts", "counts-2", {}, Tokenizer.load(workspace / "tokens" / "tokenizer.json").sha256)
+    code, out, _ = scone("verify", workspace)
+    assert code == 65
+    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert wrong == ["WRONG  scone-work/vocab: was made from another 'counts' than the one in scone-work/counts"]
+    put("counts", "counts-1", {}, "another tokenizer")
+    _, out, _ = scone("verify", workspace / "counts")
+    assert out == "WRONG  scone-work/counts: was made with another tokenizer than scone-work/tokens\n"
