@@ -20,7 +20,7 @@ _REMAKE = "run: scone select-vocab --force"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The f-grams in rank order, so that id = row number = rank: the trie, occurrences [S] and documents [S] of each."""
+    """The f-grams in rank order, so that id = row number = rank: trie, occurrences [S] and documents [S] of each."""
 
     trie: FgramTrie
     counts: U64
@@ -30,8 +30,8 @@ class Vocabulary:
     def select(cls, counts_folder: Path, max_n: int, size: int, min_count: int, num_tokens: int) -> Vocabulary:
         """Rank the n-grams of all lengths together by (count desc, n asc, tokens asc) and keep the first `size`.
 
-        A prefix or suffix of an n-gram is shorter and occurs at least as often, so it ranks before it: every such set is
-        closed under prefixes and suffixes, ties at the cutoff included, and ids do not depend on the order of the input.
+        A prefix or suffix of an n-gram is shorter and occurs at least as often, so it ranks before it: every such set
+        is closed under prefixes and suffixes, ties at the cutoff included, and ids do not depend on the input's order.
         """
         ranked = (
             pl.concat([_level(counts_folder, n) for n in range(2, max_n + 1)])
@@ -86,14 +86,15 @@ class Vocabulary:
         flat, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
         first, last = flat[offsets[:-1]], flat[offsets[1:] - 1] if table.num_rows else flat
         parents = table.column("parent").fill_null(0).to_numpy()
-        if not np.array_equal(table.column("id").to_numpy(), np.arange(table.num_rows)) or not np.array_equal(
-            np.diff(offsets), n
-        ):
+        ids = np.arange(table.num_rows)
+        if not np.array_equal(table.column("id").to_numpy(), ids) or not np.array_equal(np.diff(offsets), n):
             raise DamagedArtifact(f"{folder}: ids or lengths do not agree with the rows", _REMAKE)
-        if ((n > 2) & (n[parents.clip(max=max(0, n.size - 1))] + 1 != n)).any():
-            raise DamagedArtifact(f"{folder}: an f-gram whose prefix is not in the vocabulary", _REMAKE)
         nodes = np.where(n == 2, first, parents + np.uint32(num_tokens)).astype(np.uint32)
         trie = FgramTrie(nodes, np.ascontiguousarray(last), n, num_tokens, max_n)
+        # A prefix ranks before what continues it and is one shorter: checked first, as spelling out rests on it.
+        closed = not ((n > 2) & (n[np.minimum(parents, ids)] + 1 != n)).any()
+        if not closed or not np.array_equal(_flat_tokens(trie)[0], flat):
+            raise DamagedArtifact(f"{folder}: an f-gram whose prefix is not in the vocabulary", _REMAKE)
         return cls(trie, table.column("count").to_numpy(), table.column("docs").to_numpy())
 
 
