@@ -38,7 +38,7 @@ check: $(INSTALLED)  ## style, format and types: what must be clean before a com
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## run the benchmarks; each ends in one line of JSON
-	@for file in $(sort $(wildcard benchmarks/*.py)); do echo "$(BIN)/python $$file"; $(BIN)/python $$file || exit; done
+	@for file in $(sort $(wildcard benchmarks/bench_*.py)); do echo "$(BIN)/python $$file"; $(BIN)/python $$file || exit; done
 
 clean:  ## remove what the other targets made, except the virtual environment
 	rm -rf demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,17 @@ def count_ngrams(
         level.mkdir(exist_ok=True)
         label = f"counting {n}-grams"
         steps = Steps(progress, label, 2 * len(shards) + NUM_BUCKETS)
-        steps.run([lambda s=shard: _map(s, level, n) for shard in shards])
-        steps.run([lambda b=bucket: _reduce(b, shards, level, min_count) for bucket in range(NUM_BUCKETS)])
+        steps.run([partial(_map, shard, level, n) for shard in shards])
+        steps.run([partial(_reduce, bucket, shards, level, min_count) for bucket in range(NUM_BUCKETS)])
         frequent = np.concatenate([np.load(level / f"bucket-{bucket:03d}.npy") for bucket in range(NUM_BUCKETS)])
         frequent.sort(order="key")
         if frequent.size >= NONE:
-            raise SconeError(f"{frequent.size:,} different {n}-grams occur {min_count:,} times or more", "raise --min-count")
+            raise SconeError(
+                f"{frequent.size:,} different {n}-grams occur {min_count:,} times or more", "raise --min-count"
+            )
         if n < max_n:
             table = hash_table(np.ascontiguousarray(frequent["key"]))
-            steps.run([lambda s=shard: _relabel(s, level, n, table) for shard in shards])
+            steps.run([partial(_relabel, shard, level, n, table) for shard in shards])
         prefix, last = frequent["key"] >> np.uint64(32), (frequent["key"] & np.uint64(NONE)).astype(np.uint32)
         heads = prefix.astype(np.uint32)[:, None] if shorter is None else shorter[prefix]
         shorter = np.concatenate([heads, last[:, None]], axis=1)
@@ -146,8 +149,8 @@ def _reduce(bucket: int, shards: list[Path], level: Path, min_count: int) -> Non
         first, last = np.load(level / f"{shard.name}.offsets.npy")[bucket : bucket + 2]
         pieces.append(np.load(level / f"{shard.name}.counts.npy", mmap_mode="r")[first:last])
     whole = np.concatenate(pieces)
-    columns = (np.ascontiguousarray(whole[name]) for name in _ENTRY.names or ())
-    _save(path, _entries(*merge_counts(*columns, min_count)))  # type: ignore[misc]
+    keys, counts, docs = (np.ascontiguousarray(whole[name]) for name in ("key", "count", "docs"))
+    _save(path, _entries(*merge_counts(keys, counts, docs, min_count)))
 
 
 def _relabel(shard: Path, level: Path, n: int, table: tuple[U64, U32]) -> None:

@@ -70,13 +70,9 @@ def inputs_of(stream: TokenStream, end_of_document: int, index: FgramIndex | Non
     if index is not None:
         ids, lengths = index.match(stream.tokens, stream.starts)
     first = stream.starts[:-1][np.diff(stream.starts) > 0]
-    shifted = []
-    for values, at_start in ((stream.tokens, end_of_document), (ids, NONE), (lengths, 0)):
-        before = np.empty_like(values)
-        before[1:] = values[:-1]
-        before[first] = at_start
-        shifted.append(before)
-    return shifted[0], shifted[1], shifted[2]
+    inputs, ids, lengths = np.roll(stream.tokens, 1), np.roll(ids, 1), np.roll(lengths, 1)
+    inputs[first], ids[first], lengths[first] = end_of_document, NONE, 0
+    return inputs, ids, lengths
 
 
 def windows_of(stream: TokenStream, context: int) -> npt.NDArray[np.int64]:
@@ -185,17 +181,18 @@ def model_costs(arms: list[Arm], stream: TokenStream) -> list[dict[str, Any]]:
     """What each arm keeps on the accelerator and off it, and what a token of prefill costs it."""
     rows = []
     for arm in arms:
-        config, resident = arm.model.config, [arm.model.main]
-        flops = float(metrics.forward_flops(config.dim, config.hidden, config.layers, config.vocab_size, config.context))
+        config, resident = arm.model.config, list(arm.model.main.parameters())
+        flops = float(
+            metrics.forward_flops(config.dim, config.hidden, config.layers, config.vocab_size, config.context)
+        )
         if arm.trie is not None and arm.model.fgram is not None:
-            resident.append(arm.model.fgram)
+            resident += arm.model.fgram.parameters()
             flops += _live_flops(arm, stream)
-        weights = [parameter for module in resident for parameter in module.parameters()]
         rows.append(
             {
                 "arm": arm.name,
-                "resident parameters": sum(weight.numel() for weight in weights),
-                "resident bytes": sum(weight.numel() * weight.element_size() for weight in weights),
+                "resident parameters": sum(weight.numel() for weight in resident),
+                "resident bytes": sum(weight.numel() * weight.element_size() for weight in resident),
                 "offloaded rows": arm.table.num_rows if arm.table else 0,
                 "offloaded bytes": _offloaded_bytes(arm.table) if arm.table else 0,
                 "FLOPs a token": round(flops),
@@ -214,7 +211,10 @@ def _live_flops(arm: Arm, stream: TokenStream) -> float:
     if index is None or not stream.tokens.size:
         return 0.0
     share = np.bincount(index.match(stream.tokens, stream.starts)[1], minlength=config.max_n + 1) / stream.tokens.size
-    nodes = [metrics.fgram_forward_flops(config.dim, config.hidden, config.fgram_layers, n) for n in range(1, config.max_n + 1)]
+    nodes = [
+        metrics.fgram_forward_flops(config.dim, config.hidden, config.fgram_layers, n)
+        for n in range(1, config.max_n + 1)
+    ]
     return float(sum(share[n] * sum(nodes[:n]) for n in range(2, config.max_n + 1)))
 
 
@@ -232,7 +232,7 @@ def lookup_costs(arms: list[Arm], stream: TokenStream, progress: Progress) -> li
 
 def lookup_microseconds(table: Table, tokens: U32, batch: int, seconds: float = 1.0) -> dict[str, float]:
     """Median and 99th percentile of one look-up (match the next `batch` tokens, fetch their rows), a token."""
-    matcher, times = table.index.matcher(), []
+    matcher, times = table.index.matcher(), list[float]()
     deadline, at = time.perf_counter() + seconds, 0
     while (begin := time.perf_counter()) < deadline or not times:
         ids, _ = matcher.match(tokens[at : at + batch])

@@ -42,7 +42,7 @@ def nats_per_token(nats: F64, tokens: F64) -> Estimate:
 
 
 def perplexity(nats: F64, tokens: F64) -> Estimate:
-    """exp of the nats a token; its error by the first-order rule, value * error of the exponent."""
+    """Exponential of the nats a token; its error by the first-order rule, value * error of the exponent."""
     mean = nats_per_token(nats, tokens)
     value = math.exp(mean.value)
     return Estimate(value, None if mean.stderr is None else value * mean.stderr, mean.n)
@@ -57,7 +57,8 @@ def bits_per_byte(nats: F64, num_bytes: F64, tokens: F64) -> Estimate:
 def per_document(values: npt.NDArray[np.floating], starts: npt.NDArray[np.int64]) -> F64:
     """Sum of `values` [N] over each document [starts[d], starts[d + 1])."""
     sums = np.concatenate([np.zeros(1), np.cumsum(values, dtype=np.float64)])
-    return sums[starts[1:]] - sums[starts[:-1]]
+    totals: F64 = sums[starts[1:]] - sums[starts[:-1]]
+    return totals
 
 
 # ---- cost --------------------------------------------------------------------------------------------------------

@@ -76,7 +76,8 @@ class Block(nn.Module):
         """Add attention's result [..., H, E] and the MLP to the stream x [..., D]."""
         x = x + self.out(attended.flatten(-2))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        y: Tensor = x + self.down(F.silu(gate) * up)
+        return y
 
 
 class FgramModel(nn.Module):
@@ -207,7 +208,6 @@ class SconeModel(nn.Module):
         outputs: Tensor = self.fgram(embedded, trie)
         return outputs.index_select(0, torch.from_numpy(rows).to(device))
 
-
     def save(self, folder: Path) -> None:
         """Write `config.json`, `main.safetensors` (what is served) and `fgram.safetensors` (training only)."""
         write_atomically(folder / "config.json", (json.dumps(asdict(self.config), indent=1) + "\n").encode())
@@ -275,14 +275,14 @@ class _HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_head = ctx.saved_tensors
         return grad * grad_hidden, grad * grad_head, None
 
 
 def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
     """Sum over all positions of -ln p(target), in nats; differentiable once in `hidden` and `head`."""
-    loss: Tensor = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head_VD, targets.reshape(-1))
+    loss: Tensor = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head_VD, targets.reshape(-1))  # type: ignore[no-untyped-call]
     return loss
 
 

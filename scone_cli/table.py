@@ -70,7 +70,8 @@ class Table:
         rows = sum(len(part) for part in parts)
         if rows != settings["num_fgrams"] or slots.size != values.size or slots.size < rows:
             raise DamagedArtifact(
-                f"{folder}: {rows:,} rows and {slots.size:,} index slots, expected {settings['num_fgrams']:,} rows", _REMAKE
+                f"{folder}: {rows:,} rows and {slots.size:,} index slots, expected {settings['num_fgrams']:,} rows",
+                _REMAKE,
             )
         index = FgramIndex(slots, values, settings["num_tokens"], settings["max_n"])
         return cls(parts, index, dim, dtype, manifest)
@@ -158,7 +159,9 @@ def _map_array(path: Path, dtype: Any) -> Any:
     except (OSError, ValueError) as error:
         raise DamagedArtifact(f"{path}: not an array ({error})", _REMAKE) from error
     if array.ndim != 1 or array.dtype != dtype:
-        raise DamagedArtifact(f"{path}: found {array.dtype}{list(array.shape)}, expected a list of {dtype.__name__}", _REMAKE)
+        raise DamagedArtifact(
+            f"{path}: found {array.dtype}{list(array.shape)}, expected a list of {dtype.__name__}", _REMAKE
+        )
     return np.asarray(array)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,8 @@ from scone_cli.progress import Progress
 from scone_cli.trie import FgramTrie, distinct_matches
 
 KEPT_CHECKPOINTS = 2
+
+Log = list[dict[str, Any]]  # rows of `artifacts.LOG`
 
 
 @dataclass(frozen=True)
@@ -183,10 +186,10 @@ def accumulate_gradients(
         part = slice(first, first + micro_batch)
         embedded = model.main.embed(inputs[part, :-1], slots[part] if slots is not None else None, leaf)
         loss = training_loss(model.main(embedded), model.main.head_weight, inputs[part, 1:]) / ids.size
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     if rows is not None and leaf is not None and leaf.grad is not None:
-        rows.backward(leaf.grad)
+        rows.backward(leaf.grad)  # type: ignore[no-untyped-call]
     return total, num_nodes
 
 
@@ -216,7 +219,8 @@ def live_rows(model: SconeModel, ids: U32, trie: FgramTrie | None) -> tuple[Tens
 
 def adamw(model: SconeModel, plan: TrainingPlan) -> torch.optim.AdamW:
     """AdamW without decay on embeddings and norms: a row that is never hit must not shrink."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.dim() == 2 and "embedding" not in name and "positions" not in name
         (decayed if matrix else spared).append(parameter)
@@ -224,7 +228,7 @@ def adamw(model: SconeModel, plan: TrainingPlan) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
 
-def describe(log: list[dict[str, float]]) -> str:
+def describe(log: Log) -> str:
     """One line on how the training goes: recent loss, the last held-out loss."""
     recent = [row["loss"] for row in log[-20:]]
     held_out = [row["held_out_loss"] for row in log[-1000:] if row["held_out_loss"] is not None]
@@ -234,9 +238,7 @@ def describe(log: list[dict[str, float]]) -> str:
 # ---- checkpoints -------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(
-    model: SconeModel, optimizer: torch.optim.Optimizer, log: list[dict[str, float]], scratch: Path
-) -> None:
+def save_checkpoint(model: SconeModel, optimizer: torch.optim.Optimizer, log: Log, scratch: Path) -> None:
     """Write weights, optimiser state and log, each whole or not at all; the weights last, as they make it count."""
     step = int(log[-1]["step"])
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -252,9 +254,7 @@ def save_checkpoint(
         old.with_suffix(".parquet").unlink(missing_ok=True)
 
 
-def resume(
-    model: SconeModel, optimizer: torch.optim.Optimizer, scratch: Path
-) -> tuple[list[dict[str, float]], int]:
+def resume(model: SconeModel, optimizer: torch.optim.Optimizer, scratch: Path) -> tuple[Log, int]:
     """Load the newest checkpoint in `scratch`, if there is one; returns its log and its step (else an empty log and 0)."""
     checkpoints = sorted(scratch.glob("step-*.safetensors"))
     if not checkpoints:

@@ -69,7 +69,16 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         kept.append({"n": n, "n-grams": num_ngrams, "occurrences": int(frequent.counts.sum())})
     summary = {**tokens.summary, "counts": kept}
     manifest = Manifest(
-        "counts", 1, STAGE, STAGE_VERSION, mark, settings, {"tokens": tokens.fingerprint}, tokens.tokenizer, config.seed, summary
+        "counts",
+        1,
+        STAGE,
+        STAGE_VERSION,
+        mark,
+        settings,
+        {"tokens": tokens.fingerprint},
+        tokens.tokenizer,
+        config.seed,
+        summary,
     )
     return Report.of(target, publish(staging, target, manifest), up_to_date=False)
 
@@ -121,7 +130,9 @@ def _tokens(
     }
     # Thousands of files would drown the manifest: one digest stands for them all.
     corpus = {"corpus": mark}
-    manifest = Manifest("tokens", 1, STAGE, STAGE_VERSION, mark, settings, corpus, tokenizer.sha256, config.seed, summary)
+    manifest = Manifest(
+        "tokens", 1, STAGE, STAGE_VERSION, mark, settings, corpus, tokenizer.sha256, config.seed, summary
+    )
     return publish(staging, target, manifest), True
 
 

@@ -67,8 +67,8 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     if len(files) < len(inputs.corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
     made_from = {name: manifest.fingerprint for name, manifest in opened.items()}
-    for name, found in files.items():
-        made_from |= {f"{name}: {file.name}": file.sha256 for file in found}
+    for name, corpus in files.items():
+        made_from |= {f"{name}: {file.name}": file.sha256 for file in corpus}
     settings = result_settings(config)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     if not force and (manifest := up_to_date(out, "eval", mark)):
@@ -93,7 +93,9 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     summary = _summary(found, arms[0].model.config.context)
     # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
     given = {name: manifest.fingerprint for name, manifest in opened.items()} | {"corpora": mark}
-    manifest = Manifest("eval", 1, STAGE, STAGE_VERSION, mark, settings, given, opened["tokens"].tokenizer, config.seed, summary)
+    manifest = Manifest(
+        "eval", 1, STAGE, STAGE_VERSION, mark, settings, given, opened["tokens"].tokenizer, config.seed, summary
+    )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 
 
@@ -139,7 +141,9 @@ def _arms(inputs: Inputs, opened: dict[str, Manifest]) -> list[Arm]:
     arms = []
     for folder in inputs.against:
         model = SconeModel.load(folder)
-        arms.append(Arm(_name(folder), model, _trie_of(folder, opened[_name(folder)], workspace) if model.fgram else None))
+        arms.append(
+            Arm(_name(folder), model, _trie_of(folder, opened[_name(folder)], workspace) if model.fgram else None)
+        )
     model = SconeModel.load(workspace / "model")
     if model.fgram:
         arms.append(Arm("live", model, trie=_trie_of(workspace / "model", opened["model"], workspace)))
@@ -195,8 +199,8 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
                 "± perplexity": _rounded(ppl["stderr"], 3),
                 "bits a byte": round(bits["value"], 4),
                 "nats a token": round(nats["value"], 5),
-                "table minus arm, nats": _rounded(gain and gain["nats_per_token"], 5),
-                "± difference": _rounded(gain and gain["stderr"], 5),
+                "table minus arm, nats": _rounded(gain["nats_per_token"] if gain else None, 5),
+                "± difference": _rounded(gain["stderr"] if gain else None, 5),
                 "seconds": round(nats["seconds"], 1),
             }
         )

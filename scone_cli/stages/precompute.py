@@ -52,7 +52,9 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
     vocab = open_artifact(inputs / "vocab", "vocab")
     model = open_artifact(inputs / "model", "model")
     if model.summary["kind"] == "plain":
-        raise BadSetting(f"{inputs / 'model'}: a plain model (--fgram-layers 0), it has no table", "run: scone train-fgram")
+        raise BadSetting(
+            f"{inputs / 'model'}: a plain model (--fgram-layers 0), it has no table", "run: scone train-fgram"
+        )
     for name, manifest in (("vocab", vocab), ("model", model)):
         if manifest.tokenizer != tokens.tokenizer:
             raise MismatchedArtifacts(
@@ -93,7 +95,9 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         "bytes of rows": raw.nbytes,
         "bytes of index": index.slots.nbytes + index.values.nbytes,
     }
-    manifest = Manifest("table", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary)
+    manifest = Manifest(
+        "table", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
+    )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 
 

@@ -63,7 +63,9 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     vocabulary.write(staging / "vocab.parquet")
     settings |= {"max_n": max_n, "num_tokens": num_tokens}
     summary = _summary(vocabulary, inputs / "tokens", progress)
-    manifest = Manifest("vocab", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary)
+    manifest = Manifest(
+        "vocab", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
+    )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 
 

@@ -1,0 +1,46 @@
+"""What all benchmarks share: the workspace they measure on, paired timing, and the one JSON line they end in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def arguments(description: str, **more: Any) -> argparse.Namespace:
+    """Parse `--workspace` (default: the one that `make demo` leaves) and numeric options given as name=default."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--workspace", type=Path, default=Path("demo/work"), help="a finished workspace [demo/work]")
+    for name, default in more.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"[{default}]")
+    chosen = parser.parse_args()
+    if not (chosen.workspace / "vocab" / "manifest.json").is_file():
+        sys.exit(f"{chosen.workspace}: no finished workspace here; run `make demo` first, or give --workspace")
+    return chosen
+
+
+def side_by_side(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each rival, run in turn A B A B … after one warm-up each: a machine that drifts hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for round_number in range(repeats + 1):
+        for name, run in rivals.items():
+            started = time.perf_counter()
+            run()
+            if round_number:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def finish(question: str, workspace: Path, **figures: Any) -> None:
+    """Print the figures, a line each, and at the end all of them as one line of JSON."""
+    for name, value in figures.items():
+        print(f"{name:45} {value:>14,.4g}" if isinstance(value, float) else f"{name:45} {value!s:>14}")
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps({"question": question, "workspace": str(workspace), **machine, **figures}))
