@@ -1,0 +1,291 @@
+"""The networks against slow twins: f-grams one by one and padded, gradients, causality, losses, files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import Fgram, random_documents, slow_ranking, tiny_model, trie_of
+from torch import Tensor
+
+from scone_cli.errors import DamagedArtifact
+from scone_cli.model import ModelConfig, SconeModel, rotate, token_losses, training_loss
+from scone_cli.trie import distinct_matches
+
+NUM_TOKENS, MAX_N = 7, 4
+[DOCUMENT] = random_documents(0, NUM_TOKENS, [300])
+FGRAMS = slow_ranking([DOCUMENT], MAX_N, 120, 1)
+TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
+INDEX = TRIE.index()
+
+
+def model_of(**changes: object) -> SconeModel:
+    return tiny_model(NUM_TOKENS, MAX_N, **changes).double()
+
+
+# ---- A_f-gram: trie = padded = one by one ------------------------------------------------------------------------
+
+
+def trie_rows(model: SconeModel, fgrams: list[Fgram]) -> Tensor:
+    return model.fgram_rows(*TRIE.subtrie(np.array([FGRAMS.index(fgram) for fgram in fgrams])))
+
+
+def padded_rows(model: SconeModel, fgrams: list[Fgram]) -> Tensor:
+    """As the paper does it: [R, K] tokens, padding masked out, the output at each f-gram's last token."""
+    lengths = torch.tensor([len(fgram) for fgram in fgrams])
+    tokens = torch.tensor([[*fgram, *[0] * (MAX_N - len(fgram))] for fgram in fgrams])
+    place = torch.arange(MAX_N)
+    is_own = place < lengths[:, None]
+    mask = (is_own[:, None, :] & (place[None, :] <= place[:, None])) | torch.eye(MAX_N, dtype=torch.bool)
+    x = model.main.embed_tokens(tokens) + model.fgram.positions.weight
+    for block in model.fgram.blocks:
+        q, k, v = (part.transpose(1, 2) for part in block.project(x))
+        x = block.finish(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None]).transpose(1, 2))
+    return model.fgram.norm(x)[torch.arange(len(fgrams)), lengths - 1]
+
+
+def single_rows(model: SconeModel, fgrams: list[Fgram]) -> Tensor:
+    """Each f-gram by itself, without padding, every operation spelled out."""
+    rows = []
+    for fgram in fgrams:
+        n = len(fgram)
+        x = norm(model.main.token_embedding.weight[list(fgram)], model.main.embedding_norm.gain)
+        x = x + model.fgram.positions.weight[:n]
+        for block in model.fgram.blocks:
+            q, k, v = (norm(x, block.attention_norm.gain) @ block.qkv.weight.T).view(n, 3, block.heads, -1).unbind(1)
+            scores = torch.einsum("ihe,jhe->hij", q, k) / q.shape[-1] ** 0.5
+            scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
+            x = x + torch.einsum("hij,jhe->ihe", scores.softmax(-1), v).reshape(n, -1) @ block.out.weight.T
+            gate, up = (norm(x, block.mlp_norm.gain) @ block.gate_up.weight.T).chunk(2, -1)
+            x = x + (gate * torch.sigmoid(gate) * up) @ block.down.weight.T
+        rows.append(norm(x, model.fgram.norm.gain)[-1])
+    return torch.stack(rows)
+
+
+def norm(x: Tensor, gain: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * gain
+
+
+BATCHES = {"all": FGRAMS, "some": FGRAMS[::-7], "one": FGRAMS[:1], "longest": [f for f in FGRAMS if len(f) == MAX_N]}
+
+
+@pytest.mark.parametrize("fgrams", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("slow_rows", [padded_rows, single_rows])
+def test_trie_forward_is_the_padded_and_the_single_one(fgrams, slow_rows):
+    model = model_of()
+    rows = trie_rows(model, fgrams)
+    assert rows.std() > 0.1
+    torch.testing.assert_close(rows, slow_rows(model, fgrams), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("slow_rows", [padded_rows, single_rows])
+def test_trie_gradients_of_all_parameters_are_the_padded_ones(slow_rows):
+    gradients = []
+    for forward in (trie_rows, slow_rows):
+        model = model_of()
+        weights = torch.randn(len(FGRAMS), 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        (forward(model, FGRAMS) * weights).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    fast, slow = gradients
+    assert {name for name, gradient in fast.items() if gradient is None} == {
+        name for name in fast if name.startswith(("main.blocks", "main.norm"))
+    }
+    for name in [name for name, gradient in fast.items() if gradient is not None]:
+        assert fast[name].abs().max() > 1e-3, name
+        torch.testing.assert_close(fast[name], slow[name], rtol=0, atol=1e-10)
+
+
+def test_a_row_is_the_same_whatever_is_computed_beside_it():
+    model = model_of()
+    together = trie_rows(model, FGRAMS)
+    for i in range(0, len(FGRAMS), 11):
+        torch.testing.assert_close(trie_rows(model, [FGRAMS[i]])[0], together[i], rtol=0, atol=1e-10)
+
+
+# ---- causality ---------------------------------------------------------------------------------------------------
+
+
+def test_the_main_model_is_causal():
+    model = model_of()
+    x = torch.randn(1, 8, 16, dtype=torch.float64)
+    before = model.main(x)
+    for j in range(8):
+        changed = x.clone()
+        changed[0, j] += 1
+        after = model.main(changed)
+        torch.testing.assert_close(after[:, :j], before[:, :j], rtol=0, atol=1e-12)
+        assert ((after - before).abs().amax(-1)[0, j:] > 1e-6).all()
+
+
+def logits_of(model: SconeModel, tokens: list[int]) -> Tensor:
+    """The whole path of a text: matches, rows, embedding, main model, head. [C, V]"""
+    distinct, slots = distinct_matches(INDEX.match(np.array(tokens, np.uint32))[0])
+    rows = model.fgram_rows(*TRIE.subtrie(distinct))
+    x = model.main.embed(torch.tensor([tokens]), torch.from_numpy(slots)[None], rows)
+    return (model.main(x) @ model.main.head_weight.T)[0]
+
+
+def test_text_to_logits_is_causal():
+    model, text = model_of(context=12), DOCUMENT[40:52]
+    before = logits_of(model, text)
+    for j in range(12):
+        after = logits_of(model, [*text[:j], (text[j] + 1) % NUM_TOKENS, *text[j + 1 :]])
+        torch.testing.assert_close(after[:j], before[:j], rtol=0, atol=1e-10)
+        assert (after - before).abs().amax(-1)[j] > 1e-3
+
+
+def test_positions_are_relative():
+    """Rotary positions: the same tokens, further on and with nothing else to attend to, give the same scores."""
+    model = model_of(layers=1)
+    q, k, _ = model.main.blocks[0].project(torch.randn(1, 4, 16, dtype=torch.float64))
+
+    def scores(shift):
+        cos, sin = model.main.cos[shift : shift + 4], model.main.sin[shift : shift + 4]
+        return torch.einsum("bihe,bjhe->bhij", rotate(q, cos, sin), rotate(k, cos, sin))
+
+    torch.testing.assert_close(scores(0), scores(3), rtol=0, atol=1e-6)  # the angles are kept in float32
+    assert (scores(0) - torch.einsum("bihe,bjhe->bhij", q, k)).abs().max() > 1e-2
+
+
+# ---- the one way into the first block ----------------------------------------------------------------------------
+
+
+def test_a_row_replaces_the_token_embedding_and_nothing_else():
+    main = model_of().main
+    tokens, slots = torch.tensor([[1, 2, 3], [3, 2, 1]]), torch.tensor([[-1, 1, 0], [1, -1, -1]])
+    rows = torch.randn(2, 16, dtype=torch.float64)
+    found, plain = main.embed(tokens, slots, rows), main.embed_tokens(tokens)
+    for position in [(0, 1), (0, 2), (1, 0)]:
+        assert torch.equal(found[position], main.embedding_norm(rows)[slots[position]])
+    for position in [(0, 0), (1, 1), (1, 2)]:
+        assert torch.equal(found[position], plain[position])
+
+
+@pytest.mark.parametrize("num_rows", [None, 0, 2])
+def test_without_a_match_the_embedding_is_plain(num_rows):
+    main, tokens = model_of().main, torch.tensor([[1, 2, 3]])
+    rows = None if num_rows is None else torch.randn(num_rows, 16, dtype=torch.float64)
+    assert torch.equal(main.embed(tokens, torch.full((1, 3), -1), rows), main.embed_tokens(tokens))
+    assert torch.equal(main.embed(tokens), main.embed_tokens(tokens))
+
+
+def test_rows_of_a_narrower_format_are_widened():
+    main, tokens, slots = model_of().main, torch.tensor([[1]]), torch.tensor([[0]])
+    half = torch.randn(1, 16).half()
+    assert torch.equal(main.embed(tokens, slots, half), main.embedding_norm(half.double())[None])
+
+
+def test_scone_starts_as_the_plain_model():
+    """Before training a row is its last token's embedding, plus a position, through a norm: nearly the same input."""
+    torch.manual_seed(0)
+    shape = {"dim": 16, "layers": 1, "heads": 2, "fgram_layers": 2, "tied_head": True, "context": 8}
+    model = SconeModel(ModelConfig(vocab_size=NUM_TOKENS, max_n=MAX_N, **shape))
+    rows = trie_rows(model, FGRAMS)
+    last = model.main.embed_tokens(torch.tensor([fgram[-1] for fgram in FGRAMS]))
+    assert F.cosine_similarity(rows, last).min() > 0.99
+
+
+# ---- losses ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_tokens", [1, 511, 512, 513, 1025])
+def test_training_loss_is_cross_entropy(num_tokens):
+    """Value and both gradients, at the sizes where a chunk of rows ends."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    hidden = torch.randn(num_tokens, 6, generator=generator, dtype=torch.float64) * 3
+    head = torch.randn(11, 6, generator=generator, dtype=torch.float64)
+    targets = torch.randint(11, (num_tokens,), generator=generator)
+    found = []
+    for loss in (training_loss, lambda h, w, t: F.cross_entropy(h @ w.T, t, reduction="sum")):
+        leaves = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+        value = loss(*leaves, targets)
+        (value / 7).backward()
+        found.append([value.detach(), *(leaf.grad for leaf in leaves)])
+    for fast, slow in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(token_losses(hidden, head, targets).double().sum(), found[1][0], rtol=1e-5, atol=0)
+
+
+def test_losses_keep_the_shape_of_the_batch():
+    hidden, head, targets = torch.randn(2, 3, 4), torch.randn(5, 4), torch.tensor([[0, 1, 2], [3, 4, 0]])
+    losses = token_losses(hidden, head, targets)
+    assert losses.shape == (2, 3)
+    assert losses[1, 0] == pytest.approx(-(hidden[1, 0] @ head.T).log_softmax(0)[3].item(), abs=1e-5)
+    assert training_loss(hidden, head, targets).item() == pytest.approx(losses.sum().item(), abs=1e-5)
+
+
+def test_huge_logits_do_not_overflow():
+    hidden, head = torch.tensor([[1e4]], requires_grad=True), torch.tensor([[1.0], [-1.0]])
+    loss = training_loss(hidden, head, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == 2e4
+    assert hidden.grad.item() == 2
+
+
+# ---- files and shapes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"fgram_layers": 0, "max_n": 0}, {"tied_head": False}])
+def test_save_and_load(tmp_path, changes):
+    model = tiny_model(NUM_TOKENS, **changes)
+    model.save(tmp_path)
+    loaded = SconeModel.load(tmp_path)
+    assert loaded.config == model.config
+    expected = model.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    assert (tmp_path / "fgram.safetensors").exists() == bool(model.config.fgram_layers)
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "main.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_width(folder: Path) -> None:
+    tiny_model(NUM_TOKENS, dim=32).save(folder / "..")
+    (folder / ".." / "main.safetensors").rename(folder / "main.safetensors")
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "fgram.safetensors").unlink()
+
+
+def unknown_setting(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"wings": 2}))
+
+
+def no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [truncate, other_width, lose_a_file, unknown_setting, no_json])
+def test_damaged_files(tmp_path, damage):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tiny_model(NUM_TOKENS).save(folder)
+    damage(folder)
+    with pytest.raises(DamagedArtifact, match="not a model") as caught:
+        SconeModel.load(folder)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head(tied):
+    """A tied head is T itself, so T learns from both ends; an untied one has weights of its own."""
+    main = model_of(tied_head=tied).main
+    names = {name for name, _ in main.named_parameters()}
+    assert (main.head_weight is main.token_embedding.weight) == tied
+    assert ("head.weight" in names) != tied
+    training_loss(main(main.embed(torch.tensor([[0, 1]]))), main.head_weight, torch.tensor([[1, 2]])).backward()
+    unread = main.token_embedding.weight.grad[5]
+    assert bool(unread.abs().sum() > 0) == tied
+
+
+def test_the_inner_width():
+    assert [tiny_model(3, dim=dim).config.hidden for dim in (12, 16, 96)] == [32, 48, 256]
