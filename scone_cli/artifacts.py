@@ -37,6 +37,7 @@ from scone_cli.errors import (
 
 MANIFEST = "manifest.json"
 SCRATCH = "work"  # inside a staging folder: never published
+USED_UP = ".done"  # ends the name of a scratch folder that has served its purpose, until it is removed
 REPLACED = ".old"  # ends the name of an artifact that another one has replaced, until it is removed
 
 TOKENS = pa.schema(
@@ -224,7 +225,8 @@ def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
 def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manifest | None:
     """The manifest in `folder` if it has that fingerprint and its files have their sizes, else None (the skip rule).
 
-    An artifact in a newer format is an error even here: it would be replaced by an older one.
+    An artifact in a newer format is an error even here: it would be replaced by an older one. What a crash after its
+    publication left of its making, or of the artifact that it replaced, is removed.
     """
     try:
         manifest = read_manifest(folder, artifact)
@@ -233,6 +235,8 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
         check_files(folder, manifest, hashes=False)
     except (InputMissing, HalfWrittenArtifact, DamagedArtifact):
         return None
+    for leftover in folder.parent.glob(glob.escape(_staging_name(folder, expected_fingerprint)) + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     return manifest
 
 
@@ -247,7 +251,7 @@ def staging_folder(target: Path, expected_fingerprint: str) -> Path:
     Raises:
         ForeignArtifact: publishing would replace something that scone did not write.
     """
-    staging = target.parent / f".{target.name}.partial-{expected_fingerprint[:16]}"
+    staging = target.parent / _staging_name(target, expected_fingerprint)
     leftovers = sorted(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
     for leftover in leftovers:
         if leftover.name.endswith(REPLACED) and not target.exists():
@@ -257,6 +261,10 @@ def staging_folder(target: Path, expected_fingerprint: str) -> Path:
     _check_replaceable(target)
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
     return staging
+
+
+def _staging_name(target: Path, expected_fingerprint: str) -> str:
+    return f".{target.name}.partial-{expected_fingerprint[:16]}"
 
 
 def _is_replaced(staging: Path, expected_fingerprint: str) -> bool:
@@ -284,17 +292,23 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
 
     Returns the manifest with every file's size and hash filled in.
     """
-    shutil.rmtree(staging / SCRATCH, ignore_errors=True)
     (staging / MANIFEST).unlink(missing_ok=True)
     for unfinished in staging.rglob(".*.tmp"):  # of a file that a crash cut off and that was then written again
         unfinished.unlink()
+    readable = staging.stat().st_mode & 0o666  # as the user's umask has it; some libraries write for the owner alone
     stamps = {}
     for path in sorted(staging.rglob("*")):
+        if path.relative_to(staging).parts[0] == SCRATCH:
+            continue
         _fsync(path)  # of folders too: it is their entries that make a file be there
         if path.is_file():
+            path.chmod(readable)
             stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
     whole = Manifest(**{**manifest.__dict__, "files": stamps})
     write_atomically(staging / MANIFEST, (json.dumps(asdict(whole), indent=1) + "\n").encode())
+    # Moved away whole, so that a crash leaves all of it or none; and no sooner, since hashing the files takes a while.
+    used_up = staging.with_name(staging.name + USED_UP)
+    (staging / SCRATCH).rename(used_up)
     _fsync(staging)
     if target.exists():
         replaced = staging.with_name(staging.name + REPLACED)
@@ -303,6 +317,7 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
     else:
         staging.rename(target)
     _fsync(target.parent)
+    shutil.rmtree(used_up, ignore_errors=True)
     return whole
 
 

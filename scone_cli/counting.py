@@ -99,10 +99,14 @@ class Steps:
     def run(self, tasks: list[Callable[[], None]]) -> None:
         """Run independent tasks; the kernels release the GIL, so threads are enough."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for future in [pool.submit(task) for task in tasks]:
-                future.result()
-                self.done += 1
-                self.progress(self.what, min(self.done, self.total - 1), self.total, "tasks")
+            try:
+                for future in [pool.submit(task) for task in tasks]:
+                    future.result()
+                    self.done += 1
+                    self.progress(self.what, min(self.done, self.total - 1), self.total, "tasks")
+            except BaseException:  # a full disk, a signal: end now, not after all that waits in the queue
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def finish(self, detail: str) -> None:
         """Report the line as complete."""

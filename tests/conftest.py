@@ -1,8 +1,10 @@
-"""What tests of the command line share."""
+"""What tests of the command line share, and a small workspace that the real stages made."""
 
 import os
 
 import pytest
+from processes import Forks
+from workspaces import COUNT, SELECT, TRAIN, write_small_corpus
 
 from scone_cli import cli
 
@@ -26,3 +28,29 @@ def scone(empty_folder, capsys):  # noqa: ARG001
         return stop.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Runs the command in processes of its own."""
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, forks):
+    """A folder with a small `corpus` and the `work` made of it, with a `plain` model; to copy, not to change."""
+    folder = tmp_path_factory.mktemp("small")
+    write_small_corpus(folder / "corpus")
+    workspace = folder / "work"
+    for args in (
+        ("count-ngrams", folder / "corpus", *COUNT),
+        ("select-vocab", *SELECT),
+        ("train-fgram", *TRAIN),
+        ("train-fgram", *TRAIN, "--fgram-layers", "0", "--out", workspace / "plain"),
+        ("precompute",),
+        ("eval",),
+    ):
+        ended = forks.run("--workspace", workspace, *args)
+        assert ended.code == 0, ended.err
+    return folder

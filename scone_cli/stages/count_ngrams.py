@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scone_cli.artifacts import (
     SCRATCH,
     Manifest,
+    check_files,
     digest_file,
     fingerprint,
     publish,
@@ -61,6 +62,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
 
     from scone_cli.counting import count_ngrams  # noqa: PLC0415
 
+    check_files(out / "tokens", tokens, hashes=not fresh)
     staging = staging_folder(target, mark)
     kept = []
     for frequent in count_ngrams(out / "tokens", staging / SCRATCH, config.max_n, config.min_count, progress):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,10 @@ def _compute_rows(network: SconeModel, trie: FgramTrie, dtype: str, scratch: Pat
     path, mark = scratch / "rows.raw", scratch / "chunks-done"
     done = int(mark.read_text()) if mark.exists() else 0
     row_bytes = network.config.dim * DTYPES[dtype].itemsize
-    rows = np.memmap(path, np.uint8, "r+" if done else "w+", shape=(trie.num_fgrams, row_bytes))
+    if not done:
+        with path.open("wb") as file:  # whole at once: a mapped file for which there is no room kills the process
+            os.posix_fallocate(file.fileno(), 0, max(1, trie.num_fgrams * row_bytes))
+    rows = np.memmap(path, np.uint8, "r+", shape=(trie.num_fgrams, row_bytes))
     chunks = token_order_chunks(trie.token_order(), CHUNK)
     with torch.inference_mode():
         for number in range(done, len(chunks)):
