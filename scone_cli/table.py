@@ -24,7 +24,6 @@ from scone_cli.ngrams import I64, U32, FgramIndex
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PART_BYTES = 256 << 20  # one page: in memory while it is written
-_LARGEST_HEADER = 128  # bytes before the rows of a page; 27 as written today
 _REMAKE = "run: scone precompute --force"
 
 Raw = npt.NDArray[np.uint8]
@@ -137,14 +136,27 @@ def map_rows(path: Path, row_bytes: int) -> Raw:
     rows = metadata.num_rows
     if column is None or column.compression != "UNCOMPRESSED" or column.has_dictionary_page:
         raise DamagedArtifact(f"{path}: expected one plain, uncompressed column in one row group", _REMAKE)
+    if (found := metadata.schema.column(0).length) != row_bytes:
+        raise DamagedArtifact(f"{path}: rows of {found} bytes, expected rows of {row_bytes}", _REMAKE)
+    with path.open("rb") as file:
+        file.seek(column.data_page_offset)
+        if not file.read(16).startswith(_page_start(rows * row_bytes)):
+            raise DamagedArtifact(f"{path}: expected all {rows:,} rows in one page, none of them null", _REMAKE)
     header = column.total_compressed_size - rows * row_bytes
-    if not 0 < header <= _LARGEST_HEADER or metadata.schema.column(0).length != row_bytes:
-        raise DamagedArtifact(
-            f"{path}: rows of {metadata.schema.column(0).length} bytes, {header} bytes beside them; expected rows of {row_bytes}",
-            _REMAKE,
-        )
     mapped = np.memmap(path, np.uint8, "r", column.data_page_offset + header, (rows, row_bytes))
     return np.asarray(mapped)
+
+
+def _page_start(size: int) -> bytes:
+    """How a data page of `size` bytes begins in Parquet: (type: 0, uncompressed size, ...) in Thrift's compact form.
+
+    A second page would put its header between the rows, and the footer does not say how many pages there are.
+    """
+    varint, rest = bytearray(), 2 * size
+    while rest > 0x7F:
+        varint.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return b"\x15\x00\x15" + bytes(varint) + bytes([rest])
 
 
 def write_index(folder: Path, index: FgramIndex) -> None:
