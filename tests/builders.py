@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from scone_cli.artifacts import TOKENS, write_parquet
+from scone_cli.artifacts import TOKENS, Manifest, publish, staging_folder, write_parquet
 from scone_cli.corpus import TRAIN, TokenStream
 from scone_cli.counting import FrequentNgrams
 from scone_cli.model import ModelConfig, SconeModel
+from scone_cli.table import DTYPES, write_index, write_rows
 from scone_cli.trie import FgramTrie
 
 Documents = Sequence[Sequence[int]]
@@ -108,3 +110,26 @@ def tiny_model(num_tokens: int, max_n: int = 4, seed: int = 0, **changes: object
         for parameter in model.parameters():
             nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
     return model
+
+
+def raw_of(rows: Tensor) -> npt.NDArray[np.uint8]:
+    """The bytes of the rows [S, row_bytes]."""
+    return rows.contiguous().view(torch.uint8).numpy()
+
+
+def make_table(folder: Path, trie: FgramTrie, rows: Tensor, part_bytes: int = 1 << 20) -> Path:
+    """Publish the rows [S, D] of the first S f-grams as the table `folder/table`, made from the model mmmm..."""
+    target = folder / "table"
+    staging = staging_folder(target, "f" * 64)
+    write_rows(staging, raw_of(rows), part_bytes)
+    size = len(rows)
+    first = FgramTrie(
+        trie.prefix_nodes[:size], trie.last_tokens[:size], trie.lengths[:size], trie.num_tokens, trie.max_n
+    )
+    write_index(staging, first.index())
+    dtype = next(name for name, dtype in DTYPES.items() if dtype == rows.dtype)
+    settings = {"dtype": dtype, "dim": rows.shape[1], "num_fgrams": size}
+    settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
+    made_from = {"model": "m" * 64, "vocab": "v" * 64}
+    publish(staging, target, Manifest("table", 1, "precompute", 1, "f" * 64, settings, made_from, "t" * 64, 0, {}))
+    return target

@@ -10,37 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from builders import random_documents, slow_ranking, tiny_model, trie_of
+from builders import make_table, random_documents, raw_of, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
-from scone_cli.artifacts import MANIFEST, Manifest, publish, staging_folder, table_schema, write_parquet
+from scone_cli.artifacts import MANIFEST, table_schema, write_parquet
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.progress import silent
 from scone_cli.stages import precompute
-from scone_cli.table import DTYPES, Table, map_rows, token_order_chunks, write_index, write_rows
+from scone_cli.table import DTYPES, Table, map_rows, token_order_chunks, write_rows
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)
 TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
 PARAMETRIZE_DTYPE = pytest.mark.parametrize("dtype", DTYPES)
-
-
-def raw_of(rows: Tensor) -> np.ndarray:
-    return rows.contiguous().view(torch.uint8).numpy()
-
-
-def make_table(folder: Path, rows: Tensor, part_bytes: int = 1 << 20) -> Path:
-    """Publish the rows of the first f-grams as a table."""
-    target = folder / "table"
-    staging = staging_folder(target, "f" * 64)
-    write_rows(staging, raw_of(rows), part_bytes)
-    write_index(staging, trie_of(FGRAMS[: len(rows)], NUM_TOKENS, MAX_N).index())
-    dtype = next(name for name, dtype in DTYPES.items() if dtype == rows.dtype)
-    settings = {"dtype": dtype, "dim": rows.shape[1], "num_fgrams": len(rows), "num_tokens": NUM_TOKENS, "max_n": MAX_N}
-    made_from = {"model": "m" * 64, "vocab": "v" * 64}
-    manifest = Manifest("table", 1, "precompute", 1, "f" * 64, settings, made_from, "t" * 64, 0, {})
-    publish(staging, target, manifest)
-    return target
 
 
 def random_rows(num_rows: int, dim: int, dtype: str = "float16") -> Tensor:
@@ -56,7 +38,7 @@ def random_rows(num_rows: int, dim: int, dtype: str = "float16") -> Tensor:
 def test_mapped_rows_are_the_written_ones(tmp_path, dtype, num_rows, dim, rows_a_part):
     rows = random_rows(num_rows, dim, dtype)
     row_bytes = dim * rows.element_size()
-    table = Table.open(make_table(tmp_path, rows, part_bytes=rows_a_part * row_bytes + 1))
+    table = Table.open(make_table(tmp_path, TRIE, rows, part_bytes=rows_a_part * row_bytes + 1))
     assert len(table.parts) == -(-num_rows // rows_a_part)
     assert (table.num_rows, table.dim, table.dtype, table.row_bytes) == (num_rows, dim, rows.dtype, row_bytes)
     order = np.random.default_rng(0).integers(num_rows, size=80).astype(np.uint32)
@@ -67,7 +49,7 @@ def test_mapped_rows_are_the_written_ones(tmp_path, dtype, num_rows, dim, rows_a
 
 
 def test_a_row_wider_than_a_part_is_a_part_of_its_own(tmp_path):
-    table = Table.open(make_table(tmp_path, random_rows(3, 64), part_bytes=100))
+    table = Table.open(make_table(tmp_path, TRIE, random_rows(3, 64), part_bytes=100))
     assert [len(part) for part in table.parts] == [1, 1, 1]
 
 
@@ -80,7 +62,7 @@ def test_large_rows_make_one_page(tmp_path):
 
 def test_any_parquet_reader_reads_the_rows(tmp_path):
     rows = random_rows(50, 5)
-    folder = make_table(tmp_path, rows, part_bytes=200)
+    folder = make_table(tmp_path, TRIE, rows, part_bytes=200)
     raw = [bytes(row) for row in raw_of(rows)]
     paths = sorted(folder.glob("rows-*.parquet"))
     assert len(paths) == 3
@@ -90,7 +72,7 @@ def test_any_parquet_reader_reads_the_rows(tmp_path):
 
 
 def test_the_index_is_found_again_at_16_bytes_an_fgram(tmp_path):
-    table = Table.open(make_table(tmp_path, random_rows(50, 4)))
+    table = Table.open(make_table(tmp_path, TRIE, random_rows(50, 4)))
     text = np.array(random_documents(1, NUM_TOKENS, [200])[0], np.uint32)
     expected = TRIE.index().match(text)
     assert [found.tolist() for found in table.index.match(text)] == [found.tolist() for found in expected]
@@ -108,7 +90,7 @@ def test_precomputed_rows_are_the_live_ones(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(precompute, "CHUNK", 8)
     model = tiny_model(NUM_TOKENS, MAX_N)
     raw = precompute._compute_rows(model, TRIE, dtype, tmp_path, silent)
-    table = Table.open(make_table(tmp_path, torch.from_numpy(np.array(raw)).view(DTYPES[dtype])))
+    table = Table.open(make_table(tmp_path, TRIE, torch.from_numpy(np.array(raw)).view(DTYPES[dtype])))
     ids = np.arange(50)[::-3]
     live = model.fgram_rows(*TRIE.subtrie(ids)).detach()
     exact = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
@@ -191,7 +173,7 @@ def test_what_is_no_parquet_file_is_refused(tmp_path, content):
 
 
 def test_a_truncated_file_is_refused(tmp_path):
-    folder = make_table(tmp_path, random_rows(50, 8))
+    folder = make_table(tmp_path, TRIE, random_rows(50, 8))
     path = folder / "rows-00000.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DamagedArtifact, match="bytes, expected"):
@@ -201,7 +183,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 
 def test_a_flipped_bit_is_found_when_every_byte_is_read(tmp_path):
-    folder = make_table(tmp_path, random_rows(50, 8))
+    folder = make_table(tmp_path, TRIE, random_rows(50, 8))
     path = folder / "rows-00000.parquet"
     content = bytearray(path.read_bytes())
     content[200] ^= 1
@@ -212,7 +194,7 @@ def test_a_flipped_bit_is_found_when_every_byte_is_read(tmp_path):
 
 
 def test_rows_of_another_model_are_refused(tmp_path):
-    folder = make_table(tmp_path, random_rows(50, 8))
+    folder = make_table(tmp_path, TRIE, random_rows(50, 8))
     assert Table.open(folder, model="m" * 64).num_rows == 50
     with pytest.raises(MismatchedArtifacts, match=f"rows of model {'m' * 12}, expected those of {'n' * 12}") as caught:
         Table.open(folder, model="n" * 64)
@@ -232,7 +214,7 @@ def forget_the_size_of(folder: Path, name: str) -> None:
     ids=["no array", "other type", "two axes", "too short"],
 )
 def test_an_index_that_is_none_is_refused(tmp_path, array):
-    folder = make_table(tmp_path, random_rows(50, 8))
+    folder = make_table(tmp_path, TRIE, random_rows(50, 8))
     path = folder / "index.slots.npy"
     forget_the_size_of(folder, path.name)
     if array is None:
@@ -244,7 +226,7 @@ def test_an_index_that_is_none_is_refused(tmp_path, array):
 
 
 def test_a_missing_part_is_found(tmp_path):
-    folder = make_table(tmp_path, random_rows(50, 8), part_bytes=500)
+    folder = make_table(tmp_path, TRIE, random_rows(50, 8), part_bytes=500)
     forget_the_size_of(folder, "rows-00001.parquet")
     (folder / "rows-00001.parquet").unlink()
     with pytest.raises(DamagedArtifact, match=r"31 rows .* expected 50 rows"):
