@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import Ended
-from workspaces import COUNT, STAGES, TRAIN, contents, copy_of, timeless
+from workspaces import COUNT, TRAIN, WRITES, contents, copy_of, timeless
 
 # Each stage with another setting than the small workspace was made with: so there is an old artifact, and work to do.
 CHANGED = {
@@ -18,7 +18,6 @@ CHANGED = {
     "precompute": ("--dtype", "float32"),
     "eval": ("--seed", "1"),
 }
-WRITES = dict(zip(STAGES, (("tokens", "counts"), ("vocab",), ("model",), ("table",), ("eval",)), strict=True))
 # Moments tried of each stage; half of them are the last, where the new artifact takes the place of the old.
 TRIED = 12
 
@@ -58,7 +57,7 @@ def some_of(moments: list[str]) -> list[int]:
     return [*spread, *last]
 
 
-@pytest.mark.parametrize("stage", STAGES, indirect=True)
+@pytest.mark.parametrize("stage", WRITES, indirect=True)
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(stage):
     old = {artifact: timeless(stage.fresh() / artifact) for artifact in WRITES[stage.name]}
     moments = stage.run().moments
@@ -78,7 +77,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(stage):
         assert [path.name for path in stage.work.iterdir() if path.name.startswith(".")] == [".lock"], where
 
 
-@pytest.mark.parametrize("stage", STAGES, indirect=True)
+@pytest.mark.parametrize("stage", WRITES, indirect=True)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_stage_in_one_line_and_costs_nothing(stage, signum):
     stage.fresh()

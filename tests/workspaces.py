@@ -12,7 +12,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-STAGES = ("count-ngrams", "select-vocab", "train-fgram", "precompute", "eval")
+WRITES = {
+    "count-ngrams": ("tokens", "counts"),
+    "select-vocab": ("vocab",),
+    "train-fgram": ("model",),
+    "precompute": ("table",),
+    "eval": ("eval",),
+}
 
 _SHAPE = "--dim 16 --heads 1 --layers 1 --fgram-layers 1 --context 32 --batch 4 --eval-tokens 500 --eval-every 3"
 COUNT = ("--vocab-size", "400", "--held-out", "0.1", "--max-n", "4")

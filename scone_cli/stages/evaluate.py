@@ -77,6 +77,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     from scone_cli.evaluation import evaluate_corpus, lookup_costs, model_costs  # noqa: PLC0415
     from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
 
+    staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     tokenizer = Tokenizer.load(inputs.workspace / "tokens" / "tokenizer.json")
     arms = _arms(inputs, opened)
     corpora = _corpora(config, inputs, files, tokenizer, progress)
@@ -87,7 +88,6 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     first = next(iter(corpora.values()))
     found["cost"] = model_costs(arms, first)
     found["lookup"] = lookup_costs(arms, first, progress)
-    staging = staging_folder(out, mark)
     write_atomically(staging / "results.json", (json.dumps(found, indent=1) + "\n").encode())
     write_parquet(staging / "results.parquet", RESULTS, pa.Table.from_pylist(found["results"], RESULTS))
     summary = _summary(found, arms[0].model.config.context)

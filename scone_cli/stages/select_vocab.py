@@ -31,7 +31,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     """Read `tokens/` and `counts/` of the workspace `inputs` and write the vocabulary folder `out`.
 
     Raises:
-        BadSetting: a setting out of its range.
+        BadSetting: a setting out of its range, or no n-gram is as frequent as asked for.
         MismatchedArtifacts: the counts were not made from these tokens.
     """
     if config.size < 1 or config.min_count < 1:
@@ -58,6 +58,11 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     progress("ranking", 0, 1, "vocabulary")
     max_n, num_tokens = counts.settings["max_n"], tokens.summary["vocabulary size"]
     vocabulary = Vocabulary.select(inputs / "counts", max_n, config.size, config.min_count, num_tokens)
+    if not vocabulary.trie.num_fgrams:
+        raise BadSetting(
+            f"--min-count {config.min_count}: no n-gram in {inputs / 'counts'} occurs that often",
+            "give a smaller one, to scone count-ngrams too, or more text",
+        )
     progress("ranking", 1, 1, "vocabulary", f"{vocabulary.trie.num_fgrams:,} f-grams")
     staging = staging_folder(out, mark)
     vocabulary.write(staging / "vocab.parquet")

@@ -1,0 +1,363 @@
+"""What can be wrong with what a stage is given: one clear line, its exit code, and nothing that was there is touched."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from processes import Ended
+from workspaces import COUNT, SELECT, TRAIN, WRITES, contents, copy_of, timeless
+
+from scone_cli.artifacts import MANIFEST, workspace_lock
+
+# What each stage reads of its workspace, and settings with which it has work to do.
+READS: dict[str, tuple[str, ...]] = {
+    "count-ngrams": ("tokens",),
+    "select-vocab": ("tokens", "counts"),
+    "train-fgram": ("tokens", "vocab"),
+    "precompute": ("vocab", "model"),
+    "eval": ("tokens", "vocab", "model", "table"),
+}
+WORK = {
+    "count-ngrams": (*COUNT, "--min-count", "7"),
+    "select-vocab": ("--size", "500"),
+    "train-fgram": (*TRAIN, "--seed", "1"),
+    "precompute": ("--dtype", "float32"),
+    "eval": ("--seed", "1"),
+}
+TEXT = "A document with enough words in it to be one. " * 50
+
+
+@pytest.fixture
+def work(small, tmp_path) -> Path:
+    """A workspace to spoil."""
+    return copy_of(small / "work", tmp_path / "work")
+
+
+@pytest.fixture
+def refused(scone, work):
+    """Run a command that must fail with `code` and one line that holds `words`, and change nothing in the workspace."""
+
+    def run(code: int, words: str, *args: object) -> str:
+        before = contents(work)
+        found, out, err = scone("--quiet", "--workspace", work, *args)
+        assert_one_line(err, words)
+        assert (found, out) == (code, "")
+        assert published(contents(work)) == published(before)
+        return err
+
+    return run
+
+
+def assert_one_line(err: str, words: str) -> None:
+    first, *rest = err.splitlines()
+    assert first.startswith("error: ")
+    assert words in first
+    assert [line.split()[0] for line in rest] in ([], ["hint:"])
+
+
+def published(found: dict[str, str]) -> dict[str, str]:
+    """Without what is being made: a failed run may keep what it finished for the next."""
+    return {name: digest for name, digest in found.items() if not name.startswith(".")}
+
+
+def arguments(stage: str, small: Path) -> list[object]:
+    return [stage, *([small / "corpus"] if stage == "count-ngrams" else []), *WORK[stage]]
+
+
+# ---- the corpus --------------------------------------------------------------------------------------------------
+
+
+def compressed(path: Path, content: bytes) -> None:
+    """Write the beginning of a compressed file."""
+    whole = gzip.compress(content) if path.suffix == ".gz" else zstandard.compress(content)
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+BAD_CORPORA: dict[str, tuple[int, str, Callable[[Path], object]]] = {
+    "no such path": (66, "no such file or folder", lambda _: None),
+    "empty folder": (66, "a folder without files", lambda path: path.mkdir()),
+    "no text": (66, "no document with text", lambda path: path.write_text("")),
+    "no text.jsonl": (66, "no document with text", lambda path: path.write_text('{"text": ""}\n\n')),
+    "not UTF-8": (65, "not UTF-8 (byte 0xff at offset 5)", lambda path: path.write_bytes(b"some \xff text")),
+    "cut.zst": (65, "truncated, the .zst data", lambda path: compressed(path, os.urandom(5000))),
+    "cut.jsonl.gz": (65, "truncated, the .gz data", lambda path: compressed(path, json.dumps({"text": TEXT}).encode())),
+    "other.jsonl": (
+        65,
+        "line 2: no field 'text', found 'id'",
+        lambda path: path.write_text(json.dumps({"text": TEXT}) + '\n{"id": 7}\n'),
+    ),
+    "not.jsonl": (65, "line 1: not JSON", lambda path: path.write_text("text\n")),
+    "other.parquet": (
+        65,
+        "no column 'text', found 'id'",
+        lambda path: pq.write_table(pa.table({"id": [1, 2]}), path),
+    ),
+    "not.parquet": (65, "not a Parquet file", lambda path: path.write_text(TEXT)),
+}
+
+
+@pytest.mark.parametrize("stage", ["count-ngrams", "eval"])
+@pytest.mark.parametrize("name", BAD_CORPORA)
+def test_a_corpus_that_cannot_be_read(refused, tmp_path, stage, name):
+    code, words, make = BAD_CORPORA[name]
+    make(tmp_path / name)
+    assert str(tmp_path / name) in refused(code, words, stage, tmp_path / name) or "no document" in words
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (None, 66, "no such tokenizer file"),
+        ("{", 65, "not a tokenizer.json"),
+        ("{}", 65, "not a tokenizer.json"),
+        ('{"model": {"type": "Unheard"}}', 65, "not a tokenizer.json"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read(refused, small, tmp_path, content, code, words):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    refused(code, words, "count-ngrams", small / "corpus", "--tokenizer", path)
+
+
+# ---- artifacts ---------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    path = folder / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def biggest(folder: Path) -> Path:
+    return max((path for path in folder.iterdir() if path.name != MANIFEST), key=lambda path: path.stat().st_size)
+
+
+HARMS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "flipped bit": ("SHA-256", lambda folder: flip(biggest(folder))),
+    "truncated": ("expected", lambda folder: os.truncate(biggest(folder), 100)),
+    "file missing": ("missing, the manifest lists it", lambda folder: biggest(folder).unlink()),
+    "half-written": (f"no {MANIFEST}, so this is not a finished", lambda folder: (folder / MANIFEST).unlink()),
+    "foreign kind": ("holds 'porridge', expected", lambda folder: edit_manifest(folder, artifact="porridge")),
+    "foreign manifest": ("not a manifest written by scone", lambda folder: (folder / MANIFEST).write_text("[1]")),
+    "newer": ("in format 99; this scone", lambda folder: edit_manifest(folder, schema_version=99, strange=1)),
+}
+PAIRS = [(stage, artifact) for stage, artifacts in READS.items() if stage != "count-ngrams" for artifact in artifacts]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize(("stage", "artifact"), PAIRS)
+def test_a_bad_artifact_is_not_read(refused, small, work, stage, artifact, harm):
+    words, spoil = HARMS[harm]
+    spoil(work / artifact)
+    err = refused(65, words, *arguments(stage, small))
+    assert str(work / artifact) in err
+    assert "scone" in err.splitlines()[1]  # what to run next, or to upgrade
+
+
+@pytest.mark.parametrize(("stage", "artifact"), [("count-ngrams", "tokens"), *PAIRS])
+def test_one_flipped_bit_in_any_file_is_found(refused, small, work, stage, artifact):
+    for path in sorted((small / "work" / artifact).iterdir()):
+        if path.name != MANIFEST:
+            copy_of(small / "work", work)
+            flip(work / artifact / path.name)
+            assert path.name in refused(65, "SHA-256", *arguments(stage, small))
+
+
+@pytest.mark.parametrize("harm", ["half-written", "foreign kind", "foreign manifest", "newer"])
+@pytest.mark.parametrize(
+    ("stage", "artifact"), [(stage, artifact) for stage, artifacts in WRITES.items() for artifact in artifacts]
+)
+def test_what_is_not_ours_or_newer_is_not_replaced(refused, small, work, stage, artifact, harm):
+    HARMS[harm][1](work / artifact)
+    words = "is in the way" if harm == "half-written" else HARMS[harm][0]
+    refused(65, words, *arguments(stage, small))
+
+
+@pytest.mark.parametrize("harm", ["truncated", "file missing"])
+def test_a_damaged_artifact_is_made_again(forks, small, work, harm):
+    HARMS[harm][1](work / "vocab")
+    ended = forks.run("--workspace", work, "select-vocab", *SELECT, "--json")
+    assert (ended.code, json.loads(ended.out)["up_to_date"]) == (0, False)
+    assert contents(work / "vocab") == contents(small / "work" / "vocab")
+
+
+@pytest.mark.parametrize(("stage", "artifact"), PAIRS)
+def test_an_artifact_that_is_not_there(refused, small, work, stage, artifact):
+    shutil.rmtree(work / artifact)
+    assert "hint: run: scone " in refused(66, f"{work / artifact}: no such {artifact} folder", *arguments(stage, small))
+
+
+# ---- artifacts that were not made from one another ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(forks, small, tmp_path_factory) -> Path:
+    """A workspace of the same corpus with another tokenizer."""
+    folder = tmp_path_factory.mktemp("other") / "work"
+    for args in (
+        ("count-ngrams", small / "corpus", *COUNT, "--vocab-size", "350"),
+        ("select-vocab", *SELECT),
+        ("train-fgram", *TRAIN),
+        ("precompute",),
+    ):
+        ended = forks.run("--workspace", folder, *args)
+        assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stage", "replaced", "words"),
+    [
+        ("select-vocab", "tokens", "made from other tokens than"),
+        ("train-fgram", "tokens", "selected from other tokens than"),
+        ("precompute", "tokens", "made with tokenizer"),
+        ("precompute", "vocab", "made with tokenizer"),
+        ("precompute", "model", "made with tokenizer"),
+        ("eval", "tokens", "made with tokenizer"),
+        ("eval", "vocab", "made from vocab"),
+        ("eval", "model", "made from vocab"),
+        ("eval", "table", "made from model"),
+    ],
+)
+def test_another_tokenizer_than_the_artifacts(refused, small, work, other, stage, replaced, words):
+    copy_of(other / replaced, work / replaced)
+    refused(65, words, *arguments(stage, small))
+
+
+def test_a_rival_with_another_tokenizer(refused, other):
+    shutil.copytree(other / "model", other / "rival", dirs_exist_ok=True)
+    refused(65, "made with tokenizer", "eval", "--against", other / "rival")
+
+
+def test_a_model_and_a_vocabulary_that_do_not_belong_together(forks, refused, work):
+    assert forks.run("--workspace", work, "select-vocab", "--size", "300").code == 0
+    assert "hint: run: scone train-fgram" in refused(65, "trained with vocabulary", "precompute")
+    assert "hint: run: scone train-fgram && scone precompute" in refused(65, "made from vocab", "eval")
+
+
+def test_a_table_of_another_model(forks, refused, work):
+    assert forks.run("--workspace", work, "train-fgram", *TRAIN, "--seed", "5").code == 0
+    assert "hint: run: scone precompute" in refused(65, "made from model", "eval")
+
+
+def test_a_plain_model_has_no_table(forks, refused, work):
+    assert forks.run("--workspace", work, "train-fgram", *TRAIN, "--fgram-layers", "0").code == 0
+    refused(2, "a plain model", "precompute")
+
+
+def test_no_such_rival(refused, tmp_path):
+    refused(66, f"{tmp_path / 'rival'}: no such model folder", "eval", "--against", tmp_path / "rival")
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("[select-vocab]\nsizes = 5\n", "[select-vocab] has no setting 'sizes'; did you mean 'size'?"),
+        ("[select_vocabulary]\nsize = 5\n", "no command 'select_vocabulary'; did you mean 'select-vocab'?"),
+        ('[select-vocab]\nsize = "5"\n', "size = '5': expected a whole number"),
+        ("[train-fgram]\ntied-head = 1\n", "tied-head = 1: expected true or false"),
+        ("[select-vocab\n", "not valid TOML"),
+    ],
+)
+def test_a_recipe_with_a_mistake(refused, tmp_path, recipe, words):
+    (tmp_path / "recipe.toml").write_text(recipe)
+    refused(2, words, "--config", tmp_path / "recipe.toml", "select-vocab")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("count-ngrams", "corpus", "--max-n", "1"),
+        ("count-ngrams", "corpus", "--held-out", "1"),
+        ("count-ngrams", "corpus", "--vocab-size", "100"),
+        ("select-vocab", "--size", "0"),
+        ("select-vocab", "--min-count", "2"),  # the counts leave out what occurs less than 5 times
+        ("select-vocab", "--min-count", "1000000"),
+        ("train-fgram", "--dim", "30", "--heads", "4"),
+        ("train-fgram", "--steps", "0"),
+        ("precompute", "--dtype", "int8"),
+    ],
+)
+def test_a_setting_that_cannot_be_used(refused, small, args):
+    refused(2, "", *(small / "corpus" if arg == "corpus" else arg for arg in args))
+
+
+# ---- the machine -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", READS)
+def test_a_workspace_that_another_run_holds(refused, small, work, stage):
+    with workspace_lock(work):
+        refused(75, "another scone run is writing here", *arguments(stage, small))
+
+
+@pytest.mark.parametrize("stage", ["count-ngrams", "train-fgram", "precompute"])
+def test_no_file_may_grow_further(forks, small, work, tmp_path, stage):
+    """A limit on the size of a file stands for a full disk; the smaller it is, the sooner a stage meets it."""
+    expected = copy_of(small / "work", tmp_path / "expected")
+    assert forks.run("--workspace", expected, *arguments(stage, small)).code == 0
+    largest = biggest(expected / WRITES[stage][-1]).stat().st_size
+    for limit in (700, largest // 3, largest - 1):  # 700 bytes: enough for the message
+        full_disk(forks.run("--quiet", "--workspace", work, *arguments(stage, small), limit=limit), small, work)
+    assert forks.run("--quiet", "--workspace", work, *arguments(stage, small)).code == 0
+    assert everything(work) == everything(expected)
+
+
+def full_disk(ended: Ended, small: Path, work: Path) -> None:
+    """The run must have failed as on a full disk, with everything that was there intact."""
+    assert_one_line(ended.err, "no space left while writing ")
+    assert (ended.code, ended.out) == (74, "")
+    assert published(contents(work)) == published(contents(small / "work"))
+
+
+def everything(work: Path) -> dict[str, dict]:
+    return {folder.name: timeless(folder) for folder in work.iterdir() if folder.is_dir()}
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A disk of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount a disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("stage", ["count-ngrams", "train-fgram", "precompute"])
+def test_a_full_disk(forks, small, disk, tmp_path, stage):
+    expected = copy_of(small / "work", tmp_path / "expected")
+    assert forks.run("--workspace", expected, *arguments(stage, small)).code == 0
+    work = copy_of(small / "work", disk / "work")
+    filler = disk / "filler"
+    for free in (4, 40):
+        filler.unlink(missing_ok=True)
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - free * 1024))
+        full_disk(forks.run("--quiet", "--workspace", work, *arguments(stage, small)), small, work)
+    filler.unlink()
+    assert forks.run("--quiet", "--workspace", work, *arguments(stage, small)).code == 0
+    assert everything(work) == everything(expected)
