@@ -39,7 +39,9 @@ class TrainFgram:
     layers: int = setting(4, "Layers of the main model.")
     heads: int = setting(4, "Attention heads of both models.")
     fgram_layers: int = setting(4, "Layers of the f-gram model; 0 trains the plain baseline.")
-    tied_head: bool = setting(True, "Share the token embeddings with the output head, as the paper does.")
+    tied_head: bool = setting(
+        False, "Share the token embeddings with the head, as the paper does; at small sizes untied learns better."
+    )
     context: int = setting(256, "Context length in tokens.")
     batch: int = setting(16, "Sequences an optimiser step.")
     micro_batch: int = setting(0, "Sequences a forward pass (0: the whole batch); smaller needs less memory.")
