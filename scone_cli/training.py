@@ -128,6 +128,9 @@ def train(
     optimizer = adamw(model, plan)
     log, step = resume(model, optimizer, scratch)
     started, tokens_a_step = time.monotonic() - (log[-1]["seconds"] if log else 0.0), plan.batch * text.context
+    sizes = [sum(weight.numel() for weight in part.parameters()) for part in (model.main, model.fgram) if part]
+    parameters = " + ".join(f"{size / 1e6:.1f}M" for size in sizes)  # the first step takes a while: say what is coming
+    progress("training", step * tokens_a_step, plan.steps * tokens_a_step, "tokens", f"{parameters} parameters")
     for windows in batch_windows(text.num_windows, plan.batch, plan.seed, step):
         if step >= plan.steps:
             break
@@ -137,7 +140,7 @@ def train(
         if not math.isfinite(loss):
             raise SconeError(
                 f"the loss became {loss} at step {step + 1}",
-                f"lower --learning-rate; the last good checkpoint is in {scratch}",
+                f"lower --learning-rate; checkpoints from before, if there was time for one, are in {scratch}",
             )
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -63,7 +63,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     from scone_cli.corpus import find_files  # noqa: PLC0415 - heavy: only when the stage runs
 
     opened = _open(inputs)
-    files = {_name(path): find_files([path]) for path in inputs.corpora}
+    files = {_name(path): find_files([path], progress) for path in inputs.corpora}
     if len(files) < len(inputs.corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
     made_from = {name: manifest.fingerprint for name, manifest in opened.items()}
@@ -225,7 +225,10 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
             }
             for corpus in corpora
         ]
-    summary["by match length"] = [row for row in found["match_lengths"] if row["corpus"] == corpora[0]]
+    by_length = [row for row in found["match_lengths"] if row["corpus"] == corpora[0]]
+    if by_length:
+        summary["hit rate"] = round(1 - sum(row["share of positions"] for row in by_length if not row["match length"]), 4)
+        summary["by match length"] = by_length
     return summary | {"cost": found["cost"], "lookup, microseconds a token": found["lookup"]}
 
 

@@ -121,6 +121,7 @@ def _compute_rows(network: SconeModel, trie: FgramTrie, dtype: str, scratch: Pat
             os.posix_fallocate(file.fileno(), 0, max(1, trie.num_fgrams * row_bytes))
     rows = np.memmap(path, np.uint8, "r+", shape=(trie.num_fgrams, row_bytes))
     chunks = token_order_chunks(trie.token_order(), CHUNK)
+    progress("precomputing", done * CHUNK, trie.num_fgrams, "rows", f"{rows.nbytes / 2**20:,.0f} MiB on disk")
     with torch.inference_mode():
         for number in range(done, len(chunks)):
             ids = chunks[number]
