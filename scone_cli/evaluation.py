@@ -94,6 +94,7 @@ def run_arm(arm: Arm, stream: TokenStream, end_of_document: int, progress: Progr
     inputs, ids, matched = inputs_of(stream, end_of_document, arm.index())
     losses = np.empty(stream.tokens.size, np.float32)
     main, done = arm.model.main, 0
+    progress(f"evaluating {arm.name}", done, stream.tokens.size, "tokens")
     for windows in _batches(windows_of(stream, arm.model.config.context)):
         width = int(windows[0, 1])
         inside = np.arange(width) < windows[:, 1:]

@@ -4,7 +4,7 @@ import os
 
 import pytest
 from processes import Forks
-from workspaces import COUNT, SELECT, TRAIN, write_small_corpus
+from workspaces import COUNT, SELECT, TRAIN, commands, installed, texts, write_corpus, write_small_corpus
 
 from scone_cli import cli
 
@@ -53,4 +53,16 @@ def small(tmp_path_factory, forks):
     ):
         ended = forks.run("--workspace", workspace, *args)
         assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder with a `corpus` and the `work` that `pipelines/tiny.toml` made of it; to look at, not to change."""
+    folder = tmp_path_factory.mktemp("made")
+    write_corpus(folder / "corpus", texts())
+    for command in commands(folder / "corpus", folder / "work"):
+        first_line = installed(folder / "work", *command).stdout.splitlines()[0]
+        assert first_line.startswith(f"{command[0]} -> {folder / 'work'}/")
+        assert "(made in " in first_line
     return folder

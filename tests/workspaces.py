@@ -1,16 +1,27 @@
-"""Real workspaces for tests of the whole: a small one to copy and spoil, and what is in a folder, to compare.
+"""Real workspaces for tests of the whole: a small one to copy and spoil, a real one to look at; and what is in them.
 
-The small workspace is made of words drawn by chance, in a second; nothing in it is worth reading, everything is there.
+The small one is made of words drawn by chance, in seconds; nothing in it is worth reading, everything is there. The real
+one comes from `pipelines/tiny.toml` through the installed command.
 """
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
+
+RECIPE = Path(__file__).parents[1] / "pipelines" / "tiny.toml"
+
+_CORPUS_BYTES = 1_500_000
 
 WRITES = {
     "count-ngrams": ("tokens", "counts"),
@@ -34,6 +45,75 @@ def write_small_corpus(folder: Path) -> None:
     for number in range(60):
         text = " ".join(words[min(int(chance.paretovariate(0.6)), 399)] for _ in range(900))
         (folder / f"{number}.txt").write_text(text)
+
+
+# ---- a real one --------------------------------------------------------------------------------------------------
+
+
+def texts() -> list[str]:
+    """Real English and real code, from the Python that runs the tests, in pieces of a page or two: many documents."""
+    library = Path(sysconfig.get_path("stdlib"))
+    sources = [library / "pydoc_data" / "topics.py", *sorted(library.glob("*.py"))]
+    found, size = [], 0
+    for path in sources:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found += [text[start : start + 5000] for start in range(0, len(text), 5000)]
+        size += len(text)
+        if size > _CORPUS_BYTES:
+            break
+    return found
+
+
+def write_corpus(folder: Path, documents: list[str]) -> Path:
+    """The documents in every format that is read: plain text, JSON Lines, Parquet, and compressed."""
+    folder.mkdir(parents=True)
+    (folder / "plain").mkdir()
+    plain, lines, packed, columns = (documents[part::4] for part in range(4))
+    for number, text in enumerate(plain):
+        (folder / "plain" / f"{number}.txt").write_bytes(text.encode())
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
+    (folder / "b.jsonl.zst").write_bytes(
+        zstandard.compress("".join(json.dumps({"text": text}) + "\n" for text in packed).encode())
+    )
+    pq.write_table(pa.table({"text": columns}), folder / "c.parquet")
+    return folder
+
+
+def installed(workspace: Path, *args: object, recipe: Path = RECIPE) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own, without settings from outside."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCONE_")}
+    command = [Path(sys.executable).with_name("scone"), "--config", recipe, "--workspace", workspace, *args]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended
+
+
+def commands(corpus: Path, workspace: Path) -> list[tuple[object, ...]]:
+    """The five stages, and the plain baseline, in their order."""
+    return [
+        ("count-ngrams", corpus),
+        ("select-vocab",),
+        ("train-fgram",),
+        ("train-fgram", "--fgram-layers", "0", "--out", workspace / "plain"),
+        ("precompute",),
+        ("eval", "--against", workspace / "plain"),
+    ]
+
+
+# ---- what is in them ---------------------------------------------------------------------------------------------
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact."""
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return found
+
+
+def quality(workspace: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows of `eval/results.json` on the whole held-out split, by arm and metric."""
+    rows = json.loads((workspace / "eval" / "results.json").read_text())["results"]
+    return {(row["arm"], row["metric"]): row for row in rows if row["corpus"] == "held-out"}
 
 
 def copy_of(workspace: Path, to: Path) -> Path:

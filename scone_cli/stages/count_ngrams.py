@@ -52,7 +52,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     _check(config)
     from scone_cli.corpus import find_files  # noqa: PLC0415 - heavy: only when the stage runs
 
-    files = find_files(inputs)
+    files = find_files(inputs, progress)
     tokens, fresh = _tokens(config, files, out / "tokens", progress, force)
     settings = {"max_n": config.max_n, "min_count": config.min_count, "seed": config.seed}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"tokens": tokens.fingerprint})

@@ -227,7 +227,9 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
         ]
     by_length = [row for row in found["match_lengths"] if row["corpus"] == corpora[0]]
     if by_length:
-        summary["hit rate"] = round(1 - sum(row["share of positions"] for row in by_length if not row["match length"]), 4)
+        summary["hit rate"] = round(
+            1 - sum(row["share of positions"] for row in by_length if not row["match length"]), 4
+        )
         summary["by match length"] = by_length
     return summary | {"cost": found["cost"], "lookup, microseconds a token": found["lookup"]}
 

@@ -1,0 +1,218 @@
+"""The whole pipeline, `pipelines/tiny.toml` through the installed command, and what others rely on in its artifacts."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from workspaces import contents, installed, manifest, quality
+
+from scone_cli import __version__, artifacts
+
+FILES = {
+    "tokens": {"part-00000-000.parquet", "tokenizer.json"},
+    "counts": {"n=2.parquet", "n=3.parquet", "n=4.parquet"},
+    "vocab": {"vocab.parquet"},
+    "model": {"config.json", "main.safetensors", "fgram.safetensors", "log.parquet"},
+    "plain": {"config.json", "main.safetensors", "log.parquet"},
+    "table": {"rows-00000.parquet", "index.slots.npy", "index.values.npy", "vocab.parquet"},
+    "eval": {"results.json", "results.parquet"},
+}
+MADE_FROM = {
+    "tokens": {"corpus"},
+    "counts": {"tokens"},
+    "vocab": {"tokens", "counts"},
+    "model": {"tokens", "vocab"},
+    "plain": {"tokens"},
+    "table": {"vocab", "model"},
+    "eval": {"tokens", "vocab", "model", "table", "plain", "corpora"},
+}
+TABLES = sorted(f"{folder}/{name}" for folder, names in FILES.items() for name in names if name.endswith(".parquet"))
+
+
+@pytest.fixture(scope="module")
+def work(made) -> Path:
+    return made / "work"
+
+
+# ---- what is in the workspace ------------------------------------------------------------------------------------
+
+
+def test_folders_and_files_have_their_names(work):
+    assert {path.name for path in work.iterdir()} == {*FILES, ".lock"}
+    for folder, names in FILES.items():
+        assert {path.name for path in (work / folder).iterdir()} == names | {"manifest.json"}
+
+
+def test_every_file_can_be_read_by_whom_the_workspace_can(work):
+    modes = {path.stat().st_mode & 0o777 for folder in FILES for path in (work / folder).iterdir()}
+    assert modes == {(work / "tokens").stat().st_mode & 0o666}
+
+
+@pytest.mark.parametrize("folder", FILES)
+def test_a_manifest_says_what_made_the_artifact_from_what(work, folder):
+    found = manifest(work / folder)
+    kind = "model" if folder == "plain" else folder
+    assert (found["artifact"], found["schema_version"]) == (kind, artifacts.SCHEMA_VERSIONS[kind])
+    assert found["stage"] in artifacts.MADE_BY[kind]
+    assert (found["code_version"], found["seed"]) == (__version__, 0)
+    assert set(found["inputs"]) == MADE_FROM[folder]
+    for name, fingerprint in found["inputs"].items():
+        if name in FILES:
+            assert fingerprint == manifest(work / name)["fingerprint"]
+    assert found["tokenizer"] == hashlib.sha256((work / "tokens/tokenizer.json").read_bytes()).hexdigest()
+    hashes = {name: digest for name, digest in contents(work / folder).items() if name != "manifest.json"}
+    assert {name: stamp["sha256"] for name, stamp in found["files"].items()} == hashes
+    assert all(stamp["bytes"] == (work / folder / name).stat().st_size for name, stamp in found["files"].items())
+
+
+def test_the_recipes_settings_are_in_the_manifests(work):
+    assert manifest(work / "tokens")["settings"]["held_out"] == 0.05
+    assert manifest(work / "counts")["settings"] == {"max_n": 4, "min_count": 4, "seed": 0}
+    assert manifest(work / "vocab")["settings"]["size"] == 4000
+    assert manifest(work / "model")["settings"]["fgram_layers"] == 2
+    assert manifest(work / "plain")["settings"]["fgram_layers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [
+        ("tokens/part-00000-000.parquet", artifacts.TOKENS),
+        ("counts/n=2.parquet", artifacts.counts_schema(2)),
+        ("counts/n=4.parquet", artifacts.counts_schema(4)),
+        ("vocab/vocab.parquet", artifacts.VOCAB),
+        ("model/log.parquet", artifacts.LOG),
+        ("table/rows-00000.parquet", artifacts.table_schema(2 * 64)),
+        ("table/vocab.parquet", artifacts.VOCAB),
+        ("eval/results.parquet", artifacts.RESULTS),
+    ],
+)
+def test_every_table_has_its_schema(work, name, schema):
+    assert pq.read_schema(work / name).equals(schema)
+
+
+def test_the_split_is_train_and_held_out(work):
+    splits = pl.read_parquet(work / "tokens/*.parquet").group_by("split").len().sort("split").rows()
+    assert [name for name, _ in splits] == ["held-out", "train"]
+    assert 0.02 < splits[0][1] / (splits[0][1] + splits[1][1]) < 0.1
+
+
+def test_training_learned_and_looked_at_the_held_out_loss(work):
+    for model in ("model", "plain"):
+        log = pl.read_parquet(work / model / "log.parquet")
+        looks = log.filter(pl.col("held_out_loss").is_not_null())
+        assert log["step"].to_list() == list(range(1, 121))
+        assert looks["step"].to_list() == [40, 80, 120]
+        assert log["loss"].tail(20).mean() < log["loss"][0] - 1
+        assert looks["held_out_loss"][2] < looks["held_out_loss"][0]
+
+
+# ---- the evaluation ----------------------------------------------------------------------------------------------
+
+
+def test_results_have_the_shape_that_others_read(work):
+    found = json.loads((work / "eval/results.json").read_text())
+    columns = {"arm", "corpus", "metric", "value", "stderr", "n", "seconds"}
+    assert all(set(row) == columns for row in found["results"])
+    metrics = ("nats_per_token", "perplexity", "bits_per_byte")
+    assert set(quality(work)) == {(arm, metric) for arm in ("plain", "live", "table", "none") for metric in metrics}
+    assert pq.read_table(work / "eval/results.parquet").to_pylist() == found["results"]
+
+
+def test_metrics_agree_with_one_another(work):
+    found = quality(work)
+    held_out = pl.read_parquet(work / "tokens/*.parquet").filter(pl.col("split") == "held-out")
+    num_tokens, num_bytes = held_out["tokens"].list.len().sum(), held_out["bytes"].sum()
+    for arm in ("plain", "live", "table", "none"):
+        nats, perplexity, bits = (found[arm, metric] for metric in ("nats_per_token", "perplexity", "bits_per_byte"))
+        assert nats["n"] == num_tokens
+        assert perplexity["value"] == pytest.approx(math.exp(nats["value"]))
+        assert bits["value"] == pytest.approx(nats["value"] * num_tokens / math.log(2) / num_bytes)
+        assert 0 < nats["stderr"] < 0.5
+        assert 2 < nats["value"] < math.log(1024)  # it learned something, and not by looking at the answer
+
+
+def test_the_table_stands_for_the_model_that_made_it(work):
+    found = quality(work)
+    live, table, none = (found[arm, "nats_per_token"]["value"] for arm in ("live", "table", "none"))
+    assert abs(live - table) < 1e-3
+    assert none - table > 0.01  # without its rows the same model is worse
+
+
+def test_cost_and_look_up_are_reported(work):
+    found = json.loads((work / "eval/results.json").read_text())
+    cost = {row["arm"]: row for row in found["cost"]}
+    assert cost["plain"]["resident parameters"] == cost["table"]["resident parameters"]
+    assert cost["plain"]["FLOPs a token"] == cost["table"]["FLOPs a token"] < cost["live"]["FLOPs a token"]
+    assert cost["table"]["offloaded rows"] == pq.read_metadata(work / "vocab/vocab.parquet").num_rows == 4000
+    assert [row["batch"] for row in found["lookup"]] == [1, 16, 4096]
+    assert sum(row["share of positions"] for row in found["match_lengths"]) == pytest.approx(1, abs=1e-3)
+
+
+# ---- looking at artifacts ----------------------------------------------------------------------------------------
+
+
+def test_verify_finds_everything_in_order(work):
+    lines = installed(work, "verify", work).stdout.splitlines()
+    assert len(lines) == len(FILES)
+    assert all(line.startswith("ok ") for line in lines)
+
+
+@pytest.mark.parametrize("name", [".", *FILES, *TABLES])
+def test_inspect_shows_every_artifact_and_table(scone, work, name):
+    code, out, err = scone("inspect", work / name, "--rows", "3")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) > 5
+    code, out, _ = scone("inspect", work / name, "--json")
+    assert (code, out.count("\n")) == (0, 1)
+    described = json.loads(out)
+    assert described["artifacts" if name == "." else "files"]
+
+
+def test_inspect_shows_text(scone, work):
+    _, out, _ = scone("inspect", work / "vocab", "--json")
+    shown = json.loads(out)["first rows of vocab.parquet"]
+    tokens = pl.read_parquet(work / "vocab/vocab.parquet")["tokens"].to_list()
+    assert [row["id"] for row in shown] == list(range(10))
+    assert all(isinstance(row["text"], str) and "tokens" not in row for row in shown)
+    assert len({row["text"] for row in shown}) == len({tuple(row) for row in tokens[:10]}) == 10
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_polars_and_duckdb_open_every_table(work, name):
+    path = work / name
+    rows = pq.read_metadata(path).num_rows
+    assert rows > 0
+    frame = pl.read_parquet(path)
+    assert (frame.height, frame.columns) == (rows, pq.read_schema(path).names)
+    found = duckdb.sql(f"SELECT * FROM '{path}'")
+    assert (len(found.fetchall()), found.columns) == (rows, frame.columns)
+
+
+def test_the_questions_that_people_ask(work):
+    """Each in polars and in DuckDB, over the names as they lie there."""
+    top = pl.scan_parquet(work / "vocab/vocab.parquet").group_by("n").agg(pl.len(), pl.sum("count")).sort("n").collect()
+    same = duckdb.sql(f"SELECT n, count(*), sum(count) FROM '{work}/vocab/vocab.parquet' GROUP BY n ORDER BY n")
+    assert top.rows() == [tuple(map(int, row)) for row in same.fetchall()]
+    assert sum(row[1] for row in top.rows()) == 4000
+
+    longest = pl.read_parquet(work / "counts/n=4.parquet").head(1).rows()
+    assert [tuple(longest[0][0]), *longest[0][1:]] == [
+        tuple(duckdb.sql(f"SELECT tokens FROM '{work}/counts/n=4.parquet' LIMIT 1").fetchall()[0][0]),
+        *duckdb.sql(f"SELECT count, docs FROM '{work}/counts/n=4.parquet' LIMIT 1").fetchall()[0],
+    ]
+
+    tokens = pl.scan_parquet(work / "tokens/part-*.parquet").select(pl.col("tokens").list.len().sum()).collect().item()
+    assert duckdb.sql(f"SELECT sum(len(tokens)) FROM '{work}/tokens/part-*.parquet'").fetchall() == [(tokens,)]
+
+    row = pl.read_parquet(work / "table/rows-*.parquet")["embedding"][7]
+    vector = np.frombuffer(row, np.float16)
+    raw = duckdb.sql(f"SELECT embedding FROM '{work}/table/rows-*.parquet' LIMIT 1 OFFSET 7").fetchall()[0][0]
+    assert vector.shape == (64,)
+    assert np.isfinite(vector).all()
+    assert raw == row
