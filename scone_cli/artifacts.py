@@ -150,6 +150,14 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def digest_weights(model: Manifest) -> str:
+    """SHA-256 over the weights of a model: one trained again with other threads or libraries is another model.
+
+    Its fingerprint says only what it was made from. Every other artifact is the same bytes whenever that is the same.
+    """
+    return digest_json({name: stamp.sha256 for name, stamp in model.files.items() if name.endswith(".safetensors")})
+
+
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, read once."""
     with path.open("rb") as file:
@@ -300,7 +308,7 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
     for path in sorted(staging.rglob("*")):
         if path.relative_to(staging).parts[0] == SCRATCH:
             continue
-        _fsync(path)  # of folders too: it is their entries that make a file be there
+        fsync(path)  # of folders too: it is their entries that make a file be there
         if path.is_file():
             path.chmod(readable)
             stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
@@ -309,14 +317,14 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
     # Moved away whole, so that a crash leaves all of it or none; and no sooner, since hashing the files takes a while.
     used_up = staging.with_name(staging.name + USED_UP)
     (staging / SCRATCH).rename(used_up)
-    _fsync(staging)
+    fsync(staging)
     if target.exists():
         replaced = staging.with_name(staging.name + REPLACED)
         _exchange(staging, target, replaced)
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         staging.rename(target)
-    _fsync(target.parent)
+    fsync(target.parent)
     shutil.rmtree(used_up, ignore_errors=True)
     return whole
 
@@ -325,7 +333,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file so that `path` never holds half of it."""
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(content)
-    _fsync(beside)
+    fsync(beside)
     beside.replace(path)
 
 
@@ -336,7 +344,7 @@ def write_parquet(
     beside = path.with_name(f".{path.name}.tmp")
     with pq.ParquetWriter(beside, schema, **{"compression": "zstd", **options}) as writer:
         writer.write_table(table, row_group_size)
-    _fsync(beside)
+    fsync(beside)
     beside.replace(path)
 
 
@@ -363,7 +371,8 @@ def workspace_lock(workspace: Path) -> Iterator[None]:
         lock.release()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Return when a file, or a folder's list of entries, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -174,4 +174,6 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
     beside = path.with_name(f".{path.name}.tmp")
     with beside.open("wb") as file:
         np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut leaves the name with nothing in it, and that is taken for finished
     beside.replace(path)

@@ -223,8 +223,10 @@ def lookup_costs(arms: list[Arm], stream: TokenStream, progress: Progress) -> li
     """Microseconds a token of matching and fetching rows from the mapped table, page cache warm."""
     rows = []
     for arm in arms:
-        for number, batch in enumerate(LOOKUP_BATCHES if arm.table is not None else ()):
-            assert arm.table is not None
+        if arm.table is None:
+            continue
+        progress("timing look-ups", 0, len(LOOKUP_BATCHES), "batch sizes")
+        for number, batch in enumerate(LOOKUP_BATCHES):
             measured = lookup_microseconds(arm.table, stream.tokens, batch)
             rows.append({"batch": batch, **{name: round(value, 3) for name, value in measured.items()}})
             progress("timing look-ups", number + 1, len(LOOKUP_BATCHES), "batch sizes")

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scone_cli.artifacts import LOG, write_parquet
+from scone_cli.artifacts import LOG, fsync, write_parquet
 from scone_cli.errors import BadData, SconeError
 from scone_cli.model import SconeModel, token_losses, training_loss
 from scone_cli.ngrams import I64, NONE, U32, FgramIndex
@@ -251,6 +251,7 @@ def save_checkpoint(model: SconeModel, optimizer: torch.optim.Optimizer, log: Lo
     path = scratch / f"step-{step:08d}.safetensors"
     beside = path.with_suffix(".tmp")
     save_file(tensors, beside)
+    fsync(beside)
     beside.replace(path)
     for old in sorted(scratch.glob("step-*.safetensors"))[:-KEPT_CHECKPOINTS]:
         old.unlink()

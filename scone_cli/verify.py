@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from scone_cli.artifacts import MADE_BY, MANIFEST, SCHEMA_VERSIONS, Manifest, check_files, read_manifest
+from scone_cli.artifacts import MADE_BY, MANIFEST, SCHEMA_VERSIONS, Manifest, check_files, digest_weights, read_manifest
 from scone_cli.errors import InputMissing, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 
@@ -65,6 +65,11 @@ def check_neighbours(folder: Path, manifest: Manifest) -> None:
         if name in manifest.inputs and manifest.inputs[name] != neighbour.fingerprint:
             raise MismatchedArtifacts(
                 f"{folder}: was made from another '{name}' than the one in {folder.parent / name}",
+                f"make it again: {MADE_BY[manifest.artifact]}",
+            )
+        if name == "model" and manifest.inputs.get("weights") not in (None, digest_weights(neighbour)):
+            raise MismatchedArtifacts(
+                f"{folder}: was made from {folder.parent / name} before that was trained again",
                 f"make it again: {MADE_BY[manifest.artifact]}",
             )
         if name == "tokens" and manifest.tokenizer != neighbour.tokenizer:

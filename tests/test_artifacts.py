@@ -329,7 +329,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(_: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(artifacts, "_fsync", fail)
+    monkeypatch.setattr(artifacts, "fsync", fail)
     with pytest.raises(OSError, match="Input/output"):
         write_atomically(path, b"two")
     assert path.read_bytes() == b"one"

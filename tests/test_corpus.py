@@ -156,7 +156,7 @@ def test_limits_of_batches_change_nothing(source, tmp_path, monkeypatch):
 # ---- going on after an interruption ------------------------------------------------------------------------------
 
 
-class Killed(Exception):  # noqa: N818
+class Killed(Exception):
     pass
 
 

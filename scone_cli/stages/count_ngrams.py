@@ -146,11 +146,14 @@ def _train_tokenizer(config: CountNgrams, files: Sequence[SourceFile], progress:
     def texts() -> Any:
         done, total = 0, sum(file.bytes for file in files)
         for file in files:
-            progress("training the tokenizer", done, total, "B")
+            progress("reading text for the tokenizer", done, total, "B")
             for document in read_documents(file, config.text_field):
                 if split_of(document.text, config.held_out) == TRAIN:
                     yield document.text
             done += file.bytes
-        progress("training the tokenizer", done, total, "B", "merging")
+        progress("reading text for the tokenizer", done, total, "B")
+        progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
 
-    return train_tokenizer(texts(), config.vocab_size)
+    trained = train_tokenizer(texts(), config.vocab_size)
+    progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
+    return trained

@@ -12,6 +12,7 @@ import pyarrow as pa
 from scone_cli.artifacts import (
     RESULTS,
     Manifest,
+    digest_weights,
     fingerprint,
     open_artifact,
     publish,
@@ -67,6 +68,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     if len(files) < len(inputs.corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
     made_from = {name: manifest.fingerprint for name, manifest in opened.items()}
+    made_from |= {f"{name}: weights": digest_weights(each) for name, each in opened.items() if each.artifact == "model"}
     for name, corpus in files.items():
         made_from |= {f"{name}: {file.name}": file.sha256 for file in corpus}
     settings = result_settings(config)
@@ -93,6 +95,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     summary = _summary(found, arms[0].model.config.context)
     # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
     given = {name: manifest.fingerprint for name, manifest in opened.items()} | {"corpora": mark}
+    given["weights"] = digest_weights(opened["model"])
     manifest = Manifest(
         "eval", 1, STAGE, STAGE_VERSION, mark, settings, given, opened["tokens"].tokenizer, config.seed, summary
     )
@@ -112,6 +115,11 @@ def _open(inputs: Inputs) -> dict[str, Manifest]:
                     f"{workspace / reader}: made from {made_from} {found[:12]}, but {workspace / made_from} is {expected[:12]}",
                     "run: scone train-fgram && scone precompute" if reader == "model" else "run: scone precompute",
                 )
+        if opened["table"].inputs.get("weights") != digest_weights(opened["model"]):
+            raise MismatchedArtifacts(
+                f"{workspace / 'table'}: made from {workspace / 'model'} before that was trained again",
+                "run: scone precompute",
+            )
     for folder in inputs.against:
         name = _name(folder)
         if name in opened or name in ("live", "none"):
@@ -196,19 +204,17 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
             {
                 "arm": arm,
                 "perplexity": round(ppl["value"], 3),
-                "± perplexity": _rounded(ppl["stderr"], 3),
+                "± ppl": _rounded(ppl["stderr"], 3),
                 "bits a byte": round(bits["value"], 4),
                 "nats a token": round(nats["value"], 5),
-                "table minus arm, nats": _rounded(gain["nats_per_token"] if gain else None, 5),
-                "± difference": _rounded(gain["stderr"] if gain else None, 5),
-                "seconds": round(nats["seconds"], 1),
+                "table minus arm": _rounded(gain["nats_per_token"] if gain else None, 5),
+                "± nats": _rounded(gain["stderr"] if gain else None, 5),
             }
         )
     summary: dict[str, Any] = {
         "corpus": corpora[0],
         "tokens": results[corpora[0], arms[0], "nats_per_token"]["n"],
         "window and stride, tokens": context,
-        "quality": quality,
     }
     if len(corpora) > 1:
         summary["perplexity by corpus"] = [
@@ -219,7 +225,7 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
         summary["table minus arm by corpus, nats a token"] = [
             {"corpus": corpus}
             | {
-                f"{arm}": f"{row['nats_per_token']:+.4f} ± {row['stderr'] or float('nan'):.4f}"
+                arm: f"{row['nats_per_token']:+.4f}" + ("" if row["stderr"] is None else f" ± {row['stderr']:.4f}")
                 for arm in arms
                 if (row := gains.get((corpus, arm)))
             }
@@ -231,8 +237,9 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
             1 - sum(row["share of positions"] for row in by_length if not row["match length"]), 4
         )
         summary["by match length"] = by_length
-    return summary | {"cost": found["cost"], "lookup, microseconds a token": found["lookup"]}
+    # What it is all about comes last: there a terminal is still showing it.
+    return summary | {"lookup, microseconds a token": found["lookup"], "cost": found["cost"], "quality": quality}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    return None if value is None else round(value, digits) + 0.0  # not -0.0

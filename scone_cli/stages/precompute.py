@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from scone_cli.artifacts import (
     SCRATCH,
     Manifest,
+    digest_weights,
     fingerprint,
     open_artifact,
     publish,
@@ -69,7 +70,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
             f"but {inputs / 'vocab'} is {vocab.fingerprint[:12]}",
             "run: scone train-fgram",
         )
-    made_from = {"vocab": vocab.fingerprint, "model": model.fingerprint}
+    made_from = {"vocab": vocab.fingerprint, "model": model.fingerprint, "weights": digest_weights(model)}
     settings = result_settings(config)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     if not force and (manifest_found := up_to_date(out, "table", mark)):

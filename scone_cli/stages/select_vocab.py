@@ -34,8 +34,10 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         BadSetting: a setting out of its range, or no n-gram is as frequent as asked for.
         MismatchedArtifacts: the counts were not made from these tokens.
     """
-    if config.size < 1 or config.min_count < 1:
-        raise BadSetting(f"--size {config.size} --min-count {config.min_count}: expected 1 or more of both")
+    if not 1 <= config.size < 2**32 or not 1 <= config.min_count < 2**63:
+        raise BadSetting(
+            f"--size {config.size} --min-count {config.min_count}: expected 1 or more of both, and ids of 32 bits"
+        )
     tokens = open_artifact(inputs / "tokens", "tokens")
     counts = open_artifact(inputs / "counts", "counts")
     if counts.inputs["tokens"] != tokens.fingerprint:
@@ -45,7 +47,8 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     if config.min_count < counts.settings["min_count"]:
         raise BadSetting(
             f"--min-count {config.min_count}: the counts leave out what occurs less than {counts.settings['min_count']} times",
-            f"run: scone count-ngrams --min-count {config.min_count} CORPUS",
+            f"give --min-count {counts.settings['min_count']}, or first run: "
+            f"scone count-ngrams --min-count {config.min_count} CORPUS",
         )
     settings = {"size": config.size, "min_count": config.min_count, "seed": config.seed}
     made_from = {"tokens": tokens.fingerprint, "counts": counts.fingerprint}

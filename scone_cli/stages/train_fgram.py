@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,11 +114,19 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
 
 
 def _check(config: TrainFgram) -> None:
-    for name in ("dim", "layers", "heads", "context", "batch", "steps", "eval_every", "checkpoint_every"):
+    counts = ("dim", "layers", "heads", "context", "batch", "steps", "eval_every", "eval_tokens", "checkpoint_every")
+    for name in counts:
         if getattr(config, name) < 1:
             raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 1 or more")
     if config.fgram_layers < 0 or config.micro_batch < 0 or config.warmup < 0:
         raise BadSetting("--fgram-layers, --micro-batch and --warmup: expected 0 or more")
+    if not (0 < config.learning_rate < math.inf and 0 <= config.weight_decay < math.inf):
+        raise BadSetting(
+            f"--learning-rate {config.learning_rate} --weight-decay {config.weight_decay}: expected a number above 0, "
+            "and one of 0 or more"
+        )
+    if not 0 <= config.seed < 2**63:
+        raise BadSetting(f"--seed {config.seed}: expected 0 or more, in 63 bits")
     if config.dim % (2 * config.heads):
         raise BadSetting(f"--dim {config.dim} --heads {config.heads}: a head's width must be a whole, even number")
 
