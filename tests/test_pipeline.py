@@ -29,8 +29,8 @@ MADE_FROM = {
     "vocab": {"tokens", "counts"},
     "model": {"tokens", "vocab"},
     "plain": {"tokens"},
-    "table": {"vocab", "model"},
-    "eval": {"tokens", "vocab", "model", "table", "plain", "corpora"},
+    "table": {"vocab", "model", "weights"},
+    "eval": {"tokens", "vocab", "model", "weights", "table", "plain", "corpora"},
 }
 TABLES = sorted(f"{folder}/{name}" for folder, names in FILES.items() for name in names if name.endswith(".parquet"))
 
