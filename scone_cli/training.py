@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -259,17 +260,19 @@ def save_checkpoint(model: SconeModel, optimizer: torch.optim.Optimizer, log: Lo
 
 
 def resume(model: SconeModel, optimizer: torch.optim.Optimizer, scratch: Path) -> tuple[Log, int]:
-    """Load the newest checkpoint in `scratch`, if there is one; returns its log and its step (else an empty log and 0)."""
-    checkpoints = sorted(scratch.glob("step-*.safetensors"))
-    if not checkpoints:
-        return [], 0
-    tensors = load_file(checkpoints[-1])
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, what = name.split(".")
-            state.setdefault(int(number), {})[what] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    log = pq.read_table(checkpoints[-1].with_suffix(".parquet"), schema=LOG).to_pylist()
-    return log, int(log[-1]["step"])
+    """Load the newest whole checkpoint in `scratch`; returns its log and its step (an empty log and 0 without one)."""
+    for path in sorted(scratch.glob("step-*.safetensors"), reverse=True):
+        try:
+            tensors = load_file(path)
+            log: Log = pq.read_table(path.with_suffix(".parquet"), schema=LOG).to_pylist()
+        except (SafetensorError, pa.ArrowException, OSError):
+            continue  # damaged on the disk since: this is what the one before is kept for
+        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, what = name.split(".")
+                state.setdefault(int(number), {})[what] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return log, int(log[-1]["step"])
+    return [], 0

@@ -24,7 +24,9 @@ def test_python_runs_in_a_workspace(made, monkeypatch, block):
     assert len(names["rows"]) > 0
 
 
-@pytest.mark.parametrize("query", [query.strip() for block in blocks("sql") for query in block.split(";") if query.strip()])
+@pytest.mark.parametrize(
+    "query", [query.strip() for block in blocks("sql") for query in block.split(";") if query.strip()]
+)
 def test_sql_runs_in_a_workspace(made, monkeypatch, query):
     monkeypatch.chdir(made / "work")
     assert duckdb.sql(query).fetchall()
