@@ -237,6 +237,19 @@ def test_the_log_and_the_checkpoints_of_a_run(tmp_path):
     assert pq.read_table(tmp_path / "step-00000009.parquet").num_rows == 9
 
 
+@pytest.mark.parametrize("damaged", ["step-00000009.safetensors", "step-00000009.parquet"])
+def test_a_damaged_checkpoint_costs_one_checkpoint(tmp_path, damaged):
+    plan = plan_of(checkpoint_every=3)
+    whole, resumed = tiny_model(NUM_TOKENS, MAX_N), tiny_model(NUM_TOKENS, MAX_N, seed=99)
+    train(whole, TEXT, TEXT, TRIE, plan, tmp_path, silent)
+    (tmp_path / damaged).write_bytes(b"")
+    steps = []
+    train(resumed, TEXT, TEXT, TRIE, plan, tmp_path, lambda _, done, *rest: steps.append(done))  # noqa: ARG005
+    assert steps == [step * PLAN.batch * CONTEXT for step in range(6, 13)]
+    state = whole.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.state_dict().items())
+
+
 def test_micro_batches_learn_the_same(tmp_path):
     losses = []
     for micro_batch in (0, 1):
