@@ -58,10 +58,11 @@ class Document:
 def find_files(corpora: Sequence[Path], progress: Progress = silent) -> list[SourceFile]:
     """Every file of the corpora (files and folders), hashed, sorted by hash and name.
 
-    Hidden files in folders are left out. With several corpora, names begin with the folder's own name.
+    Hidden files in folders are left out, links are followed. With several corpora, names begin with the folder's own name.
 
     Raises:
-        InputMissing: a path that does not exist, or a folder without files.
+        InputMissing: a path that does not exist, a link to nothing, or a folder without files.
+        BadData: a link that leads back to a folder it lies in.
         BadSetting: two files would have the same name.
         StorageFailure: a file that cannot be read.
     """
@@ -93,8 +94,10 @@ def _listing(corpus: Path, prefixed: bool) -> Iterator[tuple[str, Path]]:
     prefix = f"{corpus.resolve().name}/" if prefixed else ""
     num_files = 0
     with _readable(corpus):
-        for folder, subfolders, names in os.walk(corpus, onerror=_raise):
+        for folder, subfolders, names in os.walk(corpus, onerror=_raise, followlinks=True):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            for name in subfolders:
+                _check_no_loop(Path(folder, name), corpus)
             for name in sorted(name for name in names if not name.startswith(".")):
                 path = Path(folder, name)
                 if path.is_symlink() and not path.exists():
@@ -108,6 +111,17 @@ def _listing(corpus: Path, prefixed: bool) -> Iterator[tuple[str, Path]]:
         raise InputMissing(
             f"{corpus}: a folder without files (hidden ones are not read)", "name a folder that holds text"
         )
+
+
+def _check_no_loop(subfolder: Path, corpus: Path) -> None:
+    """Refuse a link to a folder that is being walked, or to one around it: the walk would never end."""
+    if not subfolder.is_symlink():
+        return
+    target = subfolder.resolve()
+    # Each by itself: what was reached through another link lies elsewhere on disk than on the way to it.
+    for above in subfolder.relative_to(corpus).parents:
+        if (corpus / above).resolve().is_relative_to(target):
+            raise BadData(f"{subfolder}: a link to {target}, a folder that it lies in: a loop", "remove it")
 
 
 def _raise(error: OSError) -> None:

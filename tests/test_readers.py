@@ -95,6 +95,39 @@ def test_links_to_files_are_followed_and_broken_ones_refused(tmp_path):
         find_files([tmp_path / "corpus"])
 
 
+def test_links_to_folders_are_followed(tmp_path):
+    write(tmp_path / "elsewhere" / "sub" / "a.txt", b"a")
+    write(tmp_path / "corpus" / "b.txt", b"b")
+    for name in ("x", "y", ".hidden"):  # one folder reached twice is no loop
+        (tmp_path / "corpus" / name).symlink_to(tmp_path / "elsewhere")
+    found = sorted(file.name for file in find_files([tmp_path / "corpus"]))
+    assert found == ["b.txt", "x/sub/a.txt", "y/sub/a.txt"]
+    (tmp_path / "corpus" / "elsewhere").symlink_to("../elsewhere")
+    (tmp_path / "alias").symlink_to(tmp_path / "corpus")
+    assert len(find_files([tmp_path / "alias"])) == 4
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("corpus/sub/link", "corpus/sub"),
+        ("corpus/sub/link", "corpus"),
+        ("corpus/sub/link", "."),  # around the corpus
+        ("elsewhere/link", "corpus"),  # through another link
+        ("elsewhere/link", "elsewhere"),
+    ],
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_links_in_a_loop_are_refused(tmp_path, monkeypatch, link, target, relative):
+    write(tmp_path / "corpus" / "sub" / "a.txt", b"a")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "corpus" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / link).symlink_to(tmp_path / target)
+    monkeypatch.chdir(tmp_path / "corpus")
+    with pytest.raises(BadData, match=r"(sub|other)/link: a link to .* a loop"):
+        find_files([Path() if relative else tmp_path / "corpus"])
+
+
 def test_missing_path_and_empty_folder(tmp_path):
     with pytest.raises(InputMissing, match="no such file"):
         find_files([tmp_path / "nowhere"])
