@@ -139,6 +139,11 @@ class Manifest:
     code_version: str = __version__
     files: dict[str, FileStamp] = field(default_factory=dict)
 
+    @classmethod
+    def new(cls, artifact: str, *made_by: Any) -> Manifest:
+        """The manifest of an artifact about to be published, in the schema version that this program writes."""
+        return cls(artifact, SCHEMA_VERSIONS[artifact], *made_by)
+
 
 def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """SHA-256 over everything an artifact depends on; equal fingerprints mean that there is nothing to do."""
@@ -260,6 +265,9 @@ def staging_folder(target: Path, expected_fingerprint: str) -> Path:
         ForeignArtifact: publishing would replace something that scone did not write.
     """
     staging = target.parent / _staging_name(target, expected_fingerprint)
+    used_up = staging.with_name(staging.name + USED_UP)
+    if used_up.is_dir() and staging.is_dir() and not _is_replaced(staging, expected_fingerprint):
+        used_up.rename(staging / SCRATCH)  # a crash just before the work was published: nothing need be done again
     leftovers = sorted(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
     for leftover in leftovers:
         if leftover.name.endswith(REPLACED) and not target.exists():

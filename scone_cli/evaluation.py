@@ -137,7 +137,13 @@ def evaluate_corpus(
                 ("bits_per_byte", metrics.bits_per_byte(nats[arm][inside], size, count)),
             ):
                 results.append(
-                    {"arm": arm, "corpus": corpus, "metric": metric, **asdict(value), "seconds": found.seconds}
+                    {
+                        "arm": arm,
+                        "corpus": corpus,
+                        "metric": metric,
+                        **asdict(value),
+                        "seconds": found.seconds if corpus == name else None,  # measured for the whole only
+                    }
                 )
             if "table" in losses and arm != "table":
                 paired = metrics.nats_per_token(nats["table"][inside] - nats[arm][inside], count)

@@ -122,7 +122,7 @@ def train(
 
     Raises:
         BadData: the text is shorter than one window.
-        SconeError: the loss is no longer a number; names the last checkpoint.
+        SconeError: the loss or its gradient is no longer a number.
     """
     if not text.num_windows:
         raise BadData(f"the training text has {text.tokens.size:,} tokens, less than one context of {text.context:,}")
@@ -138,12 +138,11 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step)
         loss, num_nodes = accumulate_gradients(model, *text.windows(windows), trie, plan.micro_batch or plan.batch)
-        if not math.isfinite(loss):
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise SconeError(
-                f"the loss became {loss} at step {step + 1}",
-                f"lower --learning-rate; checkpoints from before, if there was time for one, are in {scratch}",
+                f"the loss became {loss} at step {step + 1} (norm of the gradient: {norm})", "lower --learning-rate"
             )
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -154,7 +153,7 @@ def train(
                 "tokens": step * tokens_a_step,
                 "loss": loss,
                 "learning_rate": plan.learning_rate_at(step - 1),
-                "gradient_norm": float(norm),
+                "gradient_norm": norm,
                 "held_out_loss": mean_loss(model, held_out, trie, plan.eval_tokens) if look and held_out else None,
                 "trie_nodes": num_nodes,
                 "seconds": time.monotonic() - started,

@@ -70,9 +70,8 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         frequent.write(staging / f"n={n}.parquet")
         kept.append({"n": n, "n-grams": num_ngrams, "occurrences": int(frequent.counts.sum())})
     summary = {**tokens.summary, "counts": kept}
-    manifest = Manifest(
+    manifest = Manifest.new(
         "counts",
-        1,
         STAGE,
         STAGE_VERSION,
         mark,
@@ -132,8 +131,8 @@ def _tokens(
     }
     # Thousands of files would drown the manifest: one digest stands for them all.
     corpus = {"corpus": mark}
-    manifest = Manifest(
-        "tokens", 1, STAGE, STAGE_VERSION, mark, settings, corpus, tokenizer.sha256, config.seed, summary
+    manifest = Manifest.new(
+        "tokens", STAGE, STAGE_VERSION, mark, settings, corpus, tokenizer.sha256, config.seed, summary
     )
     return publish(staging, target, manifest), True
 

@@ -96,8 +96,8 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
     given = {name: manifest.fingerprint for name, manifest in opened.items()} | {"corpora": mark}
     given["weights"] = digest_weights(opened["model"])
-    manifest = Manifest(
-        "eval", 1, STAGE, STAGE_VERSION, mark, settings, given, opened["tokens"].tokenizer, config.seed, summary
+    manifest = Manifest.new(
+        "eval", STAGE, STAGE_VERSION, mark, settings, given, opened["tokens"].tokenizer, config.seed, summary
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 

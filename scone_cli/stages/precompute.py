@@ -97,8 +97,8 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         "bytes of rows": raw.nbytes,
         "bytes of index": index.slots.nbytes + index.values.nbytes,
     }
-    manifest = Manifest(
-        "table", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
+    manifest = Manifest.new(
+        "table", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 
@@ -106,8 +106,8 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
 def _compute_rows(network: SconeModel, trie: FgramTrie, dtype: str, scratch: Path, progress: Progress) -> Raw:
     """A_f-gram's output for every f-gram, as raw rows in id order, in a mapped scratch file.
 
-    The vocabulary is closed under prefixes, so an f-gram costs one token-forward. Memory does not grow with the rows, and
-    a run that was killed goes on after its last mark.
+    The vocabulary is closed under prefixes, so an f-gram costs one token-forward. Memory does not grow with the width of
+    the rows, and a run that was killed goes on after its last mark.
     """
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
@@ -119,10 +119,13 @@ def _compute_rows(network: SconeModel, trie: FgramTrie, dtype: str, scratch: Pat
     row_bytes = network.config.dim * DTYPES[dtype].itemsize
     if not done:
         with path.open("wb") as file:  # whole at once: a mapped file for which there is no room kills the process
-            os.posix_fallocate(file.fileno(), 0, max(1, trie.num_fgrams * row_bytes))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, max(1, trie.num_fgrams * row_bytes))
+            else:
+                file.truncate(max(1, trie.num_fgrams * row_bytes))
     rows = np.memmap(path, np.uint8, "r+", shape=(trie.num_fgrams, row_bytes))
     chunks = token_order_chunks(trie.token_order(), CHUNK)
-    progress("precomputing", done * CHUNK, trie.num_fgrams, "rows", f"{rows.nbytes / 2**20:,.0f} MiB on disk")
+    progress("precomputing", done * CHUNK, trie.num_fgrams, "rows", f"{rows.nbytes / 2**20:,.1f} MiB of rows")
     with torch.inference_mode():
         for number in range(done, len(chunks)):
             ids = chunks[number]

@@ -23,7 +23,9 @@ class SelectVocab:
     """Settings of `select-vocab`."""
 
     size: int = setting(1_000_000, "Keep at most this many f-grams.")
-    min_count: int = setting(5, "Keep only n-grams that occur at least this often.")
+    min_count: int | None = setting(
+        None, "Keep only n-grams that occur at least this often (default: all that were counted)."
+    )
     seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
@@ -34,7 +36,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         BadSetting: a setting out of its range, or no n-gram is as frequent as asked for.
         MismatchedArtifacts: the counts were not made from these tokens.
     """
-    if not 1 <= config.size < 2**32 or not 1 <= config.min_count < 2**63:
+    if not 1 <= config.size < 2**32 or not (config.min_count is None or 1 <= config.min_count < 2**63):
         raise BadSetting(
             f"--size {config.size} --min-count {config.min_count}: expected 1 or more of both, and ids of 32 bits"
         )
@@ -44,13 +46,14 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         raise MismatchedArtifacts(
             f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
         )
-    if config.min_count < counts.settings["min_count"]:
+    min_count = counts.settings["min_count"] if config.min_count is None else config.min_count
+    if min_count < counts.settings["min_count"]:
         raise BadSetting(
-            f"--min-count {config.min_count}: the counts leave out what occurs less than {counts.settings['min_count']} times",
+            f"--min-count {min_count}: the counts leave out what occurs less than {counts.settings['min_count']} times",
             f"give --min-count {counts.settings['min_count']}, or first run: "
-            f"scone count-ngrams --min-count {config.min_count} CORPUS",
+            f"scone count-ngrams --min-count {min_count} CORPUS",
         )
-    settings = {"size": config.size, "min_count": config.min_count, "seed": config.seed}
+    settings = {"size": config.size, "min_count": min_count, "seed": config.seed}
     made_from = {"tokens": tokens.fingerprint, "counts": counts.fingerprint}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     if not force and (manifest := up_to_date(out, "vocab", mark)):
@@ -60,10 +63,10 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
 
     progress("ranking", 0, 1, "vocabulary")
     max_n, num_tokens = counts.settings["max_n"], tokens.summary["vocabulary size"]
-    vocabulary = Vocabulary.select(inputs / "counts", max_n, config.size, config.min_count, num_tokens)
+    vocabulary = Vocabulary.select(inputs / "counts", max_n, config.size, min_count, num_tokens)
     if not vocabulary.trie.num_fgrams:
         raise BadSetting(
-            f"--min-count {config.min_count}: no n-gram in {inputs / 'counts'} occurs that often",
+            f"--min-count {min_count}: no n-gram in {inputs / 'counts'} occurs that often",
             "give a smaller one, to scone count-ngrams too, or more text",
         )
     progress("ranking", 1, 1, "vocabulary", f"{vocabulary.trie.num_fgrams:,} f-grams")
@@ -71,8 +74,8 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     vocabulary.write(staging / "vocab.parquet")
     settings |= {"max_n": max_n, "num_tokens": num_tokens}
     summary = _summary(vocabulary, inputs / "tokens", progress)
-    manifest = Manifest(
-        "vocab", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
+    manifest = Manifest.new(
+        "vocab", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 

@@ -107,8 +107,8 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
     model.save(staging)
     write_parquet(staging / "log.parquet", LOG, log)
     summary = _summary(model, log)
-    manifest = Manifest(
-        "model", 1, STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
+    manifest = Manifest.new(
+        "model", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 
