@@ -101,7 +101,7 @@ def write_token_shards(
     """Encode the corpus into `staging/part-<task>-<k>.parquet`, going on where an interrupted call stopped.
 
     A task is a run of consecutive files; its mark in the scratch folder, written last, says that its parts are whole.
-    The parts depend only on the arguments: a rerun overwrites those of an unfinished task with the same bytes.
+    The parts depend only on the arguments: a rerun writes those of an unfinished task again, with the same bytes.
 
     Raises:
         InputMissing: no document has text, or none is left to train on.
@@ -176,6 +176,8 @@ def _finished(staging: Path, number: int) -> ShardStats | None:
 
 def _write_task(staging: Path, number: int, batches: Iterator[_Batch], meter: _Meter) -> ShardStats:
     """Write the parts of one task, then its mark."""
+    for stale in staging.glob(f"part-{number:05d}-*.parquet"):
+        stale.unlink()  # of a run that met a file as it changed: there may be more of them than will be overwritten
     stats = ShardStats()
     waiting: list[_Encoded] = []
     num_waiting = num_parts = 0

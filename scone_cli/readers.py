@@ -41,6 +41,7 @@ class SourceFile:
     name: str
     bytes: int
     sha256: str
+    mtime_ns: int  # tells that it has changed since; no part of what it is
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def find_files(corpora: Sequence[Path], progress: Progress = silent) -> list[Sou
     for number, (name, path) in enumerate(paths.items()):
         progress("hashing files", number, len(paths), "files")
         with _readable(path):
-            files.append(SourceFile(path, name, path.stat().st_size, digest_file(path)))
+            found = path.stat()  # before hashing: a change from now on will be seen
+            files.append(SourceFile(path, name, found.st_size, digest_file(path), found.st_mtime_ns))
     progress("hashing files", len(paths), len(paths), "files")
     return sorted(files, key=lambda file: (file.sha256, file.name))
 
@@ -150,7 +152,8 @@ def read_documents(file: SourceFile, text_field: str = "text") -> Iterator[Docum
     """The documents of a file, in order, as a stream; those with empty text are left out.
 
     Raises:
-        BadData: naming the file, the line or row, what was found and what was expected.
+        BadData: naming the file, the line or row, what was found and what was expected; or the file has changed since
+            it was found, so that its hash is not that of the documents.
         StorageFailure: the file cannot be read.
     """
     for document, _ in read_with_position(file, text_field):
@@ -159,24 +162,38 @@ def read_documents(file: SourceFile, text_field: str = "text") -> Iterator[Docum
 
 def read_with_position(file: SourceFile, text_field: str) -> Iterator[tuple[Document, int]]:
     """The documents of a file, each with the bytes of the file (as it lies on disk) that are read so far."""
-    name = file.path.name.lower()
-    compression = next((suffix for suffix in _DECOMPRESSORS if name.endswith(suffix)), "")
-    parse, unit = _PARSERS.get(Path(name.removesuffix(compression)).suffix, (_parse_text, ""))
+    lowered = file.path.name.lower()
+    compression = next((suffix for suffix in _DECOMPRESSORS if lowered.endswith(suffix)), "")
+    parse, unit = _PARSERS.get(Path(lowered.removesuffix(compression)).suffix, (_parse_text, ""))
     with _readable(file.path), file.path.open("rb") as raw:
         content: BinaryIO = raw
         if compression:
             content = io.BufferedReader(_Decompressed(raw, compression, file.path), _CHUNK_BYTES)
-        for number, text in parse(content, file.path, text_field):
-            if not text:
-                continue
-            try:
-                num_bytes = len(text.encode())
-            except UnicodeEncodeError as error:
-                raise BadData(
-                    f"{file.path}: {unit} {number}: half a surrogate pair (U+{ord(text[error.start]):04X}) "
-                    f"at character {error.start:,} of the text, expected Unicode text"
-                ) from error
-            yield Document(f"{file.name}:{number}" if unit else file.name, text, num_bytes), raw.tell()
+        try:
+            for number, text in parse(content, file.path, text_field):
+                if text:
+                    name = f"{file.name}:{number}" if unit else file.name
+                    yield Document(name, text, _utf8_length(text, f"{file.path}: {unit} {number}")), raw.tell()
+        except BadData:
+            _check_unchanged(file, raw)  # then that is the reason: a line that is half written, an archive cut short
+            raise
+        _check_unchanged(file, raw)
+
+
+def _check_unchanged(file: SourceFile, raw: BinaryIO) -> None:
+    now = os.fstat(raw.fileno())
+    if (now.st_size, now.st_mtime_ns) != (file.bytes, file.mtime_ns):
+        raise BadData(f"{file.path}: changed while it was being read", "run the command again")
+
+
+def _utf8_length(text: str, where: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise BadData(
+            f"{where}: half a surrogate pair (U+{ord(text[error.start]):04X}) "
+            f"at character {error.start:,} of the text, expected Unicode text"
+        ) from error
 
 
 # What a parser gives: number of the line or row, and the text.

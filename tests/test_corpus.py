@@ -187,6 +187,7 @@ def test_what_a_kill_leaves_is_written_again(source, tmp_path):
     (out / "part-00001-001.parquet").unlink()  # lacked a part,
     (out / "part-00001-000.parquet").write_bytes(b"stale")
     (out / ".part-00001-001.parquet.tmp").write_bytes(b"half")  # and was writing it
+    shutil.copy(out / "part-00001-000.parquet", out / "part-00001-099.parquet")  # of a file that was longer then;
     (out / "part-00002-000.parquet").unlink()  # this one is marked as complete, but is not
     assert shards(source, out) == expected
     assert contents(out) == before

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -158,6 +159,40 @@ def test_file_that_goes_away_and_file_that_cannot_be_read(tmp_path, monkeypatch)
     monkeypatch.setattr(readers, "digest_file", denied)  # root, as in containers, may read everything
     with pytest.raises(StorageFailure, match=r"b\.txt: cannot be read \(Permission denied\)"):
         find_files([write(tmp_path / "b.txt", b"b")])
+
+
+@pytest.mark.parametrize("change", [b"b", b"longer", b"\xff"])
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_file_that_changes_after_it_was_found(tmp_path, change, compression, replaced):
+    compress = COMPRESS[compression]
+    (file,) = find_files([write(tmp_path / f"a.txt{compression}", compress(b"a"))])
+    new = write(tmp_path / "new", compress(change))
+    os.utime(new, ns=(0, file.mtime_ns + 1))  # a clock may be too coarse to tell two writes apart
+    new.replace(file.path) if replaced else (shutil.copyfile(new, file.path), shutil.copystat(new, file.path))
+    with pytest.raises(BadData, match=r"a\.txt.*: changed while it was being read") as caught:
+        list(read_documents(file))
+    assert caught.value.hint == "run the command again"
+
+
+@pytest.mark.parametrize("tail", [b'{"text": "c"}\n', b'{"te'])
+def test_file_that_grows_while_it_is_read(tmp_path, tail):
+    (file,) = find_files([write(tmp_path / "a.jsonl", lines(*({"text": "x" * 99} for _ in range(5000))))])
+    documents = read_documents(file)
+    next(documents)
+    with file.path.open("ab") as log:
+        log.write(tail)
+    with pytest.raises(BadData, match=r"a\.jsonl: changed while it was being read"):
+        list(documents)
+
+
+def test_parquet_file_that_changes_and_file_that_is_only_read(tmp_path):
+    (file,) = find_files([write(tmp_path / "a.parquet", parquet({"text": pa.array(["x"])}))])
+    for _ in range(2):
+        assert [document.text for document in read_documents(file)] == ["x"]
+    os.utime(file.path, ns=(0, file.mtime_ns + 1))
+    with pytest.raises(BadData, match=r"a\.parquet: changed"):
+        list(read_documents(file))
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
