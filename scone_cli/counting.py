@@ -98,7 +98,7 @@ class Steps:
 
     def run(self, tasks: list[Callable[[], None]]) -> None:
         """Run independent tasks; the kernels release the GIL, so threads are enough."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(_num_cores()) as pool:
             try:
                 for future in [pool.submit(task) for task in tasks]:
                     future.result()
@@ -111,6 +111,15 @@ class Steps:
     def finish(self, detail: str) -> None:
         """Report the line as complete."""
         self.progress(self.what, self.total, self.total, "tasks", detail)
+
+
+def _num_cores() -> int:
+    """The cores that this process may use, which in a container or under `taskset` are fewer than there are."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # ---- the tasks: files in, one file out ---------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -146,6 +149,25 @@ def test_progress_rises_to_its_total(tokens, tmp_path):
         assert done == sorted(done)
         assert done[0][0] == 0
         assert done[-1][0] == done[-1][1]
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0: {3, 5}}[pid], raising=False)
+    monkeypatch.delattr(os, "process_cpu_count", raising=False)
+    assert counting._num_cores() == 2
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 7, raising=False)
+    assert counting._num_cores() == 7
+    monkeypatch.delattr(os, "process_cpu_count")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert counting._num_cores() == 64
+
+
+def test_tasks_run_on_that_many_threads(monkeypatch):
+    monkeypatch.setattr(counting, "_num_cores", lambda: 2)
+    used = set()
+    counting.Steps(silent, "x", 50).run([lambda: (time.sleep(0.001), used.add(threading.get_ident()))] * 50)
+    assert len(used) == 2
 
 
 def test_more_ngrams_than_ids_is_an_error(tokens, tmp_path, monkeypatch):
