@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts import VOCAB, write_parquet
-from scone_cli.errors import DamagedArtifact
-from scone_cli.ngrams import U32, U64
+from scone_cli.errors import BadSetting, DamagedArtifact
+from scone_cli.ngrams import U8, U32, U64
 from scone_cli.trie import FgramTrie
 
+_MOST_TOKENS = 2**31 - 1  # of all f-grams: Arrow's lists have offsets of 32 bits
 _REMAKE = "run: scone select-vocab --force"
 
 
@@ -32,6 +33,9 @@ class Vocabulary:
 
         A prefix or suffix of an n-gram is shorter and occurs at least as often, so it ranks before it: every such set
         is closed under prefixes and suffixes, ties at the cutoff included, and ids do not depend on the input's order.
+
+        Raises:
+            BadSetting: so many f-grams have more tokens than one vocabulary can hold.
         """
         ranked = (
             pl.concat([_level(counts_folder, n) for n in range(2, max_n + 1)])
@@ -40,6 +44,7 @@ class Vocabulary:
             .head(size)
         )
         n = ranked["n"].to_numpy()
+        _check_room(n, size)
         rows = ranked["row"].to_numpy()
         num_fgrams = len(ranked)
         prefix_nodes, last_tokens = np.empty(num_fgrams, np.uint32), np.empty(num_fgrams, np.uint32)
@@ -96,6 +101,17 @@ class Vocabulary:
         if not closed or not np.array_equal(_flat_tokens(trie)[0], flat):
             raise DamagedArtifact(f"{folder}: an f-gram whose prefix is not in the vocabulary", _REMAKE)
         return cls(trie, table.column("count").to_numpy(), table.column("docs").to_numpy())
+
+
+def _check_room(lengths: U8, size: int) -> None:
+    num_tokens = int(lengths.sum(dtype=np.int64))
+    if num_tokens > _MOST_TOKENS:
+        largest = int(np.searchsorted(np.cumsum(lengths, dtype=np.int64), _MOST_TOKENS, side="right"))
+        raise BadSetting(
+            f"--size {size}: the {lengths.size:,} most frequent n-grams have {num_tokens:,} tokens, "
+            f"expected at most {_MOST_TOKENS:,}",
+            f"give --size {largest} or a smaller one",
+        )
 
 
 def _level(counts_folder: Path, n: int) -> pl.DataFrame:

@@ -10,8 +10,9 @@ from builders import random_documents, slow_counts, slow_ranking, write_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scone_cli import vocabulary as vocabulary_module
 from scone_cli.artifacts import VOCAB, write_parquet
-from scone_cli.errors import DamagedArtifact
+from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.vocabulary import Vocabulary
 
 DOCUMENTS = random_documents(0, 7, [90, 40, 0, 60])
@@ -66,6 +67,19 @@ def test_ids_do_not_depend_on_the_order_of_documents(tmp_path):
 
 def test_a_smaller_vocabulary_is_a_prefix_of_a_larger_one(tmp_path, vocabulary):
     assert fgrams_of(Vocabulary.select(tmp_path, MAX_N, 33, 1, NUM_TOKENS)) == fgrams_of(vocabulary)[:33]
+
+
+def test_more_tokens_than_offsets_can_count(tmp_path, vocabulary, monkeypatch):
+    num_tokens = int(vocabulary.trie.lengths.sum())
+    monkeypatch.setattr(vocabulary_module, "_MOST_TOKENS", num_tokens)
+    assert fgrams_of(Vocabulary.select(tmp_path, MAX_N, 80, 1, NUM_TOKENS)) == fgrams_of(vocabulary)
+    with pytest.raises(BadSetting, match=rf"--size 81: .* expected at most {num_tokens}") as caught:
+        Vocabulary.select(tmp_path, MAX_N, 81, 1, NUM_TOKENS)
+    assert caught.value.hint == "give --size 80 or a smaller one"
+
+
+def test_the_limit_is_that_of_the_offsets():
+    assert np.iinfo(np.int32).max == vocabulary_module._MOST_TOKENS
 
 
 # ---- written and read back ---------------------------------------------------------------------------------------
