@@ -129,7 +129,7 @@ STAGES: dict[str, Stage] = {
         "eval",
         "model/ table/ -> eval/",
         "Measure what the f-grams are worth and what they cost.",
-        """Measure what the f-grams are worth and what they cost, on text that no stage has learned from.
+        """Measure what the f-grams are worth and what they cost.
 
         Perplexity and bits per byte of the same model three times: `live` (the f-gram model runs), `table` (rows from
         the mapped file) and `none` (no f-grams); and of every other model given with --against. Without CORPUS, on the

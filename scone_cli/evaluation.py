@@ -6,9 +6,13 @@ A document is read as an end-of-document token and its own tokens, cut into wind
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,7 @@ import torch
 from torch import Tensor
 
 from scone_cli import metrics
-from scone_cli.corpus import TokenStream
+from scone_cli.corpus import TRAIN, TokenStream, iter_shards
 from scone_cli.model import SconeModel, token_losses
 from scone_cli.ngrams import NONE, U8, U32, FgramIndex
 from scone_cli.progress import Progress
@@ -115,6 +119,18 @@ def _batches(windows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         last = first + max(1, BATCH_TOKENS // int(windows[first, 1]))
         yield windows[first:last]
         first = last
+
+
+def documents_trained_on(stream: TokenStream, tokens_folder: Path) -> int:
+    """How many documents of `stream` are, token for token, in the training split: on those a model only remembers."""
+    wanted = Counter(_digests(stream))
+    seen = {digest for _, shard in iter_shards(tokens_folder, TRAIN) for digest in _digests(shard) if digest in wanted}
+    return sum(wanted[digest] for digest in seen)
+
+
+def _digests(stream: TokenStream) -> Iterator[bytes]:
+    for start, end in pairwise(stream.starts.tolist()):
+        yield hashlib.blake2b(stream.tokens[start:end].tobytes(), digest_size=16).digest()
 
 
 # ---- what is reported --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from scone_cli import artifacts
 from scone_cli.artifacts import (
     MANIFEST,
     SCRATCH,
+    USED_UP,
     VOCAB,
     Manifest,
     check_files,
@@ -382,3 +383,12 @@ def test_a_workspace_that_cannot_be_is_a_storage_failure(tmp_path):
     ):
         pass
     assert caught.value.exit_code == 74
+
+
+def test_a_crash_just_before_the_exchange_costs_no_work(tmp_path):
+    target = tmp_path / "vocab"
+    staging = staging_folder(target, "a" * 64)
+    (staging / SCRATCH / "checkpoint").write_text("hours of work")
+    (staging / SCRATCH).rename(tmp_path / f"{staging.name}{USED_UP}")  # as `publish` does, a moment before it is done
+    assert (staging_folder(target, "a" * 64) / SCRATCH / "checkpoint").read_text() == "hours of work"
+    assert [path.name for path in tmp_path.iterdir()] == [staging.name]

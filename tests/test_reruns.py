@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from workspaces import COUNT, RECIPE, SELECT, TRAIN, commands, contents, copy_of, installed, quality, texts
+from workspaces import COUNT, RECIPE, SELECT, TRAIN, commands, contents, copy_of, installed, manifest, quality, texts
 
 from scone_cli.corpus import HELD_OUT, split_of
 
@@ -137,3 +137,12 @@ def test_what_is_held_out_teaches_nothing(small, forks, tmp_path):
     one, two = (pq.read_table(tmp_path / f"{name}-work" / "model/log.parquet") for name in ("one", "two"))
     assert one["loss"].equals(two["loss"])
     assert not one["held_out_loss"].equals(two["held_out_loss"])
+
+
+def test_eval_says_when_a_corpus_was_trained_on(small, tmp_path, forks):
+    workspace = copy_of(small / "work", tmp_path / "work")
+    ended = forks.run("--workspace", workspace, "eval", small / "corpus", "--json")
+    assert ended.code == 0, ended.err
+    (documents,) = json.loads(ended.out)["documents that the models have learned from"]
+    held_out = manifest(workspace / "tokens")["summary"]["held-out documents"]
+    assert documents == {"corpus": "corpus", "documents": 60, "also in the training split": 60 - held_out}

@@ -1,4 +1,4 @@
-"""`scone eval`: what the f-grams are worth and what they cost, measured on text that no stage has learned from."""
+"""`scone eval`: what the f-grams are worth and what they cost, measured on held-out text or on any other."""
 
 from __future__ import annotations
 
@@ -76,15 +76,17 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     if not force and (manifest := up_to_date(out, "eval", mark)):
         return Report.of(out, manifest, up_to_date=True)
 
-    from scone_cli.evaluation import evaluate_corpus, lookup_costs, model_costs  # noqa: PLC0415
+    from scone_cli.evaluation import documents_trained_on, evaluate_corpus, lookup_costs, model_costs  # noqa: PLC0415
     from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
 
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     tokenizer = Tokenizer.load(inputs.workspace / "tokens" / "tokenizer.json")
     arms = _arms(inputs, opened)
     corpora = _corpora(config, inputs, files, tokenizer, progress)
-    found: dict[str, list[dict[str, Any]]] = {"results": [], "differences": [], "match_lengths": []}
+    found: dict[str, list[dict[str, Any]]] = {"results": [], "differences": [], "match_lengths": [], "documents": []}
     for name, stream in corpora.items():
+        known = documents_trained_on(stream, inputs.workspace / "tokens")
+        found["documents"].append({"corpus": name, "documents": len(stream.names), "also in the training split": known})
         for key, rows in evaluate_corpus(name, stream, arms, tokenizer.end_of_document, progress).items():
             found[key] += rows
     first = next(iter(corpora.values()))
@@ -216,6 +218,8 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
         "tokens": results[corpora[0], arms[0], "nats_per_token"]["n"],
         "window and stride, tokens": context,
     }
+    if any(row["also in the training split"] for row in found["documents"]):
+        summary["documents that the models have learned from"] = found["documents"]
     if len(corpora) > 1:
         summary["perplexity by corpus"] = [
             {"corpus": corpus, "tokens": results[corpus, arms[0], "perplexity"]["n"]}
