@@ -44,7 +44,8 @@ def _print(console: Console, heading: str, result: Mapping[str, Any]) -> None:
         if isinstance(value, dict) and value:
             _print(console, f"\n{_label(key)}", value)
         elif _is_table(value):
-            console.print(_table(_label(key), value))
+            console.print(Text(f"\n{_label(key)}", style="bold"))  # not the table's own title: that wraps at its width
+            console.print(_table(value))
 
 
 def _is_table(value: Any) -> bool:
@@ -64,8 +65,8 @@ def _block(values: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
         is_number = all(isinstance(row.get(column), int | float | None) for row in rows)
