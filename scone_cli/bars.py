@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from scone_cli.console import is_terminal, quantity_text, say, seconds_text
+from scone_cli.console import bytes_text, count_text, is_bytes, is_terminal, quantity_text, say, seconds_text
 from scone_cli.progress import Progress, silent
 
 PLAIN_INTERVAL = 30.0  # seconds between two lines about the same piece of work, in a log
 BAR_INTERVAL = 0.1  # seconds between two redraws, on a terminal
-BAR_WIDTH = 24
+BAR_WIDTH = 12
 
 
 @dataclass
@@ -42,14 +42,16 @@ class Piece:
         """How much is done, of how much."""
         if self.total is None:
             return quantity_text(self.done, self.unit)
-        return f"{quantity_text(self.done, self.unit)} of {quantity_text(self.total, self.unit)}"
+        done = bytes_text(self.done) if is_bytes(self.unit) else count_text(self.done)
+        return f"{done} of {quantity_text(self.total, self.unit)}"  # the unit once: a line is short
 
     def pace(self, now: float) -> str:
         """How fast it went on average, and how long it will take at that pace."""
         elapsed, progressed = now - self.started, self.done - self.first
         if elapsed <= 0 or progressed <= 0:
             return ""
-        rate = f"{quantity_text(progressed / elapsed, self.unit)}/s"
+        speed = progressed / elapsed
+        rate = f"{bytes_text(speed) if is_bytes(self.unit) else count_text(speed)}/s"
         if self.total is None:
             return rate
         return f"{rate}, {seconds_text((self.total - self.done) * elapsed / progressed)} left"

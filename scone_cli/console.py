@@ -41,9 +41,14 @@ def seconds_text(value: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def is_bytes(unit: str) -> bool:
+    """Whether a unit of work is the byte, which is shown as KiB, MiB and so on."""
+    return unit in {"B", "bytes"}
+
+
 def quantity_text(value: float, unit: str) -> str:
-    """An amount of work in its unit; bytes become KiB, MiB and so on."""
-    return bytes_text(value) if unit in {"B", "bytes"} else f"{count_text(value)} {unit}".rstrip()
+    """An amount of work in its unit."""
+    return bytes_text(value) if is_bytes(unit) else f"{count_text(value)} {unit}".rstrip()
 
 
 def value_text(key: str, value: Any) -> str:

@@ -64,7 +64,7 @@ def test_resumed_work_is_timed_from_where_it_went_on(capsys):
         progress("train", done, 1000, "steps")
     assert capsys.readouterr().err.splitlines() == [
         "train: started, 1,000 steps, 900 steps already done",
-        "train: 940 steps of 1,000 steps, 1 steps/s, 60 s left",
+        "train: 940 of 1,000 steps, 1/s, 60 s left",
         "train: done, 1,000 steps in 1:40",
     ]
 
