@@ -113,7 +113,7 @@ def write_token_shards(
     for number, task in enumerate(_tasks(files)):
         finished = _finished(staging, number)
         if finished is None:
-            batches = _encode(task, tokenizer, text_field, held_out)
+            batches = _with_one_backend(_encode(task, tokenizer, text_field, held_out), tokenizer, staging)
             finished = _write_task(staging, number, batches, meter)
         else:
             meter.add(sum(file.bytes for file in task), finished.num_tokens)
@@ -221,6 +221,17 @@ def _encode(files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str, 
                 waiting, size, told = [], 0, before + position
         before += file.bytes
     yield batch(before)
+
+
+def _with_one_backend(batches: Iterator[_Batch], tokenizer: Tokenizer, staging: Path) -> Iterator[_Batch]:
+    """Hold on to what the corpus's first batch says of the backend: another run would judge by other documents."""
+    note = staging / SCRATCH / "backend"
+    if note.is_file():
+        tokenizer.keep_backend(note.read_text())
+    for batch in batches:
+        if not note.is_file():
+            write_atomically(note, tokenizer.backend.encode())
+        yield batch
 
 
 def _write_part(path: Path, documents: Sequence[_Encoded]) -> None:

@@ -2,6 +2,7 @@
 
 `tokenizers` is the reference and can do everything; `fastokens` gives the same ids many times faster, and encodes
 unless it cannot read the file or disagrees with the reference on the first documents of a run, which is announced.
+A batch that it cannot encode is the reference's. So the first documents and a batch say who encodes it, nothing else.
 What this leaves out: special tokens are neither added nor recognised. Text that spells `<|endoftext|>` is text.
 """
 
@@ -77,8 +78,8 @@ class Tokenizer:
         self.vocab_size = max(ids.values(), default=-1) + 1
         self.end_of_document = self._find_end_of_document(ids)
         self.vocab_size = max(self.vocab_size, self.end_of_document + 1)
+        self._compared = self._announced = False
         self._fast = self._open_fast(text)
-        self._compared = False
 
     @classmethod
     def load(cls, path: Path, notice: Callable[[str], None] = _to_stderr) -> Tokenizer:
@@ -101,6 +102,12 @@ class Tokenizer:
         """The library that encodes from now on."""
         return "tokenizers" if self._fast is None else "fastokens"
 
+    def keep_backend(self, backend: str) -> None:
+        """Encode with what an earlier part of the same work was encoded with, instead of comparing again."""
+        self._compared = True
+        if self._fast is not None and backend != self.backend:
+            self._fall_back("was given up before this run was interrupted")
+
     def encode_batch(self, texts: Sequence[str]) -> list[Tokens]:
         """Encode every text by itself; no token is added, and none is `end_of_document`."""
         if self._fast is not None and not self._compared:
@@ -109,7 +116,8 @@ class Tokenizer:
             try:
                 return self._encode_fast(texts)
             except (ValueError, RuntimeError) as error:
-                self._fall_back(f"cannot encode a text ({error})")
+                # For this batch alone: a run that goes on after it must encode what follows as this one does.
+                self._announce(f"cannot encode a text ({error})")
         return self._encode_reference(texts)
 
     def decode(self, ids: Sequence[int] | Tokens) -> str:
@@ -172,6 +180,12 @@ class Tokenizer:
 
     def _fall_back(self, reason: str) -> None:
         self._fast = None
+        self._announce(reason)
+
+    def _announce(self, reason: str) -> None:
+        if self._announced:
+            return
+        self._announced = True
         reason = " ".join(reason.split())
         self._notice(f"{self._source}: fastokens {reason}; using tokenizers instead, which is many times slower")
 

@@ -1,4 +1,6 @@
+import contextlib
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -30,7 +32,8 @@ from scone_cli.progress import silent
 from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = [f"Document {number} says hello {number % 7} times, and the end.\n" * (number % 5 + 1) for number in range(120)]
-TOKENIZER = Tokenizer(train_tokenizer(iter(TEXTS), 300), "tokenizer.json")
+CONTENT = train_tokenizer(iter(TEXTS), 300)
+TOKENIZER = Tokenizer(CONTENT, "tokenizer.json")
 
 
 @pytest.fixture
@@ -205,6 +208,52 @@ def test_finished_tasks_are_not_done_again(source, tmp_path, monkeypatch):
     assert 0 < len(encoded) < 123 / 2
 
 
+def write_with(staging: Path, files, odd: set[str], failing: str = "", progress=silent) -> list[str]:
+    """Write shards with a fast library that gives other ids for `odd` texts; returns what it announces."""
+    notices: list[str] = []
+    tokenizer = Tokenizer(CONTENT, "t.json", notices.append)
+    encode = tokenizer._encode_fast
+
+    def fast(texts):
+        if failing in texts:
+            raise ValueError("match limit exceeded")
+        return [ids[::-1].copy() if text in odd else ids for text, ids in zip(texts, encode(texts), strict=True)]
+
+    tokenizer._encode_fast = fast
+    with contextlib.suppress(Killed):
+        write_token_shards(files, tokenizer, staging, 0.2, "text", progress)
+    return notices
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("after", [1, 4, 8, 11, 17])
+@pytest.mark.parametrize(
+    ("odd", "failing", "notice"),
+    [
+        ([0, -1], None, "gives other ids"),  # seen at once, so that the last document is the reference's
+        (range(40, 123), None, ""),  # never seen: all documents are the fast library's
+        (range(40, 123), 60, "cannot encode"),  # a batch is the reference's, those after it are not
+    ],
+)
+def test_interrupted_run_goes_on_with_the_same_library(source, tmp_path, after, odd, failing, notice):
+    files = find_files([source])
+    texts = [document.text for file in files for document in corpus.read_documents(file)]
+    settings = {"odd": {texts[i] for i in odd}, "failing": "none" if failing is None else texts[failing]}
+    calls = itertools.count()
+
+    def kill(*_: object) -> None:
+        if next(calls) >= after:
+            raise Killed
+
+    notices = write_with(tmp_path / "whole", files, **settings)
+    assert len(notices) == bool(notice)
+    assert notice in "".join(notices)
+    write_with(tmp_path / "out", files, **settings, progress=kill)
+    assert contents(tmp_path / "out") != contents(tmp_path / "whole")
+    write_with(tmp_path / "out", files, **settings)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 # ---- progress and errors -----------------------------------------------------------------------------------------
 
 
@@ -218,7 +267,7 @@ def test_progress_goes_from_nothing_to_everything(source, tmp_path):
         assert told[0] == ("tokenising", 0, total, "B", "0.0M tokens")
         assert told[-1][:4] == ("tokenising", total, total, "B")
         assert [now[1] for now in told] == sorted(now[1] for now in told)
-    num_tasks = len(list((tmp_path / "out" / "work").iterdir()))
+    num_tasks = len(list((tmp_path / "out" / "work").glob("task-*")))
     assert len(first) > 2 * num_tasks
     assert len(again) == 1 + num_tasks
 

@@ -184,24 +184,37 @@ def test_a_difference_in_the_added_tokens_is_seen(monkeypatch):
     assert "<tool>" in notices[0]
 
 
-@pytest.mark.parametrize("good_calls", [0, 2])  # the comparison is the first call, the batch itself the second
-def test_an_error_makes_it_fall_back_loudly(monkeypatch, good_calls):
+@pytest.mark.parametrize(
+    ("bad_calls", "num_calls", "backend"),  # the comparison is the first call, each batch one after it
+    [({0}, 1, "tokenizers"), ({2, 3}, 5, "fastokens")],
+)
+def test_an_error_makes_it_fall_back_loudly(monkeypatch, bad_calls, num_calls, backend):
     notices: list[str] = []
     tokenizer = Tokenizer(CONTENT, "t.json", notices.append)
     encode, calls = tokenizer._encode_fast, []
 
     def broken(texts):
         calls.append(texts)
-        if len(calls) > good_calls:
+        if len(calls) - 1 in bad_calls:
             raise ValueError("match limit\nexceeded")
         return encode(texts)
 
     monkeypatch.setattr(tokenizer, "_encode_fast", broken)
     found = [tokenizer.encode_batch([text])[0] for text in TEXTS[:4]]
     assert [tokenizer.decode(tokens) for tokens in found] == TEXTS[:4]
-    assert len(calls) == good_calls + 1
+    assert (len(calls), tokenizer.backend) == (num_calls, backend)  # a batch that fails says nothing of the next
     assert len(notices) == 1
     assert "match limit exceeded" in notices[0]
+
+
+@pytest.mark.parametrize(("kept", "expected"), [("fastokens", ["fastokens", 0]), ("tokenizers", ["tokenizers", 1])])
+def test_a_backend_that_was_chosen_before_is_kept_without_comparing(monkeypatch, kept, expected):
+    notices: list[str] = []
+    tokenizer = Tokenizer(CONTENT, "t.json", notices.append)
+    monkeypatch.setattr(tokenizer, "_compare", lambda _: pytest.fail("compared"))
+    tokenizer.keep_backend(kept)
+    assert ids(tokenizer, TEXTS[0]) == ids(TOKENIZER, TEXTS[0])
+    assert [tokenizer.backend, len(notices)] == expected
 
 
 def test_the_notice_goes_to_stderr_by_default(capsys, monkeypatch):
