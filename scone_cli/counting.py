@@ -130,6 +130,7 @@ def _unpack(tokens_folder: Path, scratch: Path, progress: Progress) -> list[Path
     parts = sorted(tokens_folder.glob("part-*.parquet"))
     stems = [scratch / f"shard-{number:05d}" for number in range(len(parts))]
     if not all(stem.with_suffix(".starts.npy").exists() for stem in stems):
+        progress("unpacking tokens", 0, len(parts), "shards")
         for number, (_, stream) in enumerate(iter_shards(tokens_folder, TRAIN)):
             _save(stems[number].with_suffix(".tokens.npy"), stream.tokens)
             _save(stems[number].with_suffix(".starts.npy"), stream.starts)

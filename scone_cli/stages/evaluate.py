@@ -208,9 +208,9 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
                 "perplexity": round(ppl["value"], 3),
                 "± ppl": _rounded(ppl["stderr"], 3),
                 "bits a byte": round(bits["value"], 4),
-                "nats a token": round(nats["value"], 5),
-                "table minus arm": _rounded(gain["nats_per_token"] if gain else None, 5),
-                "± nats": _rounded(gain["stderr"] if gain else None, 5),
+                "nats a token": round(nats["value"], 4),
+                "table minus arm": _rounded(gain["nats_per_token"] if gain else None, 4),
+                "± nats": _rounded(gain["stderr"] if gain else None, 4),
             }
         )
     summary: dict[str, Any] = {
