@@ -1,4 +1,4 @@
-"""What the stages hand to one another: schemas, versions, manifests, the skip rule and the publish rule.
+"""What the stages hand to one another: manifests, the skip rule and the publish rule.
 
 An artifact is a folder. Its `manifest.json` is written last and names every file with its size and SHA-256, so a folder
 without one is recognisably unfinished, and a flipped bit is found. An artifact is built in a hidden sibling folder
@@ -34,74 +34,12 @@ from scone_cli.errors import (
     StorageFailure,
     WorkspaceLocked,
 )
+from scone_cli.schemas import SCHEMA_VERSIONS
 
 MANIFEST = "manifest.json"
 SCRATCH = "work"  # inside a staging folder: never published
 USED_UP = ".done"  # ends the name of a scratch folder that has served its purpose, until it is removed
 REPLACED = ".old"  # ends the name of an artifact that another one has replaced, until it is removed
-
-TOKENS = pa.schema(
-    [
-        pa.field("doc", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("bytes", pa.uint64(), nullable=False),  # UTF-8 length of the text, for bits per byte
-        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
-    ]
-)
-VOCAB = pa.schema(
-    [
-        pa.field("id", pa.uint32(), nullable=False),
-        pa.field("n", pa.uint8(), nullable=False),
-        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
-        pa.field("count", pa.uint64(), nullable=False),
-        pa.field("docs", pa.uint32(), nullable=False),
-        pa.field("parent", pa.uint32()),  # id of the f-gram without its last token; null for bigrams
-    ]
-)
-LOG = pa.schema(
-    [
-        pa.field("step", pa.uint32(), nullable=False),
-        pa.field("tokens", pa.uint64(), nullable=False),
-        pa.field("loss", pa.float64(), nullable=False),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("gradient_norm", pa.float64(), nullable=False),
-        pa.field("held_out_loss", pa.float64()),
-        pa.field("trie_nodes", pa.uint64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),
-    ]
-)
-RESULTS = pa.schema(
-    [
-        pa.field("arm", pa.string(), nullable=False),
-        pa.field("corpus", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-        pa.field("stderr", pa.float64()),
-        pa.field("n", pa.uint64(), nullable=False),
-        pa.field("seconds", pa.float64()),
-    ]
-)
-
-
-def counts_schema(n: int) -> pa.Schema:
-    """Columns of `counts/n=<n>.parquet`: one row an n-gram, sorted by count descending, then tokens ascending."""
-    tokens = pa.list_(pa.field("item", pa.uint32(), nullable=False), n)
-    return pa.schema(
-        [
-            pa.field("tokens", tokens, nullable=False),
-            pa.field("count", pa.uint64(), nullable=False),
-            pa.field("docs", pa.uint32(), nullable=False),
-        ]
-    )
-
-
-def table_schema(row_bytes: int) -> pa.Schema:
-    """Columns of `table/rows-*.parquet`: the raw bytes of a row; row number = f-gram id."""
-    return pa.schema([pa.field("embedding", pa.binary(row_bytes), nullable=False)])
-
-
-# What each kind of artifact is, in the version this program writes. A larger version in a manifest is refused.
-SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 1, "eval": 1}
 
 # What to run when an artifact is missing or bad.
 MADE_BY: Mapping[str, str] = {

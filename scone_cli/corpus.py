@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scone_cli.artifacts import SCRATCH, TOKENS, write_atomically, write_parquet
+from scone_cli.artifacts import SCRATCH, write_atomically, write_parquet
 from scone_cli.errors import InputMissing
 from scone_cli.progress import Progress
 from scone_cli.readers import Document, SourceFile, find_files, read_documents, read_with_position
+from scone_cli.schemas import TOKENS
 from scone_cli.tokenizer import Tokenizer, Tokens
 
 __all__ = [

@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from scone_cli.artifacts import counts_schema, write_parquet
+from scone_cli.artifacts import write_parquet
 from scone_cli.corpus import TRAIN, iter_shards
 from scone_cli.errors import SconeError
 from scone_cli.ngrams import NONE, U32, U64, count_shard, hash_table, merge_counts, relabel_shard
 from scone_cli.progress import Progress
+from scone_cli.schemas import counts_schema
 
 NUM_BUCKETS = 64  # of one shard: small enough for a bucket's hash table to fit the cache
 

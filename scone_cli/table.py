@@ -18,9 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from scone_cli.artifacts import Manifest, check_files, read_manifest, table_schema, write_parquet
+from scone_cli.artifacts import (
+    Manifest,
+    check_files,
+    read_manifest,
+    write_parquet,
+)
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.ngrams import I64, U32, FgramIndex
+from scone_cli.schemas import table_schema
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PART_BYTES = 256 << 20  # one page: in memory while it is written

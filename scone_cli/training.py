@@ -22,16 +22,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scone_cli.artifacts import LOG, fsync, write_parquet
+from scone_cli.artifacts import fsync, write_parquet
 from scone_cli.errors import BadData, SconeError
 from scone_cli.model import SconeModel, token_losses, training_loss
 from scone_cli.ngrams import I64, NONE, U32, FgramIndex
 from scone_cli.progress import Progress
+from scone_cli.schemas import LOG
 from scone_cli.trie import FgramTrie, distinct_matches
 
 KEPT_CHECKPOINTS = 2
 
-Log = list[dict[str, Any]]  # rows of `artifacts.LOG`
+Log = list[dict[str, Any]]  # rows of `schemas.LOG`
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.artifacts import VOCAB, write_parquet
+from scone_cli.artifacts import write_parquet
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.ngrams import U8, U32, U64
+from scone_cli.schemas import VOCAB
 from scone_cli.trie import FgramTrie
 
 _MOST_TOKENS = 2**31 - 1  # of all f-grams: Arrow's lists have offsets of 32 bits

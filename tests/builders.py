@@ -12,10 +12,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from scone_cli.artifacts import TOKENS, Manifest, publish, staging_folder, write_parquet
+from scone_cli.artifacts import (
+    Manifest,
+    publish,
+    staging_folder,
+    write_parquet,
+)
 from scone_cli.corpus import TRAIN, TokenStream
 from scone_cli.counting import FrequentNgrams
 from scone_cli.model import ModelConfig, SconeModel
+from scone_cli.schemas import TOKENS
 from scone_cli.table import DTYPES, write_index, write_rows
 from scone_cli.trie import FgramTrie
 

@@ -12,7 +12,6 @@ from scone_cli.artifacts import (
     MANIFEST,
     SCRATCH,
     USED_UP,
-    VOCAB,
     Manifest,
     check_files,
     fingerprint,
@@ -35,6 +34,7 @@ from scone_cli.errors import (
     StorageFailure,
     WorkspaceLocked,
 )
+from scone_cli.schemas import VOCAB
 
 
 def manifest_of(print_: str = "a" * 64, kind: str = "vocab", **changes: object) -> Manifest:

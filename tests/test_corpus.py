@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scone_cli import corpus
-from scone_cli.artifacts import TOKENS
 from scone_cli.corpus import (
     HELD_OUT,
     TRAIN,
@@ -29,6 +28,7 @@ from scone_cli.corpus import (
 )
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.progress import silent
+from scone_cli.schemas import TOKENS
 from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = [f"Document {number} says hello {number % 7} times, and the end.\n" * (number % 5 + 1) for number in range(120)]

@@ -8,16 +8,12 @@ import pyarrow as pa
 import pytest
 
 from scone_cli.artifacts import (
-    LOG,
-    TOKENS,
-    VOCAB,
     Manifest,
-    counts_schema,
     publish,
     staging_folder,
-    table_schema,
     write_parquet,
 )
+from scone_cli.schemas import LOG, TOKENS, VOCAB, counts_schema, table_schema
 from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXT = "the cat sat on the mat \x1b[31m\n" * 20

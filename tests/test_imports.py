@@ -14,6 +14,7 @@ RANKS = {
     "": 0,
     "errors": 0,
     "progress": 0,
+    "schemas": 0,
     "artifacts": 1,
     "exits": 1,
     "ngrams": 2,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from workspaces import contents, installed, manifest, quality
 
-from scone_cli import __version__, artifacts
+from scone_cli import __version__, artifacts, schemas
 
 FILES = {
     "tokens": {"part-00000-000.parquet", "tokenizer.json"},
@@ -58,7 +58,7 @@ def test_every_file_can_be_read_by_whom_the_workspace_can(work):
 def test_a_manifest_says_what_made_the_artifact_from_what(work, folder):
     found = manifest(work / folder)
     kind = "model" if folder == "plain" else folder
-    assert (found["artifact"], found["schema_version"]) == (kind, artifacts.SCHEMA_VERSIONS[kind])
+    assert (found["artifact"], found["schema_version"]) == (kind, schemas.SCHEMA_VERSIONS[kind])
     assert found["stage"] in artifacts.MADE_BY[kind]
     assert (found["code_version"], found["seed"]) == (__version__, 0)
     assert set(found["inputs"]) == MADE_FROM[folder]
@@ -82,14 +82,14 @@ def test_the_recipes_settings_are_in_the_manifests(work):
 @pytest.mark.parametrize(
     ("name", "schema"),
     [
-        ("tokens/part-00000-000.parquet", artifacts.TOKENS),
-        ("counts/n=2.parquet", artifacts.counts_schema(2)),
-        ("counts/n=4.parquet", artifacts.counts_schema(4)),
-        ("vocab/vocab.parquet", artifacts.VOCAB),
-        ("model/log.parquet", artifacts.LOG),
-        ("table/rows-00000.parquet", artifacts.table_schema(2 * 64)),
-        ("table/vocab.parquet", artifacts.VOCAB),
-        ("eval/results.parquet", artifacts.RESULTS),
+        ("tokens/part-00000-000.parquet", schemas.TOKENS),
+        ("counts/n=2.parquet", schemas.counts_schema(2)),
+        ("counts/n=4.parquet", schemas.counts_schema(4)),
+        ("vocab/vocab.parquet", schemas.VOCAB),
+        ("model/log.parquet", schemas.LOG),
+        ("table/rows-00000.parquet", schemas.table_schema(2 * 64)),
+        ("table/vocab.parquet", schemas.VOCAB),
+        ("eval/results.parquet", schemas.RESULTS),
     ],
 )
 def test_every_table_has_its_schema(work, name, schema):

@@ -13,9 +13,10 @@ import torch
 from builders import make_table, random_documents, raw_of, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
-from scone_cli.artifacts import MANIFEST, table_schema, write_parquet
+from scone_cli.artifacts import MANIFEST, write_parquet
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.progress import silent
+from scone_cli.schemas import table_schema
 from scone_cli.stages import precompute
 from scone_cli.table import DTYPES, Table, map_rows, token_order_chunks, write_rows
 

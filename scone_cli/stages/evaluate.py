@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scone_cli.artifacts import (
-    RESULTS,
     Manifest,
     digest_weights,
     fingerprint,
@@ -23,6 +22,7 @@ from scone_cli.artifacts import (
 )
 from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
 from scone_cli.progress import Progress
+from scone_cli.schemas import RESULTS
 from scone_cli.stages import Report, result_settings, setting
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts import (
-    LOG,
     SCRATCH,
     Manifest,
     fingerprint,
@@ -21,6 +20,7 @@ from scone_cli.artifacts import (
 )
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
+from scone_cli.schemas import LOG
 from scone_cli.stages import Report, result_settings, setting
 
 if TYPE_CHECKING:

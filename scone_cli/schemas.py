@@ -1,0 +1,69 @@
+"""The columns of every Parquet file that a stage writes, and the version of each kind of artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+# What each kind of artifact is, in the version this program writes. A larger version in a manifest is refused.
+SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 1, "eval": 1}
+
+TOKENS = pa.schema(
+    [
+        pa.field("doc", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("bytes", pa.uint64(), nullable=False),  # UTF-8 length of the text, for bits per byte
+        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+    ]
+)
+VOCAB = pa.schema(
+    [
+        pa.field("id", pa.uint32(), nullable=False),
+        pa.field("n", pa.uint8(), nullable=False),
+        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+        pa.field("count", pa.uint64(), nullable=False),
+        pa.field("docs", pa.uint32(), nullable=False),
+        pa.field("parent", pa.uint32()),  # id of the f-gram without its last token; null for bigrams
+    ]
+)
+LOG = pa.schema(
+    [
+        pa.field("step", pa.uint32(), nullable=False),
+        pa.field("tokens", pa.uint64(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("gradient_norm", pa.float64(), nullable=False),
+        pa.field("held_out_loss", pa.float64()),
+        pa.field("trie_nodes", pa.uint64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+    ]
+)
+RESULTS = pa.schema(
+    [
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("stderr", pa.float64()),
+        pa.field("n", pa.uint64(), nullable=False),
+        pa.field("seconds", pa.float64()),
+    ]
+)
+
+
+def counts_schema(n: int) -> pa.Schema:
+    """Columns of `counts/n=<n>.parquet`: one row an n-gram, sorted by count descending, then tokens ascending."""
+    tokens = pa.list_(pa.field("item", pa.uint32(), nullable=False), n)
+    return pa.schema(
+        [
+            pa.field("tokens", tokens, nullable=False),
+            pa.field("count", pa.uint64(), nullable=False),
+            pa.field("docs", pa.uint32(), nullable=False),
+        ]
+    )
+
+
+def table_schema(row_bytes: int) -> pa.Schema:
+    """Columns of `table/rows-*.parquet`: the raw bytes of a row; row number = f-gram id."""
+    return pa.schema([pa.field("embedding", pa.binary(row_bytes), nullable=False)])
