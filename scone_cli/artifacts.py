@@ -84,7 +84,11 @@ class Manifest:
 
 
 def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """SHA-256 over everything an artifact depends on; equal fingerprints mean that there is nothing to do."""
+    """SHA-256 over everything an artifact depends on; equal fingerprints mean that there is nothing to do.
+
+    A fingerprint names a recipe. What another version of a library may make differently from the same recipe, a trained
+    tokenizer and weights, goes into `inputs` by its own hash.
+    """
     return digest_json([stage, stage_version, settings, inputs])
 
 

@@ -18,12 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from scone_cli.artifacts import (
-    Manifest,
-    check_files,
-    read_manifest,
-    write_parquet,
-)
+from scone_cli.artifacts import Manifest, check_files, read_manifest, write_parquet
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.ngrams import I64, U32, FgramIndex
 from scone_cli.schemas import table_schema

@@ -12,12 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from scone_cli.artifacts import (
-    Manifest,
-    publish,
-    staging_folder,
-    write_parquet,
-)
+from scone_cli.artifacts import Manifest, publish, staging_folder, write_parquet
 from scone_cli.corpus import TRAIN, TokenStream
 from scone_cli.counting import FrequentNgrams
 from scone_cli.model import ModelConfig, SconeModel

@@ -146,3 +146,16 @@ def test_eval_says_when_a_corpus_was_trained_on(small, tmp_path, forks):
     (documents,) = json.loads(ended.out)["documents that the models have learned from"]
     held_out = manifest(workspace / "tokens")["summary"]["held-out documents"]
     assert documents == {"corpus": "corpus", "documents": 60, "also in the training split": 60 - held_out}
+
+
+def test_another_tokenizer_from_the_same_recipe_makes_all_that_follows_stale(small, tmp_path, forks):
+    """As another version of the library may train it: same settings, same texts, same fingerprint, other ids."""
+    workspace = copy_of(small / "work", tmp_path / "work")
+    described = manifest(workspace / "tokens") | {"tokenizer": "f" * 64}
+    (workspace / "tokens" / "manifest.json").write_text(json.dumps(described))
+    for command in ("select-vocab", "train-fgram"):
+        ended = forks.run("--workspace", workspace, command)
+        assert ended.code == 65
+        assert "other tokens" in ended.err
+    ended = forks.run("--workspace", workspace, "count-ngrams", small / "corpus", *COUNT)
+    assert (ended.code, "(made in " in ended.out) == (0, True), ended.err

@@ -55,7 +55,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     files = find_files(inputs, progress)
     tokens, fresh = _tokens(config, files, out / "tokens", progress, force)
     settings = {"max_n": config.max_n, "min_count": config.min_count, "seed": config.seed}
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, {"tokens": tokens.fingerprint})
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, {"tokens": tokens.fingerprint, "tokenizer": tokens.tokenizer})
     target = out / "counts"
     if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
         return Report.of(target, manifest, up_to_date=True)

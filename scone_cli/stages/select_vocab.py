@@ -42,7 +42,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         )
     tokens = open_artifact(inputs / "tokens", "tokens")
     counts = open_artifact(inputs / "counts", "counts")
-    if counts.inputs["tokens"] != tokens.fingerprint:
+    if counts.inputs["tokens"] != tokens.fingerprint or counts.tokenizer != tokens.tokenizer:
         raise MismatchedArtifacts(
             f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
         )
@@ -55,7 +55,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         )
     settings = {"size": config.size, "min_count": min_count, "seed": config.seed}
     made_from = {"tokens": tokens.fingerprint, "counts": counts.fingerprint}
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": tokens.tokenizer})
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
 

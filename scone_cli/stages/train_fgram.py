@@ -71,14 +71,14 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
     num_tokens, max_n = tokens.summary["vocabulary size"], 0
     if config.fgram_layers:
         vocab = open_artifact(inputs / "vocab", "vocab")
-        if vocab.inputs["tokens"] != tokens.fingerprint:
+        if vocab.inputs["tokens"] != tokens.fingerprint or vocab.tokenizer != tokens.tokenizer:
             raise MismatchedArtifacts(
                 f"{inputs / 'vocab'}: selected from other tokens than {inputs / 'tokens'}", "run: scone select-vocab"
             )
         made_from["vocab"] = vocab.fingerprint
         max_n = vocab.settings["max_n"]
     settings = result_settings(config)
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": tokens.tokenizer})
     if not force and (manifest := up_to_date(out, "model", mark)):
         return Report.of(out, manifest, up_to_date=True)
 
