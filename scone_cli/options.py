@@ -19,6 +19,7 @@ import click
 from click.core import ParameterSource
 
 from scone_cli.errors import BadSetting
+from scone_cli.quantities import Quantity
 
 _CLICK_TYPES: Mapping[type, Any] = {
     bool: click.BOOL,
@@ -26,8 +27,16 @@ _CLICK_TYPES: Mapping[type, Any] = {
     float: click.FLOAT,
     str: click.STRING,
     Path: click.Path(path_type=Path),
+    Quantity: click.STRING,
 }
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path (a string)"}
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path (a string)",
+    Quantity: 'a whole number, or a string such as "8GiB" or "10k"',
+}
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def _read_table(where: str, table: Mapping[str, Any], config_class: type) -> dic
 
 def _check_value(where: str, value: Any, item: dataclasses.Field[Any], value_type: type) -> None:
     """Refuse what TOML wrote as another type: click would take "12" for a number and 1 for true."""
-    accepted = {float: (float, int), Path: (str,)}.get(value_type, (value_type,))
+    accepted = {float: (float, int), Path: (str,), Quantity: (str, int)}.get(value_type, (value_type,))
     if not isinstance(value, accepted) or (isinstance(value, bool) and value_type is not bool):
         raise BadSetting(f"{where}: expected {_NAMES[value_type]}")
     choices = item.metadata.get("choices", ())

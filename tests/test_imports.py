@@ -17,6 +17,7 @@ RANKS = {
     "schemas": 0,
     "artifacts": 1,
     "exits": 1,
+    "quantities": 1,
     "ngrams": 2,
     "readers": 2,
     "stages": 2,  # what all stages share, not the stages
