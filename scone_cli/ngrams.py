@@ -78,13 +78,18 @@ def _insert(slots, values, keys, first_value):  # type: ignore[no-untyped-def]  
     return repeated
 
 
+def num_slots(num_keys: int) -> int:
+    """Slots, of 12 bytes each, of the hash table of so many keys: three quarters full."""
+    return int(num_keys * _SLOTS_PER_KEY) + 8
+
+
 def hash_table(keys: U64) -> tuple[U64, U32]:
     """An open-addressing table from each key to its position in `keys`: (slots, values).
 
     Raises:
         ValueError: a key is there twice.
     """
-    capacity = int(keys.size * _SLOTS_PER_KEY) + 8
+    capacity = num_slots(keys.size)
     slots = np.full(capacity, _EMPTY, np.uint64)
     values = np.zeros(capacity, np.uint32)
     if _insert(slots, values, keys, 0):
