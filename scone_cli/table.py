@@ -22,9 +22,9 @@ from scone_cli.artifacts import Manifest, check_files, read_manifest, write_parq
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.ngrams import I64, U32, FgramIndex
 from scone_cli.schemas import table_schema
+from scone_cli.table_size import PART_BYTES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PART_BYTES = 256 << 20  # one page: in memory while it is written
 _REMAKE = "run: scone precompute --force"
 
 Raw = npt.NDArray[np.uint8]

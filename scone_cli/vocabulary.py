@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +13,7 @@ from scone_cli.artifacts import write_parquet
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.ngrams import U8, U32, U64
 from scone_cli.schemas import VOCAB
+from scone_cli.selection import rank, read_counts
 from scone_cli.trie import FgramTrie
 
 _MOST_TOKENS = 2**31 - 1  # of all f-grams: Arrow's lists have offsets of 32 bits
@@ -29,40 +29,39 @@ class Vocabulary:
     docs: U32
 
     @classmethod
-    def select(cls, counts_folder: Path, max_n: int, size: int, min_count: int, num_tokens: int) -> Vocabulary:
-        """Rank the n-grams of all lengths together by (count desc, n asc, tokens asc) and keep the first `size`.
+    def rank(
+        cls, counts_folder: Path, max_n: int, min_count: int, num_tokens: int, min_docs: int = 1, by: str = "count"
+    ) -> Vocabulary:
+        """All n-grams that occur `min_count` times and in `min_docs` documents, in the order of the rule `by`.
 
-        A prefix or suffix of an n-gram is shorter and occurs at least as often, so it ranks before it: every such set
-        is closed under prefixes and suffixes, ties at the cutoff included, and ids do not depend on the input's order.
+        Whatever the rule, every beginning of it is closed under prefixes and suffixes, ties at the cutoff included, and
+        ids do not depend on the input's order: see `selection.rank`.
 
         Raises:
-            BadSetting: so many f-grams have more tokens than one vocabulary can hold.
+            BadSetting: more n-grams than ids.
+            DamagedArtifact: see `selection.read_counts`.
         """
-        ranked = (
-            pl.concat([_level(counts_folder, n) for n in range(2, max_n + 1)])
-            .filter(pl.col("count") >= min_count)
-            .sort(["count", "n", "row"], descending=[True, False, False])  # within one n, rows are in token order
-            .head(size)
+        ranking = rank(read_counts(counts_folder, max_n, min_count, min_docs, num_tokens), by)
+        trie = FgramTrie(ranking.prefix_nodes, ranking.last_tokens, ranking.lengths, num_tokens, max_n)
+        return cls(trie, ranking.counts, ranking.docs)
+
+    @classmethod
+    def select(cls, counts_folder: Path, max_n: int, size: int, min_count: int, num_tokens: int) -> Vocabulary:
+        """The `size` most frequent n-grams: the first of `rank`."""
+        return cls.rank(counts_folder, max_n, min_count, num_tokens).first(size)
+
+    def first(self, size: int) -> Vocabulary:
+        """The vocabulary of the first `size` f-grams (all, if there are fewer).
+
+        Raises:
+            BadSetting: they have more tokens than the file of a vocabulary can hold.
+        """
+        trie = self.trie
+        kept = FgramTrie(
+            trie.prefix_nodes[:size], trie.last_tokens[:size], trie.lengths[:size], trie.num_tokens, trie.max_n
         )
-        n = ranked["n"].to_numpy()
-        _check_room(n, size)
-        rows = ranked["row"].to_numpy()
-        num_fgrams = len(ranked)
-        prefix_nodes, last_tokens = np.empty(num_fgrams, np.uint32), np.empty(num_fgrams, np.uint32)
-        shorter: tuple[np.ndarray, np.ndarray] | None = None  # sorted (n-1)-grams as byte strings, and their nodes
-        for length in range(2, max_n + 1):
-            ids = np.flatnonzero(n == length)
-            tokens = _tokens(counts_folder, length)[rows[ids]]
-            last_tokens[ids] = tokens[:, -1]
-            if shorter is None:
-                prefix_nodes[ids] = tokens[:, 0]
-            else:
-                prefix_nodes[ids] = shorter[1][np.searchsorted(shorter[0], _as_bytes(tokens[:, :-1]))]
-            own = _as_bytes(tokens)
-            order = np.argsort(own)
-            shorter = own[order], (ids[order] + num_tokens).astype(np.uint32)
-        trie = FgramTrie(prefix_nodes, last_tokens, n.astype(np.uint8), num_tokens, max_n)
-        return cls(trie, ranked["count"].to_numpy(), ranked["docs"].to_numpy())
+        _check_room(kept.lengths)
+        return Vocabulary(kept, self.counts[:size], self.docs[:size])
 
     def write(self, path: Path) -> None:
         """Write `vocab.parquet`."""
@@ -104,31 +103,14 @@ class Vocabulary:
         return cls(trie, table.column("count").to_numpy(), table.column("docs").to_numpy())
 
 
-def _check_room(lengths: U8, size: int) -> None:
+def _check_room(lengths: U8) -> None:
     num_tokens = int(lengths.sum(dtype=np.int64))
     if num_tokens > _MOST_TOKENS:
         largest = int(np.searchsorted(np.cumsum(lengths, dtype=np.int64), _MOST_TOKENS, side="right"))
         raise BadSetting(
-            f"--size {size}: the {lengths.size:,} most frequent n-grams have {num_tokens:,} tokens, "
-            f"expected at most {_MOST_TOKENS:,}",
+            f"{lengths.size:,} f-grams: they have {num_tokens:,} tokens, expected at most {_MOST_TOKENS:,}",
             f"give --size {largest} or a smaller one",
         )
-
-
-def _level(counts_folder: Path, n: int) -> pl.DataFrame:
-    frame = pl.read_parquet(counts_folder / f"n={n}.parquet", columns=["count", "docs"], hive_partitioning=False)
-    return frame.with_row_index("row").with_columns(n=pl.lit(n, pl.UInt8))
-
-
-def _tokens(counts_folder: Path, n: int) -> U32:
-    column = pq.ParquetFile(counts_folder / f"n={n}.parquet").read(["tokens"]).column(0).combine_chunks()
-    flat: U32 = column.flatten().to_numpy()
-    return flat.reshape(-1, n)
-
-
-def _as_bytes(tokens: U32) -> np.ndarray:
-    """Each row as one big-endian byte string, whose order is the order of the tokens."""
-    return np.ascontiguousarray(tokens, ">u4").view(f"V{4 * tokens.shape[1]}").ravel()
 
 
 def _flat_tokens(trie: FgramTrie) -> tuple[U32, np.ndarray]:

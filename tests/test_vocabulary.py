@@ -74,7 +74,7 @@ def test_more_tokens_than_offsets_can_count(tmp_path, vocabulary, monkeypatch):
     num_tokens = int(vocabulary.trie.lengths.sum())
     monkeypatch.setattr(vocabulary_module, "_MOST_TOKENS", num_tokens)
     assert fgrams_of(Vocabulary.select(tmp_path, MAX_N, 80, 1, NUM_TOKENS)) == fgrams_of(vocabulary)
-    with pytest.raises(BadSetting, match=rf"--size 81: .* expected at most {num_tokens}") as caught:
+    with pytest.raises(BadSetting, match=rf"81 f-grams: .* expected at most {num_tokens}") as caught:
         Vocabulary.select(tmp_path, MAX_N, 81, 1, NUM_TOKENS)
     assert caught.value.hint == "give --size 80 or a smaller one"
 
