@@ -48,6 +48,12 @@ _AWKWARD_TEXTS = (
 )
 
 
+def limit_threads(num_threads: int) -> None:
+    """Let both libraries encode with so many threads; it holds in processes in which neither has encoded yet."""
+    for name in ("FASTOKENS_BPE_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(num_threads)
+
+
 def _to_stderr(message: str) -> None:
     sys.stderr.write(f"{message}\n")
 
@@ -59,6 +65,7 @@ class Tokenizer:
         sha256: of the file's bytes; what artifacts record.
         vocab_size: embedding rows needed, `end_of_document` included.
         end_of_document: an id that no text yields; one past the file's own vocabulary if the file has no such token.
+        names_end_of_document: whether the file has such a token.
         backend: the library that encodes, "fastokens" or "tokenizers"; the ids are the same.
     """
 
@@ -74,9 +81,11 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more special
             raise _not_a_tokenizer(source, str(error)) from error
         self._reference.encode_special_tokens = True
+        self._decoder = json.dumps(json.loads(text).get("decoder"))
         ids = self._reference.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
         self.end_of_document = self._find_end_of_document(ids)
+        self.names_end_of_document = self.end_of_document < self.vocab_size
         self.vocab_size = max(self.vocab_size, self.end_of_document + 1)
         self._compared = self._announced = False
         self._fast = self._open_fast(text)
@@ -102,16 +111,21 @@ class Tokenizer:
         """The library that encodes from now on."""
         return "tokenizers" if self._fast is None else "fastokens"
 
+    def choose_backend(self, texts: Sequence[str]) -> str:
+        """Compare the two libraries on the first documents of a run, unless that was done; returns who encodes now on."""
+        if self._fast is not None and not self._compared:
+            self._compare(texts)
+        return self.backend
+
     def keep_backend(self, backend: str) -> None:
-        """Encode with what an earlier part of the same work was encoded with, instead of comparing again."""
+        """Encode with what another part of the same work is encoded with, instead of comparing again."""
         self._compared = True
         if self._fast is not None and backend != self.backend:
-            self._fall_back("was given up before this run was interrupted")
+            self._fall_back("was given up by an earlier part of this work")
 
     def encode_batch(self, texts: Sequence[str]) -> list[Tokens]:
         """Encode every text by itself; no token is added, and none is `end_of_document`."""
-        if self._fast is not None and not self._compared:
-            self._compare(texts)
+        self.choose_backend(texts)
         if self._fast is not None:
             try:
                 return self._encode_fast(texts)
@@ -130,6 +144,20 @@ class Tokenizer:
         if text and "\ufffd" not in text:
             return text
         return self._reference.id_to_token(token) or f"<{token}>"
+
+    def byte_lengths(self) -> npt.NDArray[np.int64] | None:
+        """How many bytes of text each token id stands for [vocab_size]; None unless the tokenizer is byte-level.
+
+        The letters in which such a vocabulary is written stand for one byte each. A special token counts as its name.
+        """
+        if '"ByteLevel"' not in self._decoder:
+            return None
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for content, token in self._reference.get_vocab(with_added_tokens=False).items():
+            lengths[token] = len(content)
+        for token, added in self._reference.get_added_tokens_decoder().items():
+            lengths[token] = len(added.content.encode())
+        return lengths
 
     def _encode_fast(self, texts: Sequence[str]) -> list[Tokens]:
         ids, offsets = self._fast.encode_batch_flat(list(texts), split_special_tokens=True)

@@ -75,10 +75,10 @@ def import_everything() -> None:
     """Import what the stages import, and make small what a tiny corpus would never reach: parts, chunks, timings."""
     for name in ("torch._dynamo", "scone_cli.actions", "scone_cli.table", "scone_cli.training", "scone_cli.vocabulary"):
         importlib.import_module(name)  # the first comes with the optimizer
-    from scone_cli import corpus, counting, evaluation  # noqa: PLC0415 - not for those who start a server
+    from scone_cli import counting, evaluation, shards  # noqa: PLC0415 - not for those who start a server
     from scone_cli.stages import precompute  # noqa: PLC0415
 
-    corpus._TASK_BYTES, corpus._PART_TOKENS, counting.NUM_BUCKETS = 60_000, 10_000, 4
+    shards._TASK_BYTES, shards._PART_TOKENS, counting.NUM_BUCKETS = 60_000, 10_000, 4
     precompute.CHUNK, precompute.CHUNKS_A_MARK = 64, 2
     evaluation.lookup_microseconds.__defaults__ = (0.001,)
 

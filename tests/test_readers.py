@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from scone_cli import readers
+from scone_cli import readers, sources
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
-from scone_cli.readers import find_files, read_documents
+from scone_cli.readers import read_documents
+from scone_cli.sources import find_files
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor(write_checksum=True).compress}
 
@@ -156,7 +157,8 @@ def test_file_that_goes_away_and_file_that_cannot_be_read(tmp_path, monkeypatch)
     def denied(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(readers, "digest_file", denied)  # root, as in containers, may read everything
+    monkeypatch.setattr(sources, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(sources, "digest_file", denied)  # root, as in containers, may read everything
     with pytest.raises(StorageFailure, match=r"b\.txt: cannot be read \(Permission denied\)"):
         find_files([write(tmp_path / "b.txt", b"b")])
 

@@ -26,9 +26,9 @@ from scone_cli.schemas import RESULTS
 from scone_cli.stages import Report, result_settings, setting
 
 if TYPE_CHECKING:
-    from scone_cli.corpus import SourceFile, TokenStream
+    from scone_cli.corpus import TokenStream
     from scone_cli.evaluation import Arm
-    from scone_cli.tokenizer import Tokenizer
+    from scone_cli.sources import SourceFile
     from scone_cli.trie import FgramTrie
 
 STAGE = "eval"
@@ -61,9 +61,14 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
         InputMissing: there is no held-out text, and no corpus was named.
     """
-    from scone_cli.corpus import find_files  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.sources import find_files  # noqa: PLC0415 - heavy: only when the stage runs
 
     opened = _open(inputs)
+    if inputs.corpora and "tokenizer.json" not in opened["tokens"].files:
+        raise InputMissing(
+            f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a corpus has no ids",
+            "evaluate the held-out documents (no CORPUS), or run scone count-ngrams again with --tokenizer",
+        )
     files = {_name(path): find_files([path], progress) for path in inputs.corpora}
     if len(files) < len(inputs.corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
@@ -76,18 +81,18 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     if not force and (manifest := up_to_date(out, "eval", mark)):
         return Report.of(out, manifest, up_to_date=True)
 
+    from scone_cli.corpus import end_of_document  # noqa: PLC0415
     from scone_cli.evaluation import documents_trained_on, evaluate_corpus, lookup_costs, model_costs  # noqa: PLC0415
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
 
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
-    tokenizer = Tokenizer.load(inputs.workspace / "tokens" / "tokenizer.json")
+    end = end_of_document(inputs.workspace / "tokens", opened["tokens"])
     arms = _arms(inputs, opened)
-    corpora = _corpora(config, inputs, files, tokenizer, progress)
+    corpora = _corpora(config, inputs, files, progress)
     found: dict[str, list[dict[str, Any]]] = {"results": [], "differences": [], "match_lengths": [], "documents": []}
     for name, stream in corpora.items():
         known = documents_trained_on(stream, inputs.workspace / "tokens")
         found["documents"].append({"corpus": name, "documents": len(stream.names), "also in the training split": known})
-        for key, rows in evaluate_corpus(name, stream, arms, tokenizer.end_of_document, progress).items():
+        for key, rows in evaluate_corpus(name, stream, arms, end, progress).items():
             found[key] += rows
     first = next(iter(corpora.values()))
     found["cost"] = model_costs(arms, first)
@@ -177,11 +182,15 @@ def _trie_of(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
 
 
 def _corpora(
-    config: Evaluate, inputs: Inputs, files: dict[str, list[SourceFile]], tokenizer: Tokenizer, progress: Progress
+    config: Evaluate, inputs: Inputs, files: dict[str, list[SourceFile]], progress: Progress
 ) -> dict[str, TokenStream]:
-    from scone_cli.corpus import HELD_OUT, encode_corpus, read_tokens  # noqa: PLC0415
+    from scone_cli.corpus import HELD_OUT, read_tokens  # noqa: PLC0415
 
     if files:
+        from scone_cli.encoding import encode_corpus  # noqa: PLC0415
+        from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+
+        tokenizer = Tokenizer.load(inputs.workspace / "tokens" / "tokenizer.json")
         return {name: encode_corpus(found, tokenizer, config.text_field, progress) for name, found in files.items()}
     held_out = read_tokens(inputs.workspace / "tokens", HELD_OUT)
     if not held_out.tokens.size:
@@ -207,7 +216,7 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
                 "arm": arm,
                 "perplexity": round(ppl["value"], 3),
                 "± ppl": _rounded(ppl["stderr"], 3),
-                "bits a byte": round(bits["value"], 4),
+                "bits a byte": _rounded(bits["value"], 4),
                 "nats a token": round(nats["value"], 4),
                 "table minus arm": _rounded(gain["nats_per_token"] if gain else None, 4),
                 "± nats": _rounded(gain["stderr"] if gain else None, 4),

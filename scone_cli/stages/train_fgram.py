@@ -84,15 +84,14 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
 
     import torch  # noqa: PLC0415 - heavy: only when the stage runs
 
-    from scone_cli.corpus import HELD_OUT, TRAIN, read_tokens  # noqa: PLC0415
+    from scone_cli.corpus import HELD_OUT, TRAIN, end_of_document, read_tokens  # noqa: PLC0415
     from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
     from scone_cli.training import PackedText, TrainingPlan, train  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
     trie = Vocabulary.read(inputs / "vocab", num_tokens, max_n).trie if config.fgram_layers else None
     index = trie.index() if trie else None
-    end = Tokenizer.load(inputs / "tokens" / "tokenizer.json").end_of_document
+    end = end_of_document(inputs / "tokens", tokens)
     text, held_out = (
         PackedText.pack(stream.tokens, stream.starts, end, index, config.context)
         for stream in (read_tokens(inputs / "tokens", split) for split in (TRAIN, HELD_OUT))

@@ -1,0 +1,103 @@
+"""Documents to tokens, a few MB at a time: from files of text, and from files that hold tokens already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scone_cli.corpus import Encoded, TokenStream, split_of
+from scone_cli.errors import InputMissing
+from scone_cli.progress import Progress
+from scone_cli.readers import OnBad, read_with_position
+from scone_cli.sources import SourceFile
+from scone_cli.token_documents import read_token_documents
+from scone_cli.token_files import TokenFile
+from scone_cli.tokenizer import Tokenizer
+
+_BATCH_BYTES = 4 << 20  # of text encoded at a time: with its tokens, about 20 MB of memory
+_BATCH_TOKENS = 1 << 20  # of files that hold tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some documents, and the bytes of the files, as they lie on disk, read for them since the batch before."""
+
+    documents: list[Encoded]
+    num_read: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents."""
+        return sum(len(document.tokens) for document in self.documents)
+
+
+def encode_texts(
+    files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str, held_out: float, on_bad: OnBad | None = None
+) -> Iterator[Batch]:
+    """The documents of the files, encoded a few MB at a time across files; the last batch may be empty."""
+    texts: list[str] = []
+    about: list[tuple[str, str, int]] = []  # name, split, length: all that is kept besides the text
+    size = before = told = 0
+
+    def batch(position: int) -> Batch:
+        tokens = tokenizer.encode_batch(texts)
+        return Batch([Encoded(*facts, ids) for facts, ids in zip(about, tokens, strict=True)], position - told)
+
+    for file in files:
+        for document, position in read_with_position(file, text_field, on_bad):
+            texts.append(document.text)
+            about.append((document.name, split_of(document.utf8, held_out), document.num_bytes))
+            size += document.num_bytes
+            del document  # its bytes are not needed while it is encoded
+            if size >= _BATCH_BYTES:
+                yield batch(before + position)
+                texts, about, size, told = [], [], 0, before + position
+        before += file.bytes
+    yield batch(before)
+
+
+def take_tokens(
+    file: TokenFile,
+    piece: tuple[int, int],
+    separator: int | None,
+    largest: int,
+    byte_lengths: npt.NDArray[np.int64] | None,
+    held_out: float,
+    on_bad: OnBad | None = None,
+) -> Iterator[Batch]:
+    """The documents that begin in a piece of a file of tokens; `byte_lengths` of every id, if they are known."""
+    documents: list[Encoded] = []
+    total = file.source.bytes * (piece[1] - piece[0]) // max(1, file.num_units)
+    size = told = 0
+    for name, tokens in read_token_documents(file, *piece, separator, largest, on_bad):
+        num_bytes = 0 if byte_lengths is None else int(byte_lengths[tokens].sum())
+        documents.append(Encoded(name, split_of(tokens.tobytes(), held_out), num_bytes, tokens))
+        size += len(tokens)
+        if size >= _BATCH_TOKENS:
+            num_read = min(size * 2, total - told)  # how far it is can only be guessed: the end tells it rightly
+            yield Batch(documents, num_read)
+            documents, size, told = [], 0, told + num_read
+    yield Batch(documents, total - told)
+
+
+def encode_corpus(
+    files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str, progress: Progress
+) -> TokenStream:
+    """All documents of the files, in memory, in the order of `files`.
+
+    Raises:
+        InputMissing: no document has text.
+        BadData, StorageFailure: see `read_documents`.
+    """
+    documents: list[Encoded] = []
+    done, total = 0, sum(file.bytes for file in files)
+    for batch in encode_texts(files, tokenizer, text_field, held_out=0.0):
+        documents += batch.documents
+        done += batch.num_read
+        progress("tokenising", done, total, "B")
+    if not documents:
+        raise InputMissing(f"no document with text in {len(files):,} file(s)", "name files or folders that hold text")
+    return TokenStream.of(documents)

@@ -1,0 +1,332 @@
+"""From what the user names to `tokens/`: find the files, see what they are, make the tokenizer, then run the tasks.
+
+Two steps, because counting plans its memory between them: `prepare_tokens` does what must be known before the work, and
+`PreparedTokens.write` does the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scone_cli.artifacts import (
+    SCRATCH,
+    Manifest,
+    digest_file,
+    fingerprint,
+    publish,
+    staging_folder,
+    up_to_date,
+    write_atomically,
+)
+from scone_cli.errors import BadSetting, InputMissing
+from scone_cli.progress import Progress
+from scone_cli.sources import STDIN_KEPT
+from scone_cli.stages import setting
+
+if TYPE_CHECKING:
+    from scone_cli.pool import Pool
+    from scone_cli.readers import OnBad
+    from scone_cli.shards import Shards, ShardStats, Then
+    from scone_cli.sources import SourceFile
+    from scone_cli.token_files import TokenFile
+    from scone_cli.tokenizer import Tokenizer
+
+STAGE = "count-ngrams"
+STAGE_VERSION = 2
+
+_SAMPLE = "sample.json"
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """Settings of `count-ngrams` on which `tokens/` depends."""
+
+    vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
+    tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
+    text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
+    held_out: float = setting(0.01, "Share of documents, chosen by hash, that are neither counted nor trained on.")
+    on_bad_document: str = setting(
+        "fail",
+        "What to do about a document that cannot be read: stop, or leave it out and name it in the manifest. "
+        "A damaged file (an archive cut short) is an error all the same.",
+        choices=("fail", "skip"),
+    )
+    separator: int | None = setting(
+        None, "Token id between documents, of a corpus that is token ids.  [default: what --tokenizer says]"
+    )
+    token_dtype: str | None = setting(
+        None,
+        "Kind of number in files of token ids without a header.  [default: uint16, or what the ids of --tokenizer need]",
+        choices=("uint16", "uint32"),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to do: the files, and what their tasks share."""
+
+    shards: Shards
+    files: Sequence[SourceFile] | Sequence[TokenFile]
+    vocab_size: int
+    end_of_document: int
+    num_tokens_bound: int
+
+
+@dataclass(frozen=True)
+class PreparedTokens:
+    """What is known of `tokens/` before it is made.
+
+    Attributes:
+        target: where it is, or will be.
+        mark: its fingerprint.
+        manifest: None if there is work to do.
+        tokenizer_sha: of its `tokenizer.json`; empty if the corpus is token ids and no tokenizer was given.
+        vocab_size: every id is below it.
+        num_tokens_bound: an upper estimate of the tokens; exact for what is there, and for files of token ids.
+    """
+
+    target: Path
+    mark: str
+    manifest: Manifest | None
+    tokenizer_sha: str
+    vocab_size: int
+    num_tokens_bound: int
+    _settings: dict[str, Any]
+    _corpus: str
+    _work: _Work | None = None
+
+    def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
+        """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
+
+        `then(name, stream)` is called in the worker for every part, with its file name (as `iter_shards` gives it) and its
+        documents of the train split, after it is written and before its task is done: it may be called again for the same
+        part, and is not called for the parts of tasks that an earlier run has finished. It must be picklable.
+
+        Raises:
+            InputMissing: there are no documents, or none is left to train on.
+            BadData, StorageFailure: see `readers.read_documents` and `token_documents.read_token_documents`.
+        """
+        if self.manifest is not None:
+            return self.manifest
+        from scone_cli.shards import tasks_of, totals, write_shards  # noqa: PLC0415 - heavy: only when the stage runs
+
+        assert self._work is not None
+        work, staging = self._work, self._work.shards.staging
+        made, notices = write_shards(work.shards, tasks_of(work.files), pool, progress, then)
+        for notice in notices:
+            sys.stderr.write(f"{notice}\n")
+        stats, skipped = totals(made)
+        _check_documents(stats, len(work.files), work.shards.held_out)
+        summary: dict[str, Any] = {
+            "files": len(work.files),
+            "documents": stats.num_documents,
+            "bytes": stats.num_bytes,
+            "tokens": stats.num_tokens,
+            "bytes a token": round(stats.num_bytes / stats.num_tokens, 3) if stats.num_bytes else None,
+            "held-out documents": stats.num_held_out_documents,
+            "held-out tokens": stats.num_held_out_tokens,
+            "vocabulary size": work.vocab_size,
+            "end of document": work.end_of_document,
+        }
+        if (sample := staging / SCRATCH / _SAMPLE).exists():
+            summary |= json.loads(sample.read_bytes())
+        if stats.num_skipped:
+            summary |= {"documents skipped": stats.num_skipped, f"the first {len(skipped)} skipped": skipped}
+        made_by = (STAGE, STAGE_VERSION, self.mark, self._settings, {"corpus": self._corpus}, self.tokenizer_sha)
+        return publish(staging, self.target, Manifest.new("tokens", *made_by, 0, summary))
+
+
+def _check_documents(stats: ShardStats, num_files: int, held_out: float) -> None:
+    if not stats.num_documents:
+        skipped = f", {stats.num_skipped:,} skipped" if stats.num_skipped else ""
+        raise InputMissing(
+            f"no document with text in {num_files:,} file(s){skipped}", "name files or folders that hold text"
+        )
+    if stats.num_held_out_documents == stats.num_documents:
+        raise InputMissing(
+            f"all {stats.num_documents:,} document(s) are held out (--held-out {held_out:g}), none is left to train on",
+            "give a smaller --held-out, or more documents",
+        )
+
+
+def prepare_tokens(
+    config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress, force: bool = False
+) -> PreparedTokens:
+    """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
+
+    Raises:
+        InputMissing, BadData: see `sources.find_files`, `token_files.recognise` and `Tokenizer.load`.
+        BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
+    """
+    from scone_cli.sources import find_files  # noqa: PLC0415 - heavy: only when the stage runs
+
+    if config.tokenizer is not None and not config.tokenizer.is_file():
+        raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
+    stdin = target.parent / STDIN_KEPT
+    stdin.unlink(missing_ok=True)  # of a run that was killed while it read
+    files = find_files(inputs, progress, target.parent)
+    settings, corpus = _settings(config), _digest(files)
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
+    if not force and (manifest := up_to_date(target, "tokens", mark)):
+        stdin.unlink(missing_ok=True)
+        size, bound = manifest.summary["vocabulary size"], manifest.summary["tokens"]
+        return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
+    staging = staging_folder(target, mark)
+    files = _move_stdin(files, stdin, staging / SCRATCH)
+    tokens = _token_files(config, files)
+    work = _text(config, files, staging, progress) if tokens is None else _ids(config, tokens, staging, progress)
+    sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
+    return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
+
+
+def _settings(config: TokenSettings) -> dict[str, Any]:
+    settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
+    if config.tokenizer is not None:
+        settings["tokenizer"] = digest_file(config.tokenizer)
+        del settings["vocab_size"]
+    return settings
+
+
+def _digest(files: Sequence[SourceFile]) -> str:
+    """One hash for names and contents of all files: a million of them would drown the manifest."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(json.dumps([file.name, file.sha256]).encode())
+    return digest.hexdigest()
+
+
+def _move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
+    """Put what came from standard input where it stays as long as the work needs it."""
+    moved = []
+    for file in files:
+        if file.location == str(kept):
+            place = scratch / file.name
+            kept.replace(place)
+            file = dataclasses.replace(file, location=str(place))  # noqa: PLW2901
+        moved.append(file)
+    return moved
+
+
+def _on_bad(config: TokenSettings) -> OnBad | None:
+    """Looking ahead takes no notice of bad documents that will be left out: the tasks count them."""
+    return (lambda _: None) if config.on_bad_document == "skip" else None
+
+
+def _shards(
+    config: TokenSettings, staging: Path, tokenizer: Tokenizer | None, separator: int | None, largest: int
+) -> Shards:
+    from scone_cli.shards import Shards  # noqa: PLC0415
+
+    sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
+    skip_bad = config.on_bad_document == "skip"
+    return Shards(staging, sha, backend, config.text_field, config.held_out, skip_bad, separator, largest)
+
+
+# ---- text --------------------------------------------------------------------------------------------------------
+
+
+def _text(config: TokenSettings, files: Sequence[SourceFile], staging: Path, progress: Progress) -> _Work:
+    """What there is to do for a corpus of text; its tokenizer is trained first."""
+    from scone_cli.sampling import look_at  # noqa: PLC0415
+    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+
+    for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
+        if value is not None:
+            raise BadSetting(f"{name} {value}: is for a corpus of token ids, and this one is text")
+    path = staging / "tokenizer.json"
+    if not path.exists():
+        write_atomically(path, _own(config) or _train(config, files, staging / SCRATCH, progress))
+    tokenizer = Tokenizer.load(path)
+    look = look_at(files, config.text_field, _on_bad(config))
+    note = staging / SCRATCH / "backend"  # of a run that was interrupted, which may have judged by other documents
+    if note.is_file():
+        tokenizer.keep_backend(note.read_text())
+    else:
+        write_atomically(note, tokenizer.choose_backend(look.texts).encode())
+    bound = look.tokens_bound(tokenizer, files)
+    shards = _shards(config, staging, tokenizer, None, tokenizer.vocab_size - 1)
+    return _Work(shards, files, tokenizer.vocab_size, tokenizer.end_of_document, bound)
+
+
+def _own(config: TokenSettings) -> bytes | None:
+    return None if config.tokenizer is None else config.tokenizer.read_bytes()
+
+
+def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, progress: Progress) -> bytes:
+    """Train a BPE on documents that are not held out: what is held out must teach nothing."""
+    from scone_cli.sampling import draw_texts  # noqa: PLC0415
+    from scone_cli.tokenizer import train_tokenizer  # noqa: PLC0415
+
+    texts, size = draw_texts(files, config.text_field, config.held_out, progress, _on_bad(config))
+    facts = {"documents the tokenizer was trained on": len(texts), "bytes of text in them": size}
+    write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
+    progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
+    trained = train_tokenizer(iter(texts), config.vocab_size)
+    progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
+    return trained
+
+
+# ---- token ids ---------------------------------------------------------------------------------------------------
+
+
+def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
+    """The files of token ids; None if all are text."""
+    from scone_cli.token_files import recognise  # noqa: PLC0415
+
+    wide = False
+    if config.tokenizer is not None and any(file.name.endswith((".bin", ".npy")) for file in files):
+        from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+
+        wide = Tokenizer.load(config.tokenizer).vocab_size > 1 << 16
+    found = [recognise(file, config.text_field, config.token_dtype, wide) for file in files]
+    tokens = [file for file in found if file is not None]
+    if not tokens:
+        return None
+    for file, kind in zip(files, found, strict=True):
+        if kind is None:
+            raise BadSetting(
+                f"{file.location} is text and {tokens[0].source.location} holds token ids: one corpus is one or the other",
+                "name files of one kind, perhaps by a pattern",
+            )
+    return tokens
+
+
+def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progress: Progress) -> _Work:
+    """What there is to do for a corpus of token ids; their range is found out if no tokenizer says it."""
+    from scone_cli.token_documents import largest_id  # noqa: PLC0415
+    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+
+    tokenizer, separator = None, config.separator
+    if (content := _own(config)) is not None:
+        write_atomically(staging / "tokenizer.json", content)
+        tokenizer = Tokenizer.load(staging / "tokenizer.json")
+        if separator is None and tokenizer.names_end_of_document:
+            separator = tokenizer.end_of_document
+    flat = next((file for file in files if file.is_flat), None)
+    if separator is None and flat is not None:
+        raise BadSetting(
+            f"{flat.source.location}: token ids, and nothing says where a document ends",
+            "give the id between documents (--separator 50256), or a --tokenizer that names one",
+        )
+    if tokenizer is not None:
+        size = tokenizer.vocab_size
+        end = tokenizer.end_of_document if separator is None else separator
+    else:
+        total, largest = len(files), separator or 0
+        for number, file in enumerate(files):
+            progress("looking for the largest id", number, total, "files")
+            largest = max(largest, largest_id(file))
+        progress("looking for the largest id", total, total, "files", f"{largest:,}")
+        end = largest + 1 if separator is None else separator
+        size = max(largest, end) + 1
+    if separator is not None and not 0 <= separator < size:
+        raise BadSetting(f"--separator {separator}: expected an id of the vocabulary, 0 to {size - 1}")
+    shards = _shards(config, staging, tokenizer, separator, size - 1)
+    return _Work(shards, files, size, end, sum(file.num_tokens for file in files))

@@ -1,0 +1,314 @@
+"""A corpus to the parts of `tokens/`, by tasks that are plain functions of files.
+
+A task is a run of consecutive files, or a piece of a large file of tokens. Its mark in the scratch folder, written last,
+says that its parts are whole: so any process may run any task, and run it again. Parts depend on the corpus and the
+settings only. A worker holds one part (at most 4M tokens, or one longer document) and twice as much while it writes it,
+one batch of text (4 MB, or one longer document), and the tokenizer: 150 to 250 MB in all.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from scone_cli.artifacts import SCRATCH, write_atomically
+from scone_cli.corpus import HELD_OUT, TRAIN, Encoded, TokenStream, write_part
+from scone_cli.encoding import Batch, encode_texts, take_tokens
+from scone_cli.pool import Pool, Task, num_cores
+from scone_cli.progress import Progress
+from scone_cli.readers import BadDocument, OnBad
+from scone_cli.sources import SourceFile
+from scone_cli.token_files import TokenFile
+from scone_cli.tokenizer import Tokenizer, limit_threads
+
+NAMED = 100  # bad documents named in the manifest
+
+_TASK_BYTES = 32 << 20  # of files on disk: what an interrupted run may have to do again
+_TASK_FILES = 4096
+_PART_TOKENS = 4_000_000  # a part in memory is 16 MB, and a few times that while it is written
+_TELL_SECONDS = 0.5
+
+# Is given the name of a part and its documents of the train split, in the worker that wrote it, before its task is done.
+Then = Callable[[str, TokenStream], None]
+# A whole file of text, or a piece of a file of tokens.
+Piece = SourceFile | tuple[TokenFile, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class ShardStats:
+    """What token shards hold: documents, bytes of text and tokens in all, what of it is held out, what was left out."""
+
+    num_documents: int = 0
+    num_bytes: int = 0
+    num_tokens: int = 0
+    num_held_out_documents: int = 0
+    num_held_out_tokens: int = 0
+    num_skipped: int = 0
+
+    def __add__(self, other: ShardStats) -> ShardStats:
+        return ShardStats(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a task wrote; `skipped`: name of the first documents left out, and why."""
+
+    parts: int = 0
+    stats: ShardStats = ShardStats()
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What all tasks of a run have in common.
+
+    `staging` holds the parts, and `tokenizer.json` where there is one (with that `tokenizer_sha` and the `backend` chosen
+    for the run). `separator` and `largest` (id) are of corpora that are tokens already.
+    """
+
+    staging: Path
+    tokenizer_sha: str
+    backend: str
+    text_field: str
+    held_out: float
+    skip_bad: bool
+    separator: int | None
+    largest: int
+
+    def part(self, task: int, number: int) -> Path:
+        """Where a part is written."""
+        return self.staging / f"part-{task:05d}-{number:04d}.parquet"
+
+    def mark(self, task: int) -> Path:
+        """What says that a task is done."""
+        return self.staging / SCRATCH / f"task-{task:05d}.json"
+
+    @property
+    def counters(self) -> Path:
+        """Bytes read and tokens made by each task so far."""
+        return self.staging / SCRATCH / "counters"
+
+    def finished(self, task: int) -> Made | None:
+        """What a task wrote, if it was completed."""
+        try:
+            raw = json.loads(self.mark(task).read_bytes())
+        except FileNotFoundError:
+            return None
+        made = Made(raw["parts"], ShardStats(**raw["stats"]), [(name, cause) for name, cause in raw["skipped"]])
+        return made if all(self.part(task, number).is_file() for number in range(made.parts)) else None
+
+
+def write_shards(
+    shards: Shards, tasks: Sequence[Sequence[Piece]], pool: Pool, progress: Progress, then: Then | None = None
+) -> tuple[list[Made], list[str]]:
+    """Run the tasks that are not done yet; returns what each wrote, in their order, and what the tokenizers had to say.
+
+    Raises:
+        BadData, StorageFailure: see `read_documents` and `read_token_documents`.
+    """
+    made = [shards.finished(number) for number in range(len(tasks))]
+    _remove_stale_parts(shards, {number for number, found in enumerate(made) if found is None})
+    left = [number for number, found in enumerate(made) if found is None]
+    num_threads = max(1, num_cores() // max(1, min(pool.num_workers, len(left))))
+    notices: dict[str, None] = {}
+    sizes = [sum(map(_size, pieces)) for pieces in tasks]
+    with _Meter(shards.counters, sizes, made, progress) as meter:
+        jobs: Iterator[Task] = ((make_shard, (shards, n, tasks[n], num_threads, then)) for n in left)
+        for position, (found, said) in pool.run(jobs):
+            made[left[position]] = found
+            notices |= dict.fromkeys(said)
+            meter.tell()
+    return [found for found in made if found is not None], list(notices)
+
+
+def tasks_of(corpus: Sequence[SourceFile] | Sequence[TokenFile]) -> list[list[Piece]]:
+    """The corpus as tasks: the same whatever the number of workers."""
+    tasks: list[list[Piece]] = []
+    size = 0
+    for piece in _pieces(corpus):
+        if not tasks or size + _size(piece) > _TASK_BYTES or len(tasks[-1]) == _TASK_FILES:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(piece)
+        size += _size(piece)
+    return tasks
+
+
+def _pieces(corpus: Iterable[SourceFile | TokenFile]) -> Iterator[Piece]:
+    for file in corpus:
+        if isinstance(file, SourceFile):
+            yield file
+        else:
+            yield from ((file, piece) for piece in file.pieces(_TASK_BYTES))
+
+
+def _size(piece: Piece) -> int:
+    if isinstance(piece, SourceFile):
+        return piece.bytes
+    file, (first, last) = piece
+    return file.source.bytes * (last - first) // max(1, file.num_units)
+
+
+def _remove_stale_parts(shards: Shards, unfinished: set[int]) -> None:
+    """Of a run that met a file as it changed there may be more parts than will be written again."""
+    for path in shards.staging.glob("part-*.parquet"):
+        if int(path.name.split("-")[1]) in unfinished:
+            path.unlink()
+
+
+# ---- a task ------------------------------------------------------------------------------------------------------
+
+
+def make_shard(
+    shards: Shards, task: int, pieces: Sequence[Piece], num_threads: int, then: Then | None
+) -> tuple[Made, list[str]]:
+    """Write the parts of one task, then its mark; returns what it wrote, and what the tokenizer has to say."""
+    if (finished := shards.finished(task)) is not None:
+        return finished, []
+    notices: list[str] = []
+    stats, num_parts, num_waiting = ShardStats(), 0, 0
+    waiting: list[Encoded] = []
+    skipped: list[tuple[str, str]] = []
+    num_skipped = 0
+
+    def leave_out(bad: BadDocument) -> None:
+        nonlocal num_skipped
+        num_skipped += 1
+        if len(skipped) < NAMED:
+            skipped.append((bad.name, bad.cause))
+
+    with _Counter(shards.counters, task) as counter:
+        for batch in _batches(shards, pieces, num_threads, leave_out if shards.skip_bad else None, notices):
+            for document in batch.documents:
+                size = len(document.tokens)
+                if waiting and num_waiting + size > _PART_TOKENS:
+                    _finish_part(shards.part(task, num_parts), waiting, then)
+                    waiting, num_waiting, num_parts = [], 0, num_parts + 1
+                waiting.append(document)
+                num_waiting += size
+            stats += _stats_of(batch)
+            counter.add(batch.num_read, batch.num_tokens)
+    if waiting:
+        _finish_part(shards.part(task, num_parts), waiting, then)
+        num_parts += 1
+    made = Made(num_parts, stats + ShardStats(num_skipped=num_skipped), skipped)
+    write_atomically(shards.mark(task), json.dumps(asdict(made)).encode())
+    return made, notices
+
+
+def _finish_part(path: Path, documents: list[Encoded], then: Then | None) -> None:
+    write_part(path, documents)
+    if then is not None:
+        then(path.name, TokenStream.of([document for document in documents if document.split == TRAIN]))
+
+
+def _stats_of(batch: Batch) -> ShardStats:
+    held_out = [document for document in batch.documents if document.split == HELD_OUT]
+    return ShardStats(
+        len(batch.documents),
+        sum(document.num_bytes for document in batch.documents),
+        batch.num_tokens,
+        len(held_out),
+        sum(len(document.tokens) for document in held_out),
+    )
+
+
+def _batches(
+    shards: Shards, pieces: Sequence[Piece], num_threads: int, on_bad: OnBad | None, notices: list[str]
+) -> Iterator[Batch]:
+    path = shards.staging / "tokenizer.json"
+    tokenizer = None
+    if shards.tokenizer_sha:
+        tokenizer, said = _tokenizer(path, shards.tokenizer_sha, shards.backend, num_threads)
+        said.clear()
+    files = [piece for piece in pieces if isinstance(piece, SourceFile)]
+    if files:
+        assert tokenizer is not None
+        yield from encode_texts(files, tokenizer, shards.text_field, shards.held_out, on_bad)
+        notices += said
+        return
+    byte_lengths = None if tokenizer is None else tokenizer.byte_lengths()
+    for piece in pieces:
+        assert not isinstance(piece, SourceFile)
+        yield from take_tokens(*piece, shards.separator, shards.largest, byte_lengths, shards.held_out, on_bad)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: Path, sha256: str, backend: str, num_threads: int) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer of this process, and what it says from now on; the hash tells that the file is another one."""
+    limit_threads(num_threads)
+    said: list[str] = []
+    tokenizer = Tokenizer.load(path, said.append)
+    assert tokenizer.sha256 == sha256
+    tokenizer.keep_backend(backend)
+    return tokenizer, said
+
+
+# ---- how far it is -----------------------------------------------------------------------------------------------
+
+_COUNTS = struct.Struct("<QQ")
+
+
+class _Counter:
+    """Tells how far one task is, in its own place of a file that the other process reads."""
+
+    def __init__(self, path: Path, task: int) -> None:
+        self._path, self._place = path, task * _COUNTS.size
+        self._bytes = self._tokens = 0
+
+    def __enter__(self) -> Self:
+        self._file = os.open(self._path, os.O_WRONLY)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def add(self, num_bytes: int, num_tokens: int) -> None:
+        self._bytes += num_bytes
+        self._tokens += num_tokens
+        os.pwrite(self._file, _COUNTS.pack(self._bytes, self._tokens), self._place)
+
+
+class _Meter:
+    """Tells how far all tasks are, in bytes of the files as they lie on disk: now and then, and when it is asked."""
+
+    def __init__(self, path: Path, sizes: list[int], made: Sequence[Made | None], progress: Progress) -> None:
+        self._path, self._total, self._progress = path, sum(sizes), progress
+        counts = [(size, found.stats.num_tokens) if found else (0, 0) for size, found in zip(sizes, made, strict=True)]
+        write_atomically(path, b"".join(_COUNTS.pack(*each) for each in counts))
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.tell()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def tell(self) -> None:
+        with self._lock:
+            num_bytes, num_tokens = np.fromfile(self._path, "<u8").reshape(-1, 2).sum(axis=0).tolist()
+            self._progress("tokenising", num_bytes, self._total, "B", f"{num_tokens / 1e6:.1f}M tokens")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_TELL_SECONDS):
+            self.tell()
+
+
+def totals(made: Sequence[Made]) -> tuple[ShardStats, list[dict[str, Any]]]:
+    """What all tasks wrote together, and the first documents left out, as the manifest names them."""
+    stats = sum((each.stats for each in made), ShardStats())
+    skipped = [pair for each in made for pair in each.skipped][:NAMED]
+    return stats, [{"document": name, "cause": cause} for name, cause in skipped]

@@ -1,0 +1,245 @@
+"""The files that a corpus consists of: found in folders, by patterns or from standard input; hashed, and put in order.
+
+Files are ordered by their content, never by their name, so the same texts give the same tokens wherever they lie.
+What is in them is for `readers.py` and `token_files.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from scone_cli.artifacts import digest_file
+from scone_cli.compression import MARKS, decompress_beginning
+from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
+from scone_cli.progress import Progress, silent
+
+STDIN = "-"
+STDIN_KEPT = ".stdin.partial"  # in the folder where standard input is kept, until its reader moves it
+
+_PIECE_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 16  # of standard input: what it is taken for is decided by them
+_SMALL_BYTES = 1 << 20  # a file up to this size is hashed in one read, which costs a third of the calls
+_TOLD_EVERY = 256  # files
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of a corpus; `name` tells it from the others and does not depend on where the corpus lies.
+
+    There may be a million of them, so they are small. `index` is the `.idx` beside a Megatron `.bin`; then the hash
+    stands for both.
+    """
+
+    location: str
+    name: str
+    bytes: int
+    sha256: str
+    mtime_ns: int  # tells that it has changed since; no part of what it is
+    index: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.location)
+
+
+def find_files(
+    corpora: Sequence[Path], progress: Progress = silent, stdin_folder: Path | None = None
+) -> list[SourceFile]:
+    """Every file of the corpora, hashed, sorted by hash and name.
+
+    A corpus is a file, a folder, a pattern (`'law/**/*.jsonl'`), or `-` where there is a `stdin_folder`: then standard
+    input is kept there as `STDIN_KEPT`. Hidden files in folders are left out, links are followed.
+    With several corpora, names begin with the folder's own name.
+
+    Raises:
+        InputMissing: a path that does not exist, a link to nothing, a folder without files, a pattern without matches.
+        BadData: a link that leads back to a folder it lies in; an index without its tokens.
+        BadSetting: two files would have the same name.
+        StorageFailure: a file that cannot be read.
+    """
+    if [str(corpus) for corpus in corpora].count(STDIN) > 1:
+        raise BadSetting("'-' is given twice, and standard input can be read once")
+    found: dict[str, str] = {}
+    for corpus in corpora:
+        for name, location in _listing(corpus, len(corpora) > 1, stdin_folder, progress):
+            if found.setdefault(name, location) != location:
+                raise BadSetting(
+                    f"{location} and {found[name]}: two files that would both be called '{name}'",
+                    "give one folder that holds both, or rename one",
+                )
+    indexes = _take_indexes(found)
+    files = []
+    for number, (name, location) in enumerate(found.items()):
+        if number % _TOLD_EVERY == 0:
+            progress("hashing files", number, len(found), "files")
+        files.append(_hashed(name, location, indexes.get(name)))
+    progress("hashing files", len(found), len(found), "files")
+    return sorted(files, key=lambda file: (file.sha256, file.name))
+
+
+def _hashed(name: str, location: str, index: str | None) -> SourceFile:
+    with readable(location):
+        found = os.stat(location)  # noqa: PTH116 - before hashing: a change from now on will be seen
+        if found.st_size <= _SMALL_BYTES:
+            with open(location, "rb", buffering=0) as file:  # noqa: PTH123 - there may be a million of them
+                digest = hashlib.sha256(file.readall()).hexdigest()
+        else:
+            digest = digest_file(Path(location))
+        if index is not None:
+            digest = hashlib.sha256(f"{digest} {digest_file(Path(index))}".encode()).hexdigest()
+    return SourceFile(location, name, found.st_size, digest, found.st_mtime_ns, index)
+
+
+@contextlib.contextmanager
+def readable(location: str) -> Iterator[None]:
+    """Turn what the system says about a file into errors that name it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputMissing(f"{error.filename or location}: was there a moment ago and is gone") from error
+    except OSError as error:
+        raise StorageFailure(f"{error.filename or location}: cannot be read ({error.strerror or error})") from error
+
+
+def _take_indexes(found: dict[str, str]) -> dict[str, str]:
+    """Take the `.idx` files out of `found`: each belongs to the `.bin` beside it; returns them by the name of that."""
+    for name in [name for name in found if name.endswith(".idx")]:
+        tokens = found.pop(name).removesuffix(".idx") + ".bin"
+        if not os.path.isfile(tokens):  # noqa: PTH113
+            raise BadData(
+                f"{tokens.removesuffix('.bin')}.idx: the index of a .bin that is not there", f"put {tokens} beside it"
+            )
+        found[name.removesuffix(".idx") + ".bin"] = tokens
+    beside = {name: location.removesuffix(".bin") + ".idx" for name, location in found.items() if name.endswith(".bin")}
+    return {name: index for name, index in beside.items() if os.path.isfile(index)}  # noqa: PTH113
+
+
+# ---- listing -----------------------------------------------------------------------------------------------------
+
+
+def _listing(corpus: Path, prefixed: bool, stdin_folder: Path | None, progress: Progress) -> Iterator[tuple[str, str]]:
+    """Name and location of the files of one corpus."""
+    if stdin_folder is not None and str(corpus) == STDIN:
+        path, name = _keep_stdin(sys.stdin.buffer, stdin_folder, progress)
+        yield name, str(path)
+    elif corpus.is_file():
+        yield _printable(corpus.name), str(corpus)
+    elif corpus.is_dir():
+        files = _walk(str(corpus), str(corpus))
+        yield from _named(files, corpus, prefixed, "a folder without files (hidden ones are not read)")
+    elif glob.has_magic(str(corpus)):
+        base = _fixed_part(corpus)
+        yield from _named(_matching(corpus, base), base, prefixed, "no file matches this pattern", str(corpus))
+    else:
+        raise InputMissing(f"{corpus}: no such file or folder", "name files or folders that hold text")
+
+
+def _named(
+    files: Iterable[str], base: Path, prefixed: bool, nothing: str, given: str | None = None
+) -> Iterator[tuple[str, str]]:
+    """The files of `base`, named by their place in it; at least one."""
+    prefix = f"{base.resolve().name}/" if prefixed else ""
+    num_files = 0
+    for num_files, location in enumerate(files, 1):  # noqa: B007 - counted
+        yield _printable(prefix + os.path.relpath(location, base).replace(os.sep, "/")), location
+    if not num_files:
+        raise InputMissing(f"{given or base}: {nothing}", "name files or folders that hold text")
+
+
+def _walk(folder: str, corpus: str) -> Iterator[str]:
+    """The files of a folder and all folders in it, in order of their names."""
+    with readable(folder):
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.is_symlink():
+                _check_no_loop(Path(entry.path), Path(corpus))
+            yield from _walk(entry.path, corpus)
+        elif entry.is_file():
+            yield entry.path
+        elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+            target = os.readlink(entry.path)  # noqa: PTH115
+            raise InputMissing(f"{entry.path}: a link to {target}, which does not exist", "remove it or mend it")
+
+
+def _matching(pattern: Path, base: Path) -> Iterator[str]:
+    """The files that match a pattern, and those of folders that do."""
+    for location in sorted(glob.glob(str(pattern), recursive=True)):  # noqa: PTH207 - that of Path follows no links
+        above = Path(location)
+        while above not in (base, above.parent):
+            if above.is_dir():
+                _check_no_loop(above, base)
+            above = above.parent
+        if os.path.isdir(location):  # noqa: PTH112
+            yield from _walk(location, location)
+        elif stat.S_ISREG(os.stat(location).st_mode):  # noqa: PTH116
+            yield location
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder before the first part of a pattern that is not simply a name."""
+    parts = pattern.parts
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed])
+
+
+def _check_no_loop(subfolder: Path, corpus: Path) -> None:
+    """Refuse a link to a folder that is being walked, or to one around it: the walk would never end."""
+    if not subfolder.is_symlink():
+        return
+    target = subfolder.resolve()
+    # Each by itself: what was reached through another link lies elsewhere on disk than on the way to it.
+    for above in subfolder.relative_to(corpus).parents:
+        if (corpus / above).resolve().is_relative_to(target):
+            raise BadData(f"{subfolder}: a link to {target}, a folder that it lies in: a loop", "remove it")
+
+
+def _printable(name: str) -> str:
+    """A file name as text; bytes in it that are no UTF-8 become question marks."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
+
+
+# ---- standard input ----------------------------------------------------------------------------------------------
+
+
+def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Path, str]:
+    """Write standard input to a file, so that it can be hashed and read again; returns it, and a name that says what it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, head, done = folder / STDIN_KEPT, b"", 0
+    with path.open("wb") as kept:
+        while piece := stream.read(_PIECE_BYTES):
+            head = head or piece[:_HEAD_BYTES]
+            kept.write(piece)
+            done += len(piece)
+            progress("reading standard input", done, None, "B")
+    if not done:
+        path.unlink()
+        raise InputMissing("standard input is empty", "pipe text or JSON Lines into the command")
+    return path, "stdin" + _kind_of(head)
+
+
+def _kind_of(head: bytes) -> str:
+    """The ending that a file with this beginning would have: JSON Lines if its first line is a JSON object."""
+    compression = next((suffix for suffix, mark in MARKS.items() if head.startswith(mark)), "")
+    content = decompress_beginning(head, compression) if compression else head
+    if content.startswith(b"PAR1"):
+        return ".parquet" + compression
+    line, ended, _ = content.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    try:
+        is_object = isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        is_object = not ended and line.startswith(b'{"')  # a line longer than the beginning that was looked at
+    return (".jsonl" if is_object else ".txt") + compression

@@ -1,0 +1,215 @@
+"""Documents of files that hold token ids already, in pieces that can be read by themselves.
+
+Documents are what the index or the rows say, split again at the separator token where there is one; it is removed. The
+end of a file ends a document. Files are read a block at a time, whatever their size.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from scone_cli.errors import BadData
+from scone_cli.readers import BadDocument, OnBad, parquet_errors
+from scone_cli.sources import readable
+from scone_cli.token_files import TokenFile, open_parquet, read_index
+from scone_cli.tokenizer import Tokens
+
+LARGEST_ID = (1 << 24) - 1  # no vocabulary is nearly as large: numbers beyond it are no ids
+
+_BLOCK_TOKENS = 1 << 20
+_LARGEST_DOCUMENT = 1 << 28  # tokens; a document is held in memory
+_PARQUET_ROWS = 256
+
+
+def read_token_documents(
+    file: TokenFile, first: int, last: int, separator: int | None, largest: int, on_bad: OnBad | None = None
+) -> Iterator[tuple[str, Tokens]]:
+    """The documents that begin in a piece: name (the file's, with the position of the first token, or the row) and ids.
+
+    Empty ones are left out. `largest`: the largest id that there may be.
+
+    Raises:
+        BadDocument: a row that is null, a document beyond the largest that is held in memory; not if `on_bad` takes it.
+        BadData: an id that is none, naming file, position and id; a file that is not what it says.
+        StorageFailure: the file cannot be read.
+    """
+    source = file.source
+    with readable(source.location):
+        if file.column:
+            found: Iterator[tuple[Any, Tokens | None]] = _split_rows(file, first, last, separator, largest)
+        elif source.index is not None:
+            found = _split_spans(file, first, last, separator, largest)
+        else:
+            assert separator is not None
+            found = _flat_documents(file, first, last, separator, largest)
+        for place, tokens in found:
+            if tokens is None:
+                what = "null" if file.column else f"more than {_LARGEST_DOCUMENT:,} tokens without a separator"
+                unit = "row" if file.column else "token"
+                bad = BadDocument(f"{source.name}:{place}", f"{source.location}: {unit} {place}", what, _HINT)
+                if on_bad is None:
+                    raise bad
+                on_bad(bad)
+            elif tokens.size:
+                yield f"{source.name}:{place}", tokens
+        now = os.stat(source.location)  # noqa: PTH116
+    if (now.st_size, now.st_mtime_ns) != (source.bytes, source.mtime_ns):
+        raise BadData(f"{source.location}: changed while it was being read", "run the command again")
+
+
+_HINT = "see whether --separator is right, or leave such documents out: --on-bad-document skip"
+
+
+def _flat_documents(
+    file: TokenFile, first: int, last: int, separator: int, largest: int
+) -> Iterator[tuple[int, Tokens | None]]:
+    """The documents that begin in `first..last`: at the beginning of the file, or after a separator."""
+    start: int | None = 0 if first == 0 else None  # of the document that is being read
+    waiting: list[Tokens] = []
+    for at, block in _blocks(file, max(0, first - 1), largest):
+        if start is None and at >= last:
+            return
+        low = 0
+        for end in np.flatnonzero(block == separator).tolist():
+            if start is not None:
+                yield start, _joined([*waiting, block[low:end]])
+            waiting, low = [], end + 1
+            start = at + low
+            if start >= last:
+                return
+        if start is not None:
+            waiting.append(block[low:])
+            if sum(map(len, waiting)) > _LARGEST_DOCUMENT:
+                yield start, None
+                start, waiting = None, []
+    if start is not None:
+        yield start, _joined(waiting)
+
+
+def _megatron_spans(file: TokenFile, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """First token, and the one after the last, of every document that begins in `first..last`."""
+    index = read_index(file.source)
+    num_documents = len(index.documents) - 1
+    document = bisect_left(range(num_documents), first, key=index.start)
+    start = index.start(document)
+    while document < num_documents and start < last:
+        document += 1
+        end = index.start(document)
+        if not start <= end <= index.num_tokens:
+            raise BadData(f"{file.source.index}: document {document - 1} runs from token {start:,} to {end:,}")
+        yield start, end
+        start = end
+
+
+def _split_spans(
+    file: TokenFile, first: int, last: int, separator: int | None, largest: int
+) -> Iterator[tuple[int, Tokens | None]]:
+    for start, end in _megatron_spans(file, first, last):
+        if end - start > _LARGEST_DOCUMENT:
+            yield start, None
+            continue
+        blocks = [block for _, block in _blocks(file, start, largest, end)]
+        for offset, tokens in _split(_joined(blocks), separator):
+            yield start + offset, tokens
+
+
+def _parquet_rows(file: TokenFile, first: int, last: int, largest: int) -> Iterator[tuple[int, Tokens | None]]:
+    """Number and ids of every row of the row groups; None for a row that is null."""
+    location = file.source.location
+    with open_parquet(location) as reader:
+        row = sum(reader.metadata.row_group(group).num_rows for group in range(first))
+        batches = reader.iter_batches(
+            _PARQUET_ROWS, row_groups=list(range(first, last)), columns=[file.column], use_threads=False
+        )
+        while True:
+            with parquet_errors(location):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            lists = batch.column(0)
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+            values = lists.flatten()
+            ids = pc.fill_null(values, -1) if values.null_count else values
+            ends = np.cumsum(lengths, dtype=np.int64)
+            where = partial(_row_of, location, row, ends)
+            tokens = _checked(ids.to_numpy(zero_copy_only=False), largest, where)
+            for number, (start, end) in enumerate(zip(ends - lengths, ends, strict=True)):
+                yield row + number, tokens[start:end] if lists[number].is_valid else None
+            row += len(lists)
+
+
+def _row_of(location: str, row: int, ends: npt.NDArray[np.int64], position: int) -> str:
+    place = int(np.searchsorted(ends, position, side="right"))
+    return f"{location}: row {row + place}, token {position - (int(ends[place - 1]) if place else 0)}"
+
+
+def _split_rows(
+    file: TokenFile, first: int, last: int, separator: int | None, largest: int
+) -> Iterator[tuple[str, Tokens | None]]:
+    for row, whole in _parquet_rows(file, first, last, largest):
+        if whole is None:
+            yield f"{row}", None
+            continue
+        for offset, tokens in _split(whole, separator):
+            yield f"{row}:{offset}" if offset else f"{row}", tokens
+
+
+def _split(tokens: Tokens, separator: int | None) -> Iterator[tuple[int, Tokens]]:
+    low = 0
+    for end in [] if separator is None else np.flatnonzero(tokens == separator).tolist():
+        yield low, tokens[low:end]
+        low = end + 1
+    yield low, tokens[low:]
+
+
+def _joined(pieces: list[Tokens]) -> Tokens:
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.uint32), *pieces])
+
+
+def _blocks(file: TokenFile, first: int, largest: int, last: int | None = None) -> Iterator[tuple[int, Tokens]]:
+    """The ids of a flat file from one on, a block at a time, each with the position of its first."""
+    end = file.num_units if last is None else last
+    dtype = np.dtype(file.dtype)
+    with open(file.source.location, "rb") as raw:  # noqa: PTH123
+        raw.seek(file.offset + first * dtype.itemsize)
+        while first < end:
+            block = np.fromfile(raw, dtype, min(_BLOCK_TOKENS, end - first))
+            if not block.size:
+                return  # it was cut short since: the reader will see that it has changed
+            yield first, _checked(block, largest, partial(_place_of, file.source.location, first))
+            first += block.size
+
+
+def _place_of(location: str, first: int, position: int) -> str:
+    return f"{location}: token {first + position:,}"
+
+
+def _checked(ids: npt.NDArray[Any], largest: int, where: Callable[[int], str]) -> Tokens:
+    """The ids as uint32, if they are ids."""
+    if ids.size and (int(ids.max()) > largest or int(ids.min()) < 0):
+        position = int(np.flatnonzero((ids > largest) | (ids < 0))[0])
+        raise BadData(
+            f"{where(position)}: id {int(ids[position])}, expected 0 to {largest}",
+            "give the tokenizer that made the file, or its numbers as they are: --token-dtype",
+        )
+    return ids.astype(np.uint32, copy=False)
+
+
+def largest_id(file: TokenFile) -> int:
+    """The largest id in a file; reads all of it, a block at a time.
+
+    Raises:
+        BadData: a number that is no id.
+    """
+    if file.column:
+        rows = (tokens for _, tokens in _parquet_rows(file, 0, file.num_units, LARGEST_ID) if tokens is not None)
+        return max((int(tokens.max()) for tokens in rows if tokens.size), default=0)
+    return max((int(block.max()) for _, block in _blocks(file, 0, LARGEST_ID)), default=0)

@@ -1,0 +1,220 @@
+"""Files that hold token ids already: which of the known kinds a file is, and how the ids lie in it.
+
+Flat `.bin` of uint16 or uint32 (nanoGPT; llm.c, whose header is recognised), `.npy` (with numpy's header, or without any,
+as OLMo writes it), Megatron's `.bin` with its `.idx`, and Parquet with a column of lists of integers. The endings of the
+names say which; `token_documents.py` reads them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scone_cli.compression import compression_of
+from scone_cli.errors import BadData
+from scone_cli.readers import parquet_errors
+from scone_cli.sources import SourceFile, readable
+
+_PARQUET_COLUMNS = ("tokens", "input_ids")  # taken when there is no text column
+
+_LLMC_MAGIC = {20240520: "<u2", 20240801: "<u4"}
+_LLMC_HEADER = 256  # int32
+_MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
+_MEGATRON_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """An already tokenised file and how its ids lie in it.
+
+    `num_units`: of what pieces are counted in, tokens, or row groups of Parquet (`column`).
+    """
+
+    source: SourceFile
+    dtype: str
+    offset: int
+    num_units: int
+    column: str = ""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether nothing but a separator says where a document ends."""
+        return not self.column and self.source.index is None
+
+    @property
+    def num_tokens(self) -> int:
+        """How many ids there are, separators included."""
+        if not self.column:
+            return self.num_units
+        with open_parquet(self.source.location) as reader:
+            leaf = next(i for i in range(reader.metadata.num_columns) if _root(reader, i) == self.column)
+            groups = range(self.num_units)
+            return sum(reader.metadata.row_group(group).column(leaf).num_values for group in groups)
+
+    def pieces(self, num_bytes: int) -> list[tuple[int, int]]:
+        """The file in pieces of about so many bytes, as first unit and the one after the last."""
+        step = max(1, math.ceil(self.num_units * num_bytes / max(1, self.source.bytes)))
+        return [(first, min(first + step, self.num_units)) for first in range(0, self.num_units, step)]
+
+
+def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide: bool) -> TokenFile | None:
+    """The file as one of tokens, or None if it holds text. `wide`: ids of more than 16 bits are expected.
+
+    Raises:
+        BadData: it says what it is and is not.
+        StorageFailure: it cannot be read.
+    """
+    compression = compression_of(source.location)
+    ending = Path(source.location.removesuffix(compression)).suffix.lower()
+    if ending not in (".bin", ".npy", ".parquet") or (compression and ending == ".parquet"):
+        return None
+    if compression:
+        raise BadData(f"{source.location}: tokens are read as they lie, not compressed", "decompress the file")
+    with readable(source.location), source.path.open("rb") as raw:
+        if ending == ".parquet":
+            return _recogniseopen_parquet(source, text_field)
+        if source.index is not None:
+            return _recognise_megatron(source)
+        if ending == ".npy" and raw.read(6) == b"\x93NUMPY":
+            return _recognise_npy(source, raw)
+        raw.seek(0)
+        header = np.frombuffer(raw.read(4 * _LLMC_HEADER), "<i4") if source.bytes % 4 == 0 else np.zeros(0, "<i4")
+        if header.size == _LLMC_HEADER and int(header[0]) in _LLMC_MAGIC:
+            return _flat(source, _LLMC_MAGIC[int(header[0])], 4 * _LLMC_HEADER, int(header[2]))
+    dtype = token_dtype or ("uint32" if wide else "uint16")
+    found = _flat(source, np.dtype(dtype).newbyteorder("<").str, 0)
+    if token_dtype is None and not wide:
+        _check_not_uint32(found)
+    return found
+
+
+def _flat(source: SourceFile, dtype: str, offset: int, num_tokens: int | None = None) -> TokenFile:
+    size = source.bytes - offset
+    width = np.dtype(dtype).itemsize
+    if size % width or num_tokens not in (None, size // width):
+        expected = f"a multiple of {width}" if num_tokens is None else f"{num_tokens * width:,}, as its header says"
+        raise BadData(
+            f"{source.location}: {size:,} bytes of token ids, expected {expected}",
+            "get the file again, or name the size of an id with --token-dtype",
+        )
+    return TokenFile(source, dtype, offset, size // width)
+
+
+def _check_not_uint32(file: TokenFile) -> None:
+    """Refuse to read ids of 32 bits as two of 16, of which every second is 0: nothing later would notice."""
+    beginning = np.fromfile(file.source.location, file.dtype, 4096)
+    if beginning.size > 8 and beginning.any() and not beginning[1::2].any():
+        raise BadData(
+            f"{file.source.location}: every second number is 0 when it is read as uint16",
+            "it looks like uint32; say which with --token-dtype",
+        )
+
+
+def _recognise_npy(source: SourceFile, raw: BinaryIO) -> TokenFile:
+    raw.seek(0)
+    try:
+        version = np.lib.format.read_magic(raw)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(raw)
+    except ValueError as error:
+        raise BadData(f"{source.location}: not a .npy file ({error})", "get or make the file again") from error
+    if len(shape) != 1 or dtype.kind not in "ui":
+        raise BadData(f"{source.location}: {dtype} of shape {shape}, expected one dimension of whole numbers")
+    return _flat(source, dtype.str, raw.tell(), shape[0])
+
+
+# ---- Megatron ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MegatronIndex:
+    """What an `.idx` says: byte offsets of sequences, and the sequences with which documents begin (one more at the end)."""
+
+    dtype: str
+    pointers: npt.NDArray[np.int64]
+    documents: npt.NDArray[np.int64]
+    num_tokens: int
+
+    def start(self, document: int) -> int:
+        """The position of a document's first token."""
+        sequence = int(self.documents[document])
+        at = int(self.pointers[sequence]) // np.dtype(self.dtype).itemsize if sequence < len(self.pointers) else None
+        return self.num_tokens if at is None else at
+
+
+def read_index(source: SourceFile) -> MegatronIndex:
+    """The `.idx` of a Megatron `.bin`.
+
+    Raises:
+        BadData: it is none, or is not the index of that file.
+    """
+    assert source.index is not None
+    with readable(source.index), open(source.index, "rb") as raw:  # noqa: PTH123
+        head = raw.read(34)
+    fields = np.frombuffer(head[18:], "<u8") if len(head) == 34 else np.zeros(0, np.uint64)
+    code = head[17] if len(head) == 34 else 0
+    if not head.startswith(_MEGATRON_MAGIC) or len(head) < 34 or code not in _MEGATRON_DTYPES:
+        raise BadData(f"{source.index}: not the index of a Megatron data set, or of a kind of numbers unknown here")
+    num_sequences, num_documents = (int(value) for value in fields)
+    if os.path.getsize(source.index) < 34 + 12 * num_sequences + 8 * num_documents or num_documents < 1:  # noqa: PTH202
+        raise BadData(f"{source.index}: truncated, expected {num_sequences:,} sequences", "get the file again")
+    lengths = _mapped(source.index, "<i4", 34, num_sequences)
+    pointers = _mapped(source.index, "<i8", 34 + 4 * num_sequences, num_sequences)
+    documents = _mapped(source.index, "<i8", 34 + 12 * num_sequences, num_documents)
+    dtype = _MEGATRON_DTYPES[code]
+    end = int(pointers[-1]) + int(lengths[-1]) * np.dtype(dtype).itemsize if num_sequences else 0
+    if end != source.bytes or int(documents[0]) != 0 or int(documents[-1]) != num_sequences:
+        raise BadData(
+            f"{source.index}: describes {end:,} bytes of tokens, {source.location} has {source.bytes:,}",
+            "get both files again",
+        )
+    return MegatronIndex(dtype, pointers, documents, source.bytes // np.dtype(dtype).itemsize)
+
+
+def _mapped(location: str, dtype: str, offset: int, size: int) -> npt.NDArray[Any]:
+    """A part of a file that is read where it is looked at: an index may be larger than the memory."""
+    return np.memmap(location, dtype, "r", offset, size) if size else np.zeros(0, dtype)
+
+
+def _recognise_megatron(source: SourceFile) -> TokenFile:
+    index = read_index(source)
+    return TokenFile(source, index.dtype, 0, index.num_tokens)
+
+
+# ---- Parquet -----------------------------------------------------------------------------------------------------
+
+
+def open_parquet(location: str) -> pq.ParquetFile:
+    """Open a Parquet file to be read as a stream.
+
+    Raises:
+        BadData: it is none, or is damaged.
+    """
+    with parquet_errors(location):
+        return pq.ParquetFile(location, pre_buffer=False, buffer_size=1 << 20)
+
+
+def _root(reader: pq.ParquetFile, leaf: int) -> str:
+    path: str = reader.schema.column(leaf).path
+    return path.split(".", maxsplit=1)[0]
+
+
+def _recogniseopen_parquet(source: SourceFile, text_field: str) -> TokenFile | None:
+    with open_parquet(source.location) as reader:
+        schema, num_groups = reader.schema_arrow, reader.metadata.num_row_groups
+    names = (text_field,) if text_field in schema.names else _PARQUET_COLUMNS
+    column = next((name for name in names if name in schema.names and _is_list_of_ids(schema.field(name).type)), None)
+    return None if column is None else TokenFile(source, "", 0, num_groups, column)
+
+
+def _is_list_of_ids(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and pa.types.is_integer(kind.value_type))
