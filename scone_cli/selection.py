@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from numba import njit
 
 from scone_cli.corpus import TRAIN, iter_shards
-from scone_cli.errors import DamagedArtifact
+from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.ngrams import I64, NONE, U8, U32, U64
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
-_HIGH = np.uint64(0xFFFFFFFF00000000)
+_LOW = np.uint64(0xFFFFFFFF)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
@@ -149,6 +149,7 @@ def read_counts(folder: Path, max_n: int, min_count: int, min_docs: int, num_tok
     Both floors keep the n-grams closed: a prefix and a suffix occur wherever the n-gram does.
 
     Raises:
+        BadSetting: more of them than there are ids.
         DamagedArtifact: an n-gram whose prefix or suffix was not counted.
     """
     levels, offsets, shorter = [], [0], np.empty((0, 1), np.uint32)
@@ -162,6 +163,11 @@ def read_counts(folder: Path, max_n: int, min_count: int, min_docs: int, num_tok
         levels.append((counts, docs, tokens[:, -1].copy(), prefixes, suffixes))
         offsets.append(offsets[-1] + len(tokens))
         shorter = tokens
+    if num_tokens + offsets[-1] > NONE:
+        raise BadSetting(
+            f"{offsets[-1]:,} n-grams and {num_tokens:,} tokens: expected at most {NONE:,}, as ids have 32 bits",
+            "give a larger --min-count, or a smaller --max-n",
+        )
     del tokens, shorter
     return Counted(folder, num_tokens, tuple(offsets), *map(np.concatenate, zip(*levels, strict=True)))
 
@@ -180,8 +186,7 @@ def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> tuple[U3
 
 def _find(parts: tuple[U32, U32], shorter: U32, folder: Path) -> tuple[U32, U32]:
     """The rows in which the token lists `parts` [M, n - 1] are in `shorter` [L, n - 1]."""
-    capacity = 1 << (2 * len(shorter) + 1).bit_length()
-    slots = np.full(capacity, _EMPTY, np.uint64)
+    slots = np.full(2 * len(shorter) + 8, _EMPTY, np.uint64)
     _index_rows(shorter, slots)
     prefixes, suffixes = _find_rows(parts[0], shorter, slots), _find_rows(parts[1], shorter, slots)
     if (prefixes == NONE).any() or (suffixes == NONE).any():
@@ -193,8 +198,8 @@ def _find(parts: tuple[U32, U32], shorter: U32, folder: Path) -> tuple[U32, U32]
     return prefixes, suffixes
 
 
-# A slot holds the high half of the hash and the row: tokens are compared where the halves agree, which is where they
-# belong together but for one in billions.
+# A row belongs where the low half of its hash says; its slot holds the high half and the row, so tokens are compared only
+# where the halves agree, which but for one time in billions is where the tokens do.
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -208,30 +213,35 @@ def _hash_row(tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
 
 @njit(nogil=True, cache=True)
 def _index_rows(tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    mask = np.uint64(slots.size - 1)
+    capacity = np.uint64(slots.size)
     for row in range(tokens.shape[0]):
         mixed = _hash_row(tokens, row)
-        at = (mixed >> _32 ^ mixed) & mask
+        at = (mixed & _LOW) * capacity >> _32
         while slots[at] != _EMPTY:
-            at = (at + _ONE) & mask
-        slots[at] = mixed & _HIGH | np.uint64(row)
+            at += _ONE
+            if at == capacity:
+                at = np.uint64(0)
+        slots[at] = mixed & ~_LOW | np.uint64(row)
 
 
 @njit(nogil=True, cache=True)
 def _find_rows(wanted, tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    mask = np.uint64(slots.size - 1)
+    """For each row of `wanted` the equal row of `tokens`, or NONE."""
+    capacity = np.uint64(slots.size)
     found = np.full(wanted.shape[0], NONE, np.uint32)
     for i in range(wanted.shape[0]):
         mixed = _hash_row(wanted, i)
-        at = (mixed >> _32 ^ mixed) & mask
+        at = (mixed & _LOW) * capacity >> _32
         while slots[at] != _EMPTY:
-            row = np.uint32(slots[at])
-            if (slots[at] ^ mixed) <= np.uint64(NONE):
+            if slots[at] ^ mixed <= _LOW:
+                row = np.uint32(slots[at] & _LOW)
                 same = True
                 for k in range(wanted.shape[1]):
                     same &= wanted[i, k] == tokens[row, k]
                 if same:
                     found[i] = row
                     break
-            at = (at + _ONE) & mask
+            at += _ONE
+            if at == capacity:
+                at = np.uint64(0)
     return found

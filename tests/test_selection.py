@@ -1,0 +1,150 @@
+"""Ranking by rules: the order of the slow twin, closed under prefixes and suffixes whatever the rule."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from builders import Documents, Fgram, random_documents, slow_counts, write_counts, write_part
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scone_cli import selection
+from scone_cli.counting import FrequentNgrams
+from scone_cli.errors import BadSetting, DamagedArtifact
+from scone_cli.selection import RULES, read_counts
+from scone_cli.stages.select_vocab import SelectVocab
+from scone_cli.vocabulary import Vocabulary
+
+DOCUMENTS = random_documents(0, 7, [90, 40, 0, 60])
+NUM_TOKENS, MAX_N = 7, 4
+
+
+def fgrams_of(vocabulary: Vocabulary) -> list[Fgram]:
+    return [tuple(tokens) for tokens in vocabulary.trie.tokens_of(np.arange(vocabulary.trie.num_fgrams))]
+
+
+def slow_scores(documents: Documents, max_n: int, min_count: int, by: str) -> dict[Fgram, float]:
+    """What a rule says of each n-gram, before closing; the slow twin of the rules."""
+    unigrams = Counter((token,) for document in documents for token in document)
+    counts = dict(unigrams) | {(): sum(unigrams.values())}
+    for n in range(2, max_n + 1):
+        counts |= {gram: count for gram, (count, _) in slow_counts(documents, n, min_count).items()}
+    ngrams = [gram for gram in counts if len(gram) > 1]
+    if by == "count":
+        return {gram: counts[gram] for gram in ngrams}
+    return {
+        gram: counts[gram] * max(0, np.log(counts[gram] * counts[gram[1:-1]] / (counts[gram[:-1]] * counts[gram[1:]])))
+        for gram in ngrams
+    }
+
+
+def slow_ranking(documents: Documents, max_n: int, min_count: int, by: str) -> list[Fgram]:
+    """All n-grams in the order of a rule; the slow twin of `selection.rank`."""
+    scores = slow_scores(documents, max_n, min_count, by)
+    for gram in sorted(scores, key=len):
+        if len(gram) > 2:
+            scores[gram] = min(scores[gram], scores[gram[:-1]], scores[gram[1:]])
+    counts = slow_scores(documents, max_n, min_count, "count")
+    return sorted(scores, key=lambda gram: (-scores[gram], len(gram), -counts[gram], gram))
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """Counts, and the tokens they are of."""
+    for name in ("tokens", "counts"):
+        (tmp_path / name).mkdir()
+    write_part(tmp_path / "tokens", 0, DOCUMENTS[:2])
+    write_part(tmp_path / "tokens", 1, [*DOCUMENTS[2:], [6] * 50], ["train", "train", "held-out"])
+    write_counts(tmp_path / "counts", DOCUMENTS, MAX_N, 1)
+    return tmp_path
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    documents=st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=1, max_size=5),
+    max_n=st.integers(2, 5),
+    min_count=st.integers(1, 2),
+    by=st.sampled_from(sorted(RULES)),
+)
+def test_every_rule_ranks_as_its_slow_twin_and_every_beginning_is_closed(
+    tmp_path_factory, documents, max_n, min_count, by
+):
+    folder = tmp_path_factory.mktemp("rank")
+    for name in ("tokens", "counts"):
+        (folder / name).mkdir()
+    write_part(folder / "tokens", 0, documents)
+    write_counts(folder / "counts", documents, max_n, 1)
+    ranking = Vocabulary.rank(folder / "counts", max_n, min_count, 4, by=by)
+    fgrams = fgrams_of(ranking)
+    assert fgrams == slow_ranking(documents, max_n, min_count, by)
+    for place, fgram in enumerate(fgrams):
+        assert len(fgram) == 2 or {fgram[:-1], fgram[1:]} <= set(fgrams[:place])
+    facts = {gram: fact for n in range(2, max_n + 1) for gram, fact in slow_counts(documents, n, 1).items()}
+    assert list(zip(ranking.counts.tolist(), ranking.docs.tolist(), strict=True)) == [facts[gram] for gram in fgrams]
+
+
+def test_the_gain_of_a_bigram_and_of_a_trigram_by_hand(tmp_path):
+    """In `0 1 2 0 1 3 2 2`: 0 1 twice, of 0 twice and 1 twice in 8; 0 1 2 once, of 0 1 twice, 1 2 once and 1 twice."""
+    for name in ("tokens", "counts"):
+        (tmp_path / name).mkdir()
+    write_part(tmp_path / "tokens", 0, [[0, 1, 2, 0, 1, 3, 2, 2]])
+    write_counts(tmp_path / "counts", [[0, 1, 2, 0, 1, 3, 2, 2]], 3, 1)
+    counted = read_counts(tmp_path / "counts", 3, 1, 1, 4)
+    scores = RULES["gain"](counted).view(np.float64)
+    assert scores[0] == pytest.approx(2 * math.log(2 * 8 / (2 * 2)))
+    trigrams = scores[counted.level(3)]
+    assert trigrams[0] == pytest.approx(1 * math.log(1 * 2 / (2 * 1)))
+    assert scores.min() == 0
+
+
+def test_unigram_counts_come_with_the_counts_or_from_the_tokens(workspace, monkeypatch):
+    without = fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS, by="gain"))
+    assert without == slow_ranking(DOCUMENTS, MAX_N, 1, "gain")
+    found = sorted(Counter(token for document in DOCUMENTS for token in document).items(), key=lambda x: (-x[1], x[0]))
+    tokens, counts = np.array([[token] for token, _ in found], np.uint32), np.array([count for _, count in found])
+    unigrams = FrequentNgrams(tokens, counts.astype(np.uint64), np.ones(len(found), np.uint32))
+    unigrams.write(workspace / "counts" / "n=1.parquet")
+    monkeypatch.setattr(selection, "iter_shards", None)
+    assert fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS, by="gain")) == without
+    assert fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS)) == slow_ranking(
+        DOCUMENTS, MAX_N, 1, "count"
+    )
+
+
+@pytest.mark.parametrize("by", sorted(RULES))
+def test_fewer_documents_or_tokens_than_asked_for_are_left_out(workspace, by):
+    chosen = fgrams_of(Vocabulary.rank(workspace / "counts", 3, 2, NUM_TOKENS, min_docs=3, by=by))
+    facts = {gram: fact for n in (2, 3) for gram, fact in slow_counts(DOCUMENTS, n, 2).items()}
+    expected = {gram for gram, (_, docs) in facts.items() if docs >= 3}
+    assert set(chosen) == expected
+    assert 0 < len(expected) < len(facts)
+
+
+@pytest.mark.parametrize("lost", ["prefix", "suffix"])
+def test_counts_that_are_not_closed_are_damaged(tmp_path, lost):
+    documents = [[0, 1, 2], [0, 1, 2], [0, 1]] if lost == "suffix" else [[0, 1, 2], [0, 1, 2], [1, 2]]
+    write_counts(tmp_path, documents, 3, 2)
+    counts = [bigram for bigram, _ in slow_counts(documents, 2, 2).items()]
+    kept = (0, 1) if lost == "suffix" else (1, 2)
+    assert kept in counts
+    one = np.array([kept], np.uint32)
+    FrequentNgrams(one, np.array([3], np.uint64), np.array([3], np.uint32)).write(tmp_path / "n=2.parquet")
+    with pytest.raises(DamagedArtifact, match="prefix or suffix is not in n=2") as caught:
+        read_counts(tmp_path, 3, 1, 1, 3)
+    assert caught.value.hint == "run: scone count-ngrams CORPUS --force"
+
+
+def test_no_more_ngrams_than_ids(tmp_path):
+    write_counts(tmp_path, [[0, 1, 2, 3]], 3, 1)
+    most = 2**32 - 1
+    assert read_counts(tmp_path, 3, 1, 1, most - 5).counts.size == 5
+    with pytest.raises(BadSetting, match="5 n-grams") as caught:
+        read_counts(tmp_path, 3, 1, 1, most - 4)
+    assert "--min-count" in (caught.value.hint or "")
+
+
+def test_the_command_offers_every_rule():
+    assert SelectVocab.__dataclass_fields__["by"].metadata["choices"] == tuple(RULES)
