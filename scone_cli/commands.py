@@ -71,8 +71,9 @@ STAGES: dict[str, Stage] = {
         "Choose the most frequent n-grams as the f-grams.",
         """Choose the most frequent n-grams of all lengths as the f-gram vocabulary.
 
-        An f-gram's id is its rank, so a smaller vocabulary is the beginning of a larger one. Tells the count at which
-        it cut, f-grams by length, and how much of the held-out text they match.
+        An f-gram's id is its rank, so a smaller vocabulary is the beginning of a larger one. Its size is --size, or what
+        fits --budget, or what matches the share --coverage of held-out text, or --size auto. Prints a ladder: what every
+        size would match of held-out text, and the bytes of its table.
 
         \b
         Reads    tokens/ counts/
@@ -81,6 +82,9 @@ STAGES: dict[str, Stage] = {
         \b
         Example:
           scone select-vocab --size 1000000
+          scone select-vocab --budget 8GiB --dim 2048 --dtype float16
+          scone select-vocab --coverage 0.8 --min-docs 10
+          scone select-vocab --size auto --min-gain 0.03
         """,
     ),
     "train-fgram": Stage(

@@ -27,6 +27,19 @@ VOCAB = pa.schema(
         pa.field("parent", pa.uint32()),  # id of the f-gram without its last token; null for bigrams
     ]
 )
+LADDER = pa.schema(
+    [
+        pa.field("size", pa.uint32(), nullable=False),  # f-grams
+        pa.field("cutoff_count", pa.uint64(), nullable=False),  # occurrences of the rarest of them
+        pa.field("matched", pa.float64()),  # share of held-out positions; null without held-out text
+        pa.field("mean_match_length", pa.float64()),
+        pa.field(
+            "fgrams", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False
+        ),  # of 2, 3, ... tokens
+        pa.field("table_bytes", pa.uint64(), nullable=False),
+        pa.field("chosen", pa.bool_(), nullable=False),
+    ]
+)
 LOG = pa.schema(
     [
         pa.field("step", pa.uint32(), nullable=False),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scone_cli.console import is_terminal, value_text
+
+NO_WIDTH = 10_000
 
 
 def result_text(heading: str, result: Mapping[str, Any]) -> str:
@@ -24,7 +27,7 @@ def result_text(heading: str, result: Mapping[str, Any]) -> str:
     console = Console(
         file=page,
         force_terminal=on_terminal,
-        width=None if on_terminal else 10_000,  # a pipe has no width: nothing may be cut off
+        width=None if on_terminal else NO_WIDTH,  # a pipe has none: nothing may be cut off
         markup=False,
         emoji=False,
         highlight=False,
@@ -45,7 +48,7 @@ def _print(console: Console, heading: str, result: Mapping[str, Any]) -> None:
             _print(console, f"\n{_label(key)}", value)
         elif _is_table(value):
             console.print(Text(f"\n{_label(key)}", style="bold"))  # not the table's own title: that wraps at its width
-            console.print(_table(value))
+            console.print(_table(console, value))
 
 
 def _is_table(value: Any) -> bool:
@@ -65,12 +68,47 @@ def _block(values: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
-        is_number = all(isinstance(row.get(column), int | float | None) for row in rows)
-        table.add_column(_label(column), justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(value_text(column, row.get(column)) for column in columns))
+def _table(console: Console, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A table that fits the console if it can: where it must, numbers are cut short and columns move together."""
+    table = _drawn(rows, value_text, 1)
+    whole = console.measure(table, options=console.options.update(width=NO_WIDTH)).maximum
+    return table if whole <= console.width else _drawn(rows, _short_text, 0)
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]], as_text: Callable[[str, Any], str], space: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, space))
+    columns = []
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(name) for row in rows]
+        is_number = all(isinstance(value, int | float | None) for value in values)
+        texts = [as_text(name, value) for value in values]
+        columns.append(_same_decimals(texts) if is_number else texts)
+        table.add_column(_label(name), justify="right" if is_number else "left", overflow="fold")
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
     return table
+
+
+def _short_text(key: str, value: Any) -> str:
+    """A value in a narrow table: of large numbers, and of bytes, the first three digits, such as 12.3k or 126 MiB."""
+    text = value_text(key, value)
+    if re.fullmatch(r"[\d,]{3,}\.\d .iB", text):
+        number, unit = text.replace(",", "").split()
+        return f"{float(number):.0f} {unit}"
+    if not isinstance(value, int) or text != f"{value:,}" or abs(value) < 10_000:
+        return text
+    rounded = float(f"{value:.3g}")  # first: 999,600 is 1.00M
+    power = (len(f"{abs(rounded):.0f}") - 1) // 3
+    return f"{rounded / 1000**power:#.3g}".removesuffix(".") + "kMGTPE"[power - 1]
+
+
+def _same_decimals(texts: Sequence[str]) -> list[str]:
+    """Numbers with as many decimals as the longest, so far as they have the six digits that `value_text` shows."""
+    is_plain = [re.fullmatch(r"-?[\d,]+(\.\d+)?", text) is not None for text in texts]
+    decimals = [len(text.partition(".")[2]) for text in texts]
+    most = max((each for each, plain in zip(decimals, is_plain, strict=True) if plain), default=0)
+    padded = []
+    for text, each, plain in zip(texts, decimals, is_plain, strict=True):
+        room = min(most - each, 6 - sum(map(str.isdigit, text))) if plain else 0
+        padded.append(f"{text if each else text + '.'}{'0' * room}" if room > 0 else text)
+    return padded

@@ -272,7 +272,7 @@ def test_no_such_rival(refused, tmp_path):
     [
         ("[select-vocab]\nsizes = 5\n", "[select-vocab] has no setting 'sizes'; did you mean 'size'?"),
         ("[select_vocabulary]\nsize = 5\n", "no command 'select_vocabulary'; did you mean 'select-vocab'?"),
-        ('[select-vocab]\nsize = "5"\n', "size = '5': expected a whole number"),
+        ('[select-vocab]\nmin-count = "5"\n', "min-count = '5': expected a whole number"),
         ("[train-fgram]\ntied-head = 1\n", "tied-head = 1: expected true or false"),
         ("[select-vocab\n", "not valid TOML"),
     ],

@@ -19,6 +19,7 @@ from scone_cli.artifacts import (
 )
 from scone_cli.commands import LOOKING, STAGES
 from scone_cli.errors import BadData, SconeError
+from scone_cli.quantities import Quantity
 from scone_cli.stages import Report, count_ngrams, evaluate, precompute, select_vocab, train_fgram
 
 MODULES = {
@@ -157,12 +158,15 @@ def test_the_first_of_flag_variable_recipe_default_wins(scone, calls, monkeypatc
 
 def test_a_recipe_gives_every_type_of_setting(scone, calls, monkeypatch):
     text = '[count_ngrams]\nheld_out = 1\ntokenizer = "t.json"\n[train-fgram]\ntied-head = false\nsteps = 9\n'
+    text += '[select-vocab]\nsize = 4000\nbudget = "8GiB"\n'
     Path("r.toml").write_text(text)
     monkeypatch.setenv("SCONE_CONFIG", "r.toml")
     scone("count-ngrams", "a")
     assert calls.pop()[0] == count_ngrams.CountNgrams(held_out=1.0, tokenizer=Path("t.json"))
     scone("train-fgram")
     assert calls.pop()[0] == train_fgram.TrainFgram(tied_head=False, steps=9)
+    scone("select-vocab")
+    assert calls.pop()[0] == select_vocab.SelectVocab(size=Quantity("4000"), budget=Quantity("8GiB"))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +183,7 @@ def test_a_recipe_gives_every_type_of_setting(scone, calls, monkeypatch):
         ("[train-fgram]\ntied-head = 1", "tied-head = 1: expected true or false"),
         ("[count-ngrams]\nheld-out = 'x'", "expected a number"),
         ("[count-ngrams]\ntokenizer = 1", "expected a path"),
+        ("[select-vocab]\nsize = 1.5", 'size = 1.5: expected a whole number, or a string such as "8GiB" or "10k"'),
         ("[precompute]\ndtype = 'int8'", "expected one of float32, float16, bfloat16"),
         ("[train-fgram]\neval-every = 1\neval_every = 2", "gives 'eval-every' twice"),
         ("[train-fgram\n", "not valid TOML"),
@@ -207,7 +212,7 @@ def test_a_recipe_that_cannot_be_read_is_exit_2(scone):
     [
         (["evla"], "No such command 'evla'"),
         (["count-ngrams"], "Missing argument 'CORPUS...'"),
-        (["select-vocab", "--size", "many"], "'many' is not a valid integer"),
+        (["select-vocab", "--min-count", "many"], "'many' is not a valid integer"),
         (["precompute", "--dtype", "int8"], "'int8' is not one of 'float32'"),
         (["eval", "--quiet"], "it goes before the command: scone --quiet"),
         (["--quiet", "--verbose", "eval"], "exclude one another"),
@@ -222,10 +227,10 @@ def test_wrong_usage_is_exit_2(scone, calls, args, message):
 
 
 def test_a_bad_variable_is_named(scone, calls, monkeypatch):
-    monkeypatch.setenv("SCONE_SELECT_VOCAB_SIZE", "many")
+    monkeypatch.setenv("SCONE_SELECT_VOCAB_MIN_COUNT", "many")
     code, _, err = scone("select-vocab")
     assert (code, calls) == (2, [])
-    assert "variable SCONE_SELECT_VOCAB_SIZE" in err
+    assert "variable SCONE_SELECT_VOCAB_MIN_COUNT" in err
 
 
 # ---- what comes out ----------------------------------------------------------------------------------------------
@@ -276,7 +281,7 @@ def test_quiet_and_verbose(scone):
     assert normal == "work: done, 1 B in 0.0 s\n"
     verbose = scone("--verbose", "select-vocab")[2]
     assert normal in verbose
-    assert "size               1000000            default" in verbose
+    assert "dim                128                default" in verbose
     assert verbose.splitlines()[-2:] == ["seconds for each piece of work:", "         0.0  work"]
 
 

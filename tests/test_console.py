@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from scone_cli import bars, console, tables
 from scone_cli.bars import PlainProgress
@@ -17,6 +18,47 @@ def test_nothing_is_cut_off_in_a_pipe():
     long = "x" * 500
     assert long in tables.result_text("heading", {"scalar": long, "table": [{"cell": long, "markup": "[red]"}]})
     assert "[red]" in tables.result_text("heading", {"table": [{"markup": "[red]"}]})
+
+
+def test_a_narrow_table_shows_three_digits_and_is_not_folded():
+    rows = [
+        {"size": size, "share": share, "table bytes": size * 4096, "name": "abc"}
+        for size, share in ((900, 0.5), (1234567, 0.125))
+    ]
+    lines = {}
+    for width in (80, 40, 33):
+        page = Console(file=io.StringIO(), width=width)
+        page.print(tables._table(page, rows))
+        lines[width] = [line.split() for line in page.file.getvalue().splitlines()]
+    assert lines[80] == lines[40]
+    assert lines[40][2:] == [["900", "0.500", "3.5", "MiB", "abc"], ["1,234,567", "0.125", "4.7", "GiB", "abc"]]
+    assert lines[33][-2:] == [["900", "0.500", "3.5", "MiB", "abc"], ["1.23M", "0.125", "4.7", "GiB", "abc"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("n", 9_999, "9,999"),
+        ("n", 10_000, "10.0k"),
+        ("n", -123_456, "-123k"),
+        ("n", 999_600, "1.00M"),
+        ("n", 10**12, "1.00T"),
+        ("x", 123456.789, "123457"),
+        ("bytes", 131_600_000, "126 MiB"),
+        ("bytes", 1_072_668_082, "1023 MiB"),
+        ("bytes", 900, "900 B"),
+        ("seconds", 12_345, "3:25:45"),
+        ("is", True, "yes"),
+    ],
+)
+def test_numbers_cut_short(key, value, text):
+    assert tables._short_text(key, value) == text
+
+
+def test_a_column_has_the_same_decimals_unless_that_would_claim_digits():
+    shown = ["0.317", "-0.26", "1", "-", "1e-05", "1,234.5", "123456"]
+    assert tables._same_decimals(shown) == ["0.317", "-0.260", "1.000", "-", "1e-05", "1,234.50", "123456"]
+    assert tables._same_decimals(["3", "-", "12,345"]) == ["3", "-", "12,345"]
 
 
 def test_numbers_can_be_read():

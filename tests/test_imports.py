@@ -36,6 +36,7 @@ RANKS = {
     "selection": 4,
     "token_files": 4,
     "vocabulary": 5,
+    "ladder": 6,
     "metrics": 5,
     "token_documents": 5,
     "table": 5,

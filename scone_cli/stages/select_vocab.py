@@ -1,4 +1,4 @@
-"""`scone select-vocab`: the most frequent n-grams of all lengths become the f-gram vocabulary (paper, section 3.1)."""
+"""`scone select-vocab`: the best n-grams of all lengths become the f-gram vocabulary (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,55 @@ from typing import TYPE_CHECKING, Any
 from scone_cli.artifacts import Manifest, fingerprint, open_artifact, publish, staging_folder, up_to_date
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
+from scone_cli.quantities import Quantity, parse_bytes, parse_count
 from scone_cli.stages import Report, setting
 
 if TYPE_CHECKING:
+    from scone_cli.ladder import Ladder, Rung
     from scone_cli.vocabulary import Vocabulary
 
 STAGE = "select-vocab"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+
+DEFAULT_SIZE = 1_000_000
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class SelectVocab:
     """Settings of `select-vocab`."""
 
-    size: int = setting(1_000_000, "Keep at most this many f-grams.")
+    size: Quantity | None = setting(
+        None,
+        "Keep at most this many f-grams, or `auto`: as many as --min-gain lets pay "
+        f"(default: {DEFAULT_SIZE}, unless --budget or --coverage is given).",
+    )
+    budget: Quantity | None = setting(
+        None,
+        "Keep as many f-grams as let the table of --dim and --dtype, rows and index, take at most this many bytes.",
+    )
+    coverage: float | None = setting(
+        None, "Keep the fewest f-grams that match this share of the positions in held-out text."
+    )
+    min_gain: float = setting(
+        0.05, "For --size auto: stop where the next doubling matches less than this share of held-out positions more."
+    )
+    dim: int = setting(128, "Width of the model, for the bytes of the table.")
+    dtype: str = setting(
+        "float16", "Number format of the rows, for the bytes of the table.", choices=("float32", "float16", "bfloat16")
+    )
+    by: str = setting(
+        "count",
+        "Rank n-grams by `count`, or by `gain`: count times what they say beyond their suffix.",
+        choices=("count", "gain"),
+    )
     min_count: int | None = setting(
         None, "Keep only n-grams that occur at least this often (default: all that were counted)."
     )
+    min_docs: int | None = setting(
+        None, "Keep only n-grams that occur in at least this many documents (default: all that were counted)."
+    )
+    max_n: int | None = setting(None, "Keep only n-grams of at most this many tokens (default: all that were counted).")
     seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
@@ -33,78 +65,179 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     """Read `tokens/` and `counts/` of the workspace `inputs` and write the vocabulary folder `out`.
 
     Raises:
-        BadSetting: a setting out of its range, or no n-gram is as frequent as asked for.
+        BadSetting: a setting out of its range or at odds with another, or no n-gram is left.
         MismatchedArtifacts: the counts were not made from these tokens.
     """
-    if not 1 <= config.size < 2**32 or not (config.min_count is None or 1 <= config.min_count < 2**63):
-        raise BadSetting(
-            f"--size {config.size} --min-count {config.min_count}: expected 1 or more of both, and ids of 32 bits"
-        )
+    goal = _goal(config)
     tokens = open_artifact(inputs / "tokens", "tokens")
     counts = open_artifact(inputs / "counts", "counts")
     if counts.inputs["tokens"] != tokens.fingerprint or counts.tokenizer != tokens.tokenizer:
         raise MismatchedArtifacts(
             f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
         )
-    min_count = counts.settings["min_count"] if config.min_count is None else config.min_count
-    if min_count < counts.settings["min_count"]:
-        raise BadSetting(
-            f"--min-count {min_count}: the counts leave out what occurs less than {counts.settings['min_count']} times",
-            f"give --min-count {counts.settings['min_count']}, or first run: "
-            f"scone count-ngrams --min-count {min_count} CORPUS",
-        )
-    settings = {"size": config.size, "min_count": min_count, "seed": config.seed}
+    limits = _limits(config, counts.settings)
+    settings = goal | limits | {"by": config.by, "dim": config.dim, "dtype": config.dtype, "seed": config.seed}
     made_from = {"tokens": tokens.fingerprint, "counts": counts.fingerprint}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": tokens.tokenizer})
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
 
-    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.ladder import write_ladder  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
+    settings |= {"num_tokens": tokens.summary["vocabulary size"]}
     progress("ranking", 0, 1, "vocabulary")
-    max_n, num_tokens = counts.settings["max_n"], tokens.summary["vocabulary size"]
-    vocabulary = Vocabulary.select(inputs / "counts", max_n, config.size, min_count, num_tokens)
-    if not vocabulary.trie.num_fgrams:
+    ranking = Vocabulary.rank(inputs / "counts", num_tokens=settings["num_tokens"], by=config.by, **limits)
+    num_ngrams = ranking.trie.num_fgrams
+    if not num_ngrams:
         raise BadSetting(
-            f"--min-count {min_count}: no n-gram in {inputs / 'counts'} occurs that often",
-            "give a smaller one, to scone count-ngrams too, or more text",
+            f"--min-count {limits['min_count']} --min-docs {limits['min_docs']}: "
+            f"no n-gram in {inputs / 'counts'} occurs that often",
+            "give smaller ones, to scone count-ngrams too, or more text",
         )
-    progress("ranking", 1, 1, "vocabulary", f"{vocabulary.trie.num_fgrams:,} f-grams")
+    progress("ranking", 1, 1, "vocabulary", f"{num_ngrams:,} n-grams")
+    ladder = _ladder(ranking, inputs / "tokens", progress)
+    size = _size(goal, config, ladder)
+    rungs = ladder.rungs(sorted({*ladder.sizes, size}))
     staging = staging_folder(out, mark)
-    vocabulary.write(staging / "vocab.parquet")
-    settings |= {"max_n": max_n, "num_tokens": num_tokens}
-    summary = _summary(vocabulary, inputs / "tokens", progress)
+    ranking.first(size).write(staging / "vocab.parquet")
+    write_ladder(staging / "ladder.parquet", rungs, size, config.dim, config.dtype)
+    summary = _summary(rungs, size, ladder.num_positions, config)
     manifest = Manifest.new(
         "vocab", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 
 
-def _summary(vocabulary: Vocabulary, tokens: Path, progress: Progress) -> dict[str, Any]:
-    """What a person decides the size by: the cutoff, the lengths, and how much unseen text the f-grams cover."""
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+def _goal(config: SelectVocab) -> dict[str, Any]:
+    """What decides the size, as settings whose order and spelling do not matter any more.
+
+    Raises:
+        BadSetting: more than one thing decides it, or one of them is no size, no budget or no share.
+    """
+    asked = {"--size": config.size, "--budget": config.budget, "--coverage": config.coverage}
+    given = [f"{option} {value}" for option, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise BadSetting(
+            f"{' and '.join(given)}: each of them decides the size, expected only one",
+            "leave the others out, also from the recipe and from variables SCONE_SELECT_VOCAB_...",
+        )
+    if config.dim < 1:
+        raise BadSetting(f"--dim {config.dim}: expected 1 or more")
+    if config.budget is not None:
+        return {"budget": parse_bytes(str(config.budget), "--budget")}
+    if config.coverage is not None:
+        if not 0 < config.coverage <= 1:
+            raise BadSetting(f"--coverage {config.coverage}: expected a share above 0, up to 1")
+        return {"coverage": config.coverage}
+    if config.size == AUTO:
+        if not 0 < config.min_gain < 1:
+            raise BadSetting(f"--min-gain {config.min_gain}: expected a share between 0 and 1")
+        return {"size": AUTO, "min_gain": config.min_gain}
+    size = DEFAULT_SIZE if config.size is None else parse_count(str(config.size), "--size")
+    if size >= 2**32:
+        raise BadSetting(f"--size {config.size}: expected less than {2**32:,}, as ids have 32 bits")
+    return {"size": size}
+
+
+def _limits(config: SelectVocab, counted: dict[str, Any]) -> dict[str, int]:
+    """Which n-grams may be ranked: what is asked for, or else all that were counted.
+
+    Raises:
+        BadSetting: something asked for was not counted.
+    """
+    limits = {}
+    for name, floor in (("min_count", counted["min_count"]), ("min_docs", counted.get("min_docs", 1))):
+        option, asked = f"--{name.replace('_', '-')}", getattr(config, name)
+        limits[name] = floor if asked is None else asked
+        if not 1 <= limits[name] < 2**63:
+            raise BadSetting(f"{option} {asked}: expected 1 or more")
+        if limits[name] < floor:
+            raise BadSetting(
+                f"{option} {asked}: the counts leave out n-grams with less than {floor}",
+                f"give {option} {floor}, or first run: scone count-ngrams {option} {asked} CORPUS",
+            )
+    limits["max_n"] = counted["max_n"] if config.max_n is None else config.max_n
+    if not 2 <= limits["max_n"] <= counted["max_n"]:
+        raise BadSetting(
+            f"--max-n {config.max_n}: expected 2 to {counted['max_n']}, the longest n-grams that were counted",
+            f"to have longer ones, first run: scone count-ngrams --max-n {config.max_n} CORPUS",
+        )
+    return limits
+
+
+def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
+    """The number of f-grams to keep."""
+    from scone_cli.table_size import fgrams_within, table_bytes  # noqa: PLC0415
+
+    if "coverage" in goal:
+        return ladder.size_for_coverage(goal["coverage"])
+    if goal.get("size") == AUTO:
+        return ladder.size_by_gain(goal["min_gain"])
+    size = goal["size"] if "size" in goal else fgrams_within(goal["budget"], config.dim, config.dtype)
+    if not size:
+        needed = table_bytes(1, config.dim, config.dtype)
+        raise BadSetting(f"--budget {config.budget}: a table of one row takes {needed:,} bytes")
+    return min(size, ladder.ranking.trie.num_fgrams)
+
+
+# ---- findings ----------------------------------------------------------------------------------------------------
+
+
+def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
+    """Match the held-out text against the whole ranking, once."""
     import numpy as np  # noqa: PLC0415
 
-    from scone_cli.corpus import HELD_OUT, read_tokens  # noqa: PLC0415
+    from scone_cli.corpus import HELD_OUT, iter_shards  # noqa: PLC0415
+    from scone_cli.ladder import Ladder, count_ends  # noqa: PLC0415
 
-    lengths, counts = vocabulary.trie.lengths, vocabulary.counts
-    held_out = read_tokens(tokens, HELD_OUT)
-    _, matched = vocabulary.trie.index().match(held_out.tokens, held_out.starts)
-    progress("matching held-out text", matched.size, matched.size, "tokens")
-    hits = np.bincount(matched, minlength=vocabulary.trie.max_n + 1)
-    share = hits / matched.size if matched.size else np.full(hits.size, np.nan)
+    what, done = "matching held-out text", 0
+    progress(what, 0, None, "tokens")
+    index, ends = ranking.trie.index(), np.zeros(ranking.trie.num_fgrams, np.int64)
+    for _, shard in iter_shards(tokens, HELD_OUT):
+        count_ends(index, shard.tokens, shard.starts, ends)
+        done += shard.tokens.size
+        progress(what, done, None, "tokens")
+    progress(what, done, done, "tokens")
+    return Ladder(ranking, ends, done)
+
+
+def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVocab) -> dict[str, Any]:
+    """What a person decides the size by: the chosen size, and the ladder."""
+    from scone_cli.table_size import table_bytes  # noqa: PLC0415
+
+    chosen = next(rung for rung in rungs if rung.size == size)
     return {
-        "f-grams": vocabulary.trie.num_fgrams,
-        "cutoff count": int(counts[-1]) if counts.size else 0,
-        "held-out tokens": int(matched.size),
-        "share of held-out positions matched": round(1 - float(share[0]), 4) if matched.size else None,
-        "mean match length": round(float(matched[matched > 0].mean()), 3) if (matched > 0).any() else None,
+        "f-grams": size,
+        "cutoff count": chosen.cutoff_count,
+        "held-out tokens": num_positions,
+        "share of held-out positions matched": _rounded(chosen.matched, 4),
+        "mean match length": _rounded(chosen.mean_length, 3),
+        "dim and dtype of the table": f"{config.dim} {config.dtype}",
+        "table bytes": table_bytes(size, config.dim, config.dtype),
         "lengths": [
+            {"n": n, "f-grams": number, "occurrences": occurrences, "share of held-out positions": _rounded(share, 4)}
+            for n, (number, occurrences, share) in enumerate(
+                zip(chosen.num_fgrams, chosen.occurrences, chosen.shares, strict=True), start=2
+            )
+        ],
+        "ladder": [
             {
-                "n": n,
-                "f-grams": int((lengths == n).sum()),
-                "occurrences": int(counts[lengths == n].sum()),
-                "share of held-out positions": round(float(share[n]), 4) if matched.size else None,
+                "size": rung.size,
+                "cutoff": rung.cutoff_count,
+                "matched": _rounded(rung.matched, 4),
+                "mean length": _rounded(rung.mean_length, 3),
+                **{f"n={n}": number for n, number in enumerate(rung.num_fgrams, start=2)},
+                "table bytes": table_bytes(rung.size, config.dim, config.dtype),
             }
-            for n in range(2, vocabulary.trie.max_n + 1)
+            | ({"chosen": True} if rung is chosen else {})
+            for rung in rungs
         ],
     }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,147 @@
+"""`scone select-vocab` on a real workspace: the ways of choosing a size, what is left out, and what it tells."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from workspaces import TRAIN, copy_of, manifest
+
+from scone_cli.table_size import table_bytes
+
+
+@pytest.fixture
+def work(small, tmp_path):
+    """A workspace to select in."""
+    return copy_of(small / "work", tmp_path / "work")
+
+
+@pytest.fixture
+def select(scone, work):
+    """Select with some options; returns the findings."""
+
+    def run(*options: object) -> dict[str, object]:
+        code, out, err = scone("--quiet", "--workspace", work, "select-vocab", *options, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refused(scone, work):
+    """Select with options that are refused; returns what is said."""
+
+    def run(*options: object) -> str:
+        code, out, err = scone("--quiet", "--workspace", work, "select-vocab", *options)
+        assert (code, out) == (2, "")
+        return err
+
+    return run
+
+
+def vocab(work):
+    return pl.read_parquet(work / "vocab" / "vocab.parquet")
+
+
+def test_sizes_are_as_people_write_them_and_at_most_all(select, work):
+    counted = sum(level["n-grams"] for level in manifest(work / "counts")["summary"]["counts"])
+    sizes = [select(*options)["f-grams"] for options in (["--size", "1_100"], ["--size", "0.7k"], ["--size", "1M"], [])]
+    assert sizes == [1100, 700, counted, counted]
+    assert len(vocab(work)) == counted
+    assert select("--size", "1000000")["up_to_date"]  # the default, and 1M
+
+
+def test_every_way_of_choosing_keeps_a_beginning_of_the_ranking(select, work):
+    select("--size", "1M")
+    ranking = vocab(work)
+    for options in (["--coverage", "0.5"], ["--size", "auto"], ["--budget", "60kB", "--dim", "16"]):
+        found = select(*options)
+        assert 0 < found["f-grams"] < len(ranking)
+        assert vocab(work).equals(ranking.head(found["f-grams"]))
+
+
+def test_the_coverage_that_was_asked_for(select, work):
+    shares = []
+    enough = select("--coverage", "0.5")["f-grams"]
+    for size in (enough - 1, enough):
+        select("--size", size)
+        shares += pl.read_parquet(work / "vocab" / "ladder.parquet").filter("chosen")["matched"].to_list()
+    assert shares[0] < 0.5 <= shares[1]
+
+
+def test_a_budget_is_kept_by_the_files_of_the_table(select, work, forks):
+    """By the real ones, of a model trained on that vocabulary; one more f-gram would not fit."""
+    budget = 60_000
+    size = select("--budget", "60kB", "--dim", "16", "--dtype", "float32")["f-grams"]
+    for args in (("train-fgram", *TRAIN), ("precompute", "--dtype", "float32")):
+        ended = forks.run("--workspace", work, *args)
+        assert ended.code == 0, ended.err
+    files = [*(work / "table").glob("rows-*"), *(work / "table").glob("index.*")]
+    assert budget - 2_000 < sum(path.stat().st_size for path in files) <= budget
+    assert table_bytes(size + 1, 16, "float32") > budget
+
+
+def test_what_is_left_out(select, work):
+    select("--size", "1M", "--min-docs", 30, "--min-count", 40, "--max-n", 3)
+    left = vocab(work)
+    everything = pl.concat(
+        pl.read_parquet(work / "counts" / f"n={n}.parquet", hive_partitioning=False).select("count", "docs")
+        for n in (2, 3)
+    )
+    assert len(left) == len(everything.filter((pl.col("docs") >= 30) & (pl.col("count") >= 40)))
+    assert set(left["n"]) == {2, 3}
+    assert manifest(work / "vocab")["settings"]["max_n"] == 3
+
+
+def test_the_ladder_is_told_and_written(select, work):
+    found = select("--size", 1500, "--dim", 64, "--dtype", "float32")
+    ladder = pl.read_parquet(work / "vocab" / "ladder.parquet")
+    told = found["ladder"]
+    assert ladder["size"].to_list() == [row["size"] for row in told]
+    assert {1000, 1500, 2000} <= set(ladder["size"])
+    assert ladder.filter("chosen")["size"].to_list() == [row["size"] for row in told if "chosen" in row] == [1500]
+    assert ladder["table_bytes"].to_list() == [table_bytes(size, 64, "float32") for size in ladder["size"]]
+    assert ladder["fgrams"].to_list() == [[row[f"n={n}"] for n in (2, 3, 4)] for row in told]
+    assert ladder["fgrams"].list.sum().to_list() == ladder["size"].to_list()
+    chosen = next(row for row in told if "chosen" in row)
+    assert chosen["matched"] == found["share of held-out positions matched"]
+    assert chosen["cutoff"] == found["cutoff count"] == vocab(work)["count"].min()
+
+
+def test_other_rules_select_other_fgrams(select, work):
+    chosen = []
+    for rule in ("count", "gain"):
+        select("--size", 500, "--by", rule)
+        chosen.append(set(map(tuple, vocab(work)["tokens"].to_list())))
+    assert 0 < len(chosen[0] & chosen[1]) < 500
+
+
+def test_what_is_at_odds(refused):
+    for first, second in ((["--size", "5"], ["--budget", "1MB"]), (["--size", "auto"], ["--coverage", "0.5"])):
+        assert f"{' '.join(first)} and {' '.join(second)}: each of them decides the size" in refused(*first, *second)
+    assert "SCONE_SELECT_VOCAB_" in refused("--budget", "1MB", "--coverage", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "0"], "--size '0': expected a whole number of 1 or more"),
+        (["--size", "all"], "--size 'all': expected"),
+        (["--size", "5G"], "--size 5G: expected less than 4,294,967,296"),
+        (["--budget", "8 gigs"], "--budget '8 gigs': expected a size in bytes"),
+        (["--budget", "100"], "--budget 100: a table of one row takes 1,6"),
+        (["--coverage", "0"], "--coverage 0.0: expected a share above 0, up to 1"),
+        (["--coverage", "1"], "n-grams together match 0."),
+        (["--size", "auto", "--min-gain", "1"], "--min-gain 1.0: expected a share between 0 and 1"),
+        (["--dim", "0"], "--dim 0: expected 1 or more"),
+        (["--min-count", "4"], "--min-count 4: the counts leave out"),
+        (["--min-docs", "0"], "--min-docs 0: expected 1 or more"),
+        (["--min-docs", "61"], "--min-docs 61: no n-gram in"),
+        (["--max-n", "5"], "--max-n 5: expected 2 to 4"),
+        (["--max-n", "1"], "--max-n 1: expected 2 to 4"),
+    ],
+)
+def test_what_is_refused(refused, options, words):
+    assert words in refused(*options)
