@@ -9,19 +9,22 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 
-def arguments(description: str, **more: Any) -> argparse.Namespace:
-    """Parse `--workspace` (default: the one that `make demo` leaves) and numeric options given as name=default."""
+def arguments(description: str, needs: str = "vocab", **more: Any) -> argparse.Namespace:
+    """Parse `--workspace` (default: the one that `make demo` leaves), which must hold the artifact `needs`, and more options.
+
+    They are given as name=default; the default's type is theirs.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--workspace", type=Path, default=Path("demo/work"), help="a finished workspace [demo/work]")
     for name, default in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"[{default}]")
     chosen = parser.parse_args()
-    if not (chosen.workspace / "vocab" / "manifest.json").is_file():
+    if not (chosen.workspace / needs / "manifest.json").is_file():
         sys.exit(f"{chosen.workspace}: no finished workspace here; run `make demo` first, or give --workspace")
     return chosen
 
@@ -40,7 +43,14 @@ def side_by_side(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[
 
 def finish(question: str, workspace: Path, **figures: Any) -> None:
     """Print the figures, a line each, and at the end all of them as one line of JSON."""
-    for name, value in figures.items():
+    for name, value in _flat(figures):
         print(f"{name:45} {value:>14,.4g}" if isinstance(value, float) else f"{name:45} {value!s:>14}")
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     print(json.dumps({"question": question, "workspace": str(workspace), **machine, **figures}))
+
+
+def _flat(figures: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in figures.items():
+        yield from (
+            ((f"{name} {inner}", each) for inner, each in value.items()) if isinstance(value, dict) else [(name, value)]
+        )
