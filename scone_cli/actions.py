@@ -15,14 +15,17 @@ from scone_cli import commands, console
 from scone_cli.artifacts import workspace_lock
 from scone_cli.bars import listening
 from scone_cli.commands import STAGES
-from scone_cli.describe import describe
+from scone_cli.describe import describe, describe_text
 from scone_cli.errors import BadData, SconeError
 from scone_cli.exits import storage_failures
 from scone_cli.options import Session, describe_sources, setting_options
+from scone_cli.page import check_target, write_page
 from scone_cli.progress import Progress
+from scone_cli.screen import cut_text, description_text
 from scone_cli.stages import Report
 from scone_cli.tables import result_text
 from scone_cli.verify import artifact_folders, verify_artifact
+from scone_cli.views import portrait_page
 
 PATH = click.Path(path_type=Path)
 
@@ -114,12 +117,30 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
 @click.command(help=commands.INSPECT_ABOUT, short_help=commands.LOOKING["inspect"])
 @click.argument("path", type=PATH)
 @click.option("--rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write the figures of counts/ or vocab/ as one HTML page.")
+@click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text.")
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
-def inspect(path: Path, rows: int, as_json: bool) -> None:
+def inspect(path: Path, rows: int, html: Path | None, text: str | None, as_json: bool) -> None:
     """Show what an artifact is."""
-    with storage_failures(path):
+    if html and text is not None:
+        raise click.UsageError("--html and --text exclude one another")
+    with storage_failures(html or path):
+        if text is not None:
+            cut = describe_text(path, text)
+            console.print_result(json.dumps(cut) if as_json else cut_text(cut))
+            return
+        if html:
+            check_target(html)
         description = describe(path, rows)
-    console.print_result(json.dumps(description) if as_json else result_text(str(path), description))
+        written: dict[str, Any] = {}
+        if html:
+            written = {"html": str(html), "html_bytes": write_page(html, portrait_page(path, description))}
+    if as_json:
+        console.print_result(json.dumps(description | written))
+    elif written:
+        console.print_result(f"{path} -> {html}: one page of {console.bytes_text(written['html_bytes'])}")
+    else:
+        console.print_result(description_text(path, description))
 
 
 @click.command(help=commands.VERIFY_ABOUT, short_help=commands.LOOKING["verify"])

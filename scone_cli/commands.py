@@ -152,19 +152,26 @@ STAGES: dict[str, Stage] = {
 }
 
 LOOKING = {
-    "inspect": "Show what an artifact is, what made it, and its first rows.",
+    "inspect": "Show what an artifact is; counts/ and vocab/ also in figures.",
     "verify": "Check every byte of artifacts against their manifests.",
 }
 
-INSPECT_ABOUT = """Show what an artifact is, what made it, and its first rows as readable text.
+INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as readable text.
 
     PATH is an artifact folder, one file in it, its manifest.json, or a whole workspace. Token lists are decoded with
-    the tokenizer of the workspace if it is the one the artifact was made with.
+    the tokenizer of the workspace if it is the one the artifact was made with; a blank shows as a dot in the middle.
+
+    The folders counts/ and vocab/ are shown in figures: how fast counts fall with rank, n-grams by length, some of
+    them to read, and which tokens no n-gram reaches. For vocab/ also how much held-out text it matches: by size, by
+    position in the document, and by how rare a token is. --html writes all that as one page with charts, to open in a
+    browser or to mail; it replaces the file. --text cuts a text into the f-grams of vocab/.
 
     \b
     Example:
       scone inspect scone-work
       scone inspect scone-work/counts/n=3.parquet --rows 20
+      scone inspect scone-work/vocab --html vocab.html
+      scone inspect scone-work/vocab --text "The cat sat on the mat."
     """
 
 VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.

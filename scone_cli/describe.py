@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts import Manifest, check_files, read_manifest
-from scone_cli.errors import DamagedArtifact, MismatchedArtifacts, SconeError
+from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
+from scone_cli.legible import Speller, speller_of
 from scone_cli.verify import artifact_folders, check_neighbours
 
+PORTRAYED = ("counts", "vocab")  # the artifacts that are shown in figures
+_MAIN_FILES = {"vocab": "vocab.parquet"}  # whose rows are shown, where that is not the first
 SHOWN_TOKENS = 24  # of a document
 SHOWN_VALUES = 6  # of a row of the table
 
 Row = dict[str, Any]
-Decode = Callable[[Sequence[int]], str]
 
 
 def describe(path: Path, rows: int) -> dict[str, Any]:
@@ -35,6 +37,28 @@ def describe(path: Path, rows: int) -> dict[str, Any]:
     if folders != [path] and path.is_dir():
         return {"artifacts": [_state(folder) for folder in folders]}
     return _describe_artifact(folders[0], path, rows)
+
+
+def describe_text(path: Path, text: str) -> dict[str, Any]:
+    """Cut a text into its matches with the vocabulary at `path`, as JSON values; see `cutting.cut`.
+
+    Raises:
+        BadSetting: there is no vocabulary at `path`.
+    """
+    (folder, *others) = artifact_folders(path)
+    if others or path != folder:
+        raise BadSetting(
+            f"--text: {path} is not one artifact folder", "name the folder of an f-gram vocabulary: vocab/"
+        )
+    manifest = read_manifest(folder)
+    if manifest.artifact != "vocab":
+        raise BadSetting(
+            f"--text: {path} holds '{manifest.artifact}', expected 'vocab'",
+            "name the folder of an f-gram vocabulary; scone select-vocab makes one",
+        )
+    from scone_cli.cutting import cut  # noqa: PLC0415 - heavy: it matches text
+
+    return cut(folder, manifest, text)
 
 
 def _state(folder: Path) -> Row:
@@ -63,9 +87,10 @@ def _state(folder: Path) -> Row:
 def _describe_artifact(folder: Path, path: Path, rows: int) -> dict[str, Any]:
     manifest = read_manifest(folder)
     check_files(folder, manifest, hashes=False)
-    decode, note = _decoder(folder, manifest)
+    spell, note = speller_of(folder, manifest)
     tables = [folder / name for name in manifest.files if name.endswith(".parquet")]
-    shown = path if path in tables else tables[0] if tables else None
+    main = folder / _MAIN_FILES.get(manifest.artifact, "")
+    shown = path if path in tables else main if main in tables else tables[0] if tables else None
     description: dict[str, Any] = {
         "artifact": manifest.artifact,
         "format_version": manifest.schema_version,
@@ -87,8 +112,12 @@ def _describe_artifact(folder: Path, path: Path, rows: int) -> dict[str, Any]:
         description["columns"] = [{"column": field.name, "type": str(field.type)} for field in schema]
         which = "last" if shown.name == "log.parquet" else "first"
         description[f"{which} rows of {shown.name}"] = _read(
-            shown, lambda file: _rows(file, manifest, shown, rows, decode)
+            shown, lambda file: _rows(file, manifest, shown, rows, spell)
         )
+    if manifest.artifact in PORTRAYED and path == folder:
+        from scone_cli.portrait import portray  # noqa: PLC0415 - heavy: it matches text
+
+        description["portrait"] = portray(folder, manifest, rows, spell)
     return description
 
 
@@ -127,13 +156,13 @@ def _read(path: Path, look: Callable[[pq.ParquetFile], Any]) -> Any:
 # ---- rows --------------------------------------------------------------------------------------------------------
 
 
-def _rows(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int, decode: Decode | None) -> list[Row]:
+def _rows(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int, spell: Speller) -> list[Row]:
     if path.name == "log.parquet":
         records: list[Row] = file.read().slice(max(0, file.metadata.num_rows - count)).to_pylist()
         return records
     if manifest.artifact == "table" and path.name.startswith("rows-"):
         return list(_embeddings(file, manifest, path, count))
-    return [_readable(record, decode) for record in _first(file, count)]
+    return [_readable(record, spell) for record in _first(file, count)]
 
 
 def _first(file: pq.ParquetFile, count: int) -> list[Row]:
@@ -142,8 +171,8 @@ def _first(file: pq.ParquetFile, count: int) -> list[Row]:
     return rows
 
 
-def _readable(record: Row, decode: Decode | None) -> Row:
-    """A record with its token list as text, quoted so that blanks, line ends and control characters show."""
+def _readable(record: Row, spell: Speller) -> Row:
+    """A record with its token list as text in which blanks, line ends and control characters show."""
     row: Row = {}
     for key, value in record.items():
         if not isinstance(value, list):
@@ -151,9 +180,8 @@ def _readable(record: Row, decode: Decode | None) -> Row:
             continue
         if len(value) > SHOWN_TOKENS:
             row["num_tokens"] = len(value)
-        shown = value[:SHOWN_TOKENS]
-        text = " ".join(map(str, shown)) if decode is None else repr(decode(shown))
-        row[key if decode is None else "text"] = text + _more(value, SHOWN_TOKENS)
+        shown = spell(value[:SHOWN_TOKENS])
+        row[key if spell.tokenizer is None else "text"] = shown + _more(value, SHOWN_TOKENS)
     return row
 
 
@@ -178,16 +206,3 @@ def _numbers(raw: bytes, dtype: str) -> npt.NDArray[np.float32]:
     if dtype == "bfloat16":
         return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(raw, dtype).astype(np.float32)
-
-
-def _decoder(folder: Path, manifest: Manifest) -> tuple[Decode | None, str]:
-    """A function from token ids to text, if the artifact's own tokenizer lies beside it, and what to say about that."""
-    path = folder.resolve().parent / "tokens" / "tokenizer.json"
-    if not path.is_file():
-        return None, f"shown as token ids: there is no {path}"
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415 - heavy, and not every artifact has tokens
-
-    tokenizer = Tokenizer.load(path)
-    if tokenizer.sha256 != manifest.tokenizer:
-        return None, f"shown as token ids: {path} is not the tokenizer of this artifact"
-    return tokenizer.decode, f"decoded with {path}"

@@ -20,10 +20,15 @@ NO_WIDTH = 10_000
 
 def result_text(heading: str, result: Mapping[str, Any]) -> str:
     """A result for people: scalars one a line, dicts as indented blocks, lists of flat dicts as tables."""
+    return drawn(lambda console: _print(console, heading, result))
+
+
+def drawn(draw: Callable[[Console], None]) -> str:
+    """What `draw` prints, as wide as stdout, in colours if it is a terminal, in characters that it can show."""
     on_terminal = is_terminal(sys.stdout)
     encoding = sys.stdout.encoding or "utf-8"
-    drawn = io.BytesIO()
-    page = io.TextIOWrapper(drawn, encoding, errors="backslashreplace")  # rich draws lines that stdout can show
+    raw = io.BytesIO()
+    page = io.TextIOWrapper(raw, encoding, errors="backslashreplace")  # rich draws lines that stdout can show
     console = Console(
         file=page,
         force_terminal=on_terminal,
@@ -32,9 +37,9 @@ def result_text(heading: str, result: Mapping[str, Any]) -> str:
         emoji=False,
         highlight=False,
     )
-    _print(console, heading, result)
+    draw(console)
     page.flush()
-    return "\n".join(line.rstrip() for line in drawn.getvalue().decode(encoding).rstrip().split("\n"))
+    return "\n".join(line.rstrip() for line in raw.getvalue().decode(encoding).rstrip().split("\n"))
 
 
 def _print(console: Console, heading: str, result: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ def put(kind: str, print_: str, files: dict[str, object], tokenizer: str, **chan
             schema, rows = content
             write_parquet(staging / name, schema, pa.Table.from_pylist(rows, schema))
     inputs = changes.pop("inputs", {})
-    settings = changes.pop("settings", {"size": 10})
+    settings = changes.pop("settings", {"size": 10, "max_n": 2, "num_tokens": 300})
     publish(staging, target, Manifest(kind, 1, "some-stage", 1, print_, settings, inputs, tokenizer, 0, {"rows": 3}))
 
 
@@ -56,12 +56,12 @@ def test_inspect_decodes_tokens(scone, workspace):
     code, out, _ = scone("inspect", workspace / "tokens", "--json")
     described = json.loads(out)
     assert code == 0
-    assert (described["artifact"], described["stage"], described["settings"]) == ("tokens", "some-stage", {"size": 10})
+    assert (described["artifact"], described["stage"], described["settings"]["size"]) == ("tokens", "some-stage", 10)
     assert {"column": "split", "type": "string"} in described["columns"]
     files = [(row["file"], row.get("rows")) for row in described["files"]]
     assert files == [("part-0.parquet", 1), ("tokenizer.json", None)]
     (row,) = described["first rows of part-0.parquet"]
-    assert row["text"].startswith(r"'the cat sat on the mat \x1b[31m\nthe cat")
+    assert row["text"].startswith(r"the·cat·sat·on·the·mat·\x1b[31m\nthe·cat")
     assert (row["doc"], row["split"]) == ("a.txt", "train")
     vocab = json.loads(scone("inspect", workspace / "vocab", "--json", "--rows", 2)[1])
     assert [row["id"] for row in vocab["first rows of vocab.parquet"]] == [0, 1]
@@ -85,7 +85,8 @@ def test_bfloat16_rows_are_read(scone, workspace):
 
 
 def test_inspect_shows_ids_when_the_tokenizer_is_another(scone, workspace):
-    put("vocab", "v", {"vocab.parquet": (VOCAB, [dict.fromkeys(VOCAB.names, 1) | {"tokens": [7, 8]}])}, "another")
+    fgram = {"id": 0, "n": 2, "tokens": [7, 8], "count": 1, "docs": 1, "parent": None}
+    put("vocab", "v", {"vocab.parquet": (VOCAB, [fgram])}, "another")
     described = json.loads(scone("inspect", workspace / "vocab", "--json")[1])
     assert described["first rows of vocab.parquet"][0]["tokens"] == "7 8"
     assert "is not the tokenizer of this artifact" in described["token_text"]

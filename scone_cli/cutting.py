@@ -1,0 +1,71 @@
+"""`scone inspect vocab/ --text`: a text cut into its matches, with what is used at each of its positions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from scone_cli.artifacts import Manifest, check_files
+from scone_cli.errors import MismatchedArtifacts
+from scone_cli.legible import speller_of
+from scone_cli.ngrams import NONE
+from scone_cli.portrait import summarise_matches
+from scone_cli.vocabulary import Vocabulary
+
+_SURROGATES = re.compile("[\ud800-\udfff]")  # Python's stand-in for bytes of an argument that are no UTF-8
+
+Row = dict[str, Any]
+
+
+def cut(folder: Path, manifest: Manifest, text: str) -> Row:
+    """Encode a text as one document with the tokenizer of the vocabulary in `folder`, and match it, as JSON values.
+
+    `positions` has the longest f-gram that ends at each token. `segments` are these matches without an overlap: the one
+    that ends at the last token, then the one that ends before that begins, and so on.
+
+    Raises:
+        MismatchedArtifacts: the tokenizer of the vocabulary does not lie beside it.
+        BadData: see `Vocabulary.read`.
+    """
+    spell, note = speller_of(folder, manifest)
+    if spell.tokenizer is None:
+        raise MismatchedArtifacts(
+            f"{folder}: a text must be cut with the vocabulary's own tokenizer; {note}",
+            "leave vocab/ beside the tokens/ it was made from",
+        )
+    check_files(folder, manifest, hashes=True)
+    text, replaced = _SURROGATES.subn("\ufffd", text)
+    tokens = spell.tokenizer.encode_batch([text])[0]
+    vocabulary = Vocabulary.read(folder, manifest.settings["num_tokens"], manifest.settings["max_n"])
+    ids, lengths = vocabulary.trie.index().match(tokens)
+    token_list, length_list = tokens.tolist(), lengths.tolist()
+    positions: list[Row] = []
+    for position, (token, i, n) in enumerate(zip(token_list, ids.tolist(), length_list, strict=True)):
+        row: Row = {"position": position, "token": token, "text": spell([token]), "n": n}
+        row |= dict.fromkeys(("id", "count", "docs", "fgram"))
+        if i != NONE:
+            first = position - n + 1
+            fgram = spell(token_list[first : position + 1])
+            row |= {"id": i, "count": int(vocabulary.counts[i]), "docs": int(vocabulary.docs[i]), "fgram": fgram}
+        positions.append(row)
+    segments = [
+        {"first": first, "last": last, "n": length_list[last], "id": positions[last]["id"]}
+        | {"text": spell(token_list[first : last + 1])}
+        for first, last in _segments(length_list)
+    ]
+    return {"text": text, "replaced": replaced, **summarise_matches(lengths)} | {
+        "segments": segments,
+        "positions": positions,
+    }
+
+
+def _segments(lengths: list[int]) -> list[tuple[int, int]]:
+    """First and last position of each segment; a position without a match is one by itself."""
+    segments = []
+    last = len(lengths) - 1
+    while last >= 0:
+        first = last - max(lengths[last], 1) + 1
+        segments.append((first, last))
+        last = first - 1
+    return segments[::-1]

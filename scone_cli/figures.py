@@ -1,0 +1,117 @@
+"""What there is to see, before it is drawn: charts and tables with their titles, alike for a terminal and for a page.
+
+A figure says in its caption what one learns from it. `charts` draws its charts as SVG, `page` makes a page of figures,
+`screen` shows them in a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# "text" is prose; "literal" is text of a corpus, escaped by `legible`; "count", "number" and "share" are numbers.
+Kind = Literal["text", "literal", "count", "number", "share"]
+
+
+def value_text(kind: Kind, value: Any) -> str:
+    """A value as it stands in a table: 1,234 or 2.75 or 85.2%; a dash for None."""
+    if value is None:
+        return "-"
+    if kind == "count":
+        return f"{value:,}"
+    if kind == "share":
+        return f"{100 * value:.1f}%" if value == 0 or abs(value) >= 0.001 else f"{100 * value:.1g}%"
+    return f"{value:,.2f}" if kind == "number" else str(value)
+
+
+def short_count(value: float) -> str:
+    """A number in at most five characters, for the ticks of an axis: 500, 20k, 1.5M."""
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. With `bars`, a terminal draws its shares as bars too."""
+
+    title: str
+    kind: Kind
+    bars: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values stand right-aligned."""
+        return self.kind in {"count", "number", "share"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values, one for every column, shown under the title if there is one."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is measured along an axis, with its unit, and how its numbers are written."""
+
+    title: str
+    kind: Kind = "count"
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve through the points (xs[i], ys[i])."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Curves over two axes; `mark` is a place on the x axis to point at, with its label."""
+
+    title: str
+    x: Axis
+    y: Axis
+    lines: Sequence[Line]
+    mark: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A value for every category; None where there is none."""
+
+    name: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Bars side by side over categories."""
+
+    title: str
+    x: str
+    y: Axis
+    categories: Sequence[str]
+    bars: Sequence[Bars]
+
+
+Chart = LineChart | BarChart
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts that belong together, what one learns from them, and their numbers."""
+
+    title: str
+    caption: str
+    charts: Sequence[Chart]
+    tables: Sequence[Table]

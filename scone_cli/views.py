@@ -1,0 +1,265 @@
+"""The portrait of counts and of a vocabulary as figures: which charts and tables, under which titles, and what they say.
+
+`portrait` finds the numbers; here is what a person is told about them, on a page and in a terminal alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scone_cli.errors import BadSetting
+from scone_cli.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Table, short_count, value_text
+from scone_cli.page import page
+
+Row = Mapping[str, Any]
+
+_TO = "\N{EN DASH}"
+_NAMES = {1: "single tokens", 2: "bigrams", 3: "trigrams"}
+
+
+def figures_of(description: Row) -> list[Figure]:
+    """The figures of a description that holds a portrait; a figure without numbers is left out."""
+    portrait = description["portrait"]
+    makers = (_coverage, _lengths, _rank_frequency, _positions, _tail, _examples)
+    return [figure for make in makers if (figure := make(portrait, description["artifact"])) is not None]
+
+
+def portrait_page(path: Path, description: Row) -> str:
+    """The page of the counts or the vocabulary at `path`.
+
+    Raises:
+        BadSetting: the description is of something else.
+    """
+    kind = description.get("artifact", "a workspace")
+    if "portrait" not in description:
+        raise BadSetting(
+            f"--html: {path} is not a folder of counts or of a vocabulary ({kind})", "name counts/ or vocab/"
+        )
+    title = "N-gram counts" if kind == "counts" else "F-gram vocabulary"
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in description["settings"].items())
+    about = f"{path}, made by scone {description['stage']} ({settings}); tokenizer {description['tokenizer'][:12]}."
+    return page(title, about, _headline(description), figures_of(description), description["portrait"]["left_out"])
+
+
+def _headline(description: Row) -> dict[str, str]:
+    """The few numbers that say the most."""
+    portrait = description["portrait"]
+    lengths = [row for row in portrait["lengths"] if row["n"] > 1]
+    number = f"{sum(row['ngrams'] for row in lengths):,}"
+    ends = [curve["count"][-1] for curve in portrait["rank_frequency"] if curve["count"] and curve["n"] > 1]
+    facts = {"f-grams" if description["artifact"] == "vocab" else "different n-grams": number}
+    facts["length in tokens"] = f"2 to {lengths[-1]['n']}"
+    facts["least count"] = value_text("count", min(ends, default=None))
+    if matched := portrait.get("matched"):
+        facts["held-out positions matched"] = value_text("share", matched["share_matched"])
+        facts["mean match length"] = value_text("number", matched["mean_match_length"])
+    return facts
+
+
+def _name(n: int) -> str:
+    return _NAMES.get(n, f"{n}-grams")
+
+
+def _class_name(row: Row) -> str:
+    """A class of counts: 0, 1 to 9, 10 to 99, 100 to 999, 1k to 10k and so on."""
+    first, last = row["first"], row["last"]
+    if last < 1000:
+        return str(first) if first == last else f"{first}{_TO}{last}"
+    return f"{short_count(first)}{_TO}{short_count(last + 1)}"
+
+
+# ---- size and length ---------------------------------------------------------------------------------------------
+
+
+def _coverage(portrait: Row, _: str) -> Figure | None:
+    ladder: Sequence[Row] | None = portrait.get("ladder")
+    if not ladder or ladder[0]["matched"] is None:
+        return None
+    sizes = [row["size"] for row in ladder]
+    x = Axis("f-grams in the vocabulary", log=True)
+    chosen = next(((row["size"], f"chosen: {short_count(row['size'])}") for row in ladder if row["chosen"]), None)
+    matched, length = ([row[key] or 0.0 for row in ladder] for key in ("matched", "mean_match_length"))
+    charts = [
+        LineChart("held-out text matched", x, Axis("share of positions", "share"), [Line("", sizes, matched)], chosen),
+        LineChart("mean match length", x, Axis("tokens of a match", "number"), [Line("", sizes, length)], chosen),
+    ]
+    caption = (
+        "At what share of the positions of the held-out text an f-gram ends, and how long the longest one is on average "
+        "where one does, if only the first so many f-grams are kept. Every doubling doubles the table: stop where it no "
+        "longer buys enough. A part that no size reaches is told of in the tail below."
+    )
+    longest = max(len(row["fgrams"]) for row in ladder)
+    columns = [
+        *(Column("f-grams", "count"), Column("least count", "count"), Column("matched", "share", bars=True)),
+        *(Column("mean length", "number"), *(Column(f"n = {n + 2}", "count") for n in range(longest))),
+        *(Column("table MiB", "count"), Column("", "text")),
+    ]
+    keys = ("size", "cutoff_count", "matched", "mean_match_length")
+    rows = [
+        (
+            *(row[key] for key in keys),
+            *row["fgrams"],
+            round(row["table_bytes"] / 2**20),
+            "chosen" if row["chosen"] else "",
+        )
+        for row in ladder
+    ]
+    return Figure("How much text they match, by size", caption, charts, [Table(columns, rows)])
+
+
+def _lengths(portrait: Row, artifact: str) -> Figure:
+    rows: Sequence[Row] = portrait["lengths"]
+    of_vocabulary = artifact == "vocab"
+    gram = "f-grams" if of_vocabulary else "n-grams"
+    names = [str(row["n"]) for row in rows]
+    charts = [
+        BarChart(f"{gram} by length", "length n (tokens)", Axis(gram), names, [Bars(gram, [r["ngrams"] for r in rows])])
+    ]
+    shares = [row["share_of_positions"] for row in rows]
+    if of_vocabulary:
+        caption = (
+            "How many f-grams have each length, how often these occur in the training text, and at what share of the "
+            "positions of the held-out text one of that length is the longest that ends there, so that its embedding is "
+            "used. Lengths that hold many f-grams but are seldom used cost rows and give little."
+        )
+        title = "held-out positions by length of the match"
+    else:
+        caption = (
+            "How many different n-grams of each length occur often enough to be counted, and at what share of the "
+            "positions of the training text one of them ends. Where the share falls fast, longer f-grams would "
+            "seldom be used."
+        )
+        title = "training positions where one ends"
+    if None not in shares:
+        y = Axis("share of positions", "share")
+        charts.append(BarChart(title, "length n (tokens)", y, names, [Bars("share", shares)]))
+    columns = [
+        *(Column("n", "count"), Column(gram, "count"), Column("occurrences in training", "count")),
+        Column("share of held-out positions" if of_vocabulary else "share of training positions", "share", bars=True),
+    ]
+    table = Table(columns, [(r["n"], r["ngrams"], r["occurrences"], r["share_of_positions"]) for r in rows])
+    return Figure(f"How long the {gram} are", caption, charts, [table])
+
+
+def _rank_frequency(portrait: Row, artifact: str) -> Figure | None:
+    curves = [curve for curve in portrait["rank_frequency"] if curve["rank"]]
+    if not curves:
+        return None
+    chart = LineChart(
+        "count against rank",
+        Axis("rank among those of the same length (1 = most frequent)", log=True),
+        Axis("count in the training text", log=True),
+        [Line(f"n = {curve['n']}", curve["rank"], curve["count"]) for curve in curves],
+    )
+    ends = "cut off" if artifact == "vocab" else "left out, because they are too seldom"
+    caption = (
+        "How often the n-gram of each rank occurs, for each length by itself; both axes are logarithmic. A straight line "
+        f"is Zipf's law. A curve ends where its n-grams are {ends}: the flatter it ends, the more "
+        "n-grams a slightly smaller least count would add."
+    )
+    ranks = [10**power for power in range(max(len(str(curve["rank"][-1])) for curve in curves))]
+    counts = [dict(zip(curve["rank"], curve["count"], strict=True)) for curve in curves]
+    rows = [(rank, *(count.get(rank) for count in counts)) for rank in ranks]
+    columns = [Column("rank", "count"), *(Column(f"n = {curve['n']}", "count") for curve in curves)]
+    return Figure("How fast the counts fall", caption, [chart], [Table(columns, rows)])
+
+
+# ---- matches -----------------------------------------------------------------------------------------------------
+
+
+def _positions(portrait: Row, _: str) -> Figure | None:
+    rows: Sequence[Row] | None = portrait.get("positions")
+    if not rows:
+        return None
+    names = [str(first) if (first := row["first"]) < 1024 else f"{first // 1024}k" for row in rows]
+    x = "position in the document (first token of each bar)"
+    share = [row["share_matched"] for row in rows]
+    length = [row["mean_match_length"] for row in rows]
+    charts = [
+        BarChart("share matched", x, Axis("share of held-out positions", "share"), names, [Bars("share", share)]),
+        BarChart("mean match length", x, Axis("tokens of a match", "number"), names, [Bars("length", length)]),
+    ]
+    caption = (
+        "At what share of the held-out positions an f-gram ends, and how long the longest one is on average where one "
+        "does, by distance from the document's beginning. The first token has no match, as nothing stands before it. "
+        "Few documents are very long: the last rows may tell of one or two."
+    )
+    columns = [
+        *(Column("position", "text"), Column("held-out tokens", "count")),
+        *(Column("matched", "share", bars=True), Column("mean match length", "number")),
+    ]
+    spans = [f"{row['first']:,}" + (f"{_TO}{row['last']:,}" if row["last"] > row["first"] else "") for row in rows]
+    keys = ("tokens", "share_matched", "mean_match_length")
+    table = [(span, *(row[key] for key in keys)) for span, row in zip(spans, rows, strict=True)]
+    return Figure("Matches by position in the document", caption, charts, [Table(columns, table)])
+
+
+def _tail(portrait: Row, artifact: str) -> Figure | None:
+    tail = portrait.get("tail")
+    if not tail:
+        return None
+    gram, where = "f-gram" if artifact == "vocab" else "counted n-gram", tail["where"]
+    classes: Sequence[Row] = tail["classes"]
+    names = [_class_name(row) for row in classes]
+    x = "count of the token in the training text"
+    missed = [row["share_unmatched"] for row in classes]
+    never = [row["share_never_matched"] for row in classes]
+    bars = [Bars("occurrences unmatched", missed), Bars("tokens never matched", never)]
+    chart = BarChart(f"what no {gram} reaches", x, Axis("share without a match", "share"), names, bars)
+    caption = (
+        f"What about rare tokens: tokens are put into classes by how often they occur in the training text. For each "
+        f"class, the share of its occurrences in the {where} where no {gram} ends, and the share of its distinct tokens "
+        f"that occur there and are never matched. Rare words are mostly cut into several tokens, and are matched through these."
+    )
+    columns = [
+        *(Column("count in training", "text"), Column("tokens", "count")),
+        *(Column(f"ending no {gram}", "count"), Column("occurrences", "count")),
+        Column("unmatched", "share", bars=True),
+        *(Column("tokens occurring", "count"), Column("never matched", "share")),
+    ]
+    keys = ("tokens", "tokens_in_no_fgram", "occurrences", "share_unmatched", "tokens_seen", "share_never_matched")
+    rows = [
+        (name, *(row[key] for key in keys)) for name, row in zip([*names, "all"], [*classes, tail["all"]], strict=True)
+    ]
+    examples = [
+        (name, "   ".join(f"{row['text']} {row['unmatched']:,}/{row['occurrences']:,}" for row in each["examples"]))
+        for name, each in zip(names, classes, strict=True)
+        if each["examples"]
+    ]
+    title = f"Tokens least often matched, with their occurrences in the {where} without a match / in all"
+    told = Table([Column("count in training", "text"), Column("tokens", "literal")], examples, title)
+    return Figure("The tail: rare tokens", caption, [chart], [Table(columns, rows), told])
+
+
+# ---- n-grams to read ---------------------------------------------------------------------------------------------
+
+
+def _examples(portrait: Row, artifact: str) -> Figure | None:
+    if not portrait["examples"]:
+        return None
+    tables = list(_by_rank(portrait["examples"]) if artifact == "vocab" else _by_length(portrait["examples"]))
+    caption = (
+        "The most frequent, some from the middle of the ranks and the last. Blanks are shown as ·, and what does not print "
+        r"as an escape: \n is the end of a line, \xe2 a byte that is only a part of a character."
+    )
+    return Figure("What they are", caption, [], tables)
+
+
+def _by_rank(examples: Sequence[Row]) -> Iterator[Table]:
+    columns = [
+        *(Column("id = rank", "count"), Column("n", "count"), Column("f-gram", "literal")),
+        *(Column("count", "count"), Column("documents", "count")),
+    ]
+    yield Table(columns, [(row["rank"], row["n"], row["text"], row["count"], row["docs"]) for row in examples])
+
+
+def _by_length(examples: Sequence[Row]) -> Iterator[Table]:
+    for n in dict.fromkeys(row["n"] for row in examples):
+        columns = [
+            *(Column("rank", "count"), Column("text", "literal")),
+            *(Column("count", "count"), Column("documents", "count")),
+        ]
+        rows = [(row["rank"], row["text"], row["count"], row["docs"]) for row in examples if row["n"] == n]
+        yield Table(columns, rows, _name(n).capitalize())
