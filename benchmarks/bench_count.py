@@ -199,7 +199,7 @@ def main() -> None:
         needs="tokens",
         tokens=5_000_000,
         repeats=5,
-        rivals="scone,polars,duckdb,colibri",
+        rivals="scone,scone-library,polars,duckdb,colibri",
         memory="",
         workers=1,
     )

@@ -10,8 +10,9 @@ suffix, and so on down to the tokens' own frequencies. So n-grams of every lengt
 new ones never end. Lengths of documents are drawn from the real ones.
 
 Written: flat little-endian uint16 `shard-*.bin`, every document followed by the separator, the first id that is no token.
-A shard depends on its number, the seed and the workspace only. Left out: topics; in real text a rare n-gram keeps to
-few documents, here to about as many as it has occurrences.
+A shard depends on its number, the seed and the workspace only. Left out: topics. In real text a rare n-gram keeps to few
+documents, here to nearly as many as it has occurrences; and far below the size of the workspace there are fewer frequent
+long n-grams than in real text, which repeats itself nearby. `README.md` has the figures.
 """
 
 from __future__ import annotations
