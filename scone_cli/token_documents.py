@@ -137,10 +137,11 @@ def _parquet_rows(file: TokenFile, first: int, last: int, largest: int) -> Itera
             lists = batch.column(0)
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
             values = lists.flatten()
-            ids = pc.fill_null(values, -1) if values.null_count else values
             ends = np.cumsum(lengths, dtype=np.int64)
             where = partial(_row_of, location, row, ends)
-            tokens = _checked(ids.to_numpy(zero_copy_only=False), largest, where)
+            if values.null_count:
+                raise BadData(f"{where(pc.index(values.is_null(), True).as_py())}: null, expected a token id")
+            tokens = _checked(values.to_numpy(zero_copy_only=False), largest, where)
             for number, (start, end) in enumerate(zip(ends - lengths, ends, strict=True)):
                 yield row + number, tokens[start:end] if lists[number].is_valid else None
             row += len(lists)

@@ -1,0 +1,226 @@
+"""From a corpus of any kind to `tokens/`, in this process."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scone_cli.corpus import HELD_OUT, TRAIN, read_tokens
+from scone_cli.errors import BadData, BadSetting, InputMissing
+from scone_cli.pool import Pool
+from scone_cli.preparing import PreparedTokens, TokenSettings, prepare_tokens
+from scone_cli.progress import silent
+from scone_cli.tokenizer import Tokenizer, train_tokenizer
+
+TEXTS = [f"Document {number} says hello {number % 7} times, and the end.\n" * (number % 5 + 1) for number in range(60)]
+CONTENT = train_tokenizer(iter(TEXTS), 300)
+TOKENIZER = Tokenizer(CONTENT, "tokenizer.json")
+END = TOKENIZER.end_of_document
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "tokenizer.json").write_bytes(CONTENT)
+    return tmp_path / "work"
+
+
+def prepare(corpus: Path | str, work: Path, **settings) -> PreparedTokens:
+    config = TokenSettings(**{"vocab_size": 300, "held_out": 0.2} | settings)
+    return prepare_tokens(config, [Path(corpus)], work / "tokens", silent)
+
+
+def make(corpus: Path | str, work: Path, **settings) -> dict:
+    """The summary of `tokens/`; it must be up to date then."""
+    prepared = prepare(corpus, work, **settings)
+    assert prepared.manifest is None
+    with Pool(1) as pool:
+        manifest = prepared.write(pool, silent)
+    assert (manifest.tokenizer, manifest.summary["vocabulary size"]) == (prepared.tokenizer_sha, prepared.vocab_size)
+    assert manifest.summary["tokens"] <= prepared.num_tokens_bound
+    assert not [path for path in work.iterdir() if path.name.startswith(".")]
+    return manifest.summary
+
+
+def flat(path: Path, dtype: str = "uint16", texts: list[str] = TEXTS) -> Path:
+    """The texts as a file of token ids, each followed by the end of a document."""
+    ids = [np.append(tokens, END) for tokens in TOKENIZER.encode_batch(texts)]
+    path.write_bytes(np.concatenate(ids).astype(dtype).tobytes())
+    return path
+
+
+def lines(path: Path, texts: list[str] = TEXTS) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def documents(work: Path) -> list[list[int]]:
+    streams = [read_tokens(work / "tokens", split) for split in (TRAIN, HELD_OUT)]
+    return sorted(
+        stream.tokens[start:end].tolist()
+        for stream in streams
+        for start, end in zip(stream.starts, stream.starts[1:], strict=False)
+    )
+
+
+# ---- text --------------------------------------------------------------------------------------------------------
+
+
+def test_text_and_a_trained_tokenizer(tmp_path, work):
+    summary = make(lines(tmp_path / "a.jsonl"), work)
+    assert (summary["files"], summary["documents"], summary["bytes"]) == (1, 60, sum(map(len, TEXTS)))
+    assert summary["documents the tokenizer was trained on"] == 60 - summary["held-out documents"]
+    assert 0 < summary["bytes of text in them"] < summary["bytes"]
+    assert summary["end of document"] == 0
+    again = prepare(tmp_path / "a.jsonl", work)
+    assert (again.manifest.summary, again.num_tokens_bound) == (summary, summary["tokens"])
+    assert prepare(tmp_path / "a.jsonl", work, held_out=0.3).manifest is None
+
+
+def test_the_tokenizer_that_was_given(tmp_path, work):
+    make(lines(tmp_path / "a.jsonl"), work, tokenizer=tmp_path / "tokenizer.json")
+    assert (work / "tokens" / "tokenizer.json").read_bytes() == CONTENT
+    assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER.encode_batch(TEXTS))
+    same = {"tokenizer": tmp_path / "tokenizer.json"}
+    assert prepare(tmp_path / "a.jsonl", work, **same, vocab_size=999).manifest is not None
+    with pytest.raises(InputMissing, match=r"nothing\.json: no such tokenizer"):
+        prepare(tmp_path / "a.jsonl", work, tokenizer=tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("setting", ["on_bad_document", "text_field"])
+def test_settings_belong_to_the_fingerprint(tmp_path, work, setting):
+    path = lines(tmp_path / "a.jsonl")
+    one = prepare(path, work)
+    two = prepare(path, work, **{setting: {"on_bad_document": "skip", "text_field": "text"}[setting]})
+    assert (one.mark != two.mark) == (setting == "on_bad_document")
+
+
+def test_documents_left_out_are_in_the_manifest(tmp_path, work):
+    path = lines(tmp_path / "a.jsonl")
+    with path.open("a") as file:
+        file.write('{"text": "half \\ud800"}\n{"body": "x"}\n')
+    with pytest.raises(BadData, match=r"a\.jsonl: line 61: half a surrogate pair") as caught:
+        make(path, work)
+    assert "--on-bad-document skip" in caught.value.hint
+    summary = make(path, work, on_bad_document="skip")
+    assert (summary["documents"], summary["documents skipped"]) == (60, 2)
+    first, second = summary["the first 2 skipped"]
+    assert first["document"] == "a.jsonl:61"
+    assert first["cause"].startswith("half a surrogate pair (U+D800) at character 5")
+    assert second == {"document": "a.jsonl:62", "cause": "no field 'text', found 'body'"}
+
+
+def test_nothing_but_bad_documents(tmp_path, work):
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(InputMissing, match=r"no document with text in 1 file\(s\), 1 skipped"):
+        make(tmp_path / "a.txt", work, on_bad_document="skip")
+
+
+@pytest.mark.parametrize(("held_out", "expected"), [(0.0, "no document with text"), (0.999999, "are held out")])
+def test_nothing_to_train_on(tmp_path, work, held_out, expected):
+    (tmp_path / "a.txt").write_text("" if held_out == 0 else "hello")
+    with pytest.raises(InputMissing, match=expected):
+        make(tmp_path / "a.txt", work, held_out=held_out)
+
+
+@pytest.mark.parametrize("text", ["one\r\ntwo\r\n", "nul \0 in\0side", "\r\n", "\ufeffmark"])
+def test_awkward_text_comes_back_as_it_is(tmp_path, work, text):
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    make(tmp_path / "a.txt", work, held_out=0.0)
+    stream = read_tokens(work / "tokens", TRAIN)
+    assert Tokenizer.load(work / "tokens" / "tokenizer.json").decode(stream.tokens) == text
+    assert stream.num_bytes.tolist() == [len(text.encode())]
+
+
+@pytest.mark.parametrize("parity", [True, False])
+def test_the_backend_is_chosen_once_and_kept(tmp_path, work, monkeypatch, capsys, parity):
+    encode, compared = Tokenizer._encode_fast, []
+    if not parity:
+        monkeypatch.setattr(Tokenizer, "_encode_fast", lambda *args: [ids[::-1].copy() for ids in encode(*args)])
+    compare = Tokenizer._compare
+    monkeypatch.setattr(Tokenizer, "_compare", lambda self, texts: compared.append(texts) or compare(self, texts))
+    make(lines(tmp_path / "a.jsonl"), work, tokenizer=tmp_path / "tokenizer.json")
+    assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER._encode_reference(TEXTS))
+    assert compared == [TEXTS]
+    assert capsys.readouterr().err.count("fastokens gives other ids") == (not parity)
+
+
+# ---- standard input ----------------------------------------------------------------------------------------------
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_standard_input_is_skipped_resumed_and_cleared_away(tmp_path, work, monkeypatch):
+    content = lines(tmp_path / "a.jsonl").read_bytes()
+    pipe(monkeypatch, content)
+    first = prepare("-", work)  # as if it were killed now
+    pipe(monkeypatch, content)
+    summary = make("-", work)
+    assert (summary["files"], summary["documents"]) == (1, 60)
+    pipe(monkeypatch, content)
+    again = prepare("-", work)
+    assert (again.mark, again.manifest.summary) == (first.mark, summary)
+    assert [path.name for path in work.iterdir()] == ["tokens"]
+    pipe(monkeypatch, content[:-1])
+    assert prepare("-", work).manifest is None
+
+
+# ---- token ids ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_token_ids_with_their_tokenizer_are_as_the_text(tmp_path, work, dtype):
+    own = {"tokenizer": tmp_path / "tokenizer.json"}
+    text = make(lines(tmp_path / "a.jsonl"), work, **own, held_out=0.0)
+    expected = documents(work)
+    ids = make(flat(tmp_path / "a.bin", dtype), work, **own, held_out=0.0, token_dtype=dtype)
+    assert documents(work) == expected
+    assert ids == text
+    assert read_tokens(work / "tokens", TRAIN).names[0] == "a.bin:0"
+
+
+def test_token_ids_without_a_tokenizer(tmp_path, work):
+    summary = make(flat(tmp_path / "a.bin"), work, separator=END)
+    assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER.encode_batch(TEXTS))
+    assert (summary["bytes"], summary["bytes a token"], summary["end of document"]) == (0, None, END)
+    assert summary["vocabulary size"] == max(map(max, documents(work))) + 1
+    assert 0 < summary["held-out documents"] < 60
+    assert not (work / "tokens" / "tokenizer.json").exists()
+    assert prepare(tmp_path / "a.bin", work, separator=END).manifest.tokenizer == ""
+
+
+def test_documents_that_an_index_tells_apart_need_no_separator(tmp_path, work):
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    pq.write_table(pa.table({"input_ids": [[1, 2], [3, 7, 3]]}), tmp_path / "a.parquet")
+    summary = make(tmp_path / "a.parquet", work, held_out=0.0)
+    assert documents(work) == [[1, 2], [3, 7, 3]]
+    assert (summary["end of document"], summary["vocabulary size"]) == (8, 9)
+
+
+def test_what_makes_no_sense_together(tmp_path, work):
+    path, text = flat(tmp_path / "a.bin"), lines(tmp_path / "a.jsonl")
+    with pytest.raises(BadSetting, match=r"a\.bin: token ids, and nothing says where a document ends") as caught:
+        prepare(path, work)
+    assert "--separator" in caught.value.hint
+    with pytest.raises(BadSetting, match="is for a corpus of token ids, and this one is text"):
+        prepare(text, work, separator=0)
+    with pytest.raises(BadSetting, match=r"--separator 300: expected an id of the vocabulary, 0 to 299"):
+        prepare(path, work, separator=300, tokenizer=tmp_path / "tokenizer.json")
+    with pytest.raises(BadSetting, match=r"--separator -1"):
+        prepare(path, work, separator=-1)
+    with pytest.raises(BadSetting, match=r"a\.jsonl is text and .*a\.bin holds token ids"):
+        prepare(tmp_path / "a.*", work, separator=0)
+
+
+def test_ids_that_the_tokenizer_does_not_know(tmp_path, work):
+    path = tmp_path / "a.bin"
+    path.write_bytes(np.array([1, END, 2, 300], np.uint16).tobytes())
+    with pytest.raises(BadData, match=r"a\.bin: token 3: id 300, expected 0 to 299"):
+        make(path, work, tokenizer=tmp_path / "tokenizer.json")

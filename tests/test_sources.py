@@ -1,0 +1,107 @@
+"""Patterns and standard input; folders, files and links are in `test_readers.py`."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from scone_cli.errors import BadData, BadSetting, InputMissing
+from scone_cli.readers import read_documents
+from scone_cli.sources import STDIN_KEPT, find_files
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    for name in ("law/0.jsonl", "law/deep/1.jsonl", "law/notes.txt", "code/0.jsonl", "code/.hidden.jsonl"):
+        path = tmp_path / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n")
+    return tmp_path / "corpus"
+
+
+def names(*corpora: Path) -> list[str]:
+    return sorted(file.name for file in find_files(corpora))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**/*.jsonl", ["code/0.jsonl", "law/0.jsonl", "law/deep/1.jsonl"]),
+        ("*/0.jsonl", ["code/0.jsonl", "law/0.jsonl"]),
+        ("law/[0-9].json?", ["0.jsonl"]),
+        ("la*", ["law/0.jsonl", "law/deep/1.jsonl", "law/notes.txt"]),  # a folder that matches is read
+    ],
+)
+def test_patterns(corpus, pattern, expected):
+    assert names(corpus / pattern) == expected
+
+
+def test_a_pattern_names_files_as_their_folder_does(corpus):
+    assert [file.name for file in find_files([corpus / "**" / "*"])] == [file.name for file in find_files([corpus])]
+    assert names(corpus / "law" / "*.txt", corpus / "code") == ["code/0.jsonl", "law/notes.txt"]
+
+
+def test_a_pattern_from_where_one_is(corpus, monkeypatch):
+    monkeypatch.chdir(corpus)
+    assert names(Path("*/*.txt")) == ["law/notes.txt"]
+
+
+def test_a_pattern_without_matches_is_named(corpus):
+    with pytest.raises(InputMissing, match=r"corpus/\*\.nothing: no file matches this pattern"):
+        find_files([corpus / "*.nothing"])
+
+
+def test_a_file_that_is_called_like_a_pattern_is_itself(tmp_path):
+    (tmp_path / "a[1].txt").write_text("x")
+    assert names(tmp_path / "a[1].txt") == ["a[1].txt"]
+
+
+def test_a_pattern_through_a_link_in_a_loop(corpus):
+    (corpus / "law" / "again").symlink_to(corpus / "law")
+    with pytest.raises(BadData, match="a loop"):
+        find_files([corpus / "*" / "again" / "*.txt"])
+
+
+# ---- standard input ----------------------------------------------------------------------------------------------
+
+LINE = json.dumps({"text": "from a pipe"})
+
+
+def piped(content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch, *corpora: str) -> list:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    return find_files([Path(corpus) for corpus in corpora or ("-",)], stdin_folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "text"),
+    [
+        (f"{LINE}\n{LINE}\n".encode(), "stdin.jsonl", "from a pipe"),
+        (b"\xef\xbb\xbf\n " + LINE.encode(), "stdin.jsonl", "from a pipe"),
+        (json.dumps({"text": "long " * 50_000}).encode(), "stdin.jsonl", "long " * 50_000),
+        (b"{not JSON}\nat all", "stdin.txt", "{not JSON}\nat all"),
+        (b"[1]\n", "stdin.txt", "[1]\n"),
+        (zstandard.compress(LINE.encode()), "stdin.jsonl.zst", "from a pipe"),
+        (zstandard.compress(b"plain"), "stdin.txt.zst", "plain"),
+    ],
+)
+def test_standard_input_is_what_its_beginning_says(tmp_path, monkeypatch, content, name, text):
+    (file,) = piped(content, tmp_path, monkeypatch)
+    assert (file.name, file.bytes) == (name, len(content))
+    kept = (tmp_path / STDIN_KEPT).rename(tmp_path / name)
+    (moved,) = find_files([kept])
+    assert moved.sha256 == file.sha256
+    assert next(read_documents(moved)).text == text
+
+
+def test_standard_input_beside_files_once_and_not_empty(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+    assert sorted(f.name for f in piped(b"y", tmp_path, monkeypatch, "-", tmp_path / "a.txt")) == ["a.txt", "stdin.txt"]
+    with pytest.raises(BadSetting, match="twice"):
+        piped(b"y", tmp_path, monkeypatch, "-", "-")
+    with pytest.raises(InputMissing, match="standard input is empty"):
+        piped(b"", tmp_path, monkeypatch)
+    with pytest.raises(InputMissing, match="no such file"):
+        find_files([Path("-")])
