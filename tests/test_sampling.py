@@ -65,7 +65,7 @@ def test_of_a_very_large_corpus_the_beginnings_are_read(tmp_path, monkeypatch):
     for number in range(2):
         pq.write_table(pa.table({"text": TEXTS[number::2]}), tmp_path / f"{number}.parquet")
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
-    monkeypatch.setattr(sampling, "_READ_BYTES", size // 10)
+    monkeypatch.setattr(sampling, "_READ_BYTES", size // 10 - 2)  # position and share are rounded
     texts, _ = drawn(tmp_path)
     assert set(texts) == {*TEXTS[0::2][:15], *TEXTS[1::2][:15]}
 
