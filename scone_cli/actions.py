@@ -99,6 +99,10 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
         listening(session.quiet, session.verbose) as progress,
     ):
         report: Report = STAGES[name].module().run(config, inputs, out, progress, force)
+    if session.verbose and report.seconds:
+        console.say("processor seconds of all processes together:")
+        for what, seconds in report.seconds.items():
+            console.say(f"  {seconds:10.1f}  {what}")
     return report
 
 

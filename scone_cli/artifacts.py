@@ -198,8 +198,11 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def staging_folder(target: Path, expected_fingerprint: str) -> Path:
+def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True) -> Path:
     """The hidden folder in which an artifact with this fingerprint is built, created or found as a crash left it.
+
+    With `lasting` false the caller does not wait for the disk (fsync) before it takes a file for finished: a process that
+    is killed loses nothing by that, but if the machine was restarted meanwhile, what it left is not used.
 
     What a crash left and nothing will continue is removed: staging folders of other fingerprints, replaced artifacts.
 
@@ -217,8 +220,23 @@ def staging_folder(target: Path, expected_fingerprint: str) -> Path:
         elif leftover != staging or _is_replaced(staging, expected_fingerprint):
             shutil.rmtree(leftover, ignore_errors=True)
     _check_replaceable(target)
+    if not lasting:
+        _forget_after_restart(staging)
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
     return staging
+
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere unfinished work does not outlive its process
+
+
+def _forget_after_restart(staging: Path) -> None:
+    """Remove what was left before the machine was last started."""
+    boot = _BOOT_ID.read_bytes() if _BOOT_ID.exists() else os.urandom(16)
+    note = staging / SCRATCH / "boot-id"
+    if staging.is_dir() and not (note.is_file() and note.read_bytes() == boot):
+        shutil.rmtree(staging)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, boot)
 
 
 def _staging_name(target: Path, expected_fingerprint: str) -> str:

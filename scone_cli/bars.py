@@ -57,7 +57,9 @@ class Piece:
         return f"{rate}, {seconds_text((self.total - self.done) * elapsed / progressed)} left"
 
     def end_line(self) -> str:
-        """What is kept of it when it has ended."""
+        """What is kept of it when it has ended; of nothing to do, what there is to say."""
+        if self.total == 0 and self.detail:
+            return f"{self.what}: {self.detail}"
         took = seconds_text((self.ended or self.started) - self.started)
         return _joined(f"{self.what}: done", f"{quantity_text(self.done, self.unit)} in {took}", self.detail)
 

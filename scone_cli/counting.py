@@ -1,190 +1,304 @@
-"""Counting n-grams over token shards by idempotent hash buckets (paper, section 3.1).
+"""Counting n-grams by idempotent tasks over files (paper, section 3.1): deal, count, merge.
 
-For n = 2..K: *map* turns a shard into one file of locally combined counts, grouped in buckets by key hash; *reduce* turns
-a bucket of all shards into the sorted counts of its frequent n-grams; the frequent n-grams get their ids, and *relabel*
-writes, for the next n, which of them ends at each position. Every step is a plain function from files to one file that
-appears whole: what is there need not be done again, so a run that was killed goes on where it was.
+*Deal* turns a shard of tokens into records, grouped in buckets by their first two tokens. *Count* reads a group of buckets
+of all shards and writes a run: its frequent n-grams of every length, in order. *Merge* turns the runs of one length into
+`counts/n=<n>.parquet`. Each is a plain function from files to files that appear whole, and does nothing if they are
+there: a task can be given up, done again, or done by another executor.
+
+The scans of the paper, one a length, become one: all n-grams that begin with the same two tokens meet in one bucket.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from scone_cli.artifacts import write_parquet
-from scone_cli.corpus import TRAIN, iter_shards
-from scone_cli.errors import SconeError
-from scone_cli.ngrams import NONE, U32, U64, count_shard, hash_table, merge_counts, relabel_shard
-from scone_cli.progress import Progress
-from scone_cli.schemas import counts_schema
+from scone_cli.corpus import TRAIN
+from scone_cli.dealing import U32, Dealer, Records, count_tokens, record_dtype
+from scone_cli.errors import DamagedArtifact
+from scone_cli.merging import appearing, merge_runs, num_rows, write_counts, write_run
+from scone_cli.ordering import Ngrams, in_order
+from scone_cli.plan import CountingPlan
+from scone_cli.pool import Pool, Task
+from scone_cli.progress import Clock, Progress, Seconds
+from scone_cli.tallying import count_buckets, count_large_bucket
 
-NUM_BUCKETS = 64  # of one shard: small enough for a bucket's hash table to fit the cache
+if TYPE_CHECKING:
+    from scone_cli.corpus import TokenStream
 
-_ENTRY = np.dtype([("key", np.uint64), ("count", np.uint64), ("docs", np.uint32)])
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class FrequentNgrams:
-    """All n-grams of one length with at least the minimum count, in lexicographic order of their tokens.
+class CountingJob:
+    """What all tasks of one count share.
 
-    tokens uint32 [M, n], counts uint64 [M], docs uint32 [M] (documents that hold it).
+    Attributes:
+        scratch: the folder in which the work lies.
+        num_tokens: size of the token vocabulary.
+        excluded: token ids that no n-gram may hold.
+        max_n, min_count, min_docs: lengths 2..max_n, and the occurrences and documents that make an n-gram frequent.
+        plan: how the work is cut up; no result depends on it.
     """
 
-    tokens: U32
-    counts: U64
-    docs: U32
+    scratch: Path
+    num_tokens: int
+    excluded: tuple[int, ...]
+    max_n: int
+    min_count: int
+    min_docs: int
+    plan: CountingPlan
 
-    def write(self, path: Path) -> None:
-        """Write `counts/n=<n>.parquet`: by count descending, then tokens ascending."""
-        order = np.argsort(-self.counts.astype(np.int64), kind="stable")
-        schema = counts_schema(self.tokens.shape[1])
-        columns = [
-            pa.FixedSizeListArray.from_arrays(self.tokens[order].ravel(), type=schema.field("tokens").type),
-            pa.array(self.counts[order]),
-            pa.array(self.docs[order]),
-        ]
-        write_parquet(path, schema, pa.Table.from_arrays(columns, schema=schema))
+    @classmethod
+    def begin(
+        cls,
+        scratch: Path,
+        num_tokens: int,
+        excluded: Sequence[int],
+        max_n: int,
+        min_count: int,
+        min_docs: int,
+        plan: CountingPlan,
+    ) -> CountingJob:
+        """A job, or the rest of one that was interrupted: what was dealt then stays in the buckets of then."""
+        note = scratch / "bits"
+        if not note.exists():
+            with appearing(note) as file:
+                file.write(str(plan.bits).encode())
+        plan = dataclasses.replace(plan, bits=int(note.read_bytes()))
+        return cls(scratch, num_tokens, tuple(excluded), max_n, min_count, min_docs, plan)
+
+    def then(self, name: str, stream: TokenStream) -> None:
+        """Deal the train documents of a part that was just written: the task that follows tokenising it."""
+        deal(self, name, stream.tokens, (stream.starts[:-1], stream.starts[1:]), Seconds())
 
 
 def count_ngrams(
-    tokens_folder: Path, scratch: Path, max_n: int, min_count: int, progress: Progress
-) -> Iterator[FrequentNgrams]:
-    """Yield the frequent n-grams of the train split for n = 2..max_n, shortest first.
+    job: CountingJob, parts: Sequence[tuple[Path, str | None]], out: Path, pool: Pool, progress: Progress
+) -> tuple[list[dict[str, int]], Seconds]:
+    """Count the train split of the tokens in `parts` (path, and SHA-256 to check) into `out/n=1..max_n.parquet`.
 
-    An n-gram never crosses a document boundary. `scratch` holds the work of a run so far; it may be removed afterwards.
+    Returns n, n-grams and their occurrences for every length from 2 on, and the seconds all processes spent on what.
 
     Raises:
-        SconeError: there are more frequent n-grams of one length than 32 bits can number.
+        DamagedArtifact: a part is not what its hash says.
     """
-    shards = _unpack(tokens_folder, scratch, progress)
-    shorter: U32 | None = None
-    for n in range(2, max_n + 1):
-        level = scratch / f"n={n}"
-        level.mkdir(exist_ok=True)
-        label = f"counting {n}-grams"
-        steps = Steps(progress, label, 2 * len(shards) + NUM_BUCKETS)
-        steps.run([partial(_map, shard, level, n) for shard in shards])
-        steps.run([partial(_reduce, bucket, shards, level, min_count) for bucket in range(NUM_BUCKETS)])
-        frequent = np.concatenate([np.load(level / f"bucket-{bucket:03d}.npy") for bucket in range(NUM_BUCKETS)])
-        frequent.sort(order="key")
-        if frequent.size >= NONE:
-            raise SconeError(
-                f"{frequent.size:,} different {n}-grams occur {min_count:,} times or more", "raise --min-count"
-            )
-        if n < max_n:
-            table = hash_table(np.ascontiguousarray(frequent["key"]))
-            steps.run([partial(_relabel, shard, level, n, table) for shard in shards])
-        prefix, last = frequent["key"] >> np.uint64(32), (frequent["key"] & np.uint64(NONE)).astype(np.uint32)
-        heads = prefix.astype(np.uint32)[:, None] if shorter is None else shorter[prefix]
-        shorter = np.concatenate([heads, last[:, None]], axis=1)
-        steps.finish(f"{frequent.size:,} frequent")
-        yield FrequentNgrams(shorter, frequent["count"].copy(), frequent["docs"].copy())
+    spent = Seconds()
+    names = [path.name for path, _ in parts]
+    missing = [(path, sha256) for path, sha256 in parts if not _dealt(job, path.name).exists()]
+    sizes = {path: path.stat().st_size for path, _ in parts}
+    done, total = sum(sizes.values()) - sum(sizes[path] for path, _ in missing), sum(sizes.values())
+    progress("dealing n-grams into buckets", done, total, "B")
+    for number, seconds in pool.run((deal_part, (job, path, sha256)) for path, sha256 in missing):
+        spent += seconds
+        done += sizes[missing[number][0]]
+        progress("dealing n-grams into buckets", done, total, "B")
+    ranges = job.plan.groups(_bucket_sizes(job, names))
+    frequent = np.zeros(job.max_n + 1, np.int64)
+    progress("counting buckets", 0, len(ranges), "groups")
+    tasks: Iterator[Task] = ((count_group, (job, names, first, last)) for first, last in ranges)
+    for num_done, (_, (found, seconds)) in enumerate(pool.run(tasks), 1):
+        spent += seconds
+        frequent += found
+        progress("counting buckets", num_done, len(ranges), "groups", f"{int(frequent.sum()):,} frequent n-grams")
+    lengths = sorted(range(2, job.max_n + 1), key=lambda n: -frequent[n])  # the longest work first
+    rows_done, rows = 0, int(frequent.sum())
+    progress("putting n-grams in order", 0, rows, "n-grams")
+    occurrences = {}
+    for number, (total_count, seconds) in pool.run(
+        (merge_runs, ([_run(job, *each, n) for each in ranges], n, out / f"n={n}.parquet", job.plan.merge_rows))
+        for n in lengths
+    ):
+        spent += seconds
+        rows_done += int(frequent[lengths[number]])
+        occurrences[lengths[number]] = total_count
+        progress("putting n-grams in order", rows_done, rows, "n-grams")
+    _write_unigrams(job, names, out)
+    kept = [{"n": n, "n-grams": int(frequent[n]), "occurrences": occurrences[n]} for n in range(2, job.max_n + 1)]
+    return kept, spent
 
 
-class Steps:
-    """Runs tasks on all cores and counts them towards one line of progress."""
-
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
-        self.progress, self.what, self.total, self.done = progress, what, total, 0
-        progress(what, 0, total, "tasks")
-
-    def run(self, tasks: list[Callable[[], None]]) -> None:
-        """Run independent tasks; the kernels release the GIL, so threads are enough."""
-        with ThreadPoolExecutor(_num_cores()) as pool:
-            try:
-                for future in [pool.submit(task) for task in tasks]:
-                    future.result()
-                    self.done += 1
-                    self.progress(self.what, min(self.done, self.total - 1), self.total, "tasks")
-            except BaseException:  # a full disk, a signal: end now, not after all that waits in the queue
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def finish(self, detail: str) -> None:
-        """Report the line as complete."""
-        self.progress(self.what, self.total, self.total, "tasks", detail)
+# ---- the tasks ---------------------------------------------------------------------------------------------------
 
 
-def _num_cores() -> int:
-    """The cores that this process may use, which in a container or under `taskset` are fewer than there are."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def deal_part(job: CountingJob, path: Path, sha256: str | None) -> Seconds:
+    """Deal the train documents of one part of `tokens/`."""
+    seconds = Seconds()
+    clock = Clock(seconds)
+    with path.open("rb") as file:
+        content = file.read()
+    if sha256 is not None:
+        _check(path, content, sha256)
+    table = pq.ParquetFile(pa.BufferReader(content)).read(["split", "tokens"], use_threads=False)
+    lists = table.column("tokens").combine_chunks()
+    starts = lists.offsets.to_numpy().astype(np.int64)
+    is_train = np.array(table.column("split").to_pylist()) == TRAIN
+    clock("reading tokens")
+    return deal(job, path.name, lists.values.to_numpy(), (starts[:-1][is_train], starts[1:][is_train]), seconds)
 
 
-# ---- the tasks: files in, one file out ---------------------------------------------------------------------------
+def _check(path: Path, content: bytes, sha256: str) -> None:
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise DamagedArtifact(
+            f"{path}: SHA-256 {found[:16]}…, the manifest says {sha256[:16]}…",
+            "make it again: scone count-ngrams CORPUS --force",
+        )
 
 
-def _unpack(tokens_folder: Path, scratch: Path, progress: Progress) -> list[Path]:
-    """Lay the train split of each part out as plain arrays that the tasks can map; returns a path stem for each."""
-    parts = sorted(tokens_folder.glob("part-*.parquet"))
-    stems = [scratch / f"shard-{number:05d}" for number in range(len(parts))]
-    if not all(stem.with_suffix(".starts.npy").exists() for stem in stems):
-        progress("unpacking tokens", 0, len(parts), "shards")
-        for number, (_, stream) in enumerate(iter_shards(tokens_folder, TRAIN)):
-            _save(stems[number].with_suffix(".tokens.npy"), stream.tokens)
-            _save(stems[number].with_suffix(".starts.npy"), stream.starts)
-            progress("unpacking tokens", number + 1, len(parts), "shards")
-    return stems
+def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], seconds: Seconds) -> Seconds:
+    """Deal the documents tokens[first:last] of the shard `name` into the buckets' records, a block at a time."""
+    mark = _dealt(job, name)
+    if mark.exists():
+        return seconds
+    clock = Clock(seconds)
+    dtype = record_dtype(job.num_tokens)
+    small: Any = tokens.astype(dtype, copy=False)
+    excluded = np.zeros(job.num_tokens, np.uint8)
+    excluded[list(job.excluded)] = 1
+    dealer = Dealer.of(small, documents, excluded, job.max_n, job.plan.bits)
+    unigrams = count_tokens(small, documents, job.num_tokens)
+    clock("packing tokens")
+    size = min(job.plan.block_tokens, max(1, small.size))
+    where, records = _block_room(job.plan.block_tokens, job.max_n + 1, np.dtype(dtype).name)
+    all_offsets = []
+    for block, begin in enumerate(range(0, max(1, small.size), size)):
+        offsets = dealer.deal(begin, min(begin + size, small.size), where, records)
+        clock("dealing records")
+        with appearing(_records(job, name, block)) as file:
+            records[: offsets[-1]].tofile(file)
+        all_offsets.append(offsets)
+        clock("writing records")
+    with appearing(mark) as file:
+        np.save(file, np.array(all_offsets))
+        for column in unigrams:
+            np.save(file, column)
+    clock("writing records")
+    return seconds
 
 
-def _load_shard(shard: Path, level: Path, n: int) -> tuple[Any, Any, Any]:
-    tokens = np.load(shard.with_suffix(".tokens.npy"), mmap_mode="r")
-    starts = np.load(shard.with_suffix(".starts.npy"))
-    prefixes = tokens if n == 2 else np.load(level.with_name(f"n={n - 1}") / f"{shard.name}.ids.npy", mmap_mode="r")
-    return tokens, starts, prefixes
+@functools.lru_cache(maxsize=1)
+def _block_room(block_tokens: int, width: int, dtype: str) -> tuple[U32, Records]:
+    """Scratch that a process uses again and again: memory that is new costs as much as what is done in it."""
+    return np.empty(block_tokens, np.uint32), np.empty((block_tokens, width), dtype)
 
 
-def _map(shard: Path, level: Path, n: int) -> None:
-    path = level / f"{shard.name}.counts.npy"
-    if path.exists():
-        return
-    found = count_shard(*_load_shard(shard, level, n), n, NUM_BUCKETS)
-    _save(level / f"{shard.name}.offsets.npy", found.offsets)
-    _save(path, _entries(found.keys, found.counts, found.docs))
+def count_group(job: CountingJob, names: Sequence[str], first: int, last: int) -> tuple[npt.NDArray[np.int64], Seconds]:
+    """Count the buckets first..last - 1 of all shards into a run; returns how many n-grams of each length it has."""
+    seconds = Seconds()
+    marks = [_run(job, first, last, n) for n in range(2, job.max_n + 1)]
+    if not all(mark.exists() for mark in marks):
+        clock = Clock(seconds)
+        segments = [
+            (_records(job, name, block), offsets[first : last + 1])
+            for name in names
+            for block, offsets in enumerate(_offsets(job, name))
+        ]
+        limits = (job.max_n, job.min_count, job.min_docs)
+        num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
+        if num_records > job.plan.group_records:
+            levels = count_large_bucket(lambda: _pieces(job, segments), *limits)
+            clock("counting")
+        else:
+            records, bounds = _read_group(job, segments, num_records)
+            clock("reading records")
+            levels = count_buckets(records, bounds, *limits)
+            clock("counting")
+        for mark, ngrams in zip(marks, levels, strict=True):
+            write_run(mark, ngrams)
+        clock("writing runs")
+    found = np.zeros(job.max_n + 1, np.int64)
+    found[2:] = [num_rows(mark, n) for n, mark in enumerate(marks, 2)]
+    return found, seconds
 
 
-def _reduce(bucket: int, shards: list[Path], level: Path, min_count: int) -> None:
-    path = level / f"bucket-{bucket:03d}.npy"
-    if path.exists():
-        return
-    pieces = []
-    for shard in shards:
-        first, last = np.load(level / f"{shard.name}.offsets.npy")[bucket : bucket + 2]
-        pieces.append(np.load(level / f"{shard.name}.counts.npy", mmap_mode="r")[first:last])
-    whole = np.concatenate(pieces)
-    keys, counts, docs = (np.ascontiguousarray(whole[name]) for name in ("key", "count", "docs"))
-    _save(path, _entries(*merge_counts(keys, counts, docs, min_count)))
+def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_records: int) -> tuple[Records, I64]:
+    """The records of a group, segment after segment, and where each bucket of a segment begins among them."""
+    width, dtype = job.max_n + 1, np.dtype(record_dtype(job.num_tokens))
+    room = _group_room(max(job.plan.group_records, 1) * width, dtype.name)
+    filled, bounds = 0, []
+    for path, offsets in segments:
+        size = int(offsets[-1] - offsets[0]) * width
+        with path.open("rb", buffering=0) as file:
+            file.seek(int(offsets[0]) * width * dtype.itemsize)
+            _read_into(file, room[filled : filled + size])
+        bounds.append(filled // width + offsets - offsets[0])
+        filled += size
+    return room[: num_records * width].reshape(num_records, width), np.array(bounds)
 
 
-def _relabel(shard: Path, level: Path, n: int, table: tuple[U64, U32]) -> None:
-    path = level / f"{shard.name}.ids.npy"
-    if not path.exists():
-        _save(path, relabel_shard(*_load_shard(shard, level, n), n, table))
+@functools.lru_cache(maxsize=1)
+def _group_room(size: int, dtype: str) -> Any:
+    return np.empty(size, dtype)
 
 
-def _entries(keys: U64, counts: U64, docs: U32) -> npt.NDArray[np.void]:
-    entries = np.empty(keys.size, _ENTRY)
-    entries["key"], entries["count"], entries["docs"] = keys, counts, docs
-    return entries
+def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[Records]:
+    """The records of one bucket, no more at a time than there is memory for."""
+    width, dtype = job.max_n + 1, np.dtype(record_dtype(job.num_tokens))
+    for path, offsets in segments:
+        with path.open("rb", buffering=0) as file:
+            file.seek(int(offsets[0]) * width * dtype.itemsize)
+            for begin in range(int(offsets[0]), int(offsets[-1]), job.plan.piece_records):
+                records = np.empty((min(job.plan.piece_records, int(offsets[-1]) - begin), width), dtype)
+                _read_into(file, records.reshape(-1))
+                yield records
 
 
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array so that `path` never holds half of it."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut leaves the name with nothing in it, and that is taken for finished
-    beside.replace(path)
+def _write_unigrams(job: CountingJob, names: Sequence[str], out: Path) -> None:
+    """Every token of the train split, however rare: what the n-grams are measured against."""
+    counts, docs = np.zeros(job.num_tokens, np.uint64), np.zeros(job.num_tokens, np.uint32)
+    for name in names:
+        with _dealt(job, name).open("rb") as file:
+            np.load(file)
+            counts += np.load(file)
+            docs += np.load(file)
+    ids = np.flatnonzero(counts)
+    write_counts(out / "n=1.parquet", in_order(Ngrams(ids.astype(np.uint32)[:, None], counts[ids], docs[ids])))
+
+
+# ---- the files between the tasks ---------------------------------------------------------------------------------
+
+
+def _dealt(job: CountingJob, name: str) -> Path:
+    """Written last, when a shard has been dealt: the blocks' offsets, and counts and documents of single tokens."""
+    return job.scratch / f"{name}.dealt"
+
+
+def _records(job: CountingJob, name: str, block: int) -> Path:
+    return job.scratch / f"{name}.{block}.records"
+
+
+def _run(job: CountingJob, first: int, last: int, n: int) -> Path:
+    return job.scratch / f"run-{first}-{last}.n={n}"
+
+
+def _offsets(job: CountingJob, name: str) -> I64:
+    """Where each bucket begins in each block of a shard: [blocks, buckets + 1]."""
+    offsets: I64 = np.load(_dealt(job, name))
+    return offsets
+
+
+def _bucket_sizes(job: CountingJob, names: Sequence[str]) -> I64:
+    """Records in each bucket, of all shards together."""
+    sizes = np.zeros(1 << job.plan.bits, np.int64)
+    for name in names:
+        sizes += np.diff(_offsets(job, name)).sum(axis=0)
+    return sizes
+
+
+def _read_into(file: BinaryIO, array: Any) -> None:
+    """Fill an array from where the file stands; the system may give less than was asked for at a time."""
+    view = memoryview(array).cast("B")
+    while view:
+        size = file.readinto(view)  # type: ignore[attr-defined] # an unbuffered file has it
+        assert size, "a file of records ends too early"
+        view = view[size:]

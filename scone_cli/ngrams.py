@@ -1,10 +1,7 @@
-"""Kernels over token ids: counting frequent n-grams, the index of the f-grams, and longest-suffix matching.
+"""Kernels that find f-grams in a text: the index of the f-grams, and longest-suffix matching.
 
-All of it rests on one fact: an n-gram is (its prefix, its last token). With a 32-bit id for the prefix, `prefix << 32 |
-token` is an exact 64-bit key for every n. Counting gives prefixes their lexicographic rank, so that key order is token
-order; the index gives them a *node*: node t < num_tokens is the single token t, node num_tokens + i is f-gram i.
-
-This module knows no files; `scone_cli.counting` drives the counting kernels over shards and buckets.
+An n-gram is its prefix and its last token: with a 32-bit *node* for the prefix, `node << 32 | token` is an exact 64-bit
+key for every n. Node t < num_tokens is the single token t, node num_tokens + i is f-gram i.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
-NONE = 0xFFFFFFFF  # no f-gram, no frequent n-gram
+NONE = 0xFFFFFFFF  # no f-gram
 _NONE = np.uint32(NONE)
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: its prefix would be NONE
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads consecutive ids over the high bits
@@ -95,146 +92,6 @@ def hash_table(keys: U64) -> tuple[U64, U32]:
     if _insert(slots, values, keys, 0):
         raise ValueError("the same n-gram twice")
     return slots, values
-
-
-# ---- counting ----------------------------------------------------------------------------------------------------
-
-
-@njit(nogil=True, cache=True)
-def _partition(tokens, starts, prefixes, n, num_buckets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Scatter the candidate keys of one shard into buckets, in order of position; returns keys, documents, offsets."""
-    offsets = np.zeros(num_buckets + 1, np.int64)
-    buckets = np.uint64(num_buckets)
-    for scatter in range(2):
-        if scatter == 1:
-            for bucket in range(num_buckets):
-                offsets[bucket + 1] += offsets[bucket]
-            keys = np.empty(offsets[num_buckets], np.uint64)
-            docs = np.empty(offsets[num_buckets], np.uint32)
-            ends = offsets.copy()
-        for doc in range(starts.size - 1):
-            for i in range(starts[doc] + 1, starts[doc + 1]):
-                if prefixes[i - 1] == _NONE or (n > 2 and prefixes[i] == _NONE):
-                    continue  # its prefix or its suffix is not frequent, so neither is it
-                key = np.uint64(prefixes[i - 1]) << _32 | np.uint64(tokens[i])
-                bucket = _slot(key, buckets)
-                if scatter == 1:
-                    keys[ends[bucket]] = key
-                    docs[ends[bucket]] = doc
-                    ends[bucket] += 1
-                else:
-                    offsets[bucket + _ONE] += 1
-    return keys, docs, offsets
-
-
-@njit(nogil=True, cache=True)
-def _combine(keys, docs, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Count equal keys bucket by bucket, in place: keys, counts, distinct documents, and the new offsets."""
-    widest = 0
-    for bucket in range(offsets.size - 1):
-        widest = max(widest, offsets[bucket + 1] - offsets[bucket])
-    slots = np.empty(2 * widest + 8, np.uint64)
-    where = np.empty(2 * widest + 8, np.int64)
-    counts = np.zeros(keys.size, np.uint64)
-    num_docs = np.zeros(keys.size, np.uint32)
-    last_doc = np.empty(keys.size, np.uint32)
-    new_offsets = np.zeros(offsets.size, np.int64)
-    end = 0
-    for bucket in range(offsets.size - 1):
-        capacity = np.uint64(2 * (offsets[bucket + 1] - offsets[bucket]) + 8)
-        slots[:capacity] = _EMPTY
-        for i in range(offsets[bucket], offsets[bucket + 1]):
-            key = keys[i]
-            at = (_hash(key) & _LOW) * capacity >> _32  # the low half: the high half is the same in the whole bucket
-            while slots[at] != _EMPTY and slots[at] != key:
-                at += _ONE
-                if at == capacity:
-                    at = np.uint64(0)
-            if slots[at] == _EMPTY:
-                slots[at] = key
-                where[at] = end
-                keys[end] = key  # end <= i: never overwrites a key that is still to be read
-                last_doc[end] = _NONE
-                end += 1
-            entry = where[at]
-            counts[entry] += _ONE
-            if last_doc[entry] != docs[i]:  # documents come in order, so one comparison counts distinct ones
-                last_doc[entry] = docs[i]
-                num_docs[entry] += 1
-        new_offsets[bucket + 1] = end
-    return keys[:end], counts[:end], num_docs[:end], new_offsets
-
-
-@njit(nogil=True, cache=True)
-def _merge(keys, counts, docs, min_count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Sum equal keys; keep those with at least `min_count`."""
-    capacity = np.uint64(2 * keys.size + 8)
-    slots = np.full(capacity, _EMPTY, np.uint64)
-    where = np.empty(capacity, np.int64)
-    end = 0
-    for i in range(keys.size):
-        at = (_hash(keys[i]) & _LOW) * capacity >> _32
-        while slots[at] != _EMPTY and slots[at] != keys[i]:
-            at += _ONE
-            if at == capacity:
-                at = np.uint64(0)
-        if slots[at] == _EMPTY:
-            slots[at] = keys[i]
-            where[at] = end
-            keys[end], counts[end], docs[end] = keys[i], counts[i], docs[i]
-            end += 1
-        else:
-            counts[where[at]] += counts[i]
-            docs[where[at]] += docs[i]
-    kept = 0
-    for i in range(end):
-        if counts[i] >= min_count:
-            keys[kept], counts[kept], docs[kept] = keys[i], counts[i], docs[i]
-            kept += 1
-    return keys[:kept], counts[:kept], docs[:kept]
-
-
-@njit(nogil=True, cache=True)
-def _relabel(tokens, starts, prefixes, n, slots, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """For each position the id of the frequent n-gram that ends there, or NONE."""
-    ids = np.full(tokens.size, _NONE, np.uint32)
-    for doc in range(starts.size - 1):
-        for i in range(starts[doc] + 1, starts[doc + 1]):
-            if prefixes[i - 1] != _NONE and (n == 2 or prefixes[i] != _NONE):
-                ids[i] = _lookup(slots, values, np.uint64(prefixes[i - 1]) << _32 | np.uint64(tokens[i]))
-    return ids
-
-
-@dataclass(frozen=True)
-class BucketCounts:
-    """Counts grouped in buckets by key hash: bucket b is [offsets[b], offsets[b + 1]) of the three columns."""
-
-    keys: U64
-    counts: U64
-    docs: U32
-    offsets: I64
-
-
-def count_shard(tokens: U32, starts: I64, prefixes: U32, n: int, num_buckets: int) -> BucketCounts:
-    """Count the candidate n-grams of one shard of documents.
-
-    `prefixes[i]` is the id of the frequent (n-1)-gram ending at position i, or NONE (for n = 2: the token itself);
-    documents are [starts[d], starts[d + 1]). No n-gram crosses a document boundary. Linear in the tokens.
-    """
-    keys, docs, offsets = _partition(tokens, starts, prefixes, n, num_buckets)
-    return BucketCounts(*_combine(keys, docs, offsets))
-
-
-def merge_counts(keys: U64, counts: U64, docs: U32, min_count: int) -> tuple[U64, U64, U32]:
-    """Sum the counts of one bucket over all shards (overwriting the arguments), keep `min_count` and more, sort by key."""
-    keys, counts, docs = _merge(keys, counts, docs, min_count)
-    order = np.argsort(keys)
-    return keys[order], counts[order], docs[order]
-
-
-def relabel_shard(tokens: U32, starts: I64, prefixes: U32, n: int, table: tuple[U64, U32]) -> U32:
-    """The id of the frequent n-gram ending at each position, or NONE: the `prefixes` of the scan for n + 1."""
-    return _relabel(tokens, starts, prefixes, n, *table)  # type: ignore[no-any-return]
 
 
 # ---- matching ----------------------------------------------------------------------------------------------------

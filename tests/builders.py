@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from scone_cli.artifacts import Manifest, publish, staging_folder, write_parquet
 from scone_cli.corpus import TRAIN, TokenStream
-from scone_cli.counting import FrequentNgrams
+from scone_cli.counting import write_counts as write_in_order
 from scone_cli.model import ModelConfig, SconeModel
+from scone_cli.ordering import Ngrams
 from scone_cli.schemas import TOKENS
 from scone_cli.table import DTYPES, write_index, write_rows
 from scone_cli.trie import FgramTrie
@@ -73,7 +74,15 @@ def write_counts(folder: Path, documents: Documents, max_n: int, min_count: int)
         found = slow_counts(documents, n, min_count)
         columns = np.array(list(found.values()), np.uint64).reshape(-1, 2)
         tokens = np.array(list(found), np.uint32).reshape(-1, n)
-        FrequentNgrams(tokens, columns[:, 0], columns[:, 1].astype(np.uint32)).write(folder / f"n={n}.parquet")
+        counts_file(folder / f"n={n}.parquet", tokens, columns[:, 0], columns[:, 1])
+
+
+def counts_file(path: Path, tokens: npt.ArrayLike, counts: npt.ArrayLike, docs: npt.ArrayLike) -> None:
+    """Write n-grams [M, n], with occurrences and documents [M], in any order as one file of `counts/`."""
+    rows = np.asarray(tokens, np.uint32)
+    order = np.lexsort((*rows.T[::-1], -np.asarray(counts, np.int64)))
+    columns = np.asarray(counts, np.uint64)[order], np.asarray(docs, np.uint32)[order]
+    write_in_order(path, Ngrams(rows[order], *columns))
 
 
 def slow_ranking(documents: Documents, max_n: int, size: int, min_count: int) -> list[Fgram]:

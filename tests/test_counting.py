@@ -1,11 +1,11 @@
-"""Counting over shards, against a Counter; interrupted anywhere, spread over shards anyhow."""
+"""Counting over shards, against a Counter: however the work is cut up, spread over processes, or interrupted."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
-import os
-import threading
-import time
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,21 +15,33 @@ from builders import Documents, random_documents, slow_counts, write_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli import counting
+from scone_cli import merging
 from scone_cli.corpus import HELD_OUT, TRAIN
-from scone_cli.counting import count_ngrams
-from scone_cli.errors import SconeError
+from scone_cli.counting import CountingJob, count_ngrams
+from scone_cli.errors import DamagedArtifact
+from scone_cli.plan import CountingPlan
+from scone_cli.pool import Pool
 from scone_cli.progress import silent
 
 DOCUMENTS = random_documents(1, 5, [60, 0, 1, 40, 25, 70])
+LARGE, SMALL = 1_000_000, 3
+PLAN = CountingPlan(1, 2, LARGE, LARGE, LARGE, LARGE, 12, 0)
 
 
-def count(folder: Path, out: Path, max_n: int = 4, min_count: int = 2, progress=silent) -> dict[str, bytes]:
+def count(folder: Path, out: Path, max_n: int = 4, min_count: int = 2, **changes) -> dict[str, bytes]:
     """Count what is in `folder` and write it to `out`: the bytes of each file."""
+    tell, workers = changes.pop("progress", silent), changes.pop("workers", 1)
+    limits = [changes.pop(name, default) for name, default in (("excluded", ()), ("num_tokens", 5), ("min_docs", 1))]
+    plan = dataclasses.replace(PLAN, **changes)
     (out / "work").mkdir(parents=True, exist_ok=True)
-    for frequent in count_ngrams(folder, out / "work", max_n, min_count, progress):
-        frequent.write(out / f"n={frequent.tokens.shape[1]}.parquet")
+    job = CountingJob.begin(out / "work", limits[1], limits[0], max_n, min_count, limits[2], plan)
+    with Pool(workers) as pool:
+        count_ngrams(job, [(path, None) for path in sorted(folder.glob("part-*"))], out, pool, tell)
     return {path.name: path.read_bytes() for path in sorted(out.glob("n=*.parquet"))}
+
+
+def rows_of(path: Path) -> list[dict[str, object]]:
+    return pq.ParquetFile(path).read().to_pylist()
 
 
 def write_shards(folder: Path, shards: Sequence[Documents]) -> Path:
@@ -45,13 +57,7 @@ def tokens(tmp_path):
     return write_shards(tmp_path / "tokens", [DOCUMENTS[:1], DOCUMENTS[1:3], DOCUMENTS[3:]])
 
 
-@pytest.fixture
-def few_buckets(monkeypatch):
-    """Few enough that an interruption at every file can be tried."""
-    monkeypatch.setattr(counting, "NUM_BUCKETS", 2)
-
-
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=40)
 @given(
     shards=st.lists(
         st.lists(
@@ -60,128 +66,153 @@ def few_buckets(monkeypatch):
         min_size=1,
         max_size=3,
     ),
-    max_n=st.integers(2, 5),
+    max_n=st.integers(2, 8),
     min_count=st.integers(1, 3),
-    num_buckets=st.sampled_from([1, 3, 8]),
+    min_docs=st.integers(1, 2),
+    excluded=st.sets(st.integers(0, 2), max_size=1),
+    num_tokens=st.sampled_from([3, 1 << 16]),
+    bits=st.integers(1, 3),
+    sizes=st.tuples(*[st.sampled_from([SMALL, LARGE])] * 4),
 )
-def test_counts_are_those_of_a_counter(tmp_path_factory, shards, max_n, min_count, num_buckets):
+def test_counts_are_those_of_a_counter(
+    tmp_path_factory, shards, max_n, min_count, min_docs, excluded, num_tokens, bits, sizes
+):
     folder = tmp_path_factory.mktemp("count")
     for number, shard in enumerate(shards):
         write_part(folder, number, [document for document, _ in shard], [split for _, split in shard])
+    cut_up = dict(zip(["block_tokens", "group_records", "piece_records", "merge_rows"], sizes, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counting, "NUM_BUCKETS", num_buckets)
-        count(folder, folder / "out", max_n, min_count)
+        patch.setattr(merging, "_SAMPLED", 1)
+        limits = {"min_docs": min_docs, "excluded": tuple(excluded), "num_tokens": num_tokens}
+        count(folder, folder / "out", max_n, min_count, bits=bits, **limits, **cut_up)
     train = [document for shard in shards for document, split in shard if split == TRAIN]
-    for n in range(2, max_n + 1):
-        found = slow_counts(train, n, min_count)
+    for n in range(1, max_n + 1):
+        found = slow_counts(train, n, min_count if n > 1 else 1)
+        if n > 1:
+            found = {
+                gram: (count, docs)
+                for gram, (count, docs) in found.items()
+                if docs >= min_docs and not excluded & set(gram)
+            }
         expected = [
             {"tokens": list(gram), "count": found[gram][0], "docs": found[gram][1]}
             for gram in sorted(found, key=lambda gram: (-found[gram][0], gram))
         ]
-        assert pq.ParquetFile(folder / "out" / f"n={n}.parquet").read().to_pylist() == expected
-
-
-def test_yields_in_token_order(tokens, tmp_path):
-    for frequent in count_ngrams(tokens, tmp_path, 4, 2, silent):
-        rows = frequent.tokens.tolist()
-        assert rows == sorted(rows)
-        assert len(rows) > 5
+        assert rows_of(folder / "out" / f"n={n}.parquet") == expected
 
 
 def test_an_ngram_of_two_documents_is_not_counted(tmp_path):
-    tokens = write_shards(tmp_path / "tokens", [[[1, 2], [3, 4]], [[5, 6]]])
-    [frequent] = count_ngrams(tokens, tmp_path, 2, 1, silent)
-    assert frequent.tokens.tolist() == [[1, 2], [3, 4], [5, 6]]
+    tokens = write_shards(tmp_path / "tokens", [[[1, 2], [3, 4]], [[0, 1]]])
+    count(tokens, tmp_path, 2, 1)
+    assert [row["tokens"] for row in rows_of(tmp_path / "n=2.parquet")] == [[0, 1], [1, 2], [3, 4]]
 
 
-def test_how_documents_are_spread_over_shards_does_not_matter(tokens, tmp_path):
+def test_a_count_by_hand(tmp_path):
+    tokens = write_shards(tmp_path / "tokens", [[[0, 1, 0, 1, 0], [0, 1]], [[1, 0]]])
+    count(tokens, tmp_path, 3, 2)
+    assert [tuple(row.values()) for row in rows_of(tmp_path / "n=1.parquet")] == [([0], 5, 3), ([1], 4, 3)]
+    assert [tuple(row.values()) for row in rows_of(tmp_path / "n=2.parquet")] == [([0, 1], 3, 2), ([1, 0], 3, 2)]
+    assert [tuple(row.values()) for row in rows_of(tmp_path / "n=3.parquet")] == [([0, 1, 0], 2, 1)]
+
+
+def test_neither_the_spread_over_shards_nor_the_plan_nor_the_workers_matter(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "ROW_GROUP", 10)
+    monkeypatch.setattr(merging, "_SAMPLED", 2)
+    expected = count(tokens, tmp_path / "out")
+    assert len(expected) == 4
+    assert pq.ParquetFile(tmp_path / "out" / "n=3.parquet").num_row_groups > 3
     one = write_shards(tmp_path / "one", [DOCUMENTS])
     reversed_ = write_shards(tmp_path / "many", [[document] for document in reversed(DOCUMENTS)])
-    expected = count(tokens, tmp_path / "out")
-    assert len(expected) == 3
     assert count(one, tmp_path / "out-of-one") == expected
     assert count(reversed_, tmp_path / "out-of-many") == expected
+    small = {"block_tokens": 7, "group_records": 20, "piece_records": 5, "merge_rows": 6}
+    assert count(tokens, tmp_path / "out-of-small", bits=4, **small) == expected
 
 
-@pytest.mark.usefixtures("few_buckets")
-def test_a_run_killed_at_any_file_goes_on_to_the_same_result(tokens, tmp_path, monkeypatch):
+def test_worker_processes_count_the_same(tokens, tmp_path):
+    expected = count(tokens, tmp_path / "out")
+    assert count(tokens, tmp_path / "out-of-two", workers=2, group_records=50) == expected
+
+
+def test_a_run_killed_at_any_file_goes_on_to_the_same_result_with_another_plan(tokens, tmp_path, monkeypatch):
     expected = count(tokens, tmp_path / "whole", max_n=3)
-    save = counting._save
+    replace = Path.replace
     for allowed in itertools.count():
         numbers = itertools.count()
 
-        def stops(path, array, numbers=numbers, allowed=allowed):
+        def stops(path, target, numbers=numbers, allowed=allowed):
             if next(numbers) >= allowed:
-                path.with_name(f".{path.name}.tmp").write_bytes(b"half")
                 raise KeyboardInterrupt
-            save(path, array)
+            return replace(path, target)
 
         out = tmp_path / f"after-{allowed}"
-        monkeypatch.setattr(counting, "_save", stops)
+        monkeypatch.setattr(Path, "replace", stops)
         try:
             count(tokens, out, max_n=3)
         except KeyboardInterrupt:
-            monkeypatch.setattr(counting, "_save", save)
-            assert count(tokens, out, max_n=3) == expected
+            monkeypatch.setattr(Path, "replace", replace)
+            assert count(tokens, out, max_n=3, bits=3, group_records=30, block_tokens=9) == expected
         else:
             break
-    assert allowed == 2 * 3 + 2 * (2 * 3 + 2) + 3  # unpacked; counted and merged for n = 2, 3; relabelled for n = 2
+        shutil.rmtree(out)
+    assert allowed > 3 * 2 + 2 + 3  # three shards dealt, at least a run of each length, every length merged
 
 
-@pytest.mark.usefixtures("few_buckets")
 def test_what_is_there_is_not_done_again(tokens, tmp_path, monkeypatch):
-    expected, saved = count(tokens, tmp_path / "out"), []
-    save = counting._save
-    monkeypatch.setattr(counting, "_save", lambda path, array: (saved.append(path.name), save(path, array)))
-    work = tmp_path / "out" / "work"
-    for path in [path for kind in ("counts", "ids", "bucket-*") for path in work.rglob(f"*{kind}.npy")]:
-        saved.clear()
+    expected, made = count(tokens, tmp_path / "out"), []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (made.append(target.name), replace(path, target)))
+    assert count(tokens, tmp_path / "out") == expected
+    assert made == ["n=1.parquet"]
+    for path in [*(tmp_path / "out" / "work").glob("*.dealt"), *(tmp_path / "out").glob("n=[23].parquet")]:
+        made.clear()
         path.unlink()
         assert count(tokens, tmp_path / "out") == expected
-        assert set(saved) == {path.name, path.name.replace("counts", "offsets")}
+        again = [name for name in made if not name.endswith(".records")]
+        assert again == sorted({path.name, "n=1.parquet"}, key=lambda name: name == "n=1.parquet")
+
+
+def test_a_part_that_is_not_what_its_hash_says_is_damaged(tokens, tmp_path):
+    (tmp_path / "out" / "work").mkdir(parents=True)
+    job = CountingJob.begin(tmp_path / "out" / "work", 5, (), 3, 2, 1, PLAN)
+    parts = [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in sorted(tokens.glob("part-*"))]
+    with parts[1][0].open("r+b") as file:
+        file.seek(40)
+        file.write(bytes([parts[1][0].read_bytes()[40] ^ 1]))
+    with Pool(1) as pool, pytest.raises(DamagedArtifact, match=r"part-00001.parquet: SHA-256 .* the manifest says"):
+        count_ngrams(job, parts, tmp_path / "out", pool, silent)
 
 
 def test_progress_rises_to_its_total(tokens, tmp_path):
     told = []
     count(tokens, tmp_path / "out", progress=lambda what, done, total, *_: told.append((what, done, total)))
-    for n in range(2, 5):
-        done = [(done, total) for what, done, total in told if what == f"counting {n}-grams"]
+    pieces = list(dict.fromkeys(what for what, _, _ in told))
+    assert pieces == ["dealing n-grams into buckets", "counting buckets", "putting n-grams in order"]
+    for piece in pieces:
+        done = [(done, total) for what, done, total in told if what == piece]
         assert done == sorted(done)
         assert done[0][0] == 0
-        assert done[-1][0] == done[-1][1]
-
-
-def test_cores_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0: {3, 5}}[pid], raising=False)
-    monkeypatch.delattr(os, "process_cpu_count", raising=False)
-    assert counting._num_cores() == 2
-    monkeypatch.setattr(os, "process_cpu_count", lambda: 7, raising=False)
-    assert counting._num_cores() == 7
-    monkeypatch.delattr(os, "process_cpu_count")
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert counting._num_cores() == 64
-
-
-def test_tasks_run_on_that_many_threads(monkeypatch):
-    monkeypatch.setattr(counting, "_num_cores", lambda: 2)
-    used = set()
-    counting.Steps(silent, "x", 50).run([lambda: (time.sleep(0.001), used.add(threading.get_ident()))] * 50)
-    assert len(used) == 2
-
-
-def test_more_ngrams_than_ids_is_an_error(tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(counting, "NONE", 3)
-    with pytest.raises(SconeError, match="different 2-grams occur 2 times or more") as caught:
-        count(tokens, tmp_path / "out")
-    assert caught.value.hint == "raise --min-count"
+        assert done[-1][0] == done[-1][1] > 0
 
 
 def test_large_token_ids_are_exact(tmp_path):
-    large = 2**32 - 2
+    large = 70_000
     tokens = write_shards(tmp_path / "tokens", [[[large, 0, large, 0, large, large]]])
-    bigrams, trigrams = count_ngrams(tokens, tmp_path, 3, 1, silent)
-    assert bigrams.tokens.tolist() == [[0, large], [large, 0], [large, large]]
-    assert bigrams.counts.tolist() == [2, 2, 1]
-    assert trigrams.tokens.tolist() == [[0, large, 0], [0, large, large], [large, 0, large]]
-    assert trigrams.counts.tolist() == [1, 1, 2]
+    count(tokens, tmp_path, 3, 1, num_tokens=large + 1)
+    assert [list(row.values()) for row in rows_of(tmp_path / "n=2.parquet")] == [
+        [[0, large], 2, 1],
+        [[large, 0], 2, 1],
+        [[large, large], 1, 1],
+    ]
+    assert [row["tokens"] for row in rows_of(tmp_path / "n=3.parquet")] == [
+        [large, 0, large],
+        [0, large, 0],
+        [0, large, large],
+    ]
+
+
+def test_more_occurrences_than_the_filter_can_count(tmp_path):
+    tokens = write_shards(tmp_path / "tokens", [[[0] * 700, [1, 2] * 150]])
+    count(tokens, tmp_path, 4, 300)
+    assert [row["count"] for row in rows_of(tmp_path / "n=2.parquet")] == [699]
+    assert [row["count"] for row in rows_of(tmp_path / "n=4.parquet")] == [697]

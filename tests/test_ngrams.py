@@ -1,4 +1,4 @@
-"""The kernels: hash tables, counts of a shard and of a bucket, longest match."""
+"""The kernels: hash tables and the longest match."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from builders import random_documents, slow_matches, slow_ranking, stream_of, tr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli.ngrams import NONE, FgramIndex, count_shard, hash_table, merge_counts, relabel_shard
+from scone_cli.ngrams import NONE, FgramIndex, hash_table
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 3), max_size=20), min_size=1, max_size=6)
 
@@ -44,49 +44,6 @@ def test_a_hash_table_holds_every_key_once(size):
     used = slots != np.uint64(2**64 - 1)
     assert dict(zip(slots[used], values[used], strict=True)) == {key: i for i, key in enumerate(keys)}
     assert slots.nbytes + values.nbytes <= 16 * size + 12 * 8
-
-
-# ---- counting ----------------------------------------------------------------------------------------------------
-
-
-def test_counting_and_relabelling_worked_by_hand():
-    """Documents 1 2 1 2 | 1 2 | 2: the bigram 1 2 occurs three times in two documents, 2 1 once; none crosses a `|`."""
-    tokens, starts = np.array([1, 2, 1, 2, 1, 2, 2], np.uint32), np.array([0, 4, 6, 7])
-    found = count_shard(tokens, starts, tokens, 2, num_buckets=8)
-    counts = {
-        (int(key) >> 32, int(key) & NONE): (int(count), int(docs))
-        for key, count, docs in zip(found.keys, found.counts, found.docs, strict=True)
-    }
-    assert counts == {(1, 2): (3, 2), (2, 1): (1, 1)}
-    assert found.offsets[0] == 0
-    assert found.offsets[-1] == 2
-
-    keys, _, _ = merge_counts(found.keys, found.counts, found.docs, 2)
-    ids = relabel_shard(tokens, starts, tokens, 2, hash_table(keys))
-    assert ids.tolist() == [NONE, 0, NONE, 0, NONE, 0, NONE]
-
-    # No trigram is a candidate: 1 2 1 and 2 1 2 hold 2 1, which is not frequent.
-    assert count_shard(tokens, starts, ids, 3, num_buckets=8).keys.size == 0
-
-
-def test_a_key_is_in_the_same_bucket_of_every_shard():
-    tokens = np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint32)
-    buckets = []
-    for part in (tokens[:2000], tokens[2000:]):
-        found = count_shard(part, np.array([0, 2000]), part, 2, num_buckets=8)
-        number = np.repeat(np.arange(8), np.diff(found.offsets))
-        buckets.append(dict(zip(found.keys.tolist(), number.tolist(), strict=True)))
-    both = buckets[0].keys() & buckets[1].keys()
-    assert len(both) > 500
-    assert all(buckets[0][key] == buckets[1][key] for key in both)
-    assert len(set(buckets[0].values())) == 8
-
-
-def test_merging_adds_up_drops_the_rare_and_sorts():
-    keys = np.array([7, 3, 9, 7, 9, 9], np.uint64)
-    counts, docs = np.array([1, 5, 1, 2, 1, 1], np.uint64), np.array([1, 4, 1, 1, 1, 1], np.uint32)
-    merged = merge_counts(keys, counts, docs, 3)
-    assert [column.tolist() for column in merged] == [[3, 7, 9], [5, 3, 3], [4, 2, 3]]
 
 
 # ---- matching ----------------------------------------------------------------------------------------------------

@@ -7,12 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from builders import Documents, Fgram, random_documents, slow_counts, write_counts, write_part
+from builders import Documents, Fgram, counts_file, random_documents, slow_counts, write_counts, write_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scone_cli import selection
-from scone_cli.counting import FrequentNgrams
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.selection import RULES, read_counts
 from scone_cli.stages.select_vocab import SelectVocab
@@ -105,8 +104,7 @@ def test_unigram_counts_come_with_the_counts_or_from_the_tokens(workspace, monke
     assert without == slow_ranking(DOCUMENTS, MAX_N, 1, "gain")
     found = sorted(Counter(token for document in DOCUMENTS for token in document).items(), key=lambda x: (-x[1], x[0]))
     tokens, counts = np.array([[token] for token, _ in found], np.uint32), np.array([count for _, count in found])
-    unigrams = FrequentNgrams(tokens, counts.astype(np.uint64), np.ones(len(found), np.uint32))
-    unigrams.write(workspace / "counts" / "n=1.parquet")
+    counts_file(workspace / "counts" / "n=1.parquet", tokens, counts, np.ones(len(found)))
     monkeypatch.setattr(selection, "iter_shards", None)
     assert fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS, by="gain")) == without
     assert fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS)) == slow_ranking(
@@ -131,7 +129,7 @@ def test_counts_that_are_not_closed_are_damaged(tmp_path, lost):
     kept = (0, 1) if lost == "suffix" else (1, 2)
     assert kept in counts
     one = np.array([kept], np.uint32)
-    FrequentNgrams(one, np.array([3], np.uint64), np.array([3], np.uint32)).write(tmp_path / "n=2.parquet")
+    counts_file(tmp_path / "n=2.parquet", one, [3], [3])
     with pytest.raises(DamagedArtifact, match="prefix or suffix is not in n=2") as caught:
         read_counts(tmp_path, 3, 1, 1, 3)
     assert caught.value.hint == "run: scone count-ngrams CORPUS --force"

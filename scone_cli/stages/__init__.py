@@ -7,6 +7,7 @@ setting is declared, and what a run reports.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,17 @@ class Report:
     """What a run tells: where its artifact is, whether it was made or already there, and its findings.
 
     `summary` holds JSON values only: scalars are shown one a line, a list of flat dicts as a table. It is kept in the
-    artifact's manifest, so a run that finds everything up to date reports the same.
+    artifact's manifest, so a run that finds everything up to date reports the same. `seconds` is what all processes spent
+    on what, for who wants to know where the time went.
     """
 
     stage: str
     out: Path
     up_to_date: bool
     summary: dict[str, Any]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, out: Path, manifest: Manifest, up_to_date: bool) -> Report:
+    def of(cls, out: Path, manifest: Manifest, up_to_date: bool, seconds: Mapping[str, float] | None = None) -> Report:
         """The report of the artifact in `out`."""
-        return cls(manifest.stage, out, up_to_date, manifest.summary)
+        return cls(manifest.stage, out, up_to_date, manifest.summary, seconds or {})

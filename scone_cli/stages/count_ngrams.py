@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scone_cli.artifacts import SCRATCH, Manifest, check_files, fingerprint, publish, staging_folder, up_to_date
 from scone_cli.errors import BadSetting
 from scone_cli.preparing import STAGE, STAGE_VERSION, TokenSettings, prepare_tokens
 from scone_cli.progress import Progress
+from scone_cli.quantities import Quantity, parse_bytes
 from scone_cli.stages import Report, setting
 
 
@@ -19,6 +21,13 @@ class CountNgrams(TokenSettings):
 
     max_n: int = setting(5, "Longest n-gram counted (the paper's K).")
     min_count: int = setting(5, "Leave out n-grams that occur less often than this.")
+    min_docs: int = setting(1, "Leave out n-grams that occur in fewer documents than this: a floor for privacy.")
+    exclude_tokens: str | None = setting(None, "Token ids that no n-gram may hold, such as 0,13,50256.")
+    memory: Quantity | None = setting(
+        None,
+        "Most memory of all processes together, 512MiB or more.  [default: half of what is free]",
+        affects_result=False,
+    )
     workers: int | None = setting(None, "Worker processes.  [default: one a core]", affects_result=False)
     seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
@@ -28,51 +37,59 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
 
     Raises:
         InputMissing, BadData: see `prepare_tokens` and `PreparedTokens.write`.
-        BadSetting: a setting out of its range.
+        BadSetting: a setting out of its range, or too little memory.
+        StorageFailure: too little disk.
     """
     _check(config)
-    from scone_cli.pool import Pool, num_cores  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.plan import available_memory, check_disk, make_plan  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.pool import Pool, num_cores  # noqa: PLC0415
 
+    memory = available_memory() // 2 if config.memory is None else parse_bytes(config.memory, "--memory")
+    workers = config.workers or num_cores()
     prepared = prepare_tokens(config, inputs, out / "tokens", progress, force)
-    with Pool(config.workers or num_cores(), ["scone_cli.shards"]) as pool:
-        tokens = prepared.write(pool, progress)
     fresh = prepared.manifest is None
-    settings = {"max_n": config.max_n, "min_count": config.min_count, "seed": config.seed}
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, {"tokens": tokens.fingerprint, "tokenizer": tokens.tokenizer})
+    settings = _count_settings(config, prepared.vocab_size)
+    made_from = {"tokens": prepared.mark}
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
     target = out / "counts"
     if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
         return Report.of(target, manifest, up_to_date=True)
+    plan = make_plan(prepared.num_tokens_bound, prepared.vocab_size, config.max_n, memory, workers)
+    staging = staging_folder(target, mark, lasting=False)
+    progress("plan", 0, 0, detail=plan.described())
+    check_disk(out, plan.disk(prepared.num_tokens_bound, fresh))
+    with Pool(plan.num_workers, ["scone_cli.counting", *(["scone_cli.shards"] if fresh else [])]) as pool:
+        from scone_cli.counting import CountingJob, count_ngrams  # noqa: PLC0415
 
-    from scone_cli.counting import count_ngrams  # noqa: PLC0415
-
-    check_files(out / "tokens", tokens, hashes=not fresh)
-    staging = staging_folder(target, mark)
-    kept = []
-    for frequent in count_ngrams(out / "tokens", staging / SCRATCH, config.max_n, config.min_count, progress):
-        num_ngrams, n = frequent.tokens.shape
-        frequent.write(staging / f"n={n}.parquet")
-        kept.append({"n": n, "n-grams": num_ngrams, "occurrences": int(frequent.counts.sum())})
-    summary = {**tokens.summary, "counts": kept}
-    manifest = Manifest.new(
-        "counts",
-        STAGE,
-        STAGE_VERSION,
-        mark,
-        settings,
-        {"tokens": tokens.fingerprint},
-        tokens.tokenizer,
-        config.seed,
-        summary,
-    )
-    return Report.of(target, publish(staging, target, manifest), up_to_date=False)
+        limits = (settings["max_n"], settings["min_count"], settings["min_docs"])
+        job = CountingJob.begin(staging / SCRATCH, prepared.vocab_size, settings["exclude_tokens"], *limits, plan)
+        tokens = prepared.write(pool, progress, job.then)
+        check_files(out / "tokens", tokens, hashes=False)  # each part's hash, when it is read
+        stamps = sorted((name, stamp) for name, stamp in tokens.files.items() if name.endswith(".parquet"))
+        parts = [(out / "tokens" / name, None if fresh else stamp.sha256) for name, stamp in stamps]
+        kept, spent = count_ngrams(job, parts, staging, pool, progress)
+    made_by = (STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed)
+    manifest = Manifest.new("counts", *made_by, {**tokens.summary, "counts": kept})
+    return Report.of(target, publish(staging, target, manifest), up_to_date=False, seconds=spent)
 
 
 def _check(config: CountNgrams) -> None:
     if not 2 <= config.max_n <= 8:
         raise BadSetting(f"--max-n {config.max_n}: expected 2 to 8")
-    if config.min_count < 1:
-        raise BadSetting(f"--min-count {config.min_count}: expected 1 or more")
-    if config.workers is not None and config.workers < 1:
-        raise BadSetting(f"--workers {config.workers}: expected 1 or more")
+    for name in ("min_count", "min_docs", "workers"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise BadSetting(f"--{name.replace('_', '-')} {value}: expected 1 or more")
     if not 0 <= config.held_out < 1:
         raise BadSetting(f"--held-out {config.held_out}: expected a share from 0 up to, but not including, 1")
+
+
+def _count_settings(config: CountNgrams, vocab_size: int) -> dict[str, Any]:
+    """The settings on which `counts/` depends, beside its tokens."""
+    try:
+        excluded = sorted({int(part) for part in (config.exclude_tokens or "").split(",") if part.strip()})
+    except ValueError:
+        raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids, such as 0,13,50256") from None
+    if excluded and not 0 <= excluded[0] <= excluded[-1] < vocab_size:
+        raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids of 0 to {vocab_size - 1}")
+    limits = {"max_n": config.max_n, "min_count": config.min_count, "min_docs": config.min_docs}
+    return {**limits, "exclude_tokens": excluded, "seed": config.seed}

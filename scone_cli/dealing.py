@@ -1,0 +1,154 @@
+"""Kernels that deal the positions of a text into buckets by their first two tokens: the map step of counting.
+
+A *record* is a position with the tokens that follow it: K tokens and a flag. All n-grams that begin with the same two
+tokens are in the same bucket, so a bucket can be counted for n = 2..K by itself, and the corpus is dealt out once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+U8 = npt.NDArray[np.uint8]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.uint16] | U32
+Records = npt.NDArray[np.uint16] | U32
+
+_NONE = np.uint32(0xFFFFFFFF)
+_MIX = np.uint64(0xD6E8FEB86659FD93)  # odd; not the multiplier of the tables inside a bucket, whose keys share its bits
+_32 = np.uint64(32)
+_64 = 64
+_ONE = np.uint64(1)
+
+
+def record_dtype(num_tokens: int) -> type[np.uint16 | np.uint32]:
+    """The type of a record's tokens; its largest value stands for 'no token', so no token may have it."""
+    return np.uint16 if num_tokens <= 0xFFFF else np.uint32
+
+
+# ---- dealing -----------------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True)
+def _split_runs(tokens, firsts, lasts, excluded):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Cut documents [first, last) at excluded tokens: the runs between them, and the document of each."""
+    num_runs = firsts.size
+    for doc in range(firsts.size):
+        for i in range(firsts[doc], lasts[doc]):
+            num_runs += excluded[tokens[i]]
+    run_firsts, run_lasts = np.empty(num_runs, np.int64), np.empty(num_runs, np.int64)
+    docs = np.empty(num_runs, np.uint32)
+    run = 0
+    for doc in range(firsts.size):
+        first = firsts[doc]
+        for i in range(firsts[doc], lasts[doc] + 1):
+            if i == lasts[doc] or excluded[tokens[i]]:
+                run_firsts[run], run_lasts[run], docs[run] = first, i, doc
+                run += 1
+                first = i + 1
+    return run_firsts, run_lasts, docs
+
+
+@njit(nogil=True, cache=True)
+def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The bucket of every position in [begin, end) that has a token after it in its run; and the buckets' offsets."""
+    shift = np.uint64(_64 - bits)
+    for run in range(firsts.size):
+        for i in range(max(firsts[run], begin), min(lasts[run] - 1, end)):
+            bucket = (np.uint64(tokens[i]) << _32 | np.uint64(tokens[i + 1])) * _MIX >> shift
+            where[i - begin] = bucket
+            offsets[bucket + _ONE] += 1
+    for after in range(1, offsets.size):
+        offsets[after] += offsets[after - 1]
+
+
+@njit(nogil=True, cache=True)
+def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, records):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    width = records.shape[1] - 1
+    pad = records.dtype.type(~records.dtype.type(0))
+    for run in range(firsts.size):
+        doc = docs[run]
+        for i in range(max(firsts[run], begin), min(lasts[run] - 1, end)):
+            bucket = where[i - begin]
+            at = ends[bucket]
+            ends[bucket] = at + 1
+            if i + width > lasts[run]:
+                for k in range(width):
+                    records[at, k] = tokens[i + k] if i + k < lasts[run] else pad
+            elif width == 5:  # the usual one, unrolled: a third faster
+                records[at, 0] = tokens[i]
+                records[at, 1] = tokens[i + 1]
+                records[at, 2] = tokens[i + 2]
+                records[at, 3] = tokens[i + 3]
+                records[at, 4] = tokens[i + 4]
+            else:
+                for k in range(width):
+                    records[at, k] = tokens[i + k]
+            records[at, width] = last_doc[bucket] != doc
+            last_doc[bucket] = doc
+
+
+@dataclass
+class Dealer:
+    """Deals the positions of one shard of documents into 2**bits buckets, a block of positions at a time.
+
+    The flag of a record says that it is the first of its document in its bucket; documents are told apart by nothing
+    else, so the blocks of a shard must be read in order.
+    """
+
+    tokens: Tokens
+    runs: tuple[I64, I64, U32]
+    max_n: int
+    bits: int
+    last_doc: U32
+
+    @classmethod
+    def of(cls, tokens: Tokens, documents: tuple[I64, I64], excluded: U8, max_n: int, bits: int) -> Dealer:
+        """Deal the documents tokens[first:last] (`documents`: all firsts, all lasts, ascending).
+
+        No n-gram crosses the end of one, or holds an id t with excluded[t].
+        """
+        num_documents = documents[0].size
+        if excluded.any():
+            runs = _split_runs(tokens, *documents, excluded)
+        else:
+            runs = (*documents, np.arange(num_documents, dtype=np.uint32))
+        return cls(tokens, runs, max_n, bits, np.full(1 << bits, _NONE, np.uint32))
+
+    def deal(self, begin: int, end: int, where: U32, records: Records) -> I64:
+        """Fill `records` [>= end - begin, max_n + 1] with the positions in [begin, end).
+
+        `where` [>= end - begin] is scratch. Returns offsets [2**bits + 1]: bucket b has the records
+        offsets[b]..offsets[b + 1].
+        """
+        firsts, lasts, docs = self.runs
+        low = np.searchsorted(lasts, begin, side="right")
+        high = np.searchsorted(firsts, end, side="left")
+        firsts, lasts, docs = firsts[low:high], lasts[low:high], docs[low:high]
+        offsets = np.zeros((1 << self.bits) + 1, np.int64)
+        _choose(self.tokens, firsts, lasts, begin, end, self.bits, where, offsets)
+        _scatter(self.tokens, firsts, lasts, docs, begin, end, where, self.last_doc, offsets[:-1].copy(), records)
+        return offsets
+
+
+@njit(nogil=True, cache=True)
+def _count_tokens(tokens, firsts, lasts, counts, docs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    last_doc = np.full(counts.size, _NONE, np.uint32)
+    for doc in range(firsts.size):
+        for i in range(firsts[doc], lasts[doc]):
+            token = tokens[i]
+            counts[token] += _ONE
+            docs[token] += np.uint32(last_doc[token] != doc)
+            last_doc[token] = doc
+
+
+def count_tokens(tokens: Tokens, documents: tuple[I64, I64], num_tokens: int) -> tuple[U64, U32]:
+    """Occurrences and distinct documents [V] of every token id in the documents tokens[first:last]."""
+    counts, docs = np.zeros(num_tokens, np.uint64), np.zeros(num_tokens, np.uint32)
+    _count_tokens(tokens, *documents, counts, docs)
+    return counts, docs

@@ -1,0 +1,161 @@
+"""Runs, the sorted n-grams that each counting task leaves, and their merge into `counts/n=<n>.parquet`.
+
+A merge goes by windows: pieces of all runs that together are what comes next in the result, found by a sample of their
+rows. So its memory does not grow with the number of n-grams, and when all fit there is one window.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scone_cli.ordering import Ngrams, in_order
+from scone_cli.progress import Clock, Seconds
+from scone_cli.schemas import counts_schema
+
+ROW_GROUP = 1 << 20  # rows; fixed, so that files do not depend on how much memory there was
+
+
+def _row_dtype(n: int) -> np.dtype[np.void]:
+    return np.dtype([("tokens", np.uint32, (n,)), ("count", np.uint64), ("docs", np.uint32)])
+
+
+def write_run(path: Path, ngrams: Ngrams) -> None:
+    """Write n-grams of one length that are in order, as rows of fixed size."""
+    rows = np.empty(len(ngrams), _row_dtype(ngrams.tokens.shape[1]))
+    rows["tokens"], rows["count"], rows["docs"] = ngrams.tokens, ngrams.counts, ngrams.docs
+    with appearing(path) as file:
+        rows.tofile(file)
+
+
+def num_rows(run: Path, n: int) -> int:
+    """N-grams in a run."""
+    return run.stat().st_size // _row_dtype(n).itemsize
+
+
+def _read_rows(run: Path, n: int, begin: int, end: int) -> npt.NDArray[np.void]:
+    dtype = _row_dtype(n)
+    return np.fromfile(run, dtype, end - begin, offset=begin * dtype.itemsize)
+
+
+def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int) -> tuple[int, Seconds]:
+    """Merge the runs of one length into `counts/n=<n>.parquet`, about `most_rows` rows in memory at a time.
+
+    Returns the occurrences of all its n-grams together.
+    """
+    seconds = Seconds()
+    if target.exists():
+        counts = pq.ParquetFile(target).read(["count"]).column(0)
+        return int(np.sum(counts.to_numpy(), dtype=np.uint64)), seconds
+    clock = Clock(seconds)
+    total = 0
+    with _CountsWriter(target, n) as writer:
+        for window in _windows(runs, n, most_rows):
+            rows = np.concatenate([_read_rows(run, n, begin, end) for run, (begin, end) in window])
+            clock("reading runs")
+            ngrams = in_order(Ngrams(rows["tokens"].reshape(-1, n), rows["count"], rows["docs"]))
+            total += int(ngrams.counts.sum())
+            clock("ordering")
+            writer.write(ngrams)
+            clock("writing counts")
+    clock("writing counts")
+    return total, seconds
+
+
+_Window = list[tuple[Path, tuple[int, int]]]
+_SAMPLED = 64  # one row in so many tells where to cut
+
+
+def _windows(runs: Sequence[Path], n: int, most_rows: int) -> Iterator[_Window]:
+    """Cut sorted runs into windows of about `most_rows` that follow one another in the order of the result."""
+    rows = {run: num_rows(run, n) for run in runs}
+    if sum(rows.values()) <= most_rows:
+        yield [(run, (0, rows[run])) for run in runs]
+        return
+    runs = [run for run in runs if rows[run]]  # an empty file cannot be mapped
+    keys = sorted(key for run in runs for key in (_Keys(run, n)[row] for row in range(0, rows[run], _SAMPLED)))
+    step = max(1, most_rows // _SAMPLED)
+    begins = dict.fromkeys(runs, 0)
+    for cut in [*keys[step::step], None]:
+        ends = {run: rows[run] if cut is None else bisect.bisect_left(_Keys(run, n), cut, begins[run]) for run in runs}
+        yield [(run, (begins[run], ends[run])) for run in runs]
+        begins = ends
+
+
+class _Keys(Sequence[tuple[int, int, int]]):
+    """What the rows of a run are ordered by, as far as rows of different runs can differ: no two share a bucket."""
+
+    def __init__(self, run: Path, n: int) -> None:
+        self._rows = np.memmap(run, _row_dtype(n), "r")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        tokens, count, _ = self._rows[row].item()
+        return -count, int(tokens[0]), int(tokens[1])
+
+
+class _CountsWriter:
+    """Writes `counts/n=<n>.parquet` from n-grams that come in order, in row groups of one size."""
+
+    def __init__(self, path: Path, n: int) -> None:
+        self._path, self._schema = path, counts_schema(n)
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = 0
+
+    def __enter__(self) -> Self:
+        self._beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        # Token ids hardly repeat as the dictionary encoding would like it; counts do.
+        options = {"compression": "zstd", "use_dictionary": ["count", "docs"]}
+        self._writer = pq.ParquetWriter(self._beside, self._schema, **options)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._num_waiting:
+            self._flush(self._num_waiting)
+        self._writer.close()
+        if kind is None:
+            self._beside.replace(self._path)
+
+    def write(self, ngrams: Ngrams) -> None:
+        self._waiting.append(counts_table(ngrams))
+        self._num_waiting += len(ngrams)
+        while self._num_waiting >= ROW_GROUP:
+            self._flush(ROW_GROUP)
+
+    def _flush(self, size: int) -> None:
+        whole = pa.concat_tables(self._waiting)
+        self._writer.write_table(whole.slice(0, size).combine_chunks(), size)
+        self._waiting, self._num_waiting = [whole.slice(size)], self._num_waiting - size
+
+
+def write_counts(path: Path, ngrams: Ngrams) -> None:
+    """Write n-grams that are in order as `counts/n=<n>.parquet`."""
+    with _CountsWriter(path, ngrams.tokens.shape[1]) as writer:
+        writer.write(ngrams)
+
+
+def counts_table(ngrams: Ngrams) -> pa.Table:
+    """N-grams as rows of `counts/n=<n>.parquet`."""
+    schema = counts_schema(ngrams.tokens.shape[1])
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array(ngrams.tokens.reshape(-1)), type=schema.field("tokens").type)
+    return pa.Table.from_arrays([tokens, pa.array(ngrams.counts), pa.array(ngrams.docs)], schema=schema)
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[BinaryIO]:
+    """A file that is at `path` whole or not at all. It need not outlive the machine: see `artifacts.trusted_scratch`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with beside.open("wb") as file:
+        yield file
+    beside.replace(path)

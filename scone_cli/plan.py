@@ -1,0 +1,142 @@
+"""How much memory and disk counting takes, worked out before it begins; and how the work is cut up to keep to it.
+
+No result depends on a plan. What it leaves out: the page cache, which the system gives and takes as it likes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from scone_cli.errors import BadSetting, StorageFailure
+
+MIB = 1 << 20
+
+# Measured: what processes take before they have work, and what comes on top of the arrays that are counted below.
+_PARENT = 110 * MIB
+_SERVER = 100 * MIB  # the server that workers are forked from; they share most of it
+_WORKER = 60 * MIB
+
+_PART_TOKENS = 4_000_000  # of one part of tokens/ in memory: as it is read, and packed
+_BYTES_A_PART_TOKEN = 16
+_LARGEST_BLOCK = 4_000_000
+_SMALLEST_BLOCK = 250_000
+_BUCKET_RECORDS = 100_000  # so that what a bucket is counted in fits the second cache
+_LEAST_BITS, _MOST_BITS = 4, 12
+_GROUPS_A_WORKER = 6  # so that all end at about the same time
+_LARGEST_GROUP = 6_000_000  # records
+_SMALLEST_GROUP = 250_000
+_COUNTING_BYTES = 28  # a record, beside itself: keys, rows, documents, entries, what is found
+_LARGEST_MERGE = 20_000_000  # rows
+_SMALLEST_MERGE = 250_000
+_MERGE_BYTES = 150  # a row: read, ordered and as Arrow, at the longest
+
+
+@dataclass(frozen=True)
+class CountingPlan:
+    """How one count is cut up.
+
+    Attributes:
+        num_workers: processes.
+        bits: n-grams are dealt into 2**bits buckets.
+        block_tokens: positions dealt at a time.
+        group_records: records that a process counts at a time; a bucket with more is read in pieces.
+        piece_records: records in such a piece.
+        merge_rows: n-grams of one length put in order at a time.
+        record_bytes: of one record; there is one a token.
+        memory: estimated peak of all processes together, in bytes.
+    """
+
+    num_workers: int
+    bits: int
+    block_tokens: int
+    group_records: int
+    piece_records: int
+    merge_rows: int
+    record_bytes: int
+    memory: int
+
+    def disk(self, num_tokens: int, with_tokens: bool) -> int:
+        """Bytes of disk that `num_tokens` tokens need: records, counts (at most a tenth of that) and perhaps `tokens/`."""
+        return num_tokens * (self.record_bytes + self.record_bytes // 10 + (2 if with_tokens else 0))
+
+    def described(self) -> str:
+        """The plan in one line."""
+        return (
+            f"{self.num_workers} process(es), {1 << self.bits:,} buckets, up to {self.group_records:,} records at a time; "
+            f"memory {self.memory / 2**20:,.0f} MiB"
+        )
+
+    def groups(self, bucket_records: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Ranges [first, last) of buckets that are counted together."""
+        total = int(bucket_records.sum())
+        most = min(self.group_records, max(1, total // (self.num_workers * _GROUPS_A_WORKER)))
+        ranges, first, size = [], 0, 0
+        for bucket, records in enumerate(bucket_records.tolist()):
+            if bucket > first and size + records > most:
+                ranges.append((first, bucket))
+                first, size = bucket, 0
+            size += records
+        return [*ranges, (first, len(bucket_records))]
+
+
+def make_plan(num_tokens: int, vocab_size: int, max_n: int, memory: int, num_workers: int) -> CountingPlan:
+    """Plan the count of about `num_tokens` tokens within `memory` bytes.
+
+    Raises:
+        BadSetting: so little memory that one process could not do it.
+    """
+    record = (max_n + 1) * (2 if vocab_size <= 0xFFFF else 4)
+    for workers in range(num_workers, 0, -1):
+        # One worker is the process itself.
+        base = _PARENT + (_SERVER + workers * _WORKER if workers > 1 else _WORKER)
+        room = (memory - base) // workers
+        part = _PART_TOKENS * _BYTES_A_PART_TOKEN
+        block = min(_LARGEST_BLOCK, (room - part) // (record + 4))
+        group = min(_LARGEST_GROUP, room // (record + _COUNTING_BYTES))
+        merge = min(_LARGEST_MERGE, room // _MERGE_BYTES)
+        if block >= _SMALLEST_BLOCK and group >= _SMALLEST_GROUP and merge >= _SMALLEST_MERGE:
+            bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
+            block = min(block, max(num_tokens, 1))
+            group = min(group, max(num_tokens, 1))
+            used = max(part + block * (record + 4), group * (record + _COUNTING_BYTES))
+            return CountingPlan(workers, bits, block, group, group, merge, record, base + workers * used)
+    least = _PARENT + _WORKER + _PART_TOKENS * _BYTES_A_PART_TOKEN + _SMALLEST_BLOCK * (record + 4)
+    raise BadSetting(
+        f"--memory {memory:,} bytes: counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB"
+    )
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free for this process: of the machine, or of the container if it is given less."""
+    free = _meminfo_available() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+    return min(
+        [free, *(int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit())]
+    )
+
+
+def _meminfo_available() -> int | None:
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse work for which there is no room.
+
+    Raises:
+        StorageFailure: less is free on the disk of `folder`.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageFailure(
+            f"{folder}: {free:,} bytes of disk are free, counting needs about {needed:,}",
+            "free some, or name another disk with --workspace",
+        )

@@ -1,0 +1,147 @@
+"""Worker processes for tasks that are plain functions of files: one that is killed costs its task, nothing else.
+
+A task reads files, writes files that appear whole, and does nothing if they are there. So whatever becomes of a worker,
+running its task again is right, and the same functions can be run by any other executor.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Any, Self
+
+from scone_cli.errors import SconeError
+
+_MOST_LOSSES = 3  # of workers with nothing finished in between: then it is no accident
+
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def num_cores() -> int:
+    """The cores that this process may use, which in a container or under `taskset` are fewer than there are."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Pool:
+    """Runs tasks in `num_workers` processes; with one, in this process, which saves the memory of another.
+
+    `preload` names modules that workers need: they are imported once, while this process does something else, and
+    shared by all workers. Use it as a context: leaving it ends the workers.
+    """
+
+    def __init__(self, num_workers: int, preload: Iterable[str] = ()) -> None:
+        self.num_workers = num_workers
+        self._executor: ProcessPoolExecutor | None = None
+        self._context = _context(preload) if num_workers > 1 else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end(kill=kind is not None)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+        """Run `function(*arguments)` for every task; yields (its number, its result) as they end, in any order.
+
+        `tasks` may be an iterator: it is asked for no more than the workers can soon begin. Functions, arguments and
+        results must be picklable.
+
+        Raises:
+            SconeError: workers were killed again and again.
+        """
+        if self._context is None:
+            for number, (function, arguments) in enumerate(tasks):
+                yield number, function(*arguments)
+            return
+        yield from self._run_in_workers(iter(enumerate(tasks)))
+
+    def _run_in_workers(self, tasks: Iterator[tuple[int, Task]]) -> Iterator[tuple[int, Any]]:
+        waiting: deque[tuple[int, Task]] = deque()  # of a worker that was killed
+        running: dict[Future[Any], tuple[int, Task]] = {}
+        num_losses = 0
+        while True:
+            while len(running) < 2 * self.num_workers:  # so that none waits for this process
+                entry = waiting.popleft() if waiting else next(tasks, None)
+                if entry is None:
+                    break
+                try:
+                    running[self._submit(entry[1])] = entry
+                except BrokenProcessPool:
+                    waiting.appendleft(entry)
+                    break
+            if not running and not waiting:
+                return
+            lost = False
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                entry = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    waiting.append(entry)
+                    lost = True
+                    continue
+                num_losses = 0
+                yield entry[0], result
+            if lost or not running:
+                waiting.extend(running.values())
+                running.clear()
+                self._end(kill=True)
+                num_losses += 1
+                if num_losses >= _MOST_LOSSES:
+                    raise SconeError(
+                        f"worker processes were killed {num_losses} times in a row, perhaps for lack of memory",
+                        "free memory, or give a smaller --memory or fewer --workers; what is finished is kept",
+                    )
+
+    def _submit(self, task: Task) -> Future[Any]:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(self.num_workers, self._context, _become_worker)
+        return self._executor.submit(task[0], *task[1])
+
+    def _end(self, kill: bool) -> None:
+        if self._executor is None:
+            return
+        if kill:
+            for process in list((self._executor._processes or {}).values()):  # noqa: SLF001 - public from Python 3.14 on
+                process.kill()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = None
+
+
+def _context(preload: Iterable[str]) -> BaseContext:
+    """Workers come from a clean server process: forking this one would lose the threads that libraries started."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver  # noqa: PLC0415 - not on every system
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scone_cli.pool", *preload])
+    forkserver.ensure_running()
+    return context
+
+
+def _become_worker() -> None:
+    """End with the process that asked for the work, however that ends, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    owner = multiprocessing.parent_process()
+    assert owner is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([owner.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,339 @@
+"""Kernels that count the n-grams of one bucket for all n, and order what is frequent: the reduce step of counting.
+
+An n-gram is its prefix's row and its last token: an exact 64-bit key for every n. For each n every key raises its
+counter in a small filter; a key whose counter stays below the minimum cannot be frequent and goes; what is left, few
+distinct keys, is counted exactly in a table that stays in the cache. Only records whose prefix was frequent enough are
+looked at again for n + 1. Buckets and records are those of `dealing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from scone_cli.dealing import I64, U32, U64, Records
+from scone_cli.ordering import Ngrams, by_length
+
+_NONE = np.uint32(0xFFFFFFFF)
+_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: no row is so large
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_29 = np.uint64(29)
+_32 = np.uint64(32)
+_64 = 64
+_ONE = np.uint64(1)
+_MOST = np.uint8(255)  # what a counter of the filter can hold
+_FIRST_SLOTS_BITS = 11
+_LEAST_FILTER_BITS = 8
+_MOST_FILTER_BITS = 22  # 4 MiB: larger would not fit any cache
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _hash(key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+    return (key ^ (key >> _29)) * _MIX
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _raise_counter(counters, key, shift, by):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    at = _hash(key) >> shift
+    counters[at] += np.uint8(counters[at] != _MOST) & by
+
+
+@njit(nogil=True, cache=True)
+def _begin(records, begins, ends, keys, live, doc_of, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The 2-gram of every record of a bucket that lies in the segments [begins[s], ends[s]); returns how many."""
+    width = records.shape[1] - 1
+    doc = np.uint32(0)
+    size = 0
+    for segment in range(begins.size):
+        for i in range(begins[segment], ends[segment]):
+            doc += np.uint32(records[i, width])
+            key = np.uint64(records[i, 0]) << _32 | np.uint64(records[i, 1])
+            keys[size], live[size], doc_of[size] = key, i, doc
+            _raise_counter(counters, key, shift, np.uint8(1))
+            size += 1
+    return size
+
+
+@njit(nogil=True, cache=True)
+def _sift(keys, live, doc_of, num_live, counters, shift, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Keep what may be frequent; returns how many."""
+    kept = 0
+    for j in range(num_live):
+        key = keys[j]
+        keys[kept], live[kept], doc_of[kept] = key, live[j], doc_of[j]
+        kept += counters[_hash(key) >> shift] >= least
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _rehash(entry_keys, used, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A table of `size` slots (a power of two) that finds the entries."""
+    slots, entries = np.full(size, _EMPTY, np.uint64), np.empty(size, np.uint32)
+    mask, shift = np.uint64(size - 1), np.uint64(_64 - np.int64(np.log2(size) + 0.5))
+    for entry in range(used):
+        at = _hash(entry_keys[entry]) >> shift
+        while slots[at] != _EMPTY:
+            at = (at + _ONE) & mask
+        slots[at], entries[at] = entry_keys[entry], entry
+    return slots, entries
+
+
+@njit(nogil=True, cache=True)
+def _longer(array, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    longer = np.zeros(4 * array.size, array.dtype)
+    longer[:used] = array[:used]
+    return longer
+
+
+@njit(nogil=True, cache=True)
+def _tally_while_room(keys, doc_of, begin, end, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Count keys [begin, end) until there are as many entries as there is room for; returns where it stopped."""
+    mask, shift = np.uint64(slots.size - 1), np.uint64(_64 - np.int64(np.log2(slots.size) + 0.5))
+    for j in range(begin, end):
+        key = keys[j]
+        at = _hash(key) >> shift
+        while slots[at] != key and slots[at] != _EMPTY:
+            at = (at + _ONE) & mask
+        if slots[at] == key:
+            entry = entries[at]
+        else:
+            if used == entry_keys.size:
+                return j, used
+            entry = np.uint32(used)
+            slots[at], entries[at] = key, entry
+            entry_keys[entry] = key
+            used += 1
+        counts[entry] += _ONE
+        doc = doc_of[j]
+        docs[entry] += np.uint32(last_doc[entry] != doc)
+        last_doc[entry] = doc
+        entry_of[j] = entry
+    return end, used
+
+
+@njit(nogil=True, cache=True)
+def _tally(keys, doc_of, num_live, entry_of, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Count every key exactly, and the documents that hold it; entry_of[j] becomes the entry of keys[j].
+
+    `table` is (slots, entries, entry_keys, counts, docs, last_doc, used); returns it, grown if it had to.
+    """
+    slots, entries, entry_keys, counts, docs, last_doc, used = table
+    begin = 0
+    while True:
+        begin, used = _tally_while_room(
+            keys, doc_of, begin, num_live, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used
+        )
+        if begin == num_live:
+            return slots, entries, entry_keys, counts, docs, last_doc, used
+        slots, entries = _rehash(entry_keys, used, 4 * slots.size)
+        entry_keys, counts = _longer(entry_keys, used), _longer(counts, used)
+        docs, last_doc = _longer(docs, used), _longer(last_doc, used)
+
+
+@njit(nogil=True, cache=True)
+def _empty_table():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """A table that is half full when its entries are used up. Documents count from 1, so 0 is none."""
+    size = 1 << (_FIRST_SLOTS_BITS - 1)
+    slots, entries = np.full(2 * size, _EMPTY, np.uint64), np.empty(2 * size, np.uint32)
+    return (
+        slots,
+        entries,
+        np.zeros(size, np.uint64),
+        np.zeros(size, np.uint64),
+        np.zeros(size, np.uint32),
+        np.zeros(size, np.uint32),
+        0,
+    )
+
+
+@njit(nogil=True, cache=True)
+def _keep(table, n, min_count, min_docs, found, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Append the frequent entries of a table to `found` from row `end` on.
+
+    Returns `found`, its new end, and for every entry its row or NONE.
+    """
+    _, _, entry_keys, counts, docs, _, used = table
+    prefixes, tokens, found_counts, found_docs, lengths = found
+    rows = np.full(used, _NONE, np.uint32)
+    kept = 0
+    for entry in range(used):
+        if counts[entry] >= min_count and docs[entry] >= min_docs:
+            rows[entry] = end + kept
+            kept += 1
+    prefixes, tokens = _room_for(prefixes, end, kept), _room_for(tokens, end, kept)
+    found_counts, found_docs = _room_for(found_counts, end, kept), _room_for(found_docs, end, kept)
+    lengths = _room_for(lengths, end, kept)
+    for entry in range(used):
+        row = rows[entry]
+        if row != _NONE:
+            prefixes[row], tokens[row] = np.uint32(entry_keys[entry] >> _32), np.uint32(entry_keys[entry])
+            found_counts[row], found_docs[row], lengths[row] = counts[entry], docs[entry], n
+    return (prefixes, tokens, found_counts, found_docs, lengths), end + kept, rows
+
+
+@njit(nogil=True, cache=True)
+def _room_for(array, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The array, of which `end` values are used, with room for more."""
+    if end + more <= array.size:
+        return array
+    longer = np.empty(2 * (end + more), array.dtype)
+    longer[:end] = array[:end]
+    return longer
+
+
+@njit(nogil=True, cache=True)
+def _extend(records, n, rows, entry_of, live, doc_of, num_live, keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """From frequent n-grams to the candidates of length n + 1; returns how many there are."""
+    pad = records.dtype.type(~records.dtype.type(0))
+    kept = 0
+    for j in range(num_live):
+        i = live[j]
+        prefix, token = rows[entry_of[j]], records[i, n]
+        key = np.uint64(prefix) << _32 | np.uint64(token)
+        keys[kept], live[kept], doc_of[kept] = key, i, doc_of[j]
+        keep = np.uint8(prefix != _NONE) & np.uint8(token != pad)
+        _raise_counter(counters, key, shift, keep)
+        kept += int(keep)
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _filter_bits(num_keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    bits = _LEAST_FILTER_BITS
+    while bits < _MOST_FILTER_BITS and 1 << bits < 2 * num_keys:
+        bits += 1
+    return bits
+
+
+@njit(nogil=True, cache=True)
+def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    num_buckets = bounds.shape[1] - 1
+    widest = 0
+    for bucket in range(num_buckets):
+        widest = max(widest, (bounds[:, bucket + 1] - bounds[:, bucket]).sum())
+    keys, live = np.empty(widest, np.uint64), np.empty(widest, np.uint32)
+    doc_of, entry_of = np.empty(widest, np.uint32), np.empty(widest, np.uint32)
+    all_counters = np.empty(1 << _filter_bits(widest), np.uint8)
+    least = np.uint8(min(min_count, 255))
+    found, end = _nothing_found(1 << 16), 0
+    for bucket in range(num_buckets):
+        begins, ends = bounds[:, bucket], bounds[:, bucket + 1]
+        bits = _filter_bits((ends - begins).sum())
+        counters, shift = all_counters[: 1 << bits], np.uint64(_64 - bits)
+        counters[:] = 0
+        num_live = _begin(records, begins, ends, keys, live, doc_of, counters, shift)
+        for n in range(2, max_n + 1):
+            num_live = _sift(keys, live, doc_of, num_live, counters, shift, least)
+            table = _tally(keys, doc_of, num_live, entry_of, _empty_table())
+            found, end, rows = _keep(table, n, min_count, min_docs, found, end)
+            if n < max_n:
+                counters[:] = 0
+                num_live = _extend(records, n, rows, entry_of, live, doc_of, num_live, keys, counters, shift)
+    prefixes, tokens, counts, docs, lengths = found
+    return prefixes[:end], tokens[:end], counts[:end], docs[:end], lengths[:end]
+
+
+@njit(nogil=True, cache=True)
+def _nothing_found(room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return (
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint64),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint8),
+    )
+
+
+# ---- counting a bucket that is too large for memory --------------------------------------------------------------
+#
+# One pair of tokens may begin a hundredth of all records, or nearly all. Such a bucket is read in pieces, twice for
+# each n, and the row of every record's prefix is looked up again each time instead of being kept.
+
+
+@njit(nogil=True, cache=True)
+def _trace(records, n, slots, rows, sizes, keys, doc_of, doc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The candidates of length n among the records; tables of the lengths before lie end to end in slots and rows."""
+    width = records.shape[1] - 1
+    pad = records.dtype.type(~records.dtype.type(0))
+    kept = 0
+    for i in range(records.shape[0]):
+        doc += np.uint32(records[i, width])
+        prefix = np.uint32(records[i, 0])
+        first = 0
+        for length in range(2, n):
+            key = np.uint64(prefix) << _32 | np.uint64(records[i, length - 1])
+            mask = np.uint64(sizes[length - 2] - 1)
+            at = _hash(key) >> np.uint64(_64 - np.int64(np.log2(sizes[length - 2]) + 0.5))
+            while slots[first + at] != key and slots[first + at] != _EMPTY:
+                at = (at + _ONE) & mask
+            prefix = rows[first + at] if slots[first + at] == key else _NONE
+            if prefix == _NONE:
+                break
+            first += sizes[length - 2]
+        token = records[i, n - 1]
+        if prefix != _NONE and token != pad:
+            keys[kept], doc_of[kept] = np.uint64(prefix) << _32 | np.uint64(token), doc
+            kept += 1
+    return kept, doc
+
+
+@njit(nogil=True, cache=True)
+def _raise_counters(keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for key in keys:
+        _raise_counter(counters, key, shift, np.uint8(1))
+
+
+def _count_large_bucket(
+    read: Callable[[], Iterable[Records]], max_n: int, min_count: int, min_docs: int, found: Any, end: int
+) -> tuple[Any, int]:
+    counters, shift = np.empty(1 << _MOST_FILTER_BITS, np.uint8), np.uint64(_64 - _MOST_FILTER_BITS)
+    slots, rows, sizes = np.empty(0, np.uint64), np.empty(0, np.uint32), np.empty(0, np.int64)
+
+    def candidates(n: int) -> Iterable[tuple[U64, U32]]:
+        doc = np.uint32(0)
+        for records in read():
+            keys, doc_of = np.empty(len(records), np.uint64), np.empty(len(records), np.uint32)
+            size, doc = _trace(records, n, slots, rows, sizes, keys, doc_of, doc)
+            yield keys[:size], doc_of[:size]
+
+    for n in range(2, max_n + 1):
+        counters[:] = 0
+        for keys, _ in candidates(n):
+            _raise_counters(keys, counters, shift)
+        table = _empty_table()
+        for keys, doc_of in candidates(n):
+            unused = np.empty(keys.size, np.uint32)
+            kept = _sift(keys, unused, doc_of, keys.size, counters, shift, min(min_count, 255))
+            table = _tally(keys, doc_of, kept, unused, table)
+        found, end, numbers = _keep(table, n, min_count, min_docs, found, end)
+        is_kept = numbers != _NONE
+        kept_keys, kept_rows = table[2][: table[6]][is_kept], numbers[is_kept]
+        size = 1 << (2 * kept_keys.size + 1).bit_length()
+        new_slots, entries = _rehash(kept_keys, kept_keys.size, size)
+        new_rows = np.where(new_slots == _EMPTY, _NONE, 0).astype(np.uint32)
+        new_rows[new_slots != _EMPTY] = kept_rows[entries[new_slots != _EMPTY]]
+        slots, rows = np.concatenate([slots, new_slots]), np.concatenate([rows, new_rows])
+        sizes = np.append(sizes, size)
+    return found, end
+
+
+# ---- what others call ---------------------------------------------------------------------------------------------
+
+
+def count_buckets(records: Records, bounds: I64, max_n: int, min_count: int, min_docs: int) -> list[Ngrams]:
+    """Count buckets that lie in memory: for n = 2..max_n the n-grams with that many occurrences and documents.
+
+    `bounds` [shards, buckets + 1]: bucket b has, of every shard, the records bounds[s, b]..bounds[s, b + 1].
+    """
+    return by_length(_count_buckets(records, bounds, max_n, min_count, min_docs), max_n)
+
+
+def count_large_bucket(
+    read: Callable[[], Iterable[Records]], max_n: int, min_count: int, min_docs: int
+) -> list[Ngrams]:
+    """Count one bucket in pieces, shard by shard in order; `read` gives them anew each time it is called."""
+    found, end = _count_large_bucket(read, max_n, min_count, min_docs, _nothing_found(1024), 0)
+    return by_length(tuple(column[:end] for column in found), max_n)

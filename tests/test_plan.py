@@ -1,0 +1,65 @@
+"""The plan: it keeps to the memory given, refuses too little, and its groups are all buckets once."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from scone_cli.errors import BadSetting, StorageFailure
+from scone_cli.plan import available_memory, check_disk, make_plan
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@pytest.mark.parametrize("memory", [512 * MIB, GIB, 4 * GIB])
+@pytest.mark.parametrize("num_tokens", [0, 1000, 50_000_000, 10**12])
+@pytest.mark.parametrize(("vocab_size", "max_n"), [(32_768, 5), (256_000, 8)])
+def test_a_plan_keeps_to_the_memory_given(memory, num_tokens, vocab_size, max_n):
+    plan = make_plan(num_tokens, vocab_size, max_n, memory, 64)
+    assert plan.memory <= memory
+    assert 1 <= plan.num_workers <= 64
+    assert min(plan.block_tokens, plan.group_records, plan.piece_records, plan.merge_rows) >= 1
+
+
+def test_more_memory_is_used_for_more_workers():
+    workers = [make_plan(10**9, 32_768, 5, memory * MIB, 64).num_workers for memory in (512, 1024, 4096, 1 << 16)]
+    assert workers == sorted(workers)
+    assert workers[0] < workers[-1] == 64
+
+
+def test_too_little_memory_is_refused_with_what_is_needed():
+    with pytest.raises(BadSetting, match=r"--memory 104,857,600 bytes: counting needs at least [\d,]+") as caught:
+        make_plan(1000, 32_768, 5, 100 * MIB, 2)
+    least = caught.value.hint.removeprefix("give --memory ").removesuffix("MiB")
+    assert make_plan(1000, 32_768, 5, int(least) * MIB, 2).num_workers == 1
+
+
+def test_groups_are_all_buckets_once_and_none_is_larger_than_it_must_be():
+    plan = make_plan(10**9, 32_768, 5, GIB, 2)
+    records = np.random.default_rng(0).integers(0, plan.group_records // 2, 1 << plan.bits)
+    records[7] = 3 * plan.group_records
+    groups = plan.groups(records)
+    assert groups[0][0] == 0
+    assert groups[-1][1] == len(records)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(groups))
+    sizes = {group: int(records[slice(*group)].sum()) for group in groups}
+    assert sizes.pop((7, 8)) == 3 * plan.group_records
+    assert max(sizes.values()) <= plan.group_records
+
+
+def test_too_little_disk_is_refused_with_what_is_needed(tmp_path, monkeypatch):
+    plan = make_plan(1_000_000, 32_768, 5, GIB, 2)
+    needed = plan.disk(1_000_000, with_tokens=True)
+    assert needed > 1_000_000 * 12
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    check_disk(tmp_path, needed)
+    with pytest.raises(StorageFailure, match=f"{needed:,} bytes of disk are free, counting needs about {needed + 1:,}"):
+        check_disk(tmp_path, needed + 1)
+
+
+def test_memory_that_is_free_is_a_part_of_the_machine():
+    assert 64 * MIB < available_memory() < 1 << 50

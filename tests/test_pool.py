@@ -1,0 +1,104 @@
+"""Worker processes: they run every task, and one that is killed costs its task only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scone_cli.errors import BadData, SconeError
+from scone_cli.pool import Pool, num_cores
+
+
+def square(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def fail(message: str) -> None:
+    raise BadData(message, "hint")
+
+
+def die_once(folder: Path, number: int, deaths: int = 1) -> int:
+    """Kill this process the first times that it is asked for 3."""
+    seen = len(list(folder.glob("died-*")))
+    if number == 3 and seen < deaths:
+        (folder / f"died-{seen}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)
+    return number * number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_task_is_run_once_and_tasks_are_asked_for_as_they_are_needed(workers):
+    asked = []
+
+    def tasks():
+        for number in range(20):
+            asked.append(number)
+            yield square, (number,)
+
+    with Pool(workers) as pool:
+        results = pool.run(tasks())
+        first = next(results)
+        assert len(asked) <= 3 * workers
+        found = dict([first, *results])
+    assert {number: value for number, (value, _) in found.items()} == {i: i * i for i in range(20)}
+    assert (os.getpid() in {process for _, process in found.values()}) == (workers == 1)
+
+
+def test_the_task_of_a_killed_worker_is_run_again(tmp_path):
+    with Pool(2) as pool:
+        found = dict(pool.run((die_once, (tmp_path, number)) for number in range(12)))
+    assert found == {number: number * number for number in range(12)}
+    assert len(list(tmp_path.glob("died-*"))) == 1
+
+
+def test_workers_that_die_again_and_again_are_an_error(tmp_path):
+    with Pool(2) as pool, pytest.raises(SconeError, match="killed 3 times in a row") as caught:
+        list(pool.run((die_once, (tmp_path, 3, 100)) for _ in range(4)))
+    assert "--memory" in caught.value.hint
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_task_arrives_as_it_is(workers):
+    with Pool(workers) as pool, pytest.raises(BadData, match="what was found") as caught:
+        list(pool.run([(square, (1,)), (fail, ("what was found",))]))
+    assert caught.value.hint == "hint"
+
+
+def test_workers_end_when_their_owner_is_killed(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, time\n"
+        "from scone_cli.pool import Pool\n"
+        "def work(number):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(2) as pool:\n"
+        "        list(pool.run((work, (n,)) for n in range(2)))\n"
+    )
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as process:
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0: {3, 5}}[pid], raising=False)
+    monkeypatch.delattr(os, "process_cpu_count", raising=False)
+    assert num_cores() == 2
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 7, raising=False)
+    assert num_cores() == 7
+    monkeypatch.delattr(os, "process_cpu_count")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert num_cores() == 64
