@@ -23,6 +23,8 @@ from scone_cli.tokenizer import Tokenizer, Tokens
 TRAIN = "train"
 HELD_OUT = "held-out"
 
+_GROUP_TOKENS = 1 << 20  # of a row group: what writing takes in memory goes by it
+
 
 def split_of(content: str | bytes, held_out: float) -> str:
     """`train` or `held-out`, drawn by the hash of a text, or of its bytes: equal documents are always on the same side."""
@@ -76,8 +78,10 @@ def write_part(path: Path, documents: Sequence[Encoded]) -> None:
         pa.array(stream.num_bytes, pa.uint64()),
         pa.ListArray.from_arrays(stream.starts.astype(np.int32), stream.tokens, type=TOKENS.field("tokens").type),
     ]
+    rows = max(1, len(documents) * _GROUP_TOKENS // max(1, stream.tokens.size))
     # A dictionary of tokens costs a quarter of the time, and makes the file larger.
-    write_parquet(path, TOKENS, pa.Table.from_arrays(columns, schema=TOKENS), use_dictionary=["split"])
+    write_parquet(path, TOKENS, pa.Table.from_arrays(columns, schema=TOKENS), rows, use_dictionary=["split"])
+    pa.default_memory_pool().release_unused()  # else it keeps what one part took for the next
 
 
 def end_of_document(folder: Path, manifest: Manifest) -> int:

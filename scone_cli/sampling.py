@@ -20,9 +20,9 @@ from scone_cli.tokenizer import Tokenizer
 TRAINING_BYTES = 64 << 20  # of text
 
 _READ_BYTES = 256 << 20  # of files on disk, from which it is drawn: a larger corpus is not read through for it
-_LOOKED_FILES = 8
+_LOOKED_FILES = 16
 _LOOKED_BYTES = 512 << 10  # of each of them, as it lies on disk
-_LOOKED_TEXT = 1 << 20  # characters of one document
+_LOOKED_TEXT = 1 << 18  # characters of each of them
 _MARGIN = 1.3  # files differ in how they compress, and in how many bytes a token has
 
 
@@ -83,9 +83,11 @@ def look_at(files: Sequence[SourceFile], text_field: str, on_bad: OnBad | None) 
     texts: list[str] = []
     read = size = 0
     for file in files[::step]:
-        position, is_whole = 0, True
+        position, is_whole, left = 0, True, _LOOKED_TEXT
         for document, position in read_with_position(file, text_field, on_bad):
-            texts.append(document.text[:_LOOKED_TEXT])
+            if left > 0:
+                texts.append(document.text[:left])
+                left -= len(texts[-1])
             size += document.num_bytes
             if position >= _LOOKED_BYTES:
                 is_whole = False
