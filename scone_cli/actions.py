@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +125,8 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
 @click.option("--html", type=PATH, metavar="FILE", help="Write the figures of counts/ or vocab/ as one HTML page.")
 @click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text.")
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
-def inspect(path: Path, rows: int, html: Path | None, text: str | None, as_json: bool) -> None:
+@click.pass_obj
+def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text: str | None, as_json: bool) -> None:
     """Show what an artifact is."""
     if html and text is not None:
         raise click.UsageError("--html and --text exclude one another")
@@ -135,7 +137,9 @@ def inspect(path: Path, rows: int, html: Path | None, text: str | None, as_json:
             return
         if html:
             check_target(html)
-        description = describe(path, rows)
+        in_a_log = session.quiet or not console.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
+        with listening(in_a_log, session.verbose) as progress:
+            description = describe(path, rows, progress)
         written: dict[str, Any] = {}
         if html:
             written = {"html": str(html), "html_bytes": write_page(html, portrait_page(path, description))}

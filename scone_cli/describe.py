@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from scone_cli.artifacts import Manifest, check_files, read_manifest
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
 from scone_cli.legible import Speller, speller_of
+from scone_cli.progress import Progress
 from scone_cli.verify import artifact_folders, check_neighbours
 
 PORTRAYED = ("counts", "vocab")  # the artifacts that are shown in figures
@@ -26,7 +27,7 @@ SHOWN_VALUES = 6  # of a row of the table
 Row = dict[str, Any]
 
 
-def describe(path: Path, rows: int) -> dict[str, Any]:
+def describe(path: Path, rows: int, progress: Progress) -> dict[str, Any]:
     """Describe the artifact or workspace at `path`, with at most `rows` rows of its data, as JSON values.
 
     Raises:
@@ -36,7 +37,7 @@ def describe(path: Path, rows: int) -> dict[str, Any]:
     folders = artifact_folders(path)
     if folders != [path] and path.is_dir():
         return {"artifacts": [_state(folder) for folder in folders]}
-    return _describe_artifact(folders[0], path, rows)
+    return _describe_artifact(folders[0], path, rows, progress)
 
 
 def describe_text(path: Path, text: str) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _state(folder: Path) -> Row:
     return row
 
 
-def _describe_artifact(folder: Path, path: Path, rows: int) -> dict[str, Any]:
+def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) -> dict[str, Any]:
     manifest = read_manifest(folder)
     check_files(folder, manifest, hashes=False)
     spell, note = speller_of(folder, manifest)
@@ -117,7 +118,7 @@ def _describe_artifact(folder: Path, path: Path, rows: int) -> dict[str, Any]:
     if manifest.artifact in PORTRAYED and path == folder:
         from scone_cli.portrait import portray  # noqa: PLC0415 - heavy: it matches text
 
-        description["portrait"] = portray(folder, manifest, rows, spell)
+        description["portrait"] = portray(folder, manifest, rows, spell, progress)
     return description
 
 

@@ -27,8 +27,8 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background:
  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.2rem; margin: 0 0 .2rem; }
-header p, figcaption { color: var(--soft); margin: 0 0 1rem; max-width: 46rem; }
-figure { margin: 2.6rem 0 0; padding-top: 1.4rem; border-top: 1px solid var(--hair); }
+p { color: var(--soft); margin: 0 0 1rem; max-width: 46rem; }
+section { margin: 2.6rem 0 0; padding-top: 1.4rem; border-top: 1px solid var(--hair); }
 dl { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1.4rem 0 0; }
 dl div { background: var(--wash); border-radius: 6px; padding: .55rem .9rem; }
 dt { color: var(--soft); font-size: .8rem; }
@@ -58,7 +58,8 @@ th.number { white-space: normal; max-width: 9rem; }
  --series-0: #2b6cb0; --series-1: #d5761c; --series-2: #2f8f5b; --series-3: #b23a76; --series-4: #7559c2;
  --series-5: #8a6a2f; --series-6: #108a92; --series-7: #777f87; }
  body { font-size: 11px; padding: 0; max-width: none; } dl div { border: 1px solid var(--hair); }
- .charts, tr { break-inside: avoid; } h2, figcaption { break-after: avoid; } .scroll { overflow: visible; }
+ .whole, tr { break-inside: avoid; break-after: avoid; } tr { break-after: auto; } .scroll { overflow: visible; }
+ .charts { grid-template-columns: 1fr 1fr; }
  svg rect { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -120,13 +121,15 @@ def _notes(notes: Sequence[str]) -> Iterator[str]:
 
 
 def _figure(figure: Figure) -> str:
+    """A section: what is said and drawn, which stays together on paper, then the tables."""
     charts = "\n".join(svg(chart) for chart in figure.charts)
     return "\n".join(
         [
-            f"<figure>\n<h2>{escape(figure.title)}</h2>\n<figcaption>{escape(figure.caption)}</figcaption>",
+            f'<section>\n<div class="whole">\n<h2>{escape(figure.title)}</h2>\n<p>{escape(figure.caption)}</p>',
             *([f'<div class="charts">\n{charts}\n</div>'] if charts else []),
+            "</div>",
             *(_table(table) for table in figure.tables),
-            "</figure>",
+            "</section>",
         ]
     )
 

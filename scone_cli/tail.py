@@ -45,9 +45,9 @@ def _class(tokens: I64, occurrences: I64, unmatched: I64, is_last: npt.NDArray[n
         "tokens": int(tokens.size),
         "tokens_in_no_fgram": int((~is_last[tokens]).sum()),
         "occurrences": total,
-        "share_unmatched": _share(int(missed.sum()), total),
+        "share_unmatched": share_of(int(missed.sum()), total),
         "tokens_seen": num_seen,
-        "share_never_matched": _share(never, num_seen),
+        "share_never_matched": share_of(never, num_seen),
     }
 
 
@@ -68,5 +68,6 @@ def _examples(tokens: I64, occurrences: I64, unmatched: I64, spell: Speller) -> 
     ]
 
 
-def _share(part: int, whole: int) -> float | None:
+def share_of(part: int, whole: int | None) -> float | None:
+    """A share as it is reported; None where there is nothing to have one of."""
     return round(part / whole, 6) if whole else None

@@ -202,16 +202,17 @@ def _tail(portrait: Row, artifact: str) -> Figure | None:
         return None
     gram, where = "f-gram" if artifact == "vocab" else "counted n-gram", tail["where"]
     classes: Sequence[Row] = tail["classes"]
-    names = [_class_name(row) for row in classes]
-    x = "count of the token in the training text"
+    names, firsts = [_class_name(row) for row in classes], [short_count(row["first"]) for row in classes]
+    x = "count of the token in training (least of each class)"
     missed = [row["share_unmatched"] for row in classes]
     never = [row["share_never_matched"] for row in classes]
     bars = [Bars("occurrences unmatched", missed), Bars("tokens never matched", never)]
-    chart = BarChart(f"what no {gram} reaches", x, Axis("share without a match", "share"), names, bars)
+    chart = BarChart(f"what no {gram} reaches", x, Axis("share without a match", "share"), firsts, bars)
     caption = (
         f"What about rare tokens: tokens are put into classes by how often they occur in the training text. For each "
         f"class, the share of its occurrences in the {where} where no {gram} ends, and the share of its distinct tokens "
-        f"that occur there and are never matched. Rare words are mostly cut into several tokens, and are matched through these."
+        f"that occur there and are never matched. A rare word is "
+        "usually cut into several tokens, each of which counts here by itself."
     )
     columns = [
         *(Column("count in training", "text"), Column("tokens", "count")),

@@ -47,6 +47,7 @@ RANKS = {
     "vocabulary": 5,
     "ladder": 6,
     "counting": 5,
+    "census": 5,
     "metrics": 5,
     "token_documents": 5,
     "table": 5,

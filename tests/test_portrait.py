@@ -10,9 +10,11 @@ from builders import slow_counts, slow_matches
 from portrayed import MAX_N, MIN_COUNT, SIZE, Portrayed
 
 from scone_cli.artifacts import read_manifest
+from scone_cli.census import CURVE_POINTS, curve_ranks
 from scone_cli.errors import DamagedArtifact
 from scone_cli.legible import speller_of
-from scone_cli.portrait import CURVE_POINTS, _curve_ranks, by_position, portray, summarise_matches
+from scone_cli.portrait import by_position, portray, summarise_matches
+from scone_cli.progress import silent
 from scone_cli.tail import describe_tail
 
 
@@ -29,7 +31,7 @@ def spoilt(tmp_path):
 def portrait(made: Portrayed, kind: str, rows: int = 4) -> dict:
     folder = made.folder / kind
     manifest = read_manifest(folder)
-    found = portray(folder, manifest, rows, speller_of(folder, manifest)[0])
+    found = portray(folder, manifest, rows, speller_of(folder, manifest)[0], silent)
     return json.loads(json.dumps(found))
 
 
@@ -168,7 +170,7 @@ def test_examples_of_a_vocabulary_have_their_own_ids(tiny):
 
 
 def test_long_curves_are_thinned_evenly():
-    ranks = _curve_ranks(1_000_000).tolist()
+    ranks = curve_ranks(1_000_000).tolist()
     assert ranks == sorted(set(ranks))
     assert len(ranks) <= CURVE_POINTS + 7
     assert {1, 10, 100, 1000, 10_000, 100_000, 1_000_000} <= set(ranks)
@@ -215,7 +217,7 @@ def test_shares_agree_with_select_vocab(small):
     """The real stages: what `inspect` says of the held-out text is what `select-vocab` said."""
     folder = small / "work" / "vocab"
     manifest = read_manifest(folder)
-    found = portray(folder, manifest, 3, speller_of(folder, manifest)[0])
+    found = portray(folder, manifest, 3, speller_of(folder, manifest)[0], silent)
     summary = manifest.summary
     assert found["matched"]["tokens"] == summary["held-out tokens"]
     assert found["matched"]["share_matched"] == pytest.approx(summary["share of held-out positions matched"], abs=1e-4)

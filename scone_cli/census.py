@@ -1,0 +1,164 @@
+"""What is worth knowing of `counts/`: its part of `scone inspect counts/`, and what a vocabulary's portrait takes of it.
+
+Everything comes from the counts themselves; the text that was counted is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from scone_cli.artifacts import MADE_BY, Manifest, check_files
+from scone_cli.errors import InputMissing, SconeError
+from scone_cli.legible import Speller
+from scone_cli.ngrams import I64, U64
+from scone_cli.progress import Progress
+from scone_cli.tail import describe_tail, share_of
+
+CURVE_POINTS = 160  # of a rank-frequency curve, evenly spaced in the logarithm of the rank
+NEIGHBOURS = 3  # n-grams shown from one place in the ranks
+_BATCH_ROWS = 1 << 20
+
+Row = dict[str, Any]
+
+
+def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Row:
+    """The figures of the counts in `folder`, see `portrait.portray`.
+
+    `share_of_positions` is the share of positions of the training text where a counted n-gram of that length ends.
+    """
+    left_out = LeftOut()
+    longest = manifest.settings["max_n"]
+    paths = {n: path for n in range(1, longest + 1) if (path := _path(folder, n)).name in manifest.files}
+    curves, lengths, examples = [], [], []
+    for n, path in paths.items():
+        progress("reading counts", n - 1, longest, "lengths")
+        found, occurrences = _read_curve(path, n)
+        size = pq.read_metadata(path).num_rows
+        curves.append(found)
+        lengths.append({"n": n, "ngrams": size, "occurrences": occurrences})
+        examples += _examples(path, n, _places(size, (rows + 1) // 2), spell)
+    tail, positions = None, None
+    by_token = left_out.attempt("tail", lambda: train_counts(folder, manifest))
+    if by_token is not None:
+        positions = int(by_token.sum())
+        matched = _occurrences_of_last_tokens(paths[2], by_token.size)
+        tail = describe_tail("training text", by_token, by_token, by_token - matched, matched > 0, spell)
+    progress("reading counts", longest, longest, "lengths")
+    return {
+        "rank_frequency": curves,
+        "lengths": [row | {"share_of_positions": share_of(row["occurrences"], positions)} for row in lengths],
+        "examples": examples,
+        "tail": tail,
+        "left_out": left_out.reasons,
+    }
+
+
+def _read_curve(path: Path, n: int) -> tuple[Row, int]:
+    """The rank-frequency curve of a file, and the sum of its counts."""
+    ranks = curve_ranks(pq.read_metadata(path).num_rows)
+    counts = np.zeros(ranks.size, np.uint64)
+    occurrences = seen = 0
+    for batch in _batches(path, ["count"]):
+        column = batch["count"].to_numpy()
+        here = (ranks > seen) & (ranks <= seen + column.size)
+        counts[here] = column[ranks[here] - 1 - seen]
+        occurrences += int(column.sum())
+        seen += column.size
+    return curve(n, ranks, counts), occurrences
+
+
+def _path(folder: Path, n: int) -> Path:
+    return folder / f"n={n}.parquet"
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(_BATCH_ROWS, columns=columns)
+
+
+def _places(size: int, top: int) -> list[int]:
+    """Row numbers: the first `top`, some halfway down in the logarithm of the rank, and the last."""
+    middle = int(size**0.5)
+    wanted = [*range(top), *range(middle, middle + NEIGHBOURS), *range(size - NEIGHBOURS, size)]
+    return sorted({place for place in wanted if 0 <= place < size})
+
+
+def _examples(path: Path, n: int, places: list[int], spell: Speller) -> list[Row]:
+    """The n-grams at these rows of a file; row groups that hold none of them are not read."""
+    found, first = [], 0
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            here = [place - first for place in places if first <= place < first + size]
+            if here:
+                found += file.read_row_group(group).take(here).to_pylist()
+            first += size
+    return [{"n": n, "rank": rank} | shown(row, spell) for rank, row in zip(places, found, strict=True)]
+
+
+def _occurrences_of_last_tokens(bigrams: Path, num_tokens: int) -> I64:
+    """How often each token ends a counted bigram in the training text: there, and only there, something matches [T]."""
+    matched = np.zeros(num_tokens, np.int64)
+    for batch in _batches(bigrams, ["tokens", "count"]):
+        last = batch["tokens"].flatten().to_numpy().reshape(-1, 2)[:, 1]
+        np.add.at(matched, last, batch["count"].to_numpy().astype(np.int64))
+    return matched
+
+
+# ---- shared with vocabularies ------------------------------------------------------------------------------------
+
+
+class LeftOut:
+    """Collects why a part of the portrait could not be made."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def attempt(self, what: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, or None and a reason."""
+        try:
+            return make()
+        except SconeError as error:
+            self.reasons.append(f"{what}: {error.message}" + (f"; {error.hint}" if error.hint else ""))
+            return None
+
+
+def train_counts(counts: Path, manifest: Manifest) -> I64:
+    """How often each token occurs in the training text [T].
+
+    Raises:
+        InputMissing: the counts are of an earlier version, which did not keep that.
+    """
+    path = _path(counts, 1)
+    if path.name not in manifest.files:
+        raise InputMissing(f"there is no {path}, the counts of single tokens", f"run: {MADE_BY['counts']} --force")
+    check_files(counts, replace(manifest, files={path.name: manifest.files[path.name]}), hashes=True)
+    table = pq.ParquetFile(path).read(["tokens", "count"]).combine_chunks()
+    tokens = table.column("tokens").combine_chunks().flatten().to_numpy()
+    by_token = np.zeros(manifest.summary["vocabulary size"], np.int64)
+    by_token[tokens] = table.column("count").to_numpy()
+    return by_token
+
+
+def curve_ranks(size: int) -> I64:
+    """Ranks from 1 to `size`, evenly spaced in their logarithm, the powers of ten among them."""
+    if not size:
+        return np.zeros(0, np.int64)
+    spaced = np.rint(np.geomspace(1, size, CURVE_POINTS)).astype(np.int64)
+    return np.unique(np.concatenate([spaced, 10 ** np.arange(len(str(size)))]))
+
+
+def curve(n: int, ranks: I64, counts: U64) -> Row:
+    """Counts of the n-grams of these ranks."""
+    return {"n": n, "rank": ranks.tolist(), "count": counts.tolist()}
+
+
+def shown(row: Row, spell: Speller) -> Row:
+    """An n-gram to read: its text, tokens, count and documents."""
+    return {"text": spell(row["tokens"]), "tokens": row["tokens"], "count": row["count"], "docs": row["docs"]}
