@@ -15,7 +15,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -81,13 +80,22 @@ def read_documents(file: SourceFile, text_field: str = "text", on_bad: OnBad | N
         yield document
 
 
-def read_with_position(file: SourceFile, text_field: str, on_bad: OnBad | None) -> Iterator[tuple[Document, int]]:
-    """The documents of a file, each with the bytes of the file (as it lies on disk) that are read so far."""
+def read_with_position(
+    file: SourceFile, text_field: str, on_bad: OnBad | None, beginning: int | None = None
+) -> Iterator[tuple[Document, int]]:
+    """The documents of a file, each with the bytes of the file (as it lies on disk) that are read so far.
+
+    `beginning`: of a file that is one document only so many bytes are read, which is for looking at it.
+    """
     compression = compression_of(file.location)
     records, text_of, unit = _format_of(file.location, compression)
     with readable(file.location), open(file.location, "rb") as raw:  # noqa: PTH123 - there may be a million of them
         content = decompressed(raw, compression, file.location) if compression else raw
         try:
+            if beginning is not None and records is _whole:
+                text = content.read(beginning).decode(errors="ignore")
+                yield Document(file.name, text, text.encode()), raw.tell()
+                return
             for number, record, share in records(content, file.location, text_field):
                 try:
                     text = text_of(record, text_field)
@@ -101,8 +109,9 @@ def read_with_position(file: SourceFile, text_field: str, on_bad: OnBad | None) 
                     continue
                 if text:
                     name = f"{file.name}:{number}" if unit else file.name
-                    position = raw.tell() if share is None else int(share * file.bytes)
-                    yield Document(name, text, utf8), position
+                    document = [Document(name, text, utf8)]
+                    del record, text, utf8  # it may be a GB: whoever takes it can let it go
+                    yield document.pop(), raw.tell() if share is None else int(share * file.bytes)
         except BadData:
             _check_unchanged(file, raw)  # then that is the reason: a line that is half written, an archive cut short
             raise
@@ -123,7 +132,7 @@ _Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], s
 
 
 def _format_of(location: str, compression: str) -> _Format:
-    ending = Path(location.lower().removesuffix(compression)).suffix
+    ending = os.path.splitext(location.lower().removesuffix(compression))[1]  # noqa: PTH122 - of a million files
     if ending in (".jsonl", ".ndjson"):
         return _lines, _text_of_line, "line"
     if ending == ".parquet":
@@ -132,13 +141,17 @@ def _format_of(location: str, compression: str) -> _Format:
 
 
 def _whole(content: BinaryIO, _location: str, _text_field: str) -> _Records:
+    yield 1, _all_of(content), None
+
+
+def _all_of(content: BinaryIO) -> bytes:
     data = content.read(_SMALL_BYTES)  # asking for the most there may be would claim a GB of memory for every file
     if len(data) == _SMALL_BYTES:
         if content.seekable():
             content.seek(0)
             data = b""
         data += content.read(_LARGEST_DOCUMENT + 1 - len(data))
-    yield 1, data, None
+    return data
 
 
 def _text_of_whole(data: bytes, _text_field: str) -> str:

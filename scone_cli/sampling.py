@@ -23,7 +23,7 @@ _READ_BYTES = 256 << 20  # of files on disk, from which it is drawn: a larger co
 _LOOKED_FILES = 16
 _LOOKED_BYTES = 512 << 10  # of each of them, as it lies on disk
 _LOOKED_TEXT = 1 << 18  # characters of each of them
-_MARGIN = 1.3  # files differ in how they compress, and in how many bytes a token has
+_MARGIN = 1.4  # files differ in how they compress, and in how many bytes a token has
 
 
 def draw_texts(
@@ -84,7 +84,7 @@ def look_at(files: Sequence[SourceFile], text_field: str, on_bad: OnBad | None) 
     read = size = 0
     for file in files[::step]:
         position, is_whole, left = 0, True, _LOOKED_TEXT
-        for document, position in read_with_position(file, text_field, on_bad):
+        for document, position in read_with_position(file, text_field, on_bad, _LOOKED_BYTES):
             if left > 0:
                 texts.append(document.text[:left])
                 left -= len(texts[-1])

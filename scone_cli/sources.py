@@ -150,9 +150,10 @@ def _named(
 ) -> Iterator[tuple[str, str]]:
     """The files of `base`, named by their place in it; at least one."""
     prefix = f"{base.resolve().name}/" if prefixed else ""
+    above = str(base).rstrip(os.sep) + os.sep
     num_files = 0
     for num_files, location in enumerate(files, 1):  # noqa: B007 - counted
-        yield _printable(prefix + os.path.relpath(location, base).replace(os.sep, "/")), location
+        yield _printable(prefix + location.removeprefix(above).replace(os.sep, "/")), location
     if not num_files:
         raise InputMissing(f"{given or base}: {nothing}", "name files or folders that hold text")
 
