@@ -3,7 +3,8 @@
 *Deal* turns a shard of tokens into records, grouped in buckets by their first two tokens. *Count* reads a group of buckets
 of all shards and writes a run: its frequent n-grams of every length, in order. *Merge* turns the runs of one length into
 `counts/n=<n>.parquet`. Each is a plain function from files to files that appear whole, and does nothing if they are
-there: a task can be given up, done again, or done by another executor.
+there: a task can be given up, done again, or done by another executor. The kernels are imported in the tasks only: half a
+second that the process which hands them out need not wait for.
 
 The scans of the paper, one a length, become one: all n-grams that begin with the same two tokens meet in one bucket.
 """
@@ -24,17 +25,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.corpus import TRAIN
-from scone_cli.dealing import U32, Dealer, Records, count_tokens, record_dtype
 from scone_cli.errors import DamagedArtifact
 from scone_cli.merging import appearing, merge_runs, num_rows, write_counts, write_run
-from scone_cli.ordering import Ngrams, in_order
-from scone_cli.plan import CountingPlan
+from scone_cli.plan import CountingPlan, record_layout
 from scone_cli.pool import Pool, Task
 from scone_cli.progress import Clock, Progress, Seconds
-from scone_cli.tallying import count_buckets, count_large_bucket
 
 if TYPE_CHECKING:
     from scone_cli.corpus import TokenStream
+    from scone_cli.dealing import U32, Records
+
+KERNELS = ("scone_cli.dealing", "scone_cli.merging", "scone_cli.tallying")  # what a worker needs
 
 I64 = npt.NDArray[np.int64]
 
@@ -115,15 +116,13 @@ def count_ngrams(
     rows_done, rows = 0, int(frequent.sum())
     progress("putting n-grams in order", 0, rows, "n-grams")
     occurrences = {}
-    for number, (total_count, seconds) in pool.run(
-        (merge_runs, ([_run(job, *each, n) for each in ranges], n, out / f"n={n}.parquet", job.plan.merge_rows))
-        for n in lengths
-    ):
+    tasks = ((finish, (job, names, ranges, n, out)) for n in [*lengths, 1])
+    for number, (num_occurrences, seconds) in pool.run(tasks):
         spent += seconds
-        rows_done += int(frequent[lengths[number]])
-        occurrences[lengths[number]] = total_count
+        if number < len(lengths):
+            rows_done += int(frequent[lengths[number]])
+            occurrences[lengths[number]] = num_occurrences
         progress("putting n-grams in order", rows_done, rows, "n-grams")
-    _write_unigrams(job, names, out)
     kept = [{"n": n, "n-grams": int(frequent[n]), "occurrences": occurrences[n]} for n in range(2, job.max_n + 1)]
     return kept, spent
 
@@ -157,11 +156,13 @@ def _check(path: Path, content: bytes, sha256: str) -> None:
 
 def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], seconds: Seconds) -> Seconds:
     """Deal the documents tokens[first:last] of the shard `name` into the buckets' records, a block at a time."""
+    from scone_cli.dealing import Dealer, count_tokens  # noqa: PLC0415 - heavy: see above
+
     mark = _dealt(job, name)
     if mark.exists():
         return seconds
     clock = Clock(seconds)
-    dtype = record_dtype(job.num_tokens)
+    dtype, width = record_layout(job.num_tokens, job.max_n)
     small: Any = tokens.astype(dtype, copy=False)
     excluded = np.zeros(job.num_tokens, np.uint8)
     excluded[list(job.excluded)] = 1
@@ -169,7 +170,7 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
     unigrams = count_tokens(small, documents, job.num_tokens)
     clock("packing tokens")
     size = min(job.plan.block_tokens, max(1, small.size))
-    where, records = _block_room(job.plan.block_tokens, job.max_n + 1, np.dtype(dtype).name)
+    where, records = _block_room(job.plan.block_tokens, width, dtype.name)
     all_offsets = []
     for block, begin in enumerate(range(0, max(1, small.size), size)):
         offsets = dealer.deal(begin, min(begin + size, small.size), where, records)
@@ -194,6 +195,8 @@ def _block_room(block_tokens: int, width: int, dtype: str) -> tuple[U32, Records
 
 def count_group(job: CountingJob, names: Sequence[str], first: int, last: int) -> tuple[npt.NDArray[np.int64], Seconds]:
     """Count the buckets first..last - 1 of all shards into a run; returns how many n-grams of each length it has."""
+    from scone_cli.tallying import count_buckets, count_large_bucket  # noqa: PLC0415 - heavy: see above
+
     seconds = Seconds()
     marks = [_run(job, first, last, n) for n in range(2, job.max_n + 1)]
     if not all(mark.exists() for mark in marks):
@@ -223,7 +226,7 @@ def count_group(job: CountingJob, names: Sequence[str], first: int, last: int) -
 
 def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_records: int) -> tuple[Records, I64]:
     """The records of a group, segment after segment, and where each bucket of a segment begins among them."""
-    width, dtype = job.max_n + 1, np.dtype(record_dtype(job.num_tokens))
+    dtype, width = record_layout(job.num_tokens, job.max_n)
     room = _group_room(max(job.plan.group_records, 1) * width, dtype.name)
     filled, bounds = 0, []
     for path, offsets in segments:
@@ -243,7 +246,7 @@ def _group_room(size: int, dtype: str) -> Any:
 
 def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[Records]:
     """The records of one bucket, no more at a time than there is memory for."""
-    width, dtype = job.max_n + 1, np.dtype(record_dtype(job.num_tokens))
+    dtype, width = record_layout(job.num_tokens, job.max_n)
     for path, offsets in segments:
         with path.open("rb", buffering=0) as file:
             file.seek(int(offsets[0]) * width * dtype.itemsize)
@@ -253,8 +256,27 @@ def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[
                 yield records
 
 
-def _write_unigrams(job: CountingJob, names: Sequence[str], out: Path) -> None:
+def finish(
+    job: CountingJob, names: Sequence[str], ranges: Sequence[tuple[int, int]], n: int, out: Path
+) -> tuple[int, Seconds]:
+    """Write `out/n=<n>.parquet`; returns the occurrences of its n-grams, all together."""
+    seconds = Seconds()
+    clock = Clock(seconds)
+    target = out / f"n={n}.parquet"
+    if target.exists():
+        counts = pq.ParquetFile(target).read(["count"]).column(0)
+        return int(np.sum(counts.to_numpy(), dtype=np.uint64)), seconds
+    if n == 1:
+        counts = _write_unigrams(job, names, target)
+        clock("writing counts")
+        return int(counts.sum()), seconds
+    return merge_runs([_run(job, *each, n) for each in ranges], n, target, job.plan.merge_rows, clock), seconds
+
+
+def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt.NDArray[np.uint64]:
     """Every token of the train split, however rare: what the n-grams are measured against."""
+    from scone_cli.ordering import Ngrams, in_order  # noqa: PLC0415 - heavy: see above
+
     counts, docs = np.zeros(job.num_tokens, np.uint64), np.zeros(job.num_tokens, np.uint32)
     for name in names:
         with _dealt(job, name).open("rb") as file:
@@ -262,7 +284,8 @@ def _write_unigrams(job: CountingJob, names: Sequence[str], out: Path) -> None:
             counts += np.load(file)
             docs += np.load(file)
     ids = np.flatnonzero(counts)
-    write_counts(out / "n=1.parquet", in_order(Ngrams(ids.astype(np.uint32)[:, None], counts[ids], docs[ids])))
+    write_counts(target, in_order(Ngrams(ids.astype(np.uint32)[:, None], counts[ids], docs[ids])))
+    return counts
 
 
 # ---- the files between the tasks ---------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Kernels that deal the positions of a text into buckets by their first two tokens: the map step of counting.
 
-A *record* is a position with the tokens that follow it: K tokens and a flag. All n-grams that begin with the same two
+A *record* is a position with the tokens that follow it, K tokens, and a flag. All n-grams that begin with the same two
 tokens are in the same bucket, so a bucket can be counted for n = 2..K by itself, and the corpus is dealt out once.
 """
 
@@ -26,9 +26,13 @@ _64 = 64
 _ONE = np.uint64(1)
 
 
-def record_dtype(num_tokens: int) -> type[np.uint16 | np.uint32]:
-    """The type of a record's tokens; its largest value stands for 'no token', so no token may have it."""
-    return np.uint16 if num_tokens <= 0xFFFF else np.uint32
+@njit(nogil=True, cache=True, inline="always")
+def flag_place(records, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Where the flag is: the column whose highest bit it is, and the bits of that column's type a first token may have."""
+    ones = records.dtype.type(~records.dtype.type(0))
+    if records.shape[1] == max_n:
+        return 0, ones >> 1
+    return max_n, ones
 
 
 # ---- dealing -----------------------------------------------------------------------------------------------------
@@ -68,8 +72,9 @@ def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):  # type: i
 
 
 @njit(nogil=True, cache=True)
-def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, records):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    width = records.shape[1] - 1
+def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, records, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    column, _ = flag_place(records, width)
+    top = 8 * records.itemsize - 1
     pad = records.dtype.type(~records.dtype.type(0))
     for run in range(firsts.size):
         doc = docs[run]
@@ -89,8 +94,9 @@ def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, rec
             else:
                 for k in range(width):
                     records[at, k] = tokens[i + k]
-            records[at, width] = last_doc[bucket] != doc
+            flag = np.uint32(last_doc[bucket] != doc) << top
             last_doc[bucket] = doc
+            records[at, column] = flag | (tokens[i] if column == 0 else 0)
 
 
 @dataclass
@@ -121,7 +127,7 @@ class Dealer:
         return cls(tokens, runs, max_n, bits, np.full(1 << bits, _NONE, np.uint32))
 
     def deal(self, begin: int, end: int, where: U32, records: Records) -> I64:
-        """Fill `records` [>= end - begin, max_n + 1] with the positions in [begin, end).
+        """Fill `records` [>= end - begin, columns of `plan.record_layout`] with the positions in [begin, end).
 
         `where` [>= end - begin] is scratch. Returns offsets [2**bits + 1]: bucket b has the records
         offsets[b]..offsets[b + 1].
@@ -132,7 +138,9 @@ class Dealer:
         firsts, lasts, docs = firsts[low:high], lasts[low:high], docs[low:high]
         offsets = np.zeros((1 << self.bits) + 1, np.int64)
         _choose(self.tokens, firsts, lasts, begin, end, self.bits, where, offsets)
-        _scatter(self.tokens, firsts, lasts, docs, begin, end, where, self.last_doc, offsets[:-1].copy(), records)
+        _scatter(
+            self.tokens, firsts, lasts, docs, begin, end, where, self.last_doc, offsets[:-1].copy(), records, self.max_n
+        )
         return offsets
 
 

@@ -11,16 +11,18 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.ordering import Ngrams, in_order
-from scone_cli.progress import Clock, Seconds
+from scone_cli.progress import Clock
 from scone_cli.schemas import counts_schema
+
+if TYPE_CHECKING:
+    from scone_cli.ordering import Ngrams
 
 ROW_GROUP = 1 << 20  # rows; fixed, so that files do not depend on how much memory there was
 
@@ -47,16 +49,13 @@ def _read_rows(run: Path, n: int, begin: int, end: int) -> npt.NDArray[np.void]:
     return np.fromfile(run, dtype, end - begin, offset=begin * dtype.itemsize)
 
 
-def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int) -> tuple[int, Seconds]:
+def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock: Clock) -> int:
     """Merge the runs of one length into `counts/n=<n>.parquet`, about `most_rows` rows in memory at a time.
 
     Returns the occurrences of all its n-grams together.
     """
-    seconds = Seconds()
-    if target.exists():
-        counts = pq.ParquetFile(target).read(["count"]).column(0)
-        return int(np.sum(counts.to_numpy(), dtype=np.uint64)), seconds
-    clock = Clock(seconds)
+    from scone_cli.ordering import Ngrams, in_order  # noqa: PLC0415 - heavy: only where tasks are run
+
     total = 0
     with _CountsWriter(target, n) as writer:
         for window in _windows(runs, n, most_rows):
@@ -68,7 +67,7 @@ def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int) -> tu
             writer.write(ngrams)
             clock("writing counts")
     clock("writing counts")
-    return total, seconds
+    return total
 
 
 _Window = list[tuple[Path, tuple[int, int]]]

@@ -10,6 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,13 +87,24 @@ class CountingPlan:
         return [*ranges, (first, len(bucket_records))]
 
 
+def record_layout(num_tokens: int, max_n: int) -> tuple[np.dtype[Any], int]:
+    """The type and the number of a record's columns: one a token, and one more if no token has a bit to spare for the flag.
+
+    The largest value of the type stands for 'no token', so no token may have it.
+    """
+    if num_tokens <= 1 << 15:
+        return np.dtype(np.uint16), max_n
+    return (np.dtype(np.uint16), max_n + 1) if num_tokens < 1 << 16 else (np.dtype(np.uint32), max_n)
+
+
 def make_plan(num_tokens: int, vocab_size: int, max_n: int, memory: int, num_workers: int) -> CountingPlan:
     """Plan the count of about `num_tokens` tokens within `memory` bytes.
 
     Raises:
         BadSetting: so little memory that one process could not do it.
     """
-    record = (max_n + 1) * (2 if vocab_size <= 0xFFFF else 4)
+    dtype, width = record_layout(vocab_size, max_n)
+    record = width * dtype.itemsize
     for workers in range(num_workers, 0, -1):
         # One worker is the process itself.
         base = _PARENT + (_SERVER + workers * _WORKER if workers > 1 else _WORKER)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from scone_cli.dealing import I64, U32, U64, Records
+from scone_cli.dealing import I64, U32, U64, Records, flag_place
 from scone_cli.ordering import Ngrams, by_length
 
 _NONE = np.uint32(0xFFFFFFFF)
@@ -42,15 +42,16 @@ def _raise_counter(counters, key, shift, by):  # type: ignore[no-untyped-def]  #
 
 
 @njit(nogil=True, cache=True)
-def _begin(records, begins, ends, keys, live, doc_of, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _begin(records, max_n, begins, ends, keys, live, doc_of, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The 2-gram of every record of a bucket that lies in the segments [begins[s], ends[s]); returns how many."""
-    width = records.shape[1] - 1
+    column, mask = flag_place(records, max_n)
+    top = 8 * records.itemsize - 1
     doc = np.uint32(0)
     size = 0
     for segment in range(begins.size):
         for i in range(begins[segment], ends[segment]):
-            doc += np.uint32(records[i, width])
-            key = np.uint64(records[i, 0]) << _32 | np.uint64(records[i, 1])
+            doc += np.uint32(records[i, column] >> top)
+            key = np.uint64(records[i, 0] & mask) << _32 | np.uint64(records[i, 1])
             keys[size], live[size], doc_of[size] = key, i, doc
             _raise_counter(counters, key, shift, np.uint8(1))
             size += 1
@@ -224,7 +225,7 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore
         bits = _filter_bits((ends - begins).sum())
         counters, shift = all_counters[: 1 << bits], np.uint64(_64 - bits)
         counters[:] = 0
-        num_live = _begin(records, begins, ends, keys, live, doc_of, counters, shift)
+        num_live = _begin(records, max_n, begins, ends, keys, live, doc_of, counters, shift)
         for n in range(2, max_n + 1):
             num_live = _sift(keys, live, doc_of, num_live, counters, shift, least)
             table = _tally(keys, doc_of, num_live, entry_of, _empty_table())
@@ -254,21 +255,22 @@ def _nothing_found(room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
 
 
 @njit(nogil=True, cache=True)
-def _trace(records, n, slots, rows, sizes, keys, doc_of, doc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _trace(records, max_n, n, slots, rows, sizes, keys, doc_of, doc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The candidates of length n among the records; tables of the lengths before lie end to end in slots and rows."""
-    width = records.shape[1] - 1
+    column, mask = flag_place(records, max_n)
+    top = 8 * records.itemsize - 1
     pad = records.dtype.type(~records.dtype.type(0))
     kept = 0
     for i in range(records.shape[0]):
-        doc += np.uint32(records[i, width])
-        prefix = np.uint32(records[i, 0])
+        doc += np.uint32(records[i, column] >> top)
+        prefix = np.uint32(records[i, 0] & mask)
         first = 0
         for length in range(2, n):
             key = np.uint64(prefix) << _32 | np.uint64(records[i, length - 1])
-            mask = np.uint64(sizes[length - 2] - 1)
+            wrap = np.uint64(sizes[length - 2] - 1)
             at = _hash(key) >> np.uint64(_64 - np.int64(np.log2(sizes[length - 2]) + 0.5))
             while slots[first + at] != key and slots[first + at] != _EMPTY:
-                at = (at + _ONE) & mask
+                at = (at + _ONE) & wrap
             prefix = rows[first + at] if slots[first + at] == key else _NONE
             if prefix == _NONE:
                 break
@@ -296,7 +298,7 @@ def _count_large_bucket(
         doc = np.uint32(0)
         for records in read():
             keys, doc_of = np.empty(len(records), np.uint64), np.empty(len(records), np.uint32)
-            size, doc = _trace(records, n, slots, rows, sizes, keys, doc_of, doc)
+            size, doc = _trace(records, max_n, n, slots, rows, sizes, keys, doc_of, doc)
             yield keys[:size], doc_of[:size]
 
     for n in range(2, max_n + 1):

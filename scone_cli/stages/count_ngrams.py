@@ -41,7 +41,8 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         StorageFailure: too little disk.
     """
     _check(config)
-    from scone_cli.plan import available_memory, check_disk, make_plan  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.counting import KERNELS, CountingJob, count_ngrams  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.plan import available_memory, check_disk, make_plan  # noqa: PLC0415
     from scone_cli.pool import Pool, num_cores  # noqa: PLC0415
 
     memory = available_memory() // 2 if config.memory is None else parse_bytes(config.memory, "--memory")
@@ -58,9 +59,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     staging = staging_folder(target, mark, lasting=False)
     progress("plan", 0, 0, detail=plan.described())
     check_disk(out, plan.disk(prepared.num_tokens_bound, fresh))
-    with Pool(plan.num_workers, ["scone_cli.counting", *(["scone_cli.shards"] if fresh else [])]) as pool:
-        from scone_cli.counting import CountingJob, count_ngrams  # noqa: PLC0415
-
+    with Pool(plan.num_workers, [*KERNELS, *(["scone_cli.shards"] if fresh else [])]) as pool:
         limits = (settings["max_n"], settings["min_count"], settings["min_docs"])
         job = CountingJob.begin(staging / SCRATCH, prepared.vocab_size, settings["exclude_tokens"], *limits, plan)
         tokens = prepared.write(pool, progress, job.then)
