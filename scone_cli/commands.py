@@ -50,9 +50,18 @@ STAGES: dict[str, Stage] = {
         "Tokenise text and count every n-gram in it.",
         """Tokenise the text in CORPUS and count every n-gram in it.
 
-        CORPUS is any number of files and folders: plain text (one document a file), .jsonl and .parquet, each also
-        compressed as .gz or .zst. The tokenizer is a byte-level BPE trained on the corpus, unless --tokenizer names
-        one. Held-out documents are tokenised, but neither counted nor trained on.
+        CORPUS is any number of files, folders and quoted patterns: plain text (one document a file), .jsonl and .parquet,
+        each also compressed as .gz or .zst; or `-`, standard input, which is JSON Lines if its first line is a JSON
+        object, and one plain text otherwise. The tokenizer is a byte-level BPE trained on about 64 MB of the corpus,
+        unless --tokenizer names one. Held-out documents are tokenised, but neither counted nor trained on.
+
+        Or token ids, as other programs write them: .bin of uint16 or uint32 (nanoGPT, llm.c), .npy (OLMo), Megatron's
+        .bin with its .idx, .parquet with a column of lists (`tokens`, `input_ids`). Documents end at --separator.
+        With the --tokenizer that made them they can be read as text later; without it, bits a byte and the text of
+        f-grams are not known.
+
+        A document that cannot be read (no JSON, not UTF-8, half a surrogate pair, beyond 1 GiB) stops the run, unless
+        --on-bad-document skip leaves it out.
 
         \b
         Reads    CORPUS
@@ -61,6 +70,9 @@ STAGES: dict[str, Stage] = {
         \b
         Example:
           scone count-ngrams books/ papers.jsonl.zst --vocab-size 8192 --min-count 5
+          scone count-ngrams 'crawl/**/*.jsonl.gz' --on-bad-document skip
+          zstdcat dump.jsonl.zst | scone count-ngrams -
+          scone count-ngrams fineweb/ --tokenizer gpt2.json --separator 50256
         """,
     ),
     "select-vocab": Stage(
