@@ -139,7 +139,9 @@ class FgramIndex:
     @classmethod
     def build(cls, prefix_nodes: U32, last_tokens: U32, num_tokens: int, max_n: int) -> FgramIndex:
         """Index the f-grams 0..S-1, f-gram i being node `prefix_nodes[i]` followed by `last_tokens[i]`."""
-        keys = prefix_nodes.astype(np.uint64) << _32 | last_tokens
+        keys = prefix_nodes.astype(np.uint64)
+        keys <<= _32  # in place: there may be a hundred million
+        keys |= last_tokens
         return cls(*hash_table(keys), num_tokens, max_n)
 
     def match(self, tokens: U32, starts: I64 | None = None) -> tuple[U32, U8]:

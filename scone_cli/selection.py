@@ -2,7 +2,7 @@
 
 A rule gives every n-gram a score. An n-gram then counts for no more than its prefix and its suffix, and ties go to the
 shorter one, so that whatever is ranked comes after its prefix and its suffix: every beginning of the ranking is closed.
-Linear but for the sort. At its peak it takes some 50 bytes an n-gram, and for one length at a time 20 + 4 n more.
+Linear but for the sort, and at its peak 70 bytes an n-gram in memory.
 
 Not here: how many of them are kept (`ladder`), and how they are written (`vocabulary`).
 """
@@ -26,6 +26,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
+_BATCH_ROWS = 1 << 20  # of a file: some MB at a time
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,12 @@ class Ranking:
 
 
 def rank(counted: Counted, by: str) -> Ranking:
-    """Order n-grams by (score desc, n asc, count desc, tokens asc), where a score is at most that of prefix and suffix."""
-    scores = RULES[by](counted).copy()
-    for n in range(3, counted.max_n + 1):
+    """Order n-grams by (score desc, n asc, count desc, tokens asc), where a score is at most that of prefix and suffix.
+
+    The suffixes of `counted` are needed by rules that are not closed.
+    """
+    scores = RULES[by].score(counted).copy()
+    for n in range(3, counted.max_n + 1) if not RULES[by].is_closed else ():
         here = counted.level(n)
         limit = np.minimum(scores[counted.prefixes[here]], scores[counted.suffixes[here]])
         np.minimum(scores[here], limit, out=scores[here])
@@ -124,7 +129,15 @@ def gain_score(counted: Counted) -> U64:
     return scores.view(np.uint64)  # of floats that are not negative, the bits are in the order of the values
 
 
-RULES: Mapping[str, Callable[[Counted], U64]] = {"count": count_score, "gain": gain_score}
+@dataclass(frozen=True)
+class Rule:
+    """A score for every n-gram (uint64 [M]), and whether it is never more than that of a prefix or a suffix anyway."""
+
+    score: Callable[[Counted], U64]
+    is_closed: bool
+
+
+RULES: Mapping[str, Rule] = {"count": Rule(count_score, is_closed=True), "gain": Rule(gain_score, is_closed=False)}
 
 
 def _unigrams(counted: Counted) -> U64:
@@ -132,8 +145,9 @@ def _unigrams(counted: Counted) -> U64:
     found = np.zeros(counted.num_tokens, np.uint64)
     path = counted.folder / "n=1.parquet"
     if path.exists():
-        tokens, counts, _ = _read_level(counted.folder, 1, 1, 1)
-        found[tokens[:, 0]] = counts
+        counts, docs = np.empty_like(found), np.empty(found.size, np.uint32)
+        tokens = _read_level(counted.folder, 1, 1, 1, counts, docs)
+        found[tokens[:, 0]] = counts[: len(tokens)]
     else:  # counts of an earlier version have none
         for _, shard in iter_shards(counted.folder.parent / "tokens", TRAIN):
             found += np.bincount(shard.tokens, minlength=found.size).astype(np.uint64)
@@ -143,7 +157,9 @@ def _unigrams(counted: Counted) -> U64:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_counts(folder: Path, max_n: int, min_count: int, min_docs: int, num_tokens: int) -> Counted:
+def read_counts(
+    folder: Path, max_n: int, min_count: int, min_docs: int, num_tokens: int, with_suffixes: bool = True
+) -> Counted:
     """Read `n=2.parquet` to `n=<max_n>.parquet`, of them what occurs often enough and in enough documents.
 
     Both floors keep the n-grams closed: a prefix and a suffix occur wherever the n-gram does.
@@ -152,50 +168,59 @@ def read_counts(folder: Path, max_n: int, min_count: int, min_docs: int, num_tok
         BadSetting: more of them than there are ids.
         DamagedArtifact: an n-gram whose prefix or suffix was not counted.
     """
-    levels, offsets, shorter = [], [0], np.empty((0, 1), np.uint32)
+    room = sum(pq.read_metadata(folder / f"n={n}.parquet").num_rows for n in range(2, max_n + 1))
+    counts = np.empty(room, np.uint64)  # of what is left out at the end, nothing is ever touched, nor in memory
+    docs, last_tokens, prefixes = (np.empty(room, np.uint32) for _ in range(3))
+    suffixes = np.empty(room if with_suffixes else 0, np.uint32)
+    offsets, shorter = [0], np.empty((0, 1), np.uint32)
     for n in range(2, max_n + 1):
-        tokens, counts, docs = _read_level(folder, n, min_count, min_docs)
-        parts = tokens[:, :-1], tokens[:, 1:]
-        if n == 2:
-            prefixes, suffixes = (part[:, 0].copy() for part in parts)
-        else:
-            prefixes, suffixes = (rows + np.uint32(offsets[-2]) for rows in _find(parts, shorter, folder))
-        levels.append((counts, docs, tokens[:, -1].copy(), prefixes, suffixes))
-        offsets.append(offsets[-1] + len(tokens))
+        tokens = _read_level(folder, n, min_count, min_docs, counts[offsets[-1] :], docs[offsets[-1] :])
+        here = slice(offsets[-1], offsets[-1] + len(tokens))
+        last_tokens[here] = tokens[:, -1]
+        parts = {"prefix": (prefixes, tokens[:, :-1])}
+        if with_suffixes:
+            parts["suffix"] = (suffixes, tokens[:, 1:])
+        slots = _index(shorter)
+        for name, (rows, part) in parts.items():
+            if n == 2:
+                rows[here] = part[:, 0]
+            elif _find_rows(part, shorter, slots, np.uint32(offsets[-2]), rows[here]):
+                raise DamagedArtifact(
+                    f"{folder / f'n={n}.parquet'}: an n-gram whose {name} is not in n={n - 1}.parquet",
+                    "run: scone count-ngrams CORPUS --force",
+                )
+        offsets.append(here.stop)
         shorter = tokens
-    if num_tokens + offsets[-1] > NONE:
+    end = offsets[-1]
+    if num_tokens + end > NONE:
         raise BadSetting(
-            f"{offsets[-1]:,} n-grams and {num_tokens:,} tokens: expected at most {NONE:,}, as ids have 32 bits",
+            f"{end:,} n-grams and {num_tokens:,} tokens: expected at most {NONE:,}, as ids have 32 bits",
             "give a larger --min-count, or a smaller --max-n",
         )
-    del tokens, shorter
-    return Counted(folder, num_tokens, tuple(offsets), *map(np.concatenate, zip(*levels, strict=True)))
+    columns = (counts, docs, last_tokens, prefixes, suffixes)
+    return Counted(folder, num_tokens, tuple(offsets), *(column[:end] for column in columns))
 
 
-def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> tuple[U32, U64, U32]:
-    """Tokens [M, n], occurrences [M] and documents [M] of the n-grams of one length."""
+def _read_level(folder: Path, n: int, min_count: int, min_docs: int, counts: U64, docs: U32) -> U32:
+    """Read the n-grams of one length: tokens [M, n], and the first M of `counts` and `docs` are filled."""
+    end = 0
     with pq.ParquetFile(folder / f"n={n}.parquet") as file:
-        table = file.read()
-    counts, docs = table.column("count").to_numpy(), table.column("docs").to_numpy()
-    tokens = table.column("tokens").combine_chunks().flatten().to_numpy().reshape(-1, n)
-    frequent = (counts >= min_count) & (docs >= min_docs)
-    if frequent.all():
-        return tokens, counts, docs
-    return tokens[frequent], counts[frequent], docs[frequent]
+        tokens = np.empty((file.metadata.num_rows, n), np.uint32)
+        for batch in file.iter_batches(_BATCH_ROWS):
+            batch_counts, batch_docs = batch.column("count").to_numpy(), batch.column("docs").to_numpy()
+            frequent = (batch_counts >= min_count) & (batch_docs >= min_docs)
+            here = slice(end, end + int(np.count_nonzero(frequent)))
+            counts[here], docs[here] = batch_counts[frequent], batch_docs[frequent]
+            tokens[here] = batch.column("tokens").flatten().to_numpy().reshape(-1, n)[frequent]
+            end = here.stop
+    return tokens[:end]
 
 
-def _find(parts: tuple[U32, U32], shorter: U32, folder: Path) -> tuple[U32, U32]:
-    """The rows in which the token lists `parts` [M, n - 1] are in `shorter` [L, n - 1]."""
-    slots = np.full(2 * len(shorter) + 8, _EMPTY, np.uint64)
-    _index_rows(shorter, slots)
-    prefixes, suffixes = _find_rows(parts[0], shorter, slots), _find_rows(parts[1], shorter, slots)
-    if (prefixes == NONE).any() or (suffixes == NONE).any():
-        n = shorter.shape[1] + 1
-        raise DamagedArtifact(
-            f"{folder / f'n={n}.parquet'}: an n-gram whose prefix or suffix is not in n={n - 1}.parquet",
-            "run: scone count-ngrams CORPUS --force",
-        )
-    return prefixes, suffixes
+def _index(tokens: U32) -> U64:
+    """A hash table from token lists [L, n] to their rows, of 16 bytes each."""
+    slots = np.full(2 * len(tokens) + 8, _EMPTY, np.uint64)
+    _index_rows(tokens, slots)
+    return slots
 
 
 # A row belongs where the low half of its hash says; its slot holds the high half and the row, so tokens are compared only
@@ -224,24 +249,44 @@ def _index_rows(tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001,
         slots[at] = mixed & ~_LOW | np.uint64(row)
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _is_same(wanted, i, tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    same = True
+    for k in range(wanted.shape[1]):
+        same &= wanted[i, k] == tokens[row, k]
+    return same
+
+
 @njit(nogil=True, cache=True)
-def _find_rows(wanted, tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """For each row of `wanted` the equal row of `tokens`, or NONE."""
+def _find_rows(wanted, tokens, slots, first_row, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Set `found` to first_row + the row of `tokens` that equals each row of `wanted`; returns how many have none."""
     capacity = np.uint64(slots.size)
-    found = np.full(wanted.shape[0], NONE, np.uint32)
-    for i in range(wanted.shape[0]):
-        mixed = _hash_row(wanted, i)
-        at = (mixed & _LOW) * capacity >> _32
-        while slots[at] != _EMPTY:
-            if slots[at] ^ mixed <= _LOW:
-                row = np.uint32(slots[at] & _LOW)
-                same = True
-                for k in range(wanted.shape[1]):
-                    same &= wanted[i, k] == tokens[row, k]
-                if same:
-                    found[i] = row
+    hashes, places = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, np.uint64)
+    entries, touched = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, np.uint32)
+    missing = 0
+    if tokens.shape[0] == 0:
+        return wanted.shape[0]
+    last = np.uint64(tokens.shape[0] - 1)
+    for begin in range(0, wanted.shape[0], _AT_ONCE):
+        # Memory is slow but does many things at once: what these loops wait for, they wait for together.
+        size = min(_AT_ONCE, wanted.shape[0] - begin)
+        for j in range(size):
+            hashes[j] = _hash_row(wanted, begin + j)
+            places[j] = (hashes[j] & _LOW) * capacity >> _32
+        for j in range(size):
+            entries[j] = slots[places[j]]
+        for j in range(size):
+            touched[j] = tokens[min(entries[j] & _LOW, last), 0]
+        for j in range(size):
+            at, entry = places[j], entries[j]
+            while entry != _EMPTY:
+                row = entry & _LOW
+                if entry ^ hashes[j] <= _LOW and _is_same(wanted, begin + j, tokens, row):
+                    found[begin + j] = first_row + np.uint32(row)
                     break
-            at += _ONE
-            if at == capacity:
-                at = np.uint64(0)
-    return found
+                at += _ONE
+                if at == capacity:
+                    at = np.uint64(0)
+                entry = slots[at]
+            missing += entry == _EMPTY
+    return missing

@@ -13,7 +13,7 @@ from scone_cli.artifacts import write_parquet
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.ngrams import U8, U32, U64
 from scone_cli.schemas import VOCAB
-from scone_cli.selection import rank, read_counts
+from scone_cli.selection import RULES, rank, read_counts
 from scone_cli.trie import FgramTrie
 
 _MOST_TOKENS = 2**31 - 1  # of all f-grams: Arrow's lists have offsets of 32 bits
@@ -41,7 +41,8 @@ class Vocabulary:
             BadSetting: more n-grams than ids.
             DamagedArtifact: see `selection.read_counts`.
         """
-        ranking = rank(read_counts(counts_folder, max_n, min_count, min_docs, num_tokens), by)
+        with_suffixes = not RULES[by].is_closed
+        ranking = rank(read_counts(counts_folder, max_n, min_count, min_docs, num_tokens, with_suffixes), by)
         trie = FgramTrie(ranking.prefix_nodes, ranking.last_tokens, ranking.lengths, num_tokens, max_n)
         return cls(trie, ranking.counts, ranking.docs)
 

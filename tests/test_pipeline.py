@@ -17,7 +17,7 @@ from scone_cli import __version__, artifacts, schemas
 FILES = {
     "tokens": {"part-00000-000.parquet", "tokenizer.json"},
     "counts": {"n=2.parquet", "n=3.parquet", "n=4.parquet"},
-    "vocab": {"vocab.parquet"},
+    "vocab": {"vocab.parquet", "ladder.parquet"},
     "model": {"config.json", "main.safetensors", "fgram.safetensors", "log.parquet"},
     "plain": {"config.json", "main.safetensors", "log.parquet"},
     "table": {"rows-00000.parquet", "index.slots.npy", "index.values.npy", "vocab.parquet"},
@@ -86,6 +86,7 @@ def test_the_recipes_settings_are_in_the_manifests(work):
         ("counts/n=2.parquet", schemas.counts_schema(2)),
         ("counts/n=4.parquet", schemas.counts_schema(4)),
         ("vocab/vocab.parquet", schemas.VOCAB),
+        ("vocab/ladder.parquet", schemas.LADDER),
         ("model/log.parquet", schemas.LOG),
         ("table/rows-00000.parquet", schemas.table_schema(2 * 64)),
         ("table/vocab.parquet", schemas.VOCAB),

@@ -92,7 +92,7 @@ def test_the_gain_of_a_bigram_and_of_a_trigram_by_hand(tmp_path):
     write_part(tmp_path / "tokens", 0, [[0, 1, 2, 0, 1, 3, 2, 2]])
     write_counts(tmp_path / "counts", [[0, 1, 2, 0, 1, 3, 2, 2]], 3, 1)
     counted = read_counts(tmp_path / "counts", 3, 1, 1, 4)
-    scores = RULES["gain"](counted).view(np.float64)
+    scores = RULES["gain"].score(counted).view(np.float64)
     assert scores[0] == pytest.approx(2 * math.log(2 * 8 / (2 * 2)))
     trigrams = scores[counted.level(3)]
     assert trigrams[0] == pytest.approx(1 * math.log(1 * 2 / (2 * 1)))
@@ -130,7 +130,7 @@ def test_counts_that_are_not_closed_are_damaged(tmp_path, lost):
     assert kept in counts
     one = np.array([kept], np.uint32)
     counts_file(tmp_path / "n=2.parquet", one, [3], [3])
-    with pytest.raises(DamagedArtifact, match="prefix or suffix is not in n=2") as caught:
+    with pytest.raises(DamagedArtifact, match=f"{lost} is not in n=2") as caught:
         read_counts(tmp_path, 3, 1, 1, 3)
     assert caught.value.hint == "run: scone count-ngrams CORPUS --force"
 
