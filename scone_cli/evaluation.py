@@ -152,6 +152,8 @@ def evaluate_corpus(
                 ("perplexity", metrics.perplexity(nats[arm][inside], count)),
                 ("bits_per_byte", metrics.bits_per_byte(nats[arm][inside], size, count)),
             ):
+                if metric == "bits_per_byte" and not size.any():
+                    continue  # of token ids that came without a byte-level tokenizer
                 results.append(
                     {
                         "arm": arm,

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import zstandard
 
 from scone_cli import readers, sources
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
-from scone_cli.readers import read_documents
+from scone_cli.readers import BadDocument, read_documents
 from scone_cli.sources import find_files
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor(write_checksum=True).compress}
@@ -346,3 +347,61 @@ def test_documents_come_as_a_stream(tmp_path):
     assert next(documents).text == "first"
     with pytest.raises(BadData, match="line 2"):
         next(documents)
+
+
+# ---- documents that are left out ---------------------------------------------------------------------------------
+
+
+def skipping(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The texts that can be read, and name and cause of those that cannot."""
+    bad: list[BadDocument] = []
+    (file,) = find_files([path])
+    texts = [document.text for document in read_documents(file, on_bad=bad.append)]
+    return texts, [(error.name, error.cause) for error in bad]
+
+
+def test_bad_lines_are_left_out_and_told_of(tmp_path):
+    content = b'{"text": "a"}\nnot JSON\n\n{"text": "\\ud800"}\n{"text": "\xff"}\n{"body": 1}\n{"text": "b"}\n'
+    texts, bad = skipping(write(tmp_path / "a.jsonl", content))
+    assert texts == ["a", "b"]
+    assert [name for name, _ in bad] == ["a.jsonl:2", "a.jsonl:4", "a.jsonl:5", "a.jsonl:6"]
+    for (_, cause), expected in zip(bad, ("not JSON", "half a surrogate pair", "not UTF-8", "no field"), strict=True):
+        assert cause.startswith(expected)
+
+
+def test_bad_rows_and_files_are_left_out_and_told_of(tmp_path):
+    column = pa.array([b"ok", b"\xff", None, b"fine"]).view(pa.string())
+    texts, bad = skipping(write(tmp_path / "a.parquet", parquet({"text": column})))
+    assert (texts, [name for name, _ in bad]) == (["ok", "fine"], ["a.parquet:1", "a.parquet:2"])
+    assert skipping(write(tmp_path / "a.txt", b"\xff"))[1][0][0] == "a.txt"
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_documents_beyond_the_largest_are_left_out_and_reading_goes_on(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(readers, "_LARGEST_DOCUMENT", 40)
+    monkeypatch.setattr(readers, "_SMALL_BYTES", 16)
+    content = lines({"text": "a"}, {"text": "x" * 500}, {"text": "b"}, {"text": "y" * 27}, {"text": "z" * 28})
+    path = write(tmp_path / f"a.jsonl{suffix}", COMPRESS[suffix](content))
+    texts, bad = skipping(path)
+    assert texts == ["a", "b", "y" * 27]  # its line is 40 bytes long, with its end
+    assert bad == [(f"{path.name}:{line}", "expected at most 40 bytes") for line in (2, 5)]
+    fails(path, "line 2: expected at most 40 bytes")
+    whole = write(tmp_path / f"b.txt{suffix}", COMPRESS[suffix](b"x" * 41))
+    assert skipping(whole)[1][0][0] == whole.name
+    assert read(write(tmp_path / f"c.txt{suffix}", COMPRESS[suffix](b"x" * 40))) == [(f"c.txt{suffix}", "x" * 40)]
+
+
+def test_a_damaged_file_is_an_error_even_so(tmp_path):
+    whole = gzip.compress(lines(*({"text": f"text {number}"} for number in range(2000))))
+    with pytest.raises(BadData, match="truncated"):
+        skipping(write(tmp_path / "a.jsonl.gz", whole[:-9]))
+    with pytest.raises(BadData, match="no column 'text'"):
+        skipping(write(tmp_path / "a.parquet", parquet({"body": pa.array(["x"])})))
+
+
+def test_an_error_of_a_document_survives_the_way_out_of_a_worker(tmp_path):
+    (file,) = find_files([write(tmp_path / "a.jsonl", b"not JSON\n")])
+    with pytest.raises(BadDocument) as caught:
+        list(read_documents(file))
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copy), copy.message, copy.hint) == (BadData, caught.value.message, caught.value.hint)

@@ -290,3 +290,22 @@ def test_an_error_of_the_reader_comes_through():
 
     with pytest.raises(BadData, match="line 2"):
         train_tokenizer(texts(), 300)
+
+
+# ---- how much text a token stands for ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text() | st.sampled_from([END_OF_TEXT, "the cat", "bät"]), max_size=5).map("".join))
+def test_byte_lengths_add_up_to_the_text(text):
+    lengths = TOKENIZER.byte_lengths()
+    assert lengths.size == TOKENIZER.vocab_size
+    assert lengths[ids(TOKENIZER, text)].sum() == len(text.encode())
+
+
+def test_byte_lengths_of_added_tokens_and_of_other_tokenizers():
+    (token,) = json.loads(CONTENT)["added_tokens"]
+    added = token | {"id": 300, "content": "<wërkzeug>", "special": False}
+    tokenizer = make(edited(added_tokens=[token, added]))
+    assert tokenizer.byte_lengths()[[0, 300]].tolist() == [len(END_OF_TEXT), len("<wërkzeug>".encode())]
+    words = tokenizers.Tokenizer(models.WordLevel({"cat": 1, "?": 2}, unk_token="?"))
+    assert Tokenizer(words.to_str().encode(), "words.json", lambda _: None).byte_lengths() is None

@@ -209,14 +209,16 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
     arms = list(dict.fromkeys(row["arm"] for row in found["results"]))
     quality = []
     for arm in arms:
-        nats, ppl, bits = (results[corpora[0], arm, metric] for metric in METRICS)
+        nats, ppl, bits = (results.get((corpora[0], arm, metric)) for metric in METRICS)
+        assert nats is not None
+        assert ppl is not None
         gain = gains.get((corpora[0], arm))
         quality.append(
             {
                 "arm": arm,
                 "perplexity": round(ppl["value"], 3),
                 "± ppl": _rounded(ppl["stderr"], 3),
-                "bits a byte": _rounded(bits["value"], 4),
+                "bits a byte": _rounded(bits["value"] if bits else None, 4),
                 "nats a token": round(nats["value"], 4),
                 "table minus arm": _rounded(gain["nats_per_token"] if gain else None, 4),
                 "± nats": _rounded(gain["stderr"] if gain else None, 4),
@@ -227,6 +229,8 @@ def _summary(found: dict[str, list[dict[str, Any]]], context: int) -> dict[str, 
         "tokens": results[corpora[0], arms[0], "nats_per_token"]["n"],
         "window and stride, tokens": context,
     }
+    if not any(row["bits a byte"] is not None for row in quality):
+        summary["bits a byte"] = "not known: no byte-level tokenizer says how much text the tokens stand for"
     if any(row["also in the training split"] for row in found["documents"]):
         summary["documents that the models have learned from"] = found["documents"]
     if len(corpora) > 1:

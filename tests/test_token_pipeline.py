@@ -1,0 +1,50 @@
+"""Token ids without a tokenizer go through all stages; what needs text says that there is none."""
+
+import json
+
+import numpy as np
+import pytest
+from builders import random_documents
+from workspaces import SELECT, TRAIN, quality
+
+END = 0
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory, forks):
+    """A workspace made of a flat file of token ids."""
+    folder = tmp_path_factory.mktemp("ids")
+    documents = random_documents(0, 90, [200] * 60)
+    flat = [token + 1 for document in documents for token in [*document, END - 1]]
+    (folder / "a.bin").write_bytes(np.array(flat, np.uint16).tobytes())
+    for args in (
+        ("count-ngrams", folder / "a.bin", "--separator", END, "--held-out", "0.2", "--max-n", "3", "--workers", "1"),
+        ("select-vocab", *SELECT),
+        ("train-fgram", *TRAIN),
+        ("precompute",),
+        ("eval",),
+    ):
+        ended = forks.run("--workspace", folder / "work", *args)
+        assert ended.code == 0, ended.err
+    return folder
+
+
+def test_all_stages_run_and_perplexity_is_known(ids):
+    found = quality(ids / "work")
+    assert found["table", "perplexity"]["value"] == pytest.approx(found["live", "perplexity"]["value"], rel=1e-3)
+    assert ("table", "bits_per_byte") not in found
+    results = json.loads((ids / "work" / "eval" / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    assert results["results"]
+
+
+def test_what_needs_text_says_that_there_is_none(ids, forks):
+    work = ids / "work"
+    (ids / "b.txt").write_text("hello")
+    ended = forks.run("--workspace", work, "eval", ids / "b.txt")
+    assert (ended.code, ended.out) == (66, "")
+    assert ended.err.startswith(f"error: {work / 'tokens'}: made from token ids without a tokenizer")
+    assert "not known: no byte-level tokenizer" in forks.run("--workspace", work, "eval").out
+    shown = forks.run("--workspace", work, "inspect", work / "vocab").out
+    assert "shown as token ids" in shown
+    verified = forks.run("--workspace", work, "verify", work)
+    assert verified.code == 0, verified.out
