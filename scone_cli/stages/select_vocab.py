@@ -40,7 +40,7 @@ class SelectVocab:
         None, "Keep the fewest f-grams that match this share of the positions in held-out text."
     )
     min_gain: float = setting(
-        0.05, "For --size auto: stop where the next doubling matches less than this share of held-out positions more."
+        0.05, "For --size auto: stop where no doubling matches this share of held-out positions more."
     )
     dim: int = setting(128, "Width of the model, for the bytes of the table.")
     dtype: str = setting(
