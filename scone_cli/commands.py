@@ -71,7 +71,7 @@ STAGES: dict[str, Stage] = {
         Example:
           scone count-ngrams books/ papers.jsonl.zst --vocab-size 8192 --min-count 5
           scone count-ngrams 'crawl/**/*.jsonl.gz' --on-bad-document skip
-          zstdcat dump.jsonl.zst | scone count-ngrams -
+          scone count-ngrams - < dump.jsonl.zst
           scone count-ngrams fineweb/ --tokenizer gpt2.json --separator 50256
         """,
     ),

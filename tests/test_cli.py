@@ -94,7 +94,7 @@ def test_every_setting_is_an_option_with_its_help_and_default(scone, name):
     config_class = STAGES[name].config_class()
     for item in dataclasses.fields(config_class):
         assert f"--{item.name.replace('_', '-')}" in flat
-        assert item.metadata["help"] in flat
+        assert " ".join(item.metadata["help"].split()) in flat
     assert "--force" in flat
     assert "--json" in flat
     assert "--seed" in flat
