@@ -2,7 +2,9 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +250,25 @@ def test_workers_write_the_same_bytes_as_this_process(source, tmp_path, monkeypa
     assert totals(made)[0] == expected
     assert contents(tmp_path / "one") == contents(tmp_path / "two") != {}
     assert {path.name for path in (tmp_path / "notes").iterdir()} == contents(tmp_path / "two").keys()
+
+
+def die_once(folder: Path, name: str, _stream: TokenStream) -> None:
+    """Kill the worker of one task, after it has written its part and before the task is marked."""
+    if name == "part-00001-0000.parquet" and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_task_of_a_worker_that_is_killed_is_done_again(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_TASK_BYTES", 4000)
+    expected = write(source, tmp_path / "whole")
+    tasks = tasks_of(find_files([source]))
+    then = functools.partial(die_once, tmp_path)
+    with Pool(2, ["scone_cli.shards"]) as pool:
+        made, _ = write_shards(job(tmp_path / "out"), tasks, pool, silent, then)
+    assert (tmp_path / "died").exists()
+    assert totals(made)[0] == expected
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 # ---- documents that are left out ---------------------------------------------------------------------------------
