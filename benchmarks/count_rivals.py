@@ -131,7 +131,7 @@ def count_colibri(stream: Path, out: Path) -> None:
 def count_scone(stream: Path, out: Path) -> None:
     """What `scone count-ngrams` counts with, called directly on the tokens that it made: no checks, no hashes."""
     from scone_cli.artifacts import read_manifest
-    from scone_cli.counting import CountingJob, count_ngrams
+    from scone_cli.counting import KERNELS, CountingJob, count_ngrams
     from scone_cli.plan import make_plan
     from scone_cli.pool import Pool
     from scone_cli.quantities import parse_bytes
@@ -139,11 +139,11 @@ def count_scone(stream: Path, out: Path) -> None:
     tokens = stream / "work" / "tokens"
     size, vocab_size = (read_manifest(tokens).summary[name] for name in ("tokens", "vocabulary size"))
     memory = parse_bytes(os.environ.get("RIVAL_MEMORY") or "8GiB")
-    plan = make_plan(size, vocab_size, MAX_N, memory, int(os.environ["RIVAL_THREADS"]))
+    plan = make_plan(size, vocab_size, MAX_N, memory, int(os.environ["RIVAL_THREADS"]), tokenising=False)
     scratch = out / "scratch"
     scratch.mkdir()
     job = CountingJob(scratch, vocab_size, (), MAX_N, MIN_COUNT, 1, plan)
-    with Pool(plan.num_workers, ["scone_cli.counting"]) as pool:
+    with Pool(plan.num_workers, KERNELS) as pool:
         count_ngrams(job, [(path, None) for path in sorted(tokens.glob("part-*.parquet"))], out, pool, lambda *_: None)
 
 

@@ -19,10 +19,12 @@ from scone_cli.errors import BadSetting, StorageFailure
 
 MIB = 1 << 20
 
-# Measured: what processes take before they have work, and what comes on top of the arrays that are counted below.
+# Measured: resident bytes of processes before they have work, libraries that they share counted in each; and what
+# comes on top of the arrays that are counted below.
 _PARENT = 110 * MIB
-_SERVER = 100 * MIB  # the server that workers are forked from; they share most of it
-_WORKER = 60 * MIB
+_SERVER = 130 * MIB  # what workers are forked from
+_WORKER = 190 * MIB
+_TOKENISING = 140 * MIB  # a worker that makes tokens too: tokenizer, text, and a part as it is written
 
 _PART_TOKENS = 4_000_000  # of one part of tokens/ in memory: as it is read, and packed
 _BYTES_A_PART_TOKEN = 16
@@ -67,12 +69,12 @@ class CountingPlan:
         """Bytes of disk that `num_tokens` tokens need: records, counts (at most a tenth of that) and perhaps `tokens/`."""
         return num_tokens * (self.record_bytes + self.record_bytes // 10 + (2 if with_tokens else 0))
 
-    def described(self) -> str:
+    def described(self, num_tokens: int, disk: int) -> str:
         """The plan in one line."""
-        return (
-            f"{self.num_workers} process(es), {1 << self.bits:,} buckets, up to {self.group_records:,} records at a time; "
-            f"memory {self.memory / 2**20:,.0f} MiB"
-        )
+        size = f"up to {num_tokens / 1e6:,.1f}M tokens in {1 << self.bits:,} buckets"
+        processes = f"{self.num_workers} processes" if self.num_workers > 1 else "1 process"
+        pieces = f"{processes}, {self.group_records / 1e6:,.1f}M records at a time"
+        return f"{size}; {pieces}; at most {self.memory / MIB:,.0f} MiB of memory, {disk / MIB:,.0f} MiB of disk"
 
     def groups(self, bucket_records: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Ranges [first, last) of buckets that are counted together."""
@@ -97,31 +99,32 @@ def record_layout(num_tokens: int, max_n: int) -> tuple[np.dtype[Any], int]:
     return (np.dtype(np.uint16), max_n + 1) if num_tokens < 1 << 16 else (np.dtype(np.uint32), max_n)
 
 
-def make_plan(num_tokens: int, vocab_size: int, max_n: int, memory: int, num_workers: int) -> CountingPlan:
-    """Plan the count of about `num_tokens` tokens within `memory` bytes.
+def make_plan(
+    num_tokens: int, vocab_size: int, max_n: int, memory: int, num_workers: int, tokenising: bool
+) -> CountingPlan:
+    """Plan the count of about `num_tokens` tokens, `tokenising` if they must be made first, within `memory` bytes.
 
     Raises:
         BadSetting: so little memory that one process could not do it.
     """
     dtype, width = record_layout(vocab_size, max_n)
     record = width * dtype.itemsize
+    part = _PART_TOKENS * _BYTES_A_PART_TOKEN + (_TOKENISING if tokenising else 0)
     for workers in range(num_workers, 0, -1):
         # One worker is the process itself.
-        base = _PARENT + (_SERVER + workers * _WORKER if workers > 1 else _WORKER)
+        base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else _WORKER
         room = (memory - base) // workers
-        part = _PART_TOKENS * _BYTES_A_PART_TOKEN
         block = min(_LARGEST_BLOCK, (room - part) // (record + 4))
         group = min(_LARGEST_GROUP, room // (record + _COUNTING_BYTES))
         merge = min(_LARGEST_MERGE, room // _MERGE_BYTES)
-        if block >= _SMALLEST_BLOCK and group >= _SMALLEST_GROUP and merge >= _SMALLEST_MERGE:
-            bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
-            block = min(block, max(num_tokens, 1))
-            group = min(group, max(num_tokens, 1))
-            used = max(part + block * (record + 4), group * (record + _COUNTING_BYTES))
-            return CountingPlan(workers, bits, block, group, group, merge, record, base + workers * used)
-    least = _PARENT + _WORKER + _PART_TOKENS * _BYTES_A_PART_TOKEN + _SMALLEST_BLOCK * (record + 4)
+        if block < _SMALLEST_BLOCK or group < _SMALLEST_GROUP or merge < _SMALLEST_MERGE:
+            continue
+        bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
+        used = max(part + block * (record + 4), group * (record + _COUNTING_BYTES), merge * _MERGE_BYTES)
+        return CountingPlan(workers, bits, block, group, group, merge, record, base + workers * used)
+    least = _WORKER + part + _SMALLEST_BLOCK * (record + 4)
     raise BadSetting(
-        f"--memory {memory:,} bytes: counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB"
+        f"--memory: {memory:,} bytes, counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB or more"
     )
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,9 +157,16 @@ def _check_documents(stats: ShardStats, num_files: int, held_out: float) -> None
 
 
 def prepare_tokens(
-    config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress, force: bool = False
+    config: TokenSettings,
+    inputs: Sequence[Path],
+    target: Path,
+    progress: Progress,
+    force: bool = False,
+    check_size: Callable[[int], None] | None = None,
 ) -> PreparedTokens:
     """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
+
+    `check_size` is given the bytes of all files before anything takes long; it may refuse them.
 
     Raises:
         InputMissing, BadData: see `sources.find_files`, `token_files.recognise` and `Tokenizer.load`.
@@ -171,14 +178,14 @@ def prepare_tokens(
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     stdin = target.parent / STDIN_KEPT
     stdin.unlink(missing_ok=True)  # of a run that was killed while it read
-    files = find_files(inputs, progress, target.parent)
+    files = find_files(inputs, progress, target.parent, check_size)
     settings, corpus = _settings(config), _digest(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
         stdin.unlink(missing_ok=True)
         size, bound = manifest.summary["vocabulary size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
-    staging = staging_folder(target, mark)
+    staging = staging_folder(target, mark, lasting=False)
     files = _move_stdin(files, stdin, staging / SCRATCH)
     tokens = _token_files(config, files)
     work = _text(config, files, staging, progress) if tokens is None else _ids(config, tokens, staging, progress)

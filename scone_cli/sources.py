@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -54,9 +54,14 @@ class SourceFile:
 
 
 def find_files(
-    corpora: Sequence[Path], progress: Progress = silent, stdin_folder: Path | None = None
+    corpora: Sequence[Path],
+    progress: Progress = silent,
+    stdin_folder: Path | None = None,
+    check_size: Callable[[int], None] | None = None,
 ) -> list[SourceFile]:
     """Every file of the corpora, hashed, sorted by hash and name.
+
+    `check_size` is given the bytes of all files together before they are read to be hashed; it may refuse them.
 
     A corpus is a file, a folder, a pattern (`'law/**/*.jsonl'`), or `-` where there is a `stdin_folder`: then standard
     input is kept there as `STDIN_KEPT`. Hidden files in folders are left out, links are followed.
@@ -79,6 +84,8 @@ def find_files(
                     "give one folder that holds both, or rename one",
                 )
     indexes = _take_indexes(found)
+    if check_size is not None:
+        check_size(sum(os.path.getsize(location) for location in found.values()))  # noqa: PTH202 - perhaps a million
     files = []
     for number, (name, location) in enumerate(found.items()):
         if number % _TOLD_EVERY == 0:

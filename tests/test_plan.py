@@ -19,27 +19,28 @@ MIB, GIB = 1 << 20, 1 << 30
 @pytest.mark.parametrize("num_tokens", [0, 1000, 50_000_000, 10**12])
 @pytest.mark.parametrize(("vocab_size", "max_n"), [(32_768, 5), (256_000, 8)])
 def test_a_plan_keeps_to_the_memory_given(memory, num_tokens, vocab_size, max_n):
-    plan = make_plan(num_tokens, vocab_size, max_n, memory, 64)
+    plan = make_plan(num_tokens, vocab_size, max_n, memory, 64, tokenising=True)
     assert plan.memory <= memory
     assert 1 <= plan.num_workers <= 64
     assert min(plan.block_tokens, plan.group_records, plan.piece_records, plan.merge_rows) >= 1
 
 
 def test_more_memory_is_used_for_more_workers():
-    workers = [make_plan(10**9, 32_768, 5, memory * MIB, 64).num_workers for memory in (512, 1024, 4096, 1 << 16)]
+    sizes = [512 * MIB, GIB, 4 * GIB, 64 * GIB]
+    workers = [make_plan(10**9, 32_768, 5, size, 64, tokenising=False).num_workers for size in sizes]
     assert workers == sorted(workers)
     assert workers[0] < workers[-1] == 64
 
 
 def test_too_little_memory_is_refused_with_what_is_needed():
-    with pytest.raises(BadSetting, match=r"--memory 104,857,600 bytes: counting needs at least [\d,]+") as caught:
-        make_plan(1000, 32_768, 5, 100 * MIB, 2)
-    least = caught.value.hint.removeprefix("give --memory ").removesuffix("MiB")
-    assert make_plan(1000, 32_768, 5, int(least) * MIB, 2).num_workers == 1
+    with pytest.raises(BadSetting, match=r"--memory: 104,857,600 bytes, counting needs at least [\d,]+") as caught:
+        make_plan(1000, 32_768, 5, 100 * MIB, 2, tokenising=True)
+    least = caught.value.hint.removeprefix("give --memory ").removesuffix("MiB or more")
+    assert make_plan(1000, 32_768, 5, int(least) * MIB, 2, tokenising=True).num_workers == 1
 
 
 def test_groups_are_all_buckets_once_and_none_is_larger_than_it_must_be():
-    plan = make_plan(10**9, 32_768, 5, GIB, 2)
+    plan = make_plan(10**9, 32_768, 5, GIB, 2, tokenising=False)
     records = np.random.default_rng(0).integers(0, plan.group_records // 2, 1 << plan.bits)
     records[7] = 3 * plan.group_records
     groups = plan.groups(records)
@@ -52,7 +53,7 @@ def test_groups_are_all_buckets_once_and_none_is_larger_than_it_must_be():
 
 
 def test_too_little_disk_is_refused_with_what_is_needed(tmp_path, monkeypatch):
-    plan = make_plan(1_000_000, 32_768, 5, GIB, 2)
+    plan = make_plan(1_000_000, 32_768, 5, GIB, 2, tokenising=False)
     needed = plan.disk(1_000_000, with_tokens=True)
     assert needed > 1_000_000 * 12
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))

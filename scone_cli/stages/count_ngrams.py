@@ -14,6 +14,8 @@ from scone_cli.progress import Progress
 from scone_cli.quantities import Quantity, parse_bytes
 from scone_cli.stages import Report, setting
 
+_MOST_BYTES = 5  # of a file on disk that are one token, however it is written
+
 
 @dataclass(frozen=True)
 class CountNgrams(TokenSettings):
@@ -47,18 +49,26 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
 
     memory = available_memory() // 2 if config.memory is None else parse_bytes(config.memory, "--memory")
     workers = config.workers or num_cores()
-    prepared = prepare_tokens(config, inputs, out / "tokens", progress, force)
+    target = out / "counts"
+
+    def check_size(num_bytes: int) -> None:
+        """Refuse at once what cannot be done; what is just too much is found when the tokens can be estimated."""
+        least = make_plan(num_bytes // _MOST_BYTES, config.vocab_size, config.max_n, memory, workers, True)
+        if not target.exists():  # what is there may be up to date, and need nothing
+            check_disk(out, least.disk(num_bytes // _MOST_BYTES, with_tokens=True))
+
+    prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size)
     fresh = prepared.manifest is None
     settings = _count_settings(config, prepared.vocab_size)
     made_from = {"tokens": prepared.mark}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
-    target = out / "counts"
     if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
         return Report.of(target, manifest, up_to_date=True)
-    plan = make_plan(prepared.num_tokens_bound, prepared.vocab_size, config.max_n, memory, workers)
+    plan = make_plan(prepared.num_tokens_bound, prepared.vocab_size, config.max_n, memory, workers, fresh)
     staging = staging_folder(target, mark, lasting=False)
-    progress("plan", 0, 0, detail=plan.described())
-    check_disk(out, plan.disk(prepared.num_tokens_bound, fresh))
+    disk = plan.disk(prepared.num_tokens_bound, with_tokens=fresh)
+    progress("plan", 0, 0, detail=plan.described(prepared.num_tokens_bound, disk))
+    check_disk(out, disk)
     with Pool(plan.num_workers, [*KERNELS, *(["scone_cli.shards"] if fresh else [])]) as pool:
         limits = (settings["max_n"], settings["min_count"], settings["min_docs"])
         job = CountingJob.begin(staging / SCRATCH, prepared.vocab_size, settings["exclude_tokens"], *limits, plan)
