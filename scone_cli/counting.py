@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,11 @@ def count_ngrams(
     sizes = {path: path.stat().st_size for path, _ in parts}
     done, total = sum(sizes.values()) - sum(sizes[path] for path, _ in missing), sum(sizes.values())
     progress("dealing n-grams into buckets", done, total, "B")
-    for number, seconds in pool.run((deal_part, (job, path, sha256)) for path, sha256 in missing):
-        spent += seconds
+    for number, _ in pool.run((deal_part, (job, path, sha256)) for path, sha256 in missing):
         done += sizes[missing[number][0]]
         progress("dealing n-grams into buckets", done, total, "B")
+    for name in names:
+        spent += _dealing_seconds(job, name)
     ranges = job.plan.groups(_bucket_sizes(job, names))
     frequent = np.zeros(job.max_n + 1, np.int64)
     progress("counting buckets", 0, len(ranges), "groups")
@@ -130,7 +132,7 @@ def count_ngrams(
 # ---- the tasks ---------------------------------------------------------------------------------------------------
 
 
-def deal_part(job: CountingJob, path: Path, sha256: str | None) -> Seconds:
+def deal_part(job: CountingJob, path: Path, sha256: str | None) -> None:
     """Deal the train documents of one part of `tokens/`."""
     seconds = Seconds()
     clock = Clock(seconds)
@@ -143,7 +145,7 @@ def deal_part(job: CountingJob, path: Path, sha256: str | None) -> Seconds:
     starts = lists.offsets.to_numpy().astype(np.int64)
     is_train = np.array(table.column("split").to_pylist()) == TRAIN
     clock("reading tokens")
-    return deal(job, path.name, lists.values.to_numpy(), (starts[:-1][is_train], starts[1:][is_train]), seconds)
+    deal(job, path.name, lists.values.to_numpy(), (starts[:-1][is_train], starts[1:][is_train]), seconds)
 
 
 def _check(path: Path, content: bytes, sha256: str) -> None:
@@ -154,13 +156,16 @@ def _check(path: Path, content: bytes, sha256: str) -> None:
         )
 
 
-def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], seconds: Seconds) -> Seconds:
-    """Deal the documents tokens[first:last] of the shard `name` into the buckets' records, a block at a time."""
+def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], seconds: Seconds) -> None:
+    """Deal the documents tokens[first:last] of the shard `name` into the buckets' records, a block at a time.
+
+    `seconds`: what was spent on it before.
+    """
     from scone_cli.dealing import Dealer, count_tokens  # noqa: PLC0415 - heavy: see above
 
     mark = _dealt(job, name)
     if mark.exists():
-        return seconds
+        return
     clock = Clock(seconds)
     dtype, width = record_layout(job.num_tokens, job.max_n)
     small: Any = tokens.astype(dtype, copy=False)
@@ -183,8 +188,7 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
         np.save(file, np.array(all_offsets))
         for column in unigrams:
             np.save(file, column)
-    clock("writing records")
-    return seconds
+        file.write(json.dumps(seconds).encode())
 
 
 @functools.lru_cache(maxsize=1)
@@ -308,6 +312,14 @@ def _offsets(job: CountingJob, name: str) -> I64:
     """Where each bucket begins in each block of a shard: [blocks, buckets + 1]."""
     offsets: I64 = np.load(_dealt(job, name))
     return offsets
+
+
+def _dealing_seconds(job: CountingJob, name: str) -> Seconds:
+    """What was spent on dealing a shard, by whoever did it."""
+    with _dealt(job, name).open("rb") as file:
+        for _ in range(3):
+            np.load(file)
+        return Seconds(json.loads(file.read()))
 
 
 def _bucket_sizes(job: CountingJob, names: Sequence[str]) -> I64:
