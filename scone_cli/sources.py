@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +29,7 @@ STDIN_KEPT = ".stdin.partial"  # in the folder where standard input is kept, unt
 
 _PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 1 << 16  # of standard input: what it is taken for is decided by them
-_SMALL_BYTES = 1 << 20  # a file up to this size is hashed in one read, which costs a third of the calls
+_HASHED_BYTES = 8 << 20  # at a time, and after each it is told
 _TOLD_EVERY = 256  # files
 
 
@@ -84,25 +85,39 @@ def find_files(
                     "give one folder that holds both, or rename one",
                 )
     indexes = _take_indexes(found)
+    total = sum(_size(location) for location in found.values())
     if check_size is not None:
-        check_size(sum(os.path.getsize(location) for location in found.values()))  # noqa: PTH202 - perhaps a million
-    files = []
+        check_size(total)
+    done, files = 0, list[SourceFile]()
     for number, (name, location) in enumerate(found.items()):
         if number % _TOLD_EVERY == 0:
-            progress("hashing files", number, len(found), "files")
-        files.append(_hashed(name, location, indexes.get(name)))
-    progress("hashing files", len(found), len(found), "files")
+            progress("hashing files", done, total, "B")
+        files.append(_hashed(name, location, indexes.get(name), partial(_tell, progress, done, total)))
+        done += files[-1].bytes
+    progress("hashing files", total, total, "B")
     return sorted(files, key=lambda file: (file.sha256, file.name))
 
 
-def _hashed(name: str, location: str, index: str | None) -> SourceFile:
+def _size(location: str) -> int:
     with readable(location):
-        found = os.stat(location)  # noqa: PTH116 - before hashing: a change from now on will be seen
-        if found.st_size <= _SMALL_BYTES:
-            with open(location, "rb", buffering=0) as file:  # noqa: PTH123 - there may be a million of them
-                digest = hashlib.sha256(file.readall()).hexdigest()
-        else:
-            digest = digest_file(Path(location))
+        return os.path.getsize(location)  # noqa: PTH202 - there may be a million of them
+
+
+def _tell(progress: Progress, before: int, total: int, done: int) -> None:
+    progress("hashing files", min(before + done, total), total, "B")
+
+
+def _hashed(name: str, location: str, index: str | None, tell: Callable[[int], None]) -> SourceFile:
+    with readable(location), open(location, "rb", buffering=0) as file:  # noqa: PTH123 - there may be a million of them
+        found = os.fstat(file.fileno())  # before hashing: a change from now on will be seen
+        hashing, done = hashlib.sha256(), 0
+        at_once = min(_HASHED_BYTES, found.st_size + 1)  # room for more than there is would have to be claimed
+        while piece := file.read(at_once):
+            hashing.update(piece)
+            done += len(piece)
+            if len(piece) == _HASHED_BYTES:
+                tell(done)
+        digest = hashing.hexdigest()
         if index is not None:
             digest = hashlib.sha256(f"{digest} {digest_file(Path(index))}".encode()).hexdigest()
     return SourceFile(location, name, found.st_size, digest, found.st_mtime_ns, index)

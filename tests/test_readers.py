@@ -155,11 +155,10 @@ def test_file_that_goes_away_and_file_that_cannot_be_read(tmp_path, monkeypatch)
     with pytest.raises(InputMissing, match=r"a\.txt"):
         list(read_documents(file))
 
-    def denied(path: Path) -> str:
-        raise PermissionError(13, "Permission denied", str(path))
+    def denied(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(sources, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(sources, "digest_file", denied)  # root, as in containers, may read everything
+    monkeypatch.setattr(sources, "open", denied, raising=False)  # root, as in containers, may read everything
     with pytest.raises(StorageFailure, match=r"b\.txt: cannot be read \(Permission denied\)"):
         find_files([write(tmp_path / "b.txt", b"b")])
 

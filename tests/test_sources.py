@@ -1,5 +1,6 @@
 """Patterns and standard input; folders, files and links are in `test_readers.py`."""
 
+import hashlib
 import io
 import json
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from scone_cli import sources
 from scone_cli.errors import BadData, BadSetting, InputMissing
 from scone_cli.readers import read_documents
 from scone_cli.sources import STDIN_KEPT, find_files
@@ -63,6 +65,16 @@ def test_a_pattern_through_a_link_in_a_loop(corpus):
     (corpus / "law" / "again").symlink_to(corpus / "law")
     with pytest.raises(BadData, match="a loop"):
         find_files([corpus / "*" / "again" / "*.txt"])
+
+
+def test_hashing_tells_how_far_it_is_within_a_file_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_HASHED_BYTES", 4)
+    (tmp_path / "a.txt").write_bytes(b"ten bytes.")
+    (tmp_path / "b.txt").write_bytes(b"six by")
+    told = []
+    files = find_files([tmp_path], lambda *now: told.append(now))
+    assert {file.sha256 for file in files} == {hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files}
+    assert told == [("hashing files", done, 16, "B") for done in (0, 4, 8, 14, 16)]
 
 
 # ---- standard input ----------------------------------------------------------------------------------------------
