@@ -251,6 +251,7 @@ def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Pat
     if not done:
         path.unlink()
         raise InputMissing("standard input is empty", "pipe text or JSON Lines into the command")
+    progress("reading standard input", done, done, "B")
     return path, "stdin" + _kind_of(head)
 
 
