@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from measuring import arguments, finish, side_by_side
 
-from scone_cli.corpus import HELD_OUT, read_tokens
+from scone_cli.corpus import read_tokens
 from scone_cli.ngrams import NONE
+from scone_cli.schemas import HELD_OUT
 from scone_cli.table import Table
 from scone_cli.vocabulary import Vocabulary
 

@@ -17,11 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts import Manifest, write_parquet
-from scone_cli.schemas import TOKENS
+from scone_cli.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.tokenizer import Tokenizer, Tokens
-
-TRAIN = "train"
-HELD_OUT = "held-out"
 
 _GROUP_TOKENS = 1 << 20  # of a row group: what writing takes in memory goes by it
 

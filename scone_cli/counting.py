@@ -25,12 +25,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.corpus import TRAIN
 from scone_cli.errors import DamagedArtifact
 from scone_cli.merging import appearing, merge_runs, num_rows, write_counts, write_run
 from scone_cli.plan import CountingPlan, record_layout
 from scone_cli.pool import Pool, Task
 from scone_cli.progress import Clock, Progress, Seconds
+from scone_cli.schemas import TRAIN
 
 if TYPE_CHECKING:
     from scone_cli.corpus import TokenStream
@@ -85,6 +85,15 @@ class CountingJob:
         deal(self, name, stream.tokens, (stream.starts[:-1], stream.starts[1:]), Seconds())
 
 
+@dataclass(frozen=True)
+class Group:
+    """Buckets first..last - 1, which one task counts into one run; `in_order`: whether that must be sorted."""
+
+    first: int
+    last: int
+    in_order: bool
+
+
 def count_ngrams(
     job: CountingJob, parts: Sequence[tuple[Path, str | None]], out: Path, pool: Pool, progress: Progress
 ) -> tuple[list[dict[str, int]], Seconds]:
@@ -106,19 +115,22 @@ def count_ngrams(
         progress("dealing n-grams into buckets", done, total, "B")
     for name in names:
         spent += _dealing_seconds(job, name)
-    ranges = job.plan.groups(_bucket_sizes(job, names))
+    sizes_of_buckets = _bucket_sizes(job, names)
+    # There cannot be more n-grams of one length than that. If it is too many for one merge, it goes by windows.
+    in_windows = int(sizes_of_buckets.sum()) // job.min_count > job.plan.merge_rows
+    groups = [Group(*each, in_order=in_windows) for each in job.plan.groups(sizes_of_buckets)]
     frequent = np.zeros(job.max_n + 1, np.int64)
-    progress("counting buckets", 0, len(ranges), "groups")
-    tasks: Iterator[Task] = ((count_group, (job, names, first, last)) for first, last in ranges)
+    progress("counting buckets", 0, len(groups), "groups")
+    tasks: Iterator[Task] = ((count_group, (job, names, group)) for group in groups)
     for num_done, (_, (found, seconds)) in enumerate(pool.run(tasks), 1):
         spent += seconds
         frequent += found
-        progress("counting buckets", num_done, len(ranges), "groups", f"{int(frequent.sum()):,} frequent n-grams")
+        progress("counting buckets", num_done, len(groups), "groups", f"{int(frequent.sum()):,} frequent n-grams")
     lengths = sorted(range(2, job.max_n + 1), key=lambda n: -frequent[n])  # the longest work first
     rows_done, rows = 0, int(frequent.sum())
     progress("putting n-grams in order", 0, rows, "n-grams")
     occurrences = {}
-    tasks = ((finish, (job, names, ranges, n, out)) for n in [*lengths, 1])
+    tasks = ((finish, (job, names, groups, n, out)) for n in [*lengths, 1])
     for number, (num_occurrences, seconds) in pool.run(tasks):
         spent += seconds
         if number < len(lengths):
@@ -197,16 +209,17 @@ def _block_room(block_tokens: int, width: int, dtype: str) -> tuple[U32, Records
     return np.empty(block_tokens, np.uint32), np.empty((block_tokens, width), dtype)
 
 
-def count_group(job: CountingJob, names: Sequence[str], first: int, last: int) -> tuple[npt.NDArray[np.int64], Seconds]:
-    """Count the buckets first..last - 1 of all shards into a run; returns how many n-grams of each length it has."""
-    from scone_cli.tallying import count_buckets, count_large_bucket  # noqa: PLC0415 - heavy: see above
+def count_group(job: CountingJob, names: Sequence[str], group: Group) -> tuple[npt.NDArray[np.int64], Seconds]:
+    """Count a group of buckets of all shards into a run; returns how many n-grams of each length it has."""
+    from scone_cli.ordering import in_order  # noqa: PLC0415 - heavy: see above
+    from scone_cli.tallying import count_buckets, count_large_bucket  # noqa: PLC0415
 
     seconds = Seconds()
-    marks = [_run(job, first, last, n) for n in range(2, job.max_n + 1)]
+    marks = [_run(job, group, n) for n in range(2, job.max_n + 1)]
     if not all(mark.exists() for mark in marks):
         clock = Clock(seconds)
         segments = [
-            (_records(job, name, block), offsets[first : last + 1])
+            (_records(job, name, block), offsets[group.first : group.last + 1])
             for name in names
             for block, offsets in enumerate(_offsets(job, name))
         ]
@@ -221,7 +234,7 @@ def count_group(job: CountingJob, names: Sequence[str], first: int, last: int) -
             levels = count_buckets(records, bounds, *limits)
             clock("counting")
         for mark, ngrams in zip(marks, levels, strict=True):
-            write_run(mark, ngrams)
+            write_run(mark, in_order(ngrams) if group.in_order else ngrams)
         clock("writing runs")
     found = np.zeros(job.max_n + 1, np.int64)
     found[2:] = [num_rows(mark, n) for n, mark in enumerate(marks, 2)]
@@ -260,9 +273,7 @@ def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[
                 yield records
 
 
-def finish(
-    job: CountingJob, names: Sequence[str], ranges: Sequence[tuple[int, int]], n: int, out: Path
-) -> tuple[int, Seconds]:
+def finish(job: CountingJob, names: Sequence[str], groups: Sequence[Group], n: int, out: Path) -> tuple[int, Seconds]:
     """Write `out/n=<n>.parquet`; returns the occurrences of its n-grams, all together."""
     seconds = Seconds()
     clock = Clock(seconds)
@@ -274,7 +285,7 @@ def finish(
         counts = _write_unigrams(job, names, target)
         clock("writing counts")
         return int(counts.sum()), seconds
-    return merge_runs([_run(job, *each, n) for each in ranges], n, target, job.plan.merge_rows, clock), seconds
+    return merge_runs([_run(job, group, n) for group in groups], n, target, job.plan.merge_rows, clock), seconds
 
 
 def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt.NDArray[np.uint64]:
@@ -304,8 +315,9 @@ def _records(job: CountingJob, name: str, block: int) -> Path:
     return job.scratch / f"{name}.{block}.records"
 
 
-def _run(job: CountingJob, first: int, last: int, n: int) -> Path:
-    return job.scratch / f"run-{first}-{last}.n={n}"
+def _run(job: CountingJob, group: Group, n: int) -> Path:
+    kind = "ordered" if group.in_order else "run"
+    return job.scratch / f"{kind}-{group.first}-{group.last}.n={n}"
 
 
 def _offsets(job: CountingJob, name: str) -> I64:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -16,20 +15,20 @@ _DIGIT_BITS = 11  # the counters of one digit fit the first cache
 
 
 @njit(nogil=True, cache=True)
-def radix_order(keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def radix_order(keys, digit_bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """The stable order (uint32 [M]) that sorts uint64 keys [M]; linear, and digits that are all the same cost nothing."""
-    num_digits, radix = (_64 + _DIGIT_BITS - 1) // _DIGIT_BITS, 1 << _DIGIT_BITS
+    num_digits, radix = (_64 + digit_bits - 1) // digit_bits, 1 << digit_bits
     mask = np.uint64(radix - 1)
     sizes = np.zeros((num_digits, radix), np.int64)
     for key in keys:
         for digit in range(num_digits):
-            sizes[digit, (key >> np.uint64(_DIGIT_BITS * digit)) & mask] += 1
+            sizes[digit, (key >> np.uint64(digit_bits * digit)) & mask] += 1
     order = np.arange(keys.size).astype(np.uint32)
     sorted_keys, next_keys, next_order = keys.copy(), np.empty_like(keys), np.empty_like(order)
     for digit in range(num_digits):
         if sizes[digit].max() == keys.size:
             continue
-        shift = np.uint64(_DIGIT_BITS * digit)
+        shift = np.uint64(digit_bits * digit)
         ends = np.zeros(radix, np.int64)
         for value in range(1, radix):
             ends[value] = ends[value - 1] + sizes[digit, value - 1]
@@ -54,9 +53,9 @@ class Ngrams:
     counts: U64
     docs: U32
 
-    def __getitem__(self, rows: Any) -> Ngrams:
+    def __getitem__(self, rows: U32) -> Ngrams:
         """Some of the rows."""
-        return Ngrams(self.tokens[rows], self.counts[rows], self.docs[rows])
+        return Ngrams(np.take(self.tokens, rows, axis=0), self.counts[rows], self.docs[rows])
 
     def __len__(self) -> int:
         return self.counts.size
@@ -78,26 +77,6 @@ def _by_count(counts: U64, keys: U64) -> U32:
     down = counts.max(initial=0) - counts
     key_bits = int(keys.max(initial=0)).bit_length()
     if int(down.max(initial=0)).bit_length() + key_bits <= _64:
-        return radix_order(down << np.uint64(key_bits) | keys)  # type: ignore[no-any-return]
-    order = radix_order(keys)
-    return order[radix_order(down[order])]  # type: ignore[no-any-return]
-
-
-def by_length(found: Any, max_n: int) -> list[Ngrams]:
-    """Spell out rows that name their prefix, and put those of each length in order."""
-    prefixes, last_tokens, counts, docs, lengths = found
-    rank = np.empty(lengths.size, np.uint32)  # of a row among those of its length, by tokens
-    shorter = np.empty((0, 1), np.uint32)
-    levels = []
-    for n in range(2, max_n + 1):
-        rows = np.flatnonzero(lengths == n)
-        prefix = prefixes[rows] if n == 2 else rank[prefixes[rows]]
-        base = np.uint64(last_tokens.max(initial=0)) + _ONE
-        order = radix_order(prefix.astype(np.uint64) * base + last_tokens[rows])
-        rows, prefix = rows[order], prefix[order]
-        rank[rows] = np.arange(rows.size, dtype=np.uint32)
-        heads = prefix[:, None] if n == 2 else shorter[prefix]
-        shorter = np.concatenate([heads, last_tokens[rows, None]], axis=1)
-        ngrams = Ngrams(shorter, counts[rows], docs[rows])
-        levels.append(ngrams[_by_count(ngrams.counts, np.zeros(rows.size, np.uint64))])
-    return levels
+        return radix_order(down << np.uint64(key_bits) | keys, _DIGIT_BITS)  # type: ignore[no-any-return]
+    order = radix_order(keys, _DIGIT_BITS)
+    return order[radix_order(down[order], _DIGIT_BITS)]  # type: ignore[no-any-return]

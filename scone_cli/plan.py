@@ -26,6 +26,7 @@ _SERVER = 130 * MIB  # what workers are forked from
 _WORKER = 190 * MIB
 _TOKENISING = 140 * MIB  # a worker that makes tokens too: tokenizer, text, and a part as it is written
 
+_TOKENS_A_WORKER = 4_000_000  # fewer are counted sooner than another process is there
 _PART_TOKENS = 4_000_000  # of one part of tokens/ in memory: as it is read, and packed
 _BYTES_A_PART_TOKEN = 16
 _LARGEST_BLOCK = 4_000_000
@@ -110,7 +111,7 @@ def make_plan(
     dtype, width = record_layout(vocab_size, max_n)
     record = width * dtype.itemsize
     part = _PART_TOKENS * _BYTES_A_PART_TOKEN + (_TOKENISING if tokenising else 0)
-    for workers in range(num_workers, 0, -1):
+    for workers in range(min(num_workers, 1 + num_tokens // _TOKENS_A_WORKER), 0, -1):
         # One worker is the process itself.
         base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else _WORKER
         room = (memory - base) // workers

@@ -9,6 +9,8 @@ import pyarrow as pa
 # What each kind of artifact is, in the version this program writes. A larger version in a manifest is refused.
 SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 1, "eval": 1}
 
+TRAIN, HELD_OUT = "train", "held-out"  # the splits of `tokens/`
+
 TOKENS = pa.schema(
     [
         pa.field("doc", pa.string(), nullable=False),

@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numba import njit
 
-from scone_cli.corpus import TRAIN, iter_shards
+from scone_cli.corpus import iter_shards
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.ngrams import I64, NONE, U8, U32, U64
+from scone_cli.schemas import TRAIN
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from scone_cli.dealing import I64, U32, U64, Records, flag_place
-from scone_cli.ordering import Ngrams, by_length
+from scone_cli.ordering import Ngrams, radix_order
 
 _NONE = np.uint32(0xFFFFFFFF)
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: no row is so large
@@ -26,6 +26,7 @@ _64 = 64
 _ONE = np.uint64(1)
 _MOST = np.uint8(255)  # what a counter of the filter can hold
 _FIRST_SLOTS_BITS = 11
+_SMALL_DIGIT_BITS = 8  # what is sorted in one bucket is a few thousand keys
 _LEAST_FILTER_BITS = 8
 _MOST_FILTER_BITS = 22  # 4 MiB: larger would not fit any cache
 
@@ -152,27 +153,45 @@ def _empty_table():  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 @njit(nogil=True, cache=True)
 def _keep(table, n, min_count, min_docs, found, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Append the frequent entries of a table to `found` from row `end` on.
+    """Append the frequent entries of a table to `found` from row `end` on, in the order of their tokens.
 
-    Returns `found`, its new end, and for every entry its row or NONE.
+    Returns `found`, its new end, and for every entry its row or NONE. Prefixes lie in the order of their tokens too, so
+    the order of the keys is that of the tokens.
     """
     _, _, entry_keys, counts, docs, _, used = table
-    prefixes, tokens, found_counts, found_docs, lengths = found
-    rows = np.full(used, _NONE, np.uint32)
+    spelled, found_counts, found_docs, lengths = found
+    frequent = np.empty(used, np.uint32)
     kept = 0
     for entry in range(used):
         if counts[entry] >= min_count and docs[entry] >= min_docs:
-            rows[entry] = end + kept
+            frequent[kept] = entry
             kept += 1
-    prefixes, tokens = _room_for(prefixes, end, kept), _room_for(tokens, end, kept)
-    found_counts, found_docs = _room_for(found_counts, end, kept), _room_for(found_docs, end, kept)
-    lengths = _room_for(lengths, end, kept)
-    for entry in range(used):
-        row = rows[entry]
-        if row != _NONE:
-            prefixes[row], tokens[row] = np.uint32(entry_keys[entry] >> _32), np.uint32(entry_keys[entry])
-            found_counts[row], found_docs[row], lengths[row] = counts[entry], docs[entry], n
-    return (prefixes, tokens, found_counts, found_docs, lengths), end + kept, rows
+    spelled, found_counts = _room_for_rows(spelled, end, kept), _room_for(found_counts, end, kept)
+    found_docs, lengths = _room_for(found_docs, end, kept), _room_for(lengths, end, kept)
+    rows = np.full(used, _NONE, np.uint32)
+    row = end
+    for at in radix_order(entry_keys[frequent[:kept]], _SMALL_DIGIT_BITS):
+        entry = frequent[at]
+        rows[entry] = row
+        prefix, token = np.uint32(entry_keys[entry] >> _32), np.uint32(entry_keys[entry])
+        if n == 2:
+            spelled[row, 0] = prefix
+        else:
+            for k in range(n - 1):
+                spelled[row, k] = spelled[prefix, k]
+        spelled[row, n - 1] = token
+        found_counts[row], found_docs[row], lengths[row] = counts[entry], docs[entry], n
+        row += 1
+    return (spelled, found_counts, found_docs, lengths), row, rows
+
+
+@njit(nogil=True, cache=True)
+def _room_for_rows(rows, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    if end + more <= rows.shape[0]:
+        return rows
+    longer = np.empty((2 * (end + more), rows.shape[1]), rows.dtype)
+    longer[:end] = rows[:end]
+    return longer
 
 
 @njit(nogil=True, cache=True)
@@ -219,7 +238,7 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore
     doc_of, entry_of = np.empty(widest, np.uint32), np.empty(widest, np.uint32)
     all_counters = np.empty(1 << _filter_bits(widest), np.uint8)
     least = np.uint8(min(min_count, 255))
-    found, end = _nothing_found(1 << 16), 0
+    found, end = _nothing_found(1 << 16, max_n), 0
     for bucket in range(num_buckets):
         begins, ends = bounds[:, bucket], bounds[:, bucket + 1]
         bits = _filter_bits((ends - begins).sum())
@@ -233,15 +252,15 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore
             if n < max_n:
                 counters[:] = 0
                 num_live = _extend(records, n, rows, entry_of, live, doc_of, num_live, keys, counters, shift)
-    prefixes, tokens, counts, docs, lengths = found
-    return prefixes[:end], tokens[:end], counts[:end], docs[:end], lengths[:end]
+    spelled, counts, docs, lengths = found
+    return spelled[:end], counts[:end], docs[:end], lengths[:end]
 
 
 @njit(nogil=True, cache=True)
-def _nothing_found(room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _nothing_found(room, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Tokens, counts, documents and lengths of no n-gram yet."""
     return (
-        np.empty(room, np.uint32),
-        np.empty(room, np.uint32),
+        np.empty((room, max_n), np.uint32),
         np.empty(room, np.uint64),
         np.empty(room, np.uint32),
         np.empty(room, np.uint8),
@@ -328,14 +347,21 @@ def _count_large_bucket(
 def count_buckets(records: Records, bounds: I64, max_n: int, min_count: int, min_docs: int) -> list[Ngrams]:
     """Count buckets that lie in memory: for n = 2..max_n the n-grams with that many occurrences and documents.
 
-    `bounds` [shards, buckets + 1]: bucket b has, of every shard, the records bounds[s, b]..bounds[s, b + 1].
+    `bounds` [shards, buckets + 1]: bucket b has, of every shard, the records bounds[s, b]..bounds[s, b + 1]. N-grams come
+    bucket by bucket, and in the order of their tokens in each: what `in_order` wants.
     """
-    return by_length(_count_buckets(records, bounds, max_n, min_count, min_docs), max_n)
+    return _by_length(_count_buckets(records, bounds, max_n, min_count, min_docs), max_n)
 
 
 def count_large_bucket(
     read: Callable[[], Iterable[Records]], max_n: int, min_count: int, min_docs: int
 ) -> list[Ngrams]:
     """Count one bucket in pieces, shard by shard in order; `read` gives them anew each time it is called."""
-    found, end = _count_large_bucket(read, max_n, min_count, min_docs, _nothing_found(1024), 0)
-    return by_length(tuple(column[:end] for column in found), max_n)
+    found, end = _count_large_bucket(read, max_n, min_count, min_docs, _nothing_found(1024, max_n), 0)
+    return _by_length(tuple(column[:end] for column in found), max_n)
+
+
+def _by_length(found: Any, max_n: int) -> list[Ngrams]:
+    spelled, counts, docs, lengths = found
+    rows = [np.flatnonzero(lengths == n) for n in range(2, max_n + 1)]
+    return [Ngrams(spelled[own, :n], counts[own], docs[own]) for n, own in enumerate(rows, 2)]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from scone_cli.artifacts import Manifest, publish, staging_folder, write_parquet
-from scone_cli.corpus import TRAIN, TokenStream
+from scone_cli.corpus import TokenStream
 from scone_cli.counting import write_counts as write_in_order
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.ordering import Ngrams
-from scone_cli.schemas import TOKENS
+from scone_cli.schemas import TOKENS, TRAIN
 from scone_cli.table import DTYPES, write_index, write_rows
 from scone_cli.trie import FgramTrie
 

@@ -79,7 +79,9 @@ def test_the_groups_help_shows_the_way_of_the_data(scone):
 def test_every_command_has_help_with_an_example_that_parses(scone, name):
     code, out, _ = scone(name, "--help")
     assert code == 0
-    examples = [shlex.split(line) for line in out.split("Example:")[1].split("Options:")[0].splitlines() if line.strip()]
+    examples = [
+        shlex.split(line) for line in out.split("Example:")[1].split("Options:")[0].splitlines() if line.strip()
+    ]
     assert examples
     for prog, command, *args in examples:
         assert (prog, command) == ("scone", name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,10 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         limits = (settings["max_n"], settings["min_count"], settings["min_docs"])
         job = CountingJob.begin(staging / SCRATCH, prepared.vocab_size, settings["exclude_tokens"], *limits, plan)
         tokens = prepared.write(pool, progress, job.then)
-        check_files(out / "tokens", tokens, hashes=False)  # each part's hash, when it is read
         stamps = sorted((name, stamp) for name, stamp in tokens.files.items() if name.endswith(".parquet"))
+        # A part's hash is checked when it is read; those of the other files here.
+        others = {name: stamp for name, stamp in tokens.files.items() if not name.endswith(".parquet")}
+        check_files(out / "tokens", replace(tokens, files=others), hashes=not fresh)
         parts = [(out / "tokens" / name, None if fresh else stamp.sha256) for name, stamp in stamps]
         kept, spent = count_ngrams(job, parts, staging, pool, progress)
     made_by = (STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed)

@@ -184,7 +184,8 @@ def _trie_of(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
 def _corpora(
     config: Evaluate, inputs: Inputs, files: dict[str, list[SourceFile]], progress: Progress
 ) -> dict[str, TokenStream]:
-    from scone_cli.corpus import HELD_OUT, read_tokens  # noqa: PLC0415
+    from scone_cli.corpus import read_tokens  # noqa: PLC0415
+    from scone_cli.schemas import HELD_OUT  # noqa: PLC0415
 
     if files:
         from scone_cli.encoding import encode_corpus  # noqa: PLC0415

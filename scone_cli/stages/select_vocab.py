@@ -191,8 +191,9 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
     """Match the held-out text against the whole ranking, once."""
     import numpy as np  # noqa: PLC0415
 
-    from scone_cli.corpus import HELD_OUT, iter_shards  # noqa: PLC0415
+    from scone_cli.corpus import iter_shards  # noqa: PLC0415
     from scone_cli.ladder import Ladder, count_ends  # noqa: PLC0415
+    from scone_cli.schemas import HELD_OUT  # noqa: PLC0415
 
     what, done = "matching held-out text", 0
     progress(what, 0, None, "tokens")

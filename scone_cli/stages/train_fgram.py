@@ -84,8 +84,9 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
 
     import torch  # noqa: PLC0415 - heavy: only when the stage runs
 
-    from scone_cli.corpus import HELD_OUT, TRAIN, end_of_document, read_tokens  # noqa: PLC0415
+    from scone_cli.corpus import end_of_document, read_tokens  # noqa: PLC0415
     from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
+    from scone_cli.schemas import HELD_OUT, TRAIN  # noqa: PLC0415
     from scone_cli.training import PackedText, TrainingPlan, train  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
