@@ -85,15 +85,6 @@ class CountingJob:
         deal(self, name, stream.tokens, (stream.starts[:-1], stream.starts[1:]), Seconds())
 
 
-@dataclass(frozen=True)
-class Group:
-    """Buckets first..last - 1, which one task counts into one run; `in_order`: whether that must be sorted."""
-
-    first: int
-    last: int
-    in_order: bool
-
-
 def count_ngrams(
     job: CountingJob, parts: Sequence[tuple[Path, str | None]], out: Path, pool: Pool, progress: Progress
 ) -> tuple[list[dict[str, int]], Seconds]:
@@ -115,10 +106,7 @@ def count_ngrams(
         progress("dealing n-grams into buckets", done, total, "B")
     for name in names:
         spent += _dealing_seconds(job, name)
-    sizes_of_buckets = _bucket_sizes(job, names)
-    # There cannot be more n-grams of one length than that. If it is too many for one merge, it goes by windows.
-    in_windows = int(sizes_of_buckets.sum()) // job.min_count > job.plan.merge_rows
-    groups = [Group(*each, in_order=in_windows) for each in job.plan.groups(sizes_of_buckets)]
+    groups = job.plan.groups(_bucket_sizes(job, names))
     frequent = np.zeros(job.max_n + 1, np.int64)
     progress("counting buckets", 0, len(groups), "groups")
     tasks: Iterator[Task] = ((count_group, (job, names, group)) for group in groups)
@@ -209,8 +197,10 @@ def _block_room(block_tokens: int, width: int, dtype: str) -> tuple[U32, Records
     return np.empty(block_tokens, np.uint32), np.empty((block_tokens, width), dtype)
 
 
-def count_group(job: CountingJob, names: Sequence[str], group: Group) -> tuple[npt.NDArray[np.int64], Seconds]:
-    """Count a group of buckets of all shards into a run; returns how many n-grams of each length it has."""
+def count_group(
+    job: CountingJob, names: Sequence[str], group: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], Seconds]:
+    """Count the buckets first..last - 1 of all shards into a run; returns how many n-grams of each length it has."""
     from scone_cli.ordering import in_order  # noqa: PLC0415 - heavy: see above
     from scone_cli.tallying import count_buckets, count_large_bucket  # noqa: PLC0415
 
@@ -219,7 +209,7 @@ def count_group(job: CountingJob, names: Sequence[str], group: Group) -> tuple[n
     if not all(mark.exists() for mark in marks):
         clock = Clock(seconds)
         segments = [
-            (_records(job, name, block), offsets[group.first : group.last + 1])
+            (_records(job, name, block), offsets[group[0] : group[1] + 1])
             for name in names
             for block, offsets in enumerate(_offsets(job, name))
         ]
@@ -234,7 +224,7 @@ def count_group(job: CountingJob, names: Sequence[str], group: Group) -> tuple[n
             levels = count_buckets(records, bounds, *limits)
             clock("counting")
         for mark, ngrams in zip(marks, levels, strict=True):
-            write_run(mark, in_order(ngrams) if group.in_order else ngrams)
+            write_run(mark, in_order(ngrams))
         clock("writing runs")
     found = np.zeros(job.max_n + 1, np.int64)
     found[2:] = [num_rows(mark, n) for n, mark in enumerate(marks, 2)]
@@ -273,7 +263,9 @@ def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[
                 yield records
 
 
-def finish(job: CountingJob, names: Sequence[str], groups: Sequence[Group], n: int, out: Path) -> tuple[int, Seconds]:
+def finish(
+    job: CountingJob, names: Sequence[str], groups: Sequence[tuple[int, int]], n: int, out: Path
+) -> tuple[int, Seconds]:
     """Write `out/n=<n>.parquet`; returns the occurrences of its n-grams, all together."""
     seconds = Seconds()
     clock = Clock(seconds)
@@ -315,9 +307,9 @@ def _records(job: CountingJob, name: str, block: int) -> Path:
     return job.scratch / f"{name}.{block}.records"
 
 
-def _run(job: CountingJob, group: Group, n: int) -> Path:
-    kind = "ordered" if group.in_order else "run"
-    return job.scratch / f"{kind}-{group.first}-{group.last}.n={n}"
+def _run(job: CountingJob, group: tuple[int, int], n: int) -> Path:
+    first, last = group
+    return job.scratch / f"run-{first}-{last}.n={n}"
 
 
 def _offsets(job: CountingJob, name: str) -> I64:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,31 +21,30 @@ from scone_cli.progress import Clock
 from scone_cli.schemas import counts_schema
 
 if TYPE_CHECKING:
+    from scone_cli.dealing import U32, U64
     from scone_cli.ordering import Ngrams
 
 ROW_GROUP = 1 << 20  # rows; fixed, so that files do not depend on how much memory there was
 
 
-def _row_dtype(n: int) -> np.dtype[np.void]:
-    return np.dtype([("tokens", np.uint32, (n,)), ("count", np.uint64), ("docs", np.uint32)])
-
-
 def write_run(path: Path, ngrams: Ngrams) -> None:
-    """Write n-grams of one length that are in order, as rows of fixed size."""
-    rows = np.empty(len(ngrams), _row_dtype(ngrams.tokens.shape[1]))
-    rows["tokens"], rows["count"], rows["docs"] = ngrams.tokens, ngrams.counts, ngrams.docs
+    """Write n-grams of one length that are in order: column after column, as they lie in memory."""
     with appearing(path) as file:
-        rows.tofile(file)
+        for column in (ngrams.tokens, ngrams.counts, ngrams.docs):
+            column.tofile(file)
 
 
 def num_rows(run: Path, n: int) -> int:
     """N-grams in a run."""
-    return run.stat().st_size // _row_dtype(n).itemsize
+    return run.stat().st_size // (4 * n + 8 + 4)
 
 
-def _read_rows(run: Path, n: int, begin: int, end: int) -> npt.NDArray[np.void]:
-    dtype = _row_dtype(n)
-    return np.fromfile(run, dtype, end - begin, offset=begin * dtype.itemsize)
+def _read_rows(run: Path, n: int, begin: int, end: int) -> tuple[U32, U64, U32]:
+    """Tokens, counts and documents of some rows of a run."""
+    rows, size = num_rows(run, n), end - begin
+    tokens = np.fromfile(run, np.uint32, n * size, offset=4 * n * begin).reshape(size, n)
+    counts = np.fromfile(run, np.uint64, size, offset=4 * n * rows + 8 * begin)
+    return tokens, counts, np.fromfile(run, np.uint32, size, offset=(4 * n + 8) * rows + 4 * begin)
 
 
 def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock: Clock) -> int:
@@ -54,14 +52,16 @@ def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock
 
     Returns the occurrences of all its n-grams together.
     """
-    from scone_cli.ordering import Ngrams, in_order  # noqa: PLC0415 - heavy: only where tasks are run
+    from scone_cli.ordering import Ngrams, merged  # noqa: PLC0415 - heavy: only where tasks are run
 
     total = 0
     with _CountsWriter(target, n) as writer:
         for window in _windows(runs, n, most_rows):
-            rows = np.concatenate([_read_rows(run, n, begin, end) for run, (begin, end) in window])
+            pieces = [_read_rows(run, n, begin, end) for run, (begin, end) in window]
+            rows = Ngrams(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+            bounds = np.cumsum([0, *(end - begin for _, (begin, end) in window)])
             clock("reading runs")
-            ngrams = in_order(Ngrams(rows["tokens"].reshape(-1, n), rows["count"], rows["docs"]))
+            ngrams = merged(rows, bounds)
             total += int(ngrams.counts.sum())
             clock("ordering")
             writer.write(ngrams)
@@ -94,14 +94,15 @@ class _Keys(Sequence[tuple[int, int, int]]):
     """What the rows of a run are ordered by, as far as rows of different runs can differ: no two share a bucket."""
 
     def __init__(self, run: Path, n: int) -> None:
-        self._rows = np.memmap(run, _row_dtype(n), "r")
+        self._rows = num_rows(run, n)
+        self._tokens = np.memmap(run, np.uint32, "r", shape=(self._rows, n))
+        self._counts = np.memmap(run, np.uint64, "r", offset=4 * n * self._rows, shape=self._rows)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._rows
 
     def __getitem__(self, row: Any) -> Any:
-        tokens, count, _ = self._rows[row].item()
-        return -count, int(tokens[0]), int(tokens[1])
+        return -int(self._counts[row]), int(self._tokens[row, 0]), int(self._tokens[row, 1])
 
 
 class _CountsWriter:

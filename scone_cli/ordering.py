@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from scone_cli.dealing import U32, U64
+from scone_cli.dealing import I64, U32, U64
 
 _64 = 64
 _ONE = np.uint64(1)
@@ -63,20 +63,55 @@ class Ngrams:
 
 def in_order(ngrams: Ngrams) -> Ngrams:
     """Sort n-grams given in any order, if those that begin with the same two tokens are in their order already."""
-    if not len(ngrams):
-        return ngrams
-    base = np.uint64(ngrams.tokens.max()) + _ONE
+    if (keys := _keys(ngrams)) is not None:
+        return ngrams[radix_order(keys, _DIGIT_BITS)]
+    order = radix_order(_pairs(ngrams), _DIGIT_BITS)
+    return ngrams[order[radix_order(~ngrams.counts[order], _DIGIT_BITS)]]
+
+
+def merged(ngrams: Ngrams, bounds: I64) -> Ngrams:
+    """Sort n-grams that are in order from bounds[r] to bounds[r + 1], no two runs r having the same two first tokens."""
+    keys = _keys(ngrams)
+    return in_order(ngrams) if keys is None else ngrams[_merge(keys, bounds)]
+
+
+def _pairs(ngrams: Ngrams) -> U64:
+    """The first two tokens (or the only one) as one number, no larger than it must be: every digit is a pass."""
     pairs = ngrams.tokens[:, 0].astype(np.uint64)
     if ngrams.tokens.shape[1] > 1:
-        pairs = pairs * base + ngrams.tokens[:, 1]  # no larger than it must be: every digit is a pass
-    return ngrams[_by_count(ngrams.counts, pairs)]
+        pairs = pairs * (np.uint64(ngrams.tokens.max(initial=0)) + _ONE) + ngrams.tokens[:, 1]
+    return pairs
 
 
-def _by_count(counts: U64, keys: U64) -> U32:
-    """The order by count descending, then key, then as they are."""
-    down = counts.max(initial=0) - counts
-    key_bits = int(keys.max(initial=0)).bit_length()
-    if int(down.max(initial=0)).bit_length() + key_bits <= _64:
-        return radix_order(down << np.uint64(key_bits) | keys, _DIGIT_BITS)  # type: ignore[no-any-return]
-    order = radix_order(keys, _DIGIT_BITS)
-    return order[radix_order(down[order], _DIGIT_BITS)]  # type: ignore[no-any-return]
+def _keys(ngrams: Ngrams) -> U64 | None:
+    """One number each by which they are ordered, or None if it would have more than 64 bits."""
+    down, pairs = ngrams.counts.max(initial=0) - ngrams.counts, _pairs(ngrams)
+    bits = int(pairs.max(initial=0)).bit_length()
+    if int(down.max(initial=0)).bit_length() + bits > _64:
+        return None
+    keys: U64 = down << np.uint64(bits) | pairs
+    return keys
+
+
+@njit(nogil=True, cache=True)
+def _merge(keys, bounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The order (uint32 [M]) that sorts keys which are sorted from bounds[r] to bounds[r + 1]; two by two runs become one."""
+    order = np.arange(keys.size).astype(np.uint32)
+    next_keys, next_order = np.empty_like(keys), np.empty_like(order)
+    while bounds.size > 2:
+        for run in range(0, bounds.size - 2, 2):
+            left, right = bounds[run], bounds[run + 1]
+            for at in range(bounds[run], bounds[run + 2]):
+                # Which one is next is a toss-up, and a branch that is guessed wrong costs more than all of this.
+                is_left = right == bounds[run + 2] or (left < bounds[run + 1] and keys[left] <= keys[right])
+                source = left if is_left else right
+                next_keys[at], next_order[at] = keys[source], order[source]
+                left += is_left
+                right += not is_left
+        if bounds.size % 2 == 0:  # an odd number of runs: the last one is as it was
+            rest = bounds[-2]
+            next_keys[rest:], next_order[rest:] = keys[rest:], order[rest:]
+        bounds = np.append(bounds[:-1:2], bounds[-1])
+        keys, next_keys = next_keys, keys
+        order, next_order = next_order, order
+    return order
