@@ -43,8 +43,11 @@ def _raise_counter(counters, key, shift, by):  # type: ignore[no-untyped-def]  #
 
 
 @njit(nogil=True, cache=True)
-def _begin(records, max_n, begins, ends, keys, live, doc_of, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The 2-gram of every record of a bucket that lies in the segments [begins[s], ends[s]); returns how many."""
+def _begin(records, max_n, begins, ends, keys, live, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The 2-gram of every record of a bucket that lies in the segments [begins[s], ends[s]); returns how many.
+
+    A live record is its row << 32 | its document, which are counted from 1 in the order in which they come.
+    """
     column, mask = flag_place(records, max_n)
     top = 8 * records.itemsize - 1
     doc = np.uint32(0)
@@ -53,19 +56,19 @@ def _begin(records, max_n, begins, ends, keys, live, doc_of, counters, shift):  
         for i in range(begins[segment], ends[segment]):
             doc += np.uint32(records[i, column] >> top)
             key = np.uint64(records[i, 0] & mask) << _32 | np.uint64(records[i, 1])
-            keys[size], live[size], doc_of[size] = key, i, doc
+            keys[size], live[size] = key, np.uint64(i) << _32 | np.uint64(doc)
             _raise_counter(counters, key, shift, np.uint8(1))
             size += 1
     return size
 
 
 @njit(nogil=True, cache=True)
-def _sift(keys, live, doc_of, num_live, counters, shift, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sift(keys, live, num_live, counters, shift, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Keep what may be frequent; returns how many."""
     kept = 0
     for j in range(num_live):
         key = keys[j]
-        keys[kept], live[kept], doc_of[kept] = key, live[j], doc_of[j]
+        keys[kept], live[kept] = key, live[j]
         kept += counters[_hash(key) >> shift] >= least
     return kept
 
@@ -91,7 +94,7 @@ def _longer(array, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
 
 
 @njit(nogil=True, cache=True)
-def _tally_while_room(keys, doc_of, begin, end, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Count keys [begin, end) until there are as many entries as there is room for; returns where it stopped."""
     mask, shift = np.uint64(slots.size - 1), np.uint64(_64 - np.int64(np.log2(slots.size) + 0.5))
     for j in range(begin, end):
@@ -109,7 +112,7 @@ def _tally_while_room(keys, doc_of, begin, end, entry_of, slots, entries, entry_
             entry_keys[entry] = key
             used += 1
         counts[entry] += _ONE
-        doc = doc_of[j]
+        doc = np.uint32(live[j])
         docs[entry] += np.uint32(last_doc[entry] != doc)
         last_doc[entry] = doc
         entry_of[j] = entry
@@ -117,7 +120,7 @@ def _tally_while_room(keys, doc_of, begin, end, entry_of, slots, entries, entry_
 
 
 @njit(nogil=True, cache=True)
-def _tally(keys, doc_of, num_live, entry_of, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _tally(keys, live, num_live, entry_of, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Count every key exactly, and the documents that hold it; entry_of[j] becomes the entry of keys[j].
 
     `table` is (slots, entries, entry_keys, counts, docs, last_doc, used); returns it, grown if it had to.
@@ -126,7 +129,7 @@ def _tally(keys, doc_of, num_live, entry_of, table):  # type: ignore[no-untyped-
     begin = 0
     while True:
         begin, used = _tally_while_room(
-            keys, doc_of, begin, num_live, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used
+            keys, live, begin, num_live, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used
         )
         if begin == num_live:
             return slots, entries, entry_keys, counts, docs, last_doc, used
@@ -205,15 +208,15 @@ def _room_for(array, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @njit(nogil=True, cache=True)
-def _extend(records, n, rows, entry_of, live, doc_of, num_live, keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """From frequent n-grams to the candidates of length n + 1; returns how many there are."""
     pad = records.dtype.type(~records.dtype.type(0))
     kept = 0
     for j in range(num_live):
-        i = live[j]
-        prefix, token = rows[entry_of[j]], records[i, n]
+        record = live[j]
+        prefix, token = rows[entry_of[j]], records[record >> _32, n]
         key = np.uint64(prefix) << _32 | np.uint64(token)
-        keys[kept], live[kept], doc_of[kept] = key, i, doc_of[j]
+        keys[kept], live[kept] = key, record
         keep = np.uint8(prefix != _NONE) & np.uint8(token != pad)
         _raise_counter(counters, key, shift, keep)
         kept += int(keep)
@@ -234,8 +237,8 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore
     widest = 0
     for bucket in range(num_buckets):
         widest = max(widest, (bounds[:, bucket + 1] - bounds[:, bucket]).sum())
-    keys, live = np.empty(widest, np.uint64), np.empty(widest, np.uint32)
-    doc_of, entry_of = np.empty(widest, np.uint32), np.empty(widest, np.uint32)
+    keys, live = np.empty(widest, np.uint64), np.empty(widest, np.uint64)
+    entry_of = np.empty(widest, np.uint32)
     all_counters = np.empty(1 << _filter_bits(widest), np.uint8)
     least = np.uint8(min(min_count, 255))
     found, end = _nothing_found(1 << 16, max_n), 0
@@ -244,14 +247,14 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore
         bits = _filter_bits((ends - begins).sum())
         counters, shift = all_counters[: 1 << bits], np.uint64(_64 - bits)
         counters[:] = 0
-        num_live = _begin(records, max_n, begins, ends, keys, live, doc_of, counters, shift)
+        num_live = _begin(records, max_n, begins, ends, keys, live, counters, shift)
         for n in range(2, max_n + 1):
-            num_live = _sift(keys, live, doc_of, num_live, counters, shift, least)
-            table = _tally(keys, doc_of, num_live, entry_of, _empty_table())
+            num_live = _sift(keys, live, num_live, counters, shift, least)
+            table = _tally(keys, live, num_live, entry_of, _empty_table())
             found, end, rows = _keep(table, n, min_count, min_docs, found, end)
             if n < max_n:
                 counters[:] = 0
-                num_live = _extend(records, n, rows, entry_of, live, doc_of, num_live, keys, counters, shift)
+                num_live = _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift)
     spelled, counts, docs, lengths = found
     return spelled[:end], counts[:end], docs[:end], lengths[:end]
 
@@ -274,7 +277,7 @@ def _nothing_found(room, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @njit(nogil=True, cache=True)
-def _trace(records, max_n, n, slots, rows, sizes, keys, doc_of, doc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The candidates of length n among the records; tables of the lengths before lie end to end in slots and rows."""
     column, mask = flag_place(records, max_n)
     top = 8 * records.itemsize - 1
@@ -296,7 +299,8 @@ def _trace(records, max_n, n, slots, rows, sizes, keys, doc_of, doc):  # type: i
             first += sizes[length - 2]
         token = records[i, n - 1]
         if prefix != _NONE and token != pad:
-            keys[kept], doc_of[kept] = np.uint64(prefix) << _32 | np.uint64(token), doc
+            keys[kept] = np.uint64(prefix) << _32 | np.uint64(token)
+            live[kept] = np.uint64(i) << _32 | np.uint64(doc)
             kept += 1
     return kept, doc
 
@@ -313,22 +317,22 @@ def _count_large_bucket(
     counters, shift = np.empty(1 << _MOST_FILTER_BITS, np.uint8), np.uint64(_64 - _MOST_FILTER_BITS)
     slots, rows, sizes = np.empty(0, np.uint64), np.empty(0, np.uint32), np.empty(0, np.int64)
 
-    def candidates(n: int) -> Iterable[tuple[U64, U32]]:
+    def candidates(n: int) -> Iterable[tuple[U64, U64]]:
         doc = np.uint32(0)
         for records in read():
-            keys, doc_of = np.empty(len(records), np.uint64), np.empty(len(records), np.uint32)
-            size, doc = _trace(records, max_n, n, slots, rows, sizes, keys, doc_of, doc)
-            yield keys[:size], doc_of[:size]
+            keys, live = np.empty(len(records), np.uint64), np.empty(len(records), np.uint64)
+            size, doc = _trace(records, max_n, n, slots, rows, sizes, keys, live, doc)
+            yield keys[:size], live[:size]
 
     for n in range(2, max_n + 1):
         counters[:] = 0
         for keys, _ in candidates(n):
             _raise_counters(keys, counters, shift)
         table = _empty_table()
-        for keys, doc_of in candidates(n):
+        for keys, live in candidates(n):
             unused = np.empty(keys.size, np.uint32)
-            kept = _sift(keys, unused, doc_of, keys.size, counters, shift, min(min_count, 255))
-            table = _tally(keys, doc_of, kept, unused, table)
+            kept = _sift(keys, live, keys.size, counters, shift, min(min_count, 255))
+            table = _tally(keys, live, kept, unused, table)
         found, end, numbers = _keep(table, n, min_count, min_docs, found, end)
         is_kept = numbers != _NONE
         kept_keys, kept_rows = table[2][: table[6]][is_kept], numbers[is_kept]
