@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from scone_cli.dealing import I64, U32, U64, Records, flag_place
+from scone_cli.dealing import I64, U64, Records, flag_place
 from scone_cli.ordering import Ngrams, radix_order
 
 _NONE = np.uint32(0xFFFFFFFF)
