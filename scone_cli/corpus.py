@@ -77,7 +77,9 @@ def write_part(path: Path, documents: Sequence[Encoded]) -> None:
     ]
     rows = max(1, len(documents) * _GROUP_TOKENS // max(1, stream.tokens.size))
     # A dictionary of tokens costs a quarter of the time, and makes the file larger.
-    write_parquet(path, TOKENS, pa.Table.from_arrays(columns, schema=TOKENS), rows, use_dictionary=["split"])
+    # A third larger than with zstd, and written and read in two thirds of the time: counting is as fast as that.
+    options = {"use_dictionary": ["split"], "compression": "lz4"}
+    write_parquet(path, TOKENS, pa.Table.from_arrays(columns, schema=TOKENS), rows, **options)
     pa.default_memory_pool().release_unused()  # else it keeps what one part took for the next
 
 
