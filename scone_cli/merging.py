@@ -80,13 +80,13 @@ def _windows(runs: Sequence[Path], n: int, most_rows: int) -> Iterator[_Window]:
     if sum(rows.values()) <= most_rows:
         yield [(run, (0, rows[run])) for run in runs]
         return
-    runs = [run for run in runs if rows[run]]  # an empty file cannot be mapped
-    keys = sorted(key for run in runs for key in (_Keys(run, n)[row] for row in range(0, rows[run], _SAMPLED)))
+    keys = {run: _Keys(run, n) for run in runs if rows[run]}  # an empty file cannot be mapped
+    sample = sorted(key for each in keys.values() for key in each.sample(_SAMPLED))
     step = max(1, most_rows // _SAMPLED)
-    begins = dict.fromkeys(runs, 0)
-    for cut in [*keys[step::step], None]:
-        ends = {run: rows[run] if cut is None else bisect.bisect_left(_Keys(run, n), cut, begins[run]) for run in runs}
-        yield [(run, (begins[run], ends[run])) for run in runs]
+    begins = dict.fromkeys(keys, 0)
+    for cut in [*sample[step::step], None]:
+        ends = {run: rows[run] if cut is None else bisect.bisect_left(keys[run], cut, begins[run]) for run in keys}
+        yield [(run, (begins[run], ends[run])) for run in keys]
         begins = ends
 
 
@@ -103,6 +103,11 @@ class _Keys(Sequence[tuple[int, int, int]]):
 
     def __getitem__(self, row: Any) -> Any:
         return -int(self._counts[row]), int(self._tokens[row, 0]), int(self._tokens[row, 1])
+
+    def sample(self, step: int) -> Iterator[tuple[int, int, int]]:
+        """The key of every row that is a multiple of `step`."""
+        down = -self._counts[::step].astype(np.int64)
+        return zip(down.tolist(), self._tokens[::step, 0].tolist(), self._tokens[::step, 1].tolist(), strict=True)
 
 
 class _CountsWriter:
