@@ -16,9 +16,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,22 @@ def import_everything() -> None:
     """Import what the stages import, and make small what a tiny corpus would never reach: parts, chunks, timings."""
     for name in ("torch._dynamo", "scone_cli.actions", "scone_cli.table", "scone_cli.training", "scone_cli.vocabulary"):
         importlib.import_module(name)  # the first comes with the optimizer
-    from scone_cli import counting, evaluation, shards  # noqa: PLC0415 - not for those who start a server
+    from scone_cli import counting, evaluation, plan, shards  # noqa: PLC0415 - not for those who start a server
     from scone_cli.stages import precompute  # noqa: PLC0415
 
-    shards._TASK_BYTES, shards._PART_TOKENS, counting.NUM_BUCKETS = 60_000, 10_000, 4
+    shards._TASK_BYTES, shards._PART_TOKENS, plan._LEAST_BITS = 60_000, 10_000, 1
     precompute.CHUNK, precompute.CHUNKS_A_MARK = 64, 2
     evaluation.lookup_microseconds.__defaults__ = (0.001,)
+    warm_kernels(counting.KERNELS)
+
+
+def warm_kernels(modules: Sequence[str]) -> None:
+    """Load what is compiled once and not in every child; it starts no thread either."""
+    for name in modules:
+        importlib.import_module(name)
+    from scone_cli.ordering import radix_order  # noqa: PLC0415
+
+    radix_order(np.arange(3, dtype=np.uint64), 8)
 
 
 def work(request: dict) -> int:
