@@ -17,16 +17,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numba import njit
 
-from scone_cli.corpus import iter_shards
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.ngrams import I64, NONE, U8, U32, U64
-from scone_cli.schemas import TRAIN
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW = np.uint64(0xFFFFFFFF)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
+_OWN_WORTH = 0.3  # nats an occurrence: found by training, see benchmarks/LOG.md
 _BATCH_ROWS = 1 << 20  # of a file: some MB at a time
 _AT_ONCE = 64
 
@@ -104,30 +103,38 @@ def count_score(counted: Counted) -> U64:
     return counted.counts
 
 
-def gain_score(counted: Counted) -> U64:
-    """Occurrences, weighted by what an n-gram says beyond its shorter parts.
+def prediction_score(counted: Counted) -> U64:
+    """Occurrences, weighted by what an n-gram says of the next token beyond its suffix.
 
-    A row is worth most where a longer context predicts something that a shorter one does not. The model already reads
-    the suffix x..z of an n-gram a x..z, so what the first token adds is log p(z | a x..) / p(z | x..), in nats an
-    occurrence: with counts c, log c(axz) c(x) / c(ax) c(xz), where x is what prefix and suffix share (for a bigram
-    nothing, and c(x) all tokens: pointwise mutual information). Its sum over the occurrences is the term of the n-gram in
-    the G^2 statistic (Dunning 1993); less than nothing counts as nothing. Ties, as of all that say nothing, go by count.
+    An f-gram's row is there to predict what follows it, and where it is missing its suffix is read. What is lost then is,
+    in nats an occurrence, the divergence of the next token's distribution after the n-gram w from that after its suffix s:
+    sum over x of p(x | w) log p(x | w) / p(x | s). Times the occurrences of w it is the G^2 statistic of w against s (by
+    half). Of the tokens x only those are known of which w x was counted; the others are taken together, which can only
+    make it smaller. Of the longest n-grams nothing is known. To this come _OWN_WORTH nats an occurrence, for what a row
+    learns of its own: without that, long n-grams crowd out frequent ones.
     """
     unigrams = _unigrams(counted).astype(np.float64)
-    counts = counted.counts.astype(np.float64)
-    scores = np.empty(counts.size)
-    for n in range(2, counted.max_n + 1):
-        here = counted.level(n)
-        prefixes, suffixes = counted.prefixes[here], counted.suffixes[here]
-        if n == 2:
-            before, after, shared = unigrams[prefixes], unigrams[suffixes], unigrams.sum()
-        else:
-            middle = counted.suffixes[prefixes]  # of three tokens: a token, not a row
-            before, after = counts[prefixes], counts[suffixes]
-            shared = unigrams[middle] if n == 3 else counts[middle]
-        information = np.log(counts[here] * shared / (before * after))
-        scores[here] = counts[here] * np.maximum(0, information)
-    return scores.view(np.uint64)  # of floats that are not negative, the bits are in the order of the values
+    scores = (_OWN_WORTH * counted.counts).astype(np.float32)
+    for n in range(2, counted.max_n):
+        here, longer = counted.level(n), counted.level(n + 1)
+        counts = counted.counts[here].astype(np.float64)
+        of_suffix = unigrams[counted.suffixes[here]] if n == 2 else counted.counts[counted.suffixes[here]].astype(float)
+        parents = counted.prefixes[longer] - here.start
+        followed, suffix_followed = counted.counts[longer], counted.counts[counted.suffixes[longer]]
+        terms = followed * np.log(followed * of_suffix[parents] / (counts[parents] * suffix_followed))
+        known, followed_by, suffix_followed_by = (
+            np.bincount(parents, weights, counts.size).astype(np.float64)  # of nothing it would be whole numbers
+            for weights in (terms, followed, suffix_followed)
+        )
+        others = counts - followed_by
+        others_of_suffix = np.maximum(of_suffix - suffix_followed_by, others)
+        some = others > 0
+        ratios = others[some] * of_suffix[some] / (counts[some] * others_of_suffix[some])
+        known[some] += others[some] * np.log(ratios)
+        scores[here] += np.maximum(known, 0)
+    # Of floats that are not negative, the bits are in the order of the values; 32 of them, so that what is equal but for
+    # rounding is a tie, and goes by count, on every machine.
+    return scores.view(np.uint32).astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -138,20 +145,18 @@ class Rule:
     is_closed: bool
 
 
-RULES: Mapping[str, Rule] = {"count": Rule(count_score, is_closed=True), "gain": Rule(gain_score, is_closed=False)}
+RULES: Mapping[str, Rule] = {
+    "count": Rule(count_score, is_closed=True),
+    "prediction": Rule(prediction_score, is_closed=False),
+}
 
 
 def _unigrams(counted: Counted) -> U64:
     """Occurrences of every token in what was counted [num_tokens]."""
     found = np.zeros(counted.num_tokens, np.uint64)
-    path = counted.folder / "n=1.parquet"
-    if path.exists():
-        counts, docs = np.empty_like(found), np.empty(found.size, np.uint32)
-        tokens = _read_level(counted.folder, 1, 1, 1, counts, docs)
-        found[tokens[:, 0]] = counts[: len(tokens)]
-    else:  # counts of an earlier version have none
-        for _, shard in iter_shards(counted.folder.parent / "tokens", TRAIN):
-            found += np.bincount(shard.tokens, minlength=found.size).astype(np.uint64)
+    counts, docs = np.empty_like(found), np.empty(found.size, np.uint32)
+    tokens = _read_level(counted.folder, 1, 1, 1, counts, docs)
+    found[tokens[:, 0]] = counts[: len(tokens)]
     return found
 
 

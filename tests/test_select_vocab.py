@@ -112,7 +112,7 @@ def test_the_ladder_is_told_and_written(select, work):
 
 def test_other_rules_select_other_fgrams(select, work):
     chosen = []
-    for rule in ("count", "gain"):
+    for rule in ("count", "prediction"):
         select("--size", 500, "--by", rule)
         chosen.append(set(map(tuple, vocab(work)["tokens"].to_list())))
     assert 0 < len(chosen[0] & chosen[1]) < 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from builders import Documents, Fgram, counts_file, random_documents, slow_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli import selection
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.selection import RULES, read_counts
 from scone_cli.stages.select_vocab import SelectVocab
@@ -34,10 +34,20 @@ def slow_scores(documents: Documents, max_n: int, min_count: int, by: str) -> di
     ngrams = [gram for gram in counts if len(gram) > 1]
     if by == "count":
         return {gram: counts[gram] for gram in ngrams}
-    return {
-        gram: counts[gram] * max(0, np.log(counts[gram] * counts[gram[1:-1]] / (counts[gram[:-1]] * counts[gram[1:]])))
-        for gram in ngrams
-    }
+    return {gram: slow_prediction(counts, gram) for gram in ngrams}
+
+
+def slow_prediction(counts: dict[Fgram, int], gram: Fgram) -> float:
+    """0.3 nats an occurrence, and the divergence of what follows from what follows the suffix; others together."""
+    count, of_suffix = counts[gram], counts[gram[1:]]
+    next_tokens = [longer[-1] for longer in counts if longer[:-1] == gram]
+    if not next_tokens and not any(len(longer) > len(gram) for longer in counts):
+        return np.float32(0.3 * count)  # perhaps the longest: the same as if nothing were known
+    known = [(counts[*gram, token], counts[*gram[1:], token]) for token in next_tokens]
+    others = count - sum(after for after, _ in known)
+    known.append((others, max(of_suffix - sum(after_suffix for _, after_suffix in known), others)))
+    bits = sum(after * math.log(after * of_suffix / (count * again)) for after, again in known if after)
+    return np.float32(0.3 * count) + np.float32(max(0, bits))
 
 
 def slow_ranking(documents: Documents, max_n: int, min_count: int, by: str) -> list[Fgram]:
@@ -58,7 +68,15 @@ def workspace(tmp_path):
     write_part(tmp_path / "tokens", 0, DOCUMENTS[:2])
     write_part(tmp_path / "tokens", 1, [*DOCUMENTS[2:], [6] * 50], ["train", "train", "held-out"])
     write_counts(tmp_path / "counts", DOCUMENTS, MAX_N, 1)
+    write_unigrams(tmp_path / "counts", DOCUMENTS)
     return tmp_path
+
+
+def write_unigrams(folder: Path, documents: Documents) -> None:
+    found = slow_counts(documents, 1, 1)
+    counts_file(
+        folder / "n=1.parquet", np.array(list(found)).reshape(-1, 1), *np.array(list(found.values())).reshape(-1, 2).T
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -76,6 +94,7 @@ def test_every_rule_ranks_as_its_slow_twin_and_every_beginning_is_closed(
         (folder / name).mkdir()
     write_part(folder / "tokens", 0, documents)
     write_counts(folder / "counts", documents, max_n, 1)
+    write_unigrams(folder / "counts", documents)
     ranking = Vocabulary.rank(folder / "counts", max_n, min_count, 4, by=by)
     fgrams = fgrams_of(ranking)
     assert fgrams == slow_ranking(documents, max_n, min_count, by)
@@ -85,31 +104,15 @@ def test_every_rule_ranks_as_its_slow_twin_and_every_beginning_is_closed(
     assert list(zip(ranking.counts.tolist(), ranking.docs.tolist(), strict=True)) == [facts[gram] for gram in fgrams]
 
 
-def test_the_gain_of_a_bigram_and_of_a_trigram_by_hand(tmp_path):
-    """In `0 1 2 0 1 3 2 2`: 0 1 twice, of 0 twice and 1 twice in 8; 0 1 2 once, of 0 1 twice, 1 2 once and 1 twice."""
-    for name in ("tokens", "counts"):
-        (tmp_path / name).mkdir()
-    write_part(tmp_path / "tokens", 0, [[0, 1, 2, 0, 1, 3, 2, 2]])
-    write_counts(tmp_path / "counts", [[0, 1, 2, 0, 1, 3, 2, 2]], 3, 1)
-    counted = read_counts(tmp_path / "counts", 3, 1, 1, 4)
-    scores = RULES["gain"].score(counted).view(np.float64)
-    assert scores[0] == pytest.approx(2 * math.log(2 * 8 / (2 * 2)))
-    trigrams = scores[counted.level(3)]
-    assert trigrams[0] == pytest.approx(1 * math.log(1 * 2 / (2 * 1)))
-    assert scores.min() == 0
-
-
-def test_unigram_counts_come_with_the_counts_or_from_the_tokens(workspace, monkeypatch):
-    without = fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS, by="gain"))
-    assert without == slow_ranking(DOCUMENTS, MAX_N, 1, "gain")
-    found = sorted(Counter(token for document in DOCUMENTS for token in document).items(), key=lambda x: (-x[1], x[0]))
-    tokens, counts = np.array([[token] for token, _ in found], np.uint32), np.array([count for _, count in found])
-    counts_file(workspace / "counts" / "n=1.parquet", tokens, counts, np.ones(len(found)))
-    monkeypatch.setattr(selection, "iter_shards", None)
-    assert fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS, by="gain")) == without
-    assert fgrams_of(Vocabulary.rank(workspace / "counts", MAX_N, 1, NUM_TOKENS)) == slow_ranking(
-        DOCUMENTS, MAX_N, 1, "count"
-    )
+def test_the_prediction_of_a_bigram_by_hand(tmp_path):
+    """In `0 1 2 0 1 2 3 1 3 1`: 0 1 twice, both times before 2; of 1 four, before 2 twice, before 3 and the end once."""
+    document = [0, 1, 2, 0, 1, 2, 3, 1, 3, 1]
+    write_counts(tmp_path, [document], 3, 1)
+    counts_file(tmp_path / "n=1.parquet", [[1], [0], [2], [3]], [4, 2, 2, 2], [1, 1, 1, 1])
+    counted = read_counts(tmp_path, 3, 1, 1, 4)
+    scores = RULES["prediction"].score(counted).astype(np.uint32).view(np.float32)
+    assert scores[0] == pytest.approx(2 * 0.3 + 2 * math.log((2 / 2) / (2 / 4)))
+    assert scores[counted.level(3)] == pytest.approx(0.3 * counted.counts[counted.level(3)])
 
 
 @pytest.mark.parametrize("by", sorted(RULES))

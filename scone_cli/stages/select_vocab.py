@@ -48,8 +48,8 @@ class SelectVocab:
     )
     by: str = setting(
         "count",
-        "Rank n-grams by `count`, or by `gain`: count times what they say beyond their suffix.",
-        choices=("count", "gain"),
+        "Rank n-grams by `count`, as the paper does, or by `prediction`: what they say of the next token.",
+        choices=("count", "prediction"),
     )
     min_count: int | None = setting(
         None, "Keep only n-grams that occur at least this often (default: all that were counted)."
