@@ -25,7 +25,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
-_OWN_WORTH = 0.3  # nats an occurrence: found by training, see benchmarks/LOG.md
+_OWN_WORTH = 1.0  # nats an occurrence: found by training, see benchmarks/LOG.md
 _BATCH_ROWS = 1 << 20  # of a file: some MB at a time
 _AT_ONCE = 64
 

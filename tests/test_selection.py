@@ -38,16 +38,16 @@ def slow_scores(documents: Documents, max_n: int, min_count: int, by: str) -> di
 
 
 def slow_prediction(counts: dict[Fgram, int], gram: Fgram) -> float:
-    """0.3 nats an occurrence, and the divergence of what follows from what follows the suffix; others together."""
+    """A nat an occurrence, and the divergence of what follows from what follows the suffix; others together."""
     count, of_suffix = counts[gram], counts[gram[1:]]
     next_tokens = [longer[-1] for longer in counts if longer[:-1] == gram]
     if not next_tokens and not any(len(longer) > len(gram) for longer in counts):
-        return np.float32(0.3 * count)  # perhaps the longest: the same as if nothing were known
+        return np.float32(1.0 * count)  # perhaps the longest: the same as if nothing were known
     known = [(counts[*gram, token], counts[*gram[1:], token]) for token in next_tokens]
     others = count - sum(after for after, _ in known)
     known.append((others, max(of_suffix - sum(after_suffix for _, after_suffix in known), others)))
     bits = sum(after * math.log(after * of_suffix / (count * again)) for after, again in known if after)
-    return np.float32(0.3 * count) + np.float32(max(0, bits))
+    return np.float32(1.0 * count) + np.float32(max(0, bits))
 
 
 def slow_ranking(documents: Documents, max_n: int, min_count: int, by: str) -> list[Fgram]:
@@ -111,8 +111,8 @@ def test_the_prediction_of_a_bigram_by_hand(tmp_path):
     counts_file(tmp_path / "n=1.parquet", [[1], [0], [2], [3]], [4, 2, 2, 2], [1, 1, 1, 1])
     counted = read_counts(tmp_path, 3, 1, 1, 4)
     scores = RULES["prediction"].score(counted).astype(np.uint32).view(np.float32)
-    assert scores[0] == pytest.approx(2 * 0.3 + 2 * math.log((2 / 2) / (2 / 4)))
-    assert scores[counted.level(3)] == pytest.approx(0.3 * counted.counts[counted.level(3)])
+    assert scores[0] == pytest.approx(2 * 1.0 + 2 * math.log((2 / 2) / (2 / 4)))
+    assert scores[counted.level(3)] == pytest.approx(1.0 * counted.counts[counted.level(3)])
 
 
 @pytest.mark.parametrize("by", sorted(RULES))
