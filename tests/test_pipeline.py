@@ -15,8 +15,8 @@ from workspaces import contents, installed, manifest, quality
 from scone_cli import __version__, artifacts, schemas
 
 FILES = {
-    "tokens": {"part-00000-000.parquet", "tokenizer.json"},
-    "counts": {"n=2.parquet", "n=3.parquet", "n=4.parquet"},
+    "tokens": {"part-00000-0000.parquet", "tokenizer.json"},
+    "counts": {"n=1.parquet", "n=2.parquet", "n=3.parquet", "n=4.parquet"},
     "vocab": {"vocab.parquet", "ladder.parquet"},
     "model": {"config.json", "main.safetensors", "fgram.safetensors", "log.parquet"},
     "plain": {"config.json", "main.safetensors", "log.parquet"},
@@ -73,7 +73,10 @@ def test_a_manifest_says_what_made_the_artifact_from_what(work, folder):
 
 def test_the_recipes_settings_are_in_the_manifests(work):
     assert manifest(work / "tokens")["settings"]["held_out"] == 0.05
-    assert manifest(work / "counts")["settings"] == {"max_n": 4, "min_count": 4, "seed": 0}
+    assert manifest(work / "counts")["settings"] == {
+        **{"max_n": 4, "min_count": 4, "min_docs": 1},
+        **{"exclude_tokens": [], "seed": 0},
+    }
     assert manifest(work / "vocab")["settings"]["size"] == 4000
     assert manifest(work / "model")["settings"]["fgram_layers"] == 2
     assert manifest(work / "plain")["settings"]["fgram_layers"] == 0
@@ -82,7 +85,8 @@ def test_the_recipes_settings_are_in_the_manifests(work):
 @pytest.mark.parametrize(
     ("name", "schema"),
     [
-        ("tokens/part-00000-000.parquet", schemas.TOKENS),
+        ("tokens/part-00000-0000.parquet", schemas.TOKENS),
+        ("counts/n=1.parquet", schemas.counts_schema(1)),
         ("counts/n=2.parquet", schemas.counts_schema(2)),
         ("counts/n=4.parquet", schemas.counts_schema(4)),
         ("vocab/vocab.parquet", schemas.VOCAB),
