@@ -73,10 +73,8 @@ def test_a_manifest_says_what_made_the_artifact_from_what(work, folder):
 
 def test_the_recipes_settings_are_in_the_manifests(work):
     assert manifest(work / "tokens")["settings"]["held_out"] == 0.05
-    assert manifest(work / "counts")["settings"] == {
-        **{"max_n": 4, "min_count": 4, "min_docs": 1},
-        **{"exclude_tokens": [], "seed": 0},
-    }
+    limits = {"max_n": 4, "min_count": 4, "min_docs": 1}
+    assert manifest(work / "counts")["settings"] == limits | {"exclude_tokens": [], "seed": 0}
     assert manifest(work / "vocab")["settings"]["size"] == 4000
     assert manifest(work / "model")["settings"]["fgram_layers"] == 2
     assert manifest(work / "plain")["settings"]["fgram_layers"] == 0
