@@ -111,16 +111,17 @@ def make_plan(
     dtype, width = record_layout(vocab_size, max_n)
     record = width * dtype.itemsize
     part = _PART_TOKENS * _BYTES_A_PART_TOKEN + (_TOKENISING if tokenising else 0)
+    bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
+    most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # no smaller than a bucket, or all were read in pieces
     for workers in range(min(num_workers, 1 + num_tokens // _TOKENS_A_WORKER), 0, -1):
         # One worker is the process itself.
         base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else _WORKER
         room = (memory - base) // workers
         block = min(_LARGEST_BLOCK, (room - part) // (record + 4))
-        group = min(_LARGEST_GROUP, room // (record + _COUNTING_BYTES))
+        group = min(most, room // (record + _COUNTING_BYTES))
         merge = min(_LARGEST_MERGE, room // _MERGE_BYTES)
         if block < _SMALLEST_BLOCK or group < _SMALLEST_GROUP or merge < _SMALLEST_MERGE:
             continue
-        bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
         used = max(part + block * (record + 4), group * (record + _COUNTING_BYTES), merge * _MERGE_BYTES)
         return CountingPlan(workers, bits, block, group, group, merge, record, base + workers * used)
     least = _WORKER + part + _SMALLEST_BLOCK * (record + 4)
