@@ -63,6 +63,8 @@ STAGES: dict[str, Stage] = {
         A document that cannot be read (no JSON, not UTF-8, half a surrogate pair, beyond 1 GiB) stops the run, unless
         --on-bad-document skip leaves it out.
 
+        What it takes is worked out and told before the work: processes, memory (--memory for all of them together), disk.
+
         \b
         Reads    CORPUS
         Writes   tokens/ counts/ in the workspace
@@ -70,6 +72,7 @@ STAGES: dict[str, Stage] = {
         \b
         Example:
           scone count-ngrams books/ papers.jsonl.zst --vocab-size 8192 --min-count 5
+          scone count-ngrams web/ --memory 4GiB --workers 8 --min-docs 10
           scone count-ngrams 'crawl/**/*.jsonl.gz' --on-bad-document skip
           scone count-ngrams - < dump.jsonl.zst
           scone count-ngrams fineweb/ --tokenizer gpt2.json --separator 50256
@@ -81,7 +84,7 @@ STAGES: dict[str, Stage] = {
         "vocab",
         "tokens/ counts/ -> vocab/",
         "Choose the most frequent n-grams as the f-grams.",
-        """Choose the most frequent n-grams of all lengths as the f-gram vocabulary.
+        """Choose the most frequent n-grams of all lengths, or the best by another rule (--by), as the f-gram vocabulary.
 
         An f-gram's id is its rank, so a smaller vocabulary is the beginning of a larger one. Its size is --size, or what
         fits --budget, or what matches the share --coverage of held-out text, or --size auto. Prints a ladder: what every
@@ -97,6 +100,7 @@ STAGES: dict[str, Stage] = {
           scone select-vocab --budget 8GiB --dim 2048 --dtype float16
           scone select-vocab --coverage 0.8 --min-docs 10
           scone select-vocab --size auto --min-gain 0.03
+          scone select-vocab --size 20k --by prediction
         """,
     ),
     "train-fgram": Stage(

@@ -175,7 +175,9 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
     unigrams = count_tokens(small, documents, job.num_tokens)
     clock("packing tokens")
     size = min(job.plan.block_tokens, max(1, small.size))
-    where, records = _block_room(job.plan.block_tokens, width, dtype.name)
+    room = _room(job.plan.block_tokens * (4 + width * dtype.itemsize))
+    where = room[: 4 * job.plan.block_tokens].view(np.uint32)
+    records = room[where.nbytes :].view(dtype).reshape(-1, width)
     all_offsets = []
     for block, begin in enumerate(range(0, max(1, small.size), size)):
         offsets = dealer.deal(begin, min(begin + size, small.size), where, records)
@@ -191,10 +193,10 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
         file.write(json.dumps(seconds).encode())
 
 
-@functools.lru_cache(maxsize=1)
-def _block_room(block_tokens: int, width: int, dtype: str) -> tuple[U32, Records]:
+@functools.lru_cache(maxsize=1)  # dealing is over when counting begins: not both at a time
+def _room(size: int) -> Any:
     """Scratch that a process uses again and again: memory that is new costs as much as what is done in it."""
-    return np.empty(block_tokens, np.uint32), np.empty((block_tokens, width), dtype)
+    return np.empty(size, np.uint8)
 
 
 def count_group(
@@ -209,9 +211,9 @@ def count_group(
     if not all(mark.exists() for mark in marks):
         clock = Clock(seconds)
         segments = [
-            (_records(job, name, block), offsets[group[0] : group[1] + 1])
+            (_records(job, name, block), offsets)
             for name in names
-            for block, offsets in enumerate(_offsets(job, name))
+            for block, offsets in enumerate(_offsets(job, name, *group))
         ]
         limits = (job.max_n, job.min_count, job.min_docs)
         num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
@@ -234,7 +236,7 @@ def count_group(
 def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_records: int) -> tuple[Records, I64]:
     """The records of a group, segment after segment, and where each bucket of a segment begins among them."""
     dtype, width = record_layout(job.num_tokens, job.max_n)
-    room = _group_room(max(job.plan.group_records, 1) * width, dtype.name)
+    room = _room(max(job.plan.group_records, 1) * width * dtype.itemsize).view(dtype)
     filled, bounds = 0, []
     for path, offsets in segments:
         size = int(offsets[-1] - offsets[0]) * width
@@ -244,11 +246,6 @@ def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_reco
         bounds.append(filled // width + offsets - offsets[0])
         filled += size
     return room[: num_records * width].reshape(num_records, width), np.array(bounds)
-
-
-@functools.lru_cache(maxsize=1)
-def _group_room(size: int, dtype: str) -> Any:
-    return np.empty(size, dtype)
 
 
 def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[Records]:
@@ -273,6 +270,7 @@ def finish(
     if target.exists():
         counts = pq.ParquetFile(target).read(["count"]).column(0)
         return int(np.sum(counts.to_numpy(), dtype=np.uint64)), seconds
+    _room.cache_clear()
     if n == 1:
         counts = _write_unigrams(job, names, target)
         clock("writing counts")
@@ -312,10 +310,10 @@ def _run(job: CountingJob, group: tuple[int, int], n: int) -> Path:
     return job.scratch / f"run-{first}-{last}.n={n}"
 
 
-def _offsets(job: CountingJob, name: str) -> I64:
-    """Where each bucket begins in each block of a shard: [blocks, buckets + 1]."""
-    offsets: I64 = np.load(_dealt(job, name))
-    return offsets
+def _offsets(job: CountingJob, name: str, first: int, last: int) -> I64:
+    """Where each bucket from `first` to `last` begins in each block of a shard: [blocks, last - first + 1]."""
+    all_offsets = np.load(_dealt(job, name), mmap_mode="r")  # of all shards together they would be too much to hold
+    return np.array(all_offsets[:, first : last + 1])
 
 
 def _dealing_seconds(job: CountingJob, name: str) -> Seconds:
@@ -330,7 +328,7 @@ def _bucket_sizes(job: CountingJob, names: Sequence[str]) -> I64:
     """Records in each bucket, of all shards together."""
     sizes = np.zeros(1 << job.plan.bits, np.int64)
     for name in names:
-        sizes += np.diff(_offsets(job, name)).sum(axis=0)
+        sizes += np.diff(_offsets(job, name, 0, sizes.size)).sum(axis=0)
     return sizes
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -80,34 +81,39 @@ def _windows(runs: Sequence[Path], n: int, most_rows: int) -> Iterator[_Window]:
     if sum(rows.values()) <= most_rows:
         yield [(run, (0, rows[run])) for run in runs]
         return
-    keys = {run: _Keys(run, n) for run in runs if rows[run]}  # an empty file cannot be mapped
-    sample = sorted(key for each in keys.values() for key in each.sample(_SAMPLED))
+    sample = sorted(key for run in runs for key in _sampled_keys(run, n))
     step = max(1, most_rows // _SAMPLED)
-    begins = dict.fromkeys(keys, 0)
+    begins = dict.fromkeys(runs, 0)
     for cut in [*sample[step::step], None]:
-        ends = {run: rows[run] if cut is None else bisect.bisect_left(keys[run], cut, begins[run]) for run in keys}
-        yield [(run, (begins[run], ends[run])) for run in keys]
+        ends = rows if cut is None else {run: _first_row_from(cut, run, n, begins[run]) for run in runs}
+        yield [(run, (begins[run], ends[run])) for run in runs]
         begins = ends
 
 
-class _Keys(Sequence[tuple[int, int, int]]):
-    """What the rows of a run are ordered by, as far as rows of different runs can differ: no two share a bucket."""
+# What the rows of a run are ordered by, as far as rows of different runs can differ: no two runs share a bucket.
+# Count, the other way round, and two tokens. Rows are read, not mapped: mapped files count as memory of the process.
+_Key = tuple[int, int, int]
 
-    def __init__(self, run: Path, n: int) -> None:
-        self._rows = num_rows(run, n)
-        self._tokens = np.memmap(run, np.uint32, "r", shape=(self._rows, n))
-        self._counts = np.memmap(run, np.uint64, "r", offset=4 * n * self._rows, shape=self._rows)
 
-    def __len__(self) -> int:
-        return self._rows
+def _sampled_keys(run: Path, n: int) -> Iterator[_Key]:
+    """The key of every row that is a multiple of `_SAMPLED`."""
+    rows, size = num_rows(run, n), _SAMPLED << 12
+    for begin in range(0, rows, size):
+        tokens, counts, _ = _read_rows(run, n, begin, min(begin + size, rows))
+        down, pairs = -counts[::_SAMPLED].astype(np.int64), tokens[::_SAMPLED]
+        yield from zip(down.tolist(), pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True)
 
-    def __getitem__(self, row: Any) -> Any:
-        return -int(self._counts[row]), int(self._tokens[row, 0]), int(self._tokens[row, 1])
 
-    def sample(self, step: int) -> Iterator[tuple[int, int, int]]:
-        """The key of every row that is a multiple of `step`."""
-        down = -self._counts[::step].astype(np.int64)
-        return zip(down.tolist(), self._tokens[::step, 0].tolist(), self._tokens[::step, 1].tolist(), strict=True)
+def _first_row_from(cut: _Key, run: Path, n: int, begin: int) -> int:
+    """The first row, from `begin` on, whose key is no less than `cut`."""
+    rows = num_rows(run, n)
+    with run.open("rb", buffering=0) as file:
+
+        def key(row: int) -> _Key:
+            (count,) = struct.unpack("=Q", os.pread(file.fileno(), 8, 4 * n * rows + 8 * row))
+            return -count, *struct.unpack("=II", os.pread(file.fileno(), 8, 4 * n * row))
+
+        return bisect.bisect_left(range(rows), cut, begin, key=key)
 
 
 class _CountsWriter:

@@ -29,6 +29,7 @@ _TOKENISING = 140 * MIB  # a worker that makes tokens too: tokenizer, text, and 
 _TOKENS_A_WORKER = 4_000_000  # fewer are counted sooner than another process is there
 _PART_TOKENS = 4_000_000  # of one part of tokens/ in memory: as it is read, and packed
 _BYTES_A_PART_TOKEN = 16
+_BYTES_AN_ID = 17  # its count and documents in a part, and whether it is excluded
 _LARGEST_BLOCK = 4_000_000
 _SMALLEST_BLOCK = 250_000
 _BUCKET_RECORDS = 100_000  # so that what a bucket is counted in fits the second cache
@@ -36,7 +37,8 @@ _LEAST_BITS, _MOST_BITS = 4, 12
 _GROUPS_A_WORKER = 6  # so that all end at about the same time
 _LARGEST_GROUP = 6_000_000  # records
 _SMALLEST_GROUP = 250_000
-_COUNTING_BYTES = 28  # a record, beside itself: keys, rows, documents, entries, what is found
+_COUNTING_BYTES = 20  # a record, beside itself: keys, rows, documents, entries
+_FOUND_TIMES = 2.5  # what a frequent n-gram takes, of its row: as rows are moved to where there is room, and sorted
 _LARGEST_MERGE = 20_000_000  # rows
 _SMALLEST_MERGE = 250_000
 _MERGE_BYTES = 150  # a row: read, ordered and as Arrow, at the longest
@@ -53,7 +55,7 @@ class CountingPlan:
         group_records: records that a process counts at a time; a bucket with more is read in pieces.
         piece_records: records in such a piece.
         merge_rows: n-grams of one length put in order at a time.
-        record_bytes: of one record; there is one a token.
+        token_bytes: of disk for one token: its record, and the frequent n-grams that begin with it.
         memory: estimated peak of all processes together, in bytes.
     """
 
@@ -63,19 +65,19 @@ class CountingPlan:
     group_records: int
     piece_records: int
     merge_rows: int
-    record_bytes: int
+    token_bytes: int
     memory: int
 
     def disk(self, num_tokens: int, with_tokens: bool) -> int:
-        """Bytes of disk that `num_tokens` tokens need: records, counts (at most a tenth of that) and perhaps `tokens/`."""
-        return num_tokens * (self.record_bytes + self.record_bytes // 10 + (2 if with_tokens else 0))
+        """Bytes of disk that `num_tokens` tokens need: records, counts and perhaps `tokens/`."""
+        return num_tokens * (self.token_bytes + (2 if with_tokens else 0))
 
     def described(self, num_tokens: int, disk: int) -> str:
         """The plan in one line."""
-        size = f"up to {num_tokens / 1e6:,.1f}M tokens in {1 << self.bits:,} buckets"
         processes = f"{self.num_workers} processes" if self.num_workers > 1 else "1 process"
-        pieces = f"{processes}, {self.group_records / 1e6:,.1f}M records at a time"
-        return f"{size}; {pieces}; at most {self.memory / MIB:,.0f} MiB of memory, {disk / MIB:,.0f} MiB of disk"
+        takes = f"{processes}, {self.memory / MIB:,.0f} MiB of memory and {disk / MIB:,.0f} MiB of disk at most"
+        pieces = f"{1 << self.bits:,} buckets, {self.group_records / 1e6:,.1f}M positions at a time"
+        return f"up to {num_tokens / 1e6:,.1f}M tokens: {takes}; {pieces}"
 
     def groups(self, bucket_records: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Ranges [first, last) of buckets that are counted together."""
@@ -100,8 +102,17 @@ def record_layout(num_tokens: int, max_n: int) -> tuple[np.dtype[Any], int]:
     return (np.dtype(np.uint16), max_n + 1) if num_tokens < 1 << 16 else (np.dtype(np.uint32), max_n)
 
 
+def _found_bytes(max_n: int, min_count: int) -> float:
+    """Bytes of the frequent n-grams of 2 to `max_n` tokens, for each token of the corpus.
+
+    At most every `min_count`-th position begins an n-gram that is counted for the first time. Of text it is fewer, by as
+    much again: of the English corpus 0.6 of them at a minimum of 1, a sixth at 2, a fiftieth at 5.
+    """
+    return sum(4 * n + 13 for n in range(2, max_n + 1)) / min_count**2
+
+
 def make_plan(
-    num_tokens: int, vocab_size: int, max_n: int, memory: int, num_workers: int, tokenising: bool
+    num_tokens: int, vocab_size: int, max_n: int, min_count: int, memory: int, num_workers: int, tokenising: bool
 ) -> CountingPlan:
     """Plan the count of about `num_tokens` tokens, `tokenising` if they must be made first, within `memory` bytes.
 
@@ -110,7 +121,9 @@ def make_plan(
     """
     dtype, width = record_layout(vocab_size, max_n)
     record = width * dtype.itemsize
-    part = _PART_TOKENS * _BYTES_A_PART_TOKEN + (_TOKENISING if tokenising else 0)
+    found = _found_bytes(max_n, min_count)
+    counting = record + _COUNTING_BYTES + math.ceil(_FOUND_TIMES * found)
+    part = _PART_TOKENS * _BYTES_A_PART_TOKEN + _BYTES_AN_ID * vocab_size + (_TOKENISING if tokenising else 0)
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
     most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # no smaller than a bucket, or all were read in pieces
     for workers in range(min(num_workers, 1 + num_tokens // _TOKENS_A_WORKER), 0, -1):
@@ -118,13 +131,14 @@ def make_plan(
         base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else _WORKER
         room = (memory - base) // workers
         block = min(_LARGEST_BLOCK, (room - part) // (record + 4))
-        group = min(most, room // (record + _COUNTING_BYTES))
+        group = min(most, room // counting)
         merge = min(_LARGEST_MERGE, room // _MERGE_BYTES)
         if block < _SMALLEST_BLOCK or group < _SMALLEST_GROUP or merge < _SMALLEST_MERGE:
             continue
-        used = max(part + block * (record + 4), group * (record + _COUNTING_BYTES), merge * _MERGE_BYTES)
-        return CountingPlan(workers, bits, block, group, group, merge, record, base + workers * used)
-    least = _WORKER + part + _SMALLEST_BLOCK * (record + 4)
+        used = max(part + block * (record + 4), group * counting, merge * _MERGE_BYTES)
+        return CountingPlan(workers, bits, block, group, group, merge, record + math.ceil(found), base + workers * used)
+    smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * _MERGE_BYTES)
+    least = _WORKER + max(smallest)
     raise BadSetting(
         f"--memory: {memory:,} bytes, counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB or more"
     )

@@ -6,6 +6,7 @@ running its task again is right, and the same functions can be run by any other 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.connection
@@ -131,8 +132,25 @@ def _context(preload: Iterable[str]) -> BaseContext:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scone_cli.pool", *preload])
-    forkserver.ensure_running()
+    with _no_interrupts():
+        forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment, and for ever in a process that starts in it: a terminal sends it to all of them.
+
+    Without this, one that is still importing would answer it with a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():  # the only one that may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def keep_memory() -> None:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 STAGE = "count-ngrams"
 STAGE_VERSION = 2
 
+SKIPPED = "first documents skipped"  # in a summary
+SHOWN = 5  # of them, where they are not the subject
+
 _SAMPLE = "sample.json"
 
 
@@ -54,8 +57,8 @@ class TokenSettings:
     held_out: float = setting(0.01, "Share of documents, chosen by hash, that are neither counted nor trained on.")
     on_bad_document: str = setting(
         "fail",
-        "What to do about a document that cannot be read: stop, or leave it out and name it in the manifest. "
-        "A damaged file (an archive cut short) is an error all the same.",
+        "What to do about a document that cannot be read: stop, or leave it out and name it (the first 100 in the "
+        "manifest of tokens/). A damaged file (an archive cut short) is an error all the same.",
         choices=("fail", "skip"),
     )
     separator: int | None = setting(
@@ -138,9 +141,14 @@ class PreparedTokens:
         if (sample := staging / SCRATCH / _SAMPLE).exists():
             summary |= json.loads(sample.read_bytes())
         if stats.num_skipped:
-            summary |= {"documents skipped": stats.num_skipped, f"the first {len(skipped)} skipped": skipped}
+            summary |= {"documents skipped": stats.num_skipped, SKIPPED: skipped}
         made_by = (STAGE, STAGE_VERSION, self.mark, self._settings, {"corpus": self._corpus}, self.tokenizer_sha)
         return publish(staging, self.target, Manifest.new("tokens", *made_by, 0, summary))
+
+
+def in_short(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary of `tokens/` for reports on what is made of it: of documents that were left out the first few."""
+    return {key: value[:SHOWN] if key == SKIPPED else value for key, value in summary.items()}
 
 
 def _check_documents(stats: ShardStats, num_files: int, held_out: float) -> None:

@@ -79,7 +79,7 @@ def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide
         raise BadData(f"{source.location}: tokens are read as they lie, not compressed", "decompress the file")
     with readable(source.location), source.path.open("rb") as raw:
         if ending == ".parquet":
-            return _recogniseopen_parquet(source, text_field)
+            return _recognise_parquet(source, text_field)
         if source.index is not None:
             return _recognise_megatron(source)
         if ending == ".npy" and raw.read(6) == b"\x93NUMPY":
@@ -206,7 +206,7 @@ def _root(reader: pq.ParquetFile, leaf: int) -> str:
     return path.split(".", maxsplit=1)[0]
 
 
-def _recogniseopen_parquet(source: SourceFile, text_field: str) -> TokenFile | None:
+def _recognise_parquet(source: SourceFile, text_field: str) -> TokenFile | None:
     with open_parquet(source.location) as reader:
         schema, num_groups = reader.schema_arrow, reader.metadata.num_row_groups
     names = (text_field,) if text_field in schema.names else _PARQUET_COLUMNS

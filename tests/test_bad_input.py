@@ -288,6 +288,11 @@ def test_a_recipe_with_a_mistake(refused, tmp_path, recipe, words):
         ("count-ngrams", "corpus", "--max-n", "1"),
         ("count-ngrams", "corpus", "--held-out", "1"),
         ("count-ngrams", "corpus", "--vocab-size", "100"),
+        ("count-ngrams", "corpus", "--min-docs", "0"),
+        ("count-ngrams", "corpus", "--memory", "1"),
+        ("count-ngrams", "corpus", "--memory", "lots"),
+        ("count-ngrams", "corpus", "--exclude-tokens", "100000"),
+        ("count-ngrams", "nowhere", "--exclude-tokens", "abc"),  # before it is looked for
         ("select-vocab", "--size", "0"),
         ("select-vocab", "--min-count", "2"),  # the counts leave out what occurs less than 5 times
         ("select-vocab", "--min-count", "1000000"),
@@ -298,6 +303,17 @@ def test_a_recipe_with_a_mistake(refused, tmp_path, recipe, words):
 )
 def test_a_setting_that_cannot_be_used(refused, small, args):
     refused(2, "", *(small / "corpus" if arg == "corpus" else arg for arg in args))
+
+
+def test_a_report_is_not_a_list_of_bad_documents(scone, tmp_path):
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps({'text': TEXT})}\n" * 3 + "{}\n" * 12)
+    args = ("count-ngrams", tmp_path / "a.jsonl", "--vocab-size", "300", "--held-out", "0")
+    code, out, _ = scone("--workspace", tmp_path / "work", *args, "--on-bad-document", "skip", "--json")
+    report = json.loads(out)
+    tokens = json.loads((tmp_path / "work" / "tokens" / MANIFEST).read_text())
+    in_manifest = tokens["summary"]["first documents skipped"]
+    assert (code, report["documents skipped"], len(in_manifest)) == (0, 12, 12)
+    assert report["first documents skipped"] == in_manifest[:5]
 
 
 # ---- the machine -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from scone_cli.corpus import read_tokens
 from scone_cli.errors import BadData, BadSetting, InputMissing
 from scone_cli.pool import Pool
-from scone_cli.preparing import PreparedTokens, TokenSettings, prepare_tokens
+from scone_cli.preparing import SKIPPED, PreparedTokens, TokenSettings, prepare_tokens
 from scone_cli.progress import silent
 from scone_cli.schemas import HELD_OUT, TRAIN
 from scone_cli.tokenizer import Tokenizer, train_tokenizer
@@ -108,7 +108,7 @@ def test_documents_left_out_are_in_the_manifest(tmp_path, work):
     assert "--on-bad-document skip" in caught.value.hint
     summary = make(path, work, on_bad_document="skip")
     assert (summary["documents"], summary["documents skipped"]) == (60, 2)
-    first, second = summary["the first 2 skipped"]
+    first, second = summary[SKIPPED]
     assert first["document"] == "a.jsonl:61"
     assert first["cause"].startswith("half a surrogate pair (U+D800) at character 5")
     assert second == {"document": "a.jsonl:62", "cause": "no field 'text', found 'body'"}

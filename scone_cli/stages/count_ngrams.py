@@ -9,7 +9,7 @@ from typing import Any
 
 from scone_cli.artifacts import SCRATCH, Manifest, check_files, fingerprint, publish, staging_folder, up_to_date
 from scone_cli.errors import BadSetting
-from scone_cli.preparing import STAGE, STAGE_VERSION, TokenSettings, prepare_tokens
+from scone_cli.preparing import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.progress import Progress
 from scone_cli.quantities import Quantity, parse_bytes
 from scone_cli.stages import Report, setting
@@ -24,10 +24,12 @@ class CountNgrams(TokenSettings):
     max_n: int = setting(5, "Longest n-gram counted (the paper's K).")
     min_count: int = setting(5, "Leave out n-grams that occur less often than this.")
     min_docs: int = setting(1, "Leave out n-grams that occur in fewer documents than this: a floor for privacy.")
-    exclude_tokens: str | None = setting(None, "Token ids that no n-gram may hold, such as 0,13,50256.")
+    exclude_tokens: str | None = setting(
+        None, "Token ids that no n-gram may hold, such as 0,13,50256.  [default: none]"
+    )
     memory: Quantity | None = setting(
         None,
-        "Most memory of all processes together, 512MiB or more.  [default: half of what is free]",
+        "Most memory of all processes together, such as 2GiB; 512MiB or more.  [default: half of what is free]",
         affects_result=False,
     )
     workers: int | None = setting(None, "Worker processes.  [default: one a core]", affects_result=False)
@@ -42,7 +44,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         BadSetting: a setting out of its range, or too little memory.
         StorageFailure: too little disk.
     """
-    _check(config)
+    excluded = _check(config)
     from scone_cli.counting import KERNELS, CountingJob, count_ngrams  # noqa: PLC0415 - heavy: only when the stage runs
     from scone_cli.plan import available_memory, check_disk, make_plan  # noqa: PLC0415
     from scone_cli.pool import Pool, num_cores  # noqa: PLC0415
@@ -59,7 +61,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
 
     prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size)
     fresh = prepared.manifest is None
-    settings = _count_settings(config, prepared.vocab_size)
+    settings = _count_settings(config, excluded, prepared.vocab_size)
     made_from = {"tokens": prepared.mark}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
     if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
@@ -80,11 +82,12 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         parts = [(out / "tokens" / name, None if fresh else stamp.sha256) for name, stamp in stamps]
         kept, spent = count_ngrams(job, parts, staging, pool, progress)
     made_by = (STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed)
-    manifest = Manifest.new("counts", *made_by, {**tokens.summary, "counts": kept})
+    manifest = Manifest.new("counts", *made_by, {**in_short(tokens.summary), "counts": kept})
     return Report.of(target, publish(staging, target, manifest), up_to_date=False, seconds=spent)
 
 
-def _check(config: CountNgrams) -> None:
+def _check(config: CountNgrams) -> list[int]:
+    """Refuse what can be refused before the corpus is read; returns the excluded token ids."""
     if not 2 <= config.max_n <= 8:
         raise BadSetting(f"--max-n {config.max_n}: expected 2 to 8")
     for name in ("min_count", "min_docs", "workers"):
@@ -92,14 +95,14 @@ def _check(config: CountNgrams) -> None:
             raise BadSetting(f"--{name.replace('_', '-')} {value}: expected 1 or more")
     if not 0 <= config.held_out < 1:
         raise BadSetting(f"--held-out {config.held_out}: expected a share from 0 up to, but not including, 1")
-
-
-def _count_settings(config: CountNgrams, vocab_size: int) -> dict[str, Any]:
-    """The settings on which `counts/` depends, beside its tokens."""
     try:
-        excluded = sorted({int(part) for part in (config.exclude_tokens or "").split(",") if part.strip()})
+        return sorted({int(part) for part in (config.exclude_tokens or "").split(",") if part.strip()})
     except ValueError:
         raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids, such as 0,13,50256") from None
+
+
+def _count_settings(config: CountNgrams, excluded: list[int], vocab_size: int) -> dict[str, Any]:
+    """The settings on which `counts/` depends, beside its tokens."""
     if excluded and not 0 <= excluded[0] <= excluded[-1] < vocab_size:
         raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids of 0 to {vocab_size - 1}")
     limits = {"max_n": config.max_n, "min_count": config.min_count, "min_docs": config.min_docs}

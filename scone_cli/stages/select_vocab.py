@@ -29,12 +29,12 @@ class SelectVocab:
 
     size: Quantity | None = setting(
         None,
-        "Keep at most this many f-grams, or `auto`: as many as --min-gain lets pay "
-        f"(default: {DEFAULT_SIZE}, unless --budget or --coverage is given).",
+        "Keep at most this many f-grams, such as 500k, or `auto`: as many as --min-gain lets pay.  "
+        f"[default: {DEFAULT_SIZE:_}, unless --budget or --coverage is given]",
     )
     budget: Quantity | None = setting(
         None,
-        "Keep as many f-grams as let the table of --dim and --dtype, rows and index, take at most this many bytes.",
+        "Keep as many f-grams as let the table of --dim and --dtype, rows and index, take at most this much, such as 8GiB.",
     )
     coverage: float | None = setting(
         None, "Keep the fewest f-grams that match this share of the positions in held-out text."
@@ -48,16 +48,19 @@ class SelectVocab:
     )
     by: str = setting(
         "count",
-        "Rank n-grams by `count`, as the paper does, or by `prediction`: what they say of the next token.",
+        "Rank n-grams by `count`, as the paper does, or by `prediction`: count, weighted by what an n-gram says of the "
+        "next token beyond its suffix; better where few are kept.",
         choices=("count", "prediction"),
     )
     min_count: int | None = setting(
-        None, "Keep only n-grams that occur at least this often (default: all that were counted)."
+        None, "Keep only n-grams that occur at least this often.  [default: all that were counted]"
     )
     min_docs: int | None = setting(
-        None, "Keep only n-grams that occur in at least this many documents (default: all that were counted)."
+        None, "Keep only n-grams that occur in at least this many documents.  [default: all that were counted]"
     )
-    max_n: int | None = setting(None, "Keep only n-grams of at most this many tokens (default: all that were counted).")
+    max_n: int | None = setting(
+        None, "Keep only n-grams of at most this many tokens.  [default: all that were counted]"
+    )
     seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
