@@ -76,19 +76,20 @@ class Pool:
         running: dict[Future[Any], tuple[int, Task]] = {}
         num_losses = 0
         while True:
-            while len(running) < 2 * self.num_workers:  # so that none waits for this process
+            lost = False
+            while not lost and len(running) < 2 * self.num_workers:  # so that none waits for this process
                 entry = waiting.popleft() if waiting else next(tasks, None)
                 if entry is None:
                     break
                 try:
                     running[self._submit(entry[1])] = entry
-                except BrokenProcessPool:
+                except (BrokenProcessPool, EOFError, ConnectionError):  # a worker, or the server that they come from
                     waiting.appendleft(entry)
-                    break
+                    lost = True
             if not running and not waiting:
+                self._end(kill=False)  # what workers still hold is of no use to other tasks, which get new ones
                 return
-            lost = False
-            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+            for future in wait(running, timeout=0 if lost else None, return_when=FIRST_COMPLETED).done:
                 entry = running.pop(future)
                 try:
                     result = future.result()
@@ -98,7 +99,7 @@ class Pool:
                     continue
                 num_losses = 0
                 yield entry[0], result
-            if lost or not running:
+            if lost:
                 waiting.extend(running.values())
                 running.clear()
                 self._end(kill=True)
@@ -112,7 +113,8 @@ class Pool:
     def _submit(self, task: Task) -> Future[Any]:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(self.num_workers, self._context, _become_worker)
-        return self._executor.submit(task[0], *task[1])
+        with _signals_wait():
+            return self._executor.submit(task[0], *task[1])
 
     def _end(self, kill: bool) -> None:
         if self._executor is None:
@@ -138,12 +140,34 @@ def _context(preload: Iterable[str]) -> BaseContext:
 
 
 @contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let signals with a handler wait: a worker that is being started is not yet known, and could not be ended."""
+    arrived: list[int] = []
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    mine = [signum for signum, handler in handlers.items() if callable(handler)] if _is_main_thread() else []
+    for signum in mine:
+        signal.signal(signum, lambda signum, _: arrived.append(signum))
+    try:
+        yield
+    finally:
+        for signum in mine:
+            signal.signal(signum, handlers[signum])
+        for signum in arrived[:1]:
+            signal.raise_signal(signum)
+
+
+def _is_main_thread() -> bool:
+    """Only there may a program say what a signal does."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C for a moment, and for ever in a process that starts in it: a terminal sends it to all of them.
 
     Without this, one that is still importing would answer it with a traceback.
     """
-    if threading.current_thread() is not threading.main_thread():  # the only one that may say what a signal does
+    if not _is_main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -164,6 +188,13 @@ def keep_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def give_back_memory() -> None:
+    """Return to the system what has been freed: after a piece of work that needed more than what comes next."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _become_worker() -> None:

@@ -276,6 +276,7 @@ def _own(config: TokenSettings) -> bytes | None:
 
 def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, progress: Progress) -> bytes:
     """Train a BPE on documents that are not held out: what is held out must teach nothing."""
+    from scone_cli.pool import give_back_memory  # noqa: PLC0415
     from scone_cli.sampling import draw_texts  # noqa: PLC0415
     from scone_cli.tokenizer import train_tokenizer  # noqa: PLC0415
 
@@ -283,7 +284,8 @@ def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, pr
     facts = {"documents the tokenizer was trained on": len(texts), "bytes of text in them": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
-    trained = train_tokenizer(iter(texts), config.vocab_size)
+    trained = train_tokenizer((texts.pop() for _ in range(len(texts))), config.vocab_size)  # what is read may go
+    give_back_memory()  # several hundred MB, which belong to --memory
     progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
     return trained
 
