@@ -130,11 +130,12 @@ def _context(preload: Iterable[str]) -> BaseContext:
     """Workers come from a clean server process: forking this one would lose the threads that libraries started."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver  # noqa: PLC0415 - not on every system
+    from multiprocessing import forkserver, resource_tracker  # noqa: PLC0415 - not on every system
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scone_cli.pool", *preload])
-    with _no_interrupts():
+    resource_tracker.ensure_running()  # lets signals through when it has been started, so it comes first
+    with _interrupts_blocked():
         forkserver.ensure_running()
     return context
 
@@ -143,38 +144,32 @@ def _context(preload: Iterable[str]) -> BaseContext:
 def _signals_wait() -> Iterator[None]:
     """Let signals with a handler wait: a worker that is being started is not yet known, and could not be ended."""
     arrived: list[int] = []
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    mine = [signum for signum, handler in handlers.items() if callable(handler)] if _is_main_thread() else []
-    for signum in mine:
-        signal.signal(signum, lambda signum, _: arrived.append(signum))
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():  # only there may a program say what a signal does
+        handlers = {}
+    mine = [each for each, handler in handlers.items() if callable(handler)]
+    for each in mine:
+        signal.signal(each, lambda signum, _: arrived.append(signum))
     try:
         yield
     finally:
-        for signum in mine:
-            signal.signal(signum, handlers[signum])
+        for each in mine:
+            signal.signal(each, handlers[each])
         for signum in arrived[:1]:
             signal.raise_signal(signum)
 
 
-def _is_main_thread() -> bool:
-    """Only there may a program say what a signal does."""
-    return threading.current_thread() is threading.main_thread()
-
-
 @contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment, and for ever in a process that starts in it: a terminal sends it to all of them.
+def _interrupts_blocked() -> Iterator[None]:
+    """Let Ctrl-C wait, and never reach a process that is started now: a terminal sends it to all of them.
 
     Without this, one that is still importing would answer it with a traceback.
     """
-    if not _is_main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def keep_memory() -> None:

@@ -92,6 +92,50 @@ def test_workers_end_when_their_owner_is_killed(tmp_path):
         time.sleep(0.02)
 
 
+# A program whose workers come from a server that is still importing when something happens to it.
+PROGRAM = """
+import os, sys
+from multiprocessing import forkserver
+from scone_cli.pool import Pool
+if __name__ == "__main__":
+    try:
+        with Pool(2, ["slow"]) as pool:
+            print(os.getpid(), forkserver._forkserver._forkserver_pid, flush=True)
+            print(sorted(pool.run((abs, (n,)) for n in range(5))))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda _, server: os.kill(server, signal.SIGKILL), f"{[(n, n) for n in range(5)]}\n"),
+        (lambda owner, _: os.killpg(owner, signal.SIGINT), "interrupted\n"),  # as a terminal sends Ctrl-C
+    ],
+)
+def test_something_happens_before_there_are_workers(tmp_path, harm, said):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(0.5)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        owner, server = map(int, process.stdout.readline().split())
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        harm(owner, server)
+        assert process.communicate() == (said, "")
+
+
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0: {3, 5}}[pid], raising=False)
