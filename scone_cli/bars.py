@@ -104,7 +104,8 @@ class PlainProgress:
 
     def _end(self, piece: Piece, now: float) -> None:
         piece.ended = now
-        self.seconds[piece.what] = self.seconds.get(piece.what, 0) + now - piece.started
+        if piece.total != 0 or not piece.detail:  # a piece that was only something to say took no time
+            self.seconds[piece.what] = self.seconds.get(piece.what, 0) + now - piece.started
         self._show_end(piece)
 
     def _show_start(self, piece: Piece) -> None:

@@ -177,7 +177,7 @@ def _bars(chart: BarChart) -> Iterator[str]:
     room = (WIDTH - RIGHT - LEFT) / max(len(chart.categories), 1)
     width = min(0.76 * room / len(chart.bars), 60.0)
     longest = max(map(len, chart.categories), default=0) * _DIGIT
-    every = math.ceil((longest + 2) / room)  # where names have no room, some are left out
+    every = math.ceil((longest + 6) / room)  # where names have no room, some are left out
     for i, category in enumerate(chart.categories):
         middle = LEFT + (i + 0.5) * room
         if i % every == 0:

@@ -24,6 +24,7 @@ MIB = 1 << 20
 _PARENT = 110 * MIB
 _SERVER = 130 * MIB  # what workers are forked from
 _WORKER = 190 * MIB
+_PREPARING = 90 * MIB  # what is left of finding files and making the tokenizer, in the process that did it
 _TOKENISING = 140 * MIB  # a worker that makes tokens too: tokenizer, text, and a part as it is written
 
 _TOKENS_A_WORKER = 4_000_000  # fewer are counted sooner than another process is there
@@ -126,16 +127,21 @@ def make_plan(
     part = _PART_TOKENS * _BYTES_A_PART_TOKEN + _BYTES_AN_ID * vocab_size + (_TOKENISING if tokenising else 0)
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
     most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # no smaller than a bucket, or all were read in pieces
+    alone = _WORKER + (_PREPARING if tokenising else 0)
     for workers in range(min(num_workers, 1 + num_tokens // _TOKENS_A_WORKER), 0, -1):
         # One worker is the process itself.
-        base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else _WORKER
+        base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else alone
         room = (memory - base) // workers
         block = min(_LARGEST_BLOCK, (room - part) // (record + 4))
         group = min(most, room // counting)
         merge = min(_LARGEST_MERGE, room // _MERGE_BYTES)
         if block < _SMALLEST_BLOCK or group < _SMALLEST_GROUP or merge < _SMALLEST_MERGE:
             continue
-        used = max(part + block * (record + 4), group * counting, merge * _MERGE_BYTES)
+        used = max(  # of what there may be, the corpus may fill less
+            part + min(block, num_tokens) * (record + 4),
+            min(group, num_tokens) * counting,
+            min(merge, num_tokens // min_count) * _MERGE_BYTES,
+        )
         return CountingPlan(workers, bits, block, group, group, merge, record + math.ceil(found), base + workers * used)
     smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * _MERGE_BYTES)
     least = _WORKER + max(smallest)

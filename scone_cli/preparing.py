@@ -130,7 +130,7 @@ class PreparedTokens:
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,
-            "bytes": stats.num_bytes,
+            "bytes": stats.num_bytes or None,  # of token ids it may be unknown
             "tokens": stats.num_tokens,
             "bytes a token": round(stats.num_bytes / stats.num_tokens, 3) if stats.num_bytes else None,
             "held-out documents": stats.num_held_out_documents,
@@ -174,7 +174,8 @@ def prepare_tokens(
 ) -> PreparedTokens:
     """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
 
-    `check_size` is given the bytes of all files before anything takes long; it may refuse them.
+    `check_size` is given the bytes of all files before anything takes long, and those of the text in them (an estimate)
+    before a tokenizer is trained on it; it may refuse them.
 
     Raises:
         InputMissing, BadData: see `sources.find_files`, `token_files.recognise` and `Tokenizer.load`.
@@ -196,7 +197,11 @@ def prepare_tokens(
     staging = staging_folder(target, mark, lasting=False)
     files = _move_stdin(files, stdin, staging / SCRATCH)
     tokens = _token_files(config, files)
-    work = _text(config, files, staging, progress) if tokens is None else _ids(config, tokens, staging, progress)
+    work = (
+        _text(config, files, staging, progress, check_size)
+        if tokens is None
+        else _ids(config, tokens, staging, progress)
+    )
     sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
     return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
 
@@ -247,25 +252,36 @@ def _shards(
 # ---- text --------------------------------------------------------------------------------------------------------
 
 
-def _text(config: TokenSettings, files: Sequence[SourceFile], staging: Path, progress: Progress) -> _Work:
+def _text(
+    config: TokenSettings,
+    files: Sequence[SourceFile],
+    staging: Path,
+    progress: Progress,
+    check_size: Callable[[int], None] | None,
+) -> _Work:
     """What there is to do for a corpus of text; its tokenizer is trained first."""
+    from scone_cli.pool import give_back_memory  # noqa: PLC0415
     from scone_cli.sampling import look_at  # noqa: PLC0415
     from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
 
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
             raise BadSetting(f"{name} {value}: is for a corpus of token ids, and this one is text")
+    look = look_at(files, config.text_field, _on_bad(config))
+    if check_size is not None:
+        check_size(round(sum(file.bytes for file in files) * look.expansion))
     path = staging / "tokenizer.json"
     if not path.exists():
         write_atomically(path, _own(config) or _train(config, files, staging / SCRATCH, progress))
     tokenizer = Tokenizer.load(path)
-    look = look_at(files, config.text_field, _on_bad(config))
     note = staging / SCRATCH / "backend"  # of a run that was interrupted, which may have judged by other documents
     if note.is_file():
         tokenizer.keep_backend(note.read_text())
     else:
         write_atomically(note, tokenizer.choose_backend(look.texts).encode())
     bound = look.tokens_bound(tokenizer, files)
+    del look
+    give_back_memory()
     shards = _shards(config, staging, tokenizer, None, tokenizer.vocab_size - 1)
     return _Work(shards, files, tokenizer.vocab_size, tokenizer.end_of_document, bound)
 

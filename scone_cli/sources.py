@@ -163,6 +163,8 @@ def _listing(corpus: Path, prefixed: bool, stdin_folder: Path | None, progress: 
     elif glob.has_magic(str(corpus)):
         base = _fixed_part(corpus)
         yield from _named(_matching(corpus, base), base, prefixed, "no file matches this pattern", str(corpus))
+    elif corpus.exists():
+        raise InputMissing(f"{corpus}: neither a file nor a folder", "pipe what it gives into the command: -")
     else:
         raise InputMissing(f"{corpus}: no such file or folder", "name files or folders that hold text")
 

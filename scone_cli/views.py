@@ -38,7 +38,8 @@ def portrait_page(path: Path, description: Row) -> str:
             f"--html: {path} is not a folder of counts or of a vocabulary ({kind})", "name counts/ or vocab/"
         )
     title = "N-gram counts" if kind == "counts" else "F-gram vocabulary"
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in description["settings"].items())
+    given = {name: value for name, value in description["settings"].items() if value not in (None, [])}
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
     about = f"{path}, made by scone {description['stage']} ({settings}); tokenizer {description['tokenizer'][:12]}."
     return page(title, about, _headline(description), figures_of(description), description["portrait"]["left_out"])
 

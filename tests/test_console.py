@@ -111,6 +111,14 @@ def test_resumed_work_is_timed_from_where_it_went_on(capsys):
     ]
 
 
+def test_something_to_say_is_no_work(capsys):
+    progress = PlainProgress()
+    progress("plan", 0, 0, detail="2 processes")
+    progress("hashing", 0, 0)
+    assert capsys.readouterr().err.splitlines() == ["plan: 2 processes", "hashing: done, 0 in 0.0 s"]
+    assert list(progress.seconds) == ["hashing"]
+
+
 def test_work_may_come_again_and_may_have_no_known_end(capsys):
     clock = Clock()
     progress = PlainProgress(clock)

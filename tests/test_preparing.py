@@ -1,5 +1,6 @@
 """From a corpus of any kind to `tokens/`, in this process."""
 
+import gzip
 import io
 import json
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from scone_cli.corpus import read_tokens
-from scone_cli.errors import BadData, BadSetting, InputMissing
+from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
 from scone_cli.pool import Pool
 from scone_cli.preparing import SKIPPED, PreparedTokens, TokenSettings, prepare_tokens
 from scone_cli.progress import silent
@@ -114,6 +115,22 @@ def test_documents_left_out_are_in_the_manifest(tmp_path, work):
     assert second == {"document": "a.jsonl:62", "cause": "no field 'text', found 'body'"}
 
 
+def test_too_large_a_text_is_refused_before_a_tokenizer_is_trained(tmp_path, work):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(lines(tmp_path / "a.jsonl").read_bytes()))
+    told = []
+
+    def check_size(num_bytes: int) -> None:
+        told.append(num_bytes)
+        if len(told) == 2:
+            raise StorageFailure("too large")
+
+    with pytest.raises(StorageFailure, match="too large"):
+        prepare_tokens(TokenSettings(vocab_size=300), [path], work / "tokens", silent, check_size=check_size)
+    assert told == [path.stat().st_size, sum(map(len, TEXTS))]
+    assert not list(work.rglob("tokenizer.json"))
+
+
 def test_nothing_but_bad_documents(tmp_path, work):
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(InputMissing, match=r"no document with text in 1 file\(s\), 1 skipped"):
@@ -188,7 +205,7 @@ def test_token_ids_with_their_tokenizer_are_as_the_text(tmp_path, work, dtype):
 def test_token_ids_without_a_tokenizer(tmp_path, work):
     summary = make(flat(tmp_path / "a.bin"), work, separator=END)
     assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER.encode_batch(TEXTS))
-    assert (summary["bytes"], summary["bytes a token"], summary["end of document"]) == (0, None, END)
+    assert (summary["bytes"], summary["bytes a token"], summary["end of document"]) == (None, None, END)
     assert summary["vocabulary size"] == max(map(max, documents(work))) + 1
     assert 0 < summary["held-out documents"] < 60
     assert not (work / "tokens" / "tokenizer.json").exists()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def names(*corpora: Path) -> list[str]:
 )
 def test_patterns(corpus, pattern, expected):
     assert names(corpus / pattern) == expected
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputMissing, match="pipe: neither a file nor a folder") as caught:
+        find_files([tmp_path / "pipe"])
+    assert caught.value.hint.endswith(": -")
 
 
 def test_a_pattern_names_files_as_their_folder_does(corpus):

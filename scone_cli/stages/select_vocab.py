@@ -89,7 +89,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
     settings |= {"num_tokens": tokens.summary["vocabulary size"]}
-    progress("ranking", 0, 1, "vocabulary")
+    progress("ranking", 0, None, "n-grams")
     ranking = Vocabulary.rank(inputs / "counts", num_tokens=settings["num_tokens"], by=config.by, **limits)
     num_ngrams = ranking.trie.num_fgrams
     if not num_ngrams:
@@ -98,7 +98,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
             f"no n-gram in {inputs / 'counts'} occurs that often",
             "give smaller ones, to scone count-ngrams too, or more text",
         )
-    progress("ranking", 1, 1, "vocabulary", f"{num_ngrams:,} n-grams")
+    progress("ranking", num_ngrams, num_ngrams, "n-grams")
     ladder = _ladder(ranking, inputs / "tokens", progress)
     size = _size(goal, config, ladder)
     rungs = ladder.rungs(sorted({*ladder.sizes, size}))
@@ -216,6 +216,7 @@ def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVoc
     chosen = next(rung for rung in rungs if rung.size == size)
     return {
         "f-grams": size,
+        "ranked by": config.by,
         "cutoff count": chosen.cutoff_count,
         "held-out tokens": num_positions,
         "share of held-out positions matched": _rounded(chosen.matched, 4),
