@@ -5,7 +5,8 @@
 # or set the same variables in a Makefile of your own and `include` this one after your default goal; then depend on
 # `scone-rebuild`, or on one manifest such as $(scone-table); `$(scone-counts): corpus/new.jsonl` has your rule make that first.
 # `make -n` prints the stages that would run. After an upgrade of scone, `make -B` asks every stage whether it is up to date.
-# Paths with spaces cannot be supported: make splits at them.
+# CORPUS is files and folders; patterns and standard input (`-`) are for the command itself. Paths with spaces cannot be
+# supported: make splits at them.
 
 SCONE ?= scone
 

@@ -76,9 +76,9 @@ class CountingPlan:
     def described(self, num_tokens: int, disk: int) -> str:
         """The plan in one line."""
         processes = f"{self.num_workers} processes" if self.num_workers > 1 else "1 process"
-        takes = f"{processes}, {self.memory / MIB:,.0f} MiB of memory and {disk / MIB:,.0f} MiB of disk at most"
+        takes = f"{self.memory / MIB:,.0f} MiB of memory and {disk / MIB:,.0f} MiB of disk"
         pieces = f"{1 << self.bits:,} buckets, {self.group_records / 1e6:,.1f}M positions at a time"
-        return f"up to {num_tokens / 1e6:,.1f}M tokens: {takes}; {pieces}"
+        return f"up to {num_tokens / 1e6:,.1f}M tokens, {takes}; {processes}, {pieces}"
 
     def groups(self, bucket_records: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Ranges [first, last) of buckets that are counted together."""
@@ -144,7 +144,7 @@ def make_plan(
         )
         return CountingPlan(workers, bits, block, group, group, merge, record + math.ceil(found), base + workers * used)
     smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * _MERGE_BYTES)
-    least = _WORKER + max(smallest)
+    least = alone + max(smallest)
     raise BadSetting(
         f"--memory: {memory:,} bytes, counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB or more"
     )
