@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from scone_cli.errors import DamagedArtifact
 from scone_cli.merging import appearing, merge_runs, num_rows, write_counts, write_run
 from scone_cli.plan import CountingPlan, record_layout
-from scone_cli.pool import Pool, Task
+from scone_cli.pool import Pool, Task, give_back_memory
 from scone_cli.progress import Clock, Progress, Seconds
 from scone_cli.schemas import TRAIN
 
@@ -104,6 +104,7 @@ def count_ngrams(
     for number, _ in pool.run((deal_part, (job, path, sha256)) for path, sha256 in missing):
         done += sizes[missing[number][0]]
         progress("dealing n-grams into buckets", done, total, "B")
+    _give_back_room()
     for name in names:
         spent += _dealing_seconds(job, name)
     groups = job.plan.groups(_bucket_sizes(job, names))
@@ -114,6 +115,7 @@ def count_ngrams(
         spent += seconds
         frequent += found
         progress("counting buckets", num_done, len(groups), "groups", f"{int(frequent.sum()):,} frequent n-grams")
+    _give_back_room()
     lengths = sorted(range(2, job.max_n + 1), key=lambda n: -frequent[n])  # the longest work first
     rows_done, rows = 0, int(frequent.sum())
     progress("putting n-grams in order", 0, rows, "n-grams")
@@ -191,6 +193,12 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
         for column in unigrams:
             np.save(file, column)
         file.write(json.dumps(seconds).encode())
+
+
+def _give_back_room() -> None:
+    """Where one process does everything: what a step needed is not there for the next, which needs other arrays."""
+    _room.cache_clear()
+    give_back_memory()
 
 
 @functools.lru_cache(maxsize=1)  # dealing is over when counting begins: not both at a time

@@ -128,6 +128,7 @@ def write_shards(
             made[left[position]] = found
             notices |= dict.fromkeys(said)
             meter.tell()
+    _tokenizer.cache_clear()  # of this process, if it did the work: it takes a hundred MB
     return [found for found in made if found is not None], list(notices)
 
 
