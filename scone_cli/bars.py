@@ -158,6 +158,7 @@ class BarProgress(PlainProgress):
     def _show_end(self, piece: Piece) -> None:
         if (task := self._tasks.pop(piece.what, None)) is not None:
             self._bars.remove_task(task)
+            self._bars.refresh()  # or it is drawn again below the line, and stays until the next report
         self._console.print(piece.end_line(), style="dim", soft_wrap=True)
 
 

@@ -179,4 +179,5 @@ def test_bars_are_drawn_on_a_terminal_only():
     os.close(theirs)
     assert "━" in drawn
     assert "count: done, 10 rows in 0.0 s" in drawn
+    assert "━" not in drawn.partition("count: done")[2], "a bar is left below the line that says it has ended"
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", drawn), "a colour in spite of NO_COLOR"
