@@ -139,7 +139,7 @@ def count_scone(stream: Path, out: Path) -> None:
     tokens = stream / "work" / "tokens"
     size, vocab_size = (read_manifest(tokens).summary[name] for name in ("tokens", "vocabulary size"))
     memory = parse_bytes(os.environ.get("RIVAL_MEMORY") or "8GiB")
-    plan = make_plan(size, vocab_size, MAX_N, memory, int(os.environ["RIVAL_THREADS"]), tokenising=False)
+    plan = make_plan(size, vocab_size, MAX_N, MIN_COUNT, memory, int(os.environ["RIVAL_THREADS"]), tokenising=False)
     scratch = out / "scratch"
     scratch.mkdir()
     job = CountingJob(scratch, vocab_size, (), MAX_N, MIN_COUNT, 1, plan)

@@ -239,6 +239,12 @@ def _forget_after_restart(staging: Path) -> None:
     write_atomically(note, boot)
 
 
+def unfinished_bytes(target: Path) -> int:
+    """Bytes of disk in what a crash left of the making of `target`, which the next run continues or removes."""
+    left = target.parent.glob(f".{glob.escape(target.name)}.partial-*/**/*")
+    return sum(path.stat().st_size for path in left if path.is_file())
+
+
 def _staging_name(target: Path, expected_fingerprint: str) -> str:
     return f".{target.name}.partial-{expected_fingerprint[:16]}"
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scone_cli.artifacts import SCRATCH, Manifest, check_files, fingerprint, publish, staging_folder, up_to_date
+from scone_cli.artifacts import (
+    SCRATCH,
+    Manifest,
+    check_files,
+    fingerprint,
+    publish,
+    staging_folder,
+    unfinished_bytes,
+    up_to_date,
+)
 from scone_cli.errors import BadSetting
 from scone_cli.preparing import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.progress import Progress
@@ -51,13 +60,16 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
 
     memory = available_memory() // 2 if config.memory is None else parse_bytes(config.memory, "--memory")
     workers = config.workers or num_cores()
-    target = out / "counts"
+    target, limits = out / "counts", (config.max_n, config.min_count)
+
+    def check_room(needed: int) -> None:
+        check_disk(out, needed - unfinished_bytes(out / "tokens") - unfinished_bytes(target))
 
     def check_size(num_bytes: int) -> None:
         """Refuse at once what cannot be done; what is just too much is found when the tokens can be estimated."""
-        least = make_plan(num_bytes // _MOST_BYTES, config.vocab_size, config.max_n, memory, workers, True)
+        least = make_plan(num_bytes // _MOST_BYTES, config.vocab_size, *limits, memory, workers, True)
         if not target.exists():  # what is there may be up to date, and need nothing
-            check_disk(out, least.disk(num_bytes // _MOST_BYTES, with_tokens=True))
+            check_room(least.disk(num_bytes // _MOST_BYTES, with_tokens=True))
 
     prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size)
     fresh = prepared.manifest is None
@@ -66,14 +78,14 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
     if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
         return Report.of(target, manifest, up_to_date=True)
-    plan = make_plan(prepared.num_tokens_bound, prepared.vocab_size, config.max_n, memory, workers, fresh)
+    plan = make_plan(prepared.num_tokens_bound, prepared.vocab_size, *limits, memory, workers, fresh)
     staging = staging_folder(target, mark, lasting=False)
     disk = plan.disk(prepared.num_tokens_bound, with_tokens=fresh)
     progress("plan", 0, 0, detail=plan.described(prepared.num_tokens_bound, disk))
-    check_disk(out, disk)
+    check_room(disk)
     with Pool(plan.num_workers, [*KERNELS, *(["scone_cli.shards"] if fresh else [])]) as pool:
-        limits = (settings["max_n"], settings["min_count"], settings["min_docs"])
-        job = CountingJob.begin(staging / SCRATCH, prepared.vocab_size, settings["exclude_tokens"], *limits, plan)
+        ids = (prepared.vocab_size, settings["exclude_tokens"])
+        job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, plan)
         tokens = prepared.write(pool, progress, job.then)
         stamps = sorted((name, stamp) for name, stamp in tokens.files.items() if name.endswith(".parquet"))
         # A part's hash is checked when it is read; those of the other files here.
