@@ -94,7 +94,7 @@ def _coverage(portrait: Row, _: str) -> Figure | None:
     longest = max(len(row["fgrams"]) for row in ladder)
     columns = [
         *(Column("f-grams", "count"), Column("least count", "count"), Column("matched", "share", bars=True)),
-        *(Column("mean length", "number"), *(Column(f"n = {n + 2}", "count") for n in range(longest))),
+        *(Column("mean length", "number"), *(Column(f"n={n + 2}", "count") for n in range(longest))),
         *(Column("table MiB", "count"), Column("", "text")),
     ]
     keys = ("size", "cutoff_count", "matched", "mean_match_length")
@@ -163,7 +163,7 @@ def _rank_frequency(portrait: Row, artifact: str) -> Figure | None:
     ranks = [10**power for power in range(max(len(str(curve["rank"][-1])) for curve in curves))]
     counts = [dict(zip(curve["rank"], curve["count"], strict=True)) for curve in curves]
     rows = [(rank, *(count.get(rank) for count in counts)) for rank in ranks]
-    columns = [Column("rank", "count"), *(Column(f"n = {curve['n']}", "count") for curve in curves)]
+    columns = [Column("rank", "count"), *(Column(f"n={curve['n']}", "count") for curve in curves)]
     return Figure("How fast the counts fall", caption, [chart], [Table(columns, rows)])
 
 
