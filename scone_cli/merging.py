@@ -53,22 +53,33 @@ def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock
 
     Returns the occurrences of all its n-grams together.
     """
-    from scone_cli.ordering import Ngrams, merged  # noqa: PLC0415 - heavy: only where tasks are run
-
     total = 0
     with _CountsWriter(target, n) as writer:
         for window in _windows(runs, n, most_rows):
-            pieces = [_read_rows(run, n, begin, end) for run, (begin, end) in window]
-            rows = Ngrams(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
-            bounds = np.cumsum([0, *(end - begin for _, (begin, end) in window)])
-            clock("reading runs")
-            ngrams = merged(rows, bounds)
-            total += int(ngrams.counts.sum())
-            clock("ordering")
-            writer.write(ngrams)
-            clock("writing counts")
+            total += _merge_window(window, n, writer, clock)
     clock("writing counts")
     return total
+
+
+def _merge_window(window: _Window, n: int, writer: _CountsWriter, clock: Clock) -> int:
+    from scone_cli.ordering import merged  # noqa: PLC0415 - heavy: only where tasks are run
+
+    bounds = np.cumsum([0, *(end - begin for _, (begin, end) in window)])
+    rows = _read_window(window, n)
+    clock("reading runs")
+    ngrams = merged(rows, bounds)
+    del rows
+    clock("ordering")
+    writer.write(ngrams)
+    clock("writing counts")
+    return int(ngrams.counts.sum())
+
+
+def _read_window(window: _Window, n: int) -> Ngrams:
+    from scone_cli.ordering import Ngrams  # noqa: PLC0415 - heavy: only where tasks are run
+
+    pieces = [_read_rows(run, n, begin, end) for run, (begin, end) in window]
+    return Ngrams(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
 _Window = list[tuple[Path, tuple[int, int]]]
@@ -81,10 +92,8 @@ def _windows(runs: Sequence[Path], n: int, most_rows: int) -> Iterator[_Window]:
     if sum(rows.values()) <= most_rows:
         yield [(run, (0, rows[run])) for run in runs]
         return
-    sample = sorted(key for run in runs for key in _sampled_keys(run, n))
-    step = max(1, most_rows // _SAMPLED)
     begins = dict.fromkeys(runs, 0)
-    for cut in [*sample[step::step], None]:
+    for cut in [*_cuts(runs, n, max(1, most_rows // _SAMPLED)), None]:
         ends = rows if cut is None else {run: _first_row_from(cut, run, n, begins[run]) for run in runs}
         yield [(run, (begins[run], ends[run])) for run in runs]
         begins = ends
@@ -95,13 +104,20 @@ def _windows(runs: Sequence[Path], n: int, most_rows: int) -> Iterator[_Window]:
 _Key = tuple[int, int, int]
 
 
-def _sampled_keys(run: Path, n: int) -> Iterator[_Key]:
-    """The key of every row that is a multiple of `_SAMPLED`."""
+def _cuts(runs: Sequence[Path], n: int, step: int) -> list[_Key]:
+    """Every `step`-th of the sampled keys in their order: as arrays, since there may be millions."""
+    sampled = [rows for run in runs for rows in _sampled_rows(run, n)]
+    pairs, counts = (np.concatenate(column) for column in zip(*sampled, strict=True))
+    chosen = np.lexsort((pairs[:, 1], pairs[:, 0], ~counts))[step::step]
+    return [(-int(count), *pair) for count, pair in zip(counts[chosen], pairs[chosen].tolist(), strict=True)]
+
+
+def _sampled_rows(run: Path, n: int) -> Iterator[tuple[U32, U64]]:
+    """First two tokens and count of every row that is a multiple of `_SAMPLED`, in pieces."""
     rows, size = num_rows(run, n), _SAMPLED << 12
     for begin in range(0, rows, size):
         tokens, counts, _ = _read_rows(run, n, begin, min(begin + size, rows))
-        down, pairs = -counts[::_SAMPLED].astype(np.int64), tokens[::_SAMPLED]
-        yield from zip(down.tolist(), pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True)
+        yield tokens[::_SAMPLED, :2].copy(), counts[::_SAMPLED].copy()
 
 
 def _first_row_from(cut: _Key, run: Path, n: int, begin: int) -> int:

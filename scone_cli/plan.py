@@ -42,7 +42,7 @@ _COUNTING_BYTES = 20  # a record, beside itself: keys, rows, documents, entries
 _FOUND_TIMES = 2.5  # what a frequent n-gram takes, of its row: as rows are moved to where there is room, and sorted
 _LARGEST_MERGE = 20_000_000  # rows
 _SMALLEST_MERGE = 250_000
-_MERGE_BYTES = 150  # a row: read, ordered and as Arrow, at the longest
+_MERGE_TIMES = 6  # what a row takes, of itself, as it is read, ordered, made Arrow and encoded
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _found_bytes(max_n: int, min_count: int) -> float:
     """Bytes of the frequent n-grams of 2 to `max_n` tokens, for each token of the corpus.
 
     At most every `min_count`-th position begins an n-gram that is counted for the first time. Of text it is fewer, by as
-    much again: of the English corpus 0.6 of them at a minimum of 1, a sixth at 2, a fiftieth at 5.
+    much again: of English books and laws half of all at a minimum of 1, a fourteenth at 2, a sixtieth at 5 (n = 2 to 5).
     """
     return sum(4 * n + 13 for n in range(2, max_n + 1)) / min_count**2
 
@@ -124,6 +124,7 @@ def make_plan(
     record = width * dtype.itemsize
     found = _found_bytes(max_n, min_count)
     counting = record + _COUNTING_BYTES + math.ceil(_FOUND_TIMES * found)
+    merging = _MERGE_TIMES * (4 * max_n + 12)  # the longest rows
     part = _PART_TOKENS * _BYTES_A_PART_TOKEN + _BYTES_AN_ID * vocab_size + (_TOKENISING if tokenising else 0)
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
     most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # no smaller than a bucket, or all were read in pieces
@@ -134,16 +135,16 @@ def make_plan(
         room = (memory - base) // workers
         block = min(_LARGEST_BLOCK, (room - part) // (record + 4))
         group = min(most, room // counting)
-        merge = min(_LARGEST_MERGE, room // _MERGE_BYTES)
+        merge = min(_LARGEST_MERGE, room // merging)
         if block < _SMALLEST_BLOCK or group < _SMALLEST_GROUP or merge < _SMALLEST_MERGE:
             continue
         used = max(  # of what there may be, the corpus may fill less
             part + min(block, num_tokens) * (record + 4),
             min(group, num_tokens) * counting,
-            min(merge, num_tokens // min_count) * _MERGE_BYTES,
+            min(merge, num_tokens // min_count) * merging,
         )
         return CountingPlan(workers, bits, block, group, group, merge, record + math.ceil(found), base + workers * used)
-    smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * _MERGE_BYTES)
+    smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * merging)
     least = alone + max(smallest)
     raise BadSetting(
         f"--memory: {memory:,} bytes, counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB or more"
