@@ -23,6 +23,7 @@ from scone_cli.progress import Progress
 from scone_cli.quantities import Quantity, parse_bytes
 from scone_cli.stages import Report, setting
 
+_LEAST_MEMORY = "512MiB"
 _MOST_BYTES = 5  # of a file on disk that are one token, however it is written
 
 
@@ -55,10 +56,10 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     """
     excluded = _check(config)
     from scone_cli.counting import KERNELS, CountingJob, count_ngrams  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.plan import available_memory, check_disk, make_plan  # noqa: PLC0415
+    from scone_cli.plan import check_disk, make_plan  # noqa: PLC0415
     from scone_cli.pool import Pool, num_cores  # noqa: PLC0415
 
-    memory = available_memory() // 2 if config.memory is None else parse_bytes(config.memory, "--memory")
+    memory = _memory(config)
     workers = config.workers or num_cores()
     target, limits = out / "counts", (config.max_n, config.min_count)
 
