@@ -212,8 +212,22 @@ def test_large_token_ids_are_exact(tmp_path):
     ]
 
 
-def test_more_occurrences_than_the_filter_can_count(tmp_path):
-    tokens = write_shards(tmp_path / "tokens", [[[0] * 700, [1, 2] * 150]])
-    count(tokens, tmp_path, 4, 300)
+@pytest.mark.parametrize("num_tokens", [1 << 15, (1 << 15) + 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1])
+@pytest.mark.parametrize("group_records", [SMALL, LARGE])
+def test_the_largest_ids_are_counted_in_every_place(tmp_path, num_tokens, group_records):
+    ids = [0, num_tokens - 2, num_tokens - 1]
+    documents = [[ids[token % 3] for token in document] for document in DOCUMENTS]
+    tokens = write_shards(tmp_path / "tokens", [documents[:3], documents[3:]])
+    count(tokens, tmp_path, 4, 1, num_tokens=num_tokens, group_records=group_records)
+    for n in range(1, 5):
+        rows = {tuple(row["tokens"]): (row["count"], row["docs"]) for row in rows_of(tmp_path / f"n={n}.parquet")}
+        assert rows == slow_counts(documents, n, 1)
+
+
+@pytest.mark.parametrize("min_count", [255, 256, 300])
+@pytest.mark.parametrize("group_records", [SMALL, LARGE])
+def test_more_occurrences_than_the_filter_can_count(tmp_path, min_count, group_records):
+    tokens = write_shards(tmp_path / "tokens", [[[0] * 700, [1, 2] * 254]])
+    count(tokens, tmp_path, 4, min_count, group_records=group_records)
     assert [row["count"] for row in rows_of(tmp_path / "n=2.parquet")] == [699]
     assert [row["count"] for row in rows_of(tmp_path / "n=4.parquet")] == [697]
