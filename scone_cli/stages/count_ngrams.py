@@ -99,6 +99,15 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     return Report.of(target, publish(staging, target, manifest), up_to_date=False, seconds=spent)
 
 
+def _memory(config: CountNgrams) -> int:
+    """Bytes that all processes together may take."""
+    if config.memory is not None:
+        return parse_bytes(config.memory, "--memory")
+    from scone_cli.plan import available_memory  # noqa: PLC0415 - see above
+
+    return max(available_memory() // 2, parse_bytes(_LEAST_MEMORY, "--memory"))
+
+
 def _check(config: CountNgrams) -> list[int]:
     """Refuse what can be refused before the corpus is read; returns the excluded token ids."""
     if not 2 <= config.max_n <= 8:
