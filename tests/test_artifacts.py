@@ -392,3 +392,17 @@ def test_a_crash_just_before_the_exchange_costs_no_work(tmp_path):
     (staging / SCRATCH).rename(tmp_path / f"{staging.name}{USED_UP}")  # as `publish` does, a moment before it is done
     assert (staging_folder(target, "a" * 64) / SCRATCH / "checkpoint").read_text() == "hours of work"
     assert [path.name for path in tmp_path.iterdir()] == [staging.name]
+
+
+def test_what_an_interrupted_run_left_is_counted(tmp_path):
+    target = tmp_path / "counts"
+    assert artifacts.unfinished_bytes(target) == 0
+    for mark in ("a" * 64, "b" * 64):  # one to continue, one to remove
+        (tmp_path / f".counts.partial-{mark[:16]}" / artifacts.SCRATCH).mkdir(parents=True)
+        (tmp_path / f".counts.partial-{mark[:16]}" / artifacts.SCRATCH / "records").write_bytes(bytes(300))
+    target.mkdir()
+    (target / "n=2.parquet").write_bytes(bytes(50))
+    (tmp_path / ".tokens.partial-c").mkdir()
+    (tmp_path / ".tokens.partial-c" / "part").write_bytes(bytes(7))
+    assert artifacts.unfinished_bytes(target) == 600
+    assert artifacts.unfinished_bytes(tmp_path / "tokens") == 7
