@@ -289,6 +289,7 @@ def test_a_recipe_with_a_mistake(refused, tmp_path, recipe, words):
         ("count-ngrams", "corpus", "--held-out", "1"),
         ("count-ngrams", "corpus", "--vocab-size", "100"),
         ("count-ngrams", "corpus", "--min-docs", "0"),
+        ("count-ngrams", "corpus", "--min-count", "99999999999999999999"),
         ("count-ngrams", "corpus", "--memory", "1"),
         ("count-ngrams", "corpus", "--memory", "lots"),
         ("count-ngrams", "corpus", "--exclude-tokens", "100000"),

@@ -113,8 +113,8 @@ def _check(config: CountNgrams) -> list[int]:
     if not 2 <= config.max_n <= 8:
         raise BadSetting(f"--max-n {config.max_n}: expected 2 to 8")
     for name in ("min_count", "min_docs", "workers"):
-        if (value := getattr(config, name)) is not None and value < 1:
-            raise BadSetting(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+        if (value := getattr(config, name)) is not None and not 1 <= value < 1 << 32:
+            raise BadSetting(f"--{name.replace('_', '-')} {value}: expected 1 to {(1 << 32) - 1}")
     if not 0 <= config.held_out < 1:
         raise BadSetting(f"--held-out {config.held_out}: expected a share from 0 up to, but not including, 1")
     try:
