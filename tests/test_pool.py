@@ -133,7 +133,10 @@ def test_something_happens_before_there_are_workers(tmp_path, harm, said):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         harm(owner, server)
-        assert process.communicate() == (said, "")
+        out, err = process.communicate()
+        assert out == said
+        if said == "interrupted\n":
+            assert err == ""  # of a killed server, a worker that was half started may complain
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
