@@ -13,6 +13,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -23,6 +24,7 @@ from typing import Any, Self
 
 from scone_cli.errors import SconeError
 
+_PAUSE = 0.3  # seconds until a server that was killed is seen to be gone, or memory is free again
 _MOST_LOSSES = 3  # of workers with nothing finished in between: then it is no accident
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -109,6 +111,7 @@ class Pool:
                         f"worker processes were killed {num_losses} times in a row, perhaps for lack of memory",
                         "free memory, or give a smaller --memory or fewer --workers; what is finished is kept",
                     )
+                time.sleep(_PAUSE)
 
     def _submit(self, task: Task) -> Future[Any]:
         if self._executor is None:
