@@ -21,7 +21,6 @@ NONE = 0xFFFFFFFF  # no f-gram
 _NONE = np.uint32(NONE)
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: its prefix would be NONE
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads consecutive ids over the high bits
-_LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _29 = np.uint64(29)
 _ONE = np.uint64(1)
