@@ -16,11 +16,12 @@ from measuring import arguments, finish, side_by_side
 
 from scone_cli.artifacts import read_manifest
 from scone_cli.corpus import read_tokens
+from scone_cli.gradients import accumulate_gradients
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.ngrams import NONE
+from scone_cli.packing import PackedText, batch_windows
 from scone_cli.schemas import TRAIN
 from scone_cli.tokenizer import Tokenizer
-from scone_cli.training import PackedText, accumulate_gradients, batch_windows
 from scone_cli.trie import Trie, distinct_matches
 from scone_cli.vocabulary import Vocabulary
 

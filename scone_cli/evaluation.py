@@ -22,12 +22,12 @@ from torch import Tensor
 
 from scone_cli import metrics
 from scone_cli.corpus import TokenStream, iter_shards
+from scone_cli.gradients import live_rows
 from scone_cli.model import SconeModel, token_losses
 from scone_cli.ngrams import NONE, U8, U32, FgramIndex
 from scone_cli.progress import Progress
 from scone_cli.schemas import TRAIN
 from scone_cli.table import Table
-from scone_cli.training import live_rows
 from scone_cli.trie import FgramTrie, distinct_matches
 
 BATCH_TOKENS = 8192

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -24,11 +22,12 @@ from torch import Tensor, nn
 
 from scone_cli.artifacts import fsync, write_parquet
 from scone_cli.errors import BadData, SconeError
-from scone_cli.model import SconeModel, token_losses, training_loss
-from scone_cli.ngrams import I64, NONE, U32, FgramIndex
+from scone_cli.gradients import accumulate_gradients, mean_loss
+from scone_cli.model import SconeModel
+from scone_cli.packing import PackedText, batch_windows
 from scone_cli.progress import Progress
 from scone_cli.schemas import LOG
-from scone_cli.trie import FgramTrie, distinct_matches
+from scone_cli.trie import FgramTrie
 
 KEPT_CHECKPOINTS = 2
 
@@ -56,58 +55,6 @@ class TrainingPlan:
             return self.learning_rate * (step + 1) / self.warmup
         through = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * (0.55 + 0.45 * math.cos(math.pi * through))
-
-
-@dataclass(frozen=True)
-class PackedText:
-    """Documents end to end, each after an end-of-document token, tagged with the f-gram that ends at each position.
-
-    tokens uint32 [M]; ids uint32 [M]: f-gram id or NONE. Window w is the `context + 1` tokens from w * context on.
-    """
-
-    tokens: U32
-    ids: U32
-    context: int
-
-    @classmethod
-    def pack(cls, tokens: U32, starts: I64, end_of_document: int, index: FgramIndex | None, context: int) -> PackedText:
-        """Pack the documents [starts[d], starts[d + 1]) and tag them, before training, as the paper does (section 3.2).
-
-        Matches are found in whole documents, so they do not depend on the windows that training cuts.
-        """
-        num_docs = starts.size - 1
-        places = np.arange(tokens.size) + np.repeat(np.arange(1, num_docs + 1), np.diff(starts))
-        packed = np.full(tokens.size + num_docs + 1, end_of_document, np.uint32)
-        packed[places] = tokens
-        ids = np.full(packed.size, NONE, np.uint32)
-        if index is not None:
-            ids[places] = index.match(tokens, starts)[0]
-        return cls(packed, ids, context)
-
-    @property
-    def num_windows(self) -> int:
-        """Whole windows; the last tokens of the text that fill none are left out."""
-        return (self.tokens.size - 1) // self.context
-
-    def windows(self, numbers: I64) -> tuple[U32, U32]:
-        """Tokens [B, context + 1] and f-gram ids [B, context] of some windows."""
-        at = numbers[:, None] * self.context + np.arange(self.context + 1)
-        return self.tokens[at], self.ids[at[:, :-1]]
-
-
-def batch_windows(num_windows: int, batch: int, seed: int, first_step: int) -> Iterator[I64]:
-    """The windows of each step from `first_step` on, for ever: every epoch all windows, in a new order."""
-    epoch, order = -1, np.empty(0, np.int64)
-    position = first_step * batch
-    while True:
-        chosen = np.empty(batch, np.int64)
-        for i in range(batch):
-            if position // num_windows != epoch:
-                epoch = position // num_windows
-                order = np.random.default_rng([seed, epoch]).permutation(num_windows)
-            chosen[i] = order[position % num_windows]
-            position += 1
-        yield chosen
 
 
 def train(
@@ -164,61 +111,6 @@ def train(
         if step % plan.checkpoint_every == 0 and step < plan.steps:
             save_checkpoint(model, optimizer, log, scratch)
     return pa.Table.from_pylist(log, LOG)
-
-
-def accumulate_gradients(
-    model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None, micro_batch: int
-) -> tuple[float, int]:
-    """Add the gradient of the batch's mean loss to every parameter; returns that loss and the trie's nodes.
-
-    A_f-gram runs once, over the distinct prefixes of all matches of the whole batch; the micro-batches accumulate the
-    gradient of its output rows, a leaf, and its backward runs once. So sharing grows with the batch, not with the
-    micro-batch.
-    """
-    device = model.main.token_embedding.weight.device
-    rows, leaf, slots, num_nodes = None, None, None, 0
-    if trie is not None:
-        distinct, places = distinct_matches(ids)
-        if distinct.size:
-            subtrie, outputs = trie.subtrie(distinct)
-            rows = model.fgram_rows(subtrie, outputs)
-            leaf, num_nodes = rows.detach().requires_grad_(), subtrie.num_nodes
-        slots = torch.from_numpy(places).to(device)
-    inputs = torch.from_numpy(tokens.astype(np.int64)).to(device)
-    total = 0.0
-    for first in range(0, len(inputs), micro_batch):
-        part = slice(first, first + micro_batch)
-        embedded = model.main.embed(inputs[part, :-1], slots[part] if slots is not None else None, leaf)
-        loss = training_loss(model.main(embedded), model.main.head_weight, inputs[part, 1:]) / ids.size
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    if rows is not None and leaf is not None and leaf.grad is not None:
-        rows.backward(leaf.grad)  # type: ignore[no-untyped-call]
-    return total, num_nodes
-
-
-@torch.no_grad()
-def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_tokens: int) -> float:
-    """Mean nats a token over the first windows of a text: for watching a run, not for reporting (that is `eval`)."""
-    count = min(text.num_windows, max(1, max_tokens // text.context))
-    total, num_tokens = 0.0, 0
-    for first in range(0, count, 16):
-        tokens, ids = text.windows(np.arange(first, min(first + 16, count)))
-        inputs = torch.from_numpy(tokens.astype(np.int64))
-        slots, rows = live_rows(model, ids, trie)
-        hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
-        total += token_losses(hidden, model.main.head_weight, inputs[:, 1:]).sum(dtype=torch.float64).item()
-        num_tokens += ids.size
-    return total / num_tokens if num_tokens else math.nan
-
-
-def live_rows(model: SconeModel, ids: U32, trie: FgramTrie | None) -> tuple[Tensor | None, Tensor | None]:
-    """Slots and rows for `MainModel.embed`, computed by A_f-gram; (None, None) for a plain model."""
-    if trie is None:
-        return None, None
-    distinct, places = distinct_matches(ids)
-    rows = model.fgram_rows(*trie.subtrie(distinct)) if distinct.size else None
-    return torch.from_numpy(places), rows
 
 
 def adamw(model: SconeModel, plan: TrainingPlan) -> torch.optim.AdamW:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.nn.functional as F
 from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
 
 from scone_cli.errors import BadData, SconeError
+from scone_cli.gradients import mean_loss
 from scone_cli.model import ModelConfig, SconeModel
-from scone_cli.ngrams import NONE
+from scone_cli.packing import PackedText
 from scone_cli.progress import silent
-from scone_cli.training import (
-    PackedText,
-    TrainingPlan,
-    accumulate_gradients,
-    adamw,
-    batch_windows,
-    describe,
-    mean_loss,
-    train,
-)
+from scone_cli.training import TrainingPlan, adamw, describe, train
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 DOCUMENTS = random_documents(0, 6, [150, 80, 0, 90])  # tokens 0..5: token 6 is never seen
@@ -49,57 +38,6 @@ PLAN = TrainingPlan(
 
 def plan_of(**changes: object) -> TrainingPlan:
     return TrainingPlan(**PLAN.__dict__ | changes)
-
-
-# ---- data --------------------------------------------------------------------------------------------------------
-
-
-def test_packing_worked_by_hand():
-    """Documents 1 2 3 | (empty) | 1 2, with the f-grams 1 2 and 2 3: an end-of-document token stands around each."""
-    index = trie_of([(1, 2), (2, 3)], NUM_TOKENS, 2).index()
-    stream = stream_of([[1, 2, 3], [], [1, 2]])
-    text = PackedText.pack(stream.tokens, stream.starts, END, index, context=3)
-    assert text.tokens.tolist() == [END, 1, 2, 3, END, END, 1, 2, END]
-    assert text.ids.tolist() == [NONE, NONE, 0, 1, NONE, NONE, NONE, 0, NONE]
-    assert text.num_windows == 2
-    tokens, ids = text.windows(np.array([1, 0]))
-    assert tokens.tolist() == [[3, END, END, 1], [END, 1, 2, 3]]
-    assert ids.tolist() == [[1, NONE, NONE], [NONE, NONE, 0]]
-
-
-def test_matches_cross_windows_but_no_documents():
-    """The first position of a window may end an f-gram that began in the window before; nothing follows `END`."""
-    places = np.flatnonzero(TEXT.ids != NONE)
-    for place in places:
-        fgram = FGRAMS[TEXT.ids[place]]
-        assert tuple(TEXT.tokens[place - len(fgram) + 1 : place + 1]) == fgram
-        assert END not in fgram
-    assert any(place % CONTEXT == 0 for place in places)
-    for context in (2, 5, 64):
-        again = PackedText.pack(STREAM.tokens, STREAM.starts, END, TRIE.index(), context)
-        assert again.ids.tolist() == TEXT.ids.tolist()
-
-
-def test_a_plain_model_is_given_no_matches():
-    text = PackedText.pack(STREAM.tokens, STREAM.starts, END, None, CONTEXT)
-    assert text.tokens.tolist() == TEXT.tokens.tolist()
-    assert set(text.ids.tolist()) == {NONE}
-
-
-@pytest.mark.parametrize("batch", [1, 4, 7, 25])
-def test_an_epoch_is_every_window_once(batch):
-    steps = itertools.islice(batch_windows(10, batch, seed=1, first_step=0), 30)
-    order = np.concatenate(list(steps))
-    epochs = [order[first : first + 10].tolist() for first in range(0, len(order) - 9, 10)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
-
-
-def test_a_batch_depends_on_seed_and_step_only():
-    whole = [step.tolist() for step in itertools.islice(batch_windows(10, 4, seed=1, first_step=0), 12)]
-    for first in (1, 5, 11):
-        assert next(batch_windows(10, 4, seed=1, first_step=first)).tolist() == whole[first]
-    assert next(batch_windows(10, 4, seed=2, first_step=0)).tolist() != whole[0]
 
 
 # ---- the plan ----------------------------------------------------------------------------------------------------
@@ -131,57 +69,6 @@ def test_the_embedding_of_a_token_that_is_never_seen_stays(tmp_path):
     after = model.main.token_embedding.weight.detach()
     assert torch.equal(after[6], before[6])
     assert not torch.equal(after[5], before[5])
-
-
-# ---- gradients ---------------------------------------------------------------------------------------------------
-
-
-def plain_gradients(model: SconeModel, tokens: np.ndarray, ids: np.ndarray) -> float:
-    """The mean loss of the batch with every row in the graph, through autograd and nothing else."""
-    inputs = torch.from_numpy(tokens.astype(np.int64))
-    matched = sorted({int(i) for i in ids.flat if i != NONE})
-    rows = model.fgram_rows(*TRIE.subtrie(np.array(matched)))
-    slots = torch.tensor([[matched.index(i) if i != NONE else -1 for i in line] for line in ids])
-    hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
-    loss = F.cross_entropy((hidden @ model.main.head_weight.T).flatten(0, 1), inputs[:, 1:].flatten())
-    loss.backward()
-    return loss.item()
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
-def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, tied):
-    tokens, ids = TEXT.windows(np.array([3, 9, 0, 11, 20]))
-    fast, slow = (tiny_model(NUM_TOKENS, MAX_N, tied_head=tied).double() for _ in range(2))
-    loss, num_nodes = accumulate_gradients(fast, tokens, ids, TRIE, micro_batch)
-    assert loss == pytest.approx(plain_gradients(slow, tokens, ids), abs=1e-12)
-    matched = {FGRAMS[i] for i in ids.flat if i != NONE}
-    assert num_nodes == len({fgram[:n] for fgram in matched for n in range(1, len(fgram) + 1)})
-    for (name, found), (_, expected) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
-        assert expected.grad.abs().max() > 1e-6, name
-        torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
-
-
-def test_a_batch_without_a_match_and_a_plain_model_have_equal_gradients():
-    tokens, ids = TEXT.windows(np.array([3, 9]))
-    scone, plain = tiny_model(NUM_TOKENS, MAX_N), tiny_model(NUM_TOKENS, MAX_N)
-    losses = [
-        accumulate_gradients(scone, tokens, np.full_like(ids, NONE), TRIE, 2),
-        accumulate_gradients(plain, tokens, ids, None, 2),
-    ]
-    assert losses[0] == losses[1]
-    assert losses[0][1] == 0
-    gradients = [[p.grad for p in model.main.parameters()] for model in (scone, plain)]
-    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
-    assert all(parameter.grad is None for parameter in scone.fgram.parameters())
-
-
-def test_the_watched_loss_is_the_mean_over_the_first_windows():
-    model = tiny_model(NUM_TOKENS, MAX_N)
-    tokens, ids = TEXT.windows(np.arange(20))
-    expected, _ = accumulate_gradients(model, tokens, ids, TRIE, 20)
-    assert mean_loss(model, TEXT, TRIE, 20 * CONTEXT + 7) == pytest.approx(expected, abs=1e-5)
-    assert math.isnan(mean_loss(model, PackedText(TEXT.tokens[:4], TEXT.ids[:4], CONTEXT), TRIE, 100))
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------

@@ -86,8 +86,9 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
 
     from scone_cli.corpus import end_of_document, read_tokens  # noqa: PLC0415
     from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
+    from scone_cli.packing import PackedText  # noqa: PLC0415
     from scone_cli.schemas import HELD_OUT, TRAIN  # noqa: PLC0415
-    from scone_cli.training import PackedText, TrainingPlan, train  # noqa: PLC0415
+    from scone_cli.training import TrainingPlan, train  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
     trie = Vocabulary.read(inputs / "vocab", num_tokens, max_n).trie if config.fgram_layers else None

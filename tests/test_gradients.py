@@ -1,0 +1,71 @@
+"""Gradients of a batch against plain autograd."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
+
+from scone_cli.gradients import accumulate_gradients, mean_loss
+from scone_cli.model import SconeModel
+from scone_cli.ngrams import NONE
+from scone_cli.packing import PackedText
+
+NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
+DOCUMENTS = random_documents(0, 6, [150, 80, 0, 90])  # tokens 0..5: token 6 is never seen
+FGRAMS = slow_ranking(DOCUMENTS, MAX_N, 100, 2)
+TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
+STREAM = stream_of(DOCUMENTS)
+TEXT = PackedText.pack(STREAM.tokens, STREAM.starts, END, TRIE.index(), CONTEXT)
+
+
+def plain_gradients(model: SconeModel, tokens: np.ndarray, ids: np.ndarray) -> float:
+    """The mean loss of the batch with every row in the graph, through autograd and nothing else."""
+    inputs = torch.from_numpy(tokens.astype(np.int64))
+    matched = sorted({int(i) for i in ids.flat if i != NONE})
+    rows = model.fgram_rows(*TRIE.subtrie(np.array(matched)))
+    slots = torch.tensor([[matched.index(i) if i != NONE else -1 for i in line] for line in ids])
+    hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
+    loss = F.cross_entropy((hidden @ model.main.head_weight.T).flatten(0, 1), inputs[:, 1:].flatten())
+    loss.backward()
+    return loss.item()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
+def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, tied):
+    tokens, ids = TEXT.windows(np.array([3, 9, 0, 11, 20]))
+    fast, slow = (tiny_model(NUM_TOKENS, MAX_N, tied_head=tied).double() for _ in range(2))
+    loss, num_nodes = accumulate_gradients(fast, tokens, ids, TRIE, micro_batch)
+    assert loss == pytest.approx(plain_gradients(slow, tokens, ids), abs=1e-12)
+    matched = {FGRAMS[i] for i in ids.flat if i != NONE}
+    assert num_nodes == len({fgram[:n] for fgram in matched for n in range(1, len(fgram) + 1)})
+    for (name, found), (_, expected) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
+        assert expected.grad.abs().max() > 1e-6, name
+        torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
+
+
+def test_a_batch_without_a_match_and_a_plain_model_have_equal_gradients():
+    tokens, ids = TEXT.windows(np.array([3, 9]))
+    scone, plain = tiny_model(NUM_TOKENS, MAX_N), tiny_model(NUM_TOKENS, MAX_N)
+    losses = [
+        accumulate_gradients(scone, tokens, np.full_like(ids, NONE), TRIE, 2),
+        accumulate_gradients(plain, tokens, ids, None, 2),
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0][1] == 0
+    gradients = [[p.grad for p in model.main.parameters()] for model in (scone, plain)]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert all(parameter.grad is None for parameter in scone.fgram.parameters())
+
+
+def test_the_watched_loss_is_the_mean_over_the_first_windows():
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    tokens, ids = TEXT.windows(np.arange(20))
+    expected, _ = accumulate_gradients(model, tokens, ids, TRIE, 20)
+    assert mean_loss(model, TEXT, TRIE, 20 * CONTEXT + 7) == pytest.approx(expected, abs=1e-5)
+    assert math.isnan(mean_loss(model, PackedText(TEXT.tokens[:4], TEXT.ids[:4], CONTEXT), TRIE, 100))
