@@ -22,6 +22,7 @@ from scone_cli.exits import storage_failures
 from scone_cli.options import Session, describe_sources, setting_options
 from scone_cli.page import check_target, write_page
 from scone_cli.progress import Progress
+from scone_cli.quantities import bytes_text, seconds_text
 from scone_cli.screen import cut_text, description_text
 from scone_cli.stages import Report
 from scone_cli.tables import result_text
@@ -112,7 +113,7 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date, "seconds": seconds}
         console.print_result(json.dumps(facts | report.summary))
         return
-    how = "up to date" if report.up_to_date else f"made in {console.seconds_text(seconds)}"
+    how = "up to date" if report.up_to_date else f"made in {seconds_text(seconds)}"
     console.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
 
 
@@ -146,7 +147,7 @@ def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text:
     if as_json:
         console.print_result(json.dumps(description | written))
     elif written:
-        console.print_result(f"{path} -> {html}: one page of {console.bytes_text(written['html_bytes'])}")
+        console.print_result(f"{path} -> {html}: one page of {bytes_text(written['html_bytes'])}")
     else:
         console.print_result(description_text(path, description))
 
@@ -171,5 +172,5 @@ def _verdict(folder: Path, progress: Progress) -> tuple[bool, str]:
             manifest = verify_artifact(folder, progress)
     except SconeError as error:
         return False, f"WRONG  {error.message}"
-    size = console.bytes_text(sum(stamp.bytes for stamp in manifest.files.values()))
+    size = bytes_text(sum(stamp.bytes for stamp in manifest.files.values()))
     return True, f"ok     {folder}: {manifest.artifact}, {size}"

@@ -61,12 +61,7 @@ def test_a_column_has_the_same_decimals_unless_that_would_claim_digits():
     assert tables._same_decimals(["3", "-", "12,345"]) == ["3", "-", "12,345"]
 
 
-def test_numbers_can_be_read():
-    assert [console.count_text(n) for n in (0, 7, 12_345, 0.5, 12_345_678, 2.5e9)] == [
-        *("0", "7", "12,345", "0.5", "12.3M", "2.5G"),
-    ]
-    assert [console.bytes_text(n) for n in (0, 1023, 1536, 5 * 2**30)] == ["0 B", "1,023 B", "1.5 KiB", "5.0 GiB"]
-    assert [console.seconds_text(n) for n in (0.25, 75, 754, 11045)] == ["0.2 s", "75 s", "12:34", "3:04:05"]
+def test_values_can_be_read():
     values = [("rows", 1_000_000), ("nats", 4.5723456), ("table_bytes", 2048), ("seconds", 1.5), ("stderr", None)]
     assert [console.value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
     assert [console.value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
