@@ -19,7 +19,7 @@ from scone_cli.corpus import read_tokens
 from scone_cli.gradients import accumulate_gradients
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.ngrams import NONE
-from scone_cli.packing import PackedText, batch_windows
+from scone_cli.packing import PackedText
 from scone_cli.schemas import TRAIN
 from scone_cli.tokenizer import Tokenizer
 from scone_cli.trie import Trie, distinct_matches
@@ -38,7 +38,7 @@ def main() -> None:
     stream = read_tokens(work / "tokens", TRAIN)
     end = Tokenizer.load(work / "tokens" / "tokenizer.json").end_of_document
     text = PackedText.pack(stream.tokens, stream.starts, end, trie.index(), config.context)
-    tokens, ids = text.windows(next(batch_windows(text.num_windows, batch_size, 0, 0)))
+    tokens, ids = text.windows(text.order(seed=0).at(0, batch_size))
     matches = ids[ids != NONE]
     distinct, _ = distinct_matches(ids)
     subtrie, _ = trie.subtrie(distinct)

@@ -23,6 +23,11 @@ from scone_cli.tokenizer import Tokenizer, Tokens
 _GROUP_TOKENS = 1 << 20  # of a row group: what writing takes in memory goes by it
 
 
+def top_folder(document: str) -> str:
+    """The sub-corpus of a document, by its name: the first folder, or `.` where it is in none."""
+    return document.split("/", maxsplit=1)[0] if "/" in document else "."
+
+
 def split_of(content: str | bytes, held_out: float) -> str:
     """`train` or `held-out`, drawn by the hash of a text, or of its bytes: equal documents are always on the same side."""
     data = content.encode() if isinstance(content, str) else content

@@ -166,8 +166,8 @@ def _meminfo_available() -> int | None:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Refuse work for which there is no room.
+def check_disk(folder: Path, needed: int, what: str = "counting") -> None:
+    """Refuse work for which there is no room; `what` needs it.
 
     Raises:
         StorageFailure: less is free on the disk of `folder`.
@@ -175,6 +175,6 @@ def check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageFailure(
-            f"{folder}: {free:,} bytes of disk are free, counting needs about {needed:,}",
+            f"{folder}: {free:,} bytes of disk are free, {what} needs about {needed:,}",
             "free some, or name another disk with --workspace",
         )

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scone_cli.artifacts import fsync, write_parquet
-from scone_cli.errors import BadData, SconeError
+from scone_cli.errors import SconeError
 from scone_cli.gradients import accumulate_gradients, mean_loss
 from scone_cli.model import SconeModel
-from scone_cli.packing import PackedText, batch_windows
+from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
 from scone_cli.schemas import LOG
 from scone_cli.trie import FgramTrie
@@ -69,20 +69,18 @@ def train(
     """Train `model` in place and return the log; continues from the newest checkpoint in `scratch`.
 
     Raises:
-        BadData: the text is shorter than one window.
+        BadData: the text, or a sub-corpus in it, is shorter than one window.
         SconeError: the loss or its gradient is no longer a number.
     """
-    if not text.num_windows:
-        raise BadData(f"the training text has {text.tokens.size:,} tokens, less than one context of {text.context:,}")
+    order = text.order(plan.seed)
     optimizer = adamw(model, plan)
     log, step = resume(model, optimizer, scratch)
     started, tokens_a_step = time.monotonic() - (log[-1]["seconds"] if log else 0.0), plan.batch * text.context
     sizes = [sum(weight.numel() for weight in part.parameters()) for part in (model.main, model.fgram) if part]
     parameters = " + ".join(f"{size / 1e6:.1f}M" for size in sizes)  # the first step takes a while: say what is coming
     progress("training", step * tokens_a_step, plan.steps * tokens_a_step, "tokens", f"{parameters} parameters")
-    for windows in batch_windows(text.num_windows, plan.batch, plan.seed, step):
-        if step >= plan.steps:
-            break
+    while step < plan.steps:
+        windows = order.at(step * plan.batch, plan.batch)
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step)
         loss, num_nodes = accumulate_gradients(model, *text.windows(windows), trie, plan.micro_batch or plan.batch)

@@ -19,6 +19,7 @@ from scone_cli.artifacts import (
     write_parquet,
 )
 from scone_cli.errors import BadSetting, MismatchedArtifacts
+from scone_cli.mixing import parse_mixture
 from scone_cli.progress import Progress
 from scone_cli.schemas import LOG
 from scone_cli.stages import Report, result_settings, setting
@@ -53,6 +54,11 @@ class TrainFgram:
     eval_every: int = setting(250, "Steps between two looks at the held-out loss.")
     eval_tokens: int = setting(50_000, "Held-out tokens looked at each time.")
     checkpoint_every: int = setting(100, "Steps between two checkpoints.", affects_result=False)
+    mixture: str | None = setting(
+        None,
+        "Sub-corpora (top folders of the corpus) and their shares of training, such as code=2,law=1; others are left out. "
+        "[default: all text, as much of each as there is]",
+    )
     seed: int = setting(0, "Seed of the initial weights and of the order of the data.")
 
 
@@ -62,10 +68,11 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
     The plain baseline (`fgram_layers` 0) does not read the vocabulary, so it stays up to date when that changes.
 
     Raises:
-        BadSetting: a setting out of its range.
+        BadSetting: a setting out of its range, or a mixture of what is not there.
         MismatchedArtifacts: the vocabulary was not made from these tokens.
     """
     _check(config)
+    mixture = parse_mixture(config.mixture)
     tokens = open_artifact(inputs / "tokens", "tokens")
     made_from = {"tokens": tokens.fingerprint}
     num_tokens, max_n = tokens.summary["vocabulary size"], 0
@@ -86,28 +93,31 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
 
     from scone_cli.corpus import end_of_document, read_tokens  # noqa: PLC0415
     from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
+    from scone_cli.packed_files import open_packed, write_packed  # noqa: PLC0415
     from scone_cli.packing import PackedText  # noqa: PLC0415
-    from scone_cli.schemas import HELD_OUT, TRAIN  # noqa: PLC0415
+    from scone_cli.schemas import HELD_OUT  # noqa: PLC0415
     from scone_cli.training import TrainingPlan, train  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
     trie = Vocabulary.read(inputs / "vocab", num_tokens, max_n).trie if config.fgram_layers else None
     index = trie.index() if trie else None
     end = end_of_document(inputs / "tokens", tokens)
-    text, held_out = (
-        PackedText.pack(stream.tokens, stream.starts, end, index, config.context)
-        for stream in (read_tokens(inputs / "tokens", split) for split in (TRAIN, HELD_OUT))
-    )
+    staging = staging_folder(out, mark)
+    packed = staging / SCRATCH / "text"
+    write_packed(packed, inputs / "tokens", end, num_tokens, index, list(mixture), progress)
+    text = open_packed(packed, config.context, mixture)
+    stream = read_tokens(inputs / "tokens", HELD_OUT)
+    held_out = PackedText.pack(stream.tokens, stream.starts, end, index, config.context)
+    del index, stream  # 16 bytes an f-gram, of no more use
     torch.manual_seed(config.seed)
     names = [item.name for item in dataclasses.fields(ModelConfig)]
     shape = {"vocab_size": num_tokens, "max_n": max_n, **dataclasses.asdict(config)}
     model = SconeModel(ModelConfig(**{name: shape[name] for name in names}))
     plan = TrainingPlan(**{item.name: getattr(config, item.name) for item in dataclasses.fields(TrainingPlan)})
-    staging = staging_folder(out, mark)
     log = train(model, text, held_out if held_out.num_windows else None, trie, plan, staging / SCRATCH, progress)
     model.save(staging)
     write_parquet(staging / "log.parquet", LOG, log)
-    summary = _summary(model, log)
+    summary = {**_summary(model, log), **text.epochs(config.steps * config.batch)}
     manifest = Manifest.new(
         "model", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
     )

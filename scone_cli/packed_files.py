@@ -1,0 +1,152 @@
+"""Training text that memory need not hold: packed once into flat files, part by part of `tokens/`, and then mapped.
+
+`tokens.bin` has a number a token, of 2 bytes where the vocabulary allows it, `ids.bin` the f-gram (uint32) that ends there;
+`text.json`, written last, says what they hold and what their hashes are. One process writes, any number of them open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scone_cli.artifacts import digest_file, fsync, write_atomically
+from scone_cli.corpus import TokenStream, iter_shards, top_folder
+from scone_cli.errors import BadSetting, InputMissing
+from scone_cli.ngrams import I64, NONE, U32, FgramIndex
+from scone_cli.packing import PackedText, SubCorpus, pack_documents
+from scone_cli.plan import MIB, check_disk
+from scone_cli.progress import Progress
+from scone_cli.schemas import TRAIN
+
+_NOTE, _TOKENS, _IDS = "text.json", "tokens.bin", "ids.bin"
+_LISTED = 20  # sub-corpora named in an error
+
+
+def write_packed(
+    folder: Path,
+    tokens_folder: Path,
+    end_of_document: int,
+    vocab_size: int,
+    index: FgramIndex | None,
+    names: Sequence[str],
+    progress: Progress,
+) -> None:
+    """Pack the training documents of `tokens/` into `folder`, unless that has been done and the files are whole.
+
+    With `names`, each of these sub-corpora is packed by itself, and other documents are left out; without, all are one.
+    Nothing is tagged without an `index`. The folder is for one such text: it is not asked of which the files in it are.
+
+    Raises:
+        BadSetting: there is no such sub-corpus.
+        StorageFailure: less disk is free than the files will take.
+    """
+    if _is_whole(folder):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    sizes = _measure(tokens_folder, names, progress)
+    columns = {_TOKENS: np.dtype(np.uint16 if max(vocab_size, end_of_document + 1) <= 1 << 16 else np.uint32)}
+    if index is not None:
+        columns[_IDS] = np.dtype(np.uint32)
+    disk = sum(sizes) * sum(dtype.itemsize for dtype in columns.values())
+    check_disk(folder, disk, "the packed training text")
+    progress("packing text", 0, sum(sizes), "tokens", f"{disk / MIB:,.0f} MiB of disk")
+    at, done = [0, *accumulate(sizes)], 0
+    with contextlib.ExitStack() as stack:
+        # Written, not mapped: where a map meets a full disk, the process dies.
+        files = {name: stack.enter_context((folder / name).open("wb")) for name in columns}
+        for number, *values in _packed(tokens_folder, end_of_document, index, names):
+            for (name, dtype), column in zip(columns.items(), values, strict=False):
+                files[name].seek(at[number] * dtype.itemsize)
+                files[name].write(column.astype(dtype).data)
+            at[number] += values[0].size
+            done += values[0].size
+            progress("packing text", done, sum(sizes), "tokens")
+    for name in columns:
+        fsync(folder / name)
+    stamps = {name: [(folder / name).stat().st_size, digest_file(folder / name)] for name in columns}
+    note = {"sub_corpora": list(zip(names, sizes, strict=False)), "dtype": columns[_TOKENS].name, "files": stamps}
+    write_atomically(folder / _NOTE, json.dumps(note).encode())
+
+
+def open_packed(folder: Path, context: int, mixture: Mapping[str, int]) -> PackedText:
+    """Map what `write_packed` left in `folder`, with the weights of its sub-corpora (empty: it is in one piece).
+
+    Raises:
+        InputMissing: it is not there.
+    """
+    try:
+        note = json.loads((folder / _NOTE).read_bytes())
+    except FileNotFoundError as error:
+        hint = "all processes of a run need the same workspace, on a disk that they share"
+        raise InputMissing(f"{folder}: the packed training text is not there", hint) from error
+    tokens, ids = (
+        np.asarray(np.memmap(folder / name, dtype, mode="r")) if name in note["files"] else None
+        for name, dtype in ((_TOKENS, note["dtype"]), (_IDS, np.uint32))
+    )
+    assert tokens is not None
+    sub_corpora = tuple(SubCorpus(name, num_tokens, mixture[name]) for name, num_tokens in note["sub_corpora"])
+    return PackedText(tokens, ids, context, sub_corpora)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every byte is there. A run that continues reads the files in any case, and the disk gives them once."""
+    try:
+        stamps = json.loads((folder / _NOTE).read_bytes())["files"]
+        sizes = all((folder / name).stat().st_size == size for name, (size, _) in stamps.items())
+        return sizes and all(digest_file(folder / name) == sha256 for name, (_, sha256) in stamps.items())
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def _measure(tokens_folder: Path, names: Sequence[str], progress: Progress) -> list[int]:
+    """The tokens that each sub-corpus has when it is packed; of the whole, if there are no names."""
+    found: Counter[str] = Counter()
+    num_parts = sum(1 for _ in tokens_folder.glob("part-*.parquet"))
+    for number, (_, stream) in enumerate(iter_shards(tokens_folder, TRAIN)):
+        for document, length in zip(stream.names, np.diff(stream.starts).tolist(), strict=True):
+            found[top_folder(document)] += length + 1
+        progress("measuring text", number + 1, num_parts, "parts")
+    if unknown := [name for name in names if name not in found]:
+        there = sorted(found)
+        more = f" and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
+        raise BadSetting(
+            f"--mixture: no training document is in a top folder '{unknown[0]}'",
+            f"there are: {', '.join(there[:_LISTED])}{more}",
+        )
+    return [found[name] + 1 for name in names] or [found.total() + 1]
+
+
+def _packed(
+    tokens_folder: Path, end_of_document: int, index: FgramIndex | None, names: Sequence[str]
+) -> Iterator[tuple[int, U32] | tuple[int, U32, U32]]:
+    """What to append, in this order, to which piece: tokens, and their tags if there is an index."""
+    for number in range(len(names) or 1):
+        begin = np.array([end_of_document], np.uint32)
+        yield (number, begin) if index is None else (number, begin, np.array([NONE], np.uint32))
+    for _, stream in iter_shards(tokens_folder, TRAIN):
+        for number, tokens, starts in _sorted_out(stream, names):
+            packed, ids = pack_documents(tokens, starts, end_of_document, index)
+            yield (number, packed) if ids is None else (number, packed, ids)
+
+
+def _sorted_out(stream: TokenStream, names: Sequence[str]) -> Iterator[tuple[int, U32, I64]]:
+    """The documents of each sub-corpus: its number, their tokens and where each starts."""
+    if not names:
+        yield 0, stream.tokens, stream.starts
+        return
+    folders = np.array([top_folder(document) for document in stream.names])
+    lengths = np.diff(stream.starts)
+    for number, name in enumerate(names):
+        if (inside := folders == name).any():
+            starts: npt.NDArray[Any] = np.concatenate([[0], np.cumsum(lengths[inside])])
+            yield number, stream.tokens[np.repeat(inside, lengths)], starts
