@@ -23,7 +23,8 @@ from torch import Tensor
 from scone_cli import metrics
 from scone_cli.corpus import TokenStream, iter_shards
 from scone_cli.gradients import live_rows
-from scone_cli.model import SconeModel, token_losses
+from scone_cli.losses import token_losses
+from scone_cli.model import SconeModel
 from scone_cli.ngrams import NONE, U8, U32, FgramIndex
 from scone_cli.progress import Progress
 from scone_cli.schemas import TRAIN
@@ -49,10 +50,10 @@ class Arm:
             return self.table.index
         return self.trie.index() if self.trie is not None else None
 
-    def rows(self, ids: U32) -> tuple[Tensor | None, Tensor | None]:
-        """Slots [B, C] and rows [R, D] for `MainModel.embed`, given the f-gram ids [B, C] of a batch."""
+    def rows(self, tokens: U32, ids: U32) -> tuple[Tensor | None, Tensor | None]:
+        """Slots and rows for `MainModel.embed`: of tokens [B, H + C] with their history first, and their f-gram ids [B, C]."""
         if self.table is None:
-            return live_rows(self.model, ids, self.trie)
+            return live_rows(self.model, tokens, ids, self.trie)
         distinct, places = distinct_matches(ids)
         return torch.from_numpy(places), self.table.rows(distinct)
 
@@ -104,10 +105,13 @@ def run_arm(arm: Arm, stream: TokenStream, end_of_document: int, progress: Progr
         width = int(windows[0, 1])
         inside = np.arange(width) < windows[:, 1:]
         at = np.where(inside, windows[:, :1] + np.arange(width), 0)
-        tokens = torch.from_numpy(inputs[at].astype(np.int64))
+        # A window's history may lie in another document, whose end is then between: no rows reach beyond that.
+        earlier = np.maximum(windows[:, :1] + np.arange(-arm.model.history, 0), 0)
+        tokens = inputs[np.concatenate([earlier, at], axis=1)]
         targets = torch.from_numpy(stream.tokens[at].astype(np.int64))
-        slots, rows = arm.rows(np.where(inside, ids[at], np.uint32(NONE)))
-        found = token_losses(main(main.embed(tokens, slots, rows)), main.head_weight, targets)
+        slots, rows = arm.rows(tokens, np.where(inside, ids[at], np.uint32(NONE)))
+        embedded = main.embed(torch.from_numpy(tokens[:, arm.model.history :].astype(np.int64)), slots, rows)
+        found = token_losses(main(embedded), main.head_weight, targets)
         losses[at[inside]] = found.numpy()[inside]
         done += int(inside.sum())
         progress(f"evaluating {arm.name}", done, stream.tokens.size, "tokens")

@@ -1,17 +1,40 @@
-"""The gradient of a batch: one A_f-gram pass over the trie of the whole batch, micro-batches for the main model."""
+"""The gradient of a batch: one A_f-gram pass over the trie of the whole batch, micro-batches for the main model.
+
+Shapes: B sequences, C context, H tokens of history before each (hashed models alone), R distinct rows, D = dim.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scone_cli.model import SconeModel, token_losses, training_loss
+from scone_cli.losses import token_losses, training_loss
+from scone_cli.model import SconeModel
 from scone_cli.ngrams import U32
 from scone_cli.packing import PackedText
 from scone_cli.trie import FgramTrie, distinct_matches
+
+CHUNK_FGRAMS = 4096  # what A_f-gram does to so many at a time stays in a CPU's cache
+GRAPH_BYTES = 2 << 30  # of A_f-gram's activations; what would take more is computed again in the backward pass
+
+
+@dataclass(frozen=True)
+class BatchRows:
+    """The rows that a batch uses, cut off from what makes them.
+
+    slots: numbers of rows for `MainModel.embed`. leaf [R, D]: the rows, which gather a gradient. finish: passes that
+    gradient on to the parameters. num_nodes: token-forwards of A_f-gram.
+    """
+
+    slots: Tensor | None = None
+    leaf: Tensor | None = None
+    finish: Callable[[Tensor], None] = lambda _: None
+    num_nodes: int = 0
 
 
 def accumulate_gradients(
@@ -19,30 +42,76 @@ def accumulate_gradients(
 ) -> tuple[float, int]:
     """Add the gradient of the batch's mean loss to every parameter; returns that loss and the trie's nodes.
 
-    A_f-gram runs once, over the distinct prefixes of all matches of the whole batch; the micro-batches accumulate the
-    gradient of its output rows, a leaf, and its backward runs once. So sharing grows with the batch, not with the
-    micro-batch.
+    tokens [B, H + C + 1], ids [B, C]. A_f-gram runs once, over the distinct prefixes of all matches of the whole batch; the
+    micro-batches accumulate the gradient of its output rows, a leaf, and its backward runs once. So sharing grows with
+    the batch, not with the micro-batch.
     """
-    device = model.main.token_embedding.weight.device
-    rows, leaf, slots, num_nodes = None, None, None, 0
-    if trie is not None:
-        distinct, places = distinct_matches(ids)
-        if distinct.size:
-            subtrie, outputs = trie.subtrie(distinct)
-            rows = model.fgram_rows(subtrie, outputs)
-            leaf, num_nodes = rows.detach().requires_grad_(), subtrie.num_nodes
-        slots = torch.from_numpy(places).to(device)
-    inputs = torch.from_numpy(tokens.astype(np.int64)).to(device)
+    rows = _batch_rows(model, tokens, ids, trie)
+    inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(_device(model))
     total = 0.0
     for first in range(0, len(inputs), micro_batch):
         part = slice(first, first + micro_batch)
-        embedded = model.main.embed(inputs[part, :-1], slots[part] if slots is not None else None, leaf)
+        embedded = model.main.embed(inputs[part, :-1], rows.slots[part] if rows.slots is not None else None, rows.leaf)
         loss = training_loss(model.main(embedded), model.main.head_weight, inputs[part, 1:]) / ids.size
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    if rows is not None and leaf is not None and leaf.grad is not None:
-        rows.backward(leaf.grad)  # type: ignore[no-untyped-call]
-    return total, num_nodes
+    if rows.leaf is not None and rows.leaf.grad is not None:
+        rows.finish(rows.leaf.grad)
+    return total, rows.num_nodes
+
+
+def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) -> BatchRows:
+    if model.hashed is not None:
+        return _hashed_rows(model, tokens)
+    if trie is None:
+        return BatchRows()
+    distinct, places = distinct_matches(ids)
+    if not distinct.size:
+        return BatchRows(torch.from_numpy(places).to(_device(model)))
+    pieces, order = trie.chunks(distinct, CHUNK_FGRAMS)
+    place_of = np.empty(distinct.size + 1, np.int64)
+    place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1, no match, stays what it is
+    num_nodes = sum(piece.num_nodes for piece, _ in pieces)
+    keeps_graph = num_nodes * _bytes_a_node(model) <= GRAPH_BYTES
+    with torch.set_grad_enabled(keeps_graph):
+        outputs = [model.fgram_rows(*piece) for piece in pieces]
+    leaf = torch.cat([output.detach() for output in outputs]).requires_grad_()
+
+    def finish(grad_RD: Tensor) -> None:
+        start = 0
+        for number, piece in enumerate(pieces):
+            output = outputs[number] if keeps_graph else model.fgram_rows(*piece)
+            output.backward(grad_RD[start : start + len(output)])  # type: ignore[no-untyped-call]
+            start += len(output)
+
+    return BatchRows(torch.from_numpy(place_of[places]).to(_device(model)), leaf, finish, num_nodes)
+
+
+def _bytes_a_node(model: SconeModel) -> int:
+    """What autograd keeps of a node: in each block about 14 vectors of the width and 5 of the MLP's inner width."""
+    config = model.config
+    return 4 * config.fgram_layers * (14 * config.dim + 5 * config.hidden)
+
+
+def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows:
+    assert model.hashed is not None
+    weight, device = model.hashed.weight, _device(model)
+    slots = model.hashed.slots(tokens[:, :-1])
+    distinct, inverse = np.unique(slots, return_inverse=True)
+    places = inverse.reshape(slots.shape)
+    if distinct.size and distinct[0] < 0:
+        distinct, places = distinct[1:], places - 1
+    rows = torch.from_numpy(distinct).to(device)
+    leaf = weight.detach().index_select(0, rows).requires_grad_()
+
+    def finish(grad_RD: Tensor) -> None:
+        weight.grad = torch.sparse_coo_tensor(rows[None], grad_RD, weight.shape, is_coalesced=True)
+
+    return BatchRows(torch.from_numpy(places).to(device), leaf, finish)
+
+
+def _device(model: SconeModel) -> torch.device:
+    return model.main.token_embedding.weight.device
 
 
 @torch.no_grad()
@@ -51,19 +120,25 @@ def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_t
     count = min(text.num_windows, max(1, max_tokens // text.context))
     total, num_tokens = 0.0, 0
     for first in range(0, count, 16):
-        tokens, ids = text.windows(np.arange(first, min(first + 16, count)))
-        inputs = torch.from_numpy(tokens.astype(np.int64))
-        slots, rows = live_rows(model, ids, trie)
+        tokens, ids = text.windows(np.arange(first, min(first + 16, count)), before=model.history)
+        inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(_device(model))
+        slots, rows = live_rows(model, tokens[:, :-1], ids, trie)
         hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
         total += token_losses(hidden, model.main.head_weight, inputs[:, 1:]).sum(dtype=torch.float64).item()
         num_tokens += ids.size
     return total / num_tokens if num_tokens else math.nan
 
 
-def live_rows(model: SconeModel, ids: U32, trie: FgramTrie | None) -> tuple[Tensor | None, Tensor | None]:
-    """Slots and rows for `MainModel.embed`, computed by A_f-gram; (None, None) for a plain model."""
+def live_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) -> tuple[Tensor | None, Tensor | None]:
+    """Slots and rows for `MainModel.embed`, computed by A_f-gram or read from the hashed rows; (None, None) for a plain model.
+
+    tokens [B, H + C] with their history, ids [B, C].
+    """
+    device = _device(model)
+    if model.hashed is not None:
+        return torch.from_numpy(model.hashed.slots(tokens)).to(device), model.hashed.weight.detach()
     if trie is None:
         return None, None
     distinct, places = distinct_matches(ids)
     rows = model.fgram_rows(*trie.subtrie(distinct)) if distinct.size else None
-    return torch.from_numpy(places), rows
+    return torch.from_numpy(places).to(device), rows

@@ -8,10 +8,14 @@ batch, D = dim, H heads, E = D / H, V tokens.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import safetensors
 import torch
 import torch.nn.functional as F
@@ -19,13 +23,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scone_cli.artifacts import write_atomically
+from scone_cli.blocks import Block, RMSNorm, rotate
 from scone_cli.errors import DamagedArtifact
+from scone_cli.ngrams import U32
 from scone_cli.trie import Trie
+from scone_cli.trie_attention import attend_to_ancestors
+
+KINDS = ("scone", "plain", "hashed")
+COMBINE = ("replace", "add")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that determines the shape of the weights."""
+    """Everything that determines the shape of the weights, and what they are applied to.
+
+    kind: `scone` has an f-gram model, `plain` nothing, `hashed` rows for hashed n-grams (the baseline of Over-Encoding).
+    combine: whether a matched row takes the place of the token embedding (the paper's rule) or is added to it.
+    """
 
     vocab_size: int
     dim: int
@@ -35,49 +49,19 @@ class ModelConfig:
     max_n: int
     tied_head: bool
     context: int
+    kind: str = "scone"
+    combine: str = "replace"
+    hashed_rows: int = 0
+    end_of_document: int = 0
 
     @property
     def hidden(self) -> int:
         """Inner width of SwiGLU: 8/3 of the model's, as three matrices then cost what two of 4x would."""
         return -(-8 * self.dim // 3 // 8) * 8
 
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm with a learned gain."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Norm over the last axis."""
-        return F.rms_norm(x, (x.shape[-1],), self.gain, eps=1e-6)
-
-
-class Block(nn.Module):
-    """One pre-norm transformer block; how tokens attend to one another is the caller's."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.attention_norm = RMSNorm(config.dim)
-        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
-        self.mlp_norm = RMSNorm(config.dim)
-        self.gate_up = nn.Linear(config.dim, 2 * config.hidden, bias=False)
-        self.down = nn.Linear(config.hidden, config.dim, bias=False)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [..., H, E] of x [..., D]."""
-        q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return q, k, v
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add attention's result [..., H, E] and the MLP to the stream x [..., D]."""
-        x = x + self.out(attended.flatten(-2))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        y: Tensor = x + self.down(F.silu(gate) * up)
-        return y
+    def block(self) -> Block:
+        """One block of these widths."""
+        return Block(self.dim, self.heads, self.hidden)
 
 
 class FgramModel(nn.Module):
@@ -86,37 +70,71 @@ class FgramModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.positions = nn.Embedding(config.max_n, config.dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.fgram_layers))
+        self.blocks = nn.ModuleList(config.block() for _ in range(config.fgram_layers))
         self.norm = RMSNorm(config.dim)
 
-    def forward(self, embedded_ND: Tensor, trie: Trie) -> Tensor:
-        """Outputs [N, D] of all trie nodes, given the normed token embedding of each node's last token."""
+    def forward(self, embedded_ND: Tensor, trie: Trie, asked_R: Tensor) -> Tensor:
+        """Outputs [R, D] of the nodes `asked`, given the normed token embedding of each node's last token.
+
+        Of nodes that are prefixes only, the last block needs nothing but keys and values.
+        """
         x = embedded_ND + torch.cat(
-            [self.positions.weight[level].expand(end - start, -1) for level, (start, end) in enumerate(_levels(trie))]
+            [
+                self.positions.weight[level].expand(end - start, -1)
+                for level, (start, end) in enumerate(pairwise(trie.offsets))
+            ]
         )
-        parents = [torch.from_numpy(parents).to(x.device) for parents in trie.parents]
-        for block in self.blocks:
+        every_N = torch.arange(len(x), device=x.device)
+        for number, block in enumerate(self.blocks, 1):
             assert isinstance(block, Block)
-            x = block.finish(x, _attend_to_ancestors(*block.project(x), trie, parents))
+            asked = asked_R if number == len(self.blocks) else every_N
+            attended = attend_to_ancestors(block.project(x), trie, asked)
+            x = block.finish(x if asked is every_N else x.index_select(0, asked), attended)
         rows: Tensor = self.norm(x)
         return rows
 
 
-def _levels(trie: Trie) -> list[tuple[int, int]]:
-    return list(zip(trie.offsets, trie.offsets[1:], strict=False))
+class HashedRows(nn.Module):
+    """Rows for hashed n-grams, one table a length from 2 to K, trained directly: the baseline in the style of Over-Encoding.
+
+    Row = the n-gram as a number in base V, modulo the table's size, which is coprime with V so that every token counts.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_tokens, self.end_of_document = config.vocab_size, config.end_of_document
+        self.sizes = hashed_sizes(config.hashed_rows, config.vocab_size, config.max_n)
+        self.weight = nn.Parameter(torch.empty(sum(self.sizes), config.dim))
+
+    def slots(self, tokens_BHC: U32) -> npt.NDArray[np.int64]:
+        """Row of the n-gram that ends at each position, by length [B, C, K - 1]; -1 where it would reach into another document.
+
+        The first K - 1 tokens of each line are history: nothing is asked about them.
+        """
+        history = len(self.sizes)
+        tokens = tokens_BHC.astype(np.int64)
+        before = [tokens[:, history - back : tokens.shape[1] - back] for back in range(history + 1)]
+        is_inside = before[0] != self.end_of_document
+        slots, first_row = [], 0
+        for length, size in enumerate(self.sizes, 2):
+            is_inside = is_inside & (before[length - 1] != self.end_of_document)
+            number = before[length - 1] % size
+            for token in reversed(before[: length - 1]):
+                number = (number * self.num_tokens + token) % size
+            slots.append(np.where(is_inside, first_row + number, -1))
+            first_row += size
+        return np.stack(slots, -1)
 
 
-def _attend_to_ancestors(q: Tensor, k: Tensor, v: Tensor, trie: Trie, parents: list[Tensor]) -> Tensor:
-    """Causal attention in every f-gram at once: a node attends to its ancestors and to itself. All [N, H, E]."""
-    attended = []
-    path_k = path_v = torch.empty(0)
-    for level, (start, end) in enumerate(_levels(trie)):
-        own_k, own_v = k[start:end, None], v[start:end, None]  # [N_l, 1, H, E]
-        path_k = torch.cat([path_k.index_select(0, parents[level]), own_k], 1) if level else own_k
-        path_v = torch.cat([path_v.index_select(0, parents[level]), own_v], 1) if level else own_v
-        scores = (q[start:end, None] * path_k).sum(-1, keepdim=True) * q.shape[-1] ** -0.5  # [N_l, level + 1, H, 1]
-        attended.append((scores.softmax(1) * path_v).sum(1))
-    return torch.cat(attended)
+def hashed_sizes(num_rows: int, num_tokens: int, max_n: int) -> list[int]:
+    """Sizes of the tables for n = 2..K, each the largest at hand that is coprime with the vocabulary and unlike the others."""
+    sizes: list[int] = []
+    for _ in range(2, max_n + 1):
+        size = min(num_rows // (max_n - 1), *(taken - 1 for taken in sizes)) if sizes else num_rows // (max_n - 1)
+        while math.gcd(size, num_tokens) != 1:
+            size -= 1
+        sizes.append(size)
+    return sizes
 
 
 class MainModel(nn.Module):
@@ -124,9 +142,10 @@ class MainModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.adds = config.combine == "add"
         self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
         self.embedding_norm = RMSNorm(config.dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(config.block() for _ in range(config.layers))
         self.norm = RMSNorm(config.dim)
         if not config.tied_head:
             self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -145,17 +164,26 @@ class MainModel(nn.Module):
         normed: Tensor = self.embedding_norm(self.token_embedding(tokens))
         return normed
 
-    def embed(self, tokens_BC: Tensor, slots_BC: Tensor | None = None, rows_RD: Tensor | None = None) -> Tensor:
-        """What enters the first block [B, C, D]: the row of the matched f-gram REPLACES the token embedding.
+    def embed(self, tokens_BC: Tensor, slots: Tensor | None = None, rows_RD: Tensor | None = None) -> Tensor:
+        """What enters the first block [B, C, D].
 
-        slots[b, c] numbers a row of `rows`, or is -1 where nothing matches. Rows and token embeddings pass the same norm,
-        so both have one scale. Training, `precompute`'s check and every arm of `eval` come through here.
+        slots[b, c] numbers a row of `rows`, or is -1 where nothing matches: the row of the matched f-gram replaces the token
+        embedding, or is added to it (`combine`); either passes the same norm first, so all have one scale. Hashed rows
+        (slots [B, C, K - 1]) are trained beside T and on its scale: they are added before the norm. Training, `precompute`'s
+        check and every arm of `eval` come through here.
         """
         x: Tensor = self.token_embedding(tokens_BC)
-        if slots_BC is not None and rows_RD is not None and len(rows_RD):
-            rows = rows_RD.to(x.dtype).index_select(0, slots_BC.clamp(min=0).flatten()).view_as(x)
-            x = torch.where(slots_BC[..., None] >= 0, rows, x)
-        normed: Tensor = self.embedding_norm(x)
+        if slots is None or rows_RD is None or not len(rows_RD):
+            normed: Tensor = self.embedding_norm(x)
+            return normed
+        picked = rows_RD.to(x.dtype).index_select(0, slots.clamp(min=0).flatten()).view(*slots.shape, -1)
+        is_matched = slots[..., None] >= 0
+        if slots.dim() == 3:
+            normed = self.embedding_norm(x + (picked * is_matched).sum(-2))
+        elif self.adds:
+            normed = self.embedding_norm(x) + self.embedding_norm(picked) * is_matched
+        else:
+            normed = self.embedding_norm(torch.where(is_matched, picked, x))
         return normed
 
     def forward(self, x_BCD: Tensor) -> Tensor:
@@ -164,7 +192,7 @@ class MainModel(nn.Module):
         cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]  # type: ignore[index]
         for block in self.blocks:
             assert isinstance(block, Block)
-            q, k, v = block.project(x)  # [B, C, H, E]
+            q, k, v = block.project(x).unbind(-3)  # [B, C, H, E]
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             attended = F.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
@@ -175,14 +203,20 @@ class MainModel(nn.Module):
 
 
 class SconeModel(nn.Module):
-    """The whole: `main` is served, `fgram` (None in a plain model) makes the rows."""
+    """The whole: `main` is served, `fgram` (of a Scone model alone) makes its rows, `hashed` holds those of that baseline."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.main = MainModel(config)
-        self.fgram = FgramModel(config) if config.fgram_layers else None
+        self.fgram = FgramModel(config) if config.kind == "scone" and config.fgram_layers else None
+        self.hashed = HashedRows(config) if config.kind == "hashed" else None
         self._initialise()
+
+    @property
+    def history(self) -> int:
+        """Tokens before a window that its rows depend on: those of hashed n-grams are found while the model runs."""
+        return len(self.hashed.sizes) if self.hashed else 0
 
     def _initialise(self) -> None:
         """Matrices by fan-in, and zero for those that write to the residual stream.
@@ -195,7 +229,7 @@ class SconeModel(nn.Module):
                 continue
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.zeros_(parameter)
-            elif "embedding" in name or "positions" in name or name.endswith("head.weight"):
+            elif any(part in name for part in ("embedding", "positions", "hashed", "head.weight")):
                 nn.init.normal_(parameter, std=0.02)
             else:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
@@ -205,15 +239,19 @@ class SconeModel(nn.Module):
         assert self.fgram is not None
         device = self.main.token_embedding.weight.device
         embedded = self.main.embed_tokens(torch.from_numpy(trie.tokens).to(device))
-        outputs: Tensor = self.fgram(embedded, trie)
-        return outputs.index_select(0, torch.from_numpy(rows).to(device))
+        outputs: Tensor = self.fgram(embedded, trie, torch.from_numpy(rows).to(device))
+        return outputs
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`, `main.safetensors` (what is served) and `fgram.safetensors` (training only)."""
+        """Write `config.json`, `main.safetensors` (what is resident), and `fgram.safetensors` or `hashed.safetensors`."""
         write_atomically(folder / "config.json", (json.dumps(asdict(self.config), indent=1) + "\n").encode())
         save_file(self.main.state_dict(), folder / "main.safetensors")
-        if self.fgram is not None:
-            save_file(self.fgram.state_dict(), folder / "fgram.safetensors")
+        for name, part in self.parts_aside().items():
+            save_file(part.state_dict(), folder / f"{name}.safetensors")
+
+    def parts_aside(self) -> dict[str, nn.Module]:
+        """What is not resident when the model is served, by name."""
+        return {name: part for name, part in (("fgram", self.fgram), ("hashed", self.hashed)) if part is not None}
 
     @classmethod
     def load(cls, folder: Path) -> SconeModel:
@@ -225,73 +263,9 @@ class SconeModel(nn.Module):
         try:
             model = cls(ModelConfig(**json.loads((folder / "config.json").read_bytes())))
             model.main.load_state_dict(load_file(folder / "main.safetensors"))
-            if model.fgram is not None:
-                model.fgram.load_state_dict(load_file(folder / "fgram.safetensors"))
+            for name, part in model.parts_aside().items():
+                part.load_state_dict(load_file(folder / f"{name}.safetensors"))
         except (OSError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
             first_line = (str(error).splitlines() or [""])[0]
             raise DamagedArtifact(f"{folder}: not a model ({first_line})", "run: scone train-fgram --force") from error
         return model
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: turn each pair (first half, second half) of x [B, C, H, E] by its position's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
-
-
-# ---- losses ------------------------------------------------------------------------------------------------------
-
-_CHUNK = 512  # rows of logits alive at once: 512 x 8192 float32 are 16 MiB
-
-
-class _HeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of hidden @ head.T, with the gradients worked out in the forward pass.
-
-    The logits of a batch are its largest tensor by far (V floats a token); chunk by chunk they stay in the cache, are
-    never written out, and are never computed twice.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
-        grad_hidden, grad_head = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
-        wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-        total = hidden_ND.new_zeros((), dtype=wide)
-        for start in range(0, len(hidden_ND), _CHUNK):
-            hidden, targets = hidden_ND[start : start + _CHUNK], targets_N[start : start + _CHUNK]
-            logits = (hidden @ head_VD.T).to(wide)
-            logits -= logits.amax(-1, keepdim=True)
-            target_logits = logits.gather(1, targets[:, None])
-            weights = logits.exp_()
-            sums = weights.sum(-1, keepdim=True)
-            total += (sums.log() - target_logits).sum()
-            # d loss / d logits = weights / sums - onehot(targets). Dividing the small factor and subtracting the one-hot
-            # part by row saves two passes over the logits.
-            weights = weights.to(hidden.dtype)
-            gradient = torch.mm(weights, head_VD, out=grad_hidden[start : start + _CHUNK])
-            gradient.div_(sums).sub_(head_VD[targets])
-            grad_head.addmm_(weights.T, (hidden / sums).to(hidden.dtype))
-            grad_head.index_add_(0, targets, hidden, alpha=-1)
-        ctx.save_for_backward(grad_hidden, grad_head)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_hidden, grad_head = ctx.saved_tensors
-        return grad * grad_hidden, grad * grad_head, None
-
-
-def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
-    """Sum over all positions of -ln p(target), in nats; differentiable once in `hidden` and `head`."""
-    loss: Tensor = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head_VD, targets.reshape(-1))  # type: ignore[no-untyped-call]
-    return loss
-
-
-@torch.no_grad()
-def token_losses(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
-    """-ln p(target) in nats of every position [*targets.shape], float32."""
-    flat, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    losses = [
-        F.cross_entropy((flat[i : i + _CHUNK] @ head_VD.T).float(), flat_targets[i : i + _CHUNK], reduction="none")
-        for i in range(0, len(flat), _CHUNK)
-    ]
-    return torch.cat(losses).view_as(targets)

@@ -19,12 +19,17 @@ class Trie:
     """Distinct prefixes, shortest first, in the form in which A_f-gram reads them.
 
     tokens int64 [N]: the last token of each node. Level l (nodes of l + 1 tokens) is rows offsets[l] to offsets[l + 1];
-    parents[l] int64 [N_l]: each node's parent, as a row number within level l - 1 (level 0: empty).
+    parents int64 [N]: the row of each node's parent, -1 for those of level 0.
     """
 
     tokens: I64
     offsets: tuple[int, ...]
-    parents: tuple[I64, ...]
+    parents: I64
+
+    @property
+    def max_n(self) -> int:
+        """Levels: tokens of the longest f-gram that could be here."""
+        return len(self.offsets) - 1
 
     @property
     def num_nodes(self) -> int:
@@ -65,18 +70,40 @@ class FgramTrie:
                 nodes = self.prefix_nodes[levels[level + 1]].astype(np.int64)
                 wanted.append(nodes if level == 0 else nodes - self.num_tokens)
             levels[level] = np.unique(np.concatenate(wanted))
-        parents = [np.empty(0, np.int64)]
+        offsets = np.concatenate([[0], np.cumsum([level.size for level in levels])])
+        parents = [np.full(levels[0].size, -1, np.int64)]
         for level in range(1, self.max_n):
             nodes = self.prefix_nodes[levels[level]].astype(np.int64)
             above = nodes if level == 1 else nodes - self.num_tokens
-            parents.append(np.searchsorted(levels[level - 1], above))
-        offsets = np.concatenate([[0], np.cumsum([level.size for level in levels])])
+            parents.append(offsets[level - 1] + np.searchsorted(levels[level - 1], above))
         tokens = np.concatenate([levels[0], *(self.last_tokens[level].astype(np.int64) for level in levels[1:])])
         rows = np.empty(ids.size, np.int64)
         for level in range(1, self.max_n):
             here = lengths == level + 1
             rows[here] = offsets[level] + np.searchsorted(levels[level], ids[here])
-        return Trie(tokens, tuple(int(offset) for offset in offsets), tuple(parents)), rows
+        return Trie(tokens, tuple(int(offset) for offset in offsets), np.concatenate(parents)), rows
+
+    def chunks(self, ids: npt.NDArray[np.integer], max_fgrams: int) -> tuple[list[tuple[Trie, I64]], I64]:
+        """The trie of the f-grams `ids` (distinct) in pieces that share no node, and the order in which they hold them.
+
+        Cut between first tokens, so a piece holds `max_fgrams` of them, or all that begin with one token where these are more.
+        """
+        first_tokens = self._first_tokens(ids)
+        order = np.argsort(first_tokens, kind="stable")
+        ends = np.flatnonzero(np.diff(first_tokens[order], append=-1)) + 1  # where the f-grams of a first token end
+        pieces, start = list[tuple[Trie, I64]](), 0
+        while start < ids.size:
+            fitting, longer = np.searchsorted(ends, (start + max_fgrams, start), "right")
+            end = int(ends[max(fitting - 1, longer)])
+            pieces.append(self.subtrie(ids[order[start:end]]))
+            start = end
+        return pieces, order
+
+    def _first_tokens(self, ids: npt.NDArray[np.integer]) -> I64:
+        nodes = ids.astype(np.int64) + self.num_tokens
+        while (longer := np.flatnonzero(nodes >= self.num_tokens)).size:
+            nodes[longer] = self.prefix_nodes[nodes[longer] - self.num_tokens]
+        return nodes
 
     def tokens_of(self, ids: npt.NDArray[np.integer]) -> list[list[int]]:
         """The tokens of each f-gram, first to last: the slow and readable way down the trie, for people and for tests."""

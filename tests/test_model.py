@@ -13,7 +13,9 @@ from builders import Fgram, random_documents, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
 from scone_cli.errors import DamagedArtifact
-from scone_cli.model import ModelConfig, SconeModel, rotate, token_losses, training_loss
+from scone_cli.blocks import rotate
+from scone_cli.losses import token_losses, training_loss
+from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.trie import distinct_matches
 
 NUM_TOKENS, MAX_N = 7, 4
@@ -43,7 +45,7 @@ def padded_rows(model: SconeModel, fgrams: list[Fgram]) -> Tensor:
     mask = (is_own[:, None, :] & (place[None, :] <= place[:, None])) | torch.eye(MAX_N, dtype=torch.bool)
     x = model.main.embed_tokens(tokens) + model.fgram.positions.weight
     for block in model.fgram.blocks:
-        q, k, v = (part.transpose(1, 2) for part in block.project(x))
+        q, k, v = (part.transpose(1, 2) for part in block.project(x).unbind(-3))
         x = block.finish(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None]).transpose(1, 2))
     return model.fgram.norm(x)[torch.arange(len(fgrams)), lengths - 1]
 
@@ -141,7 +143,7 @@ def test_text_to_logits_is_causal():
 def test_positions_are_relative():
     """Rotary positions: the same tokens, further on and with nothing else to attend to, give the same scores."""
     model = model_of(layers=1)
-    q, k, _ = model.main.blocks[0].project(torch.randn(1, 4, 16, dtype=torch.float64))
+    q, k, _ = model.main.blocks[0].project(torch.randn(1, 4, 16, dtype=torch.float64)).unbind(-3)
 
     def scores(shift):
         cos, sin = model.main.cos[shift : shift + 4], model.main.sin[shift : shift + 4]

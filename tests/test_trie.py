@@ -18,10 +18,8 @@ TRIE = trie_of(FGRAMS, num_tokens=6, max_n=5)
 def paths_of(trie: Trie) -> list[tuple[int, ...]]:
     """The tokens from the root to each node, followed up through the parents."""
     paths: list[tuple[int, ...]] = []
-    for level, parents in enumerate(trie.parents):
-        tokens = trie.tokens[trie.offsets[level] : trie.offsets[level + 1]]
-        above = [paths[trie.offsets[level - 1] + parent] for parent in parents] if level else [()] * tokens.size
-        paths += [(*prefix, int(token)) for prefix, token in zip(above, tokens, strict=True)]
+    for token, parent in zip(trie.tokens.tolist(), trie.parents.tolist(), strict=True):
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
     return paths
 
 

@@ -1,0 +1,54 @@
+"""The transformer block that A_main and A_f-gram share: pre-norm RMSNorm, SwiGLU, no biases.
+
+How tokens attend to one another is the caller's. Shapes: B sequences, C context, D = dim, H heads, E = D / H.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned gain."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm over the last axis."""
+        return F.rms_norm(x, (x.shape[-1],), self.gain, eps=1e-6)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block; how tokens attend to one another is the caller's."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = RMSNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.mlp_norm = RMSNorm(dim)
+        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values, one after the other [..., 3, H, E], of x [..., D]."""
+        qkv: Tensor = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        return qkv
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add attention's result [..., H, E] and the MLP to the stream x [..., D]."""
+        x = x + self.out(attended.flatten(-2))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        y: Tensor = x + self.down(F.silu(gate) * up)
+        return y
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: turn each pair (first half, second half) of x [B, C, H, E] by its position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)

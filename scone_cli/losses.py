@@ -1,0 +1,67 @@
+"""Cross-entropy of the next token, without ever holding the logits of a batch.
+
+Shapes: N positions, V tokens, D = dim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CHUNK = 512  # rows of logits alive at once: 512 x 8192 float32 are 16 MiB
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Summed cross-entropy of hidden @ head.T, with the gradients worked out in the forward pass.
+
+    The logits of a batch are its largest tensor by far (V floats a token); chunk by chunk they stay in the cache, are
+    never written out, and are never computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+        grad_hidden, grad_head = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
+        wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+        total = hidden_ND.new_zeros((), dtype=wide)
+        for start in range(0, len(hidden_ND), _CHUNK):
+            hidden, targets = hidden_ND[start : start + _CHUNK], targets_N[start : start + _CHUNK]
+            logits = (hidden @ head_VD.T).to(wide)
+            logits -= logits.amax(-1, keepdim=True)
+            target_logits = logits.gather(1, targets[:, None])
+            weights = logits.exp_()
+            sums = weights.sum(-1, keepdim=True)
+            total += (sums.log() - target_logits).sum()
+            # d loss / d logits = weights / sums - onehot(targets). Dividing the small factor and subtracting the one-hot
+            # part by row saves two passes over the logits.
+            weights = weights.to(hidden.dtype)
+            gradient = torch.mm(weights, head_VD, out=grad_hidden[start : start + _CHUNK])
+            gradient.div_(sums).sub_(head_VD[targets])
+            grad_head.addmm_(weights.T, (hidden / sums).to(hidden.dtype))
+            grad_head.index_add_(0, targets, hidden, alpha=-1)
+        ctx.save_for_backward(grad_hidden, grad_head)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_head = ctx.saved_tensors
+        return grad * grad_hidden, grad * grad_head, None
+
+
+def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
+    """Sum over all positions of -ln p(target), in nats; differentiable once in `hidden` and `head`."""
+    loss: Tensor = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head_VD, targets.reshape(-1))  # type: ignore[no-untyped-call]
+    return loss
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
+    """-ln p(target) in nats of every position [*targets.shape], float32."""
+    flat, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    losses = [
+        F.cross_entropy((flat[i : i + _CHUNK] @ head_VD.T).float(), flat_targets[i : i + _CHUNK], reduction="none")
+        for i in range(0, len(flat), _CHUNK)
+    ]
+    return torch.cat(losses).view_as(targets)

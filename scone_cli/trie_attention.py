@@ -1,0 +1,154 @@
+"""Attention on a trie: a node attends to its ancestors and to itself, so every f-gram has its causal attention at once.
+
+Twice: `attend` in torch, level by level, for any device and precision, and readable; and a kernel for the CPU, where
+gathering each node's path into a tensor of its own costs more than everything else A_f-gram does. Shapes: N nodes,
+Q of them asked for, H heads, E = D / H, K tokens in the longest f-gram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from scone_cli.trie import Trie
+
+
+def attend_to_ancestors(qkv_N3HE: Tensor, trie: Trie, asked_Q: Tensor) -> Tensor:
+    """What the nodes `asked` (row numbers, int64 [Q]) take from their ancestors and themselves [Q, H, E]."""
+    if qkv_N3HE.device.type == "cpu" and qkv_N3HE.dtype in {torch.float32, torch.float64}:
+        attended: Tensor = _TrieAttention.apply(qkv_N3HE, trie, asked_Q)  # type: ignore[no-untyped-call]
+        return attended
+    return attend(qkv_N3HE, trie).index_select(0, asked_Q)
+
+
+def attend(qkv_N3HE: Tensor, trie: Trie) -> Tensor:
+    """The same for all nodes, with nothing but torch [N, H, E]."""
+    q, k, v = qkv_N3HE.unbind(1)
+    attended = []
+    path_k = path_v = torch.empty(0)
+    for level, (start, end) in enumerate(zip(trie.offsets, trie.offsets[1:], strict=False)):
+        own_k, own_v = k[start:end, None], v[start:end, None]  # [N_l, 1, H, E]
+        if level:
+            above = torch.from_numpy(trie.parents[start:end] - trie.offsets[level - 1]).to(q.device)
+            path_k = torch.cat([path_k.index_select(0, above), own_k], 1)
+            path_v = torch.cat([path_v.index_select(0, above), own_v], 1)
+        else:
+            path_k, path_v = own_k, own_v
+        scores = (q[start:end, None] * path_k).sum(-1, keepdim=True) * q.shape[-1] ** -0.5  # [N_l, level + 1, H, 1]
+        attended.append((scores.softmax(1) * path_v).sum(1))
+    return torch.cat(attended)
+
+
+class _TrieAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv_N3HE: Tensor, trie: Trie, asked_Q: Tensor) -> Tensor:
+        num_nodes, _, heads, width = qkv_N3HE.shape
+        flat = qkv_N3HE.contiguous().view(num_nodes, -1)
+        out = flat.new_empty(len(asked_Q), heads * width)
+        weights = flat.new_empty(len(asked_Q), heads, trie.max_n)
+        arrays = (flat.detach().numpy(), trie.parents, asked_Q.numpy(), width, out.numpy(), weights.numpy())
+        _by_head(_forward, heads, *arrays)
+        ctx.save_for_backward(flat, asked_Q, weights)
+        ctx.trie = trie
+        return out.view(-1, heads, width)
+
+    @staticmethod
+    def backward(ctx: Any, grad_QHE: Tensor) -> tuple[Tensor, None, None]:
+        flat, asked, weights = ctx.saved_tensors
+        _, heads, width = grad_QHE.shape
+        grad = torch.zeros_like(flat)
+        given = grad_QHE.contiguous().view(len(asked), -1).numpy()
+        arrays = (flat.numpy(), ctx.trie.parents, asked.numpy(), width, given, weights.numpy(), grad.numpy())
+        _by_head(_backward, heads, *arrays)
+        return grad.view(-1, 3, heads, width), None, None
+
+
+def _by_head(kernel: Callable[..., None], heads: int, *arrays: Any) -> None:
+    """Run a kernel over all heads, shared out among as many threads as torch has: no two heads touch the same number."""
+    threads = min(heads, torch.get_num_threads())
+    if threads == 1:
+        kernel(0, heads, *arrays)
+        return
+    cuts = [heads * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda i: kernel(cuts[i], cuts[i + 1], *arrays), range(threads)))
+
+
+@numba.njit(cache=True, nogil=True)
+def _climb(parents, node, path):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Write the node and its ancestors into `path`; returns how many these are."""
+    length = 0
+    while node >= 0:
+        path[length] = node
+        node, length = parents[node], length + 1
+    return length
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _forward(first_head, last_head, qkv, parents, asked, width, out, weights):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    dim, longest = qkv.shape[1] // 3, weights.shape[2]
+    path = np.empty(longest, np.int64)
+    scale = 1.0 / np.sqrt(width)
+    for row in range(asked.size):
+        length = _climb(parents, asked[row], path)
+        for head in range(first_head, last_head):
+            at = head * width
+            query = qkv[asked[row], at : at + width]
+            scores = weights[row, head]
+            highest = -np.inf
+            for place in range(length):
+                key = qkv[path[place], dim + at : dim + at + width]
+                total = query[0] * key[0]
+                for e in range(1, width):
+                    total += query[e] * key[e]
+                scores[place] = total * scale
+                highest = max(highest, scores[place])
+            whole = scores[0] * 0
+            for place in range(length):
+                scores[place] = np.exp(scores[place] - highest)
+                whole += scores[place]
+            result = out[row, at : at + width]
+            result[:] = 0
+            for place in range(length):
+                scores[place] /= whole
+                weight, value = scores[place], qkv[path[place], 2 * dim + at : 2 * dim + at + width]
+                for e in range(width):
+                    result[e] += weight * value[e]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _backward(first_head, last_head, qkv, parents, asked, width, given, weights, grad):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    dim, longest = qkv.shape[1] // 3, weights.shape[2]
+    path = np.empty(longest, np.int64)
+    of_weights = np.empty(longest, qkv.dtype)
+    scale = 1.0 / np.sqrt(width)
+    for row in range(asked.size):
+        length = _climb(parents, asked[row], path)
+        for head in range(first_head, last_head):
+            at = head * width
+            query, of_query = qkv[asked[row], at : at + width], grad[asked[row], at : at + width]
+            of_result = given[row, at : at + width]
+            mean = of_result[0] * 0
+            for place in range(length):
+                value = qkv[path[place], 2 * dim + at : 2 * dim + at + width]
+                of_value = grad[path[place], 2 * dim + at : 2 * dim + at + width]
+                weight, total = weights[row, head, place], of_result[0] * value[0]
+                for e in range(1, width):
+                    total += of_result[e] * value[e]
+                for e in range(width):
+                    of_value[e] += weight * of_result[e]
+                of_weights[place] = total
+                mean += weight * total
+            for place in range(length):
+                of_score = weights[row, head, place] * (of_weights[place] - mean) * scale
+                key = qkv[path[place], dim + at : dim + at + width]
+                of_key = grad[path[place], dim + at : dim + at + width]
+                for e in range(width):
+                    of_query[e] += of_score * key[e]
+                    of_key[e] += of_score * query[e]
