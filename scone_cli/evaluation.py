@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from scone_cli import metrics
-from scone_cli.corpus import TokenStream, iter_shards
+from scone_cli.corpus import TokenStream, iter_shards, top_folder
 from scone_cli.gradients import live_rows
 from scone_cli.losses import token_losses
 from scone_cli.model import SconeModel
@@ -185,10 +185,10 @@ def evaluate_corpus(
 
 def _folders(name: str, stream: TokenStream) -> dict[str, npt.NDArray[np.bool_]]:
     """Which documents belong to the corpus (all) and to each top folder in it, if there are several."""
-    folders = np.array([document.split("/")[0] if "/" in document else "" for document in stream.names])
+    folders = np.array([top_folder(document) for document in stream.names])
     groups = {name: np.full(folders.size, True)}
     if (distinct := np.unique(folders)).size > 1:
-        groups |= {f"{name}/{folder or '.'}": folders == folder for folder in distinct}
+        groups |= {f"{name}/{folder}": folders == folder for folder in distinct}
     return groups
 
 

@@ -112,6 +112,7 @@ def _measure(tokens_folder: Path, names: Sequence[str], progress: Progress) -> l
     """The tokens that each sub-corpus has when it is packed; of the whole, if there are no names."""
     found: Counter[str] = Counter()
     num_parts = sum(1 for _ in tokens_folder.glob("part-*.parquet"))
+    progress("measuring text", 0, num_parts, "parts")
     for number, (_, stream) in enumerate(iter_shards(tokens_folder, TRAIN)):
         for document, length in zip(stream.names, np.diff(stream.starts).tolist(), strict=True):
             found[top_folder(document)] += length + 1

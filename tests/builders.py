@@ -46,11 +46,17 @@ def stream_of(documents: Documents, names: Sequence[str] | None = None) -> Token
     return TokenStream(tokens, starts, list(names or map(str, range(len(documents)))), sizes * 3)
 
 
-def write_part(folder: Path, number: int, documents: Documents, splits: Sequence[str] | None = None) -> None:
+def write_part(
+    folder: Path,
+    number: int,
+    documents: Documents,
+    splits: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
     """Write one shard of `tokens/`."""
     table = pa.table(
         {
-            "doc": [f"{number}-{i}" for i in range(len(documents))],
+            "doc": list(names or [f"{number}-{i}" for i in range(len(documents))]),
             "split": list(splits or [TRAIN] * len(documents)),
             "bytes": [3 * len(document) for document in documents],
             "tokens": [list(document) for document in documents],

@@ -1,15 +1,14 @@
-"""Training text as windows: what is where, and in what order it is read."""
+"""Training text as windows: what is where."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
 from builders import random_documents, slow_ranking, stream_of, trie_of
 
+from scone_cli.errors import BadData
 from scone_cli.ngrams import NONE
-from scone_cli.packing import PackedText, batch_windows
+from scone_cli.packing import PackedText, SubCorpus
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 DOCUMENTS = random_documents(0, 6, [150, 80, 0, 90])  # tokens 0..5: token 6 is never seen
@@ -48,20 +47,83 @@ def test_matches_cross_windows_but_no_documents():
 def test_a_plain_model_is_given_no_matches():
     text = PackedText.pack(STREAM.tokens, STREAM.starts, END, None, CONTEXT)
     assert text.tokens.tolist() == TEXT.tokens.tolist()
-    assert set(text.ids.tolist()) == {NONE}
+    tokens, ids = text.windows(np.array([3, 0]))
+    assert ids.dtype == np.uint32
+    assert ids.tolist() == np.full((2, CONTEXT), NONE).tolist()
+    assert tokens.tolist() == TEXT.windows(np.array([3, 0]))[0].tolist()
 
 
-@pytest.mark.parametrize("batch", [1, 4, 7, 25])
-def test_an_epoch_is_every_window_once(batch):
-    steps = itertools.islice(batch_windows(10, batch, seed=1, first_step=0), 30)
-    order = np.concatenate(list(steps))
-    epochs = [order[first : first + 10].tolist() for first in range(0, len(order) - 9, 10)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
+# ---- windows -----------------------------------------------------------------------------------------------------
+
+# Two sub-corpora, of tokens 1..4 and of tokens 5..6, with END around each document; a window is two tokens and one more.
+MIXED = PackedText(
+    np.array([END, 1, 2, 3, END, 4, END, END, 5, 6, 5, END], np.uint16),
+    np.arange(12, dtype=np.uint32) + 100,
+    2,
+    (SubCorpus("a", 7, 1), SubCorpus("b", 5, 1)),
+)
 
 
-def test_a_batch_depends_on_seed_and_step_only():
-    whole = [step.tolist() for step in itertools.islice(batch_windows(10, 4, seed=1, first_step=0), 12)]
-    for first in (1, 5, 11):
-        assert next(batch_windows(10, 4, seed=1, first_step=first)).tolist() == whole[first]
-    assert next(batch_windows(10, 4, seed=2, first_step=0)).tolist() != whole[0]
+def test_windows_of_sub_corpora_worked_by_hand():
+    assert MIXED.num_windows == 5
+    tokens, ids = MIXED.windows(np.array([4, 0, 2, 3]))
+    assert tokens.dtype == ids.dtype == np.uint32
+    assert tokens.tolist() == [[6, 5, END], [END, 1, 2], [END, 4, END], [END, 5, 6]]
+    assert ids.tolist() == [[109, 110], [100, 101], [104, 105], [107, 108]]
+
+
+def test_history_worked_by_hand():
+    """What stands before a window; before the text, and before a sub-corpus, there is the end of a document."""
+    tokens, ids = MIXED.windows(np.array([0, 1, 3, 4]), before=3)
+    assert tokens.tolist() == [
+        [END, END, END, END, 1, 2],
+        [END, END, 1, 2, 3, END],
+        [END, END, END, END, 5, 6],
+        [END, END, 5, 6, 5, END],
+    ]
+    assert ids.tolist() == MIXED.windows(np.array([0, 1, 3, 4]))[1].tolist()
+
+
+@pytest.mark.parametrize("before", [0, 1, 5, 40])
+def test_history_is_what_windows_would_hold(before):
+    numbers = np.arange(TEXT.num_windows)
+    tokens, ids = TEXT.windows(numbers, before)
+    padded = [END] * before + TEXT.tokens.tolist()
+    assert tokens.tolist() == [padded[at : at + before + CONTEXT + 1] for at in numbers * CONTEXT]
+    assert ids.tolist() == TEXT.windows(numbers)[1].tolist()
+
+
+# ---- their order -------------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_a_text_is_that_of_its_windows():
+    windows = TEXT.order(seed=3).at(0, TEXT.num_windows)
+    assert sorted(windows.tolist()) == list(range(TEXT.num_windows))
+    assert windows.tolist() != sorted(windows.tolist())
+
+
+def test_a_window_holds_one_sub_corpus_whatever_the_order():
+    """Equal shares: of six windows three are from each, which has three and two of them."""
+    windows = MIXED.order(seed=0).at(0, 6)
+    assert sorted(windows[windows < 3].tolist()) == [0, 1, 2]
+    assert sorted(windows[windows >= 3].tolist()) in ([3, 3, 4], [3, 4, 4])
+    for row in MIXED.windows(windows)[0].tolist():
+        assert set(row) <= {END, 1, 2, 3, 4} or set(row) <= {END, 5, 6}
+
+
+def test_epochs():
+    assert PackedText(MIXED.tokens, None, 2).epochs(8) == {"epochs": 1.6}
+    mixed = PackedText(MIXED.tokens, None, 2, (SubCorpus("a", 7, 2), SubCorpus("b", 5, 1)))
+    assert mixed.epochs(9) == {
+        "mixture": [
+            {"sub-corpus": "a", "tokens": 7, "share": 0.6667, "epochs": 2.0},
+            {"sub-corpus": "b", "tokens": 5, "share": 0.3333, "epochs": 1.5},
+        ]
+    }
+
+
+def test_a_text_shorter_than_a_window():
+    with pytest.raises(BadData, match="the training text has 8 tokens, less than one context of 8"):
+        PackedText(TEXT.tokens[:CONTEXT], None, CONTEXT).order(0)
+    with pytest.raises(BadData, match="sub-corpus 'b' has 5 tokens, less than one context of 5"):
+        PackedText(MIXED.tokens, None, 5, MIXED.sub_corpora).order(0)
