@@ -123,7 +123,9 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
 @click.command(help=commands.INSPECT_ABOUT, short_help=commands.LOOKING["inspect"])
 @click.argument("path", type=PATH)
 @click.option("--rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show.")
-@click.option("--html", type=PATH, metavar="FILE", help="Write the figures of counts/ or vocab/ as one HTML page.")
+@click.option(
+    "--html", type=PATH, metavar="FILE", help="Write the figures of counts/, vocab/ or model/ as one HTML page."
+)
 @click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text.")
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
 @click.pass_obj

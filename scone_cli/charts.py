@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 
-from scone_cli.figures import Axis, BarChart, Chart, Kind, Line, LineChart, short_count, value_text
+from scone_cli.figures import Axis, BarChart, Chart, Line, LineChart, short_count, value_text
+from scone_cli.scales import Scale, scale_of
 
 WIDTH, HEIGHT = 480, 300  # drawn at about its own size, so that letters are as large as the page's
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 40, 52
@@ -38,58 +38,10 @@ def _clean(text: str) -> str:
 # ---- axes --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Values between `low` and `high` to pixels between `start` and `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool
-
-    def __call__(self, value: float) -> float:
-        """The pixel of a value."""
-        low, high, at = self.low, self.high, value
-        if self.log:
-            low, high, at = math.log10(low), math.log10(high), math.log10(value)
-        return round(self.start + (at - low) / (high - low) * (self.end - self.start), 1)
-
-    def ticks(self) -> list[float]:
-        """Round values along the scale: powers of ten, or some five even steps."""
-        if self.log:
-            decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            return [10.0**power for power in decades]
-        step = _step(self.high - self.low)
-        return [round(self.low + i * step, 10) for i in range(int((self.high - self.low) / step + 1e-9) + 1)]
-
-
-def _step(span: float) -> float:
-    """A round step of which four to eight make the span."""
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * 8 >= span)
-
-
-def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
-    if axis.log:
-        low = 10.0 ** math.floor(math.log10(min(values)))
-        return Scale(low, max(*values, 10 * low), start, end, log=True)
-    if axis.kind == "share" and max(values) > 0.5:
-        return Scale(0, 1, start, end, log=False)
-    high = max(values) or 1.0
-    step = _step(high)
-    return Scale(0, step * math.ceil(high / step - 1e-9), start, end, log=False)
-
-
-def _tick_text(kind: Kind, value: float) -> str:
-    return f"{100 * value:g}%" if kind == "share" else short_count(value)
-
-
 def _y_axis(axis: Axis, scale: Scale) -> Iterator[str]:
-    for tick in scale.ticks():
-        y = scale(tick)
+    for y, text in scale.labels(axis.kind):
         yield f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
-        yield f'<text class="tick" x="{LEFT - 7}" y="{y + 4}" text-anchor="end">{_tick_text(axis.kind, tick)}</text>'
+        yield f'<text class="tick" x="{LEFT - 7}" y="{y + 4}" text-anchor="end">{text}</text>'
     middle = (TOP + HEIGHT - BOTTOM) / 2
     yield (
         f'<text class="axis" x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">'
@@ -125,12 +77,12 @@ def _legend(names: Sequence[str], swatch: str) -> Iterator[str]:
 
 def _lines(chart: LineChart) -> Iterator[str]:
     points = [point for line in chart.lines for point in zip(line.xs, line.ys, strict=True)]
-    x = _scale(chart.x, [point[0] for point in points], LEFT, WIDTH - RIGHT)
-    y = _scale(chart.y, [point[1] for point in points], HEIGHT - BOTTOM, TOP)
+    x = scale_of(chart.x, [point[0] for point in points], LEFT, WIDTH - RIGHT)
+    y = scale_of(chart.y, [point[1] for point in points], HEIGHT - BOTTOM, TOP)
     yield from _y_axis(chart.y, y)
-    for tick in x.ticks():
-        yield f'<path class="grid" d="M{x(tick)} {TOP}V{HEIGHT - BOTTOM}"/>'
-        yield _x_tick(x(tick), _tick_text(chart.x.kind, tick))
+    for place, text in x.labels(chart.x.kind):
+        yield f'<path class="grid" d="M{place} {TOP}V{HEIGHT - BOTTOM}"/>'
+        yield _x_tick(place, text)
     yield _x_title(chart.x.title)
     yield from _legend(
         [line.name for line in chart.lines],
@@ -143,7 +95,7 @@ def _lines(chart: LineChart) -> Iterator[str]:
 
 
 def _line(chart: LineChart, line: Line, number: int, x: Scale, y: Scale) -> Iterator[str]:
-    """The curve, and where it has few points a dot on each of them."""
+    """The curve, and where it has few points, or they are to be marked, a dot on each of them."""
     places = [(x(at), y(value)) for at, value in zip(line.xs, line.ys, strict=True)]
     path = "L".join(f"{left} {top}" for left, top in places)
     colour = f"var(--series-{number % NUM_COLOURS})"
@@ -151,7 +103,7 @@ def _line(chart: LineChart, line: Line, number: int, x: Scale, y: Scale) -> Iter
         f'<path class="line" d="M{path}" style="stroke:{colour}" stroke-dasharray="{_DASHES[number % len(_DASHES)]}">'
         f"<title>{_clean(line.name)}</title></path>"
     )
-    if len(places) <= _MOST_DOTS:
+    if line.dots or len(places) <= _MOST_DOTS:
         for (left, top), at, value in zip(places, line.xs, line.ys, strict=True):
             told = f"{value_text(chart.x.kind, at)}: {value_text(chart.y.kind, value)}"
             yield f'<circle cx="{left}" cy="{top}" r="3" style="fill:{colour}"><title>{_clean(told)}</title></circle>'
@@ -168,7 +120,7 @@ def _mark(x: float, label: str) -> Iterator[str]:
 
 def _bars(chart: BarChart) -> Iterator[str]:
     known = [value for bars in chart.bars for value in bars.values if value is not None]
-    y = _scale(chart.y, known or [0.0], HEIGHT - BOTTOM, TOP)
+    y = scale_of(chart.y, known or [0.0], HEIGHT - BOTTOM, TOP)
     yield from _y_axis(chart.y, y)
     yield from _legend(
         [bars.name for bars in chart.bars],

@@ -112,7 +112,7 @@ STAGES: dict[str, Stage] = {
         """Train the token embeddings, the f-gram model, the main model and the head together.
 
         An interrupted run continues from its last checkpoint when the same command is given again. A plain baseline for
-        `scone eval --against` is the same command with --fgram-layers 0 and another folder.
+        `scone eval --against` is the same command with --kind plain and another folder.
 
         \b
         Reads    tokens/ vocab/
@@ -121,7 +121,7 @@ STAGES: dict[str, Stage] = {
         \b
         Example:
           scone train-fgram --dim 256 --layers 6 --steps 5000
-          scone train-fgram --fgram-layers 0 --out scone-work/plain
+          scone train-fgram --kind plain --out scone-work/plain
         """,
     ),
     "precompute": Stage(
@@ -168,7 +168,7 @@ STAGES: dict[str, Stage] = {
 }
 
 LOOKING = {
-    "inspect": "Show what an artifact is; counts/ and vocab/ also in figures.",
+    "inspect": "Show what an artifact is; counts/, vocab/ and model/ also in figures.",
     "verify": "Check every byte of artifacts against their manifests.",
 }
 
@@ -177,16 +177,20 @@ INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as 
     PATH is an artifact folder, one file in it, its manifest.json, or a whole workspace. Token lists are decoded with
     the tokenizer of the workspace if it is the one the artifact was made with; a blank shows as a dot in the middle.
 
-    The folders counts/ and vocab/ are shown in figures: how fast counts fall with rank, n-grams by length, some of
-    them to read, and which tokens no n-gram reaches. For vocab/ also how much held-out text it matches: by size, by
-    position in the document, and by how rare a token is. --html writes all that as one page with charts, to open in a
-    browser or to mail; it replaces the file. --text cuts a text into the f-grams of vocab/.
+    The folders counts/, vocab/ and model/ are shown in figures. Of counts/: how fast they fall with rank, n-grams by
+    length, some of them to read, and which tokens no n-gram reaches. Of vocab/ also how much held-out text it matches:
+    by size, by position in the document, and by how rare a token is. Of model/: its configuration, its parameters,
+    resident, offloaded or for training only, the FLOPs a token, the loss curve, and how training went.
+
+    --html writes all that as one page with charts, to open in a browser or to mail; it replaces the file. --text cuts
+    a text into the f-grams of vocab/.
 
     \b
     Example:
       scone inspect scone-work
       scone inspect scone-work/counts/n=3.parquet --rows 20
       scone inspect scone-work/vocab --html vocab.html
+      scone inspect scone-work/model
       scone inspect scone-work/vocab --text "The cat sat on the mat."
     """
 

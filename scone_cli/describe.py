@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from scone_cli.artifacts import Manifest, check_files, read_manifest
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
 from scone_cli.legible import Speller, speller_of
 from scone_cli.progress import Progress
+from scone_cli.training_record import read_config, training_record
 from scone_cli.verify import artifact_folders, check_neighbours
+from scone_cli.weights import read_tensors
 
-PORTRAYED = ("counts", "vocab")  # the artifacts that are shown in figures
+PORTRAYED = ("counts", "vocab")  # the artifacts whose n-grams are shown in figures
 _MAIN_FILES = {"vocab": "vocab.parquet"}  # whose rows are shown, where that is not the first
 SHOWN_TOKENS = 24  # of a document
 SHOWN_VALUES = 6  # of a row of the table
@@ -107,7 +108,7 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
         "files": [_file(folder, name, stamp.bytes) for name, stamp in manifest.files.items()],
     }
     if manifest.artifact == "model":
-        description["config"] = json.loads((folder / "config.json").read_bytes())
+        description["config"] = read_config(folder)
     if shown is not None:
         schema = _read(shown, lambda file: file.schema_arrow)
         description["columns"] = [{"column": field.name, "type": str(field.type)} for field in schema]
@@ -119,6 +120,8 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
         from scone_cli.portrait import portray  # noqa: PLC0415 - heavy: it matches text
 
         description["portrait"] = portray(folder, manifest, rows, spell, progress)
+    elif manifest.artifact == "model" and path == folder:
+        description["portrait"] = training_record(folder, description["config"])
     return description
 
 
@@ -131,16 +134,8 @@ def _file(folder: Path, name: str, size: int) -> Row:
     if name.endswith(".parquet"):
         row["rows"] = _read(folder / name, lambda file: file.metadata.num_rows)
     elif name.endswith(".safetensors"):
-        row["parameters"] = _num_parameters(folder / name)
+        row["parameters"] = sum(tensor.parameters for tensor in read_tensors(folder / name).values())
     return row
-
-
-def _num_parameters(path: Path) -> int:
-    """Numbers in a safetensors file, from its header: eight bytes of length, then JSON with every tensor's shape."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
-    return sum(int(np.prod(shape)) for shape in shapes)
 
 
 def _read(path: Path, look: Callable[[pq.ParquetFile], Any]) -> Any:

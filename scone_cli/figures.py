@@ -1,7 +1,7 @@
 """What there is to see, before it is drawn: charts and tables with their titles, alike for a terminal and for a page.
 
 A figure says in its caption what one learns from it. `charts` draws its charts as SVG, `page` makes a page of figures,
-`screen` shows them in a terminal.
+`screen` shows them in a terminal, `curves` draws with its characters.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# "text" is prose; "literal" is text of a corpus, escaped by `legible`; "count", "number" and "share" are numbers.
-Kind = Literal["text", "literal", "count", "number", "share"]
+# "text" is prose; "literal" is text of a corpus, escaped by `legible`; the others are numbers, a "measure" one of any size.
+Kind = Literal["text", "literal", "count", "number", "measure", "share"]
 
 
 def value_text(kind: Kind, value: Any) -> str:
-    """A value as it stands in a table: 1,234 or 2.75 or 85.2%; a dash for None."""
+    """A value as it stands in a table: 1,234 or 2.75 or 0.0003 or 85.2%; a dash for None."""
     if value is None:
         return "-"
     if kind == "count":
         return f"{value:,}"
     if kind == "share":
         return f"{100 * value:.1f}%" if value == 0 or abs(value) >= 0.001 else f"{100 * value:.1g}%"
+    if kind == "measure":
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     return f"{value:,.2f}" if kind == "number" else str(value)
 
 
@@ -44,7 +46,7 @@ class Column:
     @property
     def is_number(self) -> bool:
         """Whether its values stand right-aligned."""
-        return self.kind in {"count", "number", "share"}
+        return self.kind not in {"text", "literal"}
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is measured along an axis, with its unit, and how its numbers are written."""
+    """What is measured along an axis, with its unit, and how its numbers are written.
+
+    If it is not logarithmic it goes from 0 to a round number ("zero"), from 0 to the largest value ("last"), or between
+    round numbers around the values ("round").
+    """
 
     title: str
     kind: Kind = "count"
     log: bool = False
+    ends: Literal["zero", "last", "round"] = "zero"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve through the points (xs[i], ys[i])."""
+    """A curve through the points (xs[i], ys[i]); with `dots` each of them counts by itself, and is marked."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
+    dots: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,10 @@ Chart = LineChart | BarChart
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts that belong together, what one learns from them, and their numbers."""
+    """Charts that belong together, what one learns from them, and their numbers.
+
+    A terminal shows the tables; where there are none, it draws the curves.
+    """
 
     title: str
     caption: str

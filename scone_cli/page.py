@@ -143,7 +143,9 @@ def _table(table: Table) -> str:
     rows = ("".join(_cell(*cell) for cell in zip(table.columns, row, strict=True)) for row in table.rows)
     title = f"<caption>{escape(table.title)}</caption>" if table.title else ""
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    if any(column.title for column in table.columns):
+        title += f"<thead><tr>{head}</tr></thead>"
+    return f'<div class="scroll"><table>{title}\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 def _cell(column: Column, value: Any) -> str:

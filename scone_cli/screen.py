@@ -1,4 +1,4 @@
-"""Figures in a terminal: their titles, what they say and their tables, with shares as bars; and a text in its matches."""
+"""Figures in a terminal: titles, what they say, tables with shares as bars, curves; and a text in its matches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from scone_cli.figures import Column, Figure, Kind, Table, short_count, value_text
+from scone_cli.curves import draw
+from scone_cli.figures import Chart, Column, Figure, Kind, LineChart, Table, short_count, value_text
 from scone_cli.tables import drawn, result_text
 from scone_cli.views import figures_of
 
@@ -52,6 +53,8 @@ def _figures_text(figures: Sequence[Figure], notes: Sequence[str]) -> str:
                 if table.title:
                     _sentence(console, table.title)
                 console.print(_grid(table, console))
+            for chart in () if figure.tables else figure.charts:
+                _curves(chart, console)
             console.print()
         if notes:
             console.print(Text("Left out", style="bold"))
@@ -59,6 +62,13 @@ def _figures_text(figures: Sequence[Figure], notes: Sequence[str]) -> str:
             _sentence(console, note)
 
     return drawn(show)
+
+
+def _curves(chart: Chart, console: Console) -> None:
+    if isinstance(chart, LineChart):
+        console.print()
+        for line in draw(chart, min(console.width, LINE), console.encoding):
+            console.print(Text(line), no_wrap=True)
 
 
 def _sentence(console: Console, text: str) -> None:
@@ -75,7 +85,8 @@ def _grid(table: Table, console: Console) -> Grid:
         )
         room = _room(table, cells, console)
     bar_width = min(BAR, room - _GAP)
-    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    titled = any(column.title for column in table.columns)
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, show_header=titled, padding=(0, 1, 0, 0), header_style="dim")
     columns: list[Iterable[Text]] = []
     for column, texts, values in zip(table.columns, cells, zip(*table.rows, strict=True), strict=True):
         width = None if room < 0 or column.kind == "literal" else _width(column, texts)

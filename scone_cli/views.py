@@ -1,6 +1,7 @@
-"""The portrait of counts and of a vocabulary as figures: which charts and tables, under which titles, and what they say.
+"""Artifacts as figures: which charts and tables, under which titles, and what they say; and the page of them.
 
-`portrait` finds the numbers; here is what a person is told about them, on a page and in a terminal alike.
+`portrait` finds the numbers of counts and of a vocabulary; here is what a person is told about them, on a page and in a
+terminal alike. `training_views` does this for a model.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ from typing import Any
 from scone_cli.errors import BadSetting
 from scone_cli.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Table, short_count, value_text
 from scone_cli.page import page
+from scone_cli.training_views import training_figures, training_headline
 
 Row = Mapping[str, Any]
 
 _TO = "\N{EN DASH}"
+_TITLES = {"counts": "N-gram counts", "vocab": "F-gram vocabulary", "model": "Trained model"}
 _NAMES = {1: "single tokens", 2: "bigrams", 3: "trigrams"}
 
 
 def figures_of(description: Row) -> list[Figure]:
     """The figures of a description that holds a portrait; a figure without numbers is left out."""
+    if description["artifact"] == "model":
+        return training_figures(description)
     portrait = description["portrait"]
     makers = (_coverage, _lengths, _rank_frequency, _positions, _tail, _examples)
     return [figure for make in makers if (figure := make(portrait, description["artifact"])) is not None]
 
 
 def portrait_page(path: Path, description: Row) -> str:
-    """The page of the counts or the vocabulary at `path`.
+    """The page of the counts, the vocabulary or the model at `path`.
 
     Raises:
         BadSetting: the description is of something else.
@@ -35,9 +40,10 @@ def portrait_page(path: Path, description: Row) -> str:
     kind = description.get("artifact", "a workspace")
     if "portrait" not in description:
         raise BadSetting(
-            f"--html: {path} is not a folder of counts or of a vocabulary ({kind})", "name counts/ or vocab/"
+            f"--html: {path} is not a folder of counts, of a vocabulary or of a model ({kind})",
+            "name counts/, vocab/ or model/",
         )
-    title = "N-gram counts" if kind == "counts" else "F-gram vocabulary"
+    title = _TITLES[kind]
     given = {name: value for name, value in description["settings"].items() if value not in (None, [])}
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
     about = f"{path}, made by scone {description['stage']} ({settings}); tokenizer {description['tokenizer'][:12]}."
@@ -46,6 +52,8 @@ def portrait_page(path: Path, description: Row) -> str:
 
 def _headline(description: Row) -> dict[str, str]:
     """The few numbers that say the most."""
+    if description["artifact"] == "model":
+        return training_headline(description)
     portrait = description["portrait"]
     lengths = [row for row in portrait["lengths"] if row["n"] > 1]
     number = f"{sum(row['ngrams'] for row in lengths):,}"

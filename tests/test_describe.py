@@ -13,7 +13,7 @@ from scone_cli.artifacts import (
     staging_folder,
     write_parquet,
 )
-from scone_cli.schemas import LOG, TOKENS, VOCAB, counts_schema, table_schema
+from scone_cli.schemas import TOKENS, VOCAB, counts_schema, table_schema
 from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXT = "the cat sat on the mat \x1b[31m\n" * 20
@@ -93,21 +93,6 @@ def test_inspect_shows_ids_when_the_tokenizer_is_another(scone, workspace):
     (workspace / "tokens").rename("moved")
     described = json.loads(scone("inspect", workspace / "vocab", "--json")[1])
     assert "there is no" in described["token_text"]
-
-
-def test_inspect_shows_a_model(scone, workspace):
-    header = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}).encode()
-    log = [dict.fromkeys(LOG.names, 1) | {"step": step} for step in range(30)]
-    files = {
-        "config.json": b'{"dim": 4}',
-        "main.safetensors": len(header).to_bytes(8, "little") + header + bytes(48),
-        "log.parquet": (LOG, log),
-    }
-    put("model", "m", files, "t")
-    described = json.loads(scone("inspect", workspace / "model", "--json", "--rows", 2)[1])
-    assert described["config"] == {"dim": 4}
-    assert [row["step"] for row in described["last rows of log.parquet"]] == [28, 29]
-    assert [row["parameters"] for row in described["files"] if "parameters" in row] == [12]
 
 
 def test_no_rows_are_no_trouble(scone, workspace):

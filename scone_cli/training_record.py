@@ -1,0 +1,166 @@
+"""A trained model in numbers: how large its parts are, what a token costs, and how its training went.
+
+Everything is in the model's folder: `config.json`, the headers of the weights, `log.parquet`. No weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scone_cli.artifacts import MADE_BY
+from scone_cli.errors import DamagedArtifact
+from scone_cli.metrics import F64, fgram_forward_flops, forward_flops
+from scone_cli.weights import inner_width, parameters_by_part
+
+CURVE_POINTS = 100  # of a curve, however long the training was
+MOST_LOOKS = 40  # at the held-out loss
+LAST_STEPS = 50  # whose mean is the training loss at the end
+
+Row = dict[str, Any]
+Log = Mapping[str, F64]
+
+_COLUMNS = ("step", "tokens", "loss", "learning_rate", "gradient_norm", "held_out_loss", "trie_nodes", "seconds")
+
+
+def read_config(folder: Path) -> Row:
+    """The model's `config.json`; what the first models' lacks, as there was no choice then, is filled in.
+
+    Raises:
+        DamagedArtifact: it is not the configuration of a model.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        kind = "scone" if config["fgram_layers"] else "plain"
+        config = {"kind": kind, "combine": "replace", "hashed_rows": 0, **config}
+        missing = {"vocab_size", "dim", "layers", "heads", "max_n", "tied_head", "context"} - config.keys()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(folder / "config.json", f"{type(error).__name__}: {error}") from error
+    if missing:
+        raise _damaged(folder / "config.json", f"there is no {', '.join(sorted(missing))}")
+    return config
+
+
+def training_record(folder: Path, config: Row) -> Row:
+    """What there is to know of the model in `folder`, as JSON values; see `training_views`.
+
+    Raises:
+        DamagedArtifact: a file is not what it claims to be.
+    """
+    log = _read_log(folder / "log.parquet")
+    return {
+        "parameters": parameters_by_part(folder),
+        "cost": _cost(config, inner_width(folder), log),
+        "training": _training(log),
+        "curve": _curve(log),
+        "held_out": _held_out(log),
+        "left_out": [],
+    }
+
+
+def _damaged(path: Path, why: str) -> DamagedArtifact:
+    return DamagedArtifact(f"{path}: not of a model that scone trained ({why})", f"run: {MADE_BY['model']} --force")
+
+
+def _cost(config: Row, hidden: int, log: Log) -> Row:
+    """Floating-point operations; a backward pass takes twice its forward pass, and recomputation is not counted."""
+    dim, layers = config["dim"], config["layers"]
+    inference = forward_flops(dim, hidden, layers, config["vocab_size"], config["context"])
+    tokens = log["tokens"][-1]
+    nodes = log["trie_nodes"].sum() / tokens
+    # The log does not say how deep the nodes lay. At most at max_n, and that makes no difference beside the matrices.
+    fgram = nodes * fgram_forward_flops(dim, hidden, config["fgram_layers"], config["max_n"])
+    return {
+        "inference_flops_a_token": inference,
+        "training_flops_a_token": round(3 * (inference + fgram)),
+        "fgram_training_flops_a_token": round(3 * fgram),
+        "training_times_plain": round(1 + fgram / inference, 4),
+        "training_flops": round(3 * (inference + fgram) * tokens),
+    }
+
+
+# ---- the log -----------------------------------------------------------------------------------------------------
+
+
+def _read_log(path: Path) -> Log:
+    """The log's columns by name, and the tokens and seconds of each step; all [steps].
+
+    The held-out loss is NaN where nobody looked at it.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    missing = [name for name in _COLUMNS if name not in table.column_names]
+    if missing or not table.num_rows:
+        raise _damaged(path, f"there is no {', '.join(missing) or 'step in it'}")
+    log = {name: table[name].to_numpy().astype(np.float64) for name in _COLUMNS}
+    log["step_tokens"], log["step_seconds"] = (np.diff(log[name], prepend=0.0) for name in ("tokens", "seconds"))
+    if "tokens_per_second" in table.column_names:  # later logs say how long a step took without looks at held-out text
+        log["step_seconds"] = log["step_tokens"] / table["tokens_per_second"].to_numpy()
+    return log
+
+
+def _training(log: Log) -> Row:
+    """How it ended, and what was largest on the way."""
+    tokens = int(log["tokens"][-1])
+    looks = log["held_out_loss"][~np.isnan(log["held_out_loss"])]
+    return {
+        "steps": int(log["step"][-1]),
+        "tokens": tokens,
+        "seconds": round(float(log["seconds"][-1]), 3),
+        "tokens_a_second": _speed(tokens, log["step_seconds"].sum()),
+        "loss_averaged_over_steps": min(LAST_STEPS, log["loss"].size),
+        "training_loss": _rounded(log["loss"][-LAST_STEPS:].mean()),
+        "held_out_loss": _rounded(looks[-1]) if looks.size else None,
+        "lowest_held_out_loss": _rounded(looks.min()) if looks.size else None,
+        "peak_learning_rate": _rounded(log["learning_rate"].max()),
+        "largest_gradient_norm": _rounded(log["gradient_norm"].max()),
+        "trie_nodes_a_token": _rounded(log["trie_nodes"].sum() / tokens),
+    }
+
+
+def _curve(log: Log) -> list[Row]:
+    """The steps in at most `CURVE_POINTS` groups of equal size: the mean of each, but the largest gradient norm."""
+    num_steps = log["step"].size
+    ends = np.linspace(0, num_steps, min(num_steps, CURVE_POINTS) + 1).astype(np.int64)
+    starts, sizes = ends[:-1], np.diff(ends)
+    total = {name: np.add.reduceat(values, starts) for name, values in log.items()}
+    norms = np.maximum.reduceat(log["gradient_norm"], starts)
+    return [
+        {
+            "step": int(log["step"][ends[i + 1] - 1]),
+            "tokens": round(total["tokens"][i] / sizes[i]),
+            "loss": _rounded(total["loss"][i] / sizes[i]),
+            "learning_rate": _rounded(total["learning_rate"][i] / sizes[i]),
+            "gradient_norm": _rounded(norms[i]),
+            "trie_nodes_a_token": _rounded(total["trie_nodes"][i] / total["step_tokens"][i]),
+            "tokens_a_second": _speed(total["step_tokens"][i], total["step_seconds"][i]),
+        }
+        for i in range(sizes.size)
+    ]
+
+
+def _held_out(log: Log) -> list[Row]:
+    """The looks at the held-out loss, the last and at most `MOST_LOOKS` of them, as far apart as they were."""
+    looks = np.flatnonzero(~np.isnan(log["held_out_loss"]))
+    some = looks[::-1][:: -(-looks.size // MOST_LOOKS) or 1][::-1]
+    return [
+        {"step": int(log["step"][i]), "tokens": int(log["tokens"][i]), "loss": _rounded(log["held_out_loss"][i])}
+        for i in some
+    ]
+
+
+def _speed(tokens: float, seconds: float) -> int | None:
+    return round(float(tokens / seconds)) if seconds > 0 else None
+
+
+def _rounded(value: float) -> float:
+    """Six digits: more of a measured loss say nothing."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,166 @@
+"""A trained model as figures: its shape, its parts and their cost, the loss, and what else there was to watch.
+
+`training_record` finds the numbers; here is what a person is told about them, on a page and in a terminal alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Table, value_text
+from scone_cli.quantities import count_text, seconds_text
+
+Row = Mapping[str, Any]
+
+_KINDS = {
+    "plain": "plain: token embeddings only",
+    "hashed": "hashed: trained rows for hashed n-grams",
+    "scone": "scone: f-gram embeddings made by an f-gram model",
+}
+_TOKENS = Axis("tokens of training", ends="last")
+
+
+def training_figures(description: Row) -> list[Figure]:
+    """The figures of a model."""
+    portrait, config = description["portrait"], description["config"]
+    return [_shape(config), _parts(portrait), _loss(portrait), _course(portrait)]
+
+
+def training_headline(description: Row) -> dict[str, str]:
+    """The few numbers that say the most."""
+    training, parts = description["portrait"]["training"], description["portrait"]["parameters"]
+    facts = {"kind": str(description["config"]["kind"])}
+    for where in dict.fromkeys(row["where"] for row in parts):
+        number = sum(row["parameters"] for row in parts if row["where"] == where)
+        facts[f"parameters, {where}"] = count_text(number)
+    facts["tokens of training"] = count_text(training["tokens"])
+    facts["duration"] = seconds_text(training["seconds"])
+    facts["training loss"] = value_text("measure", training["training_loss"])
+    facts["held-out loss"] = value_text("measure", training["held_out_loss"])
+    return facts
+
+
+# ---- what it is --------------------------------------------------------------------------------------------------
+
+
+def _shape(config: Row) -> Figure:
+    rows = [
+        ("kind", _KINDS.get(config["kind"], config["kind"])),
+        ("layers", f"{config['layers']:,}"),
+        ("width", f"{config['dim']:,}"),
+        ("heads", f"{config['heads']:,}"),
+        ("context", f"{config['context']:,} tokens"),
+        ("vocabulary", f"{config['vocab_size']:,} tokens"),
+        ("head", "the token embeddings (tied)" if config["tied_head"] else "its own matrix"),
+        *_extras(config),
+    ]
+    caption = "The main model is what is served. Whatever else was trained with it is not on the accelerator then."
+    return Figure("What it is", caption, [], [Table([Column("", "text"), Column("", "text")], rows)])
+
+
+def _extras(config: Row) -> Iterator[tuple[str, str]]:
+    """What is beside the main model."""
+    combined = {"replace": "replaces the token embedding", "add": "is added to the token embedding"}
+    if config["kind"] == "scone":
+        yield "A_f-gram", f"{config['fgram_layers']:,} layers, for f-grams of up to {config['max_n']:,} tokens"
+    if config["kind"] == "hashed":
+        yield "hashed rows", f"{config['hashed_rows']:,}"
+    if config["kind"] == "scone":
+        yield "a matched f-gram", combined[config["combine"]]
+
+
+def _parts(portrait: Row) -> Figure:
+    cost, parts = portrait["cost"], portrait["parameters"]
+    caption = (
+        "Resident is what the accelerator holds when the model is served; training only, what made the rows of the table; "
+        "offloaded, what lies in memory or on disk. FLOPs are those of the matrices and of attention over the whole "
+        "context, the head included; a backward pass counts twice its forward pass, and A_f-gram as many token-forwards as "
+        "the log says that its trie had nodes. Times plain: of a plain model with the same resident parameters."
+    )
+    wheres = dict.fromkeys(row["where"] for row in parts)
+    totals = [
+        (f"all {where}", where, *(sum(row[key] for row in parts if row["where"] == where) for key in _SIZES))
+        for where in wheres
+        if sum(row["where"] == where for row in parts) > 1
+    ]
+    rows = [(row["part"], row["where"], *(row[key] for key in _SIZES)) for row in parts]
+    columns = [Column("part", "text"), Column("where", "text"), Column("parameters", "count"), Column("bytes", "count")]
+    times = cost["training_times_plain"]
+    work = [("inference", cost["inference_flops_a_token"], 1.0), ("training", cost["training_flops_a_token"], times)]
+    if fgram := cost["fgram_training_flops_a_token"]:
+        work.append(("of which A_f-gram", fgram, times - 1))
+    flops = [Column("work", "text"), Column("FLOPs a token", "count"), Column("times plain", "number")]
+    return Figure("What it takes", caption, [], [Table(columns, [*rows, *totals]), Table(flops, work)])
+
+
+_SIZES = ("parameters", "bytes")
+
+
+# ---- how its training went ---------------------------------------------------------------------------------------
+
+
+def _loss(portrait: Row) -> Figure:
+    curve: Sequence[Row] = portrait["curve"]
+    looks: Sequence[Row] = portrait["held_out"]
+    lines = [_line("training", curve, "loss")]
+    if looks:
+        lines.append(_line("held-out", looks, "loss", dots=True))
+    chart = LineChart("loss", _TOKENS, Axis("nats a token", "measure", ends="round"), lines)
+    steps = portrait["training"]["steps"]
+    caption = (
+        f"The loss on the training text{_grouped(steps, len(curve))}, and on held-out text as often as it was looked at. "
+        "Where the held-out loss rises while the training loss falls, the model learns its text by heart."
+    )
+    return Figure("How the loss fell", caption, [chart], [])
+
+
+def _grouped(steps: int, points: int) -> str:
+    return f", averaged over {round(steps / points):,} steps a point" if steps > points else ""
+
+
+def _course(portrait: Row) -> Figure:
+    training, curve = portrait["training"], portrait["curve"]
+    watched = [
+        ("learning rate", "learning_rate", 1000, Axis("learning rate (thousandths)", "measure")),
+        ("gradient norm", "gradient_norm", 1, Axis("norm before clipping", "measure")),
+        ("speed", "tokens_a_second", 1, Axis("tokens a second")),
+        ("A_f-gram's work", "trie_nodes_a_token", 1, Axis("trie nodes a token", "measure")),
+    ]
+    charts = [
+        LineChart(title, _TOKENS, y, [_line("", curve, key, factor)])
+        for title, key, factor, y in watched
+        if any(row[key] for row in curve)
+    ]
+    caption = (
+        "The gradient's norm is the largest in each group of steps. A norm that jumps again and again asks for a lower "
+        "learning rate or a longer warm-up; a speed that falls, a look at what else the machine does. The duration is that "
+        "of all sessions together, looks at the held-out loss included."
+    )
+    last = training["loss_averaged_over_steps"]
+    rows = [
+        ("steps", f"{training['steps']:,}"),
+        ("tokens", f"{training['tokens']:,}"),
+        ("duration", seconds_text(training["seconds"])),
+        ("tokens a second", value_text("count", training["tokens_a_second"])),
+        (
+            f"training loss, last {last:,} steps" if last > 1 else "training loss, last step",
+            _nats(training["training_loss"]),
+        ),
+        ("held-out loss, last", _nats(training["held_out_loss"])),
+        ("held-out loss, lowest", _nats(training["lowest_held_out_loss"])),
+        ("learning rate, peak", value_text("measure", training["peak_learning_rate"])),
+        ("gradient norm, largest", value_text("measure", training["largest_gradient_norm"])),
+    ]
+    if training["trie_nodes_a_token"]:
+        rows.append(("trie nodes a token", value_text("measure", training["trie_nodes_a_token"])))
+    return Figure("How training went", caption, charts, [Table([Column("", "text"), Column("", "text")], rows)])
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _line(name: str, rows: Sequence[Row], key: str, factor: int = 1, dots: bool = False) -> Line:
+    known = [row for row in rows if row[key] is not None]
+    return Line(name, [row["tokens"] for row in known], [factor * row[key] for row in known], dots)
