@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## from raw text to a table that pays, in ten minutes: plain
 	$(SCONE) count-ngrams demo/corpus
 	$(SCONE) select-vocab
 	$(SCONE) train-fgram
-	$(SCONE) train-fgram --fgram-layers 0 --out demo/work/plain
+	$(SCONE) train-fgram --kind plain --out demo/work/plain
 	$(SCONE) precompute
 	$(SCONE) eval --against demo/work/plain
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -19,6 +20,7 @@ from scone_cli.commands import STAGES
 from scone_cli.describe import describe, describe_text
 from scone_cli.errors import BadData, SconeError
 from scone_cli.exits import storage_failures
+from scone_cli.launch import launched
 from scone_cli.options import Session, describe_sources, setting_options
 from scone_cli.page import check_target, write_page
 from scone_cli.progress import Progress
@@ -49,8 +51,10 @@ def _stage_command(name: str) -> click.Command:
         config_class = stage.config_class()
         config = config_class(**{item.name: values[item.name] for item in dataclasses.fields(config_class)})
         started = time.monotonic()
-        report = _run_stage(ctx, name, config, values, force)
-        _print_report(report, round(time.monotonic() - started, 3), as_json)
+        leads = name != "train-fgram" or launched().rank == 0  # the one stage that several processes may run together
+        report = _run_stage(ctx, name, config, values, force, leads)
+        if leads:
+            _print_report(report, round(time.monotonic() - started, 3), as_json)
 
     params = [
         *_own_parameters(name),
@@ -87,21 +91,21 @@ def _inputs_and_out(name: str, workspace: Path, values: dict[str, Any]) -> tuple
     return workspace, out
 
 
-def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool) -> Report:
-    """Run a stage under the workspace's lock."""
+def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool, leads: bool) -> Report:
+    """Run a stage under the workspace's lock; one that does not lead is silent, and relies on the lock of the one that does."""
     session: Session = ctx.obj
     inputs, out = _inputs_and_out(name, session.workspace, values)
-    if session.verbose:
+    if session.verbose and leads:
         console.say(f"{name}: workspace {session.workspace}, writes {out}")
         for setting, value, source in describe_sources(ctx, config, session.recipe):
             console.say(f"  {setting:18} {value:18} {source}")
     with (
         storage_failures(session.workspace),
-        workspace_lock(session.workspace),
-        listening(session.quiet, session.verbose) as progress,
+        workspace_lock(session.workspace) if leads else contextlib.nullcontext(),
+        listening(session.quiet or not leads, session.verbose) as progress,
     ):
         report: Report = STAGES[name].module().run(config, inputs, out, progress, force)
-    if session.verbose and report.seconds:
+    if session.verbose and leads and report.seconds:
         console.say("processor seconds of all processes together:")
         for what, seconds in report.seconds.items():
             console.say(f"  {seconds:10.1f}  {what}")

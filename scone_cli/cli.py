@@ -16,6 +16,7 @@ from scone_cli import __version__, console
 from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
 from scone_cli.errors import SconeError
 from scone_cli.exits import Stopped, stop_signals
+from scone_cli.launch import launched
 from scone_cli.options import Session, read_recipe
 
 
@@ -101,8 +102,10 @@ def _run(args: Sequence[str] | None) -> int:
     except click.Abort as abort:  # click's reading of an EOFError or KeyboardInterrupt, which here can only be a bug
         raise (abort.__cause__ or abort) from None
     except SconeError as error:
-        console.say_error(error.message, error.hint)
+        if not error.told:
+            console.say_error(error.message, error.hint)
         return error.exit_code
     except Stopped as stop:
-        console.say_error(f"stopped by {stop}; what is finished is kept, and the same command continues from there")
+        if launched().rank == 0:
+            console.say_error(f"stopped by {stop}; what is finished is kept, and the same command continues from there")
         return stop.exit_code

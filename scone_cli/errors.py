@@ -9,11 +9,16 @@ class SconeError(Exception):
     """Base of all errors caused by input, settings or the machine. Exit code 1."""
 
     exit_code = 1
+    told = False  # whether another process of the same run says it to the user
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class LostRank(SconeError):
+    """One of the processes that train together has gone. Exit code 1."""
 
 
 class BadSetting(SconeError):

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,32 @@ class Stopped(BaseException):
         self.exit_code = 128 + signum
 
 
+@dataclass
+class StopNote:
+    """That somebody wants the process to end: the number of the signal, 0 until one arrives."""
+
+    signum: int = 0
+
+
+_notes: list[StopNote] = []
+
+
+@contextlib.contextmanager
+def noting_stops() -> Iterator[StopNote]:
+    """Within it a signal to stop is only noted, so that a step can be finished and saved; at its end `Stopped` is raised.
+
+    It changes nothing where `stop_signals` is not in force: signals are the business of a program, not of a library.
+    """
+    note = StopNote()
+    _notes.append(note)
+    try:
+        yield note
+    finally:
+        _notes.remove(note)
+    if note.signum:
+        raise Stopped(note.signum)
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
     """Raise `Stopped` where the work is when SIGINT or SIGTERM arrives; a second one ends the process at once.
@@ -42,6 +69,9 @@ def stop_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
         if os.getpid() != owner:
             os.kill(os.getpid(), signum)
+        if _notes:
+            _notes[-1].signum = signum
+            return
         raise Stopped(signum)
 
     for signum in mine:

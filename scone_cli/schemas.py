@@ -51,6 +51,7 @@ LOG = pa.schema(
         pa.field("gradient_norm", pa.float64(), nullable=False),
         pa.field("held_out_loss", pa.float64()),
         pa.field("trie_nodes", pa.uint64(), nullable=False),
+        pa.field("tokens_per_second", pa.float64(), nullable=False),  # of the step, without looks at held-out text
         pa.field("seconds", pa.float64(), nullable=False),
     ]
 )

@@ -1,168 +1,260 @@
-"""The training loop: batches of windows, one A_f-gram pass over the whole batch's trie, AdamW, checkpoints, the log.
+"""The training loop: batches of windows, their gradient, clipping, a step of the optimisers, the log, checkpoints.
 
-What it leaves out: which files the data came from and where the result goes; `stages/train_fgram.py` knows that.
-A run is a function of (data, plan): the order of the data comes from the seed and the step, so a run resumed from a
-checkpoint ends with the weights of one that was never interrupted.
+A run is a function of (data, plan): the windows of a step follow from the seed and the windows read before, so a run that
+continues from a checkpoint ends with the weights of one that was never interrupted. What it leaves out: where the data comes
+from and where the result goes (`stages/train_fgram`); how gradients are made (`gradients`) and what several processes
+tell one another (`ranks`).
 """
 
 from __future__ import annotations
 
 import math
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from scone_cli.artifacts import fsync, write_parquet
-from scone_cli.errors import SconeError
+from scone_cli.checkpoints import Checkpoints, Position
+from scone_cli.devices import autocast, micro_batch, peak_memory
+from scone_cli.errors import LostRank, SconeError
+from scone_cli.exits import StopNote, noting_stops
 from scone_cli.gradients import accumulate_gradients, mean_loss
+from scone_cli.launch import Alone, Team
 from scone_cli.model import SconeModel
+from scone_cli.optimizers import Optimizers, Schedule, clip_gradients
 from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
-from scone_cli.schemas import LOG
+from scone_cli.quantities import bytes_text
+from scone_cli.training_log import RECENT, Course, Row, TrainingLog
 from scone_cli.trie import FgramTrie
 
-KEPT_CHECKPOINTS = 2
-
-Log = list[dict[str, Any]]  # rows of `schemas.LOG`
+LOG_NAME = "log.jsonl"
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long and how fast to learn; the fields are those of the stage's config."""
+    """How long and how fast to learn, and what to keep; the fields are those of the stage's config."""
 
     batch: int
     micro_batch: int
     steps: int
+    optimizer: str
+    schedule: str
     warmup: int
     learning_rate: float
     weight_decay: float
+    clip: float
+    precision: str
+    compile: bool
     eval_every: int
     eval_tokens: int
     checkpoint_every: int
+    checkpoint_minutes: float
+    keep_checkpoints: int
     seed: int
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear rise over the warm-up, then a cosine down to a tenth of the peak."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        through = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.55 + 0.45 * math.cos(math.pi * through))
+        """The learning rate of step `step`, counted from 0."""
+        return Schedule(self.schedule, self.learning_rate, self.warmup, self.steps).learning_rate_at(step)
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """What is read: windows to learn from, held-out windows to look at or None, the f-grams or None."""
+
+    train: PackedText
+    held_out: PackedText | None
+    trie: FgramTrie | None
 
 
 def train(
     model: SconeModel,
-    text: PackedText,
-    held_out: PackedText | None,
-    trie: FgramTrie | None,
+    text: TrainingText,
     plan: TrainingPlan,
     scratch: Path,
     progress: Progress,
+    team: Team | None = None,
+    track: Callable[[Row], None] = lambda _: None,
 ) -> pa.Table:
     """Train `model` in place and return the log; continues from the newest checkpoint in `scratch`.
 
+    The log is also written to `scratch/log.jsonl` as it grows, and each of its rows is given to `track`.
+
     Raises:
         BadData: the text, or a sub-corpus in it, is shorter than one window.
-        SconeError: the loss or its gradient is no longer a number.
+        LostRank: another process of the team has gone.
+        SconeError: the loss or its gradient is no longer a number, or the loss has exploded.
+        Stopped: a signal came; there is a checkpoint of the step that it found.
     """
-    order = text.order(plan.seed)
-    optimizer = adamw(model, plan)
-    log, step = resume(model, optimizer, scratch)
-    started, tokens_a_step = time.monotonic() - (log[-1]["seconds"] if log else 0.0), plan.batch * text.context
-    sizes = [sum(weight.numel() for weight in part.parameters()) for part in (model.main, model.fgram) if part]
-    parameters = " + ".join(f"{size / 1e6:.1f}M" for size in sizes)  # the first step takes a while: say what is coming
-    progress("training", step * tokens_a_step, plan.steps * tokens_a_step, "tokens", f"{parameters} parameters")
-    while step < plan.steps:
-        windows = order.at(step * plan.batch, plan.batch)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate_at(step)
-        loss, num_nodes = accumulate_gradients(model, *text.windows(windows), trie, plan.micro_batch or plan.batch)
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+    run = _Run(model, text, plan, scratch, team or Alone())
+    if plan.compile:
+        model.main.compile()
+    progress("log", 0, 0, detail=f"{scratch / LOG_NAME}, a line a step, to follow with tail -f")
+    run.tell(progress, run.sizes())  # the first step takes a while: say what is coming
+    try:
+        with noting_stops() as stop:
+            while run.at.step < plan.steps:
+                row, asked = run.step(stop)
+                track(row)
+                run.tell(progress, run.state())
+                if asked:
+                    stop.signum = stop.signum or signal.SIGTERM  # where it came to another rank
+                    break
+                run.check_course()
+                if run.is_due():
+                    run.save()
+            if stop.signum:
+                run.save()
+    except LostRank as error:
+        raise LostRank(f"{error.message}; the last checkpoint is {run.last_good(run.at.step)}", _AGAIN) from error
+    finally:
+        run.log.close()
+    return run.log.table()
+
+
+_AGAIN = "give the same command again: it continues from there"
+_OTHERWISE = "lower --learning-rate, or raise --warmup; with other settings it starts from the beginning"
+
+
+class _Run:
+    """What a run holds: how far it is, the optimisers, the log, the checkpoints."""
+
+    def __init__(self, model: SconeModel, text: TrainingText, plan: TrainingPlan, scratch: Path, team: Team) -> None:
+        self.model, self.text, self.plan, self.team = model, text, plan, team
+        self.device = model.main.token_embedding.weight.device
+        self.order = text.train.order(plan.seed)
+        self.optimizers = Optimizers(model, plan.optimizer, plan.weight_decay)
+        self.checkpoints = Checkpoints(scratch, plan.keep_checkpoints)
+        self.at = Position()
+        if name := team.first("checkpoint", self.checkpoints.newest):
+            self.at, tensors = self.checkpoints.load(name)
+            model.load_state_dict(tensors["model"])
+            self.optimizers.load_state(tensors["optimizer"])
+        self.log = TrainingLog(scratch / LOG_NAME, self.at.step, writes=team.launch.rank == 0)
+        self.course = Course()
+        for row in self.log.rows:
+            self.course.add(row["step"], row["loss"])
+        looks = (row["held_out_loss"] for row in reversed(self.log.rows))
+        self.last_look = next((loss for loss in looks if loss is not None), None)
+        self.saved = time.monotonic()
+        self.started = self.saved - (self.log.rows[-1]["seconds"] if self.log.rows else 0.0)
+
+    def step(self, stop: StopNote) -> tuple[Row, bool]:
+        """Take one step; returns its row of the log, and whether a signal to stop has come to any rank.
+
+        Raises:
+            SconeError: the loss or its gradient is no number.
+        """
+        plan, launch, started = self.plan, self.team.launch, time.perf_counter()
+        part = plan.batch // launch.size  # the windows of a step are the same, however many ranks share them
+        numbers = self.order.at(self.at.windows + launch.rank * part, part)
+        micro = plan.micro_batch or micro_batch(self.device, part, self.text.train.context)
+        with autocast(self.device, plan.precision):
+            found, nodes = accumulate_gradients(
+                self.model, *self.text.train.windows(numbers, self.model.history), self.text.trie, micro
+            )
+        sums = self.team.combine(*self._gradients, [found / launch.size, nodes, stop.signum])
+        loss, norm = sums[0], clip_gradients(self.model.parameters(), plan.clip)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SconeError(
-                f"the loss became {loss} at step {step + 1} (norm of the gradient: {norm})", "lower --learning-rate"
+                f"the loss became {loss} at step {self.at.step + 1} (norm of the gradient: {norm}); the last good "
+                f"checkpoint is {self.last_good(self.at.step)}",
+                _OTHERWISE,
             )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        look = held_out is not None and (step % plan.eval_every == 0 or step == plan.steps)
-        log.append(
-            {
-                "step": step,
-                "tokens": step * tokens_a_step,
-                "loss": loss,
-                "learning_rate": plan.learning_rate_at(step - 1),
-                "gradient_norm": norm,
-                "held_out_loss": mean_loss(model, held_out, trie, plan.eval_tokens) if look and held_out else None,
-                "trie_nodes": num_nodes,
-                "seconds": time.monotonic() - started,
-            }
+        rate = plan.learning_rate_at(self.at.step)
+        self.optimizers.step(rate)
+        seconds = time.perf_counter() - started
+        self.at = Position(self.at.step + 1, self.at.windows + plan.batch)
+        self.course.add(self.at.step, loss)
+        row = {
+            "step": self.at.step,
+            "tokens": self._tokens(self.at.windows),
+            "loss": loss,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "held_out_loss": self._held_out_loss(),
+            "trie_nodes": int(sums[1]),
+            "tokens_per_second": self._tokens(plan.batch) / seconds,
+            "seconds": time.monotonic() - self.started,
+        }
+        self.log.add(row)
+        return row, bool(sums[2])
+
+    @cached_property
+    def _gradients(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters whose gradients are dense, and those whose gradients are sparse."""
+        sparse = list(self.model.hashed.parameters()) if self.model.hashed else []
+        return [p for p in self.model.parameters() if all(p is not other for other in sparse)], sparse
+
+    def _held_out_loss(self) -> float | None:
+        """On rank 0, where it is time to look; the others wait for it with the next gradient."""
+        plan, held_out = self.plan, self.text.held_out
+        is_time = self.at.step % plan.eval_every == 0 or self.at.step == plan.steps
+        if held_out is None or not is_time or self.team.launch.rank:
+            return None
+        with autocast(self.device, plan.precision):
+            self.last_look = mean_loss(self.model, held_out, self.text.trie, plan.eval_tokens)
+        return self.last_look
+
+    def check_course(self) -> None:
+        """Stop a run that goes nowhere.
+
+        Raises:
+            SconeError: the loss has exploded.
+        """
+        course = self.course
+        if course.has_exploded:
+            raise SconeError(
+                f"the loss has exploded: {course.mean:.3f} (mean of the last {RECENT} steps) at step {self.at.step}, after "
+                f"{course.lowest:.3f} at step {course.lowest_step}; the last good checkpoint is "
+                f"{self.last_good(course.lowest_step)}",
+                _OTHERWISE,
+            )
+
+    # ---- what is kept -----------------------------------------------------------------------------------------
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint: by steps or by minutes, and not when the run is over."""
+        plan, step = self.plan, self.at.step
+        by_minutes = time.monotonic() - self.saved >= 60 * plan.checkpoint_minutes
+        return step < plan.steps and (step % plan.checkpoint_every == 0 or by_minutes)
+
+    def save(self) -> None:
+        """Write a checkpoint, on rank 0."""
+        looks = (row["held_out_loss"] for row in reversed(self.log.rows))
+        self.last_look = next((loss for loss in looks if loss is not None), None)
+        self.saved = time.monotonic()
+        if self.team.launch.rank == 0:
+            self.log.sync()
+            self.checkpoints.save(self.at, {"model": self.model.state_dict(), "optimizer": self.optimizers.state()})
+
+    def last_good(self, step: int) -> str:
+        """The newest checkpoint of a step up to `step`, in words."""
+        return self.checkpoints.last_before(step)
+
+    # ---- what is told -----------------------------------------------------------------------------------------
+
+    def tell(self, progress: Progress, detail: str) -> None:
+        """How far it is."""
+        progress(
+            "training", self._tokens(self.at.windows), self._tokens(self.plan.steps * self.plan.batch), "tokens", detail
         )
-        progress("training", step * tokens_a_step, plan.steps * tokens_a_step, "tokens", describe(log))
-        if step % plan.checkpoint_every == 0 and step < plan.steps:
-            save_checkpoint(model, optimizer, log, scratch)
-    return pa.Table.from_pylist(log, LOG)
 
+    def sizes(self) -> str:
+        """The parameters of each part of the model."""
+        parts = [self.model.main, *self.model.parts_aside().values()]
+        sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
+        return f"{' + '.join(f'{size / 1e6:.1f}M' for size in sizes)} parameters"
 
-def adamw(model: SconeModel, plan: TrainingPlan) -> torch.optim.AdamW:
-    """AdamW without decay on embeddings and norms: a row that is never hit must not shrink."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.dim() == 2 and "embedding" not in name and "positions" not in name
-        (decayed if matrix else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    def state(self) -> str:
+        """How the training goes: recent loss, the last held-out loss, memory."""
+        held_out = "" if self.last_look is None else f", held-out {self.last_look:.3f}"
+        return f"loss {self.course.mean:.3f}{held_out}, {bytes_text(peak_memory(self.device))}"
 
-
-def describe(log: Log) -> str:
-    """One line on how the training goes: recent loss, the last held-out loss."""
-    recent = [row["loss"] for row in log[-20:]]
-    held_out = [row["held_out_loss"] for row in log[-1000:] if row["held_out_loss"] is not None]
-    return f"loss {sum(recent) / len(recent):.3f}" + (f", held-out {held_out[-1]:.3f}" if held_out else "")
-
-
-# ---- checkpoints -------------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(model: SconeModel, optimizer: torch.optim.Optimizer, log: Log, scratch: Path) -> None:
-    """Write weights, optimiser state and log, each whole or not at all; the weights last, as they make it count."""
-    step = int(log[-1]["step"])
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    write_parquet(scratch / f"step-{step:08d}.parquet", LOG, pa.Table.from_pylist(log, LOG))
-    path = scratch / f"step-{step:08d}.safetensors"
-    beside = path.with_suffix(".tmp")
-    save_file(tensors, beside)
-    fsync(beside)
-    beside.replace(path)
-    for old in sorted(scratch.glob("step-*.safetensors"))[:-KEPT_CHECKPOINTS]:
-        old.unlink()
-        old.with_suffix(".parquet").unlink(missing_ok=True)
-
-
-def resume(model: SconeModel, optimizer: torch.optim.Optimizer, scratch: Path) -> tuple[Log, int]:
-    """Load the newest whole checkpoint in `scratch`; returns its log and its step (an empty log and 0 without one)."""
-    for path in sorted(scratch.glob("step-*.safetensors"), reverse=True):
-        try:
-            tensors = load_file(path)
-            log: Log = pq.read_table(path.with_suffix(".parquet"), schema=LOG).to_pylist()
-        except (SafetensorError, pa.ArrowException, OSError):
-            continue  # damaged on the disk since: this is what the one before is kept for
-        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, what = name.split(".")
-                state.setdefault(int(number), {})[what] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return log, int(log[-1]["step"])
-    return [], 0
+    def _tokens(self, windows: int) -> int:
+        return windows * self.text.train.context

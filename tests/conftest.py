@@ -47,7 +47,7 @@ def small(tmp_path_factory, forks):
         ("count-ngrams", folder / "corpus", *COUNT),
         ("select-vocab", *SELECT),
         ("train-fgram", *TRAIN),
-        ("train-fgram", *TRAIN, "--fgram-layers", "0", "--out", workspace / "plain"),
+        ("train-fgram", *TRAIN, "--kind", "plain", "--out", workspace / "plain"),
         ("precompute",),
         ("eval",),
     ):

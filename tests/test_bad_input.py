@@ -256,7 +256,7 @@ def test_a_table_of_another_model(forks, refused, work):
 
 
 def test_a_plain_model_has_no_table(forks, refused, work):
-    assert forks.run("--workspace", work, "train-fgram", *TRAIN, "--fgram-layers", "0").code == 0
+    assert forks.run("--workspace", work, "train-fgram", *TRAIN, "--kind", "plain").code == 0
     refused(2, "a plain model", "precompute")
 
 

@@ -133,9 +133,9 @@ def test_stages_chain_through_the_workspace(scone, calls):
 
 def test_a_stage_is_given_its_own_arguments(scone, calls, monkeypatch):
     monkeypatch.setenv("SCONE_WORKSPACE", "elsewhere")
-    scone("train-fgram", "--out", "plain", "--fgram-layers", 0, "--no-tied-head", "--learning-rate", "1e-4", "--force")
+    scone("train-fgram", "--out", "plain", "--kind", "plain", "--no-tied-head", "--learning-rate", "1e-4", "--force")
     config, inputs, out, force = calls.pop()
-    assert config == train_fgram.TrainFgram(fgram_layers=0, tied_head=False, learning_rate=1e-4)
+    assert config == train_fgram.TrainFgram(kind="plain", tied_head=False, learning_rate=1e-4)
     assert (inputs, out, force) == (Path("elsewhere"), Path("plain"), True)
     scone("--workspace", "w", "eval", "books", "wiki.jsonl", "--against", "m1", "--against", "m2", "--seed", 7)
     config, inputs, out, force = calls.pop()

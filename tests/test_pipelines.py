@@ -313,7 +313,7 @@ def test_demo_calls_every_stage_each_time_and_shows_the_commands(tmp_path):
     options = "--workspace demo/work --config pipelines/demo.toml"
     expected = ["pipelines/demo-corpus.py demo/corpus", f"{options} count-ngrams demo/corpus"]
     expected += [f"{options} select-vocab", f"{options} train-fgram"]
-    expected += [f"{options} train-fgram --fgram-layers 0 --out demo/work/plain", f"{options} precompute"]
+    expected += [f"{options} train-fgram --kind plain --out demo/work/plain", f"{options} precompute"]
     expected += [f"{options} eval --against demo/work/plain"]
     for _ in range(2):
         command = ["make", "--no-print-directory", "-C", str(ROOT), f"VENV={venv}", "demo"]

@@ -1,20 +1,26 @@
-"""Training: packing, batches, gradients against plain autograd, exact resumption, and that it learns."""
+"""Training: the loop, exact resumption from every kind of stop, what the log says, and that it learns."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import signal
 
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
 import torch
 from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
 
+from scone_cli import training
 from scone_cli.errors import BadData, SconeError
+from scone_cli.exits import Stopped, stop_signals
 from scone_cli.gradients import mean_loss
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.packing import PackedText
 from scone_cli.progress import silent
-from scone_cli.training import TrainingPlan, adamw, describe, train
+from scone_cli.schemas import LOG
+from scone_cli.training import TrainingPlan, TrainingText, train
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 DOCUMENTS = random_documents(0, 6, [150, 80, 0, 90])  # tokens 0..5: token 6 is never seen
@@ -22,119 +28,146 @@ FGRAMS = slow_ranking(DOCUMENTS, MAX_N, 100, 2)
 TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
 STREAM = stream_of(DOCUMENTS)
 TEXT = PackedText.pack(STREAM.tokens, STREAM.starts, END, TRIE.index(), CONTEXT)
+UNSEEN = TrainingText(TEXT, None, TRIE)  # nothing held out
+SEEN = TrainingText(TEXT, TEXT, TRIE)
 PLAN = TrainingPlan(
     batch=4,
     micro_batch=0,
     steps=12,
+    optimizer="adamw",
+    schedule="cosine",
     warmup=4,
     learning_rate=1e-2,
     weight_decay=0.1,
+    clip=1.0,
+    precision="auto",
+    compile=False,
     eval_every=6,
     eval_tokens=100,
     checkpoint_every=5,
+    checkpoint_minutes=10.0,
+    keep_checkpoints=2,
     seed=3,
 )
+KINDS = {
+    "scone": {"fgram_layers": 1},
+    "plain": {"kind": "plain"},
+    "hashed": {"kind": "hashed", "hashed_rows": 60, "end_of_document": END},
+}
+TIMED = {"seconds", "tokens_per_second"}
 
 
 def plan_of(**changes: object) -> TrainingPlan:
     return TrainingPlan(**PLAN.__dict__ | changes)
 
 
-# ---- the plan ----------------------------------------------------------------------------------------------------
+def model_of(kind: str, seed: int = 0) -> SconeModel:
+    return tiny_model(NUM_TOKENS, MAX_N, seed, tied_head=False, **KINDS[kind])
 
 
-def test_the_schedule():
-    """A linear rise over the warm-up, the peak, then half of a cosine down to a tenth."""
-    plan = plan_of(warmup=4, steps=14, learning_rate=0.4)
-    assert [plan.learning_rate_at(step) for step in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
-    assert plan.learning_rate_at(9) == pytest.approx(0.22)  # half way: the mean of peak and tenth
-    assert plan.learning_rate_at(14) == pytest.approx(0.04)
-    assert plan_of(warmup=0, learning_rate=0.4).learning_rate_at(0) == pytest.approx(0.4)
+def text_of(kind: str) -> TrainingText:
+    return SEEN if kind == "scone" else TrainingText(TEXT, TEXT, None)
 
 
-def test_embeddings_positions_and_norms_do_not_decay():
-    model = tiny_model(NUM_TOKENS, MAX_N, tied_head=False)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, spared = [{names[id(p)] for p in group["params"]} for group in adamw(model, PLAN).param_groups]
-    assert [group["weight_decay"] for group in adamw(model, PLAN).param_groups] == [0.1, 0]
-    assert decayed | spared == set(names.values())
-    assert {name.split(".")[-2] for name in decayed} == {"qkv", "out", "gate_up", "down", "head"}
-    assert {"main.token_embedding.weight", "fgram.positions.weight", "main.embedding_norm.gain"} <= spared
+def same_weights(one: SconeModel, other: SconeModel) -> bool:
+    state = other.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
-def test_the_embedding_of_a_token_that_is_never_seen_stays(tmp_path):
-    model = tiny_model(NUM_TOKENS, MAX_N, tied_head=False)
-    before = model.main.token_embedding.weight.detach().clone()
-    train(model, TEXT, None, TRIE, PLAN, tmp_path, silent)
-    after = model.main.token_embedding.weight.detach()
-    assert torch.equal(after[6], before[6])
-    assert not torch.equal(after[5], before[5])
+def timeless(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+def done_by(progress: list[tuple]) -> list[float]:
+    """The steps that were reported."""
+    return [done / (PLAN.batch * CONTEXT) for what, done, *_ in progress if what == "training"]
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------
 
 
-class Stopped(Exception):
-    pass
+def test_the_embedding_of_a_token_that_is_never_seen_stays(tmp_path):
+    model = tiny_model(NUM_TOKENS, MAX_N, tied_head=False)
+    before = model.main.token_embedding.weight.detach().clone()
+    train(model, UNSEEN, PLAN, tmp_path, silent)
+    after = model.main.token_embedding.weight.detach()
+    assert torch.equal(after[6], before[6])
+    assert not torch.equal(after[5], before[5])
 
 
-def stop_at(step: int):
-    def progress(what, done, *_):
-        if what == "training" and done == step * PLAN.batch * CONTEXT:
-            raise Stopped
-
-    return progress
-
-
-@pytest.mark.parametrize("fgram_layers", [1, 0])
-def test_a_resumed_run_ends_like_one_that_was_never_interrupted(tmp_path, fgram_layers):
-    trie = TRIE if fgram_layers else None
-    whole = tiny_model(NUM_TOKENS, MAX_N, fgram_layers=fgram_layers)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_ends_like_one_that_was_never_interrupted(tmp_path, kind, optimizer):
+    plan = plan_of(optimizer=optimizer)
+    whole = model_of(kind)
     (tmp_path / "whole").mkdir()
-    expected = train(whole, TEXT, TEXT, trie, PLAN, tmp_path / "whole", silent)
-    with pytest.raises(Stopped):
-        train(
-            tiny_model(NUM_TOKENS, MAX_N, fgram_layers=fgram_layers), TEXT, TEXT, trie, PLAN, tmp_path, stop_at(step=7)
-        )
-    (tmp_path / "step-00000010.tmp").write_bytes(b"half a checkpoint")
-    (tmp_path / "step-00000010.parquet").write_bytes(b"its log, without its weights")
+    expected = train(whole, text_of(kind), plan, tmp_path / "whole", silent)
 
-    resumed = tiny_model(NUM_TOKENS, MAX_N, fgram_layers=fgram_layers, seed=99)  # the checkpoint decides, not this
-    steps = []
-    log = train(resumed, TEXT, TEXT, trie, PLAN, tmp_path, lambda _, done, *rest: steps.append(done))  # noqa: ARG005
-    assert steps == [step * PLAN.batch * CONTEXT for step in range(5, 13)]  # the first report: where it continues
-    state = whole.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.state_dict().items())
-    timeless = [column for column in expected.column_names if column != "seconds"]
-    assert log.select(timeless).to_pylist() == expected.select(timeless).to_pylist()
+    def stop_at_7(row: dict) -> None:
+        if row["step"] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model_of(kind), text_of(kind), plan, tmp_path, silent, track=stop_at_7)
+    (tmp_path / "step-00000010.tmp").write_bytes(b"half a checkpoint")
+    with (tmp_path / "log.jsonl").open("ab") as log:
+        log.write(b'{"step": 8, "tok')
+
+    resumed, progress = model_of(kind, seed=99), []  # the checkpoint decides, not this
+    log = train(resumed, text_of(kind), plan, tmp_path, lambda *args, **_: progress.append(args))
+    assert done_by(progress) == list(range(5, 13))  # the first report: where it continues
+    assert same_weights(resumed, whole)
+    assert timeless(log.to_pylist()) == timeless(expected.to_pylist())
     assert log["seconds"].to_pylist() == sorted(log["seconds"].to_pylist())
 
 
 def test_the_log_and_the_checkpoints_of_a_run(tmp_path):
-    model = tiny_model(NUM_TOKENS, MAX_N)
-    log = train(model, TEXT, TEXT, TRIE, plan_of(checkpoint_every=3), tmp_path, silent).to_pylist()
+    model, tracked, told = tiny_model(NUM_TOKENS, MAX_N), [], []
+    plan = plan_of(checkpoint_every=3)
+    table = train(model, SEEN, plan, tmp_path, lambda *args, **more: told.append((*args, more)), track=tracked.append)
+    assert table.schema == LOG
+    log = table.to_pylist()
     assert [row["step"] for row in log] == list(range(1, 13))
     assert [row["tokens"] for row in log] == [step * 4 * CONTEXT for step in range(1, 13)]
     assert [row["step"] for row in log if row["held_out_loss"] is not None] == [6, 12]
     assert [row["learning_rate"] for row in log] == [PLAN.learning_rate_at(step) for step in range(12)]
     assert log[-1]["held_out_loss"] == mean_loss(model, TEXT, TRIE, PLAN.eval_tokens)
     assert all(row["trie_nodes"] > 0 for row in log)
-    kept = ["step-00000006.parquet", "step-00000006.safetensors", "step-00000009.parquet", "step-00000009.safetensors"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == kept
-    assert pq.read_table(tmp_path / "step-00000009.parquet").num_rows == 9
+    assert all(0 < row["tokens_per_second"] < math.inf for row in log)
+    assert tracked == log == [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "log.jsonl",
+        "step-00000006.safetensors",
+        "step-00000009.safetensors",
+    ]
+    assert told[0] == ("log", 0, 0, {"detail": f"{tmp_path / 'log.jsonl'}, a line a step, to follow with tail -f"})
+    assert told[1][-2] == f"{sum(p.numel() for p in model.main.parameters()) / 1e6:.1f}M + 0.0M parameters"
+    assert told[-1][-2].startswith(
+        f"loss {np.mean([row['loss'] for row in log]):.3f}, held-out {log[-1]['held_out_loss']:.3f}, "
+    )
+    assert told[-1][-2].endswith("iB")
 
 
-@pytest.mark.parametrize("damaged", ["step-00000009.safetensors", "step-00000009.parquet"])
-def test_a_damaged_checkpoint_costs_one_checkpoint(tmp_path, damaged):
-    plan = plan_of(checkpoint_every=3)
-    whole, resumed = tiny_model(NUM_TOKENS, MAX_N), tiny_model(NUM_TOKENS, MAX_N, seed=99)
-    train(whole, TEXT, TEXT, TRIE, plan, tmp_path, silent)
-    (tmp_path / damaged).write_bytes(b"")
+def test_checkpoints_by_minutes(tmp_path):
     steps = []
-    train(resumed, TEXT, TEXT, TRIE, plan, tmp_path, lambda _, done, *rest: steps.append(done))  # noqa: ARG005
-    assert steps == [step * PLAN.batch * CONTEXT for step in range(6, 13)]
-    state = whole.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.state_dict().items())
+    real = training.Checkpoints.save
+    plan = plan_of(checkpoint_every=1000, checkpoint_minutes=1e-9, keep_checkpoints=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Checkpoints, "save", lambda self, at, parts: (steps.append(at), real(self, at, parts)))
+        train(tiny_model(NUM_TOKENS, MAX_N), UNSEEN, plan, tmp_path, silent)
+    assert [(at.step, at.windows) for at in steps] == [(step, 4 * step) for step in range(1, 12)]
+    assert len(list(tmp_path.glob("step-*"))) == 3
+
+
+def test_a_damaged_checkpoint_costs_one_checkpoint(tmp_path):
+    plan = plan_of(checkpoint_every=3)
+    whole, resumed, progress = tiny_model(NUM_TOKENS, MAX_N), tiny_model(NUM_TOKENS, MAX_N, seed=99), []
+    train(whole, SEEN, plan, tmp_path, silent)
+    newest = tmp_path / "step-00000009.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    train(resumed, SEEN, plan, tmp_path, lambda *args, **_: progress.append(args))
+    assert done_by(progress) == list(range(6, 13))
+    assert same_weights(resumed, whole)
 
 
 def test_micro_batches_learn_the_same(tmp_path):
@@ -142,25 +175,86 @@ def test_micro_batches_learn_the_same(tmp_path):
     for micro_batch in (0, 1):
         (scratch := tmp_path / str(micro_batch)).mkdir()
         plan = plan_of(micro_batch=micro_batch)
-        log = train(tiny_model(NUM_TOKENS, MAX_N).double(), TEXT, None, TRIE, plan, scratch, silent)
+        log = train(tiny_model(NUM_TOKENS, MAX_N).double(), UNSEEN, plan, scratch, silent)
         losses.append(log["loss"].to_pylist())
     assert losses[0] == pytest.approx(losses[1], abs=1e-9)
     assert losses[0][0] != losses[0][-1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_learns_nearly_the_same_with_weights_of_float32(tmp_path, kind):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        (scratch := tmp_path / precision).mkdir()
+        model = model_of(kind)
+        log = train(model, text_of(kind), plan_of(precision=precision), scratch, silent)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        losses.append([*log["loss"].to_pylist(), log["held_out_loss"].to_pylist()[-1]])
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert losses[0] != losses[1]
+
+
+# ---- stops -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("sent", "last"), [(6, 7), (12, 12)])  # it is noted in the next step, if there is one
+def test_a_signal_lets_the_step_be_finished_and_saved(tmp_path, signum, code, sent, last):
+    whole = tiny_model(NUM_TOKENS, MAX_N)
+    (tmp_path / "whole").mkdir()
+    expected = train(whole, SEEN, PLAN, tmp_path / "whole", silent)
+
+    def send(row: dict) -> None:
+        if row["step"] == sent:
+            os.kill(os.getpid(), signum)
+
+    with stop_signals(), pytest.raises(Stopped) as stopped:
+        train(tiny_model(NUM_TOKENS, MAX_N), SEEN, PLAN, tmp_path, silent, track=send)
+    assert stopped.value.exit_code == code
+    assert (tmp_path / f"step-{last:08d}.safetensors").exists()
+    resumed = tiny_model(NUM_TOKENS, MAX_N, seed=99)
+    log = train(resumed, SEEN, PLAN, tmp_path, silent)
+    assert same_weights(resumed, whole)
+    assert timeless(log.to_pylist()) == timeless(expected.to_pylist())
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     model = tiny_model(NUM_TOKENS, MAX_N)
-    with torch.no_grad():
-        model.fgram.positions.weight[0, 0] = torch.nan
-    with pytest.raises(SconeError, match="the loss became nan at step 1") as caught:
-        train(model, TEXT, None, TRIE, PLAN, tmp_path, silent)
+
+    def spoil(row: dict) -> None:
+        if row["step"] == 6:
+            with torch.no_grad():
+                model.fgram.positions.weight[0, 0] = torch.nan
+
+    with pytest.raises(SconeError, match="the loss became nan at step 7") as caught:
+        train(model, UNSEEN, PLAN, tmp_path, silent, track=spoil)
+    assert caught.value.message.endswith(
+        f"the last good checkpoint is {tmp_path / 'step-00000005.safetensors'} (step 5)"
+    )
     assert "lower --learning-rate" in caught.value.hint
+
+
+def test_a_loss_that_explodes_stops_the_run(tmp_path):
+    """At a step its weights are thrown away: the checkpoint that is named is from before that."""
+    model = tiny_model(NUM_TOKENS, MAX_N)
+
+    def spoil(row: dict) -> None:
+        if row["step"] == 60:
+            with torch.no_grad():
+                model.main.head_weight.mul_(40)
+
+    plan = plan_of(steps=200, learning_rate=3e-3, warmup=10, checkpoint_every=10, keep_checkpoints=5)
+    with pytest.raises(SconeError, match="the loss has exploded: ") as caught:
+        train(model, UNSEEN, plan, tmp_path, silent, track=spoil)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert 60 < rows[-1]["step"] < 80
+    assert f"{tmp_path / 'step-00000060.safetensors'} (step 60)" in caught.value.message
 
 
 def test_a_text_shorter_than_a_window(tmp_path):
     text = PackedText(TEXT.tokens[:CONTEXT], TEXT.ids[:CONTEXT], CONTEXT)
     with pytest.raises(BadData, match="has 8 tokens, less than one context of 8"):
-        train(tiny_model(NUM_TOKENS, MAX_N), text, None, TRIE, PLAN, tmp_path, silent)
+        train(tiny_model(NUM_TOKENS, MAX_N), TrainingText(text, None, TRIE), PLAN, tmp_path, silent)
 
 
 def test_it_learns(tmp_path):
@@ -172,13 +266,8 @@ def test_it_learns(tmp_path):
     torch.manual_seed(0)
     model = SconeModel(ModelConfig(vocab_size=NUM_TOKENS, max_n=3, **shape))
     before = {name: parameter.detach().clone() for name, parameter in model.fgram.named_parameters()}
-    log = train(model, text, None, trie, plan_of(steps=60, warmup=5), tmp_path, silent)["loss"].to_pylist()
+    plan = plan_of(steps=60, warmup=5)
+    log = train(model, TrainingText(text, None, trie), plan, tmp_path, silent)["loss"].to_pylist()
     assert log[0] == pytest.approx(math.log(NUM_TOKENS), abs=0.2)
     assert log[-1] < 0.25
     assert all(not torch.equal(parameter, before[name]) for name, parameter in model.fgram.named_parameters())
-
-
-def test_one_line_says_how_it_goes():
-    log = [{"loss": 9.0, "held_out_loss": 8.0}, *[{"loss": 2.0, "held_out_loss": None}] * 20]
-    assert describe(log) == "loss 2.000, held-out 8.000"
-    assert describe(log[1:]) == "loss 2.000"

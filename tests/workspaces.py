@@ -95,7 +95,7 @@ def commands(corpus: Path, workspace: Path) -> list[tuple[object, ...]]:
         ("count-ngrams", corpus),
         ("select-vocab",),
         ("train-fgram",),
-        ("train-fgram", "--fgram-layers", "0", "--out", workspace / "plain"),
+        ("train-fgram", "--kind", "plain", "--out", workspace / "plain"),
         ("precompute",),
         ("eval", "--against", workspace / "plain"),
     ]
@@ -132,14 +132,16 @@ def contents(folder: Path) -> dict[str, str]:
 def timeless(folder: Path) -> dict[str, Any]:
     """What equal runs have in common: every byte, but for the seconds that logs and evaluations hold."""
     found: dict[str, Any] = contents(folder)
-    timed = [name for name in ("log.parquet", "results.parquet", "results.json") if name in found]
+    timed = [name for name in ("log.parquet", "log.jsonl", "results.parquet", "results.json") if name in found]
     for name in timed:
         path = folder / name
-        found[name] = (
-            _without_times(json.loads(path.read_text()))
-            if name.endswith(".json")
-            else pq.read_table(path).drop_columns("seconds").to_pylist()
-        )
+        if name.endswith(".parquet"):
+            content = pq.read_table(path).to_pylist()
+        else:
+            content = json.loads(
+                f"[{','.join(path.read_text().splitlines())}]" if name.endswith("l") else path.read_text()
+            )
+        found[name] = _without_times(content)
     if (folder / "manifest.json").exists():
         manifest = json.loads((folder / "manifest.json").read_text())
         for name in timed:
@@ -150,6 +152,7 @@ def timeless(folder: Path) -> dict[str, Any]:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: each for key, each in value.items() if key != "seconds" and not key.startswith("lookup")}
+        times = ("seconds", "tokens_per_second")
+        kept = {key: each for key, each in value.items() if key not in times and not key.startswith("lookup")}
         return {key: _without_times(each) for key, each in kept.items()}
     return [_without_times(each) for each in value] if isinstance(value, list) else value

@@ -48,15 +48,13 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
 
     Raises:
         MismatchedArtifacts: model, vocabulary and tokenizer do not belong together.
-        BadSetting: the model is a plain one, which has no rows.
+        BadSetting: the model has no f-gram model, and so no rows.
     """
     tokens = open_artifact(inputs / "tokens", "tokens", hashes=False)
     vocab = open_artifact(inputs / "vocab", "vocab")
     model = open_artifact(inputs / "model", "model")
-    if model.summary["kind"] == "plain":
-        raise BadSetting(
-            f"{inputs / 'model'}: a plain model (--fgram-layers 0), it has no table", "run: scone train-fgram"
-        )
+    if model.summary["kind"] != "scone":
+        raise BadSetting(f"{inputs / 'model'}: a {model.summary['kind']} model, it has no table", "run: scone train-fgram")
     for name, manifest in (("vocab", vocab), ("model", model)):
         if manifest.tokenizer != tokens.tokenizer:
             raise MismatchedArtifacts(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,46 +15,108 @@ from scone_cli.artifacts import (
     fingerprint,
     open_artifact,
     publish,
+    read_manifest,
     staging_folder,
     up_to_date,
+    write_atomically,
     write_parquet,
 )
 from scone_cli.errors import BadSetting, MismatchedArtifacts
+from scone_cli.launch import Alone, Launch, Team, launched
 from scone_cli.mixing import parse_mixture
 from scone_cli.progress import Progress
-from scone_cli.schemas import LOG
+from scone_cli.schemas import HELD_OUT, LOG
 from scone_cli.stages import Report, result_settings, setting
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from scone_cli.model import SconeModel
+    from scone_cli.training import TrainingText
 
 STAGE = "train-fgram"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+
+_LEAST_HASHED = 100  # rows for each length of n-gram
+_PLAIN = {"fgram_layers": "; --kind plain trains without f-grams"}
 
 
 @dataclass(frozen=True)
 class TrainFgram:
-    """Settings of `train-fgram`."""
+    """Settings of `train-fgram`.
 
+    What decides only how a run is watched, or how often it is saved, is no part of what results from it. Nor are the device,
+    compilation and the number of processes: they move the last bits of the weights, as another version of torch does, and
+    the weights have a hash of their own (`artifacts.digest_weights`). The precision is, as it is asked for: bfloat16 on a
+    CPU is something else to try. `auto` leaves it to the machine.
+    """
+
+    kind: str = setting(
+        "scone",
+        "`scone`: the main model with f-grams; `plain`: the main model alone; `hashed`: the main model with rows for "
+        "hashed n-grams that are learned directly.",
+        choices=("scone", "plain", "hashed"),
+    )
     dim: int = setting(128, "Width of both models (d).")
     layers: int = setting(4, "Layers of the main model.")
     heads: int = setting(4, "Attention heads of both models.")
-    fgram_layers: int = setting(4, "Layers of the f-gram model; 0 trains the plain baseline.")
+    fgram_layers: int = setting(4, "Layers of the f-gram model.")
+    combine: str = setting(
+        "replace",
+        "What the row of a matched f-gram does: `replace` the token embedding, as in the paper, or `add` to it.",
+        choices=("replace", "add"),
+    )
+    hashed_rows: int = setting(0, "Rows of a hashed model (0: as many as there are f-grams).")
     tied_head: bool = setting(
         False, "Share the token embeddings with the head, as the paper does; at small sizes untied learns better."
     )
     context: int = setting(256, "Context length in tokens.")
-    batch: int = setting(16, "Sequences an optimiser step.")
-    micro_batch: int = setting(0, "Sequences a forward pass (0: the whole batch); smaller needs less memory.")
+    batch: int = setting(16, "Sequences an optimiser step, of all processes together.")
+    micro_batch: int = setting(
+        0,
+        "Sequences a forward pass (0: about 4,096 tokens on a CPU, the whole batch on a GPU); fewer need less memory.",
+    )
     steps: int = setting(1500, "Optimiser steps.")
-    warmup: int = setting(100, "Steps over which the learning rate rises; after them it falls as a cosine to a tenth.")
-    learning_rate: float = setting(3e-3, "Peak learning rate of AdamW.")
-    weight_decay: float = setting(0.1, "Weight decay of matrices; embeddings and norms have none.")
-    eval_every: int = setting(250, "Steps between two looks at the held-out loss.")
-    eval_tokens: int = setting(50_000, "Held-out tokens looked at each time.")
+    optimizer: str = setting(
+        "adamw", "`adamw`; or `muon` for the matrices of all layers, AdamW for the rest.", choices=("adamw", "muon")
+    )
+    learning_rate: float = setting(3e-3, "Peak learning rate.")
+    schedule: str = setting(
+        "cosine",
+        "How it falls to a tenth: as a `cosine` from the warm-up on, or straight over the last fifth of the steps "
+        "(`wsd`: warm-up, stable, decay).",
+        choices=("cosine", "wsd"),
+    )
+    warmup: int = setting(100, "Steps over which the learning rate rises.")
+    weight_decay: float = setting(
+        0.1, "Weight decay of matrices and head; embeddings, norms and hashed rows have none."
+    )
+    clip: float = setting(1.0, "Largest norm of the gradient: a longer one is shortened to it (0: never).")
+    device: str = setting(
+        "auto",
+        "Where to train: `auto` is a CUDA GPU if there is one, else the CPU.",
+        choices=("auto", "cpu", "cuda", "mps"),
+        affects_result=False,
+    )
+    precision: str = setting(
+        "auto",
+        "Of matrix products: `auto` is bfloat16 on a CUDA GPU, else float32. Weights are float32 in any case.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    compile: bool = setting(
+        False, "Compile the main model: faster after a minute or so; needs a C++ compiler.", affects_result=False
+    )
+    eval_every: int = setting(250, "Steps between two looks at the held-out loss.", affects_result=False)
+    eval_tokens: int = setting(50_000, "Held-out tokens looked at each time.", affects_result=False)
     checkpoint_every: int = setting(100, "Steps between two checkpoints.", affects_result=False)
+    checkpoint_minutes: float = setting(10.0, "Minutes after which there is one in any case.", affects_result=False)
+    keep_checkpoints: int = setting(2, "Checkpoints kept, the newest.", affects_result=False)
+    tracker: str = setting(
+        "none",
+        "Where else the log goes: `tensorboard` writes runs/ beside the model (pip install 'scone-cli[tracking]').",
+        choices=("none", "tensorboard"),
+        affects_result=False,
+    )
     mixture: str | None = setting(
         None,
         "Sub-corpora (top folders of the corpus) and their shares of training, such as code=2,law=1; others are left out. "
@@ -62,99 +125,197 @@ class TrainFgram:
     seed: int = setting(0, "Seed of the initial weights and of the order of the data.")
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """What a model is made of: settings, the artifacts it is made from, the longest f-grams and their number."""
+
+    config: TrainFgram
+    tokens: Manifest
+    made_from: dict[str, str]
+    max_n: int = 0
+    num_fgrams: int = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the model depends on."""
+        return result_settings(self.config)
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint of the model."""
+        inputs = self.made_from | {"tokenizer": self.tokens.tokenizer}
+        return fingerprint(STAGE, STAGE_VERSION, self.settings, inputs)
+
+
 def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
     """Read `tokens/` and `vocab/` of the workspace `inputs` and write the model folder `out`.
 
-    The plain baseline (`fgram_layers` 0) does not read the vocabulary, so it stays up to date when that changes.
+    The plain baseline does not read the vocabulary, so it stays up to date when that changes. Under torchrun every process
+    calls this; rank 0 writes, and all report the same.
 
     Raises:
-        BadSetting: a setting out of its range, or a mixture of what is not there.
+        BadSetting: a setting out of its range, a mixture of what is not there, a device that is not there.
         MismatchedArtifacts: the vocabulary was not made from these tokens.
+        SconeError: training went wrong; see `training.train`.
     """
-    _check(config)
-    mixture = parse_mixture(config.mixture)
-    tokens = open_artifact(inputs / "tokens", "tokens")
+    launch = launched()
+    with _joined(launch, config.device) as team:
+        _check(config, launch)
+        recipe = _recipe(config, inputs, hashes=launch.rank == 0)
+        done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
+        if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
+            return Report.of(out, done or read_manifest(out, "model"), up_to_date=True)
+        staging = Path(team.first("staging folder", lambda: str(staging_folder(out, recipe.mark))))
+        summary = _train(recipe, inputs, out, staging, team, progress)
+
+        def finish() -> str:
+            manifest = (STAGE, STAGE_VERSION, recipe.mark, recipe.settings, recipe.made_from)
+            publish(staging, out, Manifest.new("model", *manifest, recipe.tokens.tokenizer, config.seed, summary))
+            return "yes"
+
+        team.first("is published", finish)
+        return Report.of(out, read_manifest(out, "model"), up_to_date=False)
+
+
+def _joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Team]:
+    """The processes of this run, for as long as the context lasts."""
+    if launch.size == 1:
+        return contextlib.nullcontext(Alone())
+    from scone_cli.ranks import join  # noqa: PLC0415 - it loads torch
+
+    return join(launch, device)
+
+
+def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
+    """Open what the kind of model is made from; settings that say nothing about it take the one value that they have then."""
+    tokens = open_artifact(inputs / "tokens", "tokens", hashes)
     made_from = {"tokens": tokens.fingerprint}
-    num_tokens, max_n = tokens.summary["vocabulary size"], 0
-    if config.fgram_layers:
-        vocab = open_artifact(inputs / "vocab", "vocab")
-        if vocab.inputs["tokens"] != tokens.fingerprint or vocab.tokenizer != tokens.tokenizer:
-            raise MismatchedArtifacts(
-                f"{inputs / 'vocab'}: selected from other tokens than {inputs / 'tokens'}", "run: scone select-vocab"
-            )
-        made_from["vocab"] = vocab.fingerprint
-        max_n = vocab.settings["max_n"]
-    settings = result_settings(config)
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": tokens.tokenizer})
-    if not force and (manifest := up_to_date(out, "model", mark)):
-        return Report.of(out, manifest, up_to_date=True)
+    if config.kind == "plain":
+        return _Recipe(replace(config, fgram_layers=0, combine="replace", hashed_rows=0), tokens, made_from)
+    vocab = open_artifact(inputs / "vocab", "vocab", hashes)
+    if vocab.inputs["tokens"] != tokens.fingerprint or vocab.tokenizer != tokens.tokenizer:
+        raise MismatchedArtifacts(
+            f"{inputs / 'vocab'}: selected from other tokens than {inputs / 'tokens'}", "run: scone select-vocab"
+        )
+    made_from["vocab"] = vocab.fingerprint
+    max_n, num_fgrams = vocab.settings["max_n"], vocab.summary["f-grams"]
+    if config.kind == "scone":
+        return _Recipe(replace(config, hashed_rows=0), tokens, made_from, max_n, num_fgrams)
+    num_rows, least = config.hashed_rows or num_fgrams, _LEAST_HASHED * (max_n - 1)
+    if num_rows < least:
+        raise BadSetting(f"--hashed-rows {num_rows:,}: expected {least:,} or more for n-grams of 2 to {max_n} tokens")
+    settled = replace(config, fgram_layers=0, combine="add", hashed_rows=num_rows)
+    return _Recipe(settled, tokens, made_from, max_n, num_fgrams)
 
-    import torch  # noqa: PLC0415 - heavy: only when the stage runs
 
+def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, progress: Progress) -> dict[str, Any]:
+    """Train the model and, on rank 0, write it and its log into `staging`; returns the summary."""
+    from scone_cli.devices import find_device  # noqa: PLC0415 - heavy: only when there is something to train
+    from scone_cli.tracking import TensorBoard  # noqa: PLC0415
+    from scone_cli.training import LOG_NAME, TrainingPlan, train  # noqa: PLC0415
+
+    config, is_first = recipe.config, team.launch.rank == 0
+    device = find_device(config.device, team.launch.local_rank)
+    with contextlib.ExitStack() as stack:
+        track: Callable[[dict[str, Any]], None] = lambda _: None  # noqa: E731
+        if config.tracker == "tensorboard" and is_first:
+            track = stack.enter_context(TensorBoard(out.parent / "runs" / out.name))
+        text = _text(recipe, inputs, staging / SCRATCH / "text", team, progress)
+        model = _model(recipe, inputs).to(device)
+        plan = TrainingPlan(**{item.name: getattr(config, item.name) for item in fields(TrainingPlan)})
+        log = train(model, text, plan, staging / SCRATCH, progress, team, track)
+    if is_first:
+        model.save(staging)
+        write_parquet(staging / "log.parquet", LOG, log)
+        write_atomically(staging / LOG_NAME, (staging / SCRATCH / LOG_NAME).read_bytes())
+    return {**_summary(model, log), **text.train.epochs(config.steps * config.batch)}
+
+
+def _text(recipe: _Recipe, inputs: Path, packed: Path, team: Team, progress: Progress) -> TrainingText:
+    """The training text, packed by rank 0 and mapped by all; the held-out text, at which only rank 0 looks; the f-grams."""
     from scone_cli.corpus import end_of_document, read_tokens  # noqa: PLC0415
-    from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
     from scone_cli.packed_files import open_packed, write_packed  # noqa: PLC0415
     from scone_cli.packing import PackedText  # noqa: PLC0415
-    from scone_cli.schemas import HELD_OUT  # noqa: PLC0415
-    from scone_cli.training import TrainingPlan, train  # noqa: PLC0415
+    from scone_cli.training import TrainingText  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
-    trie = Vocabulary.read(inputs / "vocab", num_tokens, max_n).trie if config.fgram_layers else None
-    index = trie.index() if trie else None
-    end = end_of_document(inputs / "tokens", tokens)
-    staging = staging_folder(out, mark)
-    packed = staging / SCRATCH / "text"
-    write_packed(packed, inputs / "tokens", end, num_tokens, index, list(mixture), progress)
+    config, folder, num_tokens = recipe.config, inputs / "tokens", recipe.tokens.summary["vocabulary size"]
+    mixture = parse_mixture(config.mixture)
+    is_first, held_out = team.launch.rank == 0, None
+    trie = Vocabulary.read(inputs / "vocab", num_tokens, recipe.max_n).trie if config.kind == "scone" else None
+    index = trie.index() if trie and is_first else None  # 16 bytes an f-gram, needed here only
+    end = end_of_document(folder, recipe.tokens)
+
+    def pack() -> str:
+        write_packed(packed, folder, end, num_tokens, index, list(mixture), progress)
+        return "yes"
+
+    team.first("text is packed", pack)
+    if is_first:
+        stream = read_tokens(folder, HELD_OUT)
+        held_out = PackedText.pack(stream.tokens, stream.starts, end, index, config.context)
     text = open_packed(packed, config.context, mixture)
-    stream = read_tokens(inputs / "tokens", HELD_OUT)
-    held_out = PackedText.pack(stream.tokens, stream.starts, end, index, config.context)
-    del index, stream  # 16 bytes an f-gram, of no more use
-    torch.manual_seed(config.seed)
-    names = [item.name for item in dataclasses.fields(ModelConfig)]
-    shape = {"vocab_size": num_tokens, "max_n": max_n, **dataclasses.asdict(config)}
-    model = SconeModel(ModelConfig(**{name: shape[name] for name in names}))
-    plan = TrainingPlan(**{item.name: getattr(config, item.name) for item in dataclasses.fields(TrainingPlan)})
-    log = train(model, text, held_out if held_out.num_windows else None, trie, plan, staging / SCRATCH, progress)
-    model.save(staging)
-    write_parquet(staging / "log.parquet", LOG, log)
-    summary = {**_summary(model, log), **text.epochs(config.steps * config.batch)}
-    manifest = Manifest.new(
-        "model", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
-    )
-    return Report.of(out, publish(staging, out, manifest), up_to_date=False)
+    return TrainingText(text, held_out if held_out and held_out.num_windows else None, trie)
 
 
-def _check(config: TrainFgram) -> None:
-    counts = ("dim", "layers", "heads", "context", "batch", "steps", "eval_every", "eval_tokens", "checkpoint_every")
-    for name in counts:
+def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
+    """The model with its first weights, which depend on the seed and not on the device."""
+    import torch  # noqa: PLC0415
+
+    from scone_cli.corpus import end_of_document  # noqa: PLC0415
+    from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
+
+    values = asdict(recipe.config) | {
+        "vocab_size": recipe.tokens.summary["vocabulary size"],
+        "max_n": recipe.max_n,
+        "end_of_document": end_of_document(inputs / "tokens", recipe.tokens),
+    }
+    torch.manual_seed(recipe.config.seed)
+    return SconeModel(ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig)}))
+
+
+def _check(config: TrainFgram, launch: Launch) -> None:
+    """Refuse what cannot be used, before any work.
+
+    Raises:
+        BadSetting: naming the setting.
+    """
+    parse_mixture(config.mixture)
+    counts = ("dim", "layers", "heads", "fgram_layers", "context", "batch", "steps", "eval_every", "eval_tokens")
+    for name in (*counts, "checkpoint_every", "keep_checkpoints"):
         if getattr(config, name) < 1:
-            raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 1 or more")
-    if config.fgram_layers < 0 or config.micro_batch < 0 or config.warmup < 0:
-        raise BadSetting("--fgram-layers, --micro-batch and --warmup: expected 0 or more")
-    if not (0 < config.learning_rate < math.inf and 0 <= config.weight_decay < math.inf):
-        raise BadSetting(
-            f"--learning-rate {config.learning_rate} --weight-decay {config.weight_decay}: expected a number above 0, "
-            "and one of 0 or more"
-        )
+            raise BadSetting(
+                f"--{name.replace('_', '-')} {getattr(config, name)}: expected 1 or more{_PLAIN.get(name, '')}"
+            )
+    for name in ("micro_batch", "warmup", "hashed_rows", "weight_decay", "clip"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or more")
+    for name in ("learning_rate", "checkpoint_minutes"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number above 0")
     if not 0 <= config.seed < 2**63:
         raise BadSetting(f"--seed {config.seed}: expected 0 or more, in 63 bits")
     if config.dim % (2 * config.heads):
         raise BadSetting(f"--dim {config.dim} --heads {config.heads}: a head's width must be a whole, even number")
+    if config.batch % launch.size:
+        raise BadSetting(f"--batch {config.batch}: expected a multiple of {launch.size}, the number of processes")
 
 
 def _summary(model: SconeModel, log: pa.Table) -> dict[str, Any]:
     """Sizes, and where the loss ended; no times, so that two equal runs have equal manifests."""
 
     def size(*modules: Any) -> int:
-        return sum(parameter.numel() for module in modules for parameter in module.parameters())
+        return sum(parameter.numel() for module in modules if module for parameter in module.parameters())
 
     held_out = [loss for loss in log.column("held_out_loss").to_pylist() if loss is not None]
     last = log.column("loss").to_pylist()[-50:]
+    hashed = {"offloaded parameters": size(model.hashed)} if model.hashed else {}
     return {
-        "kind": "scone" if model.fgram else "plain",
+        "kind": model.config.kind,
         "resident parameters": size(model.main),
         "resident non-embedding parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
-        "training-only parameters": size(model.fgram) if model.fgram else 0,
+        "training-only parameters": size(model.fgram),
+        **hashed,
         "steps": log.num_rows,
         "tokens": log.column("tokens").to_pylist()[-1],
         "training loss (last 50 steps)": round(sum(last) / len(last), 4),

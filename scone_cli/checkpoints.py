@@ -1,0 +1,80 @@
+"""Checkpoints of a training run: written whole or not at all, the newest few kept.
+
+A checkpoint is one safetensors file: weights as `model/<parameter>`, the optimisers' state as
+`optimizer/<parameter>/<what>`, and in its header the step and the number of windows read, which is the position in the data.
+What it leaves out: the log, which is a file of its own (`training_log`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scone_cli.artifacts import fsync
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come: optimiser steps, and windows read of the text."""
+
+    step: int = 0
+    windows: int = 0
+
+
+class Checkpoints:
+    """The checkpoints in one folder, of which `keep` are kept."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self._keep = folder, keep
+
+    def save(self, at: Position, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write the tensors of all `parts`; when they are on the disk, the oldest checkpoints beyond `keep` go."""
+        tensors = {
+            f"{part}/{name}": tensor.contiguous() for part, named in parts.items() for name, tensor in named.items()
+        }
+        path = self.folder / f"step-{at.step:08d}.safetensors"
+        beside = path.with_suffix(".tmp")
+        save_file(tensors, beside, {"step": str(at.step), "windows": str(at.windows)})
+        fsync(beside)
+        beside.replace(path)
+        fsync(self.folder)
+        for old in self._files()[: -self._keep]:
+            old.unlink()
+
+    def newest(self) -> str:
+        """The name of the newest checkpoint that can be read, or nothing; a damaged one is what the others are kept for."""
+        return next((path.name for path in reversed(self._files()) if _position(path)), "")
+
+    def load(self, name: str) -> tuple[Position, dict[str, dict[str, Tensor]]]:
+        """What `save` was given."""
+        path = self.folder / name
+        at = _position(path)
+        assert at is not None
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in load_file(path).items():
+            part, within = key.split("/", 1)
+            parts.setdefault(part, {})[within] = tensor
+        return at, parts
+
+    def last_before(self, step: int) -> str:
+        """Where the newest checkpoint of a step up to `step` is, in words."""
+        found = [(at, path) for path in self._files() if (at := _position(path)) and at.step <= step]
+        return f"{found[-1][1]} (step {found[-1][0].step:,})" if found else "none"
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+
+def _position(path: Path) -> Position | None:
+    """What a checkpoint's header says, or None if it is not whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+        return Position(int(said["step"]), int(said["windows"]))
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None

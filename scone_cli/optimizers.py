@@ -1,0 +1,182 @@
+"""How weights follow from gradients: groups of parameters, the learning rate of each, clipping, and the optimisers' state.
+
+One learning rate is set, and its course over the steps; `GROUPS` is the one place that says how each group of parameters
+departs from it. What it leaves out: where gradients come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scone_cli.errors import BadSetting
+from scone_cli.model import SconeModel
+
+_STABLE = 0.8  # of the steps of `wsd`, the warm-up among them; the last fifth is the decay
+_LAST = 0.1  # where the learning rate ends, as a share of its peak
+
+
+@dataclass(frozen=True)
+class Group:
+    """A kind of parameters: factor of the learning rate, whether weights decay, whether they are matrices that map."""
+
+    factor: float
+    decays: bool
+    maps: bool = False  # from vectors to vectors, inside a block: what Muon is made for
+
+
+GROUPS: Mapping[str, Group] = {
+    "main blocks": Group(1.0, decays=True, maps=True),
+    "f-gram blocks": Group(1.0, decays=True, maps=True),
+    "head": Group(1.0, decays=True),
+    "embeddings": Group(1.0, decays=False),  # of tokens and positions: one that is never hit must not shrink
+    "norms": Group(1.0, decays=False),
+    "hashed rows": Group(1.0, decays=False),
+}
+
+
+def group_of(name: str, parameter: Tensor) -> str:
+    """The group in `GROUPS` of the parameter `name` of a `SconeModel`."""
+    if name.startswith("hashed."):
+        return "hashed rows"
+    if parameter.dim() < 2:
+        return "norms"
+    if "embedding" in name or "positions" in name:
+        return "embeddings"
+    if name.endswith("head.weight"):
+        return "head"
+    return "f-gram blocks" if name.startswith("fgram.") else "main blocks"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of every step, in closed form: a resumed run needs to know nothing but its step.
+
+    It rises over `warmup` steps to `peak`; then it falls as half of a cosine to a tenth (`cosine`), or stays, and falls
+    straight to a tenth over the last fifth of the steps (`wsd`: warm-up, stable, decay).
+    """
+
+    kind: str
+    peak: float
+    warmup: int
+    steps: int
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step `step`, counted from 0."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        first = self.warmup if self.kind == "cosine" else max(self.warmup, round(_STABLE * self.steps))
+        through = max(0.0, (step - first) / max(1, self.steps - first))
+        fall = (1 - math.cos(math.pi * through)) / 2 if self.kind == "cosine" else through
+        return self.peak * (1 - (1 - _LAST) * fall)
+
+
+class Optimizers:
+    """All optimisers of a model as one: AdamW; Muon for matrices inside blocks, if asked for; SparseAdam for hashed rows.
+
+    The state goes by the names of the parameters, so that a checkpoint does not depend on their order.
+
+    Raises:
+        BadSetting: this torch has no Muon.
+    """
+
+    def __init__(self, model: SconeModel, kind: str, weight_decay: float) -> None:
+        self._parameters = dict(model.named_parameters())
+        members: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self._parameters.items():
+            members.setdefault(group_of(name, parameter), []).append(parameter)
+        wanted: dict[str, list[dict[str, Any]]] = {}
+        for name, parameters in members.items():
+            group = GROUPS[name]
+            which = "sparse" if name == "hashed rows" else kind if group.maps else "adamw"
+            values = {"params": parameters, "factor": group.factor}
+            if which != "sparse":  # it knows no decay
+                values["weight_decay"] = weight_decay if group.decays else 0.0
+            wanted.setdefault(which, []).append(values)
+        self.all = {name: _MAKERS[name](groups) for name, groups in wanted.items()}
+
+    def step(self, learning_rate: float) -> None:
+        """Move the weights along their gradients, and forget these."""
+        for optimizer in self.all.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * group["factor"]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the optimisers remember, by `<parameter>/<what>`."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
+        return {
+            f"{names[parameter]}/{what}": torch.as_tensor(value)
+            for optimizer in self.all.values()
+            for parameter, state in optimizer.state.items()
+            for what, value in state.items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        owners = {
+            parameter: optimizer
+            for optimizer in self.all.values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for path, tensor in tensors.items():
+            name, what = path.rsplit("/", 1)
+            parameter = self._parameters[name]
+            optimizer = owners[parameter]
+            counts_in_python = what == "step" and isinstance(optimizer, torch.optim.SparseAdam)
+            optimizer.state[parameter][what] = int(tensor) if counts_in_python else tensor.to(parameter.device)
+
+
+def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+
+def _sparse_adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Only the rows that a batch touched are read and written: the others wait, whatever their number."""
+    return torch.optim.SparseAdam(groups, betas=(0.9, 0.95), eps=1e-8)
+
+
+def _muon(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Torch's own; scaled so that a learning rate made for AdamW moves a matrix as far."""
+    muon = getattr(torch.optim, "Muon", None)
+    if muon is None:
+        raise BadSetting(
+            f"--optimizer muon: this torch ({torch.__version__}) has no Muon",
+            "install torch 2.9 or later, or use adamw",
+        )
+    made: torch.optim.Optimizer = muon(groups, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    return made
+
+
+_MAKERS: Mapping[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "muon": _muon,
+    "sparse": _sparse_adam,
+}
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """Shorten all gradients together so that their norm is at most `limit` (0: leave them); returns the norm they had.
+
+    Of a sparse gradient it is the values that count, once a row.
+    """
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad.values())
+        else:
+            values.append(parameter.grad)
+    norm = nn.utils.get_total_norm(values)
+    if limit:
+        torch._foreach_mul_(values, torch.clamp(limit / (norm + 1e-6), max=1.0).to(values[0].device))
+    return float(norm)

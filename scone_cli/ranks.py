@@ -1,0 +1,149 @@
+"""Several processes that train one model: what ranks tell one another, and how a run ends when one of them is lost.
+
+Each rank works through its slice of the batch, then the gradients are averaged. All ranks take the same step from the same
+weights, so these never travel. That is data parallelism as torch's own wrapper (DistributedDataParallel) has it, but that
+one cannot be used: it watches ONE backward pass through the forward pass of the module it wraps, and sends a gradient off as
+soon as that pass has reached it. Here a step has one backward pass a micro-batch, and A_f-gram's comes last, started by
+hand from what the others gathered (`gradients`): the token embeddings receive gradients in all of them. So the gradients
+are sent when all is done, in one all-reduce of one flat buffer, and what else the ranks must agree on rides in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined] # public, but for mypy
+from torch.distributed.rendezvous import rendezvous
+
+from scone_cli.errors import LostRank, SconeError
+from scone_cli.launch import Launch
+
+_PATIENCE = timedelta(hours=1)  # rank 0 looks at held-out text and writes checkpoints while the others wait
+_POLL = 0.0002  # seconds; between looks at a transfer, and so between two chances to take note of a signal
+
+
+class Ranks:
+    """A `launch.Team` of several."""
+
+    def __init__(self, launch: Launch, store: Store) -> None:
+        self.launch = launch
+        self._store = store
+        self._flat = torch.empty(0)
+
+    def first(self, name: str, make: Callable[[], str]) -> str:
+        """What `make` gives on rank 0; the others wait for it, looking now and then, so that a signal can end that."""
+        key = f"scone/{name}"
+        if self.launch.rank == 0:
+            made = make()
+            self._store.set(key, made)
+            return made
+        with _losses():
+            while not self._store.check([key]):
+                time.sleep(0.02)
+            return str(self._store.get(key).decode())
+
+    def combine(
+        self, dense: Sequence[nn.Parameter], sparse: Sequence[nn.Parameter], numbers: Sequence[float]
+    ) -> list[float]:
+        """Average all gradients over the ranks, and add up the numbers.
+
+        A parameter without a gradient (no f-gram matched) counts as one of zeros, unless no rank has one.
+        """
+        size, device, dtype = self.launch.size, dense[0].device, dense[0].dtype
+        pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in dense]
+        there = [float(p.grad is not None) for p in dense]
+        pieces.append(torch.tensor([*there, *numbers], dtype=dtype, device=device))
+        total = sum(piece.numel() for piece in pieces)
+        if self._flat.numel() != total:
+            self._flat = torch.empty(total, dtype=dtype, device=device)
+        torch.cat(pieces, out=self._flat)
+        with _losses():
+            self._wait(dist.all_reduce(self._flat, async_op=True))
+            for parameter in sparse:
+                self._average_rows(parameter)
+        *averages, tail = torch.split(self._flat, [piece.numel() for piece in pieces])
+        sums: list[float] = tail.tolist()
+        for parameter, average, present in zip(dense, averages, sums, strict=False):
+            parameter.grad = average.div_(size).view_as(parameter) if present else None
+        return sums[len(dense) :]
+
+    def _average_rows(self, parameter: nn.Parameter) -> None:
+        """The mean of a sparse gradient: every rank receives the rows of all, padded to the longest list of them."""
+        size = self.launch.size
+        rows, values = (
+            torch.empty(0, dtype=torch.int64, device=parameter.device),
+            parameter.new_empty(0, *parameter.shape[1:]),
+        )
+        if parameter.grad is not None:
+            grad = parameter.grad.coalesce()
+            rows, values = grad.indices()[0], grad.values()
+        counts = torch.cat(self._gather(torch.tensor([len(rows)], device=parameter.device))).tolist()
+        padding = max(counts) - len(rows)
+        all_rows = self._gather(torch.cat([rows, rows.new_zeros(padding)]))
+        all_values = self._gather(torch.cat([values, values.new_zeros(padding, *values.shape[1:])]))
+        rows = torch.cat([rows[:count] for rows, count in zip(all_rows, counts, strict=True)])
+        values = torch.cat([values[:count] for values, count in zip(all_values, counts, strict=True)])
+        parameter.grad = torch.sparse_coo_tensor(
+            rows[None], values / size, parameter.shape, check_invariants=False
+        ).coalesce()
+
+    def _gather(self, tensor: Tensor) -> list[Tensor]:
+        gathered = [torch.empty_like(tensor) for _ in range(self.launch.size)]
+        self._wait(dist.all_gather(gathered, tensor, async_op=True))
+        return gathered
+
+    @staticmethod
+    def _wait(work: dist.Work | None) -> None:
+        """Wait where Python can still take note of a signal, as it cannot inside of torch."""
+        assert work is not None
+        while not work.is_completed():
+            time.sleep(_POLL)
+        work.wait()
+
+    def tells(self) -> bool:
+        """Whether this rank is the one to say what went wrong: the first that comes to it, as any may have gone."""
+        try:
+            return bool(self._store.add("scone/told", 1) == 1)
+        except RuntimeError:
+            return True  # whoever keeps the store has gone too
+
+
+@contextlib.contextmanager
+def join(launch: Launch, device: str) -> Iterator[Ranks]:
+    """Meet the other ranks. An error is told by one of them.
+
+    Raises:
+        LostRank: a process has gone before all have met.
+    """
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    with _losses():
+        store, _, _ = next(iter(rendezvous("env://")))
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=PrefixStore("torch", store),
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=_PATIENCE,
+        )
+    ranks = Ranks(launch, store)
+    try:
+        yield ranks
+    except SconeError as error:
+        error.told = not ranks.tells()
+        raise
+    dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _losses() -> Iterator[None]:
+    """What torch says when a connection breaks."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRank("another process of this run has gone, and training cannot go on without it") from error
