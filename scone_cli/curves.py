@@ -5,6 +5,8 @@ It needs no colour, and no character but ASCII where the encoding has no other.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from scone_cli.figures import Line, LineChart
@@ -22,7 +24,7 @@ def draw(chart: LineChart, width: int, encoding: str = "utf-8") -> list[str]:
     points = [point for line in chart.lines for point in zip(line.xs, line.ys, strict=True)]
     y = scale_of(chart.y, [point[1] for point in points], 0, 1)
     num_rows = _num_rows(y)
-    y = Scale(y.low, y.high, num_rows - 1, 0, y.log)
+    y = dataclasses.replace(y, start=num_rows - 1, end=0)
     labels = {round(place): text for place, text in y.labels(chart.y.kind)}
     margin = max(map(len, labels.values()))
     num_columns = max(_NARROWEST, width - margin - 2)

@@ -14,13 +14,17 @@ _SHORTENED = 1000  # numbers from here on are written as 1k and so on
 
 @dataclass(frozen=True)
 class Scale:
-    """Values between `low` and `high` to places between `start` and `end`: pixels, or rows and columns of letters."""
+    """Values between `low` and `high` to places between `start` and `end`: pixels, or rows and columns of letters.
+
+    Ticks are `step` apart, from `low` on; those of a logarithmic scale are powers of ten.
+    """
 
     low: float
     high: float
     start: float
     end: float
-    log: bool
+    step: float
+    log: bool = False
 
     def __call__(self, value: float) -> float:
         """The place of a value."""
@@ -30,12 +34,12 @@ class Scale:
         return round(self.start + (at - low) / (high - low) * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """Round values along the scale: powers of ten, or some five even steps."""
+        """The round values along the scale."""
         if self.log:
             decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [10.0**power for power in decades]
-        step = _step(self.high - self.low)
-        return [round(self.low + i * step, 10) for i in range(int((self.high - self.low) / step + 1e-9) + 1)]
+        count = int((self.high - self.low) / self.step + 1e-9)
+        return [round(self.low + i * self.step, 10) for i in range(count + 1)]
 
     def labels(self, kind: Kind) -> list[tuple[float, str]]:
         """The places of the ticks, and what stands there: on an even scale all with as many decimals."""
@@ -51,25 +55,20 @@ def scale_of(axis: Axis, values: Sequence[float], start: float, end: float) -> S
     """The scale of an axis that shows all `values` (at least one), from the place `start` to `end`."""
     if axis.log:
         low = 10.0 ** math.floor(math.log10(min(values)))
-        return Scale(low, max(*values, 10 * low), start, end, log=True)
+        return Scale(low, max(*values, 10 * low), start, end, step=10, log=True)
     if axis.kind == "share" and max(values) > 0.5:
-        return Scale(0, 1, start, end, log=False)
-    if axis.ends == "last":
-        return Scale(0, max(values) or 1.0, start, end, log=False)
+        return Scale(0, 1, start, end, step=0.2)
     least, most = (min(values), max(values)) if axis.ends == "round" else (0.0, max(values) or 1.0)
     lacking = max(0.0, (_LEAST_SPAN * abs(most) or 1.0) - (most - least))
     least, most = least - lacking / 2, most + lacking / 2
-    span = most - least
-    while True:  # between ticks there is more room than between values: maybe for one tick too many
-        step = _step(span)
-        low, high = step * math.floor(least / step + 1e-9), step * math.ceil(most / step - 1e-9)
-        if _step(high - low) <= step:
-            return Scale(low, high, start, end, log=False)
-        span = high - low
+    step = _step(most - least)
+    if axis.ends == "last":
+        return Scale(0, most, start, end, step)
+    return Scale(step * math.floor(least / step + 1e-9), step * math.ceil(most / step - 1e-9), start, end, step)
 
 
 def _step(span: float) -> float:
-    """A round step of which four to eight make the span."""
+    """A round step of which four to eight make the span; up to two more where it does not begin at one of them."""
     power = 10.0 ** math.floor(math.log10(span / 4))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * 8 >= span * (1 - 1e-9))
 

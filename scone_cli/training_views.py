@@ -18,6 +18,7 @@ _KINDS = {
     "hashed": "hashed: trained rows for hashed n-grams",
     "scone": "scone: f-gram embeddings made by an f-gram model",
 }
+_SIZES = ("parameters", "bytes")
 _TOKENS = Axis("tokens of training", ends="last")
 
 
@@ -65,9 +66,9 @@ def _extras(config: Row) -> Iterator[tuple[str, str]]:
     if config["kind"] == "scone":
         yield "A_f-gram", f"{config['fgram_layers']:,} layers, for f-grams of up to {config['max_n']:,} tokens"
     if config["kind"] == "hashed":
-        yield "hashed rows", f"{config['hashed_rows']:,}"
+        yield "hashed rows", f"about {config['hashed_rows']:,}, for n-grams of 2 to {config['max_n']:,} tokens"
     if config["kind"] == "scone":
-        yield "a matched f-gram", combined[config["combine"]]
+        yield "a matched f-gram", str(combined.get(config["combine"], config["combine"]))
 
 
 def _parts(portrait: Row) -> Figure:
@@ -90,11 +91,10 @@ def _parts(portrait: Row) -> Figure:
     work = [("inference", cost["inference_flops_a_token"], 1.0), ("training", cost["training_flops_a_token"], times)]
     if fgram := cost["fgram_training_flops_a_token"]:
         work.append(("of which A_f-gram", fgram, times - 1))
-    flops = [Column("work", "text"), Column("FLOPs a token", "count"), Column("times plain", "number")]
-    return Figure("What it takes", caption, [], [Table(columns, [*rows, *totals]), Table(flops, work)])
-
-
-_SIZES = ("parameters", "bytes")
+    flops = [Column("", "text"), Column("FLOPs", "count"), Column("times plain", "number")]
+    return Figure(
+        "What it takes", caption, [], [Table(columns, [*rows, *totals]), Table(flops, work, "Work for one token")]
+    )
 
 
 # ---- how its training went ---------------------------------------------------------------------------------------
@@ -137,24 +137,27 @@ def _course(portrait: Row) -> Figure:
         "learning rate or a longer warm-up; a speed that falls, a look at what else the machine does. The duration is that "
         "of all sessions together, looks at the held-out loss included."
     )
+    table = Table([Column("", "text"), Column("", "text")], list(_ending(training)))
+    return Figure("How training went", caption, charts, [table])
+
+
+def _ending(training: Row) -> Iterator[tuple[str, str]]:
+    """How it ended, and what was largest on the way."""
     last = training["loss_averaged_over_steps"]
-    rows = [
-        ("steps", f"{training['steps']:,}"),
-        ("tokens", f"{training['tokens']:,}"),
-        ("duration", seconds_text(training["seconds"])),
-        ("tokens a second", value_text("count", training["tokens_a_second"])),
-        (
-            f"training loss, last {last:,} steps" if last > 1 else "training loss, last step",
-            _nats(training["training_loss"]),
-        ),
-        ("held-out loss, last", _nats(training["held_out_loss"])),
-        ("held-out loss, lowest", _nats(training["lowest_held_out_loss"])),
-        ("learning rate, peak", value_text("measure", training["peak_learning_rate"])),
-        ("gradient norm, largest", value_text("measure", training["largest_gradient_norm"])),
-    ]
-    if training["trie_nodes_a_token"]:
-        rows.append(("trie nodes a token", value_text("measure", training["trie_nodes_a_token"])))
-    return Figure("How training went", caption, charts, [Table([Column("", "text"), Column("", "text")], rows)])
+    yield "steps", f"{training['steps']:,}"
+    yield "tokens", f"{training['tokens']:,}"
+    yield "duration", seconds_text(training["seconds"])
+    yield "tokens a second", value_text("count", training["tokens_a_second"])
+    yield (
+        f"training loss, last {last:,} steps" if last > 1 else "training loss, last step",
+        _nats(training["training_loss"]),
+    )
+    yield "held-out loss, last", _nats(training["held_out_loss"])
+    yield "held-out loss, lowest", _nats(training["lowest_held_out_loss"])
+    yield "learning rate, peak", value_text("measure", training["peak_learning_rate"])
+    yield "gradient norm, largest", value_text("measure", training["largest_gradient_norm"])
+    if nodes := training["trie_nodes_a_token"]:
+        yield "trie nodes a token", value_text("measure", nodes)
 
 
 def _nats(value: float | None) -> str:
