@@ -64,11 +64,11 @@ def _extras(config: Row) -> Iterator[tuple[str, str]]:
     """What is beside the main model."""
     combined = {"replace": "replaces the token embedding", "add": "is added to the token embedding"}
     if config["kind"] == "scone":
-        yield "A_f-gram", f"{config['fgram_layers']:,} layers, for f-grams of up to {config['max_n']:,} tokens"
+        yield "layers of A_f-gram", f"{config['fgram_layers']:,}"
+        yield "longest f-gram", f"{config['max_n']:,} tokens"
+        yield "a matched f-gram", str(combined.get(config["combine"], config["combine"]))
     if config["kind"] == "hashed":
         yield "hashed rows", f"about {config['hashed_rows']:,}, for n-grams of 2 to {config['max_n']:,} tokens"
-    if config["kind"] == "scone":
-        yield "a matched f-gram", str(combined.get(config["combine"], config["combine"]))
 
 
 def _parts(portrait: Row) -> Figure:
