@@ -53,6 +53,11 @@ def noting_stops() -> Iterator[StopNote]:
         raise Stopped(note.signum)
 
 
+def is_stop_noted() -> bool:
+    """Whether a signal to stop waits for the work to come to a good place."""
+    return any(note.signum for note in _notes)
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
     """Raise `Stopped` where the work is when SIGINT or SIGTERM arrives; a second one ends the process at once.

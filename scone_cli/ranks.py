@@ -11,6 +11,7 @@ are sent when all is done, in one all-reduce of one flat buffer, and what else t
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -22,10 +23,12 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined] #
 from torch.distributed.rendezvous import rendezvous
 
 from scone_cli.errors import LostRank, SconeError
+from scone_cli.exits import is_stop_noted
 from scone_cli.launch import Launch
 
 _PATIENCE = timedelta(hours=1)  # rank 0 looks at held-out text and writes checkpoints while the others wait
 _POLL = 0.0002  # seconds; between looks at a transfer, and so between two chances to take note of a signal
+_GRACE = 20.0  # seconds, of the 30 that torchrun gives a process between asking it to stop and killing it
 
 
 class Ranks:
@@ -100,10 +103,18 @@ class Ranks:
 
     @staticmethod
     def _wait(work: dist.Work | None) -> None:
-        """Wait where Python can still take note of a signal, as it cannot inside of torch."""
+        """Wait where Python can still take note of a signal, as it cannot inside of torch.
+
+        Between GPUs a lost process is not seen, it is only waited for in vain; but torchrun sees it, and asks to stop.
+        """
         assert work is not None
+        asked = math.inf
         while not work.is_completed():
             time.sleep(_POLL)
+            if is_stop_noted():
+                asked = min(asked, time.monotonic())
+                if time.monotonic() - asked > _GRACE:
+                    raise RuntimeError("asked to stop while others did not come")
         work.wait()
 
     def tells(self) -> bool:

@@ -69,7 +69,7 @@ RANKS = {
     "devices": 1,
     "tracking": 1,
     "launch": 0,
-    "ranks": 1,
+    "ranks": 2,
     "encoding": 6,
     "evaluation": 7,
     "portrait": 6,

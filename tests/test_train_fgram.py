@@ -7,7 +7,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from workspaces import TRAIN, contents, manifest
 
 from scone_cli.artifacts import digest_file, read_manifest
 
@@ -57,9 +59,20 @@ def test_a_rival_trained_again_is_evaluated_again(scone, small, tmp_path):
         assert f"({again}" in scone("--workspace", work, "eval", "--against", rival)[1]
 
 
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "args",
     [
+        "train-fgram --clip -1",
+        "train-fgram --checkpoint-minutes 0",
+        "train-fgram --keep-checkpoints 0",
+        "train-fgram --fgram-layers 0",
+        "train-fgram --hashed-rows -1",
+        "train-fgram --hashed-rows 299 --kind hashed",
+        "train-fgram --device cuda",
+        "train-fgram --device mps",
         "train-fgram --seed -1",
         "train-fgram --learning-rate nan",
         "train-fgram --weight-decay -1",
@@ -67,9 +80,76 @@ def test_a_rival_trained_again_is_evaluated_again(scone, small, tmp_path):
         f"train-fgram --seed {2**70}",
     ],
 )
-def test_numbers_that_training_cannot_use(scone, small, tmp_path, args):
+def test_settings_that_training_cannot_use(scone, small, tmp_path, monkeypatch, args):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     shutil.copytree(small / "work", tmp_path / "work")
     code, _, err = scone("--workspace", tmp_path / "work", *args.split())
     assert code == 2
     assert err.startswith("error: ")
     assert args.split()[1] in err.splitlines()[0]
+
+
+def train(scone, work, *args: str) -> str:
+    code, out, err = scone("--quiet", "--workspace", work, "train-fgram", *TRAIN, *args)
+    assert (code, err) == (0, "")
+    return out.splitlines()[0].rsplit("(", 1)[1].removesuffix(")")
+
+
+def test_what_does_not_change_the_weights_trains_nothing_again(scone, work):
+    watching = "--eval-every 5 --eval-tokens 300 --checkpoint-every 3 --checkpoint-minutes 1 --keep-checkpoints 5"
+    assert (
+        train(scone, work, *watching.split(), "--device", "cpu", "--tracker", "tensorboard", "--compile")
+        == "up to date"
+    )
+    assert not (work / "runs").exists()
+    assert train(scone, work, "--precision", "bfloat16", "--kind", "plain", "--out", str(work / "other")).startswith(
+        "made"
+    )
+
+
+def test_settings_of_another_kind_of_model_say_nothing(scone, work):
+    plain = ("--kind", "plain", "--out", str(work / "plain"))
+    assert train(scone, work, *plain, "--fgram-layers", "3", "--combine", "add", "--hashed-rows", "700") == "up to date"
+    assert train(scone, work, "--hashed-rows", "7000") == "up to date"
+    hashed = ("--kind", "hashed", "--out", str(work / "hashed"))
+    assert train(scone, work, *hashed).startswith("made in")
+    assert (
+        train(scone, work, *hashed, "--fgram-layers", "3", "--hashed-rows", "600") == "up to date"
+    )  # as many as f-grams
+    assert train(scone, work, *hashed, "--hashed-rows", "500").startswith("made in")
+
+
+def test_the_kinds_of_models(scone, work):
+    """What each consists of, and which of them has a table."""
+    assert train(scone, work, "--kind", "hashed", "--out", str(work / "hashed")).startswith("made in")
+    facts = {name: manifest(work / name) for name in ("model", "plain", "hashed")}
+    assert {name: found["summary"]["kind"] for name, found in facts.items()} == {
+        "model": "scone",
+        "plain": "plain",
+        "hashed": "hashed",
+    }
+    assert len({found["summary"]["resident parameters"] for found in facts.values()}) == 1
+    assert [name for name, found in facts.items() if "vocab" in found["inputs"]] == ["model", "hashed"]
+    common = {"config.json", "main.safetensors", "log.parquet", "log.jsonl"}
+    assert facts["model"]["files"].keys() == common | {"fgram.safetensors"}
+    assert facts["plain"]["files"].keys() == common
+    assert facts["hashed"]["files"].keys() == common | {"hashed.safetensors"}
+    rows = load_file(work / "hashed" / "hashed.safetensors")["weight"]
+    assert facts["hashed"]["summary"]["offloaded parameters"] == rows.numel()
+    assert 580 < len(rows) <= 600  # f-grams; a little less, as their numbers are coprime with the vocabulary
+    shutil.rmtree(work / "model")
+    shutil.copytree(work / "hashed", work / "model")
+    code, _, err = scone("--workspace", work, "precompute")
+    assert code == 2
+    assert err.startswith(f"error: {work / 'model'}: a hashed model, it has no table\n")
+
+
+def test_the_tracker_writes_beside_the_model(scone, work):
+    before = contents(work / "plain")
+    args = ("--kind", "plain", "--out", str(work / "plain"), "--tracker", "tensorboard", "--force")
+    assert train(scone, work, *args).startswith("made in")
+    assert [path.name.split(".")[0] for path in (work / "runs" / "plain").iterdir()] == ["events"]
+    assert contents(work / "plain").keys() == before.keys()
+    code, out, _ = scone("--quiet", "verify", work / "plain")
+    assert (code, out[:2]) == (0, "ok")
