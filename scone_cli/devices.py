@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
 
-from scone_cli.errors import BadSetting
+from scone_cli.errors import BadSetting, SconeError
 
 _CPU_TOKENS = 4096  # in a forward pass: what a CPU's cache holds of it is read again fast
 
@@ -40,6 +42,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     """The context in which matrices are multiplied in the precision asked for; weights and their gradients stay float32."""
     in_half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=in_half)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """What fails in torch's compiler, which is as good as always that there is no other compiler to do its work."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        what = " ".join(str(error).split("\n")[:2])
+        raise SconeError(f"--compile: {what}", "install a C++ compiler, or leave --compile out") from error
 
 
 def micro_batch(device: torch.device, sequences: int, context: int) -> int:

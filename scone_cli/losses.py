@@ -23,8 +23,8 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
-        grad_hidden, grad_head = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+        grad_hidden, grad_head = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=wide)
         total = hidden_ND.new_zeros((), dtype=wide)
         for start in range(0, len(hidden_ND), _CHUNK):
             hidden, targets = hidden_ND[start : start + _CHUNK], targets_N[start : start + _CHUNK]
@@ -34,12 +34,16 @@ class _HeadLoss(torch.autograd.Function):
             weights = logits.exp_()
             sums = weights.sum(-1, keepdim=True)
             total += (sums.log() - target_logits).sum()
-            # d loss / d logits = weights / sums - onehot(targets). Dividing the small factor and subtracting the one-hot
-            # part by row saves two passes over the logits.
-            weights = weights.to(hidden.dtype)
+            # d loss / d logits = weights / sums - onehot(targets).
+            if hidden.dtype != wide:  # rounded after the difference, which may be small
+                slopes = weights.div_(sums).scatter_add_(1, targets[:, None], -torch.ones_like(sums)).to(hidden.dtype)
+                grad_hidden[start : start + _CHUNK] = slopes @ head_VD
+                grad_head += slopes.T @ hidden
+                continue
+            # Dividing the small factor and subtracting the one-hot part by row saves two passes over the logits.
             gradient = torch.mm(weights, head_VD, out=grad_hidden[start : start + _CHUNK])
             gradient.div_(sums).sub_(head_VD[targets])
-            grad_head.addmm_(weights.T, (hidden / sums).to(hidden.dtype))
+            grad_head.addmm_(weights.T, hidden / sums)
             grad_head.index_add_(0, targets, hidden, alpha=-1)
         ctx.save_for_backward(grad_hidden, grad_head)
         return total
@@ -51,7 +55,13 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
-    """Sum over all positions of -ln p(target), in nats; differentiable once in `hidden` and `head`."""
+    """Sum over all positions of -ln p(target), in nats; differentiable once in `hidden` and `head`.
+
+    Under autocast its three products are made in the narrow type too; sums and the head's gradient stay wide.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        narrow = torch.get_autocast_dtype(hidden.device.type)
+        hidden, head_VD = hidden.to(narrow), head_VD.to(narrow)
     loss: Tensor = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head_VD, targets.reshape(-1))  # type: ignore[no-untyped-call]
     return loss
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 
-from scone_cli.devices import autocast, find_device, micro_batch, peak_memory
-from scone_cli.errors import BadSetting
+from scone_cli.devices import autocast, compiling, find_device, micro_batch, peak_memory
+from scone_cli.errors import BadSetting, SconeError
 
 CPU = torch.device("cpu")
 
@@ -45,6 +46,14 @@ def test_the_precision_of_matrix_products():
 def test_a_cpu_takes_what_its_cache_holds_a_gpu_takes_all():
     assert [micro_batch(CPU, 64, context) for context in (16, 256, 1024, 8192)] == [64, 16, 4, 1]
     assert micro_batch(torch.device("cuda"), 64, 8192) == 64
+
+
+def test_a_compiler_that_is_not_there_is_said_in_one_line():
+    with pytest.raises(SconeError, match=r"^--compile: .*no such backend") as caught, compiling():
+        raise BackendCompilerFailed(len, RuntimeError("no such backend\nmore"), None)
+    assert "install a C++ compiler" in caught.value.hint
+    with pytest.raises(RuntimeError, match="ours"), compiling():
+        raise RuntimeError("ours")
 
 
 def test_the_memory_of_this_process():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
+from torch import nn
 
 from scone_cli import training
 from scone_cli.errors import BadData, SconeError
@@ -192,6 +193,20 @@ def test_bfloat16_learns_nearly_the_same_with_weights_of_float32(tmp_path, kind)
         losses.append([*log["loss"].to_pylist(), log["held_out_loss"].to_pylist()[-1]])
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
     assert losses[0] != losses[1]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of what torch does itself
+def test_a_compiled_model_learns_the_same(tmp_path, monkeypatch):
+    """Traced as torch traces it; what then compiles it takes too long for a test."""
+    losses, compile_ = [], nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_(module, backend="eager"))
+    for compiled in (False, True):
+        (scratch := tmp_path / str(compiled)).mkdir()
+        model = tiny_model(NUM_TOKENS, MAX_N)
+        log = train(model, SEEN, plan_of(compile=compiled), scratch, silent)
+        assert (model.main._compiled_call_impl is not None) == compiled
+        losses.append([*log["loss"].to_pylist(), log["held_out_loss"].to_pylist()[-1]])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 # ---- stops -------------------------------------------------------------------------------------------------------
