@@ -153,7 +153,10 @@ class BarProgress(PlainProgress):
     def _show(self, piece: Piece, now: float) -> None:
         labels = max(len(what) for what in self._tasks)
         room = max(self._console.width - labels - BAR_WIDTH - len("  100%  "), 0)
-        note = _joined(piece.amount(), piece.pace(now), piece.detail)[:room]  # or rich shortens the label too
+        note = _joined(piece.amount(), piece.pace(now), piece.detail)
+        if len(note) > room and piece.total is not None:
+            note = _joined(piece.pace(now), piece.detail)  # how much is done, the bar says too
+        note = note[:room]  # or rich shortens the label too
         self._bars.update(self._tasks[piece.what], completed=piece.done, total=piece.total, note=note, refresh=True)
 
     def _show_end(self, piece: Piece) -> None:

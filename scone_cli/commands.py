@@ -111,8 +111,12 @@ STAGES: dict[str, Stage] = {
         "Train the f-gram model and the main model together.",
         """Train the token embeddings, the f-gram model, the main model and the head together.
 
-        An interrupted run continues from its last checkpoint when the same command is given again. A plain baseline for
-        `scone eval --against` is the same command with --kind plain and another folder.
+        An interrupted run continues from its last checkpoint when the same command is given again. A first Ctrl-C or
+        SIGTERM lets the step be finished and saved, a second does not. A baseline for `scone eval --against` is the same
+        command with --kind plain or --kind hashed and another folder.
+
+        With `torchrun --nproc-per-node 8 -m scone_cli train-fgram` processes share each batch, each on a GPU of its own
+        if there are GPUs.
 
         \b
         Reads    tokens/ vocab/
@@ -122,6 +126,7 @@ STAGES: dict[str, Stage] = {
         Example:
           scone train-fgram --dim 256 --layers 6 --steps 5000
           scone train-fgram --kind plain --out scone-work/plain
+          scone train-fgram --optimizer muon --schedule wsd --tracker tensorboard
         """,
     ),
     "precompute": Stage(

@@ -29,7 +29,6 @@ from scone_cli.model import SconeModel
 from scone_cli.optimizers import Optimizers, Schedule, clip_gradients
 from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
-from scone_cli.quantities import bytes_text
 from scone_cli.training_log import RECENT, Course, Row, TrainingLog
 from scone_cli.trie import FgramTrie
 
@@ -254,7 +253,7 @@ class _Run:
     def state(self) -> str:
         """How the training goes: recent loss, the last held-out loss, memory."""
         held_out = "" if self.last_look is None else f", held-out {self.last_look:.3f}"
-        return f"loss {self.course.mean:.3f}{held_out}, {bytes_text(peak_memory(self.device))}"
+        return f"loss {self.course.mean:.3f}{held_out}, {peak_memory(self.device) / 2**30:.1f} GiB"
 
     def _tokens(self, windows: int) -> int:
         return windows * self.text.train.context

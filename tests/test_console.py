@@ -158,21 +158,35 @@ def test_a_lost_log_does_not_stop_the_work(monkeypatch):
     assert progress.pieces["work"].ended is not None
 
 
-def test_bars_are_drawn_on_a_terminal_only():
+def drawn_on_a_terminal(columns: int, reports: str) -> str:
     pty = pytest.importorskip("pty")
     mine, theirs = pty.openpty()
     code = (
         "from scone_cli import bars\n"
         "bars.BarProgress.interval = 0\n"
         "with bars.listening(False, False) as progress:\n"
-        "    for i in range(11): progress('count', i, 10, 'rows')\n"
+        f"    {reports}\n"
     )
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "NO_COLOR": "1"}
     subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, env=environment)
     drawn = os.read(mine, 100_000).decode()
     os.close(mine)
     os.close(theirs)
+    return drawn
+
+
+def test_bars_are_drawn_on_a_terminal_only():
+    drawn = drawn_on_a_terminal(100, "for i in range(11): progress('count', i, 10, 'rows')")
     assert "━" in drawn
     assert "count: done, 10 rows in 0.0 s" in drawn
     assert "━" not in drawn.partition("count: done")[2], "a bar is left below the line that says it has ended"
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", drawn), "a colour in spite of NO_COLOR"
+
+
+@pytest.mark.parametrize(("columns", "amount"), [(110, True), (80, False)])
+def test_a_narrow_bar_does_not_say_what_it_shows_anyway(columns, amount):
+    """So there is room for what only its note says."""
+    report = "for i in (1, 2): progress('training', i, 9, 'tokens', 'loss 2.629, held-out 2.677, 0.5 GiB')"
+    drawn = drawn_on_a_terminal(columns, report)
+    assert ("2 of 9 tokens" in drawn) == amount
+    assert "held-out 2.677, 0.5 GiB" in drawn
