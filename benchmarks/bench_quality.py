@@ -1,0 +1,142 @@
+"""What is Scone worth? Every arm trained on the same tokens in the same order, and measured on all held-out documents.
+
+    python benchmarks/bench_quality.py CORPUS --workspace headline                 many hours; may be stopped and started
+    python benchmarks/bench_quality.py --workspace headline --arms plain-4x        beside it, on another core
+    python benchmarks/bench_quality.py --workspace headline --report-only
+
+`pipelines/headline.toml` has what all arms share, `quality_arms.py` what each has of its own. What is finished is not done
+again, and what was stopped continues; after every run the report is written anew, from whatever is there. Several
+processes may work in one workspace: each takes the next run that nobody is at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from measuring import finish
+from quality_arms import ARMS, BASE, Experiment, non_embedding_parameters
+from quality_picture import picture
+from quality_report import WHOLE, arm_rows, markdown, outcomes_of, tables, verdicts
+from quality_runs import Finding, carry_out, findings, held, held_out_size, prepare
+
+from scone_cli.artifacts import write_atomically
+from scone_cli.console import say, say_error
+from scone_cli.errors import SconeError
+from scone_cli.exits import Stopped, stop_signals
+from scone_cli.stages import result_settings
+from scone_cli.tables import result_text
+
+HERE = Path(__file__).parent
+QUESTION = "what is Scone worth"
+OF_THE_ARM = (
+    "kind",
+    "dim",
+    "layers",
+    "heads",
+    "fgram_layers",
+    "hashed_rows",
+    "seed",
+)  # settings that arms do not share
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run what is asked for; the exit code is that of `scone`."""
+    chosen = _parse(args)
+    try:
+        with stop_signals():
+            return _run(chosen)
+    except SconeError as error:
+        say_error(error.message, error.hint)
+        return error.exit_code
+    except Stopped as stop:
+        say_error(f"stopped by {stop}; the same command continues")
+        return stop.exit_code
+
+
+def _parse(args: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path, nargs="*", metavar="CORPUS", help="not needed where there are counts")
+    parser.add_argument("--workspace", type=Path, default=Path("headline"), help="[headline]")
+    parser.add_argument(
+        "--recipe", type=Path, default=HERE.parent / "pipelines" / "headline.toml", help="[headline.toml]"
+    )
+    parser.add_argument("--tokens", type=float, default=0, help="to train on [the recipe's steps]")
+    names = ", ".join(arm.name for arm in ARMS)
+    parser.add_argument("--arms", default="", help=f"of {names}, with commas [all but plain-8x]")
+    parser.add_argument("--out", type=Path, default=HERE / "quality", help="where the report goes [benchmarks/quality]")
+    parser.add_argument("--report-only", action="store_true", help="train nothing")
+    return parser.parse_args(args)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    names = [name for name in chosen.arms.split(",") if name]
+    experiment, work = Experiment.read(chosen.recipe, names, int(chosen.tokens)), chosen.workspace
+    failed = 0
+    if not chosen.report_only:
+        _say_sizes(experiment)
+        prepare(experiment, chosen.corpus, work)
+        for run in experiment.runs(experiment.arms):
+            say(f"== {run.title}")
+            try:
+                if not carry_out(run, work):
+                    say("another process is at it")
+            except SconeError as error:  # one that goes astray leaves the others their turn
+                say_error(f"{run.title}: {error.message}", error.hint)
+                failed = error.exit_code
+            _report(experiment, work, chosen.out)
+    found = _report(experiment, work, chosen.out)
+    if not found:
+        say_error(f"{work}: no run is finished", "give the command without --report-only")
+        return failed or 1
+    _print(found, work)
+    return failed
+
+
+def _say_sizes(experiment: Experiment) -> None:
+    """The arms that will be trained, and their sizes, counted."""
+    runs = [experiment.run(arm, 0) for arm in experiment.arms]
+    base = non_embedding_parameters(experiment.run(next(arm for arm in ARMS if arm.name == BASE), 0).config)
+    for run in runs:
+        size, seeds = non_embedding_parameters(run.config), f"{run.arm.seeds} seed{'s' if run.arm.seeds > 1 else ''}"
+        say(f"{run.arm.name:20} {size:>10,} resident parameters without embeddings, {size / base:.2f}x, {seeds}")
+
+
+def _report(experiment: Experiment, work: Path, out: Path) -> list[Finding]:
+    """Write the report of all runs that are finished, if there are any."""
+    found = findings(experiment, work)
+    if not found:
+        return found
+    outcomes, out = outcomes_of(found), out.resolve()
+    results = {
+        "question": QUESTION,
+        "held_out": held_out_size(found),
+        "settings": {k: v for k, v in result_settings(experiment.train).items() if k not in OF_THE_ARM},
+        "arms": arm_rows(outcomes),
+        "claims": verdicts(outcomes),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with held(work):  # another process may be writing them too
+        write_atomically(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+        write_atomically(out / "results.md", markdown(tables(outcomes)).encode())
+        write_atomically(out / "quality.svg", picture(outcomes).encode())
+    return found
+
+
+def _print(found: list[Finding], work: Path) -> None:
+    """The tables, and the line of JSON in which all benchmarks end."""
+    outcomes = outcomes_of(found)
+    print(result_text(QUESTION, {"held_out": held_out_size(found), **tables(outcomes)}), end="\n\n")
+    figures: dict[str, Any] = {
+        "training_tokens": found[0].facts["training_tokens"],
+        "bits_a_byte": {row["arm"]: row["bits_per_byte"][WHOLE]["value"] for row in arm_rows(outcomes)},
+        "claims": {verdict["claim"]: verdict["status"] for verdict in verdicts(outcomes)},
+    }
+    finish(QUESTION, work, **figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The arms of `bench_quality.py`: what is trained, in which order, and where their settings come from.
+
+An arm is the recipe's `[train-fgram]` with a few settings of its own. Everything else is the same for all, so that all see
+the same windows in the same order: that of the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scone_cli.commands import STAGES
+from scone_cli.errors import BadSetting
+from scone_cli.model import MainModel, ModelConfig
+from scone_cli.options import read_recipe
+from scone_cli.quantities import Quantity
+from scone_cli.stages import result_settings
+from scone_cli.stages.count_ngrams import CountNgrams
+from scone_cli.stages.select_vocab import SelectVocab
+from scone_cli.stages.train_fgram import TrainFgram
+
+ALL = "all"  # f-grams: as many as the recipe keeps
+
+# What says nothing about a model of another kind; the trainer writes down the one value that it has then.
+_ALL_SETTLED = ("fgram_layers", "combine", "hashed_rows")
+_SETTLED = {"plain": _ALL_SETTLED, "hashed": _ALL_SETTLED, "scone": ("hashed_rows",)}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the models that are compared.
+
+    Attributes:
+        name: of its folder, and on the command line.
+        label: what a reader is told.
+        fgrams: how many f-grams it has: "10k" and so on, `ALL`, or None where it reads no vocabulary.
+        settings: of `train-fgram`, where they are not the recipe's.
+        seeds: how many times it is trained.
+        by_default: whether it is trained without being asked for.
+    """
+
+    name: str
+    label: str
+    fgrams: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int = 1
+    by_default: bool = True
+
+
+def _plain(times: str, dim: int, layers: int, heads: int, **more: Any) -> Arm:
+    shape = {"kind": "plain", "dim": dim, "layers": layers, "heads": heads}
+    return Arm(f"plain-{times}", f"plain {times}", None, shape, **more)
+
+
+# The most important first: in this order they are trained. Sizes are meant for a recipe of d 64 and 4 layers as 1x.
+ARMS = (
+    Arm("plain-1x", "plain 1x", None, {"kind": "plain"}),
+    Arm("scone-1x", "Scone 1x", ALL, seeds=3),
+    _plain("4x", dim=104, layers=6, heads=4, seeds=3),
+    _plain("2.5x", dim=92, layers=5, heads=2, seeds=3),
+    _plain("1.9x", dim=80, layers=5, heads=2),
+    Arm("hashed-1x", "hashed 1x", ALL, {"kind": "hashed"}),
+    Arm("scone-1x-100k", "Scone 1x, 100k f-grams", "100k"),
+    Arm("scone-1x-10k", "Scone 1x, 10k f-grams", "10k"),
+    Arm("scone-1x-fgram-2x", "Scone 1x, A_f-gram 2x", ALL, {"fgram_layers": 8}),
+    Arm("scone-1x-fgram-0.5x", "Scone 1x, A_f-gram 0.5x", ALL, {"fgram_layers": 2}),
+    _plain("8x", dim=128, layers=8, heads=4, by_default=False),
+)
+BASE = "plain-1x"  # of which the others are multiples
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm, trained with one seed: the smallest piece of work. `config` has all of its settings."""
+
+    arm: Arm
+    seed: int
+    config: TrainFgram
+
+    @property
+    def title(self) -> str:
+        """How it is called in messages."""
+        return f"{self.arm.name}, seed {self.seed}"
+
+    def differences(self, settings: Mapping[str, Any]) -> list[str]:
+        """Where a model's settings are not these, in words."""
+        ignored = _SETTLED[self.config.kind]
+        expected = {name: value for name, value in result_settings(self.config).items() if name not in ignored}
+        return [
+            f"{name} {settings.get(name)}, not {value}"
+            for name, value in expected.items()
+            if settings.get(name) != value
+        ]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The recipe's settings of three stages, and the arms to train with them."""
+
+    count: CountNgrams
+    select: SelectVocab
+    train: TrainFgram
+    arms: tuple[Arm, ...]
+
+    @classmethod
+    def read(cls, recipe: Path, names: Sequence[str] = (), num_tokens: int = 0) -> Experiment:
+        """Read a recipe; `names` chooses among the arms, `num_tokens` to train on goes before the recipe's steps.
+
+        Raises:
+            BadSetting: the recipe has what no stage understands, or there is no such arm.
+        """
+        tables = read_recipe(recipe, {name: stage.config_class for name, stage in STAGES.items()})
+        train = TrainFgram(**tables.get("train-fgram", {}))
+        if num_tokens:
+            train = replace(train, steps=max(1, round(num_tokens / (train.batch * train.context))))
+        known = {arm.name: arm for arm in ARMS}
+        if unknown := [name for name in names if name not in known]:
+            raise BadSetting(f"--arms {unknown[0]}: no such arm", f"there are {', '.join(known)}")
+        chosen = tuple(arm for arm in ARMS if (arm.name in names if names else arm.by_default))
+        count = CountNgrams(**tables.get("count-ngrams", {}))
+        return cls(count, SelectVocab(**tables.get("select-vocab", {})), train, chosen)
+
+    @cached_property
+    def sizes(self) -> dict[str, SelectVocab]:
+        """The settings of each vocabulary that the arms need."""
+        needed = dict.fromkeys(arm.fgrams for arm in self.arms if arm.fgrams)
+        whole = self.select
+        fewer = replace(whole, budget=None, coverage=None)
+        return {size: whole if size == ALL else replace(fewer, size=Quantity(size)) for size in needed}
+
+    def run(self, arm: Arm, seed: int) -> Run:
+        """One of the runs."""
+        return Run(arm, seed, replace(self.train, **{**arm.settings, "seed": seed}))
+
+    def runs(self, arms: Sequence[Arm]) -> Iterator[Run]:
+        """The runs of arms in order: the first seed of every arm, then the others of those that have more."""
+        for seed in range(max(arm.seeds for arm in arms)):
+            yield from (self.run(arm, seed) for arm in arms if seed < arm.seeds)
+
+
+def non_embedding_parameters(config: TrainFgram) -> int:
+    """Weights of the main model beside its embeddings and its head: what makes the sizes of the arms."""
+    values = asdict(config) | {"vocab_size": 1, "max_n": 2}
+    with torch.device("meta"):  # no memory, no time
+        main = MainModel(
+            ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig) if item.name in values})
+        )
+    parts = (main.blocks, main.norm, main.embedding_norm)
+    return sum(weight.numel() for part in parts for weight in part.parameters())

@@ -1,0 +1,128 @@
+"""The picture of `bench_quality.py`: bits a byte against resident parameters, plain as a line, the others as points.
+
+One SVG that stands alone: with its own paper, in the colours of a light or a dark screen, without a script or a font.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from quality_report import Outcome
+
+from scone_cli.figures import Axis, short_count
+from scone_cli.scales import Scale, scale_of
+
+WIDTH, HEIGHT = 760, 440
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 46, 58
+NAMES = 190  # room left of the smallest model, for the names of the points that have its size
+_LINE = 15  # between two names
+_ROUND = (1, 1.5, 2, 3, 5, 7)  # times a power of ten: the ticks of the axis of sizes
+_STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2127; --soft: #5c6670; --hair: #e3e7eb;
+ --plain: #2b6cb0; --scone: #d5761c; --hashed: #2f8f5b; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e4e7ea; --soft: #9aa4ad; --hair: #2c3238;
+ --plain: #6aa9e9; --scone: #f0a25a; --hashed: #63c08d; } }
+text { fill: var(--ink); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
+.name { font-weight: 600; font-size: 14px; }
+.soft { fill: var(--soft); }
+.grid { stroke: var(--hair); fill: none; }
+.base, .lead { stroke: var(--soft); fill: none; }
+.lead { stroke-width: .7; }
+.line { stroke: var(--plain); stroke-width: 2.2; fill: none; }
+.spread { stroke-width: 1.4; fill: none; }
+"""
+
+
+@dataclass(frozen=True)
+class Point:
+    """An arm: its place on both axes, its seeds, how it is called."""
+
+    kind: str
+    label: str
+    size: float
+    bits: float
+    seeds: tuple[float, ...]
+
+
+def picture(outcomes: Mapping[str, Outcome]) -> str:
+    """Draw all arms (at least one); the result is a whole SVG file."""
+    points = [_point(outcome) for outcome in outcomes.values()]
+    sizes = [point.size for point in points]
+    x = Scale(min(sizes), 1.15 * max(sizes), LEFT + NAMES, WIDTH - RIGHT, step=10, log=True)
+    values = [value for point in points for value in point.seeds]
+    y = scale_of(Axis("bits a byte", "number", ends="round"), values, HEIGHT - BOTTOM, TOP)
+    plain = sorted((point for point in points if point.kind == "plain"), key=lambda point: point.size)
+    others = [point for point in points if point.kind != "plain"]
+    title = "Bits a byte of held-out text against resident parameters"
+    marks = [*_axes(x, y), *_line(plain, x, y), *(mark for point in points for mark in _dot(point, x, y))]
+    marks += [*_names_of_line(plain, x, y), *_names_of_points(others, x, y)]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'role="img" aria-label="{title}">\n<style>{_STYLE}</style>\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" style="fill:var(--paper)"/>\n'
+        f'<text class="name" x="{LEFT}" y="24">{title}</text>\n' + "\n".join(marks) + "\n</svg>\n"
+    )
+
+
+def _point(outcome: Outcome) -> Point:
+    size = outcome.facts["resident_non_embedding_parameters"]
+    kind, bits = outcome.findings[0].run.config.kind, outcome.bits(outcome.nats).value
+    return Point(kind, outcome.arm.label, size, bits, tuple(outcome.seeds().values()))
+
+
+def _axes(x: Scale, y: Scale) -> Iterator[str]:
+    for place, text in y.labels("number"):
+        yield f'<path class="grid" d="M{LEFT} {place}H{WIDTH - RIGHT}"/>'
+        yield f'<text class="soft" x="{LEFT - 8}" y="{place + 4}" text-anchor="end">{text}</text>'
+    ticks = [factor * 10.0**power for power in range(2, 13) for factor in _ROUND]
+    for tick in (tick for tick in ticks if x.low <= tick <= x.high):
+        yield f'<path class="grid" d="M{x(tick)} {TOP}V{HEIGHT - BOTTOM}"/>'
+        yield f'<text class="soft" x="{x(tick)}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{short_count(tick)}</text>'
+    yield f'<path class="base" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
+    across, up = (x.start + x.end) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    named = "resident parameters without embeddings"
+    yield f'<text class="soft" x="{across}" y="{HEIGHT - 14}" text-anchor="middle">{named}</text>'
+    yield f'<text class="soft" x="16" y="{up}" text-anchor="middle" transform="rotate(-90 16 {up})">bits a byte</text>'
+
+
+def _line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
+    if len(plain) > 1:
+        yield f'<path class="line" d="M{"L".join(f"{x(point.size)} {y(point.bits)}" for point in plain)}"/>'
+
+
+def _dot(point: Point, x: Scale, y: Scale) -> Iterator[str]:
+    """A dot, and a stroke from the best to the worst seed if there are several."""
+    colour, left = f"var(--{point.kind})", x(point.size)
+    if len(point.seeds) > 1:
+        yield f'<path class="spread" d="M{left} {y(min(point.seeds))}V{y(max(point.seeds))}" style="stroke:{colour}"/>'
+    told = escape(f"{point.label}: {point.bits:.4f}")
+    yield f'<circle cx="{left}" cy="{y(point.bits)}" r="4" style="fill:{colour}"><title>{told}</title></circle>'
+
+
+def _names_of_line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
+    for point in plain:
+        text, top = escape(point.label), y(point.bits) - 9
+        yield f'<text x="{x(point.size)}" y="{top}" text-anchor="middle" style="fill:var(--plain)">{text}</text>'
+
+
+def _names_of_points(others: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
+    """A name left of each point, moved apart where points lie close, with a stroke to the point."""
+    ordered = sorted(others, key=lambda point: y(point.bits))
+    tops = _apart([y(point.bits) for point in ordered], TOP + 8, HEIGHT - BOTTOM - 8)
+    for point, top in zip(ordered, tops, strict=True):
+        right, colour = x(point.size) - 22, f"var(--{point.kind})"
+        yield f'<path class="lead" d="M{right + 3} {top}L{x(point.size) - 5} {y(point.bits)}"/>'
+        text = escape(point.label)
+        yield f'<text x="{right}" y="{top + 4:.1f}" text-anchor="end" style="fill:{colour}">{text}</text>'
+
+
+def _apart(places: Sequence[float], first: float, last: float) -> list[float]:
+    """Places in order, so far moved that all are a line apart, and between `first` and `last` if there is room."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + _LINE if moved else first))
+    for i in range(len(moved) - 1, -1, -1):
+        moved[i] = min(moved[i], moved[i + 1] - _LINE if i + 1 < len(moved) else last)
+    return moved

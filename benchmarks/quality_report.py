@@ -1,0 +1,257 @@
+"""What `bench_quality.py` found: every arm in numbers, and the claims, each reached or not, with what says so.
+
+Bits a byte are those of all held-out documents; an arm of several seeds counts with the mean of their losses. Differences
+are paired: their standard errors are over documents, of the difference in each of them. What it leaves out: how the losses
+came about (`quality_runs`), and the picture (`quality_picture`).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from quality_arms import ARMS, BASE, Arm
+from quality_runs import Finding
+
+from scone_cli.metrics import F64, Estimate, bits_per_byte
+from scone_cli.quantities import bytes_text, seconds_text
+
+WHOLE = "all"  # documents, beside the domains
+REACHED, MISSED, OPEN = "reached", "not reached", "not measured yet"
+_MOST_FLOPS = 1.4  # of training, times plain 1x
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An arm with all of its finished seeds (one at least)."""
+
+    arm: Arm
+    findings: tuple[Finding, ...]
+
+    @cached_property
+    def nats(self) -> F64:
+        """The loss of every document, the mean over seeds."""
+        mean: F64 = np.mean([finding.nats for finding in self.findings], axis=0)
+        return mean
+
+    @property
+    def facts(self) -> Row:
+        """What the model takes; of seconds and the like the mean over seeds."""
+        facts = [finding.facts for finding in self.findings]
+        return {name: _mean([each[name] for each in facts]) for name in facts[0]}
+
+    @property
+    def domains(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Which documents count: all, and those of each domain."""
+        of = self.findings[0].domains
+        return {WHOLE: np.full(of.size, True)} | {str(name): of == name for name in np.unique(of)}
+
+    def bits(self, nats: F64, domain: str = WHOLE) -> Estimate:
+        """Bits a byte of losses, or of differences of losses, with the standard error over documents."""
+        inside, first = self.domains[domain], self.findings[0]
+        return bits_per_byte(nats[inside], first.num_bytes[inside], first.tokens[inside])
+
+    def seeds(self) -> dict[int, float]:
+        """Bits a byte of every seed."""
+        return {finding.run.seed: self.bits(finding.nats).value for finding in self.findings}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return values[0] if len(set(values)) == 1 else statistics.fmean(values)
+
+
+def outcomes_of(findings: Sequence[Finding]) -> dict[str, Outcome]:
+    """The findings by arm, in the order of the arms."""
+    by_arm = {arm.name: tuple(each for each in findings if each.run.arm is arm) for arm in ARMS}
+    return {name: Outcome(each[0].run.arm, each) for name, each in by_arm.items() if each}
+
+
+# ---- claims ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That arms are better than others, by at least `margin` bits a byte; with `by_domain` in every domain."""
+
+    text: str
+    pairs: tuple[tuple[str, str], ...]  # the better, the worse
+    margin: float = 0.0
+    by_domain: bool = False
+
+
+CLAIMS = (
+    Claim(
+        "plain is ordered by size",
+        (("plain-1.9x", "plain-1x"), ("plain-2.5x", "plain-1.9x"), ("plain-4x", "plain-2.5x")),
+    ),
+    Claim("plain 1.9x is better than plain 1x by 0.02 bits a byte or more", (("plain-1.9x", "plain-1x"),), margin=0.02),
+    Claim("Scone 1x is better than plain 2.5x in every domain", (("scone-1x", "plain-2.5x"),), by_domain=True),
+    Claim("Scone 1x is better than plain 4x", (("scone-1x", "plain-4x"),)),
+    Claim("the more f-grams the better", (("scone-1x-100k", "scone-1x-10k"), ("scone-1x", "scone-1x-100k"))),
+    Claim(
+        "the larger A_f-gram the better",
+        (("scone-1x", "scone-1x-fgram-0.5x"), ("scone-1x-fgram-2x", "scone-1x")),
+    ),
+    Claim("beyond: Scone 1x is better than plain 8x", (("scone-1x", "plain-8x"),)),
+    Claim("beyond: Scone 1x is better than hashed 1x with as many rows", (("scone-1x", "hashed-1x"),)),
+)
+
+
+def judge(claim: Claim, outcomes: Mapping[str, Outcome]) -> Row:
+    """Whether a claim is reached, and its paired differences, better minus worse: below 0 is as claimed."""
+    parts = []
+    for better, worse in claim.pairs:
+        if better not in outcomes or worse not in outcomes:
+            return {"claim": claim.text, "status": OPEN, "differences": []}
+        domains = [name for name in outcomes[better].domains if (name != WHOLE) == claim.by_domain]
+        parts += [_difference(outcomes[better], outcomes[worse], domain) for domain in domains]
+    is_reached = all(part["difference"] <= -claim.margin and part["difference"] < 0 for part in parts)
+    return {"claim": claim.text, "status": REACHED if is_reached else MISSED, "differences": parts}
+
+
+def _difference(better: Outcome, worse: Outcome, domain: str) -> Row:
+    """Bits a byte by which an arm is above another, of the means over seeds, and of each seed that both have."""
+    found = better.bits(better.nats - worse.nats, domain)
+    of = {finding.run.seed: finding.nats for finding in worse.findings}
+    common = [each for each in better.findings if each.run.seed in of]
+    by_seed = [better.bits(each.nats - of[each.run.seed], domain).value for each in common]
+    return {
+        "better": better.arm.name,
+        "worse": worse.arm.name,
+        "domain": domain,
+        "difference": found.value,
+        "stderr": found.stderr,
+        "by_seed": by_seed,
+    }
+
+
+def judge_cost(outcomes: Mapping[str, Outcome]) -> Row:
+    """Whether training Scone takes little more than training the plain model."""
+    text = f"training Scone 1x takes at most {_MOST_FLOPS} times the FLOPs of plain 1x"
+    if "scone-1x" not in outcomes or BASE not in outcomes:
+        return {"claim": text, "status": OPEN}
+    times = outcomes["scone-1x"].facts["training_flops"] / outcomes[BASE].facts["training_flops"]
+    return {"claim": text, "status": REACHED if times <= _MOST_FLOPS else MISSED, "times": times}
+
+
+def verdicts(outcomes: Mapping[str, Outcome]) -> list[Row]:
+    """All claims, judged."""
+    return [*(judge(claim, outcomes) for claim in CLAIMS), judge_cost(outcomes)]
+
+
+# ---- in numbers, for programs ------------------------------------------------------------------------------------
+
+
+def arm_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
+    """Every arm: what it takes, and its bits a byte over all and in each domain."""
+    return [
+        {
+            "arm": name,
+            "label": outcome.arm.label,
+            "settings": dict(outcome.arm.settings),
+            **outcome.facts,
+            "bits_per_byte": {domain: _estimate(outcome.bits(outcome.nats, domain)) for domain in outcome.domains},
+            "seeds": outcome.seeds(),
+        }
+        for name, outcome in outcomes.items()
+    ]
+
+
+def _estimate(found: Estimate) -> Row:
+    return {"value": found.value, "stderr": found.stderr, "tokens": found.n}
+
+
+# ---- in tables, for people ---------------------------------------------------------------------------------------
+
+
+def tables(outcomes: Mapping[str, Outcome]) -> dict[str, list[Row]]:
+    """The tables by title, those that have rows; every value is a text or a whole number."""
+    judged = verdicts(outcomes)
+    differences = [(verdict["claim"], part) for verdict in judged for part in verdict.get("differences", ())]
+    found = {
+        "quality and cost": [_arm_row(outcome, outcomes.get(BASE)) for outcome in outcomes.values()],
+        "bits a byte by domain": _domain_rows(outcomes),
+        "differences, bits a byte": [_difference_row(claim, part) for claim, part in differences],
+        "claims": [_claim_row(verdict) for verdict in judged],
+    }
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def _arm_row(outcome: Outcome, base: Outcome | None) -> Row:
+    facts, found, seeds = outcome.facts, outcome.bits(outcome.nats), list(outcome.seeds().values())
+    size, flops = facts["resident_non_embedding_parameters"], facts["training_flops"]
+    return {
+        "arm": outcome.arm.label,
+        "bits a byte": _with_error(found.value, found.stderr),
+        "seeds": f"{len(seeds)}, sd {statistics.stdev(seeds):.4f}" if len(seeds) > 1 else "1",
+        "resident": facts["resident_parameters"],
+        "not embeddings": size,
+        "times 1x": f"{size / base.facts['resident_non_embedding_parameters']:.2f}" if base else "-",
+        "training only": facts["training_only_parameters"],
+        "offloaded rows": facts["offloaded_rows"],
+        "offloaded": bytes_text(facts["offloaded_bytes"]) if facts["offloaded_rows"] else "-",
+        "FLOPs a token": f"{facts['inference_flops_a_token'] / 1e6:.2f}M",
+        "training FLOPs": f"{flops:.3g}",
+        "times plain 1x": f"{flops / base.facts['training_flops']:.2f}" if base else "-",
+        "training": seconds_text(facts["training_seconds"]),
+    }
+
+
+def _domain_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
+    rows = []
+    for outcome in outcomes.values():
+        found = {domain: outcome.bits(outcome.nats, domain) for domain in outcome.domains}
+        texts = {domain: _with_error(each.value, each.stderr) for domain, each in found.items()}
+        rows.append({"arm": outcome.arm.label} | texts)
+    return rows
+
+
+def _claim_row(verdict: Row) -> Row:
+    """A claim in a line: of several differences the one that is nearest to failing."""
+    parts, numbers = verdict.get("differences", ()), ""
+    if parts:
+        worst = max(parts, key=lambda part: part["difference"])
+        numbers = _with_error(worst["difference"], worst["stderr"], signed=True)
+        if len(parts) > 1:
+            place = f"{worst['better']} - {worst['worse']}" if worst["domain"] == WHOLE else worst["domain"]
+            as_claimed = sum(part["difference"] < 0 for part in parts)
+            numbers = f"{as_claimed} of {len(parts)} below 0, the highest {numbers} ({place})"
+    elif "times" in verdict:
+        numbers = f"{verdict['times']:.3f} times"
+    return {"claim": verdict["claim"], "status": verdict["status"], "bits a byte": numbers}
+
+
+def _difference_row(claim: str, part: Row) -> Row:
+    return {
+        "claim": claim,
+        "difference of": f"{part['better']} - {part['worse']}",
+        "domain": part["domain"],
+        "bits a byte": _with_error(part["difference"], part["stderr"], signed=True),
+        "by seed": ", ".join(f"{value:+.4f}" for value in part["by_seed"]) or "-",
+    }
+
+
+def _with_error(value: float, stderr: float | None, signed: bool = False) -> str:
+    text = f"{value:+.4f}" if signed else f"{value:.4f}"
+    return text if stderr is None else f"{text} ± {stderr:.4f}"
+
+
+def markdown(found: Mapping[str, Sequence[Row]]) -> str:
+    """The tables as Markdown."""
+    parts = []
+    for title, rows in found.items():
+        lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+        table = "\n".join(f"| {' | '.join(map(_cell, each))} |" for each in lines)
+        parts.append(f"### {title.capitalize()}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

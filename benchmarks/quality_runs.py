@@ -1,0 +1,221 @@
+"""The work of `bench_quality.py`: making the vocabularies, training an arm, measuring it; every piece of it once.
+
+In the workspace: tokens/ and counts/; fgrams/SIZE/vocab, beside a link to tokens/, is what an arm with so many f-grams
+reads; arms/NAME/seed-K holds model/ and documents.parquet, the loss of every held-out document. Each run has a lock of its
+own, so that several processes may share the work. What it leaves out: what the losses say (`quality_report`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from quality_arms import ARMS, Experiment, Run
+
+from scone_cli.artifacts import (
+    MANIFEST,
+    Manifest,
+    digest_weights,
+    open_artifact,
+    read_manifest,
+    workspace_lock,
+    write_parquet,
+)
+from scone_cli.bars import listening
+from scone_cli.console import say
+from scone_cli.corpus import read_tokens, top_folder
+from scone_cli.errors import InputMissing, WorkspaceLocked
+from scone_cli.evaluation import Arm, run_arm
+from scone_cli.exits import storage_failures
+from scone_cli.metrics import F64, per_document
+from scone_cli.model import SconeModel
+from scone_cli.progress import Progress
+from scone_cli.schemas import HELD_OUT
+from scone_cli.stages import count_ngrams, select_vocab, train_fgram
+from scone_cli.table_size import ITEM_BYTES, table_bytes
+from scone_cli.training_record import read_config, training_record
+from scone_cli.vocabulary import Vocabulary
+
+DOCUMENTS = pa.schema(
+    [
+        pa.field("doc", pa.string(), nullable=False),
+        pa.field("bytes", pa.uint64(), nullable=False),
+        pa.field("tokens", pa.uint64(), nullable=False),
+        pa.field("nats", pa.float64(), nullable=False),  # of all its tokens together
+    ]
+)
+_WEIGHTS = b"weights"  # key of the file's metadata: the digest of the weights that were measured
+_TABLE_DTYPE = "float16"
+_WAIT = 2.0  # seconds between two looks at a lock
+
+
+@contextlib.contextmanager
+def held(workspace: Path) -> Iterator[None]:
+    """Hold the lock of a folder, after whoever holds it now: for work that takes minutes at most."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(workspace_lock(workspace))
+                break
+            except WorkspaceLocked:
+                time.sleep(_WAIT)
+        yield
+
+
+def prepare(experiment: Experiment, corpus: Sequence[Path], work: Path) -> None:
+    """Make tokens/, counts/ and the vocabularies; without a corpus, the first two must be there.
+
+    Raises:
+        InputMissing: they are not, and there is no corpus to make them of.
+    """
+    if not corpus and not (work / "counts" / MANIFEST).is_file():
+        raise InputMissing(f"{work}: there is no counts/ in it", "name the corpus to make it of")
+    with storage_failures(work), held(work):
+        if corpus:
+            with listening(quiet=False, verbose=False) as progress:
+                count_ngrams.run(experiment.count, corpus, work, progress)
+        for size, config in experiment.sizes.items():
+            place = work / "fgrams" / size
+            place.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (place / "tokens").symlink_to(Path("..", "..", "tokens"))
+            with listening(quiet=False, verbose=False) as progress:
+                report = select_vocab.run(config, work, place / "vocab", progress)
+            say(f"vocabulary {size}: {report.summary['f-grams']:,} f-grams")
+
+
+def folder_of(run: Run, work: Path) -> Path:
+    """Where a run keeps its model and its losses."""
+    return work / "arms" / run.arm.name / f"seed-{run.seed}"
+
+
+def inputs_of(run: Run, work: Path) -> Path:
+    """The folder that holds the tokens/ and, if it needs one, the vocab/ that a run reads."""
+    return work / "fgrams" / run.arm.fgrams if run.arm.fgrams else work
+
+
+def carry_out(run: Run, work: Path) -> bool:
+    """Train a run and measure it, as far as that is not done; False where another process is at it.
+
+    Raises:
+        SconeError: training went wrong.
+    """
+    folder = folder_of(run, work)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(storage_failures(folder))
+        try:
+            stack.enter_context(workspace_lock(folder))
+        except WorkspaceLocked:
+            return False
+        with listening(quiet=False, verbose=False) as progress:
+            inputs = inputs_of(run, work)
+            train_fgram.run(run.config, inputs, folder / "model", progress)
+            _measure(folder, inputs, progress)
+    return True
+
+
+def _measure(folder: Path, inputs: Path, progress: Progress) -> None:
+    """Write the loss of every held-out document under the model in `folder`, unless it is there."""
+    weights = digest_weights(open_artifact(folder / "model", "model"))
+    path = folder / "documents.parquet"
+    if _measured(path) == weights:
+        return
+    stream = read_tokens(inputs / "tokens", HELD_OUT)
+    if not stream.num_bytes.any():
+        raise InputMissing(f"{inputs / 'tokens'}: no held-out text whose bytes are known", "give a larger held-out")
+    model = SconeModel.load(folder / "model")
+    config = model.config
+    trie = Vocabulary.read(inputs / "vocab", config.vocab_size, config.max_n).trie if model.fgram else None
+    found = run_arm(Arm(folder.parent.name, model, trie), stream, config.end_of_document, progress)
+    columns = [stream.names, stream.num_bytes, np.diff(stream.starts), per_document(found.losses, stream.starts)]
+    table = pa.table(dict(zip(DOCUMENTS.names, columns, strict=True)), DOCUMENTS)
+    write_parquet(path, DOCUMENTS.with_metadata({_WEIGHTS: weights}), table)
+
+
+def _measured(path: Path) -> str | None:
+    """The digest of the weights whose losses are in the file; None where there is no file."""
+    if not path.is_file():
+        return None
+    metadata: dict[bytes, bytes] = pq.read_schema(path).metadata
+    return metadata[_WEIGHTS].decode()
+
+
+# ---- what came out -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finished run: what its model takes, and its loss on every held-out document; arrays [documents]."""
+
+    run: Run
+    facts: dict[str, Any]
+    domains: npt.NDArray[np.str_]
+    num_bytes: F64
+    tokens: F64
+    nats: F64
+
+
+def findings(experiment: Experiment, work: Path) -> list[Finding]:
+    """All finished runs of the experiment; one that was trained otherwise is left out, and that is said."""
+    found = []
+    for run in experiment.runs(ARMS):
+        folder = folder_of(run, work)
+        if not (folder / "model" / MANIFEST).is_file():
+            continue
+        model = open_artifact(folder / "model", "model", hashes=False)
+        if _measured(folder / "documents.parquet") != digest_weights(model):
+            continue  # another process has just trained it, and measures it now
+        inputs = inputs_of(run, work)
+        made_from = {name: read_manifest(inputs / name).fingerprint for name in model.inputs}
+        others = run.differences(model.settings)
+        if others or made_from != model.inputs:
+            say(f"{run.title}: left out, trained with {', '.join(others) or 'other tokens or f-grams'}")
+            continue
+        table = pq.read_table(folder / "documents.parquet", schema=DOCUMENTS)
+        names = np.array([top_folder(name) for name in table["doc"].to_pylist()])
+        numbers = (table[name].to_numpy().astype(np.float64) for name in DOCUMENTS.names[1:])
+        found.append(Finding(run, _facts(run, folder / "model", model, inputs), names, *numbers))
+    return found
+
+
+def _facts(run: Run, folder: Path, model: Manifest, inputs: Path) -> dict[str, Any]:
+    """What a model keeps on the accelerator and off it, and what it takes to run and to train."""
+    config = read_config(folder)
+    record = training_record(folder, config)
+    rows, num_bytes = 0, 0
+    if run.config.kind == "scone":
+        rows = read_manifest(inputs / "vocab").summary["f-grams"]
+        num_bytes = table_bytes(rows, config["dim"], _TABLE_DTYPE)
+    elif run.config.kind == "hashed":
+        rows = model.summary["offloaded parameters"] // config["dim"]
+        num_bytes = rows * config["dim"] * ITEM_BYTES[_TABLE_DTYPE]
+    return {
+        "dim": config["dim"],
+        "layers": config["layers"],
+        "fgram_layers": config["fgram_layers"],
+        "resident_parameters": model.summary["resident parameters"],
+        "resident_non_embedding_parameters": model.summary["resident non-embedding parameters"],
+        "training_only_parameters": model.summary["training-only parameters"],
+        "offloaded_rows": rows,
+        "offloaded_bytes": num_bytes,
+        "inference_flops_a_token": record["cost"]["inference_flops_a_token"],
+        "training_flops": record["cost"]["training_flops"],
+        "trie_nodes_a_token": record["training"]["trie_nodes_a_token"],
+        "training_tokens": record["training"]["tokens"],
+        "training_seconds": record["training"]["seconds"],
+    }
+
+
+def held_out_size(found: Sequence[Finding]) -> dict[str, int]:
+    """How much text the losses are of."""
+    first = found[0]
+    sizes = {"documents": first.nats.size, "tokens": int(first.tokens.sum()), "bytes": int(first.num_bytes.sum())}
+    return sizes | {"domains": np.unique(first.domains).size}
