@@ -18,8 +18,8 @@ FILES = {
     "tokens": {"part-00000-0000.parquet", "tokenizer.json"},
     "counts": {"n=1.parquet", "n=2.parquet", "n=3.parquet", "n=4.parquet"},
     "vocab": {"vocab.parquet", "ladder.parquet"},
-    "model": {"config.json", "main.safetensors", "fgram.safetensors", "log.parquet"},
-    "plain": {"config.json", "main.safetensors", "log.parquet"},
+    "model": {"config.json", "main.safetensors", "fgram.safetensors", "log.jsonl", "log.parquet"},
+    "plain": {"config.json", "main.safetensors", "log.jsonl", "log.parquet"},
     "table": {"rows-00000.parquet", "index.slots.npy", "index.values.npy", "vocab.parquet"},
     "eval": {"results.json", "results.parquet"},
 }

@@ -206,7 +206,7 @@ def test_a_compiled_model_learns_the_same(tmp_path, monkeypatch):
         log = train(model, SEEN, plan_of(compile=compiled), scratch, silent)
         assert (model.main._compiled_call_impl is not None) == compiled
         losses.append([*log["loss"].to_pylist(), log["held_out_loss"].to_pylist()[-1]])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)  # eager CPU kernels of our own round otherwise
 
 
 # ---- stops -------------------------------------------------------------------------------------------------------
