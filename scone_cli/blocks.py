@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scone_cli import fused
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm with a learned gain."""
@@ -19,7 +21,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm over the last axis."""
-        return F.rms_norm(x, (x.shape[-1],), self.gain, eps=1e-6)
+        if fused.is_for(x):
+            return fused.norm(x, self.gain)
+        return F.rms_norm(x, (x.shape[-1],), self.gain, eps=fused.EPSILON)
 
 
 class Block(nn.Module):
@@ -37,12 +41,17 @@ class Block(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Queries, keys and values, one after the other [..., 3, H, E], of x [..., D]."""
-        qkv: Tensor = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        return qkv
+        if fused.is_for(x):
+            qkv = fused.norm_linear(x, self.attention_norm.gain, self.qkv.weight)
+        else:
+            qkv = self.qkv(self.attention_norm(x))
+        return qkv.view(*x.shape[:-1], 3, self.heads, x.shape[-1] // self.heads)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add attention's result [..., H, E] and the MLP to the stream x [..., D]."""
         x = x + self.out(attended.flatten(-2))
+        if fused.is_for(x):
+            return fused.add_mlp(x, self.mlp_norm.gain, self.gate_up.weight, self.down.weight)
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
         y: Tensor = x + self.down(F.silu(gate) * up)
         return y

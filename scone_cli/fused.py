@@ -1,0 +1,160 @@
+"""Norm, MLP and rotary positions on a CPU: the mathematics of `blocks.py`, keeping little and passing memory seldom.
+
+Between small matrices everything is bound by memory, and what autograd keeps of it fills that memory. Here a norm keeps its
+rows divided by their rms, an MLP its two halves before SwiGLU; the rest is worked out again while it is in the cache. For
+a given number of threads every result is the same to the last bit. Shapes: N rows, D = dim, F = inner width of the
+MLP, O outputs, B sequences, C context, H heads, E = D / H.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scone_cli.threads import share_out
+
+EPSILON = 1e-6  # of every norm
+
+
+def is_for(x: Tensor) -> bool:
+    """Whether x can be given to what follows: on a CPU, in a precision that numba knows, while torch does not compile."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in {torch.float32, torch.float64}
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+# ---- norm and MLP ------------------------------------------------------------------------------------------------
+#
+# Where a matrix follows, the gain is multiplied into the matrix, not into the rows: then the rows divided by their rms are all
+# that the backward pass needs, and the gradient of the gain falls out of that of the matrix.
+
+
+def norm(x: Tensor, gain_D: Tensor) -> Tensor:
+    """The rows of x [..., D] divided by their root mean squares, times the gain."""
+    result: Tensor = _Norm.apply(x.reshape(-1, x.shape[-1]), gain_D)  # type: ignore[no-untyped-call]
+    return result.view_as(x)
+
+
+def norm_linear(x: Tensor, gain_D: Tensor, weight_OD: Tensor) -> Tensor:
+    """The norm of x [..., D], times a matrix [..., O]."""
+    result: Tensor = _NormLinear.apply(x.reshape(-1, x.shape[-1]), gain_D, weight_OD)  # type: ignore[no-untyped-call]
+    return result.view(*x.shape[:-1], len(weight_OD))
+
+
+def add_mlp(x: Tensor, gain_D: Tensor, gate_up: Tensor, down_DF: Tensor) -> Tensor:
+    """Add to x [..., D] what a SwiGLU MLP, of matrices [2F, D] and [D, F], makes of its norm."""
+    flat = x.reshape(-1, x.shape[-1])
+    result: Tensor = _AddMLP.apply(flat, gain_D, gate_up, down_DF)  # type: ignore[no-untyped-call]
+    return result.view_as(x)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor) -> Tensor:
+        unit, scale = _unit(x_ND)
+        ctx.save_for_backward(unit, scale, gain_D)
+        return unit * gain_D
+
+    @staticmethod
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, Tensor]:
+        unit, scale, gain = ctx.saved_tensors
+        return _unit_backward(unit, scale, grad_ND * gain), (grad_ND * unit).sum(0)
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, weight_OD: Tensor) -> Tensor:
+        unit, scale = _unit(x_ND)
+        ctx.save_for_backward(unit, scale, gain_D, weight_OD)
+        return unit @ (weight_OD * gain_D).T
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        unit, scale, gain, weight = ctx.saved_tensors
+        of_matrix = grad_NO.T @ unit
+        of_x = _unit_backward(unit, scale, grad_NO @ (weight * gain))
+        return of_x, (of_matrix * weight).sum(0), of_matrix * gain
+
+
+class _AddMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
+        unit, scale = _unit(x_ND)
+        halves = unit @ (gate_up_2FD * gain_D).T
+        ctx.save_for_backward(unit, scale, halves, gain_D, gate_up_2FD, down_DF)
+        gate, up = halves.chunk(2, -1)
+        return torch.addmm(x_ND, F.silu(gate).mul_(up), down_DF.T)
+
+    @staticmethod
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        unit, scale, halves, gain, gate_up, down = ctx.saved_tensors
+        inner = torch.sigmoid(halves[:, : down.shape[1]])
+        of_halves = torch.empty_like(halves)
+        share_out(
+            _swiglu_backward, len(unit), halves.numpy(), (grad_ND @ down).numpy(), inner.numpy(), of_halves.numpy()
+        )
+        of_matrix = of_halves.T @ unit
+        of_x = _unit_backward(unit, scale, of_halves @ (gate_up * gain)).add_(grad_ND)
+        return of_x, (of_matrix * gate_up).sum(0), of_matrix * gain, grad_ND.T @ inner
+
+
+def _unit(x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows divided by their rms, and 1 / rms of each [N]."""
+    x = x_ND.detach().contiguous()
+    unit, scale = torch.empty_like(x), x.new_empty(len(x))
+    share_out(_unit_forward, len(x), x.numpy(), unit.numpy(), scale.numpy())
+    return unit, scale
+
+
+def _unit_backward(unit_ND: Tensor, scale_N: Tensor, grad_ND: Tensor) -> Tensor:
+    """The gradient of the rows, given that of the divided ones, which it takes the place of."""
+    share_out(_unit_backward_rows, len(unit_ND), unit_ND.numpy(), scale_N.numpy(), grad_ND.numpy())
+    return grad_ND
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _unit_forward(first, last, x, unit, scale):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    dim = x.shape[1]
+    for row in range(first, last):
+        total = x[row, 0] * x[row, 0]
+        for i in range(1, dim):
+            total += x[row, i] * x[row, i]
+        of_row = x.dtype.type(1 / np.sqrt(total / dim + EPSILON))
+        scale[row] = of_row
+        for i in range(dim):
+            unit[row, i] = x[row, i] * of_row
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _unit_backward_rows(first, last, unit, scale, grad):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    dim = unit.shape[1]
+    for row in range(first, last):
+        total = grad[row, 0] * unit[row, 0]
+        for i in range(1, dim):
+            total += grad[row, i] * unit[row, i]
+        mean = total / grad.dtype.type(dim)
+        for i in range(dim):
+            grad[row, i] = scale[row] * (grad[row, i] - unit[row, i] * mean)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _swiglu_backward(first, last, halves, grad, inner, of_halves):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """`inner` comes as the sigmoid of the gate and leaves as what SwiGLU gave: so this is one pass."""
+    width = inner.shape[1]
+    for row in range(first, last):
+        gate, up, of_inner = halves[row, :width], halves[row, width:], grad[row]
+        of_gate, of_up, both = of_halves[row, :width], of_halves[row, width:], inner[row]
+        for i in range(width):
+            sigmoid = both[i]
+            silu = gate[i] * sigmoid
+            of_up[i] = of_inner[i] * silu
+            of_gate[i] = of_inner[i] * up[i] * (sigmoid + silu - silu * sigmoid)
+            both[i] = silu * up[i]
