@@ -50,7 +50,7 @@ def picture(outcomes: Mapping[str, Outcome]) -> str:
     """Draw all arms (at least one); the result is a whole SVG file."""
     points = [_point(outcome) for outcome in outcomes.values()]
     sizes = [point.size for point in points]
-    x = Scale(min(sizes), 1.15 * max(sizes), LEFT + NAMES, WIDTH - RIGHT, step=10, log=True)
+    x = Scale(0.95 * min(sizes), 1.4 * max(sizes), LEFT + NAMES, WIDTH - RIGHT, step=10, log=True)
     values = [value for point in points for value in point.seeds]
     y = scale_of(Axis("bits a byte", "number", ends="round"), values, HEIGHT - BOTTOM, TOP)
     plain = sorted((point for point in points if point.kind == "plain"), key=lambda point: point.size)
@@ -102,9 +102,10 @@ def _dot(point: Point, x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _names_of_line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
+    """Names right of the points, a little above: the line falls there."""
     for point in plain:
-        text, top = escape(point.label), y(point.bits) - 9
-        yield f'<text x="{x(point.size)}" y="{top}" text-anchor="middle" style="fill:var(--plain)">{text}</text>'
+        left, top = x(point.size) + 9, y(point.bits) - 5
+        yield f'<text x="{left:.1f}" y="{top:.1f}" style="fill:var(--plain)">{escape(point.label)}</text>'
 
 
 def _names_of_points(others: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:

@@ -1,12 +1,14 @@
 """What `bench_quality.py` found: every arm in numbers, and the claims, each reached or not, with what says so.
 
 Bits a byte are those of all held-out documents; an arm of several seeds counts with the mean of their losses. Differences
-are paired: their standard errors are over documents, of the difference in each of them. What it leaves out: how the losses
-came about (`quality_runs`), and the picture (`quality_picture`).
+are paired: their standard errors are over documents, of the difference in each of them. Beside that stands what the seeds
+leave open; it is worked out from the arms that have several, and taken to be the same for all. What it leaves out: how the
+losses came about (`quality_runs`), and the picture (`quality_picture`).
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,9 +60,9 @@ class Outcome:
         inside, first = self.domains[domain], self.findings[0]
         return bits_per_byte(nats[inside], first.num_bytes[inside], first.tokens[inside])
 
-    def seeds(self) -> dict[int, float]:
+    def seeds(self, domain: str = WHOLE) -> dict[int, float]:
         """Bits a byte of every seed."""
-        return {finding.run.seed: self.bits(finding.nats).value for finding in self.findings}
+        return {finding.run.seed: self.bits(finding.nats, domain).value for finding in self.findings}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -105,31 +107,49 @@ CLAIMS = (
 
 
 def judge(claim: Claim, outcomes: Mapping[str, Outcome]) -> Row:
-    """Whether a claim is reached, and its paired differences, better minus worse: below 0 is as claimed."""
+    """Whether a claim is reached, and its paired differences, better minus worse: below 0 is as claimed.
+
+    It is clear where that would be so, or not so, with every difference two standard errors nearer to the other side.
+    """
     parts = []
     for better, worse in claim.pairs:
         if better not in outcomes or worse not in outcomes:
             return {"claim": claim.text, "status": OPEN, "differences": []}
         domains = [name for name in outcomes[better].domains if (name != WHOLE) == claim.by_domain]
-        parts += [_difference(outcomes[better], outcomes[worse], domain) for domain in domains]
-    is_reached = all(part["difference"] <= -claim.margin and part["difference"] < 0 for part in parts)
-    return {"claim": claim.text, "status": REACHED if is_reached else MISSED, "differences": parts}
+        parts += [_difference(outcomes, better, worse, domain) for domain in domains]
+    over = [part["difference"] + claim.margin for part in parts]
+    errors = [2 * math.hypot(part["stderr"] or 0.0, part["seed_error"] or 0.0) for part in parts]
+    is_reached = max(over) < 0
+    sides = [value + error for value, error in zip(over, errors, strict=True)]
+    is_clear = max(sides) < 0 if is_reached else any(value > error for value, error in zip(over, errors, strict=True))
+    status = REACHED if is_reached else MISSED
+    return {"claim": claim.text, "status": status, "clear": is_clear, "differences": parts}
 
 
-def _difference(better: Outcome, worse: Outcome, domain: str) -> Row:
+def _difference(outcomes: Mapping[str, Outcome], better: str, worse: str, domain: str) -> Row:
     """Bits a byte by which an arm is above another, of the means over seeds, and of each seed that both have."""
-    found = better.bits(better.nats - worse.nats, domain)
-    of = {finding.run.seed: finding.nats for finding in worse.findings}
-    common = [each for each in better.findings if each.run.seed in of]
-    by_seed = [better.bits(each.nats - of[each.run.seed], domain).value for each in common]
+    first, second = outcomes[better], outcomes[worse]
+    found = first.bits(first.nats - second.nats, domain)
+    seeds, others = first.seeds(domain), second.seeds(domain)
+    spread = _seed_deviation(outcomes, domain)
     return {
-        "better": better.arm.name,
-        "worse": worse.arm.name,
+        "better": better,
+        "worse": worse,
         "domain": domain,
         "difference": found.value,
         "stderr": found.stderr,
-        "by_seed": by_seed,
+        "seed_error": None if spread is None else spread * math.sqrt(1 / len(seeds) + 1 / len(others)),
+        "by_seed": [value - others[seed] for seed, value in seeds.items() if seed in others],
     }
+
+
+def _seed_deviation(outcomes: Mapping[str, Outcome], domain: str) -> float | None:
+    """The standard deviation of bits a byte over seeds, pooled over the arms that have several."""
+    several = [list(outcome.seeds(domain).values()) for outcome in outcomes.values() if len(outcome.findings) > 1]
+    if not several:
+        return None
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
+    return math.sqrt(squares / sum(len(values) - 1 for values in several))
 
 
 def judge_cost(outcomes: Mapping[str, Outcome]) -> Row:
@@ -218,14 +238,15 @@ def _claim_row(verdict: Row) -> Row:
     parts, numbers = verdict.get("differences", ()), ""
     if parts:
         worst = max(parts, key=lambda part: part["difference"])
-        numbers = _with_error(worst["difference"], worst["stderr"], signed=True)
+        numbers = _difference_text(worst)
         if len(parts) > 1:
             place = f"{worst['better']} - {worst['worse']}" if worst["domain"] == WHOLE else worst["domain"]
             as_claimed = sum(part["difference"] < 0 for part in parts)
             numbers = f"{as_claimed} of {len(parts)} below 0, the highest {numbers} ({place})"
     elif "times" in verdict:
         numbers = f"{verdict['times']:.3f} times"
-    return {"claim": verdict["claim"], "status": verdict["status"], "bits a byte": numbers}
+    unclear = "" if verdict.get("clear", True) else ", within two errors"
+    return {"claim": verdict["claim"], "status": verdict["status"] + unclear, "bits a byte": numbers}
 
 
 def _difference_row(claim: str, part: Row) -> Row:
@@ -233,14 +254,19 @@ def _difference_row(claim: str, part: Row) -> Row:
         "claim": claim,
         "difference of": f"{part['better']} - {part['worse']}",
         "domain": part["domain"],
-        "bits a byte": _with_error(part["difference"], part["stderr"], signed=True),
+        "bits a byte": _difference_text(part),
         "by seed": ", ".join(f"{value:+.4f}" for value in part["by_seed"]) or "-",
     }
 
 
-def _with_error(value: float, stderr: float | None, signed: bool = False) -> str:
-    text = f"{value:+.4f}" if signed else f"{value:.4f}"
-    return text if stderr is None else f"{text} ± {stderr:.4f}"
+def _difference_text(part: Row) -> str:
+    """A difference with its error over documents, and the one over seeds where that is known."""
+    text = _with_error(part["difference"], part["stderr"], "+.4f")
+    return text if part["seed_error"] is None else f"{text} (text) ± {part['seed_error']:.4f} (seeds)"
+
+
+def _with_error(value: float, stderr: float | None, form: str = ".4f") -> str:
+    return f"{value:{form}}" if stderr is None else f"{value:{form}} ± {stderr:.4f}"
 
 
 def markdown(found: Mapping[str, Sequence[Row]]) -> str:

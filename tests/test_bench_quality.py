@@ -208,6 +208,8 @@ def test_a_difference_is_paired_over_documents_and_of_means_over_seeds():
     # Documents differ by -0.2, -0.3, -0.4: of equal sizes, so this is the error of a mean of three.
     assert part["stderr"] == pytest.approx(np.std([0.2, 0.3, 0.4], ddof=1) / np.sqrt(3))
     assert part["by_seed"] == pytest.approx([-0.2, -0.4])
+    # Seeds vary by 0.2 and by nothing, so by a variance of 0.01 on average; each arm is the mean of two.
+    assert part["seed_error"] == pytest.approx(0.1)
     assert status_of(found, "better than plain 4x") == quality_report.REACHED
 
 
@@ -222,6 +224,16 @@ def test_claims_can_fail():
     assert status_of(worse, "better than plain 4x") == quality_report.MISSED
     assert status_of(worse, "FLOPs") == quality_report.REACHED
     assert status_of(worse, "ordered by size") == quality_report.OPEN
+
+
+def test_a_claim_is_clear_beyond_two_errors():
+    seeds = [[1.9, 2.0, 2.1], [1.8, 1.9, 2.0]]
+    for lead, clear in ((0.1, False), (0.2, True)):  # the error over seeds is 0.05 * sqrt(2)
+        rivals = [[value + lead for value in documents] for documents in seeds]
+        verdict = quality_report.judge(quality_report.CLAIMS[3], outcomes(scone_1x=seeds, plain_4x=rivals))
+        assert (verdict["status"], verdict["clear"]) == (quality_report.REACHED, clear)
+        verdict = quality_report.judge(quality_report.CLAIMS[3], outcomes(scone_1x=rivals, plain_4x=seeds))
+        assert (verdict["status"], verdict["clear"]) == (quality_report.MISSED, clear)
 
 
 def test_names_of_points_stand_apart_and_inside_the_picture():
