@@ -29,9 +29,6 @@ from scone_cli.ngrams import U32
 from scone_cli.trie import Trie
 from scone_cli.trie_attention import attend_to_ancestors
 
-KINDS = ("scone", "plain", "hashed")
-COMBINE = ("replace", "add")
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -209,7 +206,7 @@ class SconeModel(nn.Module):
         super().__init__()
         self.config = config
         self.main = MainModel(config)
-        self.fgram = FgramModel(config) if config.kind == "scone" and config.fgram_layers else None
+        self.fgram = FgramModel(config) if config.kind == "scone" else None
         self.hashed = HashedRows(config) if config.kind == "hashed" else None
         self._initialise()
 

@@ -74,6 +74,23 @@ def test_every_token_is_predicted_once_as_if_it_were_the_only_one(monkeypatch, b
     assert found.matched.tolist() == [length for line in lengths for length in line[:-1]]
 
 
+@torch.no_grad()
+def test_hashed_rows_see_the_document_and_nothing_before_it():
+    """Each token by itself, with the rows of the n-grams in its own document alone."""
+    model = tiny_model(NUM_TOKENS, MAX_N, kind="hashed", hashed_rows=60, end_of_document=END)
+    found = run_arm(Arm("hashed", model), STREAM, END, silent).losses
+    expected = []
+    for document in DOCUMENTS:
+        read = [END] * MAX_N + document
+        slots = torch.from_numpy(model.hashed.slots(np.array([read], np.uint32)))  # of the last end, then of each token
+        for i, target in enumerate(document):
+            first = i // CONTEXT * CONTEXT
+            tokens = torch.tensor([[END, *document][first : i + 1]])
+            x = model.main.embed(tokens, slots[:, first : i + 1], model.hashed.weight)
+            expected.append(-(model.main(x)[0, -1] @ model.main.head_weight.T).log_softmax(0)[target].item())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_without_fgrams_the_model_reads_tokens_only():
     found = run_arm(NONE_ARM, STREAM, END, silent)
     np.testing.assert_allclose(found.losses, slow_losses([]), atol=1e-5)

@@ -49,6 +49,26 @@ def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, tied):
         torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
 
 
+def test_gradients_of_hashed_rows_are_those_of_plain_autograd():
+    """Sparse, of the rows that the batch touched; whatever the micro-batches."""
+    shape = {"kind": "hashed", "hashed_rows": 60, "end_of_document": END, "tied_head": False}
+    fast, slow = (tiny_model(NUM_TOKENS, MAX_N, **shape).double() for _ in range(2))
+    tokens, ids = TEXT.windows(np.array([3, 9, 0, 11, 20]), before=fast.history)
+    assert fast.history == MAX_N - 1
+    loss, num_nodes = accumulate_gradients(fast, tokens, ids, None, 2)
+    inputs = torch.from_numpy(tokens[:, slow.history :].astype(np.int64))
+    slots = torch.from_numpy(slow.hashed.slots(tokens[:, :-1]))
+    hidden = slow.main(slow.main.embed(inputs[:, :-1], slots, slow.hashed.weight))
+    expected = F.cross_entropy((hidden @ slow.main.head_weight.T).flatten(0, 1), inputs[:, 1:].flatten())
+    expected.backward()
+    assert (loss, num_nodes) == (pytest.approx(expected.item(), abs=1e-12), 0)
+    assert fast.hashed.weight.grad.is_sparse
+    for (name, found), (_, other) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
+        gradient = found.grad.to_dense() if found.grad.is_sparse else found.grad
+        assert other.grad.abs().max() > 1e-6, name
+        torch.testing.assert_close(gradient, other.grad, rtol=0, atol=1e-12)
+
+
 def test_a_batch_without_a_match_and_a_plain_model_have_equal_gradients():
     tokens, ids = TEXT.windows(np.array([3, 9]))
     scone, plain = tiny_model(NUM_TOKENS, MAX_N), tiny_model(NUM_TOKENS, MAX_N)

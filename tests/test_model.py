@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch.nn.functional as F
 from builders import Fgram, random_documents, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
-from scone_cli.errors import DamagedArtifact
 from scone_cli.blocks import rotate
+from scone_cli.errors import DamagedArtifact
 from scone_cli.losses import token_losses, training_loss
-from scone_cli.model import ModelConfig, SconeModel
+from scone_cli.model import ModelConfig, SconeModel, hashed_sizes
 from scone_cli.trie import distinct_matches
 
 NUM_TOKENS, MAX_N = 7, 4
@@ -167,6 +168,17 @@ def test_a_row_replaces_the_token_embedding_and_nothing_else():
         assert torch.equal(found[position], plain[position])
 
 
+def test_a_row_is_added_where_it_matches_and_nothing_else():
+    main = model_of(combine="add").main
+    tokens, slots = torch.tensor([[1, 2, 3], [3, 2, 1]]), torch.tensor([[-1, 1, 0], [1, -1, -1]])
+    rows = torch.randn(2, 16, dtype=torch.float64)
+    added = main.embed(tokens, slots, rows) - main.embed_tokens(tokens)
+    for position in [(0, 1), (0, 2), (1, 0)]:
+        torch.testing.assert_close(added[position], main.embedding_norm(rows)[slots[position]], rtol=0, atol=1e-12)
+    for position in [(0, 0), (1, 1), (1, 2)]:
+        assert not added[position].any()
+
+
 @pytest.mark.parametrize("num_rows", [None, 0, 2])
 def test_without_a_match_the_embedding_is_plain(num_rows):
     main, tokens = model_of().main, torch.tensor([[1, 2, 3]])
@@ -189,6 +201,39 @@ def test_scone_starts_as_the_plain_model():
     rows = trie_rows(model, FGRAMS)
     last = model.main.embed_tokens(torch.tensor([fgram[-1] for fgram in FGRAMS]))
     assert F.cosine_similarity(rows, last).min() > 0.99
+
+
+# ---- the baseline of hashed n-grams ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_rows", "num_tokens"), [(40, 7), (100, 10), (4000, 2048), (1_400_000, 4096)])
+def test_hashed_tables_are_coprime_with_the_vocabulary_and_fill_the_rows(num_rows, num_tokens):
+    sizes = hashed_sizes(num_rows, num_tokens, 5)
+    assert len(set(sizes)) == 4
+    assert all(math.gcd(size, num_tokens) == 1 for size in sizes)
+    assert 0.7 * num_rows <= sum(sizes) <= num_rows
+
+
+def test_hashed_rows_against_a_loop():
+    """Every n-gram that ends at a position, as a number in base V, modulo its table; none over an end of document."""
+    end = 6
+    model = model_of(kind="hashed", hashed_rows=90, end_of_document=end)
+    sizes = model.hashed.sizes
+    text = [*DOCUMENT[:9], end, *DOCUMENT[9:20]]
+    tokens = np.array([text], np.uint32)
+    slots = model.hashed.slots(tokens)
+    assert slots.shape == (1, len(text) - 3, 3)
+    embedded = model.main.embed(torch.tensor([text[3:]]), torch.from_numpy(slots), model.hashed.weight)
+    for place in range(3, len(text)):
+        x = model.main.token_embedding.weight[text[place]]
+        for n in range(2, MAX_N + 1):
+            gram = text[place - n + 1 : place + 1]
+            number = sum(token * NUM_TOKENS ** (n - 1 - i) for i, token in enumerate(gram)) % sizes[n - 2]
+            expected = -1 if end in gram else sum(sizes[: n - 2]) + number
+            assert slots[0, place - 3, n - 2] == expected
+            if expected >= 0:
+                x = x + model.hashed.weight[expected]
+        torch.testing.assert_close(embedded[0, place - 3], norm(x, model.main.embedding_norm.gain), rtol=0, atol=1e-10)
 
 
 # ---- losses ------------------------------------------------------------------------------------------------------
@@ -231,7 +276,9 @@ def test_huge_logits_do_not_overflow():
 # ---- files and shapes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"fgram_layers": 0, "max_n": 0}, {"tied_head": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"kind": "plain", "max_n": 0}, {"kind": "hashed", "hashed_rows": 50}, {"tied_head": False}]
+)
 def test_save_and_load(tmp_path, changes):
     model = tiny_model(NUM_TOKENS, **changes)
     model.save(tmp_path)
@@ -240,7 +287,8 @@ def test_save_and_load(tmp_path, changes):
     expected = model.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
-    assert (tmp_path / "fgram.safetensors").exists() == bool(model.config.fgram_layers)
+    aside = {"scone": {"fgram"}, "hashed": {"hashed"}, "plain": set()}[model.config.kind]
+    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {"main"} | aside
 
 
 def truncate(folder: Path) -> None:
