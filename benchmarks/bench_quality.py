@@ -25,7 +25,7 @@ from quality_runs import Finding, carry_out, findings, held, held_out_size, prep
 
 from scone_cli.artifacts import write_atomically
 from scone_cli.console import say, say_error
-from scone_cli.errors import SconeError
+from scone_cli.errors import InputMissing, SconeError
 from scone_cli.exits import Stopped, stop_signals
 from scone_cli.stages import result_settings
 from scone_cli.tables import result_text
@@ -76,6 +76,8 @@ def _run(chosen: argparse.Namespace) -> int:
     names = [name for name in chosen.arms.split(",") if name]
     experiment, work = Experiment.read(chosen.recipe, names, int(chosen.tokens)), chosen.workspace
     failed = 0
+    if chosen.report_only and not work.is_dir():
+        raise InputMissing(f"{work}: no such workspace", "give the command without --report-only")
     if not chosen.report_only:
         _say_sizes(experiment)
         prepare(experiment, chosen.corpus, work)
@@ -107,19 +109,19 @@ def _say_sizes(experiment: Experiment) -> None:
 
 def _report(experiment: Experiment, work: Path, out: Path) -> list[Finding]:
     """Write the report of all runs that are finished, if there are any."""
-    found = findings(experiment, work)
-    if not found:
-        return found
-    outcomes, out = outcomes_of(found), out.resolve()
-    results = {
-        "question": QUESTION,
-        "held_out": held_out_size(found),
-        "settings": {k: v for k, v in result_settings(experiment.train).items() if k not in OF_THE_ARM},
-        "arms": arm_rows(outcomes),
-        "claims": verdicts(outcomes),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    with held(work):  # another process may be writing them too
+    with held(work):  # another process may be writing it too
+        found = findings(experiment, work)
+        if not found:
+            return found
+        outcomes, out = outcomes_of(found), out.resolve()
+        results = {
+            "question": QUESTION,
+            "held_out": held_out_size(found),
+            "settings": {k: v for k, v in result_settings(experiment.train).items() if k not in OF_THE_ARM},
+            "arms": arm_rows(outcomes),
+            "claims": verdicts(outcomes),
+        }
+        out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
         write_atomically(out / "results.md", markdown(tables(outcomes)).encode())
         write_atomically(out / "quality.svg", picture(outcomes).encode())

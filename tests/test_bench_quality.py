@@ -144,7 +144,9 @@ def test_bad_use_is_said(folder, tmp_path, capsys):
     assert "--arms plain-3x: no such arm" in capsys.readouterr().err
     assert bench_quality.main(["--workspace", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 66
     assert "name the corpus" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert bench_quality.main(["--workspace", str(tmp_path / "none"), "--report-only"]) == 66
+    assert "no such workspace" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the arms ----------------------------------------------------------------------------------------------------
