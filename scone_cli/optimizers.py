@@ -19,6 +19,9 @@ from scone_cli.model import SconeModel
 
 _STABLE = 0.8  # of the steps of `wsd`, the warm-up among them; the last fifth is the decay
 _LAST = 0.1  # where the learning rate ends, as a share of its peak
+_BESIDE_MUON = (
+    0.4  # of the learning rate, for what AdamW moves while Muon moves the matrices: what they like best is not one
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ class Optimizers:
         for name, parameters in members.items():
             group = GROUPS[name]
             which = "sparse" if name == "hashed rows" else kind if group.maps else "adamw"
-            values = {"params": parameters, "factor": group.factor}
+            factor = group.factor * (_BESIDE_MUON if kind == "muon" and which != "muon" else 1.0)
+            values = {"params": parameters, "factor": factor}
             if which != "sparse":  # it knows no decay
                 values["weight_decay"] = weight_decay if group.decays else 0.0
             wanted.setdefault(which, []).append(values)
