@@ -374,7 +374,8 @@ def test_a_full_disk(forks, small, disk, tmp_path, stage):
     for free in (4, 40):
         filler.unlink(missing_ok=True)
         filler.write_bytes(bytes(shutil.disk_usage(disk).free - free * 1024))
-        words = " bytes of disk are free, counting needs about " if stage == "count-ngrams" else "no space left "
+        what = {"count-ngrams": "counting", "train-fgram": "the packed training text"}.get(stage)
+        words = f" bytes of disk are free, {what} needs about " if what else "no space left "
         full_disk(forks.run("--quiet", "--workspace", work, *arguments(stage, small)), small, work, words)
     filler.unlink()
     assert forks.run("--quiet", "--workspace", work, *arguments(stage, small)).code == 0
