@@ -19,7 +19,7 @@ from scone_cli.ngrams import U32
 from scone_cli.packing import PackedText
 from scone_cli.trie import FgramTrie, distinct_matches
 
-CHUNK_FGRAMS = 4096  # what A_f-gram does to so many at a time stays in a CPU's cache
+CHUNK_FGRAMS = 2048  # what A_f-gram does to so many at a time stays in a CPU's cache
 GRAPH_BYTES = 2 << 30  # of A_f-gram's activations; what would take more is computed again in the backward pass
 
 
@@ -27,14 +27,25 @@ GRAPH_BYTES = 2 << 30  # of A_f-gram's activations; what would take more is comp
 class BatchRows:
     """The rows that a batch uses, cut off from what makes them.
 
-    slots: numbers of rows for `MainModel.embed`. leaf [R, D]: the rows, which gather a gradient. finish: passes that
-    gradient on to the parameters. num_nodes: token-forwards of A_f-gram.
+    slots: numbers of rows for `MainModel.embed`, or -1. values [R, D]: the rows. finish: passes
+    that gradient on to the parameters. num_nodes: token-forwards of A_f-gram.
     """
 
-    slots: Tensor | None = None
-    leaf: Tensor | None = None
-    finish: Callable[[Tensor], None] = lambda _: None
+    slots: Tensor
+    values: Tensor
+    finish: Callable[[Tensor], None]
     num_nodes: int = 0
+
+    def picked(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """For some sequences of the batch: the numbers of their rows, slots into these, and these themselves, a leaf.
+
+        A row for each position: a leaf of all rows would have a gradient of their size in every micro-batch.
+        """
+        slots = self.slots[part]
+        numbers = slots.clamp(min=0).flatten()
+        places = torch.arange(slots.numel(), device=slots.device).view_as(slots)
+        leaf = self.values.index_select(0, numbers).requires_grad_()
+        return numbers, torch.where(slots >= 0, places, -1), leaf
 
 
 def accumulate_gradients(
@@ -48,26 +59,30 @@ def accumulate_gradients(
     """
     rows = _batch_rows(model, tokens, ids, trie)
     inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(_device(model))
+    of_rows = torch.zeros_like(rows.values) if rows else torch.empty(0)
     total = 0.0
     for first in range(0, len(inputs), micro_batch):
         part = slice(first, first + micro_batch)
-        embedded = model.main.embed(inputs[part, :-1], rows.slots[part] if rows.slots is not None else None, rows.leaf)
-        loss = training_loss(model.main(embedded), model.main.head_weight, inputs[part, 1:]) / ids.size
+        numbers, slots, leaf = rows.picked(part) if rows else (None, None, None)
+        hidden = model.main(model.main.embed(inputs[part, :-1], slots, leaf))
+        loss = training_loss(hidden, model.main.head_weight, inputs[part, 1:]) / ids.size
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    if rows.leaf is not None and rows.leaf.grad is not None:
-        rows.finish(rows.leaf.grad)
-    return total, rows.num_nodes
+        if numbers is not None and leaf is not None and leaf.grad is not None:
+            of_rows.index_add_(0, numbers, leaf.grad)
+    if rows:
+        rows.finish(of_rows)
+    return total, rows.num_nodes if rows else 0
 
 
-def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) -> BatchRows:
+def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) -> BatchRows | None:
     if model.hashed is not None:
         return _hashed_rows(model, tokens)
     if trie is None:
-        return BatchRows()
+        return None
     distinct, places = distinct_matches(ids)
     if not distinct.size:
-        return BatchRows(torch.from_numpy(places).to(_device(model)))
+        return None
     pieces, order = trie.chunks(distinct, CHUNK_FGRAMS)
     place_of = np.empty(distinct.size + 1, np.int64)
     place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1, no match, stays what it is
@@ -75,7 +90,7 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
     keeps_graph = num_nodes * _bytes_a_node(model) <= GRAPH_BYTES
     with torch.set_grad_enabled(keeps_graph):
         outputs = [model.fgram_rows(*piece) for piece in pieces]
-    leaf = torch.cat([output.detach() for output in outputs]).requires_grad_()
+    values = torch.cat([output.detach() for output in outputs])
 
     def finish(grad_RD: Tensor) -> None:
         start = 0
@@ -84,7 +99,7 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
             output.backward(grad_RD[start : start + len(output)])  # type: ignore[no-untyped-call]
             start += len(output)
 
-    return BatchRows(torch.from_numpy(place_of[places]).to(_device(model)), leaf, finish, num_nodes)
+    return BatchRows(torch.from_numpy(place_of[places]).to(_device(model)), values, finish, num_nodes)
 
 
 def _bytes_a_node(model: SconeModel) -> int:
@@ -102,14 +117,14 @@ def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows:
     if distinct.size and distinct[0] < 0:
         distinct, places = distinct[1:], places - 1
     rows = torch.from_numpy(distinct).to(device)
-    leaf = weight.detach().index_select(0, rows).requires_grad_()
+    values = weight.detach().index_select(0, rows)
 
     def finish(grad_RD: Tensor) -> None:
         weight.grad = torch.sparse_coo_tensor(
             rows[None], grad_RD, weight.shape, is_coalesced=True, check_invariants=False
         )
 
-    return BatchRows(torch.from_numpy(places).to(device), leaf, finish)
+    return BatchRows(torch.from_numpy(places).to(device), values, finish)
 
 
 def _device(model: SconeModel) -> torch.device:
