@@ -37,9 +37,10 @@ text { fill: var(--ink); font: 12px system-ui, -apple-system, "Segoe UI", Roboto
 
 @dataclass(frozen=True)
 class Point:
-    """An arm: its place on both axes, its seeds, how it is called."""
+    """An arm: its place on both axes, its seeds, how it is called; whether the line of plain models goes through it."""
 
     kind: str
+    on_line: bool
     label: str
     size: float
     bits: float
@@ -54,9 +55,10 @@ def picture(outcomes: Mapping[str, Outcome]) -> str:
     values = [value for point in points for value in point.seeds]
     y = scale_of(Axis("bits a byte", "number", ends="round"), values, HEIGHT - BOTTOM, TOP)
     plain = sorted((point for point in points if point.kind == "plain"), key=lambda point: point.size)
+    joined = [point for point in plain if point.on_line]
     others = [point for point in points if point.kind != "plain"]
     title = "Bits a byte of held-out text against resident parameters"
-    marks = [*_axes(x, y), *_line(plain, x, y), *(mark for point in points for mark in _dot(point, x, y))]
+    marks = [*_axes(x, y), *_line(joined, x, y), *(mark for point in points for mark in _dot(point, x, y))]
     marks += [*_names_of_line(plain, x, y), *_names_of_points(others, x, y)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
@@ -69,7 +71,10 @@ def picture(outcomes: Mapping[str, Outcome]) -> str:
 def _point(outcome: Outcome) -> Point:
     size = outcome.facts["resident_non_embedding_parameters"]
     kind, bits = outcome.findings[0].run.config.kind, outcome.bits(outcome.nats).value
-    return Point(kind, outcome.arm.label, size, bits, tuple(outcome.seeds().values()))
+    is_variant = not outcome.arm.name.endswith("x")  # such as plain-4x-wider: a second model of a size
+    return Point(
+        kind, kind == "plain" and not is_variant, outcome.arm.label, size, bits, tuple(outcome.seeds().values())
+    )
 
 
 def _axes(x: Scale, y: Scale) -> Iterator[str]:
@@ -102,9 +107,9 @@ def _dot(point: Point, x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _names_of_line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
-    """Names right of the points, a little above: the line falls there."""
+    """Names right of the points, a little above, as the line falls; those of variants below."""
     for point in plain:
-        left, top = x(point.size) + 9, y(point.bits) - 5
+        left, top = x(point.size) + 9, y(point.bits) + (-5 if point.on_line else 14)
         yield f'<text x="{left:.1f}" y="{top:.1f}" style="fill:var(--plain)">{escape(point.label)}</text>'
 
 

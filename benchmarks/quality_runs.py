@@ -201,6 +201,7 @@ def _facts(run: Run, folder: Path, model: Manifest, inputs: Path) -> dict[str, A
         "dim": config["dim"],
         "layers": config["layers"],
         "fgram_layers": config["fgram_layers"],
+        "learning_rate": run.config.learning_rate,
         "resident_parameters": model.summary["resident parameters"],
         "resident_non_embedding_parameters": model.summary["resident non-embedding parameters"],
         "training_only_parameters": model.summary["training-only parameters"],
