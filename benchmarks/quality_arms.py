@@ -52,24 +52,27 @@ class Arm:
     by_default: bool = True
 
 
-def _plain(times: str, dim: int, layers: int, heads: int, **more: Any) -> Arm:
-    shape = {"kind": "plain", "dim": dim, "layers": layers, "heads": heads}
-    return Arm(f"plain-{times}", f"plain {times}", None, shape, **more)
+def _plain(times: str, learning_rate: float, seeds: int = 1, by_default: bool = True, **shape: int) -> Arm:
+    settings = {"kind": "plain", "learning_rate": learning_rate, **shape}
+    return Arm(f"plain-{times}", f"plain {times.replace('-', ', ')}", None, settings, seeds, by_default)
 
 
-# The most important first: in this order they are trained. Sizes are meant for a recipe of d 64 and 4 layers as 1x.
+# The most important first: in this order they are trained. Sizes are meant for a recipe of d 96 and 2 layers as 1x. Rivals are
+# deeper at the same width, so that embeddings, head and rows stay what they are; one is wider too, and takes 1.4 times the
+# embeddings and the head, which the multiple does not count. Each has the learning rate that suits its depth.
 ARMS = (
     Arm("plain-1x", "plain 1x", None, {"kind": "plain"}),
     Arm("scone-1x", "Scone 1x", ALL, seeds=3),
-    _plain("4x", dim=104, layers=6, heads=4, seeds=3),
-    _plain("2.5x", dim=92, layers=5, heads=2, seeds=3),
-    _plain("1.9x", dim=80, layers=5, heads=2),
+    _plain("4x", 2e-2, seeds=3, layers=8),
+    _plain("2.5x", 2.5e-2, seeds=3, layers=5),
+    _plain("1.9x", 2.5e-2, layers=4),
     Arm("hashed-1x", "hashed 1x", ALL, {"kind": "hashed"}),
     Arm("scone-1x-100k", "Scone 1x, 100k f-grams", "100k"),
     Arm("scone-1x-10k", "Scone 1x, 10k f-grams", "10k"),
-    Arm("scone-1x-fgram-2x", "Scone 1x, A_f-gram 2x", ALL, {"fgram_layers": 8}),
-    Arm("scone-1x-fgram-0.5x", "Scone 1x, A_f-gram 0.5x", ALL, {"fgram_layers": 2}),
-    _plain("8x", dim=128, layers=8, heads=4, by_default=False),
+    Arm("scone-1x-fgram-2x", "Scone 1x, A_f-gram 2x", ALL, {"fgram_layers": 4}),
+    Arm("scone-1x-fgram-0.5x", "Scone 1x, A_f-gram 0.5x", ALL, {"fgram_layers": 1}),
+    _plain("4x-wider", 2.5e-2, dim=136, layers=4, heads=4),
+    _plain("8x", 1.5e-2, by_default=False, layers=16),
 )
 BASE = "plain-1x"  # of which the others are multiples
 
