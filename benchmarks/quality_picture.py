@@ -107,10 +107,11 @@ def _dot(point: Point, x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _names_of_line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
-    """Names right of the points, a little above, as the line falls; those of variants below."""
+    """Names right of the points, a little above, as the line falls; those of variants left of them, below."""
     for point in plain:
-        left, top = x(point.size) + 9, y(point.bits) + (-5 if point.on_line else 14)
-        yield f'<text x="{left:.1f}" y="{top:.1f}" style="fill:var(--plain)">{escape(point.label)}</text>'
+        shift, drop, anchor = (9, -5, "start") if point.on_line else (-7, 14, "end")
+        place = f'x="{x(point.size) + shift:.1f}" y="{y(point.bits) + drop:.1f}" text-anchor="{anchor}"'
+        yield f'<text {place} style="fill:var(--plain)">{escape(point.label)}</text>'
 
 
 def _names_of_points(others: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
