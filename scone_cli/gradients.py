@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ GRAPH_BYTES = 2 << 30  # of A_f-gram's activations; what would take more is comp
 class BatchRows:
     """The rows that a batch uses, cut off from what makes them.
 
-    slots: numbers of rows for `MainModel.embed`, or -1. values [R, D]: the rows. finish: passes
-    that gradient on to the parameters. num_nodes: token-forwards of A_f-gram.
+    slots: numbers of rows for `MainModel.embed`, or -1. values [R, D]: the rows. finish: passes their gradient on to the
+    parameters. num_nodes: token-forwards of A_f-gram.
     """
 
     slots: Tensor
@@ -48,10 +49,18 @@ class BatchRows:
         return numbers, torch.where(slots >= 0, places, -1), leaf
 
 
+class BatchResult(NamedTuple):
+    """A batch's mean loss in nats; token-forwards of A_f-gram, and how many of them were asked for their output."""
+
+    loss: float
+    trie_nodes: int = 0
+    fgrams: int = 0
+
+
 def accumulate_gradients(
     model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None, micro_batch: int
-) -> tuple[float, int]:
-    """Add the gradient of the batch's mean loss to every parameter; returns that loss and the trie's nodes.
+) -> BatchResult:
+    """Add the gradient of the batch's mean loss to every parameter.
 
     tokens [B, H + C + 1], ids [B, C]. A_f-gram runs once, over the distinct prefixes of all matches of the whole batch; the
     micro-batches accumulate the gradient of its output rows, a leaf, and its backward runs once. So sharing grows with
@@ -72,7 +81,7 @@ def accumulate_gradients(
             of_rows.index_add_(0, numbers, leaf.grad)
     if rows:
         rows.finish(of_rows)
-    return total, rows.num_nodes if rows else 0
+    return BatchResult(total, rows.num_nodes, len(rows.values)) if rows and trie else BatchResult(total)
 
 
 def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) -> BatchRows | None:

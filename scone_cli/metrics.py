@@ -79,6 +79,15 @@ def forward_flops(dim: int, hidden: int, layers: int, vocab_size: int, context: 
     return 2 * layers * block_parameters(dim, hidden) + 4 * layers * context * dim + 2 * dim * vocab_size
 
 
+def fgram_pass_flops(dim: int, hidden: int, layers: int, nodes: float, asked: float, depth: float) -> float:
+    """Floating-point operations of A_f-gram over a trie of `nodes`, of which `asked` give an output.
+
+    In the last block the others need keys and values, but neither attention's projection nor the MLP.
+    """
+    spared = (nodes - asked) * 2 * (dim * dim + 3 * dim * hidden)
+    return nodes * fgram_forward_flops(dim, hidden, layers, depth) - spared
+
+
 def fgram_forward_flops(dim: int, hidden: int, layers: int, depth: float) -> float:
     """Floating-point operations of A_f-gram for one trie node with `depth` ancestors and itself to attend to."""
     return 2 * layers * block_parameters(dim, hidden) + 4 * layers * depth * dim

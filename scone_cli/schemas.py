@@ -50,7 +50,8 @@ LOG = pa.schema(
         pa.field("learning_rate", pa.float64(), nullable=False),
         pa.field("gradient_norm", pa.float64(), nullable=False),
         pa.field("held_out_loss", pa.float64()),
-        pa.field("trie_nodes", pa.uint64(), nullable=False),
+        pa.field("trie_nodes", pa.uint64(), nullable=False),  # token-forwards of A_f-gram
+        pa.field("fgrams", pa.uint64(), nullable=False),  # distinct f-grams among them, whose output was asked for
         pa.field("tokens_per_second", pa.float64(), nullable=False),  # of the step, without looks at held-out text
         pa.field("seconds", pa.float64(), nullable=False),
     ]

@@ -154,10 +154,12 @@ class _Run:
         numbers = self.order.at(self.at.windows + launch.rank * part, part)
         micro = plan.micro_batch or micro_batch(self.device, part, self.text.train.context)
         with autocast(self.device, plan.precision):
-            found, nodes = accumulate_gradients(
+            found = accumulate_gradients(
                 self.model, *self.text.train.windows(numbers, self.model.history), self.text.trie, micro
             )
-        sums = self.team.combine(*self._gradients, [found / launch.size, nodes, stop.signum])
+        sums = self.team.combine(
+            *self._gradients, [found.loss / launch.size, found.trie_nodes, found.fgrams, stop.signum]
+        )
         loss, norm = sums[0], clip_gradients(self.model.parameters(), plan.clip)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SconeError(
@@ -178,11 +180,12 @@ class _Run:
             "gradient_norm": norm,
             "held_out_loss": self._held_out_loss(),
             "trie_nodes": int(sums[1]),
+            "fgrams": int(sums[2]),
             "tokens_per_second": self._tokens(plan.batch) / seconds,
             "seconds": time.monotonic() - self.started,
         }
         self.log.add(row)
-        return row, bool(sums[2])
+        return row, bool(sums[3])
 
     @cached_property
     def _gradients(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

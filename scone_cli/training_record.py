@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from scone_cli.artifacts import MADE_BY
 from scone_cli.errors import DamagedArtifact
-from scone_cli.metrics import F64, fgram_forward_flops, forward_flops
+from scone_cli.metrics import F64, fgram_pass_flops, forward_flops
 from scone_cli.weights import inner_width, parameters_by_part
 
 CURVE_POINTS = 100  # of a curve, however long the training was
@@ -73,9 +73,9 @@ def _cost(config: Row, hidden: int, log: Log) -> Row:
     dim, layers = config["dim"], config["layers"]
     inference = forward_flops(dim, hidden, layers, config["vocab_size"], config["context"])
     tokens = log["tokens"][-1]
-    nodes = log["trie_nodes"].sum() / tokens
+    nodes, asked = log["trie_nodes"].sum() / tokens, log["fgrams"].sum() / tokens
     # The log does not say how deep the nodes lay. At most at max_n, and that makes no difference beside the matrices.
-    fgram = nodes * fgram_forward_flops(dim, hidden, config["fgram_layers"], config["max_n"])
+    fgram = fgram_pass_flops(dim, hidden, config["fgram_layers"], nodes, asked, config["max_n"])
     return {
         "inference_flops_a_token": inference,
         "training_flops_a_token": round(3 * (inference + fgram)),
@@ -101,6 +101,8 @@ def _read_log(path: Path) -> Log:
     if missing or not table.num_rows:
         raise _damaged(path, f"there is no {', '.join(missing) or 'step in it'}")
     log = {name: table[name].to_numpy().astype(np.float64) for name in _COLUMNS}
+    known = "fgrams" in table.column_names  # as if all had been asked for, where the log is older than the question
+    log["fgrams"] = table["fgrams"].to_numpy().astype(np.float64) if known else log["trie_nodes"]
     log["step_tokens"], log["step_seconds"] = (np.diff(log[name], prepend=0.0) for name in ("tokens", "seconds"))
     if "tokens_per_second" in table.column_names:  # later logs say how long a step took without looks at held-out text
         log["step_seconds"] = log["step_tokens"] / table["tokens_per_second"].to_numpy()

@@ -40,10 +40,11 @@ def plain_gradients(model: SconeModel, tokens: np.ndarray, ids: np.ndarray) -> f
 def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, tied):
     tokens, ids = TEXT.windows(np.array([3, 9, 0, 11, 20]))
     fast, slow = (tiny_model(NUM_TOKENS, MAX_N, tied_head=tied).double() for _ in range(2))
-    loss, num_nodes = accumulate_gradients(fast, tokens, ids, TRIE, micro_batch)
+    loss, num_nodes, num_asked = accumulate_gradients(fast, tokens, ids, TRIE, micro_batch)
     assert loss == pytest.approx(plain_gradients(slow, tokens, ids), abs=1e-12)
     matched = {FGRAMS[i] for i in ids.flat if i != NONE}
     assert num_nodes == len({fgram[:n] for fgram in matched for n in range(1, len(fgram) + 1)})
+    assert num_asked == len(matched)
     for (name, found), (_, expected) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
         assert expected.grad.abs().max() > 1e-6, name
         torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
@@ -55,13 +56,13 @@ def test_gradients_of_hashed_rows_are_those_of_plain_autograd():
     fast, slow = (tiny_model(NUM_TOKENS, MAX_N, **shape).double() for _ in range(2))
     tokens, ids = TEXT.windows(np.array([3, 9, 0, 11, 20]), before=fast.history)
     assert fast.history == MAX_N - 1
-    loss, num_nodes = accumulate_gradients(fast, tokens, ids, None, 2)
+    loss, *work = accumulate_gradients(fast, tokens, ids, None, 2)
     inputs = torch.from_numpy(tokens[:, slow.history :].astype(np.int64))
     slots = torch.from_numpy(slow.hashed.slots(tokens[:, :-1]))
     hidden = slow.main(slow.main.embed(inputs[:, :-1], slots, slow.hashed.weight))
     expected = F.cross_entropy((hidden @ slow.main.head_weight.T).flatten(0, 1), inputs[:, 1:].flatten())
     expected.backward()
-    assert (loss, num_nodes) == (pytest.approx(expected.item(), abs=1e-12), 0)
+    assert (loss, work) == (pytest.approx(expected.item(), abs=1e-12), [0, 0])
     assert fast.hashed.weight.grad.is_sparse
     for (name, found), (_, other) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
         gradient = found.grad.to_dense() if found.grad.is_sparse else found.grad
@@ -86,6 +87,6 @@ def test_a_batch_without_a_match_and_a_plain_model_have_equal_gradients():
 def test_the_watched_loss_is_the_mean_over_the_first_windows():
     model = tiny_model(NUM_TOKENS, MAX_N)
     tokens, ids = TEXT.windows(np.arange(20))
-    expected, _ = accumulate_gradients(model, tokens, ids, TRIE, 20)
+    expected, *_ = accumulate_gradients(model, tokens, ids, TRIE, 20)
     assert mean_loss(model, TEXT, TRIE, 20 * CONTEXT + 7) == pytest.approx(expected, abs=1e-5)
     assert math.isnan(mean_loss(model, PackedText(TEXT.tokens[:4], TEXT.ids[:4], CONTEXT), TRIE, 100))

@@ -133,7 +133,7 @@ def test_the_log_and_the_checkpoints_of_a_run(tmp_path):
     assert [row["step"] for row in log if row["held_out_loss"] is not None] == [6, 12]
     assert [row["learning_rate"] for row in log] == [PLAN.learning_rate_at(step) for step in range(12)]
     assert log[-1]["held_out_loss"] == mean_loss(model, TEXT, TRIE, PLAN.eval_tokens)
-    assert all(row["trie_nodes"] > 0 for row in log)
+    assert all(row["trie_nodes"] > row["fgrams"] > 0 for row in log)
     assert all(0 < row["tokens_per_second"] < math.inf for row in log)
     assert tracked == log == [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sorted(path.name for path in tmp_path.iterdir()) == [

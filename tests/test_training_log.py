@@ -11,7 +11,13 @@ from scone_cli.training_log import RECENT, Course, TrainingLog
 
 
 def row(step: int, loss: float = 2.5) -> dict:
-    values = dict.fromkeys(LOG.names, 1.5) | {"step": step, "tokens": 32 * step, "trie_nodes": 7, "held_out_loss": None}
+    values = dict.fromkeys(LOG.names, 1.5) | {
+        "step": step,
+        "tokens": 32 * step,
+        "trie_nodes": 7,
+        "fgrams": 5,
+        "held_out_loss": None,
+    }
     return values | {"loss": loss}
 
 

@@ -9,7 +9,7 @@ import pytest
 from trained import BATCH, log_rows, publish_model
 
 from scone_cli.errors import DamagedArtifact
-from scone_cli.metrics import fgram_forward_flops, forward_flops
+from scone_cli.metrics import fgram_pass_flops, forward_flops
 from scone_cli.schemas import LOG
 from scone_cli.training_record import CURVE_POINTS, LAST_STEPS, MOST_LOOKS, read_config, training_record
 from scone_cli.weights import parameters_by_part, read_tensors
@@ -57,11 +57,12 @@ def test_cost_counts_the_nodes_of_the_log(tmp_path):
     config = model.config
     found = training_record(tmp_path / "model", read_config(tmp_path / "model"))["cost"]
     main = forward_flops(config.dim, config.hidden, config.layers, 50, config.context)
-    node = fgram_forward_flops(config.dim, config.hidden, config.fgram_layers, config.max_n)
+    shape = (config.dim, config.hidden, config.fgram_layers)
+    fgram = fgram_pass_flops(*shape, 1.5, 1.5 * 3 / 4, config.max_n)  # 96 nodes for 64 tokens
     assert found["inference_flops_a_token"] == main
-    assert found["fgram_training_flops_a_token"] == 3 * 1.5 * node  # 96 nodes for 64 tokens
-    assert found["training_flops_a_token"] == 3 * (main + 1.5 * node)
-    assert found["training_times_plain"] == pytest.approx(1 + 1.5 * node / main, abs=1e-4)
+    assert found["fgram_training_flops_a_token"] == 3 * fgram
+    assert found["training_flops_a_token"] == 3 * (main + fgram)
+    assert found["training_times_plain"] == pytest.approx(1 + fgram / main, abs=1e-4)
     assert found["training_flops"] == found["training_flops_a_token"] * 8 * BATCH
 
 

@@ -25,6 +25,7 @@ def log_rows(steps: int, eval_every: int, nodes: int) -> list[dict[str, Any]]:
             "gradient_norm": 0.5 + (step == 2),
             "held_out_loss": 4 + 2 * abs(0.7 - step / steps) if step % eval_every == 0 else None,
             "trie_nodes": nodes,
+            "fgrams": nodes * 3 // 4,
             "tokens_per_second": float(BATCH),
             "seconds": float(step + step // eval_every),
         }
