@@ -85,24 +85,25 @@ class _NormLinear(torch.autograd.Function):
 
 
 class _AddMLP(torch.autograd.Function):
+    """Gate and up are tensors of their own, not halves of one: so sigmoid runs over whole memory, in two thirds of the time."""
+
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
         unit, scale = _unit(x_ND)
-        halves = unit @ (gate_up_2FD * gain_D).T
-        ctx.save_for_backward(unit, scale, halves, gain_D, gate_up_2FD, down_DF)
-        gate, up = halves.chunk(2, -1)
+        to_gate, to_up = (gate_up_2FD * gain_D).chunk(2)
+        gate, up = unit @ to_gate.T, unit @ to_up.T
+        ctx.save_for_backward(unit, scale, gate, up, gain_D, gate_up_2FD, down_DF)
         return torch.addmm(x_ND, F.silu(gate).mul_(up), down_DF.T)
 
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        unit, scale, halves, gain, gate_up, down = ctx.saved_tensors
-        inner = torch.sigmoid(halves[:, : down.shape[1]])
-        of_halves = torch.empty_like(halves)
-        share_out(
-            _swiglu_backward, len(unit), halves.numpy(), (grad_ND @ down).numpy(), inner.numpy(), of_halves.numpy()
-        )
-        of_matrix = of_halves.T @ unit
-        of_x = _unit_backward(unit, scale, of_halves @ (gate_up * gain)).add_(grad_ND)
+        unit, scale, gate, up, gain, gate_up, down = ctx.saved_tensors
+        inner, of_gate, of_up = torch.sigmoid(gate), torch.empty_like(gate), torch.empty_like(up)
+        arrays = (gate, up, grad_ND @ down, inner, of_gate, of_up)
+        share_out(_swiglu_backward, len(unit), *(array.numpy() for array in arrays))
+        of_matrix = torch.cat([of_gate.T @ unit, of_up.T @ unit])
+        to_gate, to_up = (gate_up * gain).chunk(2)
+        of_x = _unit_backward(unit, scale, torch.addmm(of_gate @ to_gate, of_up, to_up)).add_(grad_ND)
         return of_x, (of_matrix * gate_up).sum(0), of_matrix * gain, grad_ND.T @ inner
 
 
@@ -146,12 +147,12 @@ def _unit_backward_rows(first, last, unit, scale, grad):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _swiglu_backward(first, last, halves, grad, inner, of_halves):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """`inner` comes as the sigmoid of the gate and leaves as what SwiGLU gave: so this is one pass."""
     width = inner.shape[1]
     for row in range(first, last):
-        gate, up, of_inner = halves[row, :width], halves[row, width:], grad[row]
-        of_gate, of_up, both = of_halves[row, :width], of_halves[row, width:], inner[row]
+        gate, up, of_inner, both = gates[row], ups[row], grad[row], inner[row]
+        of_gate, of_up = of_gates[row], of_ups[row]
         for i in range(width):
             sigmoid = both[i]
             silu = gate[i] * sigmoid
