@@ -25,6 +25,8 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         grad_hidden, grad_head = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=wide)
+        # Here, not by the caller: autograd rounds a gradient to the type of what it is the gradient of.
+        head_VD = head_VD.to(hidden_ND.dtype)
         total = hidden_ND.new_zeros((), dtype=wide)
         for start in range(0, len(hidden_ND), _CHUNK):
             hidden, targets = hidden_ND[start : start + _CHUNK], targets_N[start : start + _CHUNK]
@@ -60,8 +62,7 @@ def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
     Under autocast its three products are made in the narrow type too; sums and the head's gradient stay wide.
     """
     if torch.is_autocast_enabled(hidden.device.type):
-        narrow = torch.get_autocast_dtype(hidden.device.type)
-        hidden, head_VD = hidden.to(narrow), head_VD.to(narrow)
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     loss: Tensor = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head_VD, targets.reshape(-1))  # type: ignore[no-untyped-call]
     return loss
 
