@@ -33,18 +33,23 @@ class Checkpoints:
         self.folder, self._keep = folder, keep
 
     def save(self, at: Position, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write the tensors of all `parts`; when they are on the disk, the oldest checkpoints beyond `keep` go."""
+        """Write the tensors of all `parts`; when they are on the disk, the oldest checkpoints beyond `keep` go.
+
+        So do those of later steps: they are damaged, or the run would have continued from there, and must not be counted.
+        """
         tensors = {
             f"{part}/{name}": tensor.contiguous() for part, named in parts.items() for name, tensor in named.items()
         }
         path = self.folder / f"step-{at.step:08d}.safetensors"
-        beside = path.with_suffix(".tmp")
+        beside = self.folder / "checkpoint.tmp"  # always the same: a run killed again and again leaves one, not many
         save_file(tensors, beside, {"step": str(at.step), "windows": str(at.windows)})
         fsync(beside)
         beside.replace(path)
         fsync(self.folder)
-        for old in self._files()[: -self._keep]:
-            old.unlink()
+        kept = [each for each in self._files() if each <= path][-self._keep :]
+        for other in self._files():
+            if other not in kept:
+                other.unlink()
 
     def newest(self) -> str:
         """The name of the newest checkpoint that can be read, or nothing; a damaged one is what the others are kept for."""

@@ -228,8 +228,6 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint, on rank 0."""
-        looks = (row["held_out_loss"] for row in reversed(self.log.rows))
-        self.last_look = next((loss for loss in looks if loss is not None), None)
         self.saved = time.monotonic()
         if self.team.launch.rank == 0:
             self.log.sync()

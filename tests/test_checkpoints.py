@@ -51,6 +51,20 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 10)
     assert Checkpoints(tmp_path, 2).newest() == "step-00000005.safetensors"
+    for step in (11, 12):
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, step)
+    assert len(names(tmp_path)) == 2  # not the remains of every crash
+    monkeypatch.undo()
+    save(tmp_path, 10)
+    assert names(tmp_path) == ["step-00000005.safetensors", "step-00000010.safetensors"]
+
+
+def test_a_damaged_one_takes_no_place_of_those_that_are_kept(tmp_path):
+    save(tmp_path, 10, keep=1)
+    (tmp_path / "step-00000010.safetensors").write_bytes(b"")
+    save(tmp_path, 5, keep=1)
+    assert names(tmp_path) == ["step-00000005.safetensors"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}      ", None])

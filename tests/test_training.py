@@ -110,7 +110,7 @@ def test_a_resumed_run_ends_like_one_that_was_never_interrupted(tmp_path, kind, 
 
     with pytest.raises(KeyboardInterrupt):
         train(model_of(kind), text_of(kind), plan, tmp_path, silent, track=stop_at_7)
-    (tmp_path / "step-00000010.tmp").write_bytes(b"half a checkpoint")
+    (tmp_path / "checkpoint.tmp").write_bytes(b"half a checkpoint")
     with (tmp_path / "log.jsonl").open("ab") as log:
         log.write(b'{"step": 8, "tok')
 
