@@ -39,16 +39,22 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context in which matrices are multiplied in the precision asked for; weights and their gradients stay float32."""
+    """The context in which matrices are multiplied in the precision asked for; weights and their gradients stay float32.
+
+    It caches no rounded weights. Before torch 2.11, what it cached where nothing records gradients it gave out where something
+    does: A_f-gram, run a second time for its gradients, had none.
+    """
     in_half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=in_half)
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_half, cache_enabled=False)
 
 
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """What fails in torch's compiler, which is as good as always that there is no other compiler to do its work."""
+def torch_failures() -> Iterator[None]:
+    """What fails in torch because of the machine: memory of a GPU; its compiler, as there is no other to do its work."""
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise SconeError(str(error).split("\n", 1)[0], "lower --micro-batch, or --batch") from error
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise

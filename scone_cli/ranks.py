@@ -156,5 +156,7 @@ def _losses() -> Iterator[None]:
     """What torch says when a connection breaks."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError too, but nobody has gone
+        raise
     except RuntimeError as error:
         raise LostRank("another process of this run has gone, and training cannot go on without it") from error

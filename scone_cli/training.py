@@ -20,7 +20,7 @@ import pyarrow as pa
 from torch import nn
 
 from scone_cli.checkpoints import Checkpoints, Position
-from scone_cli.devices import autocast, compiling, micro_batch, peak_memory
+from scone_cli.devices import autocast, micro_batch, peak_memory, torch_failures
 from scone_cli.errors import LostRank, SconeError
 from scone_cli.exits import StopNote, noting_stops
 from scone_cli.gradients import accumulate_gradients, mean_loss
@@ -96,7 +96,7 @@ def train(
     progress("log", 0, 0, detail=f"{scratch / LOG_NAME}, a line a step, to follow with tail -f")
     run.tell(progress, run.sizes())  # the first step takes a while: say what is coming
     try:
-        with noting_stops() as stop, compiling():
+        with noting_stops() as stop, torch_failures():
             while run.at.step < plan.steps:
                 row, asked = run.step(stop)
                 track(row)

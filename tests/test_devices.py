@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from scone_cli.devices import autocast, compiling, find_device, micro_batch, peak_memory
+from scone_cli.devices import autocast, find_device, micro_batch, peak_memory, torch_failures
 from scone_cli.errors import BadSetting, SconeError
+from scone_cli.ranks import _losses
 
 CPU = torch.device("cpu")
 
@@ -41,6 +42,7 @@ def test_the_precision_of_matrix_products():
     for precision, dtype in expected.items():
         with autocast(CPU, precision):
             assert (one @ one).dtype == dtype
+            assert not torch.is_autocast_cache_enabled()
 
 
 def test_a_cpu_takes_what_its_cache_holds_a_gpu_takes_all():
@@ -49,11 +51,17 @@ def test_a_cpu_takes_what_its_cache_holds_a_gpu_takes_all():
 
 
 def test_a_compiler_that_is_not_there_is_said_in_one_line():
-    with pytest.raises(SconeError, match=r"^--compile: .*no such backend") as caught, compiling():
+    with pytest.raises(SconeError, match=r"^--compile: .*no such backend") as caught, torch_failures():
         raise BackendCompilerFailed(len, RuntimeError("no such backend\nmore"), None)
     assert "install a C++ compiler" in caught.value.hint
-    with pytest.raises(RuntimeError, match="ours"), compiling():
+    with pytest.raises(RuntimeError, match="ours"), torch_failures():
         raise RuntimeError("ours")
+
+
+def test_a_gpu_without_room_is_said_in_one_line():
+    with pytest.raises(SconeError, match=r"^CUDA out of memory$") as caught, torch_failures(), _losses():
+        raise torch.OutOfMemoryError("CUDA out of memory\nmore")
+    assert "--micro-batch" in caught.value.hint
 
 
 def test_the_memory_of_this_process():
