@@ -7,8 +7,6 @@ Q of them asked for, H heads, E = D / H, K tokens in the longest f-gram.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scone_cli.threads import share_out
 from scone_cli.trie import Trie
 
 
@@ -53,7 +52,7 @@ class _TrieAttention(torch.autograd.Function):
         out = flat.new_empty(len(asked_Q), heads * width)
         weights = flat.new_empty(len(asked_Q), heads, trie.max_n)
         arrays = (flat.detach().numpy(), trie.parents, asked_Q.numpy(), width, out.numpy(), weights.numpy())
-        _by_head(_forward, heads, *arrays)
+        share_out(_forward, heads, *arrays, fewest=1)  # no two heads touch the same number
         ctx.save_for_backward(flat, asked_Q, weights)
         ctx.trie = trie
         return out.view(-1, heads, width)
@@ -65,19 +64,8 @@ class _TrieAttention(torch.autograd.Function):
         grad = torch.zeros_like(flat)
         given = grad_QHE.contiguous().view(len(asked), -1).numpy()
         arrays = (flat.numpy(), ctx.trie.parents, asked.numpy(), width, given, weights.numpy(), grad.numpy())
-        _by_head(_backward, heads, *arrays)
+        share_out(_backward, heads, *arrays, fewest=1)
         return grad.view(-1, 3, heads, width), None, None
-
-
-def _by_head(kernel: Callable[..., None], heads: int, *arrays: Any) -> None:
-    """Run a kernel over all heads, shared out among as many threads as torch has: no two heads touch the same number."""
-    threads = min(heads, torch.get_num_threads())
-    if threads == 1:
-        kernel(0, heads, *arrays)
-        return
-    cuts = [heads * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda i: kernel(cuts[i], cuts[i + 1], *arrays), range(threads)))
 
 
 @numba.njit(cache=True, nogil=True)
