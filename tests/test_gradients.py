@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
 
+from scone_cli import gradients
 from scone_cli.gradients import accumulate_gradients, mean_loss
 from scone_cli.model import SconeModel
 from scone_cli.ngrams import NONE
@@ -48,6 +49,26 @@ def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, tied):
     for (name, found), (_, expected) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
         assert expected.grad.abs().max() > 1e-6, name
         torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("graph_bytes", [0, 1 << 30])  # computed again in the backward pass, and kept
+def test_a_large_trie_in_pieces_has_the_gradients_of_a_small_one(monkeypatch, graph_bytes):
+    tokens, ids = TEXT.windows(np.array([3, 9, 0, 11, 20]))
+    whole, pieces = (tiny_model(NUM_TOKENS, MAX_N).double() for _ in range(2))
+    runs, run = [], SconeModel.fgram_rows
+    monkeypatch.setattr(SconeModel, "fgram_rows", lambda *args: runs.append(1) or run(*args))
+    expected = accumulate_gradients(whole, tokens, ids, TRIE, 2)
+    assert len(runs) == 1
+    monkeypatch.setattr(gradients, "CHUNK_FGRAMS", 3)
+    monkeypatch.setattr(gradients, "GRAPH_BYTES", graph_bytes)
+    found = accumulate_gradients(pieces, tokens, ids, TRIE, 2)
+    first_tokens = {FGRAMS[i][0] for i in ids.flat if i != NONE}
+    assert len(runs) - 1 == len(first_tokens) * (1 if graph_bytes else 2)  # each of which more than three begin with
+    assert found[1:] == expected[1:]
+    assert found.loss == pytest.approx(expected.loss, abs=1e-12)
+    for (name, one), (_, other) in zip(pieces.named_parameters(), whole.named_parameters(), strict=True):
+        assert other.grad.abs().max() > 1e-6, name
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
 
 
 def test_gradients_of_hashed_rows_are_those_of_plain_autograd():
