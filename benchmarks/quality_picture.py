@@ -71,7 +71,7 @@ def picture(outcomes: Mapping[str, Outcome]) -> str:
 def _point(outcome: Outcome) -> Point:
     size = outcome.facts["resident_non_embedding_parameters"]
     kind, bits = outcome.findings[0].run.config.kind, outcome.bits(outcome.nats).value
-    is_variant = not outcome.arm.name.endswith("x")  # such as plain-4x-wider: a second model of a size
+    is_variant = not outcome.arm.name.endswith("x")  # such as plain-2.5x-deeper: a second model of a size
     return Point(
         kind, kind == "plain" and not is_variant, outcome.arm.label, size, bits, tuple(outcome.seeds().values())
     )
