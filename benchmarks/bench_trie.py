@@ -1,91 +1,150 @@
 """What does A_f-gram cost in training? Trie nodes a position beside padded f-grams, and Scone's step beside plain's.
 
     python benchmarks/bench_trie.py --workspace demo/work
+    python benchmarks/bench_trie.py --workspace headline --tokens 524288 --fgrams 1400000 --repeats 3
 
-One batch of shuffled training windows, as the trainer draws it. Padded is what the paper does: every match is a sequence
-of K tokens of its own. The step of each is forward and backward, on the same batch.
+One batch of shuffled training windows, as the trainer draws it, through models of the shape given (A_f-gram as deep as the main
+model), not trained. Padded is what the paper does: every match is a sequence of K tokens of its own; it is measured on the first
+tokens of the batch, as the whole of a large one would not fit into memory. A step is forward and backward, without the optimiser.
+Processor time stands beside wall time: on a shared machine it is what can be compared.
 """
 
 from __future__ import annotations
 
-import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from measuring import arguments, finish, side_by_side
+from measuring import arguments, finish
 
-from scone_cli.artifacts import read_manifest
-from scone_cli.corpus import read_tokens
+from scone_cli.artifacts import open_artifact
+from scone_cli.corpus import end_of_document, read_tokens
 from scone_cli.gradients import accumulate_gradients
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.ngrams import NONE
 from scone_cli.packing import PackedText
 from scone_cli.schemas import TRAIN
-from scone_cli.tokenizer import Tokenizer
-from scone_cli.trie import Trie, distinct_matches
+from scone_cli.trie import FgramTrie, Trie, distinct_matches
 from scone_cli.vocabulary import Vocabulary
+
+PADDED_TOKENS = 4096
+MICRO_TOKENS = 4096  # as the trainer does on a CPU
 
 
 def main() -> None:
-    chosen = arguments(__doc__, repeats=5, tokens=0)
+    chosen = arguments(
+        __doc__,
+        repeats=5,
+        tokens=4096,
+        fgrams=0,
+        dim=64,
+        layers=4,
+        heads=2,
+        context=256,
+        threads=torch.get_num_threads(),
+    )
+    torch.set_num_threads(chosen.threads)
     work = chosen.workspace
-    settings = read_manifest(work / "vocab", "vocab").settings
-    trie = Vocabulary.read(work / "vocab", settings["num_tokens"], settings["max_n"]).trie
-    config = ModelConfig(**json.loads((work / "model" / "config.json").read_text()))
-    batch_size = read_manifest(work / "model", "model").settings["batch"]
-    if chosen.tokens:
-        batch_size = chosen.tokens // config.context
+    settings = open_artifact(work / "vocab", "vocab").settings
+    vocab = Vocabulary.read(work / "vocab", settings["num_tokens"], settings["max_n"])
+    trie = (vocab.first(chosen.fgrams) if chosen.fgrams else vocab).trie
     stream = read_tokens(work / "tokens", TRAIN)
-    end = Tokenizer.load(work / "tokens" / "tokenizer.json").end_of_document
-    text = PackedText.pack(stream.tokens, stream.starts, end, trie.index(), config.context)
-    tokens, ids = text.windows(text.order(seed=0).at(0, batch_size))
-    matches = ids[ids != NONE]
+    end = end_of_document(work / "tokens", open_artifact(work / "tokens", "tokens"))
+    text = PackedText.pack(stream.tokens, stream.starts, end, trie.index(), chosen.context)
+    numbers = text.order(seed=0).at(0, max(1, chosen.tokens // chosen.context))
+    tokens, ids = text.windows(numbers)
     distinct, _ = distinct_matches(ids)
-    subtrie, _ = trie.subtrie(distinct)
-    lengths = trie.lengths.astype(np.int64)
-    scone = SconeModel(config)
-    plain = SconeModel(ModelConfig(**{**config.__dict__, "fgram_layers": 0}))
+    scone, plain = (_model(chosen, trie, kind) for kind in ("scone", "plain"))
+    micro = max(1, MICRO_TOKENS // chosen.context)
+    some = ids[: max(1, PADDED_TOKENS // chosen.context)]
+    layout, places = _padded(trie, some)
+    whole, outputs = trie.subtrie(distinct)
+    part, part_outputs = trie.subtrie(distinct_matches(some)[0])
 
-    def padded() -> None:
-        """Every match a trie of its own, K tokens long: the paper's layout, through the same network."""
-        assert scone.fgram is not None
-        path = np.zeros((matches.size, config.max_n), np.int64)
-        for row, gram in enumerate(trie.tokens_of(matches)):
-            path[row, : len(gram)] = gram
-        chain = np.arange(matches.size)
-        offsets = tuple(range(0, (config.max_n + 1) * matches.size, matches.size))
-        layout = Trie(path.T.reshape(-1), offsets, (np.empty(0, np.int64), *[chain] * (config.max_n - 1)))
-        scone.fgram_rows(layout, (lengths[matches] - 1) * matches.size + chain).sum().backward()
+    def load() -> None:
+        drawn, matched = text.windows(text.order(seed=0).at(0, len(numbers)))
+        trie.chunks(distinct_matches(matched)[0], 2048)
+        assert drawn.size
 
-    def shared() -> None:
-        layout, outputs = trie.subtrie(distinct)
-        scone.fgram_rows(layout, outputs).sum().backward()
-
-    micro = max(1, 16_384 // config.context)
-    seconds = side_by_side(
+    wall, processor = _in_turn(
         {
             "plain_step": lambda: accumulate_gradients(plain, tokens, np.full_like(ids, NONE), None, micro),
             "scone_step": lambda: accumulate_gradients(scone, tokens, ids, trie, micro),
-            "fgram_trie": shared,
-            "fgram_padded": padded,
+            "loading_and_matching": load,
+            "fgram_trie_of_some": lambda: scone.fgram_rows(part, part_outputs).sum().backward(),
+            "fgram_padded_of_some": lambda: scone.fgram_rows(layout, places).sum().backward(),
         },
         chosen.repeats,
     )
+    lengths, matches = trie.lengths.astype(np.int64), ids[ids != NONE]
     finish(
         "what does A_f-gram cost in training",
         work,
-        threads=torch.get_num_threads(),
+        threads=chosen.threads,
+        dim=chosen.dim,
+        layers=chosen.layers,
+        context=chosen.context,
+        fgrams=trie.num_fgrams,
         batch_tokens=int(ids.size),
         positions_matched=matches.size / ids.size,
-        padded_forwards_a_position=config.max_n * matches.size / ids.size,
+        padded_forwards_a_position=trie.max_n * matches.size / ids.size,
         unpadded_forwards_a_position=int(lengths[matches].sum()) / ids.size,
         distinct_forwards_a_position=int(lengths[distinct].sum()) / ids.size,
-        trie_nodes_a_position=subtrie.num_nodes / ids.size,
-        scone_step_over_plain_step=seconds["scone_step"] / seconds["plain_step"],
-        fgram_padded_over_trie=seconds["fgram_padded"] / seconds["fgram_trie"],
-        plain_step_seconds=seconds["plain_step"],
-        scone_step_seconds=seconds["scone_step"],
+        trie_nodes_a_position=whole.num_nodes / ids.size,
+        of_them_asked_for=outputs.size / ids.size,
+        scone_step_over_plain_step=wall["scone_step"] / wall["plain_step"],
+        scone_step_over_plain_step_processor=processor["scone_step"] / processor["plain_step"],
+        loading_and_matching_share=processor["loading_and_matching"] / processor["scone_step"],
+        padded_tokens=int(some.size),
+        fgram_padded_over_trie=processor["fgram_padded_of_some"] / processor["fgram_trie_of_some"],
+        wall_seconds=wall,
+        processor_seconds=processor,
     )
+
+
+def _model(chosen: Any, trie: FgramTrie, kind: str) -> SconeModel:
+    torch.manual_seed(0)
+    shape = {name: getattr(chosen, name) for name in ("dim", "layers", "heads", "context")}
+    config = ModelConfig(
+        vocab_size=trie.num_tokens,
+        max_n=trie.max_n,
+        fgram_layers=chosen.layers,
+        tied_head=False,
+        kind=kind,
+        combine="add",
+        **shape,
+    )
+    return SconeModel(config)
+
+
+def _padded(trie: FgramTrie, ids: np.ndarray) -> tuple[Trie, np.ndarray]:
+    """Every match a trie of its own, K tokens long: the paper's layout, for the same network."""
+    matches = ids[ids != NONE]
+    paths = np.zeros((trie.max_n, matches.size), np.int64)
+    for column, gram in enumerate(trie.tokens_of(matches)):
+        paths[: len(gram), column] = gram
+    size = matches.size
+    parents = np.concatenate([np.full(size, -1), np.arange((trie.max_n - 1) * size)])
+    layout = Trie(paths.reshape(-1), tuple(range(0, (trie.max_n + 1) * size, size)), parents)
+    return layout, (trie.lengths[matches].astype(np.int64) - 1) * size + np.arange(size)
+
+
+def _in_turn(rivals: dict[str, Callable[[], object]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of each, by the clock and of the processor, run in turn A B A B ... after one warm-up each."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+    for round_number in range(repeats + 1):
+        for name, run in rivals.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            run()
+            if round_number:
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    walls, processors = (
+        {name: statistics.median(pair[which] for pair in pairs) for name, pairs in times.items()} for which in (0, 1)
+    )
+    return walls, processors
 
 
 if __name__ == "__main__":
