@@ -117,7 +117,7 @@ def _bytes_a_node(model: SconeModel) -> int:
     return 4 * config.fgram_layers * (14 * config.dim + 5 * config.hidden)
 
 
-def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows:
+def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows | None:
     assert model.hashed is not None
     weight, device = model.hashed.weight, _device(model)
     slots = model.hashed.slots(tokens[:, :-1])
@@ -125,6 +125,8 @@ def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows:
     places = inverse.reshape(slots.shape)
     if distinct.size and distinct[0] < 0:
         distinct, places = distinct[1:], places - 1
+    if not distinct.size:
+        return None
     rows = torch.from_numpy(distinct).to(device)
     values = weight.detach().index_select(0, rows)
 
@@ -142,15 +144,17 @@ def _device(model: SconeModel) -> torch.device:
 
 @torch.no_grad()
 def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_tokens: int) -> float:
-    """Mean nats a token over the first windows of a text: for watching a run, not for reporting (that is `eval`)."""
+    """Mean nats a token over windows from all over a text: for watching a run, not for reporting (that is `eval`)."""
     count = min(text.num_windows, max(1, max_tokens // text.context))
+    chosen = np.arange(count) * text.num_windows // max(1, count)  # the first ones would be of one part of the corpus
     total, num_tokens = 0.0, 0
     for first in range(0, count, 16):
-        tokens, ids = text.windows(np.arange(first, min(first + 16, count)), before=model.history)
+        tokens, ids = text.windows(chosen[first : first + 16], before=model.history)
         inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(_device(model))
         slots, rows = live_rows(model, tokens[:, :-1], ids, trie)
         hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
-        total += token_losses(hidden, model.main.head_weight, inputs[:, 1:]).sum(dtype=torch.float64).item()
+        losses = token_losses(hidden, model.main.head_weight, inputs[:, 1:]).cpu()  # not every device knows float64
+        total += losses.sum(dtype=torch.float64).item()
         num_tokens += ids.size
     return total / num_tokens if num_tokens else math.nan
 

@@ -105,9 +105,20 @@ def test_a_batch_without_a_match_and_a_plain_model_have_equal_gradients():
     assert all(parameter.grad is None for parameter in scone.fgram.parameters())
 
 
-def test_the_watched_loss_is_the_mean_over_the_first_windows():
+def test_a_batch_without_an_ngram_of_a_hashed_model():
+    model = tiny_model(NUM_TOKENS, MAX_N, kind="hashed", hashed_rows=60, end_of_document=END)
+    tokens = np.full((1, MAX_N + 1), END, np.uint32)
+    loss, *work = accumulate_gradients(model, tokens, np.full((1, 1), NONE, np.uint32), None, 1)
+    assert math.isfinite(loss)
+    assert work == [0, 0]
+    assert model.hashed.weight.grad is None
+
+
+def test_the_watched_loss_is_the_mean_over_windows_from_all_over():
     model = tiny_model(NUM_TOKENS, MAX_N)
-    tokens, ids = TEXT.windows(np.arange(20))
+    numbers = [TEXT.num_windows * i // 20 for i in range(20)]
+    assert numbers[-1] >= TEXT.num_windows - TEXT.num_windows // 10
+    tokens, ids = TEXT.windows(np.array(numbers))
     expected, *_ = accumulate_gradients(model, tokens, ids, TRIE, 20)
     assert mean_loss(model, TEXT, TRIE, 20 * CONTEXT + 7) == pytest.approx(expected, abs=1e-5)
     assert math.isnan(mean_loss(model, PackedText(TEXT.tokens[:4], TEXT.ids[:4], CONTEXT), TRIE, 100))
