@@ -57,7 +57,17 @@ class Block(nn.Module):
         return y
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: turn each pair (first half, second half) of x [B, C, H, E] by its position's angle."""
+def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotary positions: queries, keys and values [B, C, H, E] of qkv [B, C, 3, H, E].
+
+    Each pair (first half, second half) of a query or key is turned by its position's angle; cos and sin [C, 1, E / 2].
+    """
+    if fused.is_for(qkv):
+        return fused.rotate(qkv, cos, sin)
+    q, k, v = qkv.unbind(-3)
+    return _turned(q, cos, sin), _turned(k, cos, sin), v
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)

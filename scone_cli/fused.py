@@ -107,6 +107,45 @@ class _AddMLP(torch.autograd.Function):
         return of_x, (of_matrix * gate_up).sum(0), of_matrix * gain, grad_ND.T @ inner
 
 
+# ---- rotary positions --------------------------------------------------------------------------------------------
+
+
+def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys turned by their positions' angles, and the values, of qkv [B, C, 3, H, E]; each [B, C, H, E]."""
+    turned: tuple[Tensor, Tensor, Tensor] = _Rotate.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """The values are copied, which is little, so that the gradients of all three are put together as they are turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sequences, context, _, heads, width = qkv.shape
+        ctx.save_for_backward(cos, sin)
+        q, k, v = (qkv.new_empty(sequences, context, heads, width) for _ in range(3))
+        arrays = [_rows(array) for array in (qkv.detach().contiguous(), cos, sin, q, k, v)]
+        share_out(_turn, sequences * context, heads, *arrays)
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        sequences, context, heads, width = grads[0].shape
+        grad = grads[0].new_empty(sequences, context, 3, heads, width)
+        arrays = [_rows(array) for array in (grad, cos, -sin, *(part.contiguous() for part in grads))]
+        share_out(_turn_back, sequences * context, heads, *arrays)
+        return grad, None, None
+
+
+def _rows(x: Tensor) -> Any:
+    """The array of a tensor [B, C, ...] or [C, 1, E / 2], a row for each position."""
+    return x.flatten(0, 1).flatten(1).numpy()
+
+
+# ---- loops -------------------------------------------------------------------------------------------------------
+
+
 def _unit(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     """The rows divided by their rms, and 1 / rms of each [N]."""
     x = x_ND.detach().contiguous()
@@ -159,3 +198,44 @@ def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):  #
             of_up[i] = of_inner[i] * silu
             of_gate[i] = of_inner[i] * up[i] * (sigmoid + silu - silu * sigmoid)
             both[i] = silu * up[i]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _turn(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    dim = v.shape[1]
+    for row in range(first, last):
+        c, s = cos[row % len(cos)], sin[row % len(cos)]
+        for head in range(heads):
+            at = head * (dim // heads)
+            _turn_head(qkv[row], at, c, s, q[row], at)
+            _turn_head(qkv[row], dim + at, c, s, k[row], at)
+        _copy(qkv[row, 2 * dim :], v[row])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _turn_back(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    dim = v.shape[1]
+    for row in range(first, last):
+        c, s = cos[row % len(cos)], sin[row % len(cos)]
+        for head in range(heads):
+            at = head * (dim // heads)
+            _turn_head(q[row], at, c, s, qkv[row], at)
+            _turn_head(k[row], at, c, s, qkv[row], dim + at)
+        _copy(v[row], qkv[row, 2 * dim :])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _turn_head(x, at, cos, sin, y, to):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    half = cos.size
+    first, second = x[at : at + half], x[at + half : at + 2 * half]
+    of_first, of_second = y[to : to + half], y[to + half : to + 2 * half]
+    for i in range(half):
+        a, b = first[i], second[i]
+        of_first[i] = a * cos[i] - b * sin[i]
+        of_second[i] = a * sin[i] + b * cos[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy(x, y):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    for i in range(y.size):
+        y[i] = x[i]

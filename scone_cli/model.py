@@ -189,8 +189,7 @@ class MainModel(nn.Module):
         cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]  # type: ignore[index]
         for block in self.blocks:
             assert isinstance(block, Block)
-            q, k, v = block.project(x).unbind(-3)  # [B, C, H, E]
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k, v = rotate(block.project(x), cos, sin)  # [B, C, H, E]
             attended = F.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
             )

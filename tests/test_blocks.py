@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scone_cli import fused, threads
-from scone_cli.blocks import Block, RMSNorm
+from scone_cli.blocks import Block, RMSNorm, rotate
 
 DIM, HEADS, HIDDEN = 12, 2, 40
 
@@ -49,12 +49,29 @@ def test_parts_of_a_block_are_the_readable_ones(part, shape, dtype, tolerance, m
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_turned_queries_and_keys_are_the_readable_ones(sequences, monkeypatch):
+    """With the values beside them; their gradients are put together again."""
+    cos, sin = random(5, 1, 3, seed=1), random(5, 1, 3, seed=2)
+    found = []
+    for _ in range(2):
+        qkv = random(sequences, 5, 3, HEADS, 6).requires_grad_()
+        parts = rotate(qkv, cos, sin)
+        torch.autograd.backward(parts, [random(*part.shape, seed=3 + i) for i, part in enumerate(parts)])
+        found.append([*(part.detach() for part in parts), qkv.grad])
+        readable(monkeypatch)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+
+
 def test_gradients_are_the_differences():
     x, gain = random(3, DIM).requires_grad_(), random(DIM, seed=1).requires_grad_()
     qkv, gate_up, down = (random(*shape, seed=2).requires_grad_() for shape in [(9, DIM), (16, DIM), (DIM, 8)])
     assert torch.autograd.gradcheck(fused.norm, (x, gain))
     assert torch.autograd.gradcheck(fused.norm_linear, (x, gain, qkv))
     assert torch.autograd.gradcheck(fused.add_mlp, (x, gain, gate_up, down))
+    cos, sin = random(3, 1, 2, seed=3), random(3, 1, 2, seed=4)
+    assert torch.autograd.gradcheck(lambda qkv: fused.rotate(qkv, cos, sin), random(2, 3, 3, 2, 4).requires_grad_())
 
 
 def test_a_view_that_is_not_contiguous_is_read_as_it_is():

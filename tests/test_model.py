@@ -144,11 +144,12 @@ def test_text_to_logits_is_causal():
 def test_positions_are_relative():
     """Rotary positions: the same tokens, further on and with nothing else to attend to, give the same scores."""
     model = model_of(layers=1)
-    q, k, _ = model.main.blocks[0].project(torch.randn(1, 4, 16, dtype=torch.float64)).unbind(-3)
+    qkv = model.main.blocks[0].project(torch.randn(1, 4, 16, dtype=torch.float64))
+    q, k, _ = qkv.unbind(-3)
 
     def scores(shift):
         cos, sin = model.main.cos[shift : shift + 4], model.main.sin[shift : shift + 4]
-        return torch.einsum("bihe,bjhe->bhij", rotate(q, cos, sin), rotate(k, cos, sin))
+        return torch.einsum("bihe,bjhe->bhij", *rotate(qkv, cos, sin)[:2])
 
     torch.testing.assert_close(scores(0), scores(3), rtol=0, atol=1e-6)  # the angles are kept in float32
     assert (scores(0) - torch.einsum("bihe,bjhe->bhij", q, k)).abs().max() > 1e-2
