@@ -54,7 +54,9 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
     vocab = open_artifact(inputs / "vocab", "vocab")
     model = open_artifact(inputs / "model", "model")
     if model.summary["kind"] != "scone":
-        raise BadSetting(f"{inputs / 'model'}: a {model.summary['kind']} model, it has no table", "run: scone train-fgram")
+        raise BadSetting(
+            f"{inputs / 'model'}: a {model.summary['kind']} model, it has no table", "run: scone train-fgram"
+        )
     for name, manifest in (("vocab", vocab), ("model", model)):
         if manifest.tokenizer != tokens.tokenizer:
             raise MismatchedArtifacts(
