@@ -212,9 +212,17 @@ def test_a_compiled_model_learns_the_same(tmp_path, monkeypatch):
 # ---- stops -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def signal_heard():
+    """SIGINT as in a terminal: a background job starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(("sent", "last"), [(6, 7), (12, 12)])  # it is noted in the next step, if there is one
-def test_a_signal_lets_the_step_be_finished_and_saved(tmp_path, signum, code, sent, last):
+def test_a_signal_lets_the_step_be_finished_and_saved(tmp_path, signum, code, sent, last, signal_heard):  # noqa: ARG001
     whole = tiny_model(NUM_TOKENS, MAX_N)
     (tmp_path / "whole").mkdir()
     expected = train(whole, SEEN, PLAN, tmp_path / "whole", silent)
