@@ -98,6 +98,7 @@ def train(scone, work, *args: str) -> str:
 
 def test_what_does_not_change_the_weights_trains_nothing_again(scone, work):
     watching = "--eval-every 5 --eval-tokens 300 --checkpoint-every 3 --checkpoint-minutes 1 --keep-checkpoints 5"
+    watching += " --micro-batch 1"
     assert (
         train(scone, work, *watching.split(), "--device", "cpu", "--tracker", "tensorboard", "--compile")
         == "up to date"

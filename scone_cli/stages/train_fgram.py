@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from scone_cli.training import TrainingText
 
 STAGE = "train-fgram"
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 _LEAST_HASHED = 100  # rows for each length of n-gram
 _PLAIN = {"fgram_layers": "; --kind plain trains without f-grams"}
@@ -46,9 +46,10 @@ class TrainFgram:
     """Settings of `train-fgram`.
 
     What decides only how a run is watched, or how often it is saved, is no part of what results from it. Nor are the device,
-    compilation and the number of processes: they move the last bits of the weights, as another version of torch does, and
-    the weights have a hash of their own (`artifacts.digest_weights`). The precision is, as it is asked for: bfloat16 on a
-    CPU is something else to try. `auto` leaves it to the machine.
+    compilation, the number of processes and the micro-batch, which only splits the work of a step: they move the last bits
+    of the weights, as another version of torch does, and the weights have a hash of their own
+    (`artifacts.digest_weights`). The precision is, as it is asked for: bfloat16 on a CPU is something else to try. `auto`
+    leaves it to the machine.
     """
 
     kind: str = setting(
@@ -75,6 +76,7 @@ class TrainFgram:
     micro_batch: int = setting(
         0,
         "Sequences a forward pass (0: about 4,096 tokens on a CPU, the whole batch on a GPU); fewer need less memory.",
+        affects_result=False,
     )
     steps: int = setting(1500, "Optimiser steps.")
     optimizer: str = setting(
