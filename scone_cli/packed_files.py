@@ -1,4 +1,4 @@
-"""Training text that memory need not hold: packed once into flat files, part by part of `tokens/`, and then mapped.
+"""Text that memory need not hold, to train on or to look at: packed once into flat files, part by part, and then mapped.
 
 `tokens.bin` has a number a token, of 2 bytes where the vocabulary allows it, `ids.bin` the f-gram (uint32) that ends there;
 `text.json`, written last, says what they hold and what their hashes are. One process writes, any number of them open.
@@ -39,8 +39,9 @@ def write_packed(
     index: FgramIndex | None,
     names: Sequence[str],
     progress: Progress,
+    split: str = TRAIN,
 ) -> None:
-    """Pack the training documents of `tokens/` into `folder`, unless that has been done and the files are whole.
+    """Pack the documents of one split of `tokens/` into `folder`, unless that has been done and the files are whole.
 
     With `names`, each of these sub-corpora is packed by itself, and other documents are left out; without, all are one.
     Nothing is tagged without an `index`. The folder is for one such text: it is not asked of which the files in it are.
@@ -53,24 +54,25 @@ def write_packed(
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    sizes = _measure(tokens_folder, names, progress)
+    what = "training text" if split == TRAIN else "held-out text"
+    sizes = _measure(tokens_folder, split, names, what, progress)
     columns = {_TOKENS: np.dtype(np.uint16 if max(vocab_size, end_of_document + 1) <= 1 << 16 else np.uint32)}
     if index is not None:
         columns[_IDS] = np.dtype(np.uint32)
     disk = sum(sizes) * sum(dtype.itemsize for dtype in columns.values())
-    check_disk(folder, disk, "the packed training text")
-    progress("packing text", 0, sum(sizes), "tokens", f"{disk / MIB:,.0f} MiB of disk")
+    check_disk(folder, disk, f"the packed {what}")
+    progress(f"packing {what}", 0, sum(sizes), "tokens", f"{disk / MIB:,.0f} MiB of disk")
     at, done = [0, *accumulate(sizes)], 0
     with contextlib.ExitStack() as stack:
         # Written, not mapped: where a map meets a full disk, the process dies.
         files = {name: stack.enter_context((folder / name).open("wb")) for name in columns}
-        for number, *values in _packed(tokens_folder, end_of_document, index, names):
+        for number, *values in _packed(tokens_folder, split, end_of_document, index, names):
             for (name, dtype), column in zip(columns.items(), values, strict=False):
                 files[name].seek(at[number] * dtype.itemsize)
                 files[name].write(column.astype(dtype).data)
             at[number] += values[0].size
             done += values[0].size
-            progress("packing text", done, sum(sizes), "tokens")
+            progress(f"packing {what}", done, sum(sizes), "tokens")
     for name in columns:
         fsync(folder / name)
     stamps = {name: [(folder / name).stat().st_size, digest_file(folder / name)] for name in columns}
@@ -108,15 +110,15 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _measure(tokens_folder: Path, names: Sequence[str], progress: Progress) -> list[int]:
+def _measure(tokens_folder: Path, split: str, names: Sequence[str], what: str, progress: Progress) -> list[int]:
     """The tokens that each sub-corpus has when it is packed; of the whole, if there are no names."""
     found: Counter[str] = Counter()
     num_parts = sum(1 for _ in tokens_folder.glob("part-*.parquet"))
-    progress("measuring text", 0, num_parts, "parts")
-    for number, (_, stream) in enumerate(iter_shards(tokens_folder, TRAIN)):
+    progress(f"measuring {what}", 0, num_parts, "parts")
+    for number, (_, stream) in enumerate(iter_shards(tokens_folder, split)):
         for document, length in zip(stream.names, np.diff(stream.starts).tolist(), strict=True):
             found[top_folder(document)] += length + 1
-        progress("measuring text", number + 1, num_parts, "parts")
+        progress(f"measuring {what}", number + 1, num_parts, "parts")
     if unknown := [name for name in names if name not in found]:
         there = sorted(found)
         more = f" and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
@@ -128,13 +130,13 @@ def _measure(tokens_folder: Path, names: Sequence[str], progress: Progress) -> l
 
 
 def _packed(
-    tokens_folder: Path, end_of_document: int, index: FgramIndex | None, names: Sequence[str]
+    tokens_folder: Path, split: str, end_of_document: int, index: FgramIndex | None, names: Sequence[str]
 ) -> Iterator[tuple[int, U32] | tuple[int, U32, U32]]:
     """What to append, in this order, to which piece: tokens, and their tags if there is an index."""
     for number in range(len(names) or 1):
         begin = np.array([end_of_document], np.uint32)
         yield (number, begin) if index is None else (number, begin, np.array([NONE], np.uint32))
-    for _, stream in iter_shards(tokens_folder, TRAIN):
+    for _, stream in iter_shards(tokens_folder, split):
         for number, tokens, starts in _sorted_out(stream, names):
             packed, ids = pack_documents(tokens, starts, end_of_document, index)
             yield (number, packed) if ids is None else (number, packed, ids)

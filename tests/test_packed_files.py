@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from workspaces import TRAIN as OPTIONS
 
 from scone_cli.corpus import read_tokens
-from scone_cli.errors import BadSetting, InputMissing, StorageFailure
+from scone_cli.errors import BadSetting, InputMissing, SconeError, StorageFailure
 from scone_cli.ngrams import NONE
 from scone_cli.packed_files import open_packed, write_packed
 from scone_cli.packing import PackedText
@@ -42,9 +42,9 @@ def write(folder: Path, tokens_folder: Path, names: tuple[str, ...] = (), progre
     write_packed(folder, tokens_folder, END, NUM_TOKENS, index, names, progress)
 
 
-def in_memory(tokens_folder: Path, context: int, folder: str | None = None, index=INDEX) -> PackedText:
+def in_memory(tokens_folder: Path, context: int, folder: str | None = None, index=INDEX, split=TRAIN) -> PackedText:
     """The slow twin: all of it read at once, one document at a time."""
-    stream = read_tokens(tokens_folder, TRAIN)
+    stream = read_tokens(tokens_folder, split)
     tokens, starts = [], [0]
     for name, first, last in zip(stream.names, stream.starts, stream.starts[1:], strict=False):
         if folder in (None, name.split("/")[0] if "/" in name else "."):
@@ -138,6 +138,13 @@ def test_two_bytes_a_token_where_that_is_enough(tmp_path, num_tokens, dtype):
     assert text.windows(np.array([0]))[0].tolist() == [[0, 1, num_tokens - 1, 2, 0]]
 
 
+def test_held_out_text_is_packed_by_itself(tmp_path, tokens_folder):
+    write_packed(tmp_path / "packed", tokens_folder, END, NUM_TOKENS, INDEX, [], silent, HELD_OUT)
+    text = open_packed(tmp_path / "packed", CONTEXT, {})
+    assert text.tokens.tolist() == [END, *DOCUMENTS[1], END]
+    same_windows(text, in_memory(tokens_folder, CONTEXT, split=HELD_OUT))
+
+
 # ---- whole or not at all -----------------------------------------------------------------------------------------
 
 
@@ -226,13 +233,31 @@ def test_progress(tmp_path, tokens_folder):
     """Tokens, and the bytes of disk before the first of them is written."""
     said = []
     write(tmp_path / "packed", tokens_folder, progress=lambda *report: said.append(report))
-    packing = [report for report in said if report[0] == "packing text"]
-    assert packing[0] == ("packing text", 0, 102, "tokens", "0 MiB of disk")
-    assert packing[-1] == ("packing text", 102, 102, "tokens")
-    assert Counter(report[0] for report in said)["measuring text"] == 3
+    packing = [report for report in said if report[0] == "packing training text"]
+    assert packing[0] == ("packing training text", 0, 102, "tokens", "0 MiB of disk")
+    assert packing[-1] == ("packing training text", 102, 102, "tokens")
+    assert Counter(report[0] for report in said)["measuring training text"] == 3
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------------
+
+
+def test_training_holds_neither_text_in_memory(scone, small, tmp_path, monkeypatch):
+    class Enough(SconeError):
+        pass
+
+    def look(_model, text, *_: object) -> None:
+        stream = read_tokens(work / "tokens", HELD_OUT)
+        assert text.held_out.tokens.size == stream.tokens.size + stream.starts.size
+        for each in (text.train, text.held_out):
+            assert not each.tokens.flags.owndata  # mapped
+            assert not each.ids.flags.owndata
+        raise Enough("as it should be")
+
+    monkeypatch.setattr("scone_cli.training.train", look)
+    work = shutil.copytree(small / "work", tmp_path / "work")
+    code, _, err = scone("--quiet", "--workspace", work, "train-fgram", *OPTIONS, "--seed", "1")
+    assert (code, err) == (1, "error: as it should be\n")
 
 
 def test_a_mixture_on_the_command_line(scone, small, tmp_path):

@@ -226,7 +226,7 @@ def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, 
         track: Callable[[dict[str, Any]], None] = lambda _: None  # noqa: E731
         if config.tracker == "tensorboard" and is_first:
             track = stack.enter_context(TensorBoard(out.parent / "runs" / out.name))
-        text = _text(recipe, inputs, staging / SCRATCH / "text", team, progress)
+        text = _text(recipe, inputs, staging / SCRATCH, team, progress)
         model = _model(recipe, inputs).to(device)
         plan = TrainingPlan(**{item.name: getattr(config, item.name) for item in fields(TrainingPlan)})
         log = train(model, text, plan, staging / SCRATCH, progress, team, track)
@@ -237,11 +237,10 @@ def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, 
     return {**_summary(model, log), **text.train.epochs(config.steps * config.batch)}
 
 
-def _text(recipe: _Recipe, inputs: Path, packed: Path, team: Team, progress: Progress) -> TrainingText:
+def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Progress) -> TrainingText:
     """The training text, packed by rank 0 and mapped by all; the held-out text, at which only rank 0 looks; the f-grams."""
-    from scone_cli.corpus import end_of_document, read_tokens  # noqa: PLC0415
+    from scone_cli.corpus import end_of_document  # noqa: PLC0415
     from scone_cli.packed_files import open_packed, write_packed  # noqa: PLC0415
-    from scone_cli.packing import PackedText  # noqa: PLC0415
     from scone_cli.training import TrainingText  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
@@ -253,14 +252,14 @@ def _text(recipe: _Recipe, inputs: Path, packed: Path, team: Team, progress: Pro
     end = end_of_document(folder, recipe.tokens)
 
     def pack() -> str:
-        write_packed(packed, folder, end, num_tokens, index, list(mixture), progress)
+        write_packed(scratch / "text", folder, end, num_tokens, index, list(mixture), progress)
+        write_packed(scratch / "held-out", folder, end, num_tokens, index, [], progress, HELD_OUT)
         return "yes"
 
     team.first("text is packed", pack)
+    text = open_packed(scratch / "text", config.context, mixture)
     if is_first:
-        stream = read_tokens(folder, HELD_OUT)
-        held_out = PackedText.pack(stream.tokens, stream.starts, end, index, config.context)
-    text = open_packed(packed, config.context, mixture)
+        held_out = open_packed(scratch / "held-out", config.context, {})
     return TrainingText(text, held_out if held_out and held_out.num_windows else None, trie)
 
 
