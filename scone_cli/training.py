@@ -22,10 +22,11 @@ from torch import nn
 from scone_cli.checkpoints import Checkpoints, Position
 from scone_cli.devices import autocast, micro_batch, peak_memory, torch_failures
 from scone_cli.errors import LostRank, SconeError
-from scone_cli.exits import StopNote, noting_stops
-from scone_cli.gradients import accumulate_gradients, mean_loss
+from scone_cli.exits import StopNote, is_stop_noted, noting_stops
+from scone_cli.gradients import BatchResult, accumulate_gradients, mean_loss
 from scone_cli.launch import Alone, Team
 from scone_cli.model import SconeModel
+from scone_cli.ngrams import I64, U32
 from scone_cli.optimizers import Optimizers, Schedule, clip_gradients
 from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
@@ -88,7 +89,8 @@ def train(
         BadData: the text, or a sub-corpus in it, is shorter than one window.
         LostRank: another process of the team has gone.
         SconeError: the loss or its gradient is no longer a number, or the loss has exploded.
-        Stopped: a signal came; there is a checkpoint of the step that it found.
+        Stopped: a signal came; there is a checkpoint of the step that it found. A look at held-out text that it cut short
+            is taken when the run continues.
     """
     run = _Run(model, text, plan, scratch, team or Alone())
     if plan.compile:
@@ -97,15 +99,13 @@ def train(
     run.tell(progress, run.sizes())  # the first step takes a while: say what is coming
     try:
         with noting_stops() as stop, torch_failures():
-            while run.at.step < plan.steps:
-                row, asked = run.step(stop)
+            if row := run.look_again():
+                track(row)
+            while run.at.step < plan.steps and (row := run.step(stop)):
                 track(row)
                 run.tell(progress, run.state())
-                if asked:
-                    stop.signum = stop.signum or signal.SIGTERM  # where it came to another rank
-                    break
                 run.check_course()
-                if run.is_due():
+                if run.is_due() and not stop.signum:
                     run.save()
             if stop.signum:
                 run.save()
@@ -118,6 +118,24 @@ def train(
 
 _AGAIN = "give the same command again: it continues from there"
 _OTHERWISE = "lower --learning-rate, or raise --warmup; with other settings it starts from the beginning"
+
+
+class _CutShort(Exception):
+    """A signal came during a look at held-out text."""
+
+
+class _UntilStopped(PackedText):
+    """A text whose windows, which are asked for batch by batch, end where a signal to stop arrives."""
+
+    def windows(self, numbers: I64, before: int = 0) -> tuple[U32, U32]:
+        """Those of the text.
+
+        Raises:
+            _CutShort: a signal has come.
+        """
+        if is_stop_noted():
+            raise _CutShort
+        return super().windows(numbers, before)
 
 
 class _Run:
@@ -143,8 +161,10 @@ class _Run:
         self.saved = time.monotonic()
         self.started = self.saved - (self.log.rows[-1]["seconds"] if self.log.rows else 0.0)
 
-    def step(self, stop: StopNote) -> tuple[Row, bool]:
-        """Take one step; returns its row of the log, and whether a signal to stop has come to any rank.
+    def step(self, stop: StopNote) -> Row | None:
+        """Take one step; returns its row of the log, or None if a rank had been told to stop before: then none takes it.
+
+        Of a signal that comes to any rank meanwhile, all take note.
 
         Raises:
             SconeError: the loss or its gradient is no number.
@@ -153,13 +173,19 @@ class _Run:
         part = plan.batch // launch.size  # the windows of a step are the same, however many ranks share them
         numbers = self.order.at(self.at.windows + launch.rank * part, part)
         micro = plan.micro_batch or micro_batch(self.device, part, self.text.train.context)
-        with autocast(self.device, plan.precision):
-            found = accumulate_gradients(
-                self.model, *self.text.train.windows(numbers, self.model.history), self.text.trie, micro
-            )
+        found, is_over = BatchResult(0.0), bool(stop.signum)
+        if not is_over:
+            with autocast(self.device, plan.precision):
+                found = accumulate_gradients(
+                    self.model, *self.text.train.windows(numbers, self.model.history), self.text.trie, micro
+                )
         sums = self.team.combine(
-            *self._gradients, [found.loss / launch.size, found.trie_nodes, found.fgrams, stop.signum]
+            *self._gradients, [found.loss / launch.size, found.trie_nodes, found.fgrams, stop.signum, is_over]
         )
+        if sums[3]:
+            stop.signum = stop.signum or signal.SIGTERM  # where it came to another rank
+        if sums[4]:
+            return None
         loss, norm = sums[0], clip_gradients(self.model.parameters(), plan.clip)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SconeError(
@@ -185,7 +211,7 @@ class _Run:
             "seconds": time.monotonic() - self.started,
         }
         self.log.add(row)
-        return row, bool(sums[3])
+        return row
 
     @cached_property
     def _gradients(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -194,14 +220,26 @@ class _Run:
         return [p for p in self.model.parameters() if all(p is not other for other in sparse)], sparse
 
     def _held_out_loss(self) -> float | None:
-        """On rank 0, where it is time to look; the others wait for it with the next gradient."""
+        """On rank 0, where it is time to look and no signal cuts it short; the others wait for it with the next gradient."""
         plan, held_out = self.plan, self.text.held_out
         is_time = self.at.step % plan.eval_every == 0 or self.at.step == plan.steps
         if held_out is None or not is_time or self.team.launch.rank:
             return None
-        with autocast(self.device, plan.precision):
-            self.last_look = mean_loss(self.model, held_out, self.text.trie, plan.eval_tokens)
+        watched = _UntilStopped(held_out.tokens, held_out.ids, held_out.context, held_out.sub_corpora)
+        try:
+            with autocast(self.device, plan.precision):
+                self.last_look = mean_loss(self.model, watched, self.text.trie, plan.eval_tokens)
+        except _CutShort:
+            return None
         return self.last_look
+
+    def look_again(self) -> Row | None:
+        """Take the look that belongs to the last row, where a signal had cut it short; returns the row with its loss."""
+        row = self.log.rows[-1] if self.log.rows else {}
+        if row.get("step") != self.at.step or row["held_out_loss"] is not None:
+            return None
+        loss = self._held_out_loss()
+        return None if loss is None else self.log.amend(held_out_loss=loss)
 
     def check_course(self) -> None:
         """Stop a run that goes nowhere.

@@ -10,7 +10,7 @@ import json
 import os
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -34,10 +34,8 @@ class TrainingLog:
             row = _row(line)
             if row and len(self.rows) < row["step"] <= step:
                 self.rows.append(row)
-        self._file = None
-        if writes:
-            write_atomically(path, b"".join(_line(row) for row in self.rows))
-            self._file = path.open("ab")
+        self._path = path
+        self._file = self._rewritten() if writes else None
 
     def add(self, row: Row) -> None:
         """Append a row; whoever follows the file sees it at once."""
@@ -45,6 +43,19 @@ class TrainingLog:
         if self._file:
             self._file.write(_line(row))
             self._file.flush()
+
+    def amend(self, **changes: Any) -> Row:
+        """Put other values into the last row, and return it."""
+        self.rows[-1] |= changes
+        if self._file:
+            self._file.close()
+            self._file = self._rewritten()
+        return self.rows[-1]
+
+    def _rewritten(self) -> BinaryIO:
+        """The file with exactly the rows there are, at its end."""
+        write_atomically(self._path, b"".join(_line(row) for row in self.rows))
+        return self._path.open("ab")
 
     def sync(self) -> None:
         """Return when all rows are on the disk: a checkpoint must not be ahead of its log."""

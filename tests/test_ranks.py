@@ -143,13 +143,15 @@ except SconeError as error:
 """
 
 
-def test_gradients_are_averaged_and_one_rank_tells_what_went_wrong():
+def both_ranks(script: str, *args: object) -> list[list]:
+    """Run a script as two ranks; what each printed, a JSON value a line."""
     port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", SCRIPT],
+            [sys.executable, "-W", "error", "-c", script, *map(str, args)],
             env=environment(RANK=rank, LOCAL_RANK=rank, **shared),
+            cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -158,7 +160,11 @@ def test_gradients_are_averaged_and_one_rank_tells_what_went_wrong():
     ]
     ended = [process.communicate(timeout=200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ended
-    found = [[json.loads(line) for line in out.splitlines()] for out, _ in ended]
+    return [[json.loads(line) for line in out.splitlines()] for out, _ in ended]
+
+
+def test_gradients_are_averaged_and_one_rank_tells_what_went_wrong():
+    found = both_ranks(SCRIPT)
     for name, sums, both, one, none, rows, empty in (lines[0] for lines in found):
         assert name == "of rank 0"
         assert sums == [0.5, 1.0]
@@ -168,6 +174,39 @@ def test_gradients_are_averaged_and_one_rank_tells_what_went_wrong():
         assert rows == [[5.0, 5.0], [0.0, 0.0], [0.0, 0.0], [15.0, 15.0], [0.0, 0.0]]
         assert empty == [[2.5, 2.5], [0.0, 0.0], [0.0, 0.0], [7.5, 7.5], [0.0, 0.0]]
     assert sorted(lines[1] for lines in found) == [False, True]
+
+
+LOOK_CUT_SHORT = """
+import os, signal, sys
+from pathlib import Path
+import test_training as runs
+from scone_cli import training
+from scone_cli.exits import Stopped, stop_signals
+from scone_cli.launch import launched
+from scone_cli.progress import silent
+from scone_cli.ranks import join
+
+def windows(*args, read=training._UntilStopped.windows, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return read(*args, **options)
+
+training._UntilStopped.windows = windows
+with join(launched(), "cpu") as team, stop_signals():
+    plan = runs.plan_of(eval_tokens=1000, checkpoint_every=100)
+    try:
+        training.train(runs.model_of("scone"), runs.SEEN, plan, Path(sys.argv[1]), silent, team)
+    except Stopped as stopped:
+        print(stopped.exit_code)
+"""
+
+
+def test_a_signal_to_the_rank_that_looks_stops_both_at_that_step(tmp_path):
+    """Rank 1 is at the next step by then, which is not taken."""
+    assert both_ranks(LOOK_CUT_SHORT, tmp_path) == [[143], [143]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "step-00000006.safetensors"]
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["held_out_loss"] is None
 
 
 class NeverDone:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from scone_cli import training
 from scone_cli.errors import BadData, SconeError
 from scone_cli.exits import Stopped, stop_signals
 from scone_cli.gradients import mean_loss
+from scone_cli.launch import Alone
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.packing import PackedText
 from scone_cli.progress import silent
@@ -79,6 +81,10 @@ def timeless(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
 
 
+def rows_of(scratch: Path) -> list[dict]:
+    return [json.loads(line) for line in (scratch / "log.jsonl").read_text().splitlines()]
+
+
 def done_by(progress: list[tuple]) -> list[float]:
     """The steps that were reported."""
     return [done / (PLAN.batch * CONTEXT) for what, done, *_ in progress if what == "training"]
@@ -135,7 +141,7 @@ def test_the_log_and_the_checkpoints_of_a_run(tmp_path):
     assert log[-1]["held_out_loss"] == mean_loss(model, TEXT, TRIE, PLAN.eval_tokens)
     assert all(row["trie_nodes"] > row["fgrams"] > 0 for row in log)
     assert all(0 < row["tokens_per_second"] < math.inf for row in log)
-    assert tracked == log == [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert tracked == log == rows_of(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "log.jsonl",
         "step-00000006.safetensors",
@@ -221,8 +227,8 @@ def signal_heard():
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize(("sent", "last"), [(6, 7), (12, 12)])  # it is noted in the next step, if there is one
-def test_a_signal_lets_the_step_be_finished_and_saved(tmp_path, signum, code, sent, last, signal_heard):  # noqa: ARG001
+@pytest.mark.parametrize("sent", [6, 12])
+def test_a_signal_costs_no_further_step(tmp_path, signum, code, sent, signal_heard):  # noqa: ARG001
     whole = tiny_model(NUM_TOKENS, MAX_N)
     (tmp_path / "whole").mkdir()
     expected = train(whole, SEEN, PLAN, tmp_path / "whole", silent)
@@ -234,11 +240,50 @@ def test_a_signal_lets_the_step_be_finished_and_saved(tmp_path, signum, code, se
     with stop_signals(), pytest.raises(Stopped) as stopped:
         train(tiny_model(NUM_TOKENS, MAX_N), SEEN, PLAN, tmp_path, silent, track=send)
     assert stopped.value.exit_code == code
-    assert (tmp_path / f"step-{last:08d}.safetensors").exists()
+    assert max(tmp_path.glob("step-*")).name == f"step-{sent:08d}.safetensors"
     resumed = tiny_model(NUM_TOKENS, MAX_N, seed=99)
     log = train(resumed, SEEN, PLAN, tmp_path, silent)
     assert same_weights(resumed, whole)
     assert timeless(log.to_pylist()) == timeless(expected.to_pylist())
+
+
+@pytest.mark.parametrize("at", [6, 12])  # the last look is that of the summary
+@pytest.mark.parametrize("during", ["look", "step"])
+def test_a_look_that_a_signal_cuts_short_is_taken_when_the_run_continues(tmp_path, monkeypatch, at, during):
+    plan = plan_of(eval_tokens=1000)  # three batches of windows
+    whole = tiny_model(NUM_TOKENS, MAX_N)
+    (tmp_path / "whole").mkdir()
+    expected = train(whole, SEEN, plan, tmp_path / "whole", silent)
+    batches, steps, windows, combine = [], [], training._UntilStopped.windows, Alone.combine
+
+    def batch(*args: object, **options: int) -> tuple:
+        batches.append(len(steps))
+        found = windows(*args, **options)
+        if during == "look" and batches.count(at) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    def step(*args: object) -> list[float]:
+        steps.append(1)
+        if during == "step" and len(steps) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return combine(*args)
+
+    monkeypatch.setattr(training._UntilStopped, "windows", batch)
+    monkeypatch.setattr(Alone, "combine", step)
+    with stop_signals(), pytest.raises(Stopped):
+        train(tiny_model(NUM_TOKENS, MAX_N), SEEN, plan, tmp_path, silent)
+    monkeypatch.undo()
+    assert batches == [6] * 3 * (at == 12) + [at] * (1 + (during == "look"))
+    assert max(tmp_path.glob("step-*")).name == f"step-{at:08d}.safetensors"
+    assert rows_of(tmp_path)[-1]["held_out_loss"] is None
+
+    resumed, tracked = tiny_model(NUM_TOKENS, MAX_N, seed=99), []
+    log = train(resumed, SEEN, plan, tmp_path, silent, track=tracked.append).to_pylist()
+    assert same_weights(resumed, whole)
+    assert timeless(log) == timeless(expected.to_pylist())
+    assert log == rows_of(tmp_path)
+    assert log[at - 1 :] == tracked
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
@@ -269,7 +314,7 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
     plan = plan_of(steps=200, learning_rate=3e-3, warmup=10, checkpoint_every=10, keep_checkpoints=5)
     with pytest.raises(SconeError, match="the loss has exploded: ") as caught:
         train(model, UNSEEN, plan, tmp_path, silent, track=spoil)
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    rows = rows_of(tmp_path)
     assert 60 < rows[-1]["step"] < 80
     assert f"{tmp_path / 'step-00000060.safetensors'} (step 60)" in caught.value.message
 

@@ -34,6 +34,18 @@ def test_a_line_is_there_as_soon_as_it_is_added(tmp_path):
     assert table.to_pylist() == log.rows
 
 
+def test_the_last_row_is_amended(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = TrainingLog(path, 0)
+    log.add(row(1))
+    log.add(row(2))
+    assert log.amend(held_out_loss=1.25) == row(2) | {"held_out_loss": 1.25}
+    log.add(row(3))
+    log.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == log.rows
+    assert [each["held_out_loss"] for each in log.rows] == [None, 1.25, None]
+
+
 @pytest.mark.parametrize("end", ["", '{"step": 5, "lo', "[1]\n", "{}\n"])
 def test_it_is_cut_back_to_the_step_from_which_a_run_continues(tmp_path, end):
     path = tmp_path / "log.jsonl"
