@@ -33,7 +33,7 @@ from scone_cli.tables import result_text
 HERE = Path(__file__).parent
 QUESTION = "what is Scone worth"
 # Settings that arms do not share: what a model is, and the learning rate, as deeper ones need a lower one.
-OF_THE_ARM = ("kind", "dim", "layers", "heads", "fgram_layers", "hashed_rows", "learning_rate", "seed")
+OF_THE_ARM = ("kind", "dim", "layers", "heads", "fgram_layers", "learned_rows", "hashed_rows", "learning_rate", "seed")
 
 
 def main(args: list[str] | None = None) -> int:

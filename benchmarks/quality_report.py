@@ -101,6 +101,8 @@ CLAIMS = (
         "the larger A_f-gram the better",
         (("scone-1x", "scone-1x-fgram-0.5x"), ("scone-1x-fgram-2x", "scone-1x")),
     ),
+    Claim("rows learned beside A_f-gram's make Scone better", (("scone-1x", "scone-1x-alone"),)),
+    Claim("without learned rows, too, Scone 1x is below plain 4x", (("scone-1x-alone", "plain-4x"),)),
     Claim("beyond: Scone 1x is better than plain 8x", (("scone-1x", "plain-8x"),)),
     Claim("beyond: Scone 1x is better than hashed 1x with as many rows", (("scone-1x", "hashed-1x"),)),
 )

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scone_cli.direct_rows import TouchedRows, sum_of
 from scone_cli.losses import token_losses, training_loss
 from scone_cli.model import SconeModel
 from scone_cli.ngrams import U32
@@ -21,6 +23,7 @@ from scone_cli.packing import PackedText
 from scone_cli.trie import FgramTrie, distinct_matches
 
 CHUNK_FGRAMS = 2048  # what A_f-gram does to so many at a time stays in a CPU's cache
+GPU_CHUNK_FGRAMS = 65_536  # and so many keep a GPU busy
 GRAPH_BYTES = 2 << 30  # of A_f-gram's activations; what would take more is computed again in the backward pass
 
 
@@ -92,23 +95,45 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
     distinct, places = distinct_matches(ids)
     if not distinct.size:
         return None
-    pieces, order = trie.chunks(distinct, CHUNK_FGRAMS)
+    pieces, order = trie.chunks(distinct, CHUNK_FGRAMS if _device(model).type == "cpu" else GPU_CHUNK_FGRAMS)
     place_of = np.empty(distinct.size + 1, np.int64)
     place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1, no match, stays what it is
     num_nodes = sum(piece.num_nodes for piece, _ in pieces)
     keeps_graph = num_nodes * _bytes_a_node(model) <= GRAPH_BYTES
     with torch.set_grad_enabled(keeps_graph):
         outputs = [model.fgram_rows(*piece) for piece in pieces]
-    values = torch.cat([output.detach() for output in outputs])
+    outputs_RD = torch.cat([output.detach() for output in outputs]).requires_grad_()
+    learned, finish_learned = _learned_sums(model, trie, distinct[order])
+    rows = model.finish_rows(trie, distinct[order], outputs_RD, learned)
 
     def finish(grad_RD: Tensor) -> None:
+        rows.backward(grad_RD)  # type: ignore[no-untyped-call]
+        finish_learned()
+        assert outputs_RD.grad is not None
         start = 0
         for number, piece in enumerate(pieces):
             output = outputs[number] if keeps_graph else model.fgram_rows(*piece)
-            output.backward(grad_RD[start : start + len(output)])  # type: ignore[no-untyped-call]
+            output.backward(outputs_RD.grad[start : start + len(output)])  # type: ignore[no-untyped-call]
             start += len(output)
 
-    return BatchRows(torch.from_numpy(place_of[places]).to(_device(model)), values, finish, num_nodes)
+    return BatchRows(torch.from_numpy(place_of[places]).to(_device(model)), rows.detach(), finish, num_nodes)
+
+
+def _learned_sums(
+    model: SconeModel, trie: FgramTrie, ids: npt.NDArray[np.integer]
+) -> tuple[Tensor | None, Callable[[], None]]:
+    """The sums of the learned rows of f-grams [R, D], and what passes the gradient that they received on to these rows."""
+    if model.learned is None:
+        return None, lambda: None
+    weight = model.learned.weight
+    touched = TouchedRows.of(weight, model.learned.slots(trie, ids))
+    leaf = touched.values.requires_grad_()
+
+    def finish() -> None:
+        if leaf.grad is not None:  # None: no f-gram of the batch has a learned row
+            touched.give_gradient(weight, leaf.grad)
+
+    return sum_of(leaf, touched.places), finish
 
 
 def _bytes_a_node(model: SconeModel) -> int:
@@ -119,23 +144,12 @@ def _bytes_a_node(model: SconeModel) -> int:
 
 def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows | None:
     assert model.hashed is not None
-    weight, device = model.hashed.weight, _device(model)
-    slots = model.hashed.slots(tokens[:, :-1])
-    distinct, inverse = np.unique(slots, return_inverse=True)
-    places = inverse.reshape(slots.shape)
-    if distinct.size and distinct[0] < 0:
-        distinct, places = distinct[1:], places - 1
-    if not distinct.size:
+    weight = model.hashed.weight
+    touched = TouchedRows.of(weight, model.hashed.slots(tokens[:, :-1]))
+    if not len(touched.values):
         return None
-    rows = torch.from_numpy(distinct).to(device)
-    values = weight.detach().index_select(0, rows)
-
-    def finish(grad_RD: Tensor) -> None:
-        weight.grad = torch.sparse_coo_tensor(
-            rows[None], grad_RD, weight.shape, is_coalesced=True, check_invariants=False
-        )
-
-    return BatchRows(torch.from_numpy(places).to(device), values, finish)
+    slots = torch.from_numpy(touched.places).to(_device(model))
+    return BatchRows(slots, touched.values, lambda grad_RD: touched.give_gradient(weight, grad_RD))
 
 
 def _device(model: SconeModel) -> torch.device:
@@ -170,5 +184,5 @@ def live_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) 
     if trie is None:
         return None, None
     distinct, places = distinct_matches(ids)
-    rows = model.fgram_rows(*trie.subtrie(distinct)) if distinct.size else None
+    rows = model.rows(trie, distinct) if distinct.size else None
     return torch.from_numpy(places).to(device), rows

@@ -8,7 +8,6 @@ batch, D = dim, H heads, E = D / H, V tokens.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +23,9 @@ from torch import Tensor, nn
 
 from scone_cli.artifacts import write_atomically
 from scone_cli.blocks import Block, RMSNorm, rotate
+from scone_cli.direct_rows import HashedRows, LearnedRows, sum_of
 from scone_cli.errors import DamagedArtifact
-from scone_cli.ngrams import U32
-from scone_cli.trie import Trie
+from scone_cli.trie import FgramTrie, Trie
 from scone_cli.trie_attention import attend_to_ancestors
 
 
@@ -35,7 +34,8 @@ class ModelConfig:
     """Everything that determines the shape of the weights, and what they are applied to.
 
     kind: `scone` has an f-gram model, `plain` nothing, `hashed` rows for hashed n-grams (the baseline of Over-Encoding).
-    combine: whether a matched row takes the place of the token embedding (the paper's rule) or is added to it.
+    combine: whether A_f-gram's row takes the place of the token embedding (the paper's rule) or is added to it.
+    learned_rows: how many f-grams have a row of their own as well, trained directly and added to the token embedding.
     """
 
     vocab_size: int
@@ -48,6 +48,7 @@ class ModelConfig:
     context: int
     kind: str = "scone"
     combine: str = "replace"
+    learned_rows: int = 0
     hashed_rows: int = 0
     end_of_document: int = 0
 
@@ -91,49 +92,6 @@ class FgramModel(nn.Module):
         return rows
 
 
-class HashedRows(nn.Module):
-    """Rows for hashed n-grams, one table a length from 2 to K, trained directly: the baseline in the style of Over-Encoding.
-
-    Row = the n-gram as a number in base V, modulo the table's size, which is coprime with V so that every token counts.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.num_tokens, self.end_of_document = config.vocab_size, config.end_of_document
-        self.sizes = hashed_sizes(config.hashed_rows, config.vocab_size, config.max_n)
-        self.weight = nn.Parameter(torch.empty(sum(self.sizes), config.dim))
-
-    def slots(self, tokens_BHC: U32) -> npt.NDArray[np.int64]:
-        """Row of the n-gram that ends at each position, by length [B, C, K - 1]; -1 where it would reach into another document.
-
-        The first K - 1 tokens of each line are history: nothing is asked about them.
-        """
-        history = len(self.sizes)
-        tokens = tokens_BHC.astype(np.int64)
-        before = [tokens[:, history - back : tokens.shape[1] - back] for back in range(history + 1)]
-        is_inside = before[0] != self.end_of_document
-        slots, first_row = [], 0
-        for length, size in enumerate(self.sizes, 2):
-            is_inside = is_inside & (before[length - 1] != self.end_of_document)
-            number = before[length - 1] % size
-            for token in reversed(before[: length - 1]):
-                number = (number * self.num_tokens + token) % size
-            slots.append(np.where(is_inside, first_row + number, -1))
-            first_row += size
-        return np.stack(slots, -1)
-
-
-def hashed_sizes(num_rows: int, num_tokens: int, max_n: int) -> list[int]:
-    """Sizes of the tables for n = 2..K, each the largest at hand that is coprime with the vocabulary and unlike the others."""
-    sizes: list[int] = []
-    for _ in range(2, max_n + 1):
-        size = min(num_rows // (max_n - 1), *(taken - 1 for taken in sizes)) if sizes else num_rows // (max_n - 1)
-        while math.gcd(size, num_tokens) != 1:
-            size -= 1
-        sizes.append(size)
-    return sizes
-
-
 class MainModel(nn.Module):
     """T, A_main and the head: all that is resident when the model is served."""
 
@@ -161,27 +119,35 @@ class MainModel(nn.Module):
         normed: Tensor = self.embedding_norm(self.token_embedding(tokens))
         return normed
 
+    def row(self, last_tokens_R: Tensor, outputs_RD: Tensor, learned_RD: Tensor | None = None) -> Tensor:
+        """What enters the first block where an f-gram is matched [R, D]: a row of the table.
+
+        A_f-gram's output for the f-gram replaces the embedding of its last token, or is added to it (`combine`); either passes
+        the same norm first, so all have one scale. Learned rows are trained beside T and on its scale: they are added to
+        the token embedding before the norm.
+        """
+        row: Tensor = self.embedding_norm(outputs_RD)
+        if self.adds:
+            embedded: Tensor = self.token_embedding(last_tokens_R)
+            row = row + self.embedding_norm(embedded if learned_RD is None else embedded + learned_RD)
+        return row
+
     def embed(self, tokens_BC: Tensor, slots: Tensor | None = None, rows_RD: Tensor | None = None) -> Tensor:
         """What enters the first block [B, C, D].
 
-        slots[b, c] numbers a row of `rows`, or is -1 where nothing matches: the row of the matched f-gram replaces the token
-        embedding, or is added to it (`combine`); either passes the same norm first, so all have one scale. Hashed rows
-        (slots [B, C, K - 1]) are trained beside T and on its scale: they are added before the norm. Training, `precompute`'s
-        check and every arm of `eval` come through here.
+        slots[b, c] numbers a row of `rows`, which enters as it is (`row` made it), or is -1 where no f-gram is matched: there
+        it is the normed token embedding. Hashed rows (slots [B, C, K - 1]) are added to the token embedding before its norm.
+        Training, `precompute`'s check and every arm of `eval` come through here.
         """
-        x: Tensor = self.token_embedding(tokens_BC)
         if slots is None or rows_RD is None or not len(rows_RD):
-            normed: Tensor = self.embedding_norm(x)
-            return normed
+            return self.embed_tokens(tokens_BC)
+        x: Tensor = self.token_embedding(tokens_BC)
         picked = rows_RD.to(x.dtype).index_select(0, slots.clamp(min=0).flatten()).view(*slots.shape, -1)
         is_matched = slots[..., None] >= 0
         if slots.dim() == 3:
-            normed = self.embedding_norm(x + (picked * is_matched).sum(-2))
-        elif self.adds:
-            normed = self.embedding_norm(x) + self.embedding_norm(picked) * is_matched
-        else:
-            normed = self.embedding_norm(torch.where(is_matched, picked, x))
-        return normed
+            normed: Tensor = self.embedding_norm(x + (picked * is_matched).sum(-2))
+            return normed
+        return torch.where(is_matched, picked, self.embedding_norm(x))
 
     def forward(self, x_BCD: Tensor) -> Tensor:
         """Final hidden states [B, C, D] of embedded sequences; the head is applied by the losses below."""
@@ -199,14 +165,19 @@ class MainModel(nn.Module):
 
 
 class SconeModel(nn.Module):
-    """The whole: `main` is served, `fgram` (of a Scone model alone) makes its rows, `hashed` holds those of that baseline."""
+    """The whole: `main` is served; `fgram` and `learned` (of a Scone model alone) make its rows; `hashed` is of that baseline."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.main = MainModel(config)
         self.fgram = FgramModel(config) if config.kind == "scone" else None
-        self.hashed = HashedRows(config) if config.kind == "hashed" else None
+        self.learned = LearnedRows(config.learned_rows, config.dim) if config.learned_rows else None
+        self.hashed = (
+            HashedRows(config.hashed_rows, config.dim, config.vocab_size, config.max_n, config.end_of_document)
+            if config.kind == "hashed"
+            else None
+        )
         self._initialise()
 
     @property
@@ -215,23 +186,35 @@ class SconeModel(nn.Module):
         return len(self.hashed.sizes) if self.hashed else 0
 
     def _initialise(self) -> None:
-        """Matrices by fan-in, and zero for those that write to the residual stream.
+        """Matrices by fan-in, and zero for those that write to the residual stream, and for learned and hashed rows.
 
         So at the start a row is the token embedding of the f-gram's last token (plus a small position): Scone begins as
-        the plain model and departs from it as far as that helps.
+        the plain model and departs from it as far as that helps; the row of an n-gram that training never met says nothing.
         """
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue
-            if name.endswith(("out.weight", "down.weight")):
+            if name.endswith(("out.weight", "down.weight", "learned.weight", "hashed.weight")):
                 nn.init.zeros_(parameter)
-            elif any(part in name for part in ("embedding", "positions", "hashed", "head.weight")):
+            elif any(part in name for part in ("embedding", "positions", "head.weight")):
                 nn.init.normal_(parameter, std=0.02)
             else:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
+    def rows(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> Tensor:
+        """The rows [len(ids), D] of some f-grams (distinct), as the table holds them."""
+        sums = None if self.learned is None else sum_of(self.learned.weight, self.learned.slots(trie, ids))
+        return self.finish_rows(trie, ids, self.fgram_rows(*trie.subtrie(ids)), sums)
+
+    def finish_rows(
+        self, trie: FgramTrie, ids: npt.NDArray[np.integer], outputs_RD: Tensor, learned_RD: Tensor | None
+    ) -> Tensor:
+        """Rows of f-grams made of A_f-gram's outputs for them and the sums of their learned rows: see `MainModel.row`."""
+        last_tokens = torch.from_numpy(trie.last_tokens[ids].astype(np.int64))
+        return self.main.row(last_tokens.to(outputs_RD.device), outputs_RD, learned_RD)
+
     def fgram_rows(self, trie: Trie, rows: Any) -> Tensor:
-        """A_f-gram's output [len(rows), D] at the trie's nodes `rows`: the vectors that the table holds."""
+        """A_f-gram's output [len(rows), D] at the trie's nodes `rows`."""
         assert self.fgram is not None
         device = self.main.token_embedding.weight.device
         embedded = self.main.embed_tokens(torch.from_numpy(trie.tokens).to(device))
@@ -239,7 +222,7 @@ class SconeModel(nn.Module):
         return outputs
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`, `main.safetensors` (what is resident), and `fgram.safetensors` or `hashed.safetensors`."""
+        """Write `config.json`, `main.safetensors` (what is resident), and a file for each part that is not."""
         write_atomically(folder / "config.json", (json.dumps(asdict(self.config), indent=1) + "\n").encode())
         save_file(self.main.state_dict(), folder / "main.safetensors")
         for name, part in self.parts_aside().items():
@@ -247,7 +230,8 @@ class SconeModel(nn.Module):
 
     def parts_aside(self) -> dict[str, nn.Module]:
         """What is not resident when the model is served, by name."""
-        return {name: part for name, part in (("fgram", self.fgram), ("hashed", self.hashed)) if part is not None}
+        parts = {"fgram": self.fgram, "learned": self.learned, "hashed": self.hashed}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @classmethod
     def load(cls, folder: Path) -> SconeModel:

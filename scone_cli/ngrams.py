@@ -122,6 +122,21 @@ def _match(tokens, starts, state, slots, values, num_tokens, ids, lengths):  # t
                     shorter, state[n - 1] = state[n - 1], first_fgram + found
 
 
+@njit(nogil=True, cache=True)
+def _suffixes(prefix_nodes, last_tokens, slots, values, num_tokens, suffixes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A prefix ranks before what continues it, so its own suffix is known; returns how many suffixes are missing."""
+    missing = 0
+    for i in range(prefix_nodes.size):
+        prefix, last = np.int64(prefix_nodes[i]), last_tokens[i]
+        if prefix < num_tokens:
+            suffixes[i] = last
+            continue
+        found = _lookup(slots, values, np.uint64(suffixes[prefix - num_tokens]) << _32 | np.uint64(last))
+        missing += found == _NONE
+        suffixes[i] = np.uint32(num_tokens) + found
+    return missing
+
+
 @dataclass(frozen=True)
 class FgramIndex:
     """Finds the longest f-gram that ends at a position (paper, section 3.1), with K - 1 probes a token at most.
@@ -151,6 +166,17 @@ class FgramIndex:
         if starts is None:
             starts = np.array([0, tokens.size], np.int64)
         return self._run(tokens, starts, np.full(self.max_n - 1, NONE, np.uint32))
+
+    def suffixes(self, prefix_nodes: U32, last_tokens: U32) -> U32:
+        """The node of each of the index's f-grams without its first token [S].
+
+        Raises:
+            ValueError: it is no f-gram.
+        """
+        suffixes = np.empty(prefix_nodes.size, np.uint32)
+        if _suffixes(prefix_nodes, last_tokens, self.slots, self.values, self.num_tokens, suffixes):
+            raise ValueError("f-grams that are not closed under suffixes")
+        return suffixes
 
     def matcher(self) -> Matcher:
         """A matcher for one stream of tokens that arrive in pieces."""

@@ -39,14 +39,17 @@ GROUPS: Mapping[str, Group] = {
     "head": Group(1.0, decays=True),
     "embeddings": Group(1.0, decays=False),  # of tokens and positions: one that is never hit must not shrink
     "norms": Group(1.0, decays=False),
-    "hashed rows": Group(1.0, decays=False),
+    "direct rows": Group(1.0, decays=False),  # learned or hashed: a batch touches few of them
 }
+
+
+SPARSE = ("hashed.weight", "learned.weight")  # parameters whose gradients are sparse
 
 
 def group_of(name: str, parameter: Tensor) -> str:
     """The group in `GROUPS` of the parameter `name` of a `SconeModel`."""
-    if name.startswith("hashed."):
-        return "hashed rows"
+    if name in SPARSE:
+        return "direct rows"
     if parameter.dim() < 2:
         return "norms"
     if "embedding" in name or "positions" in name:
@@ -80,7 +83,7 @@ class Schedule:
 
 
 class Optimizers:
-    """All optimisers of a model as one: AdamW; Muon for matrices inside blocks, if asked for; SparseAdam for hashed rows.
+    """All optimisers of a model as one: AdamW; Muon for matrices inside blocks, if asked for; SparseAdam for direct rows.
 
     The state goes by the names of the parameters, so that a checkpoint does not depend on their order.
 
@@ -96,7 +99,7 @@ class Optimizers:
         wanted: dict[str, list[dict[str, Any]]] = {}
         for name, parameters in members.items():
             group = GROUPS[name]
-            which = "sparse" if name == "hashed rows" else kind if group.maps else "adamw"
+            which = "sparse" if name == "direct rows" else kind if group.maps else "adamw"
             factor = group.factor * (_BESIDE_MUON if kind == "muon" and which != "muon" else 1.0)
             values = {"params": parameters, "factor": factor}
             if which != "sparse":  # it knows no decay

@@ -21,7 +21,7 @@ import torch
 from scone_cli.artifacts import Manifest, check_files, read_manifest, write_parquet
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.ngrams import I64, U32, FgramIndex
-from scone_cli.schemas import table_schema
+from scone_cli.schemas import SCHEMA_VERSIONS, table_schema
 from scone_cli.table_size import PART_BYTES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -50,12 +50,19 @@ class Table:
         `model` is the fingerprint of the model that will read it (None: not checked).
 
         Raises:
-            MismatchedArtifacts: the table was made from another model.
+            MismatchedArtifacts: the table was made from another model, or by an earlier version.
             DamagedArtifact: a file is not what the manifest and this module say it is.
             InputMissing, HalfWrittenArtifact, ForeignArtifact, NewerArtifact: see `artifacts.read_manifest`.
         """
         manifest = read_manifest(folder, "table")
         check_files(folder, manifest, hashes)
+        if (
+            manifest.schema_version < SCHEMA_VERSIONS["table"]
+        ):  # what entered the model then was made of a row, not a row
+            raise MismatchedArtifacts(
+                f"{folder}: rows in format {manifest.schema_version}, expected format {SCHEMA_VERSIONS['table']}",
+                "run: scone train-fgram && scone precompute",
+            )
         if model is not None and manifest.inputs["model"] != model:
             raise MismatchedArtifacts(
                 f"{folder}: rows of model {manifest.inputs['model'][:12]}, expected those of {model[:12]}",

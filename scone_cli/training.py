@@ -27,7 +27,7 @@ from scone_cli.gradients import BatchResult, accumulate_gradients, mean_loss
 from scone_cli.launch import Alone, Team
 from scone_cli.model import SconeModel
 from scone_cli.ngrams import I64, U32
-from scone_cli.optimizers import Optimizers, Schedule, clip_gradients
+from scone_cli.optimizers import SPARSE, Optimizers, Schedule, clip_gradients
 from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
 from scone_cli.training_log import RECENT, Course, Row, TrainingLog
@@ -216,8 +216,8 @@ class _Run:
     @cached_property
     def _gradients(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters whose gradients are dense, and those whose gradients are sparse."""
-        sparse = list(self.model.hashed.parameters()) if self.model.hashed else []
-        return [p for p in self.model.parameters() if all(p is not other for other in sparse)], sparse
+        named = dict(self.model.named_parameters())
+        return [p for name, p in named.items() if name not in SPARSE], [named[name] for name in SPARSE if name in named]
 
     def _held_out_loss(self) -> float | None:
         """On rank 0, where it is time to look and no signal cuts it short; the others wait for it with the next gradient."""

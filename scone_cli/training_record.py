@@ -38,7 +38,7 @@ def read_config(folder: Path) -> Row:
     try:
         config = json.loads((folder / "config.json").read_bytes())
         kind = "scone" if config["fgram_layers"] else "plain"
-        config = {"kind": kind, "combine": "replace", "hashed_rows": 0, **config}
+        config = {"kind": kind, "combine": "replace", "learned_rows": 0, "hashed_rows": 0, **config}
         missing = {"vocab_size", "dim", "layers", "heads", "max_n", "tied_head", "context"} - config.keys()
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _damaged(folder / "config.json", f"{type(error).__name__}: {error}") from error

@@ -67,6 +67,10 @@ def _extras(config: Row) -> Iterator[tuple[str, str]]:
         yield "layers of A_f-gram", f"{config['fgram_layers']:,}"
         yield "longest f-gram", f"{config['max_n']:,} tokens"
         yield "a matched f-gram", str(combined.get(config["combine"], config["combine"]))
+        yield (
+            "learned rows",
+            f"{config['learned_rows']:,}, for the most frequent f-grams" if config["learned_rows"] else "none",
+        )
     if config["kind"] == "hashed":
         yield "hashed rows", f"about {config['hashed_rows']:,}, for n-grams of 2 to {config['max_n']:,} tokens"
 

@@ -7,10 +7,12 @@ so a node's hidden states serve every f-gram that continues it: one node is one 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.errors import DamagedArtifact
 from scone_cli.ngrams import I64, NONE, U8, U32, FgramIndex
 
 
@@ -104,6 +106,29 @@ class FgramTrie:
         while (longer := np.flatnonzero(nodes >= self.num_tokens)).size:
             nodes[longer] = self.prefix_nodes[nodes[longer] - self.num_tokens]
         return nodes
+
+    @cached_property
+    def suffixes(self) -> U32:
+        """The node of each f-gram without its first token [S]: found once, with an index of 16 bytes an f-gram for a while.
+
+        Raises:
+            DamagedArtifact: the vocabulary is not closed under suffixes.
+        """
+        try:
+            return self.index().suffixes(self.prefix_nodes, self.last_tokens)
+        except ValueError as error:
+            raise DamagedArtifact(f"the vocabulary has {error}", "run: scone select-vocab --force") from error
+
+    def endings(self, ids: npt.NDArray[np.integer]) -> I64:
+        """Every f-gram that ends where the f-grams `ids` do, longest first [len(ids), K - 1]; -1 after the last."""
+        endings = np.full((ids.size, self.max_n - 1), -1, np.int64)
+        endings[:, 0] = ids
+        for column in range(1, self.max_n - 1):
+            longer = endings[:, column - 1]
+            is_fgram = longer >= 0
+            nodes = self.suffixes[longer[is_fgram]].astype(np.int64)
+            endings[is_fgram, column] = np.where(nodes >= self.num_tokens, nodes - self.num_tokens, -1)
+        return endings
 
     def tokens_of(self, ids: npt.NDArray[np.integer]) -> list[list[int]]:
         """The tokens of each f-gram, first to last: the slow and readable way down the trie, for people and for tests."""

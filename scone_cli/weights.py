@@ -14,8 +14,13 @@ from typing import Any
 from scone_cli.artifacts import MADE_BY
 from scone_cli.errors import DamagedArtifact
 
-_LIVES = {"main.safetensors": "resident", "fgram.safetensors": "training only", "hashed.safetensors": "offloaded"}
-_WHOLE = {"fgram.safetensors": "A_f-gram", "hashed.safetensors": "hashed rows"}  # files that are one part
+_LIVES = {
+    "main.safetensors": "resident",
+    "fgram.safetensors": "training only",
+    "learned.safetensors": "training only",
+    "hashed.safetensors": "offloaded",
+}
+_WHOLE = {"fgram.safetensors": "A_f-gram", "learned.safetensors": "learned rows", "hashed.safetensors": "hashed rows"}
 _BY_PREFIX = {"token_embedding": "token embeddings", "blocks": "blocks", "head": "head"}
 _ORDER = ("token embeddings", "blocks", "norms", "head", "other", *_WHOLE.values())
 

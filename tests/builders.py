@@ -147,5 +147,5 @@ def make_table(folder: Path, trie: FgramTrie, rows: Tensor, part_bytes: int = 1 
     settings = {"dtype": dtype, "dim": rows.shape[1], "num_fgrams": size}
     settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
     made_from = {"model": "m" * 64, "vocab": "v" * 64}
-    publish(staging, target, Manifest("table", 1, "precompute", 1, "f" * 64, settings, made_from, "t" * 64, 0, {}))
+    publish(staging, target, Manifest.new("table", "precompute", 2, "f" * 64, settings, made_from, "t" * 64, 0, {}))
     return target

@@ -28,11 +28,11 @@ from scone_cli.table import Table
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 FGRAMS = slow_ranking(random_documents(0, 7, [300]), MAX_N, 60, 1)
 TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
-MODEL = tiny_model(NUM_TOKENS, MAX_N)
+MODEL = tiny_model(NUM_TOKENS, MAX_N, combine="add", learned_rows=40)
 DOCUMENTS = random_documents(1, 7, [5, 0, 8, 1, 30, 16, 0])
 NAMES = ["code/a", "code/b", "law/c", "d", "law/e", "code/f", "law/g"]
 STREAM = stream_of(DOCUMENTS, NAMES)
-ROWS = MODEL.fgram_rows(*TRIE.subtrie(np.arange(60))).detach()
+ROWS = MODEL.rows(TRIE, np.arange(60)).detach()
 
 
 def table_arm(folder, dtype=torch.float32) -> Arm:
@@ -52,10 +52,10 @@ def slow_losses(fgrams) -> list[float]:
         for i, target in enumerate(document):
             first = i // CONTEXT * CONTEXT
             x = [
-                ROWS[fgrams.index(match)] if match else MODEL.main.token_embedding.weight[token]
+                ROWS[fgrams.index(match)] if match else MODEL.main.embed_tokens(torch.tensor(token))
                 for token, match in zip(read[first : i + 1], matches[first : i + 1], strict=True)
             ]
-            hidden = MODEL.main(MODEL.main.embedding_norm(torch.stack(x)[None]))[0, -1]
+            hidden = MODEL.main(torch.stack(x)[None])[0, -1]
             losses.append(-(hidden @ MODEL.main.head_weight.T).log_softmax(0)[target].item())
     return losses
 

@@ -28,7 +28,7 @@ def plain_gradients(model: SconeModel, tokens: np.ndarray, ids: np.ndarray) -> f
     """The mean loss of the batch with every row in the graph, through autograd and nothing else."""
     inputs = torch.from_numpy(tokens.astype(np.int64))
     matched = sorted({int(i) for i in ids.flat if i != NONE})
-    rows = model.fgram_rows(*TRIE.subtrie(np.array(matched)))
+    rows = model.rows(TRIE, np.array(matched))
     slots = torch.tensor([[matched.index(i) if i != NONE else -1 for i in line] for line in ids])
     hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
     loss = F.cross_entropy((hidden @ model.main.head_weight.T).flatten(0, 1), inputs[:, 1:].flatten())
@@ -36,11 +36,18 @@ def plain_gradients(model: SconeModel, tokens: np.ndarray, ids: np.ndarray) -> f
     return loss.item()
 
 
-@pytest.mark.parametrize("tied", [True, False])
+SHAPES = {
+    "tied": {"tied_head": True},
+    "added": {"tied_head": False, "combine": "add"},
+    "learned": {"tied_head": False, "combine": "add", "learned_rows": 40},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
-def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, tied):
+def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, shape):
     tokens, ids = TEXT.windows(np.array([3, 9, 0, 11, 20]))
-    fast, slow = (tiny_model(NUM_TOKENS, MAX_N, tied_head=tied).double() for _ in range(2))
+    fast, slow = (tiny_model(NUM_TOKENS, MAX_N, **shape).double() for _ in range(2))
     loss, num_nodes, num_asked = accumulate_gradients(fast, tokens, ids, TRIE, micro_batch)
     assert loss == pytest.approx(plain_gradients(slow, tokens, ids), abs=1e-12)
     matched = {FGRAMS[i] for i in ids.flat if i != NONE}
@@ -48,7 +55,8 @@ def test_accumulated_gradients_are_those_of_plain_autograd(micro_batch, tied):
     assert num_asked == len(matched)
     for (name, found), (_, expected) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
         assert expected.grad.abs().max() > 1e-6, name
-        torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
+        assert found.grad.is_sparse == (name == "learned.weight")
+        torch.testing.assert_close(found.grad.to_dense(), expected.grad, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("graph_bytes", [0, 1 << 30])  # computed again in the backward pass, and kept

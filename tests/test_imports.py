@@ -44,6 +44,7 @@ RANKS = {
     "blocks": 2,
     "losses": 1,
     "trie_attention": 4,
+    "direct_rows": 4,
     "model": 5,
     "merging": 4,
     "sampling": 4,

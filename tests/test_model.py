@@ -14,9 +14,10 @@ from builders import Fgram, random_documents, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
 from scone_cli.blocks import rotate
+from scone_cli.direct_rows import hashed_sizes
 from scone_cli.errors import DamagedArtifact
 from scone_cli.losses import token_losses, training_loss
-from scone_cli.model import ModelConfig, SconeModel, hashed_sizes
+from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.trie import distinct_matches
 
 NUM_TOKENS, MAX_N = 7, 4
@@ -127,7 +128,7 @@ def test_the_main_model_is_causal():
 def logits_of(model: SconeModel, tokens: list[int]) -> Tensor:
     """The whole path of a text: matches, rows, embedding, main model, head. [C, V]"""
     distinct, slots = distinct_matches(INDEX.match(np.array(tokens, np.uint32))[0])
-    rows = model.fgram_rows(*TRIE.subtrie(distinct))
+    rows = model.rows(TRIE, distinct)
     x = model.main.embed(torch.tensor([tokens]), torch.from_numpy(slots)[None], rows)
     return (model.main(x) @ model.main.head_weight.T)[0]
 
@@ -158,26 +159,47 @@ def test_positions_are_relative():
 # ---- the one way into the first block ----------------------------------------------------------------------------
 
 
-def test_a_row_replaces_the_token_embedding_and_nothing_else():
+def test_a_row_enters_where_it_matches_and_nothing_else():
     main = model_of().main
     tokens, slots = torch.tensor([[1, 2, 3], [3, 2, 1]]), torch.tensor([[-1, 1, 0], [1, -1, -1]])
     rows = torch.randn(2, 16, dtype=torch.float64)
     found, plain = main.embed(tokens, slots, rows), main.embed_tokens(tokens)
     for position in [(0, 1), (0, 2), (1, 0)]:
-        assert torch.equal(found[position], main.embedding_norm(rows)[slots[position]])
+        assert torch.equal(found[position], rows[slots[position]])
     for position in [(0, 0), (1, 1), (1, 2)]:
         assert torch.equal(found[position], plain[position])
 
 
-def test_a_row_is_added_where_it_matches_and_nothing_else():
-    main = model_of(combine="add").main
-    tokens, slots = torch.tensor([[1, 2, 3], [3, 2, 1]]), torch.tensor([[-1, 1, 0], [1, -1, -1]])
-    rows = torch.randn(2, 16, dtype=torch.float64)
-    added = main.embed(tokens, slots, rows) - main.embed_tokens(tokens)
-    for position in [(0, 1), (0, 2), (1, 0)]:
-        torch.testing.assert_close(added[position], main.embedding_norm(rows)[slots[position]], rtol=0, atol=1e-12)
-    for position in [(0, 0), (1, 1), (1, 2)]:
-        assert not added[position].any()
+ROWS_OF = {
+    "replace": {"combine": "replace"},
+    "add": {"combine": "add"},
+    "learned for all": {"combine": "add", "learned_rows": len(FGRAMS)},
+    "learned for some": {"combine": "add", "learned_rows": 30},
+}
+
+
+@pytest.mark.parametrize("changes", ROWS_OF.values(), ids=ROWS_OF)
+def test_rows_against_a_loop(changes):
+    """A_f-gram's output through the norm; beside it, if it is added, the last token with the learned rows that end there."""
+    model = model_of(**changes)
+    gain, learned = model.main.embedding_norm.gain, changes.get("learned_rows", 0)
+    rows, outputs = model.rows(TRIE, np.arange(len(FGRAMS))), trie_rows(model, FGRAMS)
+    for i, fgram in enumerate(FGRAMS):
+        expected = norm(outputs[i], gain)
+        if changes["combine"] == "add":
+            x = model.main.token_embedding.weight[fgram[-1]]
+            for start in range(len(fgram) - 1):
+                number = FGRAMS.index(fgram[start:])
+                x = x + model.learned.weight[number] if number < learned else x
+            expected = expected + norm(x, gain)
+        torch.testing.assert_close(rows[i], expected, rtol=0, atol=1e-10)
+
+
+def test_an_fgram_that_was_never_met_adds_nothing():
+    torch.manual_seed(0)
+    shape = {"dim": 16, "layers": 1, "heads": 2, "fgram_layers": 1, "tied_head": False, "context": 8}
+    model = SconeModel(ModelConfig(vocab_size=NUM_TOKENS, max_n=MAX_N, combine="add", learned_rows=50, **shape))
+    assert not model.learned.weight.any()
 
 
 @pytest.mark.parametrize("num_rows", [None, 0, 2])
@@ -191,7 +213,7 @@ def test_without_a_match_the_embedding_is_plain(num_rows):
 def test_rows_of_a_narrower_format_are_widened():
     main, tokens, slots = model_of().main, torch.tensor([[1]]), torch.tensor([[0]])
     half = torch.randn(1, 16).half()
-    assert torch.equal(main.embed(tokens, slots, half), main.embedding_norm(half.double())[None])
+    assert torch.equal(main.embed(tokens, slots, half), half.double()[None])
 
 
 def test_scone_starts_as_the_plain_model():

@@ -11,23 +11,23 @@ from torch import nn
 
 from scone_cli.errors import BadSetting
 from scone_cli.model import SconeModel
-from scone_cli.optimizers import GROUPS, Optimizers, Schedule, clip_gradients, group_of
+from scone_cli.optimizers import GROUPS, SPARSE, Optimizers, Schedule, clip_gradients, group_of
 
 NUM_TOKENS, MAX_N = 8, 4
 
 
 def models() -> dict[str, SconeModel]:
     return {
-        "scone": tiny_model(NUM_TOKENS, MAX_N, tied_head=False),
+        "scone": tiny_model(NUM_TOKENS, MAX_N, tied_head=False, combine="add", learned_rows=40),
         "hashed": tiny_model(NUM_TOKENS, MAX_N, kind="hashed", hashed_rows=60),
     }
 
 
 def fill_gradients(model: SconeModel, seed: int) -> None:
-    """Dense ones, and for hashed rows one with three rows, as training has it."""
+    """Dense ones, and for direct rows one with three rows, as training has it."""
     chance = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if name.startswith("hashed"):
+        if name in SPARSE:
             values = torch.randn(3, parameter.shape[1], generator=chance)
             rows = torch.tensor([[1, 5, 7]])
             parameter.grad = torch.sparse_coo_tensor(rows, values, parameter.shape, check_invariants=False)
@@ -68,7 +68,7 @@ def test_what_decays_and_what_muon_is_for():
     assert groups["embeddings"] == {"main.token_embedding.weight", "fgram.positions.weight"}
     assert {"main.embedding_norm.gain", "fgram.norm.gain", "main.blocks.0.attention_norm.gain"} <= groups["norms"]
     assert groups["head"] == {"main.head.weight"}
-    assert groups["hashed rows"] == {"hashed.weight"}
+    assert groups["direct rows"] == {"hashed.weight", "learned.weight"}
     for part, group in (("main", "main blocks"), ("fgram", "f-gram blocks")):
         matrices = ("qkv", "out", "gate_up", "down")
         assert groups[group] == {f"{part}.blocks.{layer}.{name}.weight" for layer in (0, 1) for name in matrices}
@@ -165,7 +165,7 @@ def test_the_norm_counts_all_gradients_sparse_ones_too():
 
 
 def test_clipping_is_that_of_torch():
-    one, other = models()["scone"], models()["scone"]
+    one, other = (tiny_model(NUM_TOKENS, MAX_N) for _ in range(2))  # all dense: torch's knows no other
     for model in (one, other):
         fill_gradients(model, 4)
     norm = clip_gradients(one.parameters(), 1.0)

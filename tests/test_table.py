@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +90,11 @@ def test_the_index_is_found_again_at_16_bytes_an_fgram(tmp_path):
 def test_precomputed_rows_are_the_live_ones(tmp_path, monkeypatch, dtype):
     """In chunks of 8 that do not fit 50, written back in the order of ids."""
     monkeypatch.setattr(precompute, "CHUNK", 8)
-    model = tiny_model(NUM_TOKENS, MAX_N)
+    model = tiny_model(NUM_TOKENS, MAX_N, combine="add", learned_rows=20)
     raw = precompute._compute_rows(model, TRIE, dtype, tmp_path, silent)
     table = Table.open(make_table(tmp_path, TRIE, torch.from_numpy(np.array(raw)).view(DTYPES[dtype])))
     ids = np.arange(50)[::-3]
-    live = model.fgram_rows(*TRIE.subtrie(ids)).detach()
+    live = model.rows(TRIE, ids).detach()
     exact = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
     torch.testing.assert_close(table.rows(ids.astype(np.uint32)).float(), live, rtol=exact, atol=exact)
 
@@ -200,6 +201,14 @@ def test_rows_of_another_model_are_refused(tmp_path):
     with pytest.raises(MismatchedArtifacts, match=f"rows of model {'m' * 12}, expected those of {'n' * 12}") as caught:
         Table.open(folder, model="n" * 64)
     assert caught.value.hint == "run: scone precompute"
+
+
+def test_rows_of_an_earlier_format_are_refused(tmp_path):
+    folder = make_table(tmp_path, TRIE, random_rows(50, 8))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 1}))
+    with pytest.raises(MismatchedArtifacts, match="rows in format 1, expected format 2"):
+        Table.open(folder)
 
 
 def forget_the_size_of(folder: Path, name: str) -> None:

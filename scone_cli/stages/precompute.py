@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scone_cli.trie import FgramTrie
 
 STAGE = "precompute"
-STAGE_VERSION = 1
+STAGE_VERSION = 2  # rows enter the model as they are
 
 CHUNK = 16_384  # f-grams at a time: some tens of MB of hidden states
 CHUNKS_A_MARK = 16  # what a crash may cost: a few seconds of work
@@ -104,7 +104,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
 
 
 def _compute_rows(network: SconeModel, trie: FgramTrie, dtype: str, scratch: Path, progress: Progress) -> Raw:
-    """A_f-gram's output for every f-gram, as raw rows in id order, in a mapped scratch file.
+    """The rows of all f-grams, raw in id order, in a mapped scratch file.
 
     The vocabulary is closed under prefixes, so an f-gram costs one token-forward. Memory does not grow with the width of
     the rows, and a run that was killed goes on after its last mark.
@@ -129,7 +129,7 @@ def _compute_rows(network: SconeModel, trie: FgramTrie, dtype: str, scratch: Pat
     with torch.inference_mode():
         for number in range(done, len(chunks)):
             ids = chunks[number]
-            computed = network.fgram_rows(*trie.subtrie(ids)).to(DTYPES[dtype])
+            computed = network.rows(trie, ids).to(DTYPES[dtype])
             rows[ids] = computed.contiguous().view(torch.uint8).numpy()
             if (number + 1) % CHUNKS_A_MARK == 0:
                 rows.flush()

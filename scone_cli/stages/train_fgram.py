@@ -67,6 +67,12 @@ class TrainFgram:
         "What the row of a matched f-gram does: `add` to the token embedding, or `replace` it, as in the paper.",
         choices=("add", "replace"),
     )
+    learned_rows: int = setting(
+        1_000_000,
+        "So many f-grams, the most frequent, also have a row that is learned directly, and added to the token embedding with "
+        "those of their suffixes; it ends in the same row of the table. Each takes 12 bytes a dimension in training (0: "
+        "none, as in the paper).",
+    )
     hashed_rows: int = setting(0, "Rows of a hashed model (0: as many as there are f-grams).")
     tied_head: bool = setting(
         False, "Share the token embeddings with the head, as the paper does; at small sizes untied learns better."
@@ -197,7 +203,9 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
     tokens = open_artifact(inputs / "tokens", "tokens", hashes)
     made_from = {"tokens": tokens.fingerprint}
     if config.kind == "plain":
-        return _Recipe(replace(config, fgram_layers=0, combine="replace", hashed_rows=0), tokens, made_from)
+        return _Recipe(
+            replace(config, fgram_layers=0, combine="replace", learned_rows=0, hashed_rows=0), tokens, made_from
+        )
     vocab = open_artifact(inputs / "vocab", "vocab", hashes)
     if vocab.inputs["tokens"] != tokens.fingerprint or vocab.tokenizer != tokens.tokenizer:
         raise MismatchedArtifacts(
@@ -206,11 +214,12 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
     made_from["vocab"] = vocab.fingerprint
     max_n, num_fgrams = vocab.settings["max_n"], vocab.summary["f-grams"]
     if config.kind == "scone":
-        return _Recipe(replace(config, hashed_rows=0), tokens, made_from, max_n, num_fgrams)
+        learned = min(config.learned_rows, num_fgrams)
+        return _Recipe(replace(config, learned_rows=learned, hashed_rows=0), tokens, made_from, max_n, num_fgrams)
     num_rows, least = config.hashed_rows or num_fgrams, _LEAST_HASHED * (max_n - 1)
     if num_rows < least:
         raise BadSetting(f"--hashed-rows {num_rows:,}: expected {least:,} or more for n-grams of 2 to {max_n} tokens")
-    settled = replace(config, fgram_layers=0, combine="add", hashed_rows=num_rows)
+    settled = replace(config, fgram_layers=0, combine="add", learned_rows=0, hashed_rows=num_rows)
     return _Recipe(settled, tokens, made_from, max_n, num_fgrams)
 
 
@@ -286,13 +295,27 @@ def _check(config: TrainFgram, launch: Launch) -> None:
         BadSetting: naming the setting.
     """
     parse_mixture(config.mixture)
+    _check_ranges(config)
+    if config.kind == "scone" and config.combine == "replace" and config.learned_rows:
+        raise BadSetting(
+            f"--combine replace --learned-rows {config.learned_rows:,}: learned rows are part of the token embedding, which "
+            "is replaced",
+            "give --learned-rows 0, or --combine add",
+        )
+    if config.dim % (2 * config.heads):
+        raise BadSetting(f"--dim {config.dim} --heads {config.heads}: a head's width must be a whole, even number")
+    if config.batch % launch.size:
+        raise BadSetting(f"--batch {config.batch}: expected a multiple of {launch.size}, the number of processes")
+
+
+def _check_ranges(config: TrainFgram) -> None:
     counts = ("dim", "layers", "heads", "fgram_layers", "context", "batch", "steps", "eval_every", "eval_tokens")
     for name in (*counts, "checkpoint_every", "keep_checkpoints"):
         if getattr(config, name) < 1:
             raise BadSetting(
                 f"--{name.replace('_', '-')} {getattr(config, name)}: expected 1 or more{_PLAIN.get(name, '')}"
             )
-    for name in ("micro_batch", "warmup", "hashed_rows", "weight_decay", "clip"):
+    for name in ("micro_batch", "warmup", "learned_rows", "hashed_rows", "weight_decay", "clip"):
         if not 0 <= getattr(config, name) < math.inf:
             raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or more")
     for name in ("learning_rate", "checkpoint_minutes"):
@@ -300,10 +323,6 @@ def _check(config: TrainFgram, launch: Launch) -> None:
             raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number above 0")
     if not 0 <= config.seed < 2**63:
         raise BadSetting(f"--seed {config.seed}: expected 0 or more, in 63 bits")
-    if config.dim % (2 * config.heads):
-        raise BadSetting(f"--dim {config.dim} --heads {config.heads}: a head's width must be a whole, even number")
-    if config.batch % launch.size:
-        raise BadSetting(f"--batch {config.batch}: expected a multiple of {launch.size}, the number of processes")
 
 
 def _summary(model: SconeModel, log: pa.Table) -> dict[str, Any]:
@@ -319,7 +338,7 @@ def _summary(model: SconeModel, log: pa.Table) -> dict[str, Any]:
         "kind": model.config.kind,
         "resident parameters": size(model.main),
         "resident non-embedding parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
-        "training-only parameters": size(model.fgram),
+        "training-only parameters": size(model.fgram, model.learned),
         **hashed,
         "steps": log.num_rows,
         "tokens": log.column("tokens").to_pylist()[-1],
