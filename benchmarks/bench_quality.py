@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from quality_runs import Finding, carry_out, findings, held, held_out_size, prep
 
 from scone_cli.artifacts import write_atomically
 from scone_cli.console import say, say_error
-from scone_cli.errors import InputMissing, SconeError
-from scone_cli.exits import Stopped, stop_signals
+from scone_cli.errors import BadSetting, InputMissing, SconeError
+from scone_cli.exits import StopNote, Stopped, stop_signals
 from scone_cli.stages import result_settings
 from scone_cli.tables import result_text
 
@@ -40,8 +41,8 @@ def main(args: list[str] | None = None) -> int:
     """Run what is asked for; the exit code is that of `scone`."""
     chosen = _parse(args)
     try:
-        with stop_signals():
-            return _run(chosen)
+        with stop_signals() as stop:
+            return _run(chosen, stop)
     except SconeError as error:
         say_error(error.message, error.hint)
         return error.exit_code
@@ -57,7 +58,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--recipe", type=Path, default=HERE.parent / "pipelines" / "headline.toml", help="[headline.toml]"
     )
-    parser.add_argument("--tokens", type=float, default=0, help="to train on [the recipe's steps]")
+    parser.add_argument("--tokens", default="", help="to train on, such as 2e8 [the recipe's steps]")
     names = ", ".join(arm.name for arm in ARMS)
     parser.add_argument("--arms", default="", help=f"of {names}, with commas [all but plain-8x]")
     parser.add_argument("--out", type=Path, default=HERE / "quality", help="where the report goes [benchmarks/quality]")
@@ -65,9 +66,24 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
-def _run(chosen: argparse.Namespace) -> int:
+def _num_tokens(text: str) -> int:
+    """What `--tokens` says; 0 where it is not given.
+
+    Raises:
+        BadSetting: it is no number of tokens.
+    """
+    try:
+        number = float(text or 0)
+    except ValueError:
+        number = math.nan
+    if text and not 1 <= number < 1 << 63:
+        raise BadSetting(f"--tokens {text}: expected a number from 1 on, such as 2e8")
+    return int(number)
+
+
+def _run(chosen: argparse.Namespace, stop: StopNote) -> int:
     names = [name for name in chosen.arms.split(",") if name]
-    experiment, work = Experiment.read(chosen.recipe, names, int(chosen.tokens)), chosen.workspace
+    experiment, work = Experiment.read(chosen.recipe, names, _num_tokens(chosen.tokens)), chosen.workspace
     failed = 0
     if chosen.report_only and not work.is_dir():
         raise InputMissing(f"{work}: no such workspace", "give the command without --report-only")
@@ -82,6 +98,8 @@ def _run(chosen: argparse.Namespace) -> int:
             except SconeError as error:  # one that goes astray leaves the others their turn
                 say_error(f"{run.title}: {error.message}", error.hint)
                 failed = error.exit_code
+                if stop.signum:  # it went astray as it was being stopped
+                    raise Stopped(stop.signum) from error
             _report(experiment, work, chosen.out)
     found = _report(experiment, work, chosen.out)
     if not found:

@@ -59,13 +59,14 @@ def is_stop_noted() -> bool:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[None]:
+def stop_signals() -> Iterator[StopNote]:
     """Raise `Stopped` where the work is when SIGINT or SIGTERM arrives; a second one ends the process at once.
 
+    What it gives has the number of the signal even where another error came before `Stopped` could be raised.
     A signal that was ignored from the start stays ignored (a shell does that to background jobs), and a forked worker,
     which inherits the handler, simply dies of the signal.
     """
-    owner = os.getpid()
+    owner, came = os.getpid(), StopNote()
     before = {signum: signal.getsignal(signum) for signum in _STOP_SIGNALS}
     mine = [signum for signum in _STOP_SIGNALS if before[signum] is not signal.SIG_IGN]
 
@@ -74,6 +75,7 @@ def stop_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
         if os.getpid() != owner:
             os.kill(os.getpid(), signum)
+        came.signum = signum
         if _notes:
             _notes[-1].signum = signum
             return
@@ -82,7 +84,7 @@ def stop_signals() -> Iterator[None]:
     for signum in mine:
         signal.signal(signum, stop)
     try:
-        yield
+        yield came
     finally:
         for signum in mine:
             signal.signal(signum, before[signum])

@@ -1,6 +1,7 @@
 """The harness of the headline: it trains what is missing, continues, leaves out what does not belong, and reports."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -23,7 +24,8 @@ import quality_report  # noqa: E402
 import quality_runs  # noqa: E402
 
 from scone_cli.artifacts import workspace_lock  # noqa: E402
-from scone_cli.exits import Stopped  # noqa: E402
+from scone_cli.errors import StorageFailure  # noqa: E402
+from scone_cli.exits import Stopped, noting_stops  # noqa: E402
 
 HEADLINE = ROOT / "pipelines" / "headline.toml"
 RECIPE = """
@@ -147,6 +149,29 @@ def test_bad_use_is_said(folder, tmp_path, capsys):
     assert bench_quality.main(["--workspace", str(tmp_path / "none"), "--report-only"]) == 66
     assert "no such workspace" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tokens", ["inf", "nan", "-5", "0", "some", "1e30"])
+def test_a_number_of_tokens_that_is_none(folder, capsys, tokens):
+    assert bench(folder, "--report-only", f"--tokens={tokens}") == 2
+    assert f"error: --tokens {tokens}: expected a number from 1 on" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_saved_when_it_is_stopped_is_the_last(folder, monkeypatch, capsys):
+    begun = []
+
+    def stopped_without_room(run, _work):
+        begun.append(run.title)
+        with noting_stops():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise StorageFailure("no space left")
+
+    monkeypatch.setattr(bench_quality, "carry_out", stopped_without_room)
+    assert bench(folder, "--arms", "plain-1x,scone-1x-10k", *STEPS) == 143
+    assert begun == ["plain-1x, seed 0"]
+    said = capsys.readouterr().err
+    assert "error: plain-1x, seed 0: no space left" in said
+    assert "error: stopped by SIGTERM; the same command continues" in said
 
 
 # ---- the arms ----------------------------------------------------------------------------------------------------
