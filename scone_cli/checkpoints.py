@@ -67,9 +67,13 @@ class Checkpoints:
         return at, parts
 
     def last_before(self, step: int) -> str:
-        """Where the newest checkpoint of a step up to `step` is, in words."""
-        found = [(at, path) for path in self._files() if (at := _position(path)) and at.step <= step]
-        return f"{found[-1][1]} (step {found[-1][0].step:,})" if found else "none"
+        """Where the newest checkpoint of a step up to `step` is, in words; if only later ones are kept, the oldest."""
+        kept = [(at.step, path) for path in self._files() if (at := _position(path))]
+        if good := [each for each in kept if each[0] <= step]:
+            return f"the last good checkpoint is {good[-1][1]} (step {good[-1][0]:,})"
+        if kept:
+            return f"no good checkpoint is kept: the oldest is {kept[0][1]} (step {kept[0][0]:,}), after step {step:,}"
+        return "there is no checkpoint"
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))

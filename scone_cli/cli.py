@@ -16,7 +16,7 @@ from scone_cli import __version__, console
 from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
 from scone_cli.errors import SconeError
 from scone_cli.exits import Stopped, stop_signals
-from scone_cli.launch import launched
+from scone_cli.launch import speaks
 from scone_cli.options import Session, read_recipe
 
 
@@ -106,6 +106,6 @@ def _run(args: Sequence[str] | None) -> int:
             console.say_error(error.message, error.hint)
         return error.exit_code
     except Stopped as stop:
-        if launched().rank == 0:
+        if speaks():
             console.say_error(f"stopped by {stop}; what is finished is kept, and the same command continues from there")
         return stop.exit_code

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from scone_cli.errors import BadSetting
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -24,10 +26,35 @@ class Launch:
     local_rank: int = 0
 
 
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+
+
 def launched() -> Launch:
-    """What torchrun says in the environment, or the launch of a process that is alone."""
-    values = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    return Launch(*map(int, values)) if all(value.isdecimal() for value in values) else Launch()
+    """What torchrun says in the environment, or the launch of a process that is alone, where there is no RANK.
+
+    Raises:
+        BadSetting: there is one, but not all that belongs to it.
+    """
+    said = {name: os.environ.get(name, "") for name in (*_NUMBERS, "MASTER_ADDR")}
+    if not said["RANK"]:
+        return Launch()
+    wrong = [name for name in said if not (said[name].isdecimal() if name in _NUMBERS else said[name])]
+    if not wrong and int(said["RANK"]) >= int(said["WORLD_SIZE"]):
+        wrong = ["WORLD_SIZE"]
+    if wrong:
+        found = ", ".join(
+            f"{name}={said[name]}" if said[name] else f"no {name}" for name in dict.fromkeys(["RANK", *wrong])
+        )
+        raise BadSetting(
+            f"{found} in the environment: a process with a RANK is one of several, expected all that torchrun sets for it",
+            "run: torchrun --nproc-per-node 2 -m scone_cli train-fgram; or, to train with one process, unset RANK",
+        )
+    return Launch(int(said["RANK"]), int(said["WORLD_SIZE"]), int(said["LOCAL_RANK"]))
+
+
+def speaks() -> bool:
+    """Whether this process is the one that tells of what happens to all, whatever else is in the environment."""
+    return os.environ.get("RANK", "") in ("", "0")
 
 
 class Team(Protocol):

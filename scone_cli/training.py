@@ -110,7 +110,7 @@ def train(
             if stop.signum:
                 run.save()
     except LostRank as error:
-        raise LostRank(f"{error.message}; the last checkpoint is {run.last_good(run.at.step)}", _AGAIN) from error
+        raise LostRank(f"{error.message}; {run.last_good(run.at.step)}", _AGAIN) from error
     finally:
         run.log.close()
     return run.log.table()
@@ -189,8 +189,8 @@ class _Run:
         loss, norm = sums[0], clip_gradients(self.model.parameters(), plan.clip)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SconeError(
-                f"the loss became {loss} at step {self.at.step + 1} (norm of the gradient: {norm}); the last good "
-                f"checkpoint is {self.last_good(self.at.step)}",
+                f"the loss became {loss} at step {self.at.step + 1} (norm of the gradient: {norm}); "
+                f"{self.last_good(self.at.step)}",
                 _OTHERWISE,
             )
         rate = plan.learning_rate_at(self.at.step)
@@ -251,8 +251,7 @@ class _Run:
         if course.has_exploded:
             raise SconeError(
                 f"the loss has exploded: {course.mean:.3f} (mean of the last {RECENT} steps) at step {self.at.step}, after "
-                f"{course.lowest:.3f} at step {course.lowest_step}; the last good checkpoint is "
-                f"{self.last_good(course.lowest_step)}",
+                f"{course.lowest:.3f} at step {course.lowest_step}; {self.last_good(course.lowest_step)}",
                 _OTHERWISE,
             )
 

@@ -75,13 +75,18 @@ def test_what_is_not_whole_is_passed_over(tmp_path, content):
     newest.write_bytes(newest.read_bytes()[:-1] if content is None else content)
     store = Checkpoints(tmp_path, 2)
     assert store.newest() == "step-00000005.safetensors"
-    assert store.last_before(12) == f"{tmp_path / 'step-00000005.safetensors'} (step 5)"
+    assert store.last_before(12) == f"the last good checkpoint is {tmp_path / 'step-00000005.safetensors'} (step 5)"
 
 
 def test_the_last_one_before_a_step(tmp_path):
     save(tmp_path, 5)
     save(tmp_path, 1000)
     store = Checkpoints(tmp_path, 2)
-    assert store.last_before(1000) == f"{tmp_path / 'step-00001000.safetensors'} (step 1,000)"
-    assert store.last_before(999) == f"{tmp_path / 'step-00000005.safetensors'} (step 5)"
-    assert store.last_before(4) == "none"
+    oldest, newest = (tmp_path / f"step-0000{step}.safetensors" for step in ("0005", "1000"))
+    assert store.last_before(1000) == f"the last good checkpoint is {newest} (step 1,000)"
+    assert store.last_before(999) == f"the last good checkpoint is {oldest} (step 5)"
+    assert store.last_before(4) == f"no good checkpoint is kept: the oldest is {oldest} (step 5), after step 4"
+    oldest.write_bytes(b"")
+    assert store.last_before(4) == f"no good checkpoint is kept: the oldest is {newest} (step 1,000), after step 4"
+    newest.unlink()
+    assert store.last_before(4) == "there is no checkpoint"

@@ -71,7 +71,7 @@ RANKS = {
     "training_log": 2,
     "devices": 1,
     "tracking": 1,
-    "launch": 0,
+    "launch": 1,
     "ranks": 2,
     "encoding": 6,
     "evaluation": 7,

@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from safetensors import safe_open
+from torch.distributed import TCPStore
 from workspaces import TRAIN, contents, copy_of, manifest
 
 from scone_cli import ranks
@@ -83,7 +84,7 @@ def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(fo
     assert (process.returncode, out) == (1, "")
     ours = err[: err.index("Traceback")] if "Traceback" in err else err  # torchrun's own report ends in one
     error, hint = (line for line in ours.splitlines() if line.startswith(("error: ", "hint: ")))
-    named = re.search(r"the last checkpoint is (\S+) \(step (\d+)\)$", error)
+    named = re.search(r"the last good checkpoint is (\S+) \(step (\d+)\)$", error)
     assert named
     assert Path(named[1]) == checkpoints(work)[-1]
     with safe_open(named[1], "pt") as file:
@@ -143,14 +144,12 @@ except SconeError as error:
 """
 
 
-def both_ranks(script: str, *args: object) -> list[list]:
-    """Run a script as two ranks; what each printed, a JSON value a line."""
-    port = free_port()
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2}
+def as_ranks(script: str, *args: object, **shared: object) -> list[tuple[int, str, str]]:
+    """Run a script as two ranks; how each ended, and what it said."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", script, *map(str, args)],
-            env=environment(RANK=rank, LOCAL_RANK=rank, **shared),
+            env=environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, **shared),
             cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -159,8 +158,14 @@ def both_ranks(script: str, *args: object) -> list[list]:
         for rank in (0, 1)
     ]
     ended = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], ended
-    return [[json.loads(line) for line in out.splitlines()] for out, _ in ended]
+    return [(process.returncode, *said) for process, said in zip(processes, ended, strict=True)]
+
+
+def both_ranks(script: str, *args: object) -> list[list]:
+    """What a script printed as two ranks, a JSON value a line."""
+    ended = as_ranks(script, *args, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+    assert [code for code, *_ in ended] == [0, 0], ended
+    return [[json.loads(line) for line in out.splitlines()] for _, out, _ in ended]
 
 
 def test_gradients_are_averaged_and_one_rank_tells_what_went_wrong():
@@ -209,6 +214,31 @@ def test_a_signal_to_the_rank_that_looks_stops_both_at_that_step(tmp_path):
     assert rows[-1]["held_out_loss"] is None
 
 
+FULL_DISK = """
+import sys
+from safetensors import SafetensorError
+from scone_cli import checkpoints, cli
+
+def save_file(*_):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+checkpoints.save_file = save_file
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_full_disk_is_told_once(small, tmp_path):
+    """As under torchrun, which keeps the store of the ranks, so that it outlives them."""
+    work = copy_of(small / "work", tmp_path / "work")
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    ended = as_ranks(FULL_DISK, "--quiet", "--workspace", work, *COMMAND, **shared)
+    assert [(code, out) for code, out, _ in ended] == [(74, ""), (1, "")]
+    assert ended[0][2].startswith(f"error: no space left while writing in {work} (No space left on device)\nhint: ")
+    assert len(ended[0][2].splitlines()) == 2
+    assert ended[1][2] == ""
+
+
 class NeverDone:
     """A transfer to a process that has gone, as GPUs see it."""
 
@@ -232,18 +262,40 @@ def test_alone():
     assert team.combine([], [], [0.1, 3]) == [0.1, 3]
 
 
+VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [
-        ({}, Launch()),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Launch(3, 4, 1)),
-        ({"RANK": "3", "WORLD_SIZE": "4"}, Launch()),  # not by torchrun
-        ({"RANK": "x", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Launch()),
-    ],
+    [({}, Launch()), (VARIABLES, Launch(3, 4, 1)), (VARIABLES | {"RANK": ""}, Launch())],
 )
 def test_what_torchrun_says(monkeypatch, values, expected):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    set_variables(monkeypatch, values)
+    assert launched() == expected
+
+
+def set_variables(monkeypatch, values: dict[str, str]) -> None:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    assert launched() == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (dict.fromkeys(("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"), ""), "RANK=3, no WORLD_SIZE, "),
+        ({"WORLD_SIZE": ""}, "RANK=3, no WORLD_SIZE in the environment: "),
+        ({"MASTER_ADDR": ""}, "RANK=3, no MASTER_ADDR in the environment: "),
+        ({"MASTER_PORT": "http"}, "RANK=3, MASTER_PORT=http in the environment: "),
+        ({"WORLD_SIZE": "3"}, "RANK=3, WORLD_SIZE=3 in the environment: "),
+        ({"RANK": "x"}, "RANK=x in the environment: "),
+    ],
+)
+def test_a_rank_of_nothing(scone, monkeypatch, changes, found):
+    set_variables(monkeypatch, VARIABLES | changes)
+    code, _, err = scone("train-fgram")
+    assert code == 2
+    assert err.startswith(f"error: {found}")
+    assert "hint: run: torchrun " in err
+    assert scone("--workspace", "w", "select-vocab")[0] == 66  # which does not ask

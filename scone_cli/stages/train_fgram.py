@@ -22,6 +22,7 @@ from scone_cli.artifacts import (
     write_parquet,
 )
 from scone_cli.errors import BadSetting, MismatchedArtifacts
+from scone_cli.exits import storage_failures
 from scone_cli.launch import Alone, Launch, Team, launched
 from scone_cli.mixing import parse_mixture
 from scone_cli.progress import Progress
@@ -171,7 +172,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         SconeError: training went wrong; see `training.train`.
     """
     launch = launched()
-    with _joined(launch, config.device) as team:
+    with _joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it
         _check(config, launch)
         recipe = _recipe(config, inputs, hashes=launch.rank == 0)
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
