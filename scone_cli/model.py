@@ -241,7 +241,9 @@ class SconeModel(nn.Module):
             DamagedArtifact: the files are not a model, or not one model.
         """
         try:
-            model = cls(ModelConfig(**json.loads((folder / "config.json").read_bytes())))
+            values = dict(json.loads((folder / "config.json").read_bytes()))
+            values.setdefault("kind", "scone" if values.get("fgram_layers") else "plain")  # before there were kinds
+            model = cls(ModelConfig(**values))
             model.main.load_state_dict(load_file(folder / "main.safetensors"))
             for name, part in model.parts_aside().items():
                 part.load_state_dict(load_file(folder / f"{name}.safetensors"))

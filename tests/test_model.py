@@ -337,7 +337,11 @@ def no_json(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [truncate, other_width, lose_a_file, unknown_setting, no_json])
+def no_object(folder: Path) -> None:
+    (folder / "config.json").write_text("[1]")
+
+
+@pytest.mark.parametrize("damage", [truncate, other_width, lose_a_file, unknown_setting, no_json, no_object])
 def test_damaged_files(tmp_path, damage):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -346,6 +350,20 @@ def test_damaged_files(tmp_path, damage):
     with pytest.raises(DamagedArtifact, match="not a model") as caught:
         SconeModel.load(folder)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(("kind", "fgram_layers"), [("plain", 0), ("scone", 1)])
+def test_a_model_from_before_there_were_kinds(tmp_path, kind, fgram_layers):
+    model = tiny_model(NUM_TOKENS, kind=kind, fgram_layers=fgram_layers)
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for later in ("kind", "combine", "learned_rows", "hashed_rows", "end_of_document"):
+        del config[later]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = SconeModel.load(tmp_path)
+    assert loaded.config == model.config
+    assert (loaded.fgram is None) == (kind == "plain")
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("tied", [True, False])
