@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scone_cli import fused
 from scone_cli.direct_rows import TouchedRows, sum_of
 from scone_cli.losses import token_losses, training_loss
 from scone_cli.model import SconeModel
@@ -24,7 +25,7 @@ from scone_cli.trie import FgramTrie, distinct_matches
 
 CHUNK_FGRAMS = 2048  # what A_f-gram does to so many at a time stays in a CPU's cache
 GPU_CHUNK_FGRAMS = 65_536  # and so many keep a GPU busy
-GRAPH_BYTES = 2 << 30  # of A_f-gram's activations; what would take more is computed again in the backward pass
+GRAPH_BYTES = 4 << 30  # of A_f-gram's activations; what is beyond that is computed again in the backward pass
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,11 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
     place_of = np.empty(distinct.size + 1, np.int64)
     place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1, no match, stays what it is
     num_nodes = sum(piece.num_nodes for piece, _ in pieces)
-    keeps_graph = num_nodes * _bytes_a_node(model) <= GRAPH_BYTES
-    with torch.set_grad_enabled(keeps_graph):
-        outputs = [model.fgram_rows(*piece) for piece in pieces]
+    outputs, room = list[Tensor](), GRAPH_BYTES
+    for piece in pieces:
+        room -= piece[0].num_nodes * _bytes_a_node(model)
+        with torch.set_grad_enabled(room >= 0):
+            outputs.append(model.fgram_rows(*piece))
     outputs_RD = torch.cat([output.detach() for output in outputs]).requires_grad_()
     learned, finish_learned = _learned_sums(model, trie, distinct[order])
     rows = model.finish_rows(trie, distinct[order], outputs_RD, learned)
@@ -111,8 +114,8 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
         finish_learned()
         assert outputs_RD.grad is not None
         start = 0
-        for number, piece in enumerate(pieces):
-            output = outputs[number] if keeps_graph else model.fgram_rows(*piece)
+        for kept, piece in zip(outputs, pieces, strict=True):
+            output = kept if kept.requires_grad else model.fgram_rows(*piece)
             output.backward(outputs_RD.grad[start : start + len(output)])  # type: ignore[no-untyped-call]
             start += len(output)
 
@@ -137,9 +140,11 @@ def _learned_sums(
 
 
 def _bytes_a_node(model: SconeModel) -> int:
-    """What autograd keeps of a node: in each block about 14 vectors of the width and 5 of the MLP's inner width."""
+    """What autograd keeps of a node: counted in vectors of the model's width, for each block."""
     config = model.config
-    return 4 * config.fgram_layers * (14 * config.dim + 5 * config.hidden)
+    is_fused = fused.is_for(model.main.token_embedding.weight)
+    vectors = 11 if is_fused else 14 + 5 * config.hidden / config.dim
+    return round(4 * config.fgram_layers * vectors * config.dim)
 
 
 def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows | None:
