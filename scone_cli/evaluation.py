@@ -218,21 +218,27 @@ def model_costs(arms: list[Arm], stream: TokenStream) -> list[dict[str, Any]]:
         if arm.trie is not None and arm.model.fgram is not None:
             resident += arm.model.fgram.parameters()
             flops += _live_flops(arm, stream)
+        num_rows, num_bytes = _offloaded(arm)
         rows.append(
             {
                 "arm": arm.name,
                 "resident parameters": sum(weight.numel() for weight in resident),
                 "resident bytes": sum(weight.numel() * weight.element_size() for weight in resident),
-                "offloaded rows": arm.table.num_rows if arm.table else 0,
-                "offloaded bytes": _offloaded_bytes(arm.table) if arm.table else 0,
+                "offloaded rows": num_rows,
+                "offloaded bytes": num_bytes,
                 "FLOPs a token": round(flops),
             }
         )
     return rows
 
 
-def _offloaded_bytes(table: Table) -> int:
-    return table.num_rows * table.row_bytes + table.index.slots.nbytes + table.index.values.nbytes
+def _offloaded(arm: Arm) -> tuple[int, int]:
+    """Rows, and bytes of them and of the index, that lie in memory or on disk: a table's, or the learned ones of a live model."""
+    if arm.table is not None:
+        index = arm.table.index
+        return arm.table.num_rows, arm.table.num_rows * arm.table.row_bytes + index.slots.nbytes + index.values.nbytes
+    learned = arm.model.learned if arm.trie is not None else None
+    return (len(learned.weight), learned.weight.nbytes) if learned is not None else (0, 0)
 
 
 def _live_flops(arm: Arm, stream: TokenStream) -> float:
@@ -264,11 +270,10 @@ def lookup_costs(arms: list[Arm], stream: TokenStream, progress: Progress) -> li
 
 def lookup_microseconds(table: Table, tokens: U32, batch: int, seconds: float = 1.0) -> dict[str, float]:
     """Median and 99th percentile of one look-up (match the next `batch` tokens, fetch their rows), a token."""
-    matcher, times = table.index.matcher(), list[float]()
+    matcher, times = table.matcher(), list[float]()
     deadline, at = time.perf_counter() + seconds, 0
     while (begin := time.perf_counter()) < deadline or not times:
-        ids, _ = matcher.match(tokens[at : at + batch])
-        table.rows(ids[ids != NONE])
+        table.rows(matcher.match(tokens[at : at + batch]))
         times.append(time.perf_counter() - begin)
         at = at + batch if at + 2 * batch <= tokens.size else 0
     used = np.array(times[min(len(times) - 1, 5) :]) * 1e6 / batch

@@ -178,9 +178,9 @@ class FgramIndex:
             raise ValueError("f-grams that are not closed under suffixes")
         return suffixes
 
-    def matcher(self) -> Matcher:
-        """A matcher for one stream of tokens that arrive in pieces."""
-        return Matcher(self, np.full(self.max_n - 1, NONE, np.uint32))
+    def matcher(self, streams: int = 1) -> Matcher:
+        """A matcher for so many streams of tokens that arrive in pieces."""
+        return Matcher(self, streams)
 
     def _run(self, tokens: U32, starts: I64, state: U32) -> tuple[U32, U8]:
         ids = np.empty(tokens.size, np.uint32)
@@ -189,16 +189,46 @@ class FgramIndex:
         return ids, lengths
 
 
-@dataclass
-class Matcher:
-    """Matches one document piece by piece, with the result of matching it whole.
+ROLL_BACK = 64  # tokens that a stream can take back
 
-    state uint32 [K - 1]: the nodes of length 1..K-1 that end at the last token seen; no look-back is needed.
+
+class Matcher:
+    """Matches streams of tokens piece by piece, with the result of matching each whole.
+
+    A stream is one document as far as it is known: nothing is matched across `reset`. Its state is the nodes of length
+    1..K-1 that end at its last token, no look-back is needed; the last 64 states are kept for `roll_back`.
     """
 
-    index: FgramIndex
-    state: U32
+    def __init__(self, index: FgramIndex, streams: int = 1) -> None:
+        self.index = index
+        self._states = [[np.full(index.max_n - 1, NONE, np.uint32)] for _ in range(streams)]
 
-    def match(self, tokens: U32) -> tuple[U32, U8]:
-        """Ids and lengths for the next tokens of the document, see `FgramIndex.match`."""
-        return self.index._run(tokens, np.array([0, tokens.size], np.int64), self.state)  # noqa: SLF001
+    def match(self, tokens: U32, starts: I64 | None = None, streams: I64 | None = None) -> U32:
+        """Ids [N] of the longest f-grams that end at each of the next tokens [N], NONE where there is none.
+
+        `starts` [M + 1] cuts the tokens into one piece each for the streams `streams` [M] (distinct; None: the first M);
+        None: all are for stream 0.
+        """
+        if starts is None:
+            starts = np.array([0, tokens.size], np.int64)
+        ids = np.empty(tokens.size, np.uint32)
+        for number, stream in enumerate(range(len(starts) - 1) if streams is None else streams):
+            for i in range(starts[number], starts[number + 1]):
+                state = self._states[stream][-1].copy()
+                ids[i] = self.index._run(tokens[i : i + 1], np.array([0, 1], np.int64), state)[0][0]  # noqa: SLF001
+                self._states[stream] = [*self._states[stream][-ROLL_BACK:], state]
+        return ids
+
+    def roll_back(self, tokens: int, stream: int = 0) -> None:
+        """Forget the last so many tokens of a stream: drafted ones that were not accepted.
+
+        Raises:
+            ValueError: there are not so many, or they are too long ago (64 can always be taken back).
+        """
+        if not 0 <= tokens < len(self._states[stream]):
+            raise ValueError(f"{tokens} tokens to roll back, {len(self._states[stream]) - 1} can be")
+        del self._states[stream][len(self._states[stream]) - tokens :]
+
+    def reset(self, stream: int = 0) -> None:
+        """Begin a new document."""
+        self._states[stream] = [np.full(self.index.max_n - 1, NONE, np.uint32)]

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 import torch
 
 from scone_cli.artifacts import Manifest, check_files, read_manifest, write_parquet
-from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
-from scone_cli.ngrams import I64, U32, FgramIndex
+from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
+from scone_cli.ngrams import I64, NONE, U32, FgramIndex, Matcher
 from scone_cli.schemas import SCHEMA_VERSIONS, table_schema
 from scone_cli.table_size import PART_BYTES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PLACEMENTS = ("mmap", "ram")
 _REMAKE = "run: scone precompute --force"
 
 Raw = npt.NDArray[np.uint8]
@@ -44,16 +45,22 @@ class Table:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path, model: str | None = None, hashes: bool = False) -> Table:
+    def open(
+        cls, folder: Path, placement: str = "mmap", *, model: Manifest | None = None, hashes: bool = False
+    ) -> Table:
         """Open a table in milliseconds, checking sizes, schema, fingerprint and index (every byte if `hashes`).
 
-        `model` is the fingerprint of the model that will read it (None: not checked).
+        `placement` is where its rows are to be read from: "mmap" (the disk, through the page cache) or "ram" (all are
+        read now). `model` is the manifest of the model that will read it (None: not checked).
 
         Raises:
+            BadSetting: there is no such placement.
             MismatchedArtifacts: the table was made from another model, or by an earlier version.
             DamagedArtifact: a file is not what the manifest and this module say it is.
             InputMissing, HalfWrittenArtifact, ForeignArtifact, NewerArtifact: see `artifacts.read_manifest`.
         """
+        if placement not in PLACEMENTS:
+            raise BadSetting(f"placement {placement!r}, expected one of {', '.join(PLACEMENTS)}")
         manifest = read_manifest(folder, "table")
         check_files(folder, manifest, hashes)
         if (
@@ -63,15 +70,17 @@ class Table:
                 f"{folder}: rows in format {manifest.schema_version}, expected format {SCHEMA_VERSIONS['table']}",
                 "run: scone train-fgram && scone precompute",
             )
-        if model is not None and manifest.inputs["model"] != model:
+        if model is not None and manifest.inputs["model"] != model.fingerprint:
             raise MismatchedArtifacts(
-                f"{folder}: rows of model {manifest.inputs['model'][:12]}, expected those of {model[:12]}",
+                f"{folder}: rows of model {manifest.inputs['model'][:12]}, expected those of {model.fingerprint[:12]}",
                 "run: scone precompute",
             )
         settings = manifest.settings
         dtype, dim = DTYPES[settings["dtype"]], int(settings["dim"])
         row_bytes = dim * dtype.itemsize
         parts = tuple(map_rows(path, row_bytes) for path in sorted(folder.glob("rows-*.parquet")))
+        if placement == "ram":
+            parts = tuple(np.array(part) for part in parts)
         slots = _map_array(folder / "index.slots.npy", np.uint64)
         values = _map_array(folder / "index.values.npy", np.uint32)
         rows = sum(len(part) for part in parts)
@@ -93,8 +102,22 @@ class Table:
         """Bytes of one row."""
         return self.dim * self.dtype.itemsize
 
-    def rows(self, ids: U32) -> torch.Tensor:
-        """The rows of some f-grams [len(ids), D] in the table's dtype: one gather from the mapped file."""
+    def matcher(self, streams: int = 1) -> Matcher:
+        """A matcher for so many streams of tokens that arrive in pieces, see there."""
+        return self.index.matcher(streams)
+
+    def rows(self, ids: U32, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The rows of some f-grams [len(ids), D], in the table's dtype or into `out`.
+
+        Where an id is NONE, the row of `out` stays as it is (zero if there is no `out`).
+        """
+        if out is None:
+            out = torch.zeros((len(ids), self.dim), dtype=self.dtype)
+        is_row = np.flatnonzero(ids != np.uint32(NONE))
+        out[torch.from_numpy(is_row)] = self._gathered(ids[is_row]).to(out.dtype)
+        return out
+
+    def _gathered(self, ids: U32) -> torch.Tensor:
         if len(self.parts) == 1:
             raw = self.parts[0].take(ids, axis=0)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from builders import make_table, random_documents, raw_of, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
-from scone_cli.artifacts import MANIFEST, write_parquet
+from scone_cli.artifacts import MANIFEST, Manifest, write_parquet
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.progress import silent
 from scone_cli.schemas import table_schema
@@ -78,7 +79,7 @@ def test_the_index_is_found_again_at_16_bytes_an_fgram(tmp_path):
     text = np.array(random_documents(1, NUM_TOKENS, [200])[0], np.uint32)
     expected = TRIE.index().match(text)
     assert [found.tolist() for found in table.index.match(text)] == [found.tolist() for found in expected]
-    assert table.index.matcher().match(text)[0].tolist() == expected[0].tolist()
+    assert table.matcher().match(text).tolist() == expected[0].tolist()
     bytes_ = table.index.slots.nbytes + table.index.values.nbytes
     assert 16 * 50 - 12 <= bytes_ <= 16 * 50 + 12 * 8  # and a few spare slots, which matter to tiny tables only
 
@@ -197,9 +198,10 @@ def test_a_flipped_bit_is_found_when_every_byte_is_read(tmp_path):
 
 def test_rows_of_another_model_are_refused(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
-    assert Table.open(folder, model="m" * 64).num_rows == 50
+    model = Manifest("model", 1, "train-fgram", 1, "m" * 64, {}, {}, "t" * 64, 0, {})
+    assert Table.open(folder, model=model).num_rows == 50
     with pytest.raises(MismatchedArtifacts, match=f"rows of model {'m' * 12}, expected those of {'n' * 12}") as caught:
-        Table.open(folder, model="n" * 64)
+        Table.open(folder, model=dataclasses.replace(model, fingerprint="n" * 64))
     assert caught.value.hint == "run: scone precompute"
 
 

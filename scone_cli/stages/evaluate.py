@@ -162,7 +162,7 @@ def _arms(inputs: Inputs, opened: dict[str, Manifest]) -> list[Arm]:
     model = SconeModel.load(workspace / "model")
     if model.fgram:
         arms.append(Arm("live", model, trie=_trie_of(workspace / "model", opened["model"], workspace)))
-        arms.append(Arm("table", model, table=Table.open(workspace / "table", opened["model"].fingerprint)))
+        arms.append(Arm("table", model, table=Table.open(workspace / "table", model=opened["model"])))
     arms.append(Arm("none", model))
     return arms
 
