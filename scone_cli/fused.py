@@ -33,7 +33,7 @@ def is_for(x: Tensor) -> bool:
 
 # ---- norm and MLP ------------------------------------------------------------------------------------------------
 #
-# Where a matrix follows, the gain is multiplied into the matrix, not into the rows: then the rows divided by their rms are all
+# Where a matrix follows, the gain is multiplied into the matrix (unless the rows are fewer): the rows divided by their rms are all
 # that the backward pass needs, and the gradient of the gain falls out of that of the matrix.
 
 
@@ -56,6 +56,13 @@ def add_mlp(x: Tensor, gain_D: Tensor, gate_up: Tensor, down_DF: Tensor) -> Tens
     return result.view_as(x)
 
 
+def _with_gain(unit_ND: Tensor, gain_D: Tensor, weight_OD: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and matrix, the gain in the smaller of the two: a single token does not copy every matrix to pass it."""
+    if len(unit_ND) < len(weight_OD):
+        return unit_ND * gain_D, weight_OD
+    return unit_ND, weight_OD * gain_D
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor) -> Tensor:
@@ -74,7 +81,8 @@ class _NormLinear(torch.autograd.Function):
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, weight_OD: Tensor) -> Tensor:
         unit, scale = _unit(x_ND)
         ctx.save_for_backward(unit, scale, gain_D, weight_OD)
-        return unit @ (weight_OD * gain_D).T
+        rows, matrix = _with_gain(unit, gain_D, weight_OD)
+        return rows @ matrix.T
 
     @staticmethod
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,8 +98,8 @@ class _AddMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
         unit, scale = _unit(x_ND)
-        to_gate, to_up = (gate_up_2FD * gain_D).chunk(2)
-        gate, up = unit @ to_gate.T, unit @ to_up.T
+        rows, matrix = _with_gain(unit, gain_D, gate_up_2FD)
+        gate, up = (rows @ half.T for half in matrix.chunk(2))
         ctx.save_for_backward(unit, scale, gate, up, gain_D, gate_up_2FD, down_DF)
         return torch.addmm(x_ND, F.silu(gate).mul_(up), down_DF.T)
 

@@ -92,6 +92,27 @@ class FgramModel(nn.Module):
         return rows
 
 
+class KeyValueCache:
+    """Keys and values of what B sequences have read so far, for one model: a token is then read once, and alone.
+
+    length: tokens that it holds of each sequence. To take drafted tokens back, set it to what it was before them.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, room: int, device: torch.device | None = None) -> None:
+        """Room for `room` tokens of each sequence, at most the model's context."""
+        assert room <= config.context, f"room for {room} tokens, the model's context is {config.context}"
+        shape = (config.layers, 2, batch, config.heads, room, config.dim // config.heads)
+        self._held = torch.empty(shape, device=device)
+        self.room, self.length = room, 0
+
+    def extend(self, layer: int, k_BHCE: Tensor, v_BHCE: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the keys and values of a layer after those held; all of them together [B, H, length + C, E]."""
+        held, end = self._held[layer], self.length + k_BHCE.shape[2]
+        held[0, :, :, self.length : end] = k_BHCE
+        held[1, :, :, self.length : end] = v_BHCE
+        return held[0, :, :, :end], held[1, :, :, :end]
+
+
 class MainModel(nn.Module):
     """T, A_main and the head: all that is resident when the model is served."""
 
@@ -149,17 +170,27 @@ class MainModel(nn.Module):
             return normed
         return torch.where(is_matched, picked, self.embedding_norm(x))
 
-    def forward(self, x_BCD: Tensor) -> Tensor:
-        """Final hidden states [B, C, D] of embedded sequences; the head is applied by the losses below."""
-        x = x_BCD
-        cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]  # type: ignore[index]
-        for block in self.blocks:
+    def forward(self, x_BCD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Final hidden states [B, C, D] of embedded sequences; the head is applied by the losses below.
+
+        With a cache they continue what it holds, and are held in it afterwards.
+        """
+        x, first = x_BCD, cache.length if cache else 0
+        last = first + x.shape[1]
+        assert cache is None or last <= cache.room, f"{last} tokens, there is room for {cache.room}"
+        cos, sin = self.cos[first:last], self.sin[first:last]  # type: ignore[index]
+        seen = None  # by a piece in the middle: what is held, and of itself what comes before
+        if first and x.shape[1] > 1:
+            seen = torch.ones(last - first, last, dtype=torch.bool, device=x.device).tril(first)
+        for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            q, k, v = rotate(block.project(x), cos, sin)  # [B, C, H, E]
-            attended = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
-            )
+            q, k, v = (part.transpose(1, 2) for part in rotate(block.project(x), cos, sin))  # [B, H, C, E]
+            if cache:
+                k, v = cache.extend(number, k, v)
+            attended = F.scaled_dot_product_attention(q, k, v, seen, is_causal=not first)
             x = block.finish(x, attended.transpose(1, 2))
+        if cache:
+            cache.length = last
         hidden: Tensor = self.norm(x)
         return hidden
 
