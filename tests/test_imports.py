@@ -20,6 +20,7 @@ RANKS = {
     "exits": 1,
     "figures": 1,
     "quantities": 1,
+    "row_formats": 1,
     "scales": 2,
     "weights": 2,
     "dealing": 2,
