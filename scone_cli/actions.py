@@ -27,6 +27,7 @@ from scone_cli.progress import Progress
 from scone_cli.quantities import bytes_text, seconds_text
 from scone_cli.screen import cut_text, description_text
 from scone_cli.stages import Report
+from scone_cli.table_actions import generate_command, lookup
 from scone_cli.tables import result_text
 from scone_cli.verify import artifact_folders, verify_artifact
 from scone_cli.views import portrait_page
@@ -36,7 +37,8 @@ PATH = click.Path(path_type=Path)
 
 def build_command(name: str) -> click.Command:
     """The command `name` with its parameters; a stage's module is imported here."""
-    return {"inspect": inspect, "verify": verify}.get(name) or _stage_command(name)
+    looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "verify": verify}
+    return looking.get(name) or _stage_command(name)
 
 
 # ---- the stages --------------------------------------------------------------------------------------------------

@@ -174,6 +174,8 @@ STAGES: dict[str, Stage] = {
 
 LOOKING = {
     "inspect": "Show what an artifact is; counts/, vocab/ and model/ also in figures.",
+    "lookup": "Show what the table has for a text, and what lies near it.",
+    "generate": "Go on with a text: the model writes, reading the table.",
     "verify": "Check every byte of artifacts against their manifests.",
 }
 
@@ -197,6 +199,40 @@ INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as 
       scone inspect scone-work/vocab --html vocab.html
       scone inspect scone-work/model
       scone inspect scone-work/vocab --text "The cat sat on the mat."
+    """
+
+LOOKUP_ABOUT = """Show what the table has for TEXT, token by token.
+
+    For every token: the longest f-gram that ends there, how often it occurred in the training text, the norm of its row,
+    and the f-grams whose rows have the largest cosine with it, over the whole table; memory does not grow with the
+    table. TEXT is read as one document; `-` is standard input. A blank shows as a dot in the middle.
+
+    \b
+    Reads    table/, and the tokenizer in tokens/
+
+    \b
+    Example:
+      scone lookup "The cat sat on the mat."
+      scone lookup "The cat sat on the mat." --nearest 8 --json
+    """
+
+GENERATE_ABOUT = """Go on with a text: the prompt is read in one pass, then the model writes token by token.
+
+    The text goes to stdout as it is written; how fast it went, and what ended it, to stderr: --max-tokens, the end of a
+    document, or the model's context, beyond which it was not trained. A model with f-grams reads their rows from the
+    table; --live runs the f-gram model instead, to check that this is the same. A plain model needs neither.
+
+    The prompt is the beginning of a document. With `-` it is standard input, without the newline at its end.
+
+    \b
+    Reads    tokens/ model/ table/, or vocab/ with --live
+
+    \b
+    Example:
+      scone generate --prompt "The cat sat on"
+      scone generate --prompt "The cat sat on" --temperature 0 --max-tokens 40
+      scone generate --prompt - --top-p 0.9 --seed 3 --json
+      scone generate --prompt "def main(" --model scone-work/plain
     """
 
 VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.

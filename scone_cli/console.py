@@ -47,6 +47,11 @@ def value_text(key: str, value: Any) -> str:
 
 
 def print_result(text: str) -> None:
+    """Write a result and the end of its line to stdout; see `write_result`."""
+    write_result(text + "\n")
+
+
+def write_result(text: str) -> None:
     """Write to stdout at once, so that a full disk or a reader that has gone shows here and not at exit.
 
     Raises:
@@ -54,7 +59,7 @@ def print_result(text: str) -> None:
         click.exceptions.Exit: the reader of the pipe has gone, which is not an error.
     """
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, ValueError):  # noqa: PTH123

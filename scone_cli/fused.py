@@ -33,8 +33,8 @@ def is_for(x: Tensor) -> bool:
 
 # ---- norm and MLP ------------------------------------------------------------------------------------------------
 #
-# Where a matrix follows, the gain is multiplied into the matrix (unless the rows are fewer): the rows divided by their rms are all
-# that the backward pass needs, and the gradient of the gain falls out of that of the matrix.
+# Where a matrix follows, the gain is multiplied into it, or into the rows where these are fewer: the rows divided by their rms
+# are all that the backward pass needs, and the gradient of the gain falls out of that of the matrix.
 
 
 def norm(x: Tensor, gain_D: Tensor) -> Tensor:

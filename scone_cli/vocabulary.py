@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.artifacts import write_parquet
-from scone_cli.errors import BadSetting, DamagedArtifact
+from scone_cli.artifacts import Manifest, open_artifact, write_parquet
+from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
 from scone_cli.ngrams import U8, U32, U64
 from scone_cli.schemas import VOCAB
 from scone_cli.selection import RULES, rank, read_counts
@@ -102,6 +102,22 @@ class Vocabulary:
         if not closed or not np.array_equal(_flat_tokens(trie)[0], flat):
             raise DamagedArtifact(f"{folder}: an f-gram whose prefix is not in the vocabulary", _REMAKE)
         return cls(trie, table.column("count").to_numpy(), table.column("docs").to_numpy())
+
+
+def trie_of_model(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
+    """The vocabulary that a model was trained with: this workspace's, or the one beside the model.
+
+    Raises:
+        MismatchedArtifacts: it is in neither place.
+    """
+    for place in (workspace / "vocab", folder.parent / "vocab"):
+        if place.is_dir() and (vocab := open_artifact(place, "vocab")).fingerprint == model.inputs["vocab"]:
+            return Vocabulary.read(place, vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
+    raise MismatchedArtifacts(
+        f"{folder}: trained with vocabulary {model.inputs['vocab'][:12]}, "
+        f"found neither in {workspace / 'vocab'} nor in {folder.parent / 'vocab'}",
+        "put the vocab/ folder it was trained with beside the model",
+    )
 
 
 def _check_room(lengths: U8) -> None:

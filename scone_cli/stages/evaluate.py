@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from scone_cli.corpus import TokenStream
     from scone_cli.evaluation import Arm
     from scone_cli.sources import SourceFile
-    from scone_cli.trie import FgramTrie
 
 STAGE = "eval"
 STAGE_VERSION = 1
@@ -151,34 +150,21 @@ def _arms(inputs: Inputs, opened: dict[str, Manifest]) -> list[Arm]:
     from scone_cli.evaluation import Arm  # noqa: PLC0415
     from scone_cli.model import SconeModel  # noqa: PLC0415
     from scone_cli.table import Table  # noqa: PLC0415
+    from scone_cli.vocabulary import trie_of_model  # noqa: PLC0415
 
     workspace = inputs.workspace
     arms = []
     for folder in inputs.against:
         model = SconeModel.load(folder)
         arms.append(
-            Arm(_name(folder), model, _trie_of(folder, opened[_name(folder)], workspace) if model.fgram else None)
+            Arm(_name(folder), model, trie_of_model(folder, opened[_name(folder)], workspace) if model.fgram else None)
         )
     model = SconeModel.load(workspace / "model")
     if model.fgram:
-        arms.append(Arm("live", model, trie=_trie_of(workspace / "model", opened["model"], workspace)))
+        arms.append(Arm("live", model, trie=trie_of_model(workspace / "model", opened["model"], workspace)))
         arms.append(Arm("table", model, table=Table.open(workspace / "table", model=opened["model"])))
     arms.append(Arm("none", model))
     return arms
-
-
-def _trie_of(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
-    """The vocabulary that a model was trained with: this workspace's, or the one beside the model."""
-    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
-
-    for place in (workspace / "vocab", folder.parent / "vocab"):
-        if place.is_dir() and (vocab := open_artifact(place, "vocab")).fingerprint == model.inputs["vocab"]:
-            return Vocabulary.read(place, vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
-    raise MismatchedArtifacts(
-        f"{folder}: trained with vocabulary {model.inputs['vocab'][:12]}, "
-        f"found neither in {workspace / 'vocab'} nor in {folder.parent / 'vocab'}",
-        "put the vocab/ folder it was trained with beside the model",
-    )
 
 
 def _corpora(

@@ -1,0 +1,180 @@
+"""Going on with a text: the prompt is read in one pass, then every token by itself, with what was read held in a cache.
+
+What this leaves out: several texts at once (`serving.SconeEmbedding` has streams for that), and texts longer than the context
+that the model was trained with: there generation ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scone_cli.artifacts import open_artifact
+from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
+from scone_cli.stages import setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from scone_cli.model import SconeModel
+    from scone_cli.tokenizer import Tokenizer
+
+Embed = Callable[["Tensor"], "Tensor"]  # the next tokens [1, C] of a text to what enters the first block [1, C, D]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    temperature: float = setting(0.8, "1: as likely as the model says; below, likely ones more so; 0: the likeliest.")
+    top_k: int | None = setting(None, "Choose among so many of the likeliest tokens.")
+    top_p: float | None = setting(None, "Choose among the likeliest tokens that together have this probability.")
+    seed: int = setting(0, "Another seed, another text.")
+
+    def check(self) -> None:
+        """Raise BadSetting where a value is out of its range."""
+        for name, is_right, expected in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top-k", self.top_k is None or self.top_k >= 1, "1 or more"),
+            ("top-p", self.top_p is None or 0 < self.top_p <= 1, "more than 0, and at most 1"),
+            ("seed", 0 <= self.seed < 2**63, "0 or more, below 2**63"),
+        ):
+            if not is_right:
+                raise BadSetting(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
+
+    def choose(self, logits_V: Tensor, random: torch.Generator) -> int:
+        """One token id; of equally likely ones the first, at a temperature of 0."""
+        import torch  # noqa: PLC0415 - heavy, and `scone generate --help` needs it not
+
+        if self.temperature == 0:
+            return int(logits_V.argmax())
+        weights, ids = logits_V.double().cpu(), None
+        if self.top_k is not None or self.top_p is not None:
+            weights, ids = weights.topk(min(self.top_k or len(weights), len(weights)))
+        weights = ((weights - weights.max()) / self.temperature).softmax(0)
+        if self.top_p is not None:
+            weights = weights[weights.cumsum(0) - weights < self.top_p]  # those before it have not yet enough
+        place = torch.multinomial(weights, 1, generator=random)
+        return int(place if ids is None else ids[place])
+
+
+def generate(
+    model: SconeModel, embed: Embed, prompt: Sequence[int], sampling: Sampling, max_tokens: int, end: int
+) -> Iterator[int]:
+    """Token ids that follow the end of a document `end` and the `prompt`, as they are chosen.
+
+    Ends after `end`, after `max_tokens`, or when the context is full: the last token is chosen, but not read any more.
+
+    Raises:
+        BadSetting: the prompt is longer than the context.
+    """
+    import torch  # noqa: PLC0415
+
+    from scone_cli.model import KeyValueCache  # noqa: PLC0415
+
+    main, context, read = model.main, model.config.context, [end, *prompt]
+    if len(read) > context:
+        raise BadSetting(
+            f"a prompt of {len(prompt):,} tokens, expected at most {context - 1:,}: the model's context, less one",
+            "give a shorter prompt, or train with a larger --context",
+        )
+    device = main.token_embedding.weight.device
+    cache = KeyValueCache(model.config, 1, min(context, len(prompt) + max_tokens), device)
+    random = torch.Generator().manual_seed(sampling.seed)
+    with torch.inference_mode():
+        for _ in range(min(max_tokens, context + 1 - len(read))):
+            hidden = main(embed(torch.tensor([read], device=device)), cache)
+            token = sampling.choose(main.head_weight @ hidden[0, -1], random)
+            yield token
+            if token == end:
+                return
+            read = [token]
+
+
+class Spelling:
+    """The text of tokens as they come: a character is given out when its last byte is there."""
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
+        """`before` is what the text follows: some tokenizers spell a first token in another way."""
+        self._tokenizer = tokenizer
+        self._ids = list(before[-4:])
+        self._told = self._decoded()
+
+    def __call__(self, token: int) -> str:
+        """What this token adds; nothing, as long as a character is not complete."""
+        self._ids.append(token)
+        text = self._decoded()
+        if text.endswith("\ufffd"):
+            return ""
+        added = text[len(self._told) :]
+        if added:
+            self._ids = [token]
+            self._told = self._decoded()
+        return added
+
+    def rest(self) -> str:
+        """What is left when no more tokens come: bytes that did not become a character."""
+        return self._decoded()[len(self._told) :]
+
+    def _decoded(self) -> str:
+        return self._tokenizer.decode(self._ids)
+
+
+# ---- opening a model ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that goes on with texts, what embeds them for it, its tokenizer, and the token between documents."""
+
+    model: SconeModel
+    embed: Embed
+    tokenizer: Tokenizer
+    end: int
+
+
+def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live: bool, device: str) -> Speaker:
+    """Open the model in `folder`, and the table that it reads unless A_f-gram is to run `live`; None: those of the workspace.
+
+    Raises:
+        BadSetting: a table, or A_f-gram, for a model that has none; a device that is not there.
+        MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
+        InputMissing: something is not there, or there is no tokenizer.
+    """
+    folder = folder or workspace / "model"
+    manifest = open_artifact(folder, "model")
+    tokens = open_artifact(workspace / "tokens", "tokens", hashes=False)
+    if "tokenizer.json" not in tokens.files:
+        raise InputMissing(
+            f"{workspace / 'tokens'}: made from token ids without a tokenizer, so a prompt has no ids, and ids have no text",
+            "run scone count-ngrams again with --tokenizer",
+        )
+    if manifest.tokenizer != tokens.tokenizer:
+        raise MismatchedArtifacts(
+            f"{folder}: made with tokenizer {manifest.tokenizer[:12]}, but {workspace / 'tokens'} has {tokens.tokenizer[:12]}",
+            "name the workspace that the model was made in: scone --workspace DIR generate",
+        )
+    kind = manifest.summary["kind"]
+    if kind != "scone" and (table or live):
+        raise BadSetting(
+            f"{folder}: a {kind} model, it has neither a table nor an f-gram model", "leave out --table and --live"
+        )
+
+    from scone_cli.corpus import end_of_document  # noqa: PLC0415 - heavy from here on
+    from scone_cli.devices import find_device  # noqa: PLC0415
+    from scone_cli.model import SconeModel  # noqa: PLC0415
+    from scone_cli.serving import LiveEmbedding, SconeEmbedding  # noqa: PLC0415
+    from scone_cli.table import Table  # noqa: PLC0415
+    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+    from scone_cli.vocabulary import trie_of_model  # noqa: PLC0415
+
+    model = SconeModel.load(folder).to(find_device(device))
+    if kind != "scone" or live:
+        embed: Embed = LiveEmbedding(model, trie_of_model(folder, manifest, workspace) if live else None)
+    else:
+        embed = SconeEmbedding(model.main, Table.open(table or workspace / "table", model=manifest))
+    end = end_of_document(workspace / "tokens", tokens)
+    return Speaker(model, embed, Tokenizer.load(workspace / "tokens" / "tokenizer.json"), end)

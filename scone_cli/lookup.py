@@ -1,0 +1,108 @@
+"""`scone lookup`: what the table has for a text, token by token, and which f-grams have come to lie near it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from scone_cli.errors import MismatchedArtifacts
+from scone_cli.legible import Speller, speller_of
+from scone_cli.ngrams import NONE
+from scone_cli.progress import Progress
+from scone_cli.table import Table
+
+CHUNK_BYTES = 32 << 20  # of rows, as float32, that are compared at a time
+
+Row = dict[str, Any]
+Ids = npt.NDArray[np.uint32]
+
+
+def look_up(folder: Path, text: str, nearest: int, progress: Progress) -> Row:
+    """What the table in `folder` has for a text, read as one document, as JSON values.
+
+    `tokens` has for each token the longest f-gram that ends there, its count, the norm of its row, and the `nearest`
+    f-grams whose rows have the largest cosine with it. Memory does not grow with the table.
+
+    Raises:
+        MismatchedArtifacts: the tokenizer of the table does not lie beside it.
+        InputMissing, BadData: see `Table.open`.
+    """
+    table = Table.open(folder)
+    spell, note = speller_of(folder, table.manifest)
+    if spell.tokenizer is None:
+        raise MismatchedArtifacts(
+            f"{folder}: a text must be looked up with the table's own tokenizer; {note}",
+            "leave table/ beside the tokens/ it was made from",
+        )
+    tokens = spell.tokenizer.encode_batch([text])[0]
+    ids = table.matcher().match(tokens)
+    asked = np.unique(ids[ids != NONE])
+    rows = table.rows(asked).float()
+    near_ids, cosines = nearest_rows(table, asked, nearest, progress)
+    entries = read_fgrams(folder / "vocab.parquet", [*asked.tolist(), *near_ids.flatten().tolist()], spell)
+    found: dict[int, Row] = {}
+    for number, i in enumerate(asked.tolist()):
+        near = [
+            {**entries[other], "cosine": round(cosine, 4)}
+            for other, cosine in zip(near_ids[number].tolist(), cosines[number].tolist(), strict=True)
+        ]
+        found[i] = {**entries[i], "norm": round(rows[number].norm().item(), 4), "nearest": near}
+    unmatched: Row = {"id": None, "n": 0, "fgram": None, "count": None, "norm": None, "nearest": []}
+    return {
+        "text": text,
+        "table": str(folder),
+        "rows": table.num_rows,
+        "dtype": table.manifest.settings["dtype"],
+        "matched": int((ids != NONE).sum()),
+        "tokens": [
+            {"position": position, "token": token, "text": spell([token]), **found.get(i, unmatched)}
+            for position, (token, i) in enumerate(zip(tokens.tolist(), ids.tolist(), strict=True))
+        ],
+    }
+
+
+def nearest_rows(table: Table, asked: Ids, count: int, progress: Progress) -> tuple[Tensor, Tensor]:
+    """Ids and cosines [len(asked), count] of the rows nearest to those asked for, themselves left out, nearest first.
+
+    The table is read once, part by part; of each part only what is nearest is kept.
+    """
+    count = min(count, table.num_rows - 1)
+    ids = torch.empty(len(asked), 0, dtype=torch.int64)
+    cosines = torch.empty(len(asked), 0)
+    if not count or not len(asked):
+        return ids, cosines
+    wanted = torch.nn.functional.normalize(table.rows(asked).float(), dim=1)
+    themselves = torch.from_numpy(asked.astype(np.int64))[:, None]
+    size = max(1, CHUNK_BYTES // (4 * table.dim))
+    for first in range(0, table.num_rows, size):
+        here = np.arange(first, min(first + size, table.num_rows), dtype=np.uint32)
+        rows = torch.nn.functional.normalize(table.rows(here).float(), dim=1)
+        numbers = torch.from_numpy(here.astype(np.int64)).expand(len(asked), -1)
+        near = (wanted @ rows.T).masked_fill_(numbers == themselves, -torch.inf)
+        cosines, places = torch.cat([cosines, near], 1).topk(min(count, cosines.shape[1] + len(here)))
+        ids = torch.cat([ids, numbers], 1).gather(1, places)
+        progress("comparing rows", first + len(here), table.num_rows, "rows")
+    return ids, cosines
+
+
+def read_fgrams(path: Path, ids: Iterable[int], spell: Speller) -> dict[int, Row]:
+    """What `vocab.parquet` says of some f-grams, by id; only the row groups that hold them are read, one at a time."""
+    wanted = np.unique(np.fromiter(ids, np.int64))
+    found, first = dict[int, Row](), 0
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            last = first + file.metadata.row_group(group).num_rows
+            here = wanted[(wanted >= first) & (wanted < last)]
+            if here.size:
+                part = file.read_row_group(group, ["n", "tokens", "count"]).take(here - first)
+                for i, entry in zip(here.tolist(), part.to_pylist(), strict=True):
+                    found[i] = {"id": i, "n": entry["n"], "fgram": spell(entry["tokens"]), "count": entry["count"]}
+            first = last
+    return found

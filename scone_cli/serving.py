@@ -1,0 +1,127 @@
+"""Token ids to embeddings, as a served model needs them: pieces of many streams, on the device of the model.
+
+    embedding = SconeEmbedding(model.main, Table.open("scone-work/table", "ram"), streams=8)
+    x = embedding(prompts_BC)  # prefill, in as many pieces as you like: the next C tokens of streams 0..B-1
+    x = embedding(tokens, lengths=[1, 4, 1], streams=[5, 0, 2])  # ragged: one token of stream 5, four of 0, one of 2
+    embedding.matcher.roll_back(3, stream=0)  # drafted tokens that were not accepted
+    embedding.matcher.reset(5)  # a new document begins
+
+Every piece is embedded as it is in the whole document. What this leaves out: which streams run together, and the cache of keys
+and values (`model.KeyValueCache`), are the serving system's. Shapes: B streams, C tokens of each, N tokens of a call, D = dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scone_cli.gradients import live_rows
+from scone_cli.model import MainModel, SconeModel
+from scone_cli.ngrams import NONE, U32
+from scone_cli.streams import Matcher
+from scone_cli.table import Table
+from scone_cli.trie import FgramTrie
+
+
+class SconeEmbedding(nn.Module):
+    """Looks the f-grams of streams up in a table; takes the place of a served model's token embedding.
+
+    Attributes:
+        matcher: the state of each stream; `roll_back` and `reset` are there.
+    """
+
+    def __init__(self, main: MainModel, table: Table, streams: int = 1) -> None:
+        """Serve `main` from the table of its f-grams, in so many streams."""
+        super().__init__()
+        self.main = main
+        self.matcher = table.matcher(streams)
+        self._table = table
+        self._staging: Staging | None = None
+
+    @torch.no_grad()
+    def forward(
+        self, tokens: Tensor, lengths: Sequence[int] | None = None, streams: Sequence[int] | None = None
+    ) -> Tensor:
+        """What enters the first block, [*tokens.shape, D], of the next tokens of streams.
+
+        tokens [B, C]: the next C of each stream; or, with `lengths` [B], [N]: the pieces of the streams one after the other.
+        `streams` [B] says which these are (None: the first B). Tokens are matched on the CPU, so best given there.
+        """
+        flat = tokens.cpu().numpy().astype(np.uint32).reshape(-1)
+        if lengths is None and streams is None and len(tokens) == 1:  # what one text's every token pays for
+            ids = self.matcher.match(flat)
+        else:
+            lengths = [tokens.shape[1]] * len(tokens) if lengths is None else lengths
+            starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+            ids = self.matcher.match(flat, starts, None if streams is None else np.asarray(streams, np.int64))
+        x = self._embedded(tokens.reshape(-1), ids)
+        return x.view(*tokens.shape, x.shape[-1])
+
+    def _embedded(self, tokens_N: Tensor, ids: U32) -> Tensor:
+        """A row of the table enters as it is, and elsewhere the normed token embedding: see `MainModel.embed` [N, D]."""
+        device = self.main.token_embedding.weight.device
+        if device.type == "cuda":
+            if self._staging is None:
+                self._staging = Staging(self._table, device)
+            rows, is_row = self._staging.fetch(ids)  # before anything else is asked of the device
+            x = self.main.embed_tokens(tokens_N.to(device, non_blocking=True))
+            return torch.where(is_row, rows.to(x.dtype), x)
+        x = self.main.embed_tokens(tokens_N.to(device))
+        if device.type == "cpu":
+            return self._table.rows(ids, out=x)
+        rows, is_row = self._table.rows(ids).to(device), torch.from_numpy(ids != NONE).to(device)
+        return torch.where(is_row[:, None], rows.to(x.dtype), x)
+
+
+class Staging:
+    """Rows on their way to a CUDA device: through pinned memory, on a stream of their own, beside the work before them."""
+
+    def __init__(self, table: Table, device: torch.device) -> None:
+        self._table, self._device = table, device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._rows = self._is_row = torch.empty(0)
+
+    def fetch(self, ids: U32) -> tuple[Tensor, Tensor]:
+        """Rows [N, D] on the device, and where they are [N, 1]; what is on the current stream from now on waits for them."""
+        self._copied.synchronize()  # the copy before this one has left the pinned memory: long ago, if a model ran between
+        if len(self._rows) < len(ids):
+            self._rows = self._table.rows(ids[:0]).new_zeros(len(ids), self._table.dim).pin_memory()
+            self._is_row = torch.empty(len(ids), 1, dtype=torch.bool).pin_memory()
+        rows, is_row = self._rows[: len(ids)], self._is_row[: len(ids)]
+        self._table.rows(ids, out=rows)
+        is_row.copy_(torch.from_numpy(ids != NONE)[:, None])
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream):
+            there = rows.to(self._device, non_blocking=True), is_row.to(self._device, non_blocking=True)
+            self._copied.record(self._stream)
+        current.wait_stream(self._stream)
+        for part in there:
+            part.record_stream(
+                current
+            )  # its memory is the copying stream's: not to be given out while the model reads it
+        return there
+
+
+class LiveEmbedding:
+    """The same for one stream without a table: A_f-gram runs for every match, or hashed rows are read, or there are none.
+
+    To check a table with, and for the models that have none.
+    """
+
+    def __init__(self, model: SconeModel, trie: FgramTrie | None) -> None:
+        self._model, self._trie = model, trie
+        self._matcher = Matcher(trie.index()) if trie else None
+        self._history = np.full(model.history, model.config.end_of_document, np.uint32)
+
+    @torch.no_grad()
+    def __call__(self, tokens_1C: Tensor) -> Tensor:
+        """What enters the first block [1, C, D], of the next tokens of the stream."""
+        tokens = tokens_1C.cpu().numpy().astype(np.uint32)[0]
+        ids = self._matcher.match(tokens) if self._matcher else np.full(tokens.size, NONE, np.uint32)
+        read = np.concatenate([self._history, tokens])
+        self._history = read[tokens.size :]
+        return self._model.main.embed(tokens_1C, *live_rows(self._model, read[None], ids[None], self._trie))

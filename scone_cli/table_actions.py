@@ -1,0 +1,207 @@
+"""`scone lookup` and `scone generate`: the commands that read a table as a served model does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scone_cli import commands, console
+from scone_cli.bars import listening
+from scone_cli.errors import BadData, BadSetting
+from scone_cli.exits import Stopped, storage_failures
+from scone_cli.generation import Sampling, Speaker, Spelling, generate, open_speaker
+from scone_cli.options import Session, setting_options
+from scone_cli.quantities import count_text, seconds_text
+from scone_cli.tables import result_text
+
+PATH = click.Path(path_type=Path)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline: a terminal would obey them
+
+
+# ---- lookup ------------------------------------------------------------------------------------------------------
+
+
+@click.command(help=commands.LOOKUP_ABOUT, short_help=commands.LOOKING["lookup"])
+@click.argument("text")
+@click.option(
+    "--nearest",
+    type=click.IntRange(0, 100),
+    default=3,
+    show_default=True,
+    help="How many of the nearest f-grams to show.",
+)
+@click.option("as_json", "--json", is_flag=True, help="Print the result as one JSON object.")
+@click.pass_obj
+def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
+    """Show what the table has for a text."""
+    folder = session.workspace / "table"
+    text = _text("TEXT", text)
+    from scone_cli.lookup import look_up  # noqa: PLC0415 - heavy: not for `scone lookup --help`
+
+    in_a_log = session.quiet or not console.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
+    with storage_failures(folder), listening(in_a_log, session.verbose) as progress:
+        found = look_up(folder, text, nearest, progress)
+    console.print_result(json.dumps(found) if as_json else _lookup_text(found))
+
+
+def _lookup_text(found: dict[str, Any]) -> str:
+    """The tokens as a table, the nearest f-grams of each in one cell."""
+    rows = [
+        {
+            "token": entry["text"],
+            "f-gram": entry["fgram"] or "-",
+            "count": entry["count"],
+            "norm": entry["norm"],
+            "nearest f-grams, cosine": "\n".join(f"{each['cosine']:.3f} {each['fgram']}" for each in entry["nearest"]),
+        }
+        for entry in found["tokens"]
+    ]
+    matched = f"{found['matched']} of {len(rows)} tokens end an f-gram; {found['rows']:,} rows of {found['dtype']}"
+    return result_text(f"{found['table']}: {matched}", {"tokens": rows})
+
+
+# ---- generate ----------------------------------------------------------------------------------------------------
+
+
+@click.pass_obj
+def _generate(
+    session: Session,
+    /,
+    prompt: str,
+    max_tokens: int,
+    model: Path | None,
+    table: Path | None,
+    live: bool,
+    device: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Go on with a text."""
+    if live and table:
+        raise click.UsageError("--live and --table exclude one another")
+    sampling = Sampling(**{item.name: values[item.name] for item in dataclasses.fields(Sampling)})
+    sampling.check()
+    text = _text("--prompt", prompt)
+    with storage_failures(session.workspace):
+        speaker = open_speaker(session.workspace, model, table, live, device)
+        result = _speak(speaker, text, sampling, max_tokens, aloud=not as_json)
+    if as_json:
+        console.print_result(json.dumps(result))
+    elif not session.quiet:
+        console.say(_summary(result))
+
+
+def generate_command() -> click.Command:
+    """The command, with an option for everything that decides how a token is chosen."""
+    params: list[click.Parameter] = [
+        click.Option(
+            ["--prompt"], required=True, metavar="TEXT", help="The text to go on with; `-` is standard input."
+        ),
+        click.Option(
+            ["--max-tokens"],
+            type=click.IntRange(min=1),
+            default=200,
+            show_default=True,
+            help="Tokens to write at most.",
+        ),
+        *setting_options(Sampling),
+        click.Option(["--model"], type=PATH, metavar="DIR", help="The model.  [default: model in the workspace]"),
+        click.Option(["--table"], type=PATH, metavar="DIR", help="Its table.  [default: table in the workspace]"),
+        click.Option(["--live"], is_flag=True, help="Run the f-gram model instead of reading the table."),
+        click.Option(
+            ["--device"],
+            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            default="auto",
+            show_default=True,
+            help="Where the model runs: `auto` is a CUDA GPU if there is one, else the CPU.",
+        ),
+        click.Option(["as_json", "--json"], is_flag=True, help="Print text and times as one JSON object, at the end."),
+    ]
+    short = commands.LOOKING["generate"]
+    return click.Command("generate", params=params, help=commands.GENERATE_ABOUT, short_help=short, callback=_generate)
+
+
+def _text(name: str, given: str) -> str:
+    """The text that was given, or what standard input holds, less the newline at its end.
+
+    Raises:
+        BadSetting: it is empty.
+        BadData: it is not UTF-8.
+    """
+    try:
+        if given == "-":
+            given = sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
+        given.encode()  # Python has stand-ins for bytes of an argument that are no UTF-8
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise BadData(f"{name}: not UTF-8 ({error.reason})", "give text in UTF-8") from error
+    if not given:
+        raise BadSetting(f"{name}: empty, expected some text", "give a text, or - and the text on standard input")
+    return given
+
+
+def _speak(speaker: Speaker, text: str, sampling: Sampling, max_tokens: int, aloud: bool) -> dict[str, Any]:
+    """Generate, and print the text as it comes if it is to be read `aloud`; what was generated, and in which time.
+
+    Raises:
+        click.exceptions.Exit: a signal ended it; what was printed stays.
+    """
+    prompt = speaker.tokenizer.encode_batch([text])[0].tolist()
+    spelling, pieces, tokens = Spelling(speaker.tokenizer, prompt), list[str](), list[int]()
+    times = [time.perf_counter()]
+
+    def tell(piece: str) -> None:
+        pieces.append(piece)
+        if aloud and piece:
+            console.write_result(_harmless(piece))
+
+    try:
+        for token in generate(speaker.model, speaker.embed, prompt, sampling, max_tokens, speaker.end):
+            times.append(time.perf_counter())
+            tokens.append(token)
+            if token != speaker.end:
+                tell(spelling(token))
+        tell(spelling.rest() + "\n")
+    except Stopped as stop:
+        if aloud:
+            console.write_result("\n")
+        raise click.exceptions.Exit(stop.exit_code) from stop
+    decoding = times[-1] - times[1]
+    ended_by = "max tokens" if len(tokens) == max_tokens else "context"
+    return {
+        "prompt": text,
+        "text": "".join(pieces)[:-1],
+        "prompt_tokens": len(prompt),
+        "tokens": tokens,
+        "ended_by": "end of document" if tokens[-1] == speaker.end else ended_by,
+        "first_token_seconds": round(times[1] - times[0], 6),
+        "decode_seconds": round(decoding, 6),
+        "tokens_per_second": round((len(tokens) - 1) / decoding, 3) if decoding else None,
+    }
+
+
+def _harmless(piece: str) -> str:
+    """Text as it is for a file or a pipe; on a terminal, which would obey them, control characters are spelled."""
+    if not sys.stdout.isatty():
+        return piece
+    return _CONTROL.sub(lambda found: rf"\x{ord(found[0]):02x}", piece)
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """What a person wants to know below the text."""
+    reasons = {
+        "end of document": "the model ended the document",
+        "max tokens": "--max-tokens are reached",
+        "context": "the model's context is full",
+    }
+    pace = f", {count_text(result['tokens_per_second'])} a second" if result["tokens_per_second"] else ""
+    return (
+        f"{len(result['tokens']):,} tokens{pace}, the first of them after {seconds_text(result['first_token_seconds'])}, "
+        f"to a prompt of {result['prompt_tokens']:,}; {reasons[result['ended_by']]}"
+    )
