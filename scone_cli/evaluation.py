@@ -236,7 +236,7 @@ def _offloaded(arm: Arm) -> tuple[int, int]:
     """Rows, and bytes of them and of the index, that lie in memory or on disk: a table's, or the learned ones of a live model."""
     if arm.table is not None:
         index = arm.table.index
-        return arm.table.num_rows, arm.table.num_rows * arm.table.row_bytes + index.slots.nbytes + index.values.nbytes
+        return arm.table.num_rows, arm.table.num_rows * arm.table.row_bytes + index.nbytes
     learned = arm.model.learned if arm.trie is not None else None
     return (len(learned.weight), learned.weight.nbytes) if learned is not None else (0, 0)
 

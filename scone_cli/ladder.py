@@ -22,7 +22,7 @@ from numba import njit
 
 from scone_cli.artifacts import write_parquet
 from scone_cli.errors import BadSetting
-from scone_cli.ngrams import I64, U8, U32, FgramIndex, _lookup
+from scone_cli.ngrams import I64, U8, U32, FgramIndex, find
 from scone_cli.schemas import LADDER
 from scone_cli.table_size import table_bytes
 from scone_cli.vocabulary import Vocabulary
@@ -32,7 +32,7 @@ _MOST = 2**63 - 1
 
 
 @njit(nogil=True, cache=True)
-def _count_ends(tokens, starts, slots, values, num_tokens, max_n, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+def _count_ends(tokens, starts, lines, num_tokens, max_n, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
     none, low = np.uint32(0xFFFFFFFF), np.uint64(32)
     first_fgram = np.uint32(num_tokens)
     state = np.empty(max_n, np.uint32)  # nodes of the f-grams of 1 .. max_n tokens that end at the last position
@@ -44,7 +44,7 @@ def _count_ends(tokens, starts, slots, values, num_tokens, max_n, ends):  # type
             for n in range(1, max_n):
                 found = none
                 if shorter != none:
-                    found = _lookup(slots, values, np.uint64(shorter) << low | np.uint64(tokens[i]))
+                    found = find(lines, np.uint64(shorter) << low | np.uint64(tokens[i]))
                 if found == none:
                     state[n:] = none
                     break
@@ -57,7 +57,7 @@ def count_ends(index: FgramIndex, tokens: U32, starts: I64, ends: I64) -> None:
 
     The tokens are matched once, with K - 1 probes a token at most; documents as in `FgramIndex.match`.
     """
-    _count_ends(tokens, starts, index.slots, index.values, index.num_tokens, index.max_n, ends)
+    _count_ends(tokens, starts, index.lines, index.num_tokens, index.max_n, ends)
 
 
 @dataclass(frozen=True)

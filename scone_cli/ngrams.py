@@ -2,6 +2,9 @@
 
 An n-gram is its prefix and its last token: with a 32-bit *node* for the prefix, `node << 32 | token` is an exact 64-bit
 key for every n. Node t < num_tokens is the single token t, node num_tokens + i is f-gram i.
+
+The index is a hash table of lines of 64 bytes, as the cache has them, so that a probe waits for memory once: five keys,
+their five ids, and what is left over is a filter of the keys that found the line full and went to the next one.
 """
 
 from __future__ import annotations
@@ -12,19 +15,28 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from scone_cli.errors import DamagedArtifact
+from scone_cli.raw_memory import LINE, prefetch
+
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 NONE = 0xFFFFFFFF  # no f-gram
+REMAKE = "run: scone precompute --force"
 _NONE = np.uint32(NONE)
+_LOST = np.uint32(NONE - 1)  # instead of an id: the line that would hold it is not what was written
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: its prefix would be NONE
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads consecutive ids over the high bits
-_32 = np.uint64(32)
-_29 = np.uint64(29)
-_ONE = np.uint64(1)
-_SLOTS_PER_KEY = 4 / 3  # 12 bytes a slot, so 16 bytes an f-gram
+_WRITTEN = np.uint64(1 << 63)  # set in every line: one that a file has lost is zero
+_32, _29, _16, _31 = np.uint64(32), np.uint64(29), np.uint64(16), np.uint64(31)
+_LOW, _LOW16 = np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
+_WORDS = np.uint64(8)  # of a line: keys 0 to 4, ids 0 and 1, ids 2 and 3, id 4 and the filter
+_KEYS_A_LINE = 5
+_FULL_KEYS = 4  # of five, on average: at 64 bytes a line 16 bytes an f-gram
+BLOCK = 64  # probes on their way at a time
 
 
 # ---- hashing -----------------------------------------------------------------------------------------------------
@@ -37,93 +49,176 @@ def _hash(key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compil
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _slot(key, capacity):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Map a key to [0, capacity) by its hash's high half: any capacity will do, not just powers of two."""
-    return ((_hash(key) >> _32) * capacity) >> _32
+def _first_word(mixed, num_lines):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Where a key's line begins, by its hash's high half: any number of lines will do, not just powers of two."""
+    return (((mixed >> _32) * num_lines) >> _32) * _WORDS
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _lookup(slots, values, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    capacity = np.uint64(slots.size)
-    at = _slot(key, capacity)
-    while True:
-        found = slots[at]
-        if found == key:
-            return values[at]
-        if found == _EMPTY:
-            return _NONE
-        at += _ONE
-        if at == capacity:
-            at = np.uint64(0)
+def _filter_bit(mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The bit for a key, of 31: by its hash's low half."""
+    return _ONE << (_32 + (((mixed & _LOW16) * _31) >> _16))
 
 
 @njit(nogil=True, cache=True)
-def _insert(slots, values, keys, first_value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Insert keys[i] -> first_value + i; returns the number of keys that were already there."""
-    capacity = np.uint64(slots.size)
-    repeated = 0
-    for i in range(keys.size):
-        at = _slot(keys[i], capacity)
-        while slots[at] != _EMPTY and slots[at] != keys[i]:
-            at += _ONE
-            if at == capacity:
-                at = np.uint64(0)
-        repeated += slots[at] == keys[i]
-        slots[at] = keys[i]
-        values[at] = np.uint32(first_value + i)
+def find(lines, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The id of a key, NONE, or _LOST."""
+    mixed = _hash(key)
+    num_lines = np.uint64(lines.size) // _WORDS
+    at = _first_word(mixed, num_lines)
+    for _ in range(num_lines):
+        ids01, ids23, rest = lines[at + np.uint64(5)], lines[at + np.uint64(6)], lines[at + np.uint64(7)]
+        if not rest & _WRITTEN:
+            return _LOST
+        found = np.uint64(_NONE)  # all five are compared, without branches: which one it is cannot be foreseen
+        found = ids01 & _LOW if lines[at] == key else found
+        found = ids01 >> _32 if lines[at + np.uint64(1)] == key else found
+        found = ids23 & _LOW if lines[at + np.uint64(2)] == key else found
+        found = ids23 >> _32 if lines[at + np.uint64(3)] == key else found
+        found = rest & _LOW if lines[at + np.uint64(4)] == key else found
+        if found != np.uint64(_NONE) or not rest & _filter_bit(mixed):
+            return np.uint32(found)
+        at += _WORDS
+        if at == np.uint64(lines.size):
+            at = _ZERO
+    return _LOST
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _insert(lines, mixed, key, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Put a key into the first line with room; returns whether it was there."""
+    at = _first_word(mixed, np.uint64(lines.size) // _WORDS)
+    while True:
+        for place in range(np.uint64(_KEYS_A_LINE)):
+            if lines[at + place] == key:
+                return True
+            if lines[at + place] == _EMPTY:
+                lines[at + place] = key
+                word = at + np.uint64(5) + (place >> _ONE)
+                shift = (place & _ONE) << np.uint64(5)
+                lines[word] = (lines[word] & ~(_LOW << shift)) | value << shift
+                return False
+        lines[at + np.uint64(7)] |= _filter_bit(mixed)
+        at += _WORDS
+        if at == np.uint64(lines.size):
+            at = _ZERO
+
+
+@njit(nogil=True, cache=True)
+def _fill(lines, prefix_nodes, last_tokens, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Insert prefix_nodes[i] << 32 | last_tokens[i] -> i; returns the number of keys that were already there."""
+    num_lines, repeated = np.uint64(lines.size) // _WORDS, 0
+    for line in range(num_lines):
+        for word in range(np.uint64(_KEYS_A_LINE)):
+            lines[np.uint64(line) * _WORDS + word] = _EMPTY
+        lines[np.uint64(line) * _WORDS + np.uint64(5)] = _ZERO
+        lines[np.uint64(line) * _WORDS + np.uint64(6)] = _ZERO
+        lines[np.uint64(line) * _WORDS + np.uint64(7)] = _WRITTEN
+    mixed = np.empty(BLOCK, np.uint64)
+    for start in range(0, prefix_nodes.size, BLOCK):
+        end = min(start + BLOCK, prefix_nodes.size)
+        for i in range(start, end):
+            mixed[i - start] = _hash(np.uint64(prefix_nodes[i]) << _32 | np.uint64(last_tokens[i]))
+            prefetch(address + np.uint64(8) * _first_word(mixed[i - start], num_lines))
+        for i in range(start, end):
+            key = np.uint64(prefix_nodes[i]) << _32 | np.uint64(last_tokens[i])
+            repeated += _insert(lines, mixed[i - start], key, np.uint64(i))
     return repeated
 
 
-def num_slots(num_keys: int) -> int:
-    """Slots, of 12 bytes each, of the hash table of so many keys: three quarters full."""
-    return int(num_keys * _SLOTS_PER_KEY) + 8
+def num_lines(num_fgrams: int) -> int:
+    """Lines, of 64 bytes each, of the index of so many f-grams: four fifths full."""
+    return num_fgrams // _FULL_KEYS + 2
 
 
-def hash_table(keys: U64) -> tuple[U64, U32]:
-    """An open-addressing table from each key to its position in `keys`: (slots, values).
-
-    Raises:
-        ValueError: a key is there twice.
-    """
-    capacity = num_slots(keys.size)
-    slots = np.full(capacity, _EMPTY, np.uint64)
-    values = np.zeros(capacity, np.uint32)
-    if _insert(slots, values, keys, 0):
-        raise ValueError("the same n-gram twice")
-    return slots, values
+def _empty_lines(count: int) -> U64:
+    """So many lines that each begin where a line of the cache does."""
+    raw = np.empty((count + 1) * LINE, np.uint8)
+    first = -raw.ctypes.data % LINE
+    return raw[first : first + count * LINE].view(np.uint64)
 
 
 # ---- matching ----------------------------------------------------------------------------------------------------
 
 
 @njit(nogil=True, cache=True)
-def _match(tokens, starts, state, slots, values, num_tokens, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    first_fgram = np.uint32(num_tokens)
-    for doc in range(starts.size - 1):
-        if doc > 0:
-            state[:] = _NONE
-        for i in range(starts[doc], starts[doc + 1]):
-            shorter = state[0]
-            state[0] = tokens[i]
-            ids[i] = _NONE
-            lengths[i] = 0
-            for n in range(2, state.size + 2):
-                # `shorter`: the node of length n - 1 that ended one position before. The vocabulary is closed under
-                # prefixes and suffixes, so after the first miss no longer f-gram can end here.
-                found = _NONE
-                if shorter != _NONE:
-                    found = _lookup(slots, values, np.uint64(shorter) << _32 | np.uint64(tokens[i]))
-                if found == _NONE:
-                    state[n - 1 :] = _NONE
-                    break
-                ids[i] = found
-                lengths[i] = n
-                if n <= state.size:
-                    shorter, state[n - 1] = state[n - 1], first_fgram + found
+def match_block(tokens, firsts, carried, lines, address, num_tokens, num_fgrams, nodes, waiting, keys, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Match up to BLOCK tokens, length by length: all probes of one length are on their way together.
+
+    firsts[j]: token j does not follow token j - 1; the nodes that end before it are carried[j]. Writes nodes[n - 1, j], the
+    node of n tokens that ends at token j, and returns the number of lines that were lost.
+    """
+    max_n, num_lines = carried.shape[1] + 1, np.uint64(lines.size) // _WORDS
+    size, lost = tokens.size, 0
+    for j in range(size):
+        ids[j] = _NONE
+        lengths[j] = 0
+        nodes[0, j] = tokens[j] if tokens[j] < num_tokens else _NONE  # what is no token is in no f-gram
+        for n in range(1, max_n):
+            nodes[n, j] = _NONE
+    for n in range(2, max_n + 1):
+        # The vocabulary is closed under prefixes and suffixes, so of n tokens only what continues a node of n - 1 that ended
+        # one token before can match, and only where n - 1 tokens do.
+        count = 0
+        for j in range(size):
+            shorter = carried[j, n - 2] if firsts[j] else nodes[n - 2, j - 1]
+            key = np.uint64(shorter) << _32 | np.uint64(tokens[j])
+            keys[count], waiting[count] = key, j
+            if shorter != _NONE and nodes[n - 2, j] != _NONE:
+                prefetch(address + np.uint64(8) * _first_word(_hash(key), num_lines))
+                count += 1
+        for k in range(count):
+            found, j = find(lines, keys[k]), waiting[k]
+            if found != _NONE:
+                if found < num_fgrams:
+                    ids[j], lengths[j] = found, n
+                    nodes[n - 1, j] = np.uint32(num_tokens) + found
+                else:
+                    lost += 1
+        if not count:
+            break
+    return lost
 
 
 @njit(nogil=True, cache=True)
-def _suffixes(prefix_nodes, last_tokens, slots, values, num_tokens, suffixes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match(tokens, starts, lines, address, num_tokens, num_fgrams, width, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Match documents tokens[starts[d] : starts[d + 1]]; returns the number of lines that were lost."""
+    firsts, carried = np.empty(BLOCK, np.bool_), np.full((BLOCK, width), _NONE, np.uint32)
+    nodes = np.empty((width + 1, BLOCK), np.uint32)
+    waiting, keys = np.empty(BLOCK + 1, np.int64), np.empty(BLOCK + 1, np.uint64)
+    lost, doc, begin, end = 0, 0, starts[0], starts[-1]
+    for start in range(begin, end, BLOCK):
+        size = min(BLOCK, end - start)
+        firsts[:size] = False
+        while starts[doc] < start + size:
+            if starts[doc] >= start:
+                firsts[starts[doc] - start] = True
+                if starts[doc] == start:
+                    carried[0] = _NONE
+            doc += 1
+        firsts[0] = True  # what came before it in its document has been carried over
+        here = slice(start, start + size)
+        lost += match_block(
+            tokens[here],
+            firsts,
+            carried,
+            lines,
+            address,
+            num_tokens,
+            num_fgrams,
+            nodes,
+            waiting,
+            keys,
+            ids[here],
+            lengths[here],
+        )
+        for n in range(width):
+            carried[0, n] = nodes[n, size - 1]
+    return lost
+
+
+@njit(nogil=True, cache=True)
+def _suffixes(prefix_nodes, last_tokens, lines, num_tokens, suffixes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """A prefix ranks before what continues it, so its own suffix is known; returns how many suffixes are missing."""
     missing = 0
     for i in range(prefix_nodes.size):
@@ -131,7 +226,7 @@ def _suffixes(prefix_nodes, last_tokens, slots, values, num_tokens, suffixes):  
         if prefix < num_tokens:
             suffixes[i] = last
             continue
-        found = _lookup(slots, values, np.uint64(suffixes[prefix - num_tokens]) << _32 | np.uint64(last))
+        found = find(lines, np.uint64(suffixes[prefix - num_tokens]) << _32 | np.uint64(last))
         missing += found == _NONE
         suffixes[i] = np.uint32(num_tokens) + found
     return missing
@@ -141,31 +236,48 @@ def _suffixes(prefix_nodes, last_tokens, slots, values, num_tokens, suffixes):  
 class FgramIndex:
     """Finds the longest f-gram that ends at a position (paper, section 3.1), with K - 1 probes a token at most.
 
-    slots uint64 [C] and values uint32 [C] are an open-addressing table from (node of the prefix << 32 | last token) to
-    f-gram id, at 16 bytes an f-gram.
+    lines uint64 [8L], 8 words a line: see above. An f-gram's key is (node of its prefix << 32 | last token).
     """
 
-    slots: U64
-    values: U32
+    lines: U64
+    num_fgrams: int
     num_tokens: int
     max_n: int
 
     @classmethod
     def build(cls, prefix_nodes: U32, last_tokens: U32, num_tokens: int, max_n: int) -> FgramIndex:
-        """Index the f-grams 0..S-1, f-gram i being node `prefix_nodes[i]` followed by `last_tokens[i]`."""
-        keys = prefix_nodes.astype(np.uint64)
-        keys <<= _32  # in place: there may be a hundred million
-        keys |= last_tokens
-        return cls(*hash_table(keys), num_tokens, max_n)
+        """Index the f-grams 0..S-1, f-gram i being node `prefix_nodes[i]` followed by `last_tokens[i]`.
+
+        Raises:
+            ValueError: an f-gram is there twice.
+        """
+        lines = _empty_lines(num_lines(prefix_nodes.size))
+        if _fill(lines, prefix_nodes, last_tokens, np.uint64(lines.ctypes.data)):
+            raise ValueError("the same n-gram twice")
+        return cls(lines, int(prefix_nodes.size), num_tokens, max_n)
 
     def match(self, tokens: U32, starts: I64 | None = None) -> tuple[U32, U8]:
         """Ids and lengths of the longest f-gram ending at each position; (NONE, 0) where there is none.
 
         `starts` [D + 1] bounds the documents (None: one document); a match never reaches across a document's start.
+
+        Raises:
+            DamagedArtifact: the index is mapped, and its file has changed.
         """
         if starts is None:
             starts = np.array([0, tokens.size], np.int64)
-        return self._run(tokens, starts, np.full(self.max_n - 1, NONE, np.uint32))
+        ids, lengths = np.empty(tokens.size, np.uint32), np.empty(tokens.size, np.uint8)
+        address = np.uint64(self.lines.ctypes.data)
+        width = self.max_n - 1
+        lost = _match(tokens, starts, self.lines, address, self.num_tokens, self.num_fgrams, width, ids, lengths)
+        if lost:
+            raise self.damage()
+        return ids, lengths
+
+    @staticmethod
+    def damage() -> DamagedArtifact:
+        """What to say when a probe met what no index holds."""
+        return DamagedArtifact("the index of the f-grams: its file was changed or cut short while it was read", REMAKE)
 
     def suffixes(self, prefix_nodes: U32, last_tokens: U32) -> U32:
         """The node of each of the index's f-grams without its first token [S].
@@ -174,61 +286,11 @@ class FgramIndex:
             ValueError: it is no f-gram.
         """
         suffixes = np.empty(prefix_nodes.size, np.uint32)
-        if _suffixes(prefix_nodes, last_tokens, self.slots, self.values, self.num_tokens, suffixes):
+        if _suffixes(prefix_nodes, last_tokens, self.lines, self.num_tokens, suffixes):
             raise ValueError("f-grams that are not closed under suffixes")
         return suffixes
 
-    def matcher(self, streams: int = 1) -> Matcher:
-        """A matcher for so many streams of tokens that arrive in pieces."""
-        return Matcher(self, streams)
-
-    def _run(self, tokens: U32, starts: I64, state: U32) -> tuple[U32, U8]:
-        ids = np.empty(tokens.size, np.uint32)
-        lengths = np.empty(tokens.size, np.uint8)
-        _match(tokens, starts, state, self.slots, self.values, self.num_tokens, ids, lengths)
-        return ids, lengths
-
-
-ROLL_BACK = 64  # tokens that a stream can take back
-
-
-class Matcher:
-    """Matches streams of tokens piece by piece, with the result of matching each whole.
-
-    A stream is one document as far as it is known: nothing is matched across `reset`. Its state is the nodes of length
-    1..K-1 that end at its last token, no look-back is needed; the last 64 states are kept for `roll_back`.
-    """
-
-    def __init__(self, index: FgramIndex, streams: int = 1) -> None:
-        self.index = index
-        self._states = [[np.full(index.max_n - 1, NONE, np.uint32)] for _ in range(streams)]
-
-    def match(self, tokens: U32, starts: I64 | None = None, streams: I64 | None = None) -> U32:
-        """Ids [N] of the longest f-grams that end at each of the next tokens [N], NONE where there is none.
-
-        `starts` [M + 1] cuts the tokens into one piece each for the streams `streams` [M] (distinct; None: the first M);
-        None: all are for stream 0.
-        """
-        if starts is None:
-            starts = np.array([0, tokens.size], np.int64)
-        ids = np.empty(tokens.size, np.uint32)
-        for number, stream in enumerate(range(len(starts) - 1) if streams is None else streams):
-            for i in range(starts[number], starts[number + 1]):
-                state = self._states[stream][-1].copy()
-                ids[i] = self.index._run(tokens[i : i + 1], np.array([0, 1], np.int64), state)[0][0]  # noqa: SLF001
-                self._states[stream] = [*self._states[stream][-ROLL_BACK:], state]
-        return ids
-
-    def roll_back(self, tokens: int, stream: int = 0) -> None:
-        """Forget the last so many tokens of a stream: drafted ones that were not accepted.
-
-        Raises:
-            ValueError: there are not so many, or they are too long ago (64 can always be taken back).
-        """
-        if not 0 <= tokens < len(self._states[stream]):
-            raise ValueError(f"{tokens} tokens to roll back, {len(self._states[stream]) - 1} can be")
-        del self._states[stream][len(self._states[stream]) - tokens :]
-
-    def reset(self, stream: int = 0) -> None:
-        """Begin a new document."""
-        self._states[stream] = [np.full(self.index.max_n - 1, NONE, np.uint32)]
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the index in memory: 16 an f-gram, and two lines."""
+        return int(self.lines.nbytes)

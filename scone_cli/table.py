@@ -1,13 +1,21 @@
 """The table: one row an f-gram, kept in Parquet files that are also mapped, and the index that finds a row's id.
 
+    table = Table.open(folder, placement="ram")  # or "mmap": the rows stay on the disk
+    matcher = table.matcher()                    # one a thread; of one stream, or of many
+    ids = matcher.match(tokens)                  # uint32 [N]: the longest f-gram that ends at each token, or NONE
+    rows = table.rows(ids)                       # [N, D]; zero where there is none, or as `out` was
+
 A `rows-*.parquet` file holds one required fixed-size binary column, uncompressed, PLAIN, in one page of one row group.
 Its rows therefore lie contiguous in the file, from `data_page_offset + total_compressed_size - rows * row_bytes` on:
 what any Parquet reader opens is also what is served, without a second copy. Row number = f-gram id = frequency rank, so
-hot rows lie together and a smaller table is a prefix of a larger one.
+hot rows lie together and a smaller table is a prefix of a larger one. `index.bin` is a line of JSON, padded to 256 bytes, and
+the lines of the index (see `ngrams`). Left out: what a row is made of (`model`), and its formats (`row_formats`).
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,115 +26,132 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from scone_cli.artifacts import Manifest, check_files, read_manifest, write_parquet
-from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
-from scone_cli.ngrams import I64, NONE, U32, FgramIndex, Matcher
+from scone_cli.artifacts import Manifest, check_files, digest_weights, read_manifest, write_parquet
+from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
+from scone_cli.gathering import MappedRows, Part, RowsInMemory, large_pages
+from scone_cli.mapped_files import MappedFile
+from scone_cli.ngrams import I64, NONE, REMAKE, U32, FgramIndex, num_lines
+from scone_cli.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.schemas import SCHEMA_VERSIONS, table_schema
+from scone_cli.streams import Matcher
 from scone_cli.table_size import PART_BYTES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PLACEMENTS = ("mmap", "ram")
-_REMAKE = "run: scone precompute --force"
+_INDEX = "index.bin"
+_HEADER_BYTES = 256  # of the index: whole lines of the cache
 
 Raw = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table opened for reading; rows and index stay on disk and are mapped.
+    """A table opened for reading: S rows of D numbers in one of `row_formats`, and the index of its f-grams."""
 
-    parts: raw rows uint8 [rows_per_part, row_bytes] of each file (the last may be shorter).
-    """
-
-    parts: tuple[Raw, ...]
     index: FgramIndex
+    num_rows: int
     dim: int
-    dtype: torch.dtype
+    format: str
     manifest: Manifest
+    stored: MappedRows | RowsInMemory
+    plain_type: torch.dtype | None  # of rows that are numbers and nothing else
 
     @classmethod
     def open(
         cls, folder: Path, placement: str = "mmap", *, model: Manifest | None = None, hashes: bool = False
     ) -> Table:
-        """Open a table in milliseconds, checking sizes, schema, fingerprint and index (every byte if `hashes`).
+        """Open a table, checking sizes, schema, fingerprint and index (every byte if `hashes`).
 
-        `placement` is where its rows are to be read from: "mmap" (the disk, through the page cache) or "ram" (all are
-        read now). `model` is the manifest of the model that will read it (None: not checked).
+        With `placement` "mmap" that takes milliseconds, and rows are read from the disk when they are asked for, through the page
+        cache; with "ram" all of it is read now, into pages as large as the system has them: the fastest, and nothing that
+        happens to the disk later matters. `model` is the manifest of the model that will read it (None: not checked).
 
         Raises:
             BadSetting: there is no such placement.
-            MismatchedArtifacts: the table was made from another model, or by an earlier version.
+            MismatchedArtifacts: the table was made from another model, vocabulary or tokenizer, or by an earlier version.
             DamagedArtifact: a file is not what the manifest and this module say it is.
+            StorageFailure: a file cannot be read, or does not fit into memory.
             InputMissing, HalfWrittenArtifact, ForeignArtifact, NewerArtifact: see `artifacts.read_manifest`.
         """
         if placement not in PLACEMENTS:
             raise BadSetting(f"placement {placement!r}, expected one of {', '.join(PLACEMENTS)}")
         manifest = read_manifest(folder, "table")
-        check_files(folder, manifest, hashes)
-        if (
-            manifest.schema_version < SCHEMA_VERSIONS["table"]
-        ):  # what entered the model then was made of a row, not a row
-            raise MismatchedArtifacts(
-                f"{folder}: rows in format {manifest.schema_version}, expected format {SCHEMA_VERSIONS['table']}",
-                "run: scone train-fgram && scone precompute",
-            )
-        if model is not None and manifest.inputs["model"] != model.fingerprint:
-            raise MismatchedArtifacts(
-                f"{folder}: rows of model {manifest.inputs['model'][:12]}, expected those of {model.fingerprint[:12]}",
-                "run: scone precompute",
-            )
-        settings = manifest.settings
-        dtype, dim = DTYPES[settings["dtype"]], int(settings["dim"])
-        row_bytes = dim * dtype.itemsize
-        parts = tuple(map_rows(path, row_bytes) for path in sorted(folder.glob("rows-*.parquet")))
-        if placement == "ram":
-            parts = tuple(np.array(part) for part in parts)
-        slots = _map_array(folder / "index.slots.npy", np.uint64)
-        values = _map_array(folder / "index.values.npy", np.uint32)
-        rows = sum(len(part) for part in parts)
-        if rows != settings["num_fgrams"] or slots.size != values.size or slots.size < rows:
-            raise DamagedArtifact(
-                f"{folder}: {rows:,} rows and {slots.size:,} index slots, expected {settings['num_fgrams']:,} rows",
-                _REMAKE,
-            )
-        index = FgramIndex(slots, values, settings["num_tokens"], settings["max_n"])
-        return cls(parts, index, dim, dtype, manifest)
-
-    @property
-    def num_rows(self) -> int:
-        """S, the number of f-grams."""
-        return sum(len(part) for part in self.parts)
+        try:
+            _check_origin(folder, manifest, model)
+            check_files(folder, manifest, hashes)
+            settings = {name: manifest.settings[name] for name in ("dtype", "dim", "num_fgrams", "num_tokens", "max_n")}
+            width = row_bytes(settings["dtype"], settings["dim"])
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            problem = f"{folder}: a manifest that no table has ({type(error).__name__}: {error})"
+            raise ForeignArtifact(problem, REMAKE) from error
+        index = _read_index(folder / _INDEX, settings, placement)
+        parts = [_part(path, width) for path in sorted(folder.glob("rows-*.parquet"))]
+        num_rows = sum(part.num_rows for part in parts)
+        if num_rows != index.num_fgrams or any(part.num_rows != parts[0].num_rows for part in parts[:-1]):
+            raise DamagedArtifact(f"{folder}: {num_rows:,} rows, expected {index.num_fgrams:,} rows", REMAKE)
+        stored = RowsInMemory(parts, width) if placement == "ram" else MappedRows(parts, width)
+        form = FORMATS[settings["dtype"]]
+        plain_type = None if form.largest else torch_dtype(form.name)
+        return cls(index, num_rows, settings["dim"], form.name, manifest, stored, plain_type)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return self.dim * self.dtype.itemsize
+        return row_bytes(self.format, self.dim)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the numbers that `rows` gives: that of the files, float32 where these have a scale."""
+        return self.plain_type or torch.float32
 
     def matcher(self, streams: int = 1) -> Matcher:
         """A matcher for so many streams of tokens that arrive in pieces, see there."""
-        return self.index.matcher(streams)
+        return Matcher(self.index, streams)
 
     def rows(self, ids: U32, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The rows of some f-grams [len(ids), D], in the table's dtype or into `out`.
+        """The rows of some f-grams [len(ids), D]; where an id is NONE, zero.
 
-        Where an id is NONE, the row of `out` stays as it is (zero if there is no `out`).
+        Into the first of `out` [at least len(ids), D] if it is given, of any type: it is returned, and a row for which there is
+        NONE stays as it is. Nothing is converted, and nothing copied twice, if it is contiguous and of the table's own type.
+
+        Raises:
+            ValueError: `out` is too small, or on another device.
+            IndexError: an id is none of the table's.
+            DamagedArtifact, StorageFailure: see `gathering.MappedRows`.
         """
+        ids = np.ascontiguousarray(ids, np.uint32)
         if out is None:
-            out = torch.zeros((len(ids), self.dim), dtype=self.dtype)
-        is_row = np.flatnonzero(ids != np.uint32(NONE))
-        out[torch.from_numpy(is_row)] = self._gathered(ids[is_row]).to(out.dtype)
+            out = torch.zeros((ids.size, self.dim), dtype=self.dtype)
+        elif out.dim() != 2 or out.size(0) < ids.size or out.size(1) != self.dim or out.is_cuda:
+            shape = f"{list(out.shape)} on {out.device}"
+            raise ValueError(f"out is {shape}, expected at least [{ids.size}, {self.dim}] on the CPU")
+        if out.dtype is self.plain_type and out.is_contiguous():
+            self.stored.read(ids, out.data_ptr())
+        else:
+            matched = np.flatnonzero(ids != np.uint32(NONE))
+            raw = np.empty((matched.size, self.row_bytes), np.uint8)
+            self.stored.read(ids[matched], raw.ctypes.data)
+            out[torch.from_numpy(matched)] = decode(raw, self.format, self.dim).to(out.dtype)
         return out
 
-    def _gathered(self, ids: U32) -> torch.Tensor:
-        if len(self.parts) == 1:
-            raw = self.parts[0].take(ids, axis=0)
-        else:
-            raw = np.empty((len(ids), self.row_bytes), np.uint8)
-            part, row = np.divmod(ids.astype(np.int64), len(self.parts[0]))
-            for number in np.unique(part):
-                here = part == number
-                raw[here] = self.parts[number].take(row[here], axis=0)
-        return torch.from_numpy(raw.view(f"u{self.dtype.itemsize}")).view(self.dtype)
+
+def _check_origin(folder: Path, manifest: Manifest, model: Manifest | None) -> None:
+    if manifest.schema_version < SCHEMA_VERSIONS["table"]:
+        raise MismatchedArtifacts(
+            f"{folder}: a table in format {manifest.schema_version}, expected format {SCHEMA_VERSIONS['table']}", REMAKE
+        )
+    if model is None:
+        return
+    for what, found, expected in (
+        ("rows of model", manifest.inputs["model"], model.fingerprint),
+        ("rows of weights", manifest.inputs["weights"], digest_weights(model)),
+        ("rows of vocabulary", manifest.inputs["vocab"], model.inputs["vocab"]),
+        ("tokenizer", manifest.tokenizer, model.tokenizer),
+    ):
+        if found != expected:
+            raise MismatchedArtifacts(
+                f"{folder}: {what} {found[:12]}, expected {expected[:12]}", "run: scone precompute"
+            )
 
 
 # ---- reading and writing the files -------------------------------------------------------------------------------
@@ -153,29 +178,36 @@ def write_rows(folder: Path, raw: Raw, part_bytes: int = PART_BYTES) -> None:
         )
 
 
-def map_rows(path: Path, row_bytes: int) -> Raw:
-    """Map the rows of one file, without reading them: uint8 [rows, row_bytes].
+def _part(path: Path, width: int) -> Part:
+    file = MappedFile(path)
+    return Part(file, *locate_rows(path, width))
+
+
+def locate_rows(path: Path, width: int) -> tuple[int, int]:
+    """The first byte of the rows in a file, and their number: they lie contiguous from there on.
 
     Raises:
-        DamagedArtifact: the rows do not lie contiguous, or have another width.
+        DamagedArtifact: they do not, or have another width.
     """
     try:
         metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedArtifact(f"{path}: not a Parquet file ({error})", _REMAKE) from error
-    column = metadata.row_group(0).column(0) if metadata.num_row_groups == 1 and metadata.num_columns == 1 else None
-    rows = metadata.num_rows
-    if column is None or column.compression != "UNCOMPRESSED" or column.has_dictionary_page:
-        raise DamagedArtifact(f"{path}: expected one plain, uncompressed column in one row group", _REMAKE)
-    if (found := metadata.schema.column(0).length) != row_bytes:
-        raise DamagedArtifact(f"{path}: rows of {found} bytes, expected rows of {row_bytes}", _REMAKE)
+        column = metadata.row_group(0).column(0) if metadata.num_row_groups == 1 and metadata.num_columns == 1 else None
+        rows = metadata.num_rows
+        if column is None or column.compression != "UNCOMPRESSED" or column.has_dictionary_page:
+            raise DamagedArtifact(f"{path}: expected one plain, uncompressed column in one row group", REMAKE)
+        if (found := metadata.schema.column(0).length) != width:
+            raise DamagedArtifact(f"{path}: rows of {found} bytes, expected rows of {width}", REMAKE)
+        page, size = column.data_page_offset, column.total_compressed_size
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DamagedArtifact(f"{path}: not a Parquet file ({error})", REMAKE) from error
+    start, end = page + size - rows * width, page + size
+    if not 0 < page < start <= end <= path.stat().st_size:
+        raise DamagedArtifact(f"{path}: its rows are said to be where the file is not", REMAKE)
     with path.open("rb") as file:
-        file.seek(column.data_page_offset)
-        if not file.read(16).startswith(_page_start(rows * row_bytes)):
-            raise DamagedArtifact(f"{path}: expected all {rows:,} rows in one page, none of them null", _REMAKE)
-    header = column.total_compressed_size - rows * row_bytes
-    mapped = np.memmap(path, np.uint8, "r", column.data_page_offset + header, (rows, row_bytes))
-    return np.asarray(mapped)
+        file.seek(page)
+        if not file.read(16).startswith(_page_start(rows * width)):
+            raise DamagedArtifact(f"{path}: expected all {rows:,} rows in one page, none of them null", REMAKE)
+    return start, rows
 
 
 def _page_start(size: int) -> bytes:
@@ -190,22 +222,31 @@ def _page_start(size: int) -> bytes:
     return b"\x15\x00\x15" + bytes(varint) + bytes([rest])
 
 
-def write_index(folder: Path, index: FgramIndex) -> None:
-    """Write the index as two plain arrays that can be mapped."""
-    np.save(folder / "index.slots.npy", index.slots)
-    np.save(folder / "index.values.npy", index.values)
+def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
+    """Write the index, and before it what else rows are read by: the manifest, which no hash protects, must say the same."""
+    shape = {"dtype": dtype, "dim": dim, "num_fgrams": index.num_fgrams}
+    shape |= {"num_tokens": index.num_tokens, "max_n": index.max_n}
+    with (folder / _INDEX).open("wb") as file:
+        file.write(json.dumps(shape).ljust(_HEADER_BYTES - 1).encode() + b"\n")
+        index.lines.tofile(file)
 
 
-def _map_array(path: Path, dtype: Any) -> Any:
+def _read_index(path: Path, settings: Mapping[str, Any], placement: str) -> FgramIndex:
+    file = MappedFile(path)
     try:
-        array = np.load(path, mmap_mode="c")  # copy on write: private, and to the compiled kernels an ordinary array
-    except (OSError, ValueError) as error:
-        raise DamagedArtifact(f"{path}: not an array ({error})", _REMAKE) from error
-    if array.ndim != 1 or array.dtype != dtype:
-        raise DamagedArtifact(
-            f"{path}: found {array.dtype}{list(array.shape)}, expected a list of {dtype.__name__}", _REMAKE
-        )
-    return np.asarray(array)
+        shape = json.loads(file.bytes()[:_HEADER_BYTES].tobytes())
+    except ValueError as error:
+        raise DamagedArtifact(f"{path}: not an index ({error})", REMAKE) from error
+    if shape != settings:
+        raise DamagedArtifact(f"{path}: the index of {shape}, the manifest says {dict(settings)}", REMAKE)
+    index_bytes = num_lines(shape["num_fgrams"]) * 64
+    if file.size != _HEADER_BYTES + index_bytes:
+        raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {_HEADER_BYTES + index_bytes:,}", REMAKE)
+    lines = file.bytes()[_HEADER_BYTES:]
+    if placement == "ram":
+        lines = large_pages(index_bytes)
+        file.read_into(lines, _HEADER_BYTES)
+    return FgramIndex(lines.view(np.uint64), shape["num_fgrams"], shape["num_tokens"], shape["max_n"])
 
 
 def token_order_chunks(order: I64, size: int) -> list[I64]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 
-from scone_cli.ngrams import num_slots
+from scone_cli.ngrams import num_lines
 
 ITEM_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 PART_BYTES = 256 << 20  # of rows in one file, which are one page: in memory while it is written
 _PART_OVERHEAD = 1024  # at most: one page header, and the footer of a file with one column
-_SLOT_BYTES = 12  # uint64 key, uint32 id
-_INDEX_OVERHEAD = 2 * 128  # numpy's headers of the two arrays
+_LINE_BYTES = 64  # of the index
+_INDEX_OVERHEAD = 256  # what is said before it
 _MOST_FGRAMS = 2**32 - 1  # ids are uint32
 
 
@@ -22,7 +22,7 @@ def table_bytes(num_fgrams: int, dim: int, dtype: str) -> int:
     """Bytes of the `rows-*.parquet` and `index.*` of so many f-grams, at most: up to 1 KiB a file of rows too many."""
     row_bytes = dim * ITEM_BYTES[dtype]
     num_parts = -(-num_fgrams // max(1, PART_BYTES // row_bytes))
-    index_bytes = num_slots(num_fgrams) * _SLOT_BYTES + _INDEX_OVERHEAD
+    index_bytes = num_lines(num_fgrams) * _LINE_BYTES + _INDEX_OVERHEAD
     return num_fgrams * row_bytes + num_parts * _PART_OVERHEAD + index_bytes
 
 

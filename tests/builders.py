@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from scone_cli.artifacts import Manifest, publish, staging_folder, write_parquet
+from scone_cli.artifacts import Manifest, digest_json, publish, staging_folder, write_parquet
 from scone_cli.corpus import TokenStream
 from scone_cli.counting import write_counts as write_in_order
 from scone_cli.model import ModelConfig, SconeModel
@@ -142,10 +142,10 @@ def make_table(folder: Path, trie: FgramTrie, rows: Tensor, part_bytes: int = 1 
     first = FgramTrie(
         trie.prefix_nodes[:size], trie.last_tokens[:size], trie.lengths[:size], trie.num_tokens, trie.max_n
     )
-    write_index(staging, first.index())
     dtype = next(name for name, dtype in DTYPES.items() if dtype == rows.dtype)
+    write_index(staging, first.index(), rows.shape[1], dtype)
     settings = {"dtype": dtype, "dim": rows.shape[1], "num_fgrams": size}
     settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
-    made_from = {"model": "m" * 64, "vocab": "v" * 64}
+    made_from = {"model": "m" * 64, "vocab": "v" * 64, "weights": digest_json({})}
     publish(staging, target, Manifest.new("table", "precompute", 2, "f" * 64, settings, made_from, "t" * 64, 0, {}))
     return target

@@ -27,7 +27,7 @@ FILES = {
         "log.parquet",
     },
     "plain": {"config.json", "main.safetensors", "log.jsonl", "log.parquet"},
-    "table": {"rows-00000.parquet", "index.slots.npy", "index.values.npy", "vocab.parquet"},
+    "table": {"rows-00000.parquet", "index.bin", "vocab.parquet"},
     "eval": {"results.json", "results.parquet"},
 }
 MADE_FROM = {

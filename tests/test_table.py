@@ -15,12 +15,14 @@ import torch
 from builders import make_table, random_documents, raw_of, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
-from scone_cli.artifacts import MANIFEST, Manifest, write_parquet
-from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
+from scone_cli.artifacts import MANIFEST, FileStamp, Manifest, write_parquet
+from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
+from scone_cli.ngrams import NONE
 from scone_cli.progress import silent
+from scone_cli.row_formats import FORMATS, decode, encode
 from scone_cli.schemas import table_schema
 from scone_cli.stages import precompute
-from scone_cli.table import DTYPES, Table, map_rows, token_order_chunks, write_rows
+from scone_cli.table import DTYPES, PLACEMENTS, Table, locate_rows, token_order_chunks, write_index, write_rows
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)
@@ -32,17 +34,27 @@ def random_rows(num_rows: int, dim: int, dtype: str = "float16") -> Tensor:
     return torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(0)).to(DTYPES[dtype])
 
 
+def stored_rows(path: Path, row_bytes: int) -> np.ndarray:
+    start, rows = locate_rows(path, row_bytes)
+    return np.fromfile(path, np.uint8)[start : start + rows * row_bytes].reshape(rows, row_bytes)
+
+
+def num_parts(folder: Path) -> int:
+    return len(list(folder.glob("rows-*.parquet")))
+
+
 # ---- written = mapped --------------------------------------------------------------------------------------------
 
 
 @PARAMETRIZE_DTYPE
 @pytest.mark.parametrize(("num_rows", "dim"), [(1, 1), (1, 64), (50, 3), (50, 17), (37, 128)])
 @pytest.mark.parametrize("rows_a_part", [1000, 7, 1])
-def test_mapped_rows_are_the_written_ones(tmp_path, dtype, num_rows, dim, rows_a_part):
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_rows_are_the_written_ones(tmp_path, dtype, num_rows, dim, rows_a_part, placement):
     rows = random_rows(num_rows, dim, dtype)
     row_bytes = dim * rows.element_size()
-    table = Table.open(make_table(tmp_path, TRIE, rows, part_bytes=rows_a_part * row_bytes + 1))
-    assert len(table.parts) == -(-num_rows // rows_a_part)
+    table = Table.open(make_table(tmp_path, TRIE, rows, part_bytes=rows_a_part * row_bytes + 1), placement)
+    assert num_parts(tmp_path / "table") == -(-num_rows // rows_a_part)
     assert (table.num_rows, table.dim, table.dtype, table.row_bytes) == (num_rows, dim, rows.dtype, row_bytes)
     order = np.random.default_rng(0).integers(num_rows, size=80).astype(np.uint32)
     for ids in (order, order[:1], order[:0]):
@@ -51,16 +63,70 @@ def test_mapped_rows_are_the_written_ones(tmp_path, dtype, num_rows, dim, rows_a
         assert torch.equal(found, rows[ids.astype(np.int64)])
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("out_dtype", [torch.float16, torch.float32])
+def test_rows_into_what_is_given(tmp_path, placement, out_dtype):
+    """Where there is no f-gram, what was there stays; what is beyond the ids is not touched."""
+    rows = random_rows(50, 6)
+    table = Table.open(make_table(tmp_path, TRIE, rows), placement)
+    ids = np.array([3, NONE, 49, 3, NONE], np.uint32)
+    out = torch.full((7, 6), 5, dtype=out_dtype)
+    assert table.rows(ids, out) is out
+    assert torch.equal(out[[0, 2, 3]], rows[[3, 49, 3]].to(out_dtype))
+    assert (out[[1, 4, 5, 6]] == 5).all()
+    assert (table.rows(ids)[[1, 4]] == 0).all()
+    every_other = torch.full((10, 6), 5, dtype=out_dtype)[::2]
+    assert torch.equal(table.rows(ids, every_other), out[:5])
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (3, 5), (3, 7), (18,)])
+def test_a_place_that_does_not_fit_is_refused(tmp_path, shape):
+    table = Table.open(make_table(tmp_path, TRIE, random_rows(50, 6)))
+    with pytest.raises(ValueError, match=r"expected at least \[3, 6\]"):
+        table.rows(np.zeros(3, np.uint32), torch.zeros(shape, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_an_id_of_no_row_is_refused(tmp_path, placement):
+    table = Table.open(make_table(tmp_path, TRIE, random_rows(50, 6)), placement)
+    for _ in range(70):  # as soon as it has been opened, and when its rows are known to be in the page cache
+        with pytest.raises(IndexError, match="f-gram 50: the table has 50 rows"):
+            table.rows(np.array([1, 50, NONE], np.uint32))
+        table.rows(np.array([1], np.uint32))
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - set(DTYPES)))
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_rows_with_a_scale_are_decoded(tmp_path, name, placement):
+    rows = random_rows(50, 9, "float32")
+    raw = encode(rows, name)
+    folder = make_table(tmp_path, TRIE, rows)
+    for path in (folder / "rows-00000.parquet", folder / "index.bin"):
+        path.unlink()
+    write_rows(folder, raw)
+    write_index(folder, TRIE.index(), 9, name)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["settings"]["dtype"] = name
+    manifest["files"] = {}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    table = Table.open(folder, placement)
+    ids = np.array([7, NONE, 49], np.uint32)
+    found = table.rows(ids)
+    assert (found.dtype, table.row_bytes) == (torch.float32, raw.shape[1])
+    assert torch.equal(found[[0, 2]], decode(raw[[7, 49]], name, 9))
+    assert torch.equal(table.rows(ids, torch.zeros(3, 9)), found)
+
+
 def test_a_row_wider_than_a_part_is_a_part_of_its_own(tmp_path):
     table = Table.open(make_table(tmp_path, TRIE, random_rows(3, 64), part_bytes=100))
-    assert [len(part) for part in table.parts] == [1, 1, 1]
+    assert (table.num_rows, num_parts(tmp_path / "table")) == (3, 3)
 
 
 def test_large_rows_make_one_page(tmp_path):
     """Some MB, far more than what Parquet writers put into a page if they may choose."""
     raw = np.random.default_rng(0).integers(256, size=(3000, 1500), dtype=np.uint8)
     write_rows(tmp_path, raw)
-    assert np.array_equal(map_rows(tmp_path / "rows-00000.parquet", 1500), raw)
+    assert np.array_equal(stored_rows(tmp_path / "rows-00000.parquet", 1500), raw)
 
 
 def test_any_parquet_reader_reads_the_rows(tmp_path):
@@ -80,8 +146,7 @@ def test_the_index_is_found_again_at_16_bytes_an_fgram(tmp_path):
     expected = TRIE.index().match(text)
     assert [found.tolist() for found in table.index.match(text)] == [found.tolist() for found in expected]
     assert table.matcher().match(text).tolist() == expected[0].tolist()
-    bytes_ = table.index.slots.nbytes + table.index.values.nbytes
-    assert 16 * 50 - 12 <= bytes_ <= 16 * 50 + 12 * 8  # and a few spare slots, which matter to tiny tables only
+    assert table.index.nbytes == 64 * (50 // 4 + 2)  # two lines to spare, which matter to tiny tables only
 
 
 # ---- precompute --------------------------------------------------------------------------------------------------
@@ -137,17 +202,17 @@ def test_rows_that_do_not_lie_in_one_piece_are_refused(tmp_path, options):
     """All of these are sound Parquet files with the right rows, as another program may write them."""
     path = tmp_path / "rows-00000.parquet"
     write_parquet(path, table_schema(64), EMBEDDINGS, **SOUND)
-    assert bytes(map_rows(path, 64)[39]) == bytes([39] * 64)
+    assert bytes(stored_rows(path, 64)[39]) == bytes([39] * 64)
     write_parquet(path, table_schema(64), EMBEDDINGS, **SOUND | options)
     with pytest.raises(DamagedArtifact, match=r"rows-00000\.parquet"):
-        map_rows(path, 64)
+        locate_rows(path, 64)
 
 
 @pytest.mark.parametrize("row_bytes", [32, 63, 65, 128])
 def test_rows_of_another_width_are_refused(tmp_path, row_bytes):
     write_rows(tmp_path, raw_of(random_rows(50, 32)))
     with pytest.raises(DamagedArtifact, match=f"rows of 64 bytes.*expected rows of {row_bytes}"):
-        map_rows(tmp_path / "rows-00000.parquet", row_bytes)
+        locate_rows(tmp_path / "rows-00000.parquet", row_bytes)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +229,7 @@ def test_a_foreign_parquet_file_is_refused(tmp_path, table):
     path = tmp_path / "rows.parquet"
     write_parquet(path, table.schema, table, compression="none", use_dictionary=False)
     with pytest.raises(DamagedArtifact):
-        map_rows(path, 8)
+        locate_rows(path, 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"hello" * 100])
@@ -172,7 +237,7 @@ def test_what_is_no_parquet_file_is_refused(tmp_path, content):
     path = tmp_path / "rows.parquet"
     path.write_bytes(content)
     with pytest.raises(DamagedArtifact, match="not a Parquet file"):
-        map_rows(path, 8)
+        locate_rows(path, 8)
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -182,7 +247,7 @@ def test_a_truncated_file_is_refused(tmp_path):
     with pytest.raises(DamagedArtifact, match="bytes, expected"):
         Table.open(folder)
     with pytest.raises(DamagedArtifact, match="not a Parquet file"):
-        map_rows(path, 16)
+        locate_rows(path, 16)
 
 
 def test_a_flipped_bit_is_found_when_every_byte_is_read(tmp_path):
@@ -198,48 +263,72 @@ def test_a_flipped_bit_is_found_when_every_byte_is_read(tmp_path):
 
 def test_rows_of_another_model_are_refused(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
-    model = Manifest("model", 1, "train-fgram", 1, "m" * 64, {}, {}, "t" * 64, 0, {})
+    model = Manifest("model", 1, "train-fgram", 1, "m" * 64, {}, {"vocab": "v" * 64}, "t" * 64, 0, {})
     assert Table.open(folder, model=model).num_rows == 50
-    with pytest.raises(MismatchedArtifacts, match=f"rows of model {'m' * 12}, expected those of {'n' * 12}") as caught:
-        Table.open(folder, model=dataclasses.replace(model, fingerprint="n" * 64))
-    assert caught.value.hint == "run: scone precompute"
+    for changed, message in (
+        ({"fingerprint": "n" * 64}, f"rows of model {'m' * 12}, expected {'n' * 12}"),
+        ({"inputs": {"vocab": "w" * 64}}, f"rows of vocabulary {'v' * 12}, expected {'w' * 12}"),
+        ({"tokenizer": "u" * 64}, f"tokenizer {'t' * 12}, expected {'u' * 12}"),
+        ({"files": {"main.safetensors": FileStamp(1, "0")}}, "rows of weights"),
+    ):
+        with pytest.raises(MismatchedArtifacts, match=message) as caught:
+            Table.open(folder, model=dataclasses.replace(model, **changed))
+        assert caught.value.hint == "run: scone precompute"
 
 
 def test_rows_of_an_earlier_format_are_refused(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 1}))
-    with pytest.raises(MismatchedArtifacts, match="rows in format 1, expected format 2"):
+    with pytest.raises(MismatchedArtifacts, match="a table in format 1, expected format 3"):
         Table.open(folder)
 
 
-def forget_the_size_of(folder: Path, name: str) -> None:
-    """Leave a file out of the manifest, as if it had been of that size when it was published."""
-    text = (folder / MANIFEST).read_text()
-    (folder / MANIFEST).write_text(text.replace(f'"{name}"', '"vocab.parquet"'))
-    (folder / "vocab.parquet").write_bytes((folder / name).read_bytes())
+def rewrite_unnoticed(path: Path, content: bytes) -> None:
+    """Write a file of a table, as if it had been so when it was published."""
+    manifest = json.loads((path.parent / MANIFEST).read_text())
+    manifest["files"].pop(path.name)
+    (path.parent / MANIFEST).write_text(json.dumps(manifest))
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    "array",
-    [None, np.zeros(80, np.int64), np.zeros((40, 2), np.uint64), np.zeros(20, np.uint64)],
-    ids=["no array", "other type", "two axes", "too short"],
+    ("change", "message"),
+    [
+        (lambda _: b"no index", "not an index"),
+        (lambda _: b"", "not an index"),
+        (lambda content: content[:-64], "bytes, expected"),
+        (lambda content: content + bytes(64), "bytes, expected"),
+        (lambda content: content.replace(b'"dim": 8', b'"dim": 9'), "'dim': 9.*the manifest says.*'dim': 8"),
+        (lambda content: content.replace(b'"max_n": 4', b'"max_n": 3'), "the manifest says"),
+        (lambda content: content.replace(b"float16", b"bfloat16").replace(b"  ", b" ", 1), "the manifest says"),
+    ],
 )
-def test_an_index_that_is_none_is_refused(tmp_path, array):
+def test_an_index_that_is_none_is_refused(tmp_path, change, message):
+    path = make_table(tmp_path, TRIE, random_rows(50, 8)) / "index.bin"
+    rewrite_unnoticed(path, change(path.read_bytes()))
+    with pytest.raises(DamagedArtifact, match=message):
+        Table.open(path.parent)
+
+
+@pytest.mark.parametrize("setting", ["dtype", "dim", "num_fgrams", "num_tokens", "max_n"])
+def test_a_manifest_that_does_not_say_how_to_read_is_refused(tmp_path, setting):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
-    path = folder / "index.slots.npy"
-    forget_the_size_of(folder, path.name)
-    if array is None:
-        path.write_bytes(b"no array")
-    else:
-        np.save(path, array)
-    with pytest.raises(DamagedArtifact):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["settings"][setting]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ForeignArtifact, match=f"no table has .*{setting}"):
         Table.open(folder)
+
+
+def test_there_are_two_placements(tmp_path):
+    with pytest.raises(BadSetting, match="placement 'disk', expected one of mmap, ram"):
+        Table.open(make_table(tmp_path, TRIE, random_rows(50, 8)), "disk")
 
 
 def test_a_missing_part_is_found(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8), part_bytes=500)
-    forget_the_size_of(folder, "rows-00001.parquet")
+    rewrite_unnoticed(folder / "rows-00001.parquet", b"")
     (folder / "rows-00001.parquet").unlink()
-    with pytest.raises(DamagedArtifact, match=r"31 rows .* expected 50 rows"):
+    with pytest.raises(DamagedArtifact, match=r"31 rows.*expected 50 rows"):
         Table.open(folder)

@@ -24,7 +24,7 @@ def bytes_on_disk(folder):
 def test_the_files_take_no_more_and_hardly_less(tmp_path, size, dim, dtype):
     raw = np.ones((size, dim * ITEM_BYTES[dtype]), np.uint8)
     write_rows(tmp_path, raw)
-    write_index(tmp_path, trie_of(FGRAMS[:size], 9, 4).index())
+    write_index(tmp_path, trie_of(FGRAMS[:size], 9, 4).index(), 16, "float16")
     assert table_bytes(size, dim, dtype) - 1024 <= bytes_on_disk(tmp_path) <= table_bytes(size, dim, dtype)
 
 
@@ -33,7 +33,7 @@ def test_every_file_of_rows_is_counted(monkeypatch, tmp_path):
     write_rows(tmp_path, np.ones((300, 32), np.uint8), 1000)
     num_files = len(list(tmp_path.iterdir()))
     assert num_files == 10
-    write_index(tmp_path, trie_of(FGRAMS, 9, 4).index())
+    write_index(tmp_path, trie_of(FGRAMS, 9, 4).index(), 16, "float16")
     found = table_bytes(300, 16, "float16") - bytes_on_disk(tmp_path)
     assert 0 <= found <= 1024 * num_files
 

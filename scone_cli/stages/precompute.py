@@ -87,7 +87,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
     raw = _compute_rows(network, trie, config.dtype, staging / SCRATCH, progress)
     write_rows(staging, raw)
     index = trie.index()
-    write_index(staging, index)
+    write_index(staging, index, shape.dim, config.dtype)
     shutil.copyfile(inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
     settings |= {"dim": shape.dim, "num_fgrams": len(raw), "num_tokens": trie.num_tokens, "max_n": trie.max_n}
     summary = {
@@ -95,7 +95,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         "dim": shape.dim,
         "dtype": config.dtype,
         "bytes of rows": raw.nbytes,
-        "bytes of index": index.slots.nbytes + index.values.nbytes,
+        "bytes of index": index.nbytes,
     }
     manifest = Manifest.new(
         "table", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary

@@ -1,0 +1,249 @@
+"""Fetching rows: from memory or mapped files as fast as memory gives them, from the disk all at once.
+
+Rows that are in memory are copied while those of the next few ids are already on their way to the cache. Rows that may be on
+the disk are read one by one from the page cache, without waiting; those that are not there are then asked for all together,
+so that the disk works on all of them at a time, and each page is read once however many ids want it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import carray, njit, types
+
+from scone_cli.errors import StorageFailure
+from scone_cli.mapped_files import MappedFile, lost_counter, lost_pages
+from scone_cli.ngrams import NONE, U32
+from scone_cli.raw_memory import LINE, copy, pointer, prefetch
+
+_NONE = np.uint32(NONE)
+_AHEAD = 12  # rows on their way at a time
+_MOST_LINES = 16  # of each of them; the rest follows by itself once the row is being copied
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", 0)
+CAN_READ_WITHOUT_WAITING = bool(_NOWAIT)
+
+_c_preadv2 = types.ExternalFunction(
+    "preadv2", types.intp(types.int32, types.intp, types.int32, types.intp, types.int32)
+)
+_c_pread = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.intp, types.intp))
+_c_fadvise = types.ExternalFunction("posix_fadvise", types.int32(types.int32, types.intp, types.intp, types.int32))
+
+# One array of numbers is what the kernels are called with; after these, three for each part: the address of its rows, its
+# descriptor, the first byte of its rows in the file. LOST is the address of the number of lost pages, KNOWN how many are known.
+NUM_ROWS, ROW_BYTES, ROWS_A_PART, LOST, KNOWN, PARTS = range(6)
+FOREIGN, SUSPECT = 1, 2  # bits of what they return
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _address(numbers, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+    part = row // numbers[ROWS_A_PART]
+    return np.uint64(numbers[PARTS + 3 * part] + (row - part * numbers[ROWS_A_PART]) * numbers[ROW_BYTES])
+
+
+@njit(nogil=True, cache=True)
+def gather(numbers, ids, first, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Copy the rows of ids[first:end] to the address `out` of the row of ids[0]; where there is NONE, leave what is there.
+
+    Returns FOREIGN if an id is none of the table's, and SUSPECT if a row ends in a zero byte, as what a file has lost does,
+    or if a page has been lost.
+    """
+    num_rows, row_bytes = np.uint32(numbers[NUM_ROWS]), numbers[ROW_BYTES]
+    lines = min(-(-row_bytes // LINE), _MOST_LINES)
+    flags, ahead = 0, first
+    for i in range(first, end):
+        while ahead < min(i + _AHEAD, end):
+            if ids[ahead] < num_rows:
+                address = _address(numbers, np.int64(ids[ahead]))
+                for line in range(lines):
+                    prefetch(address + np.uint64(LINE * line))
+            ahead += 1
+        if ids[i] < num_rows:
+            source = _address(numbers, np.int64(ids[i]))
+            copy(np.uint64(out + i * row_bytes), source, np.uint64(row_bytes))
+            last = carray(pointer(source + np.uint64(row_bytes - 1)), (1,), np.uint8)
+            if last[0] == 0:
+                flags |= SUSPECT
+        elif ids[i] != _NONE:
+            flags |= FOREIGN
+    if carray(pointer(np.uint64(numbers[LOST])), (1,), np.int64)[0] != numbers[KNOWN]:
+        flags |= SUSPECT
+    return flags
+
+
+@njit(nogil=True, cache=True)
+def read_cached(numbers, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Read rows that the page cache has, as `gather` does; the places of all others go into `missing`.
+
+    Returns their number, or -1 if an id is none of the table's.
+    """
+    row_bytes, count = numbers[ROW_BYTES], 0
+    vector = np.empty(2, np.int64)
+    for i in range(ids.size):
+        if ids[i] == _NONE:
+            continue
+        row = np.int64(ids[i])
+        if row >= numbers[NUM_ROWS]:
+            return -1
+        part = row // numbers[ROWS_A_PART]
+        at = numbers[PARTS + 3 * part + 2] + (row - part * numbers[ROWS_A_PART]) * row_bytes
+        vector[0], vector[1] = out + i * row_bytes, row_bytes
+        if _c_preadv2(numbers[PARTS + 3 * part + 1], vector.ctypes.data, 1, at, _NOWAIT) != row_bytes:
+            missing[count] = i
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def read_missing(numbers, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Read the rows at the places `missing` from the disk: ask for all of them, then wait for each.
+
+    Returns the place of the first that could not be read, or -1.
+    """
+    row_bytes = numbers[ROW_BYTES]
+    for is_waiting in (False, True):
+        for i in missing:
+            row = np.int64(ids[i])
+            part = row // numbers[ROWS_A_PART]
+            descriptor = numbers[PARTS + 3 * part + 1]
+            at = numbers[PARTS + 3 * part + 2] + (row - part * numbers[ROWS_A_PART]) * row_bytes
+            if not is_waiting:
+                _c_fadvise(descriptor, at, row_bytes, _WILL_NEED)
+            elif _c_pread(descriptor, out + i * row_bytes, row_bytes, at) != row_bytes:
+                return i
+    return -1
+
+
+def as_numbers(
+    num_rows: int, row_bytes: int, rows_a_part: int, lost: int, parts: Sequence[tuple[int, int, int]]
+) -> npt.NDArray[np.int64]:
+    """What the kernels are called with: see above."""
+    each = [number for part in parts for number in part]
+    return np.array([num_rows, row_bytes, max(1, rows_a_part), lost, 0, *each], np.int64)
+
+
+# ---- where rows lie ----------------------------------------------------------------------------------------------
+
+_CHUNK = 256  # rows at a time: how many may be read the wrong way before that is noticed
+_CAREFUL = 64  # reads that the page cache has all rows of, before rows are copied from the mapped files again
+_SLOW = (50e-6, 3e-6)  # seconds for a call and for a row that memory alone cannot explain: the disk was read
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one file, from its byte `start` on."""
+
+    file: MappedFile
+    start: int
+    num_rows: int
+
+
+class RowsInMemory:
+    """All rows, read once into pages as large as the system has them."""
+
+    def __init__(self, parts: Sequence[Part], row_bytes: int) -> None:
+        num_rows = sum(part.num_rows for part in parts)
+        self._rows = large_pages(num_rows * row_bytes)
+        start = 0
+        for part in parts:
+            end = start + part.num_rows * row_bytes
+            part.file.read_into(self._rows[start:end], part.start)
+            start = end
+        self._never = np.zeros(1, np.int64)
+        place = (int(self._rows.ctypes.data), -1, 0)
+        self._numbers = as_numbers(num_rows, row_bytes, num_rows, self._never.ctypes.data, [place])
+
+    def read(self, ids: U32, out: int) -> None:
+        """Copy the rows of `ids` to the address `out` and after; where there is NONE, leave what is there.
+
+        Raises:
+            IndexError: an id is none of the table's.
+        """
+        if gather(self._numbers, ids, 0, ids.size, out) & FOREIGN:
+            raise foreign(ids, self._numbers)
+
+
+class MappedRows:
+    """Rows that stay in their files, mapped.
+
+    As long as all that is asked for is in the page cache, rows are copied from the mapped files. A read that takes longer than
+    memory would has met the disk, one page after the other; the next reads then go the careful way, until nothing has been
+    missing for a while.
+    """
+
+    def __init__(self, parts: Sequence[Part], row_bytes: int) -> None:
+        self._parts, self._row_bytes = parts, row_bytes
+        places = [(part.file.address + part.start, part.file.descriptor, part.start) for part in parts]
+        num_rows = sum(part.num_rows for part in parts)
+        self._numbers = as_numbers(num_rows, row_bytes, parts[0].num_rows if parts else 0, lost_counter(), places)
+        self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0
+
+    def read(self, ids: U32, out: int) -> None:
+        """Copy the rows of `ids` to the address `out` and after; where there is NONE, leave what is there.
+
+        Raises:
+            IndexError: an id is none of the table's.
+            DamagedArtifact: a file has been cut short since it was opened.
+            StorageFailure: the disk fails.
+        """
+        for first in range(0, ids.size, _CHUNK):
+            end = min(first + _CHUNK, ids.size)
+            if self._careful:
+                self._read_carefully(ids[first:end], out + first * self._row_bytes)
+                continue
+            started = time.perf_counter()
+            flags = gather(self._numbers, ids, first, end, out)
+            if CAN_READ_WITHOUT_WAITING and time.perf_counter() - started > _SLOW[0] + _SLOW[1] * (end - first):
+                self._careful = _CAREFUL
+            if flags:
+                self._explain(flags, ids)
+
+    def _read_carefully(self, ids: U32, out: int) -> None:
+        missing = np.empty(ids.size, np.int64)
+        count = read_cached(self._numbers, ids, out, missing)
+        if count < 0:
+            raise foreign(ids, self._numbers)
+        self._careful = _CAREFUL if count else self._careful - 1
+        if count:
+            failed = read_missing(self._numbers, ids, out, missing[:count])
+            if failed >= 0:
+                raise self._parts[int(ids[failed]) // int(self._numbers[ROWS_A_PART])].file.failure()
+
+    def _explain(self, flags: int, ids: U32) -> None:
+        """Raise for an id that is none, and for a file that is not what it was; a row may well end in zero."""
+        if flags & FOREIGN:
+            raise foreign(ids, self._numbers)
+        for part in self._parts:
+            if error := part.file.damage():
+                raise error
+        self._numbers[KNOWN] = lost_pages()  # those of another table
+
+
+def foreign(ids: U32, numbers: npt.NDArray[np.int64]) -> IndexError:
+    """What to say to an id that is no row's."""
+    return IndexError(f"f-gram {ids[ids != _NONE].max()}: the table has {numbers[NUM_ROWS]} rows")
+
+
+def large_pages(size: int) -> npt.NDArray[np.uint8]:
+    """Memory in pages as large as the system has them: random reads then find their pages without a walk.
+
+    Raises:
+        StorageFailure: there is not so much.
+    """
+    try:
+        memory = mmap.mmap(-1, max(1, size))
+    except OSError as error:
+        raise StorageFailure(
+            f"no room for {size:,} bytes in memory ({error.strerror})", "use placement mmap"
+        ) from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)[:size]

@@ -1,0 +1,53 @@
+"""What compiled kernels need of memory beyond arrays: addresses as arrays, copies between addresses, and prefetching.
+
+A look-up waits for memory more than it works. `prefetch` asks for a line of the cache some steps before it is needed, so that
+many are on their way at a time. Addresses are passed as numbers because unpacking an array costs a call more than a probe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LINE = 64  # bytes of a line of the cache
+
+
+@intrinsic
+def pointer(typing_context, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG001 - numba's form
+    """The number `address` as a pointer, for `numba.carray`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.uint64), generate
+
+
+@intrinsic
+def prefetch(typing_context, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG001
+    """Begin to read the line of the cache at `address`, and do not wait; an address that is not mapped does nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        i32 = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, i32, i32, i32])
+        llvm = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = (ir.Constant(i32, number) for number in (0, 3, 1))
+        builder.call(llvm, [builder.inttoptr(args[0], cgutils.voidptr_t), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
+
+
+@intrinsic
+def copy(typing_context, target, source, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG001
+    """Copy `size` bytes from one address to another; the two do not overlap."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        target, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in args[:2])
+        cgutils.raw_memcpy(builder, target, source, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.uint64), generate

@@ -1,0 +1,165 @@
+"""Matching streams of tokens that arrive in pieces: prefill in chunks, token by token, many at once, drafts taken back.
+
+A stream's state is the nodes of 1..K-1 tokens that end at its last token; no look-back is needed. The states after the last
+tokens are kept, so that drafted tokens can be taken back. Left out: rows, see `table`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from scone_cli.ngrams import BLOCK, I64, NONE, U32, FgramIndex, match_block
+from scone_cli.raw_memory import pointer
+
+ROLL_BACK = 64  # tokens that a stream can take back
+_HELD = ROLL_BACK + 1  # states: after each of them, and before the first
+_NONE = np.uint32(NONE)
+# One array of numbers is what the kernel is called with: it costs a call less than eight arrays do.
+_LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN, _OLDEST, _CALLED, _CALL, _WORK = range(
+    12
+)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _i64(address, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+    return carray(pointer(np.uint64(address)), (size,), np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _is_sound(numbers, starts, streams, num_tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Whether the pieces are all of the tokens, in order, each for a stream that is there, none of them twice."""
+    called = _i64(numbers[_CALLED], numbers[_STREAMS])
+    numbers[_CALL] += 1
+    if starts.size != streams.size + 1 or starts[0] != 0 or starts[-1] != num_tokens:
+        return False
+    for piece in range(streams.size):
+        stream = streams[piece]
+        if starts[piece] > starts[piece + 1] or stream < 0 or stream >= numbers[_STREAMS]:
+            return False
+        if called[stream] == numbers[_CALL]:
+            return False
+        called[stream] = numbers[_CALL]
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Match a piece for each of some streams and step their states; returns the number of lines that were lost."""
+    width, count = numbers[_WIDTH], numbers[_STREAMS]
+    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint64)
+    states = carray(pointer(np.uint64(numbers[_STATES])), (count, _HELD, width), np.uint32)
+    seen, oldest = _i64(numbers[_SEEN], count), _i64(numbers[_OLDEST], count)
+    work = np.uint64(numbers[_WORK])  # eight bytes a number for each of BLOCK positions and one more, then nodes
+    owners, firsts, waiting, keys = (
+        _i64(work, BLOCK + 1),
+        _i64(work + np.uint64(8 * BLOCK + 8), BLOCK),
+        _i64(work + np.uint64(16 * BLOCK + 16), BLOCK + 1),
+        carray(pointer(work + np.uint64(24 * BLOCK + 24)), (BLOCK + 1,), np.uint64),
+    )
+    lengths = carray(pointer(work + np.uint64(32 * BLOCK + 32)), (BLOCK,), np.uint8)
+    carried = carray(pointer(work + np.uint64(33 * BLOCK + 32)), (BLOCK, width), np.uint32)
+    nodes = carray(pointer(work + np.uint64((33 + 4 * width) * BLOCK + 32)), (width + 1, BLOCK), np.uint32)
+    lost = piece = 0
+    for start in range(0, tokens.size, BLOCK):
+        size = min(BLOCK, tokens.size - start)
+        for j in range(size):
+            firsts[j] = j == 0
+            while starts[piece + 1] <= start + j:
+                piece += 1
+            firsts[j] |= starts[piece] == start + j
+            owners[j] = streams[piece]
+            if firsts[j]:
+                for n in range(width):
+                    carried[j, n] = states[owners[j], seen[owners[j]] % _HELD, n]
+        here = slice(start, start + size)
+        lost += match_block(
+            tokens[here],
+            firsts,
+            carried,
+            lines,
+            np.uint64(numbers[_LINES]),
+            numbers[_NUM_TOKENS],
+            numbers[_NUM_FGRAMS],
+            nodes,
+            waiting,
+            keys,
+            ids[here],
+            lengths[:size],
+        )
+        for j in range(size):
+            stream = owners[j]
+            seen[stream] += 1
+            oldest[stream] = max(oldest[stream], seen[stream] - ROLL_BACK)
+            for n in range(width):
+                states[stream, seen[stream] % _HELD, n] = nodes[n, j]
+    return lost
+
+
+@njit(nogil=True, cache=True)
+def _match_pieces(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return _match(numbers, tokens, starts, streams, ids) if _is_sound(numbers, starts, streams, tokens.size) else -1
+
+
+@njit(nogil=True, cache=True)
+def _match_first(numbers, tokens, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return _match(numbers, tokens, (0, tokens.size), (0,), ids)
+
+
+class Matcher:
+    """Matches streams of tokens piece by piece, with the result of matching each whole.
+
+    A stream is one document as far as it is known: nothing is matched across `reset`. One matcher serves one thread at a
+    time; a stream takes 1 KiB (K = 5).
+    """
+
+    def __init__(self, index: FgramIndex, streams: int = 1) -> None:
+        self.index = index
+        width = index.max_n - 1
+        self._states = np.full((streams, _HELD, width), _NONE, np.uint32)  # after p tokens: row p % _HELD
+        self._seen, self._oldest, called = (np.zeros(streams, np.int64) for _ in range(3))
+        work = np.empty((33 + 8 * width + 4) * BLOCK + 32, np.uint8)
+        self._kept = called, work
+        addresses = [array.ctypes.data for array in (self._states, self._seen, self._oldest, called)]
+        shape = [index.lines.ctypes.data, index.lines.size, index.num_tokens, index.num_fgrams, width, streams]
+        self._numbers = np.array([*shape, *addresses, 0, work.ctypes.data], np.int64)
+
+    def match(self, tokens: U32, starts: I64 | None = None, streams: I64 | None = None) -> U32:
+        """Ids [N] of the longest f-grams that end at each of the next tokens [N], NONE where there is none.
+
+        `starts` [M + 1] cuts the tokens into one piece each for the streams `streams` [M] (distinct; None: the first M). Without
+        it all tokens are for stream 0.
+
+        Raises:
+            ValueError: the pieces are not all of the tokens, or not for different streams of this matcher.
+            DamagedArtifact: the index is mapped, and its file has changed.
+        """
+        tokens = np.ascontiguousarray(tokens, np.uint32)
+        ids = np.empty(tokens.size, np.uint32)
+        if starts is None:
+            lost = _match_first(self._numbers, tokens, ids)
+        else:
+            starts = np.ascontiguousarray(starts, np.int64)
+            streams = np.arange(starts.size - 1) if streams is None else np.ascontiguousarray(streams, np.int64)
+            lost = _match_pieces(self._numbers, tokens, starts, streams, ids)
+        if lost:
+            if lost < 0:
+                raise ValueError("pieces that are not all of the tokens, or not for different streams of this matcher")
+            raise self.index.damage()
+        return ids
+
+    def roll_back(self, tokens: int, stream: int = 0) -> None:
+        """Forget the last so many tokens of a stream: drafted ones that were not accepted.
+
+        Raises:
+            ValueError: the stream has not read so many, or they are too long ago (64 can always be taken back).
+        """
+        possible = int(self._seen[stream] - self._oldest[stream])
+        if not 0 <= tokens <= possible:
+            raise ValueError(f"{tokens} tokens to take back, expected 0 to {possible}")
+        self._seen[stream] -= tokens
+
+    def reset(self, stream: int = 0) -> None:
+        """Begin a new document."""
+        self._seen[stream] = self._oldest[stream] = 0
+        self._states[stream, 0] = _NONE

@@ -1,0 +1,119 @@
+"""Streams that arrive in pieces match as the whole documents do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import random_documents, slow_matches, slow_ranking, trie_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scone_cli.ngrams import NONE, FgramIndex
+from scone_cli.streams import ROLL_BACK, Matcher
+
+MAX_N = 5
+SEEN = random_documents(0, 4, [300, 100])
+FGRAMS = slow_ranking(SEEN, MAX_N, 150, 1)
+INDEX: FgramIndex = trie_of(FGRAMS, 4, MAX_N).index()
+DOCUMENT = st.lists(st.integers(0, 3), max_size=200)
+
+
+def whole(document: list[int]) -> list[int]:
+    """The ids of a document's matches, by the slow twin."""
+    ids = {fgram: i for i, fgram in enumerate(FGRAMS)}
+    return [ids.get(fgram, NONE) for fgram in slow_matches(document, FGRAMS, MAX_N)]
+
+
+def tokens_of(document: list[int]) -> np.ndarray:
+    return np.array(document, np.uint32)
+
+
+@settings(deadline=None)
+@given(DOCUMENT, st.lists(st.integers(0, 200), max_size=6))
+def test_pieces_match_as_the_whole_document(document, cuts):
+    tokens, matcher = tokens_of(document), Matcher(INDEX)
+    pieces = [matcher.match(piece) for piece in np.split(tokens, sorted(min(cut, tokens.size) for cut in cuts))]
+    assert np.concatenate(pieces).tolist() == whole(document)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(DOCUMENT, min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_ragged_batches_match_as_the_whole_documents(documents, random):
+    """Some streams a call, in any order, with pieces of any length, none and more than a block included."""
+    matcher = Matcher(INDEX, len(documents))
+    read = [0] * len(documents)
+    found: list[list[int]] = [[] for _ in documents]
+    while any(read[i] < len(document) for i, document in enumerate(documents)):
+        streams = random.sample(range(len(documents)), random.randint(1, len(documents)))
+        pieces = [documents[i][read[i] : read[i] + random.choice([0, 1, 1, 7, 70])] for i in streams]
+        starts = np.cumsum([0, *map(len, pieces)])
+        ids = matcher.match(tokens_of([t for piece in pieces for t in piece]), starts, np.array(streams))
+        for i, start, end in zip(streams, starts[:-1], starts[1:], strict=True):
+            found[i] += ids[start:end].tolist()
+            read[i] += int(end - start)
+    assert found == [whole(document) for document in documents]
+
+
+@settings(deadline=None, max_examples=50)
+@given(DOCUMENT, st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)), max_size=12))
+def test_what_is_rolled_back_was_never_read(document, drafts):
+    """Drafts of tokens that are not the document's, of which a part is accepted and the rest taken back."""
+    matcher, tokens, at = Matcher(INDEX, 2), tokens_of(document), 0
+    for accepted, drafted in drafts:
+        good = tokens[at : at + accepted]
+        assert matcher.match(good).tolist() == whole(document)[at : at + len(good)]
+        at += len(good)
+        draft = (tokens_of(document[at : at + drafted]) + 1) % 4
+        matcher.match(draft.astype(np.uint32))
+        matcher.roll_back(len(draft))
+    assert matcher.match(tokens[at:]).tolist() == whole(document)[at:]
+
+
+def test_as_much_can_be_taken_back_as_is_said():
+    [document] = random_documents(1, 4, [300])
+    matcher = Matcher(INDEX)
+    matcher.match(tokens_of(document[:200]))
+    matcher.roll_back(ROLL_BACK)
+    with pytest.raises(ValueError, match="1 tokens to take back, expected 0 to 0"):
+        matcher.roll_back(1)
+    assert matcher.match(tokens_of(document[200 - ROLL_BACK :])).tolist() == whole(document)[200 - ROLL_BACK :]
+    matcher.reset()
+    matcher.match(tokens_of(document[:10]))
+    with pytest.raises(ValueError, match="11 tokens to take back, expected 0 to 10"):
+        matcher.roll_back(11)
+    with pytest.raises(ValueError, match="-1 tokens"):
+        matcher.roll_back(-1)
+    matcher.roll_back(10)
+    assert matcher.match(tokens_of(document)).tolist() == whole(document)
+
+
+def test_a_new_document_knows_nothing_of_the_one_before():
+    [document] = random_documents(2, 4, [50])
+    matcher = Matcher(INDEX, 3)
+    for _ in range(2):
+        matcher.reset(1)
+        ids = matcher.match(tokens_of(document), np.array([0, 50]), np.array([1]))
+        assert ids.tolist() == whole(document)
+
+
+@pytest.mark.parametrize(
+    ("starts", "streams"),
+    [
+        ([0, 2, 3], [0, 0]),
+        ([0, 2, 3], [0, 2]),
+        ([0, 2, 3], [-1, 0]),
+        ([0, 2, 4], [0, 1]),
+        ([0, 2], [0]),
+        ([1, 2, 3], [0, 1]),
+        ([0, 4, 3], [0, 1]),
+        ([0, 3], [0, 1]),
+        ([0, 1, 2, 3], None),
+    ],
+)
+def test_pieces_that_are_none_are_refused(starts, streams):
+    """Twice the same stream, one that is not there, tokens left over or missing, pieces that go backwards, one too few."""
+    matcher = Matcher(INDEX, 2)
+    tokens = np.array([1, 2, 3], np.uint32)
+    with pytest.raises(ValueError, match="pieces that are not all of the tokens"):
+        matcher.match(tokens, np.array(starts), None if streams is None else np.array(streams))
+    assert matcher.match(tokens).tolist() == whole([1, 2, 3])
