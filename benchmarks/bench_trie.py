@@ -22,7 +22,7 @@ from measuring import arguments, finish
 
 from scone_cli.artifacts import open_artifact
 from scone_cli.corpus import end_of_document, read_tokens
-from scone_cli.gradients import accumulate_gradients
+from scone_cli.gradients import CHUNK_FGRAMS, accumulate_gradients
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.ngrams import NONE
 from scone_cli.packing import PackedText
@@ -40,6 +40,7 @@ def main() -> None:
         repeats=5,
         tokens=4096,
         fgrams=0,
+        learned_rows=0,
         dim=64,
         layers=4,
         heads=2,
@@ -62,18 +63,24 @@ def main() -> None:
     some = ids[: max(1, PADDED_TOKENS // chosen.context)]
     layout, places = _padded(trie, some)
     whole, outputs = trie.subtrie(distinct)
+    pieces, _ = trie.chunks(distinct, CHUNK_FGRAMS)
     part, part_outputs = trie.subtrie(distinct_matches(some)[0])
 
     def load() -> None:
         drawn, matched = text.windows(text.order(seed=0).at(0, len(numbers)))
-        trie.chunks(distinct_matches(matched)[0], 2048)
+        trie.chunks(distinct_matches(matched)[0], CHUNK_FGRAMS)
         assert drawn.size
+
+    def fgram_of_all() -> None:
+        for piece in pieces:
+            scone.fgram_rows(*piece).sum().backward()
 
     wall, processor = _in_turn(
         {
             "plain_step": lambda: accumulate_gradients(plain, tokens, np.full_like(ids, NONE), None, micro),
             "scone_step": lambda: accumulate_gradients(scone, tokens, ids, trie, micro),
             "loading_and_matching": load,
+            "fgram_trie": fgram_of_all,
             "fgram_trie_of_some": lambda: scone.fgram_rows(part, part_outputs).sum().backward(),
             "fgram_padded_of_some": lambda: scone.fgram_rows(layout, places).sum().backward(),
         },
@@ -88,6 +95,7 @@ def main() -> None:
         layers=chosen.layers,
         context=chosen.context,
         fgrams=trie.num_fgrams,
+        learned_rows=min(chosen.learned_rows, trie.num_fgrams),
         batch_tokens=int(ids.size),
         positions_matched=matches.size / ids.size,
         padded_forwards_a_position=trie.max_n * matches.size / ids.size,
@@ -97,6 +105,7 @@ def main() -> None:
         of_them_asked_for=outputs.size / ids.size,
         scone_step_over_plain_step=wall["scone_step"] / wall["plain_step"],
         scone_step_over_plain_step_processor=processor["scone_step"] / processor["plain_step"],
+        fgram_trie_over_plain_step_processor=processor["fgram_trie"] / processor["plain_step"],
         loading_and_matching_share=processor["loading_and_matching"] / processor["scone_step"],
         padded_tokens=int(some.size),
         fgram_padded_over_trie=processor["fgram_padded_of_some"] / processor["fgram_trie_of_some"],
@@ -115,6 +124,7 @@ def _model(chosen: Any, trie: FgramTrie, kind: str) -> SconeModel:
         tied_head=False,
         kind=kind,
         combine="add",
+        learned_rows=min(chosen.learned_rows, trie.num_fgrams) if kind == "scone" else 0,
         **shape,
     )
     return SconeModel(config)
