@@ -1,84 +1,258 @@
-"""What does a look-up cost? Beside a Python dict of tuples with a numpy memmap, on the same tokens, with the same rows.
+"""What does a look-up cost? From RAM, from mapped files and from a cold disk, beside LMDB, RocksDB, a dict and searchsorted.
 
-    python benchmarks/bench_lookup.py --workspace demo/work
+    pip install -e '.[bench]'
+    python benchmarks/bench_lookup.py --workspace demo/work --folder scratch
 
-A look-up is: match the next tokens of a stream, fetch the rows of those that match from the mapped table (page cache
-warm). Also matching alone, in tokens a second and core.
+A look-up is: match the next tokens of a stream, and fetch the rows of those that match into one array. The f-grams are the
+workspace's, and as many bigrams that are not among them as are missing to `--fgrams`; the rows are random, and
+all stores hold the same. Two streams: `text`, the held-out split, and `uniform`, f-grams drawn with equal chances one after
+another, in which no row is asked for more often than others. Every store is measured for itself, warm after its files
+have been read through, cold after they were closed and dropped from the page cache (posix_fadvise; the index of f-grams
+stays in memory, as the dict does). Per batch: median and 99th percentile by the clock, and CPU time, in microseconds a token.
+Takes three times the size of the rows on the disk, twice in memory for the warm figures to be warm.
 """
 
 from __future__ import annotations
 
-import tempfile
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from measuring import arguments, finish, side_by_side
+import torch
+from lookup_rivals import STORES, Store, drop, key_bytes, read_through
+from measuring import arguments, finish
 
+from scone_cli.artifacts import FileStamp, Manifest, read_manifest
 from scone_cli.corpus import read_tokens
-from scone_cli.ngrams import NONE
+from scone_cli.ngrams import NONE, U32, U64
 from scone_cli.schemas import HELD_OUT
-from scone_cli.table import Table
+from scone_cli.table import Table, write_index, write_rows
+from scone_cli.trie import FgramTrie
 from scone_cli.vocabulary import Vocabulary
 
-BATCHES = (1, 16, 4096)
+BATCHES = (1, 16, 256, 4096)
+PREFILL = 32_768
+MOST_LOOK_UPS = 100_000  # timed of one kind
+POOL = 65_536  # different rows, but for the number that each begins with
+
+
+Batch = tuple[U32, list[bytes]]  # the next tokens, and the keys of the f-grams that match
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tokens, and what a store is asked for at each batch size: the keys of the f-grams that match."""
+
+    tokens: U32
+    ids: U32
+    keys: U64  # by f-gram
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        for first in range(0, self.tokens.size - size + 1, size):
+            ids = self.ids[first : first + size]
+            yield self.tokens[first : first + size], key_bytes(self.keys[ids[ids != NONE]])
+
+
+def with_bigrams(trie: FgramTrie, size: int) -> FgramTrie:
+    """The first `size` f-grams, and if there are fewer, bigrams that are none of them: the set stays closed."""
+    if size <= trie.num_fgrams:
+        return FgramTrie(
+            trie.prefix_nodes[:size], trie.last_tokens[:size], trie.lengths[:size], trie.num_tokens, trie.max_n
+        )
+    is_bigram = trie.lengths == 2
+    known = trie.prefix_nodes[is_bigram].astype(np.int64) * trie.num_tokens + trie.last_tokens[is_bigram]
+    others = np.setdiff1d(np.arange(trie.num_tokens**2), known, assume_unique=True)
+    more = np.random.default_rng(0).permutation(others)[: size - trie.num_fgrams]
+    return FgramTrie(
+        np.concatenate([trie.prefix_nodes, (more // trie.num_tokens).astype(np.uint32)]),
+        np.concatenate([trie.last_tokens, (more % trie.num_tokens).astype(np.uint32)]),
+        np.concatenate([trie.lengths, np.full(more.size, 2, np.uint8)]),
+        trie.num_tokens,
+        trie.max_n,
+    )
+
+
+def make_rows(path: Path, num_rows: int, row_bytes: int) -> None:
+    """Random rows, each of which begins with its number."""
+    pool = np.random.default_rng(0).integers(1, 256, (POOL, row_bytes), np.uint8)
+    with path.open("wb") as file:
+        for first in range(0, num_rows, POOL):
+            part = pool[: min(POOL, num_rows - first)]
+            part[:, :8] = np.arange(first, first + len(part), dtype=np.uint64)[:, None].view(np.uint8)
+            part.tofile(file)
+
+
+def make_table(folder: Path, trie: FgramTrie, rows: Path, dim: int) -> float:
+    """A table of raw float16 rows, as `precompute` would have left it; returns the seconds that its index took."""
+    folder.mkdir()
+    write_rows(folder, np.memmap(rows, np.uint8, "r").reshape(-1, 2 * dim))
+    trie_of_some = with_bigrams(trie, 1000)
+    trie_of_some.index()  # compiled
+    started = time.perf_counter()
+    index = trie.index()
+    seconds = time.perf_counter() - started
+    write_index(folder, index, dim, "float16")
+    settings = {"dtype": "float16", "dim": dim, "num_fgrams": trie.num_fgrams}
+    settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
+    stamps = {path.name: FileStamp(path.stat().st_size, "") for path in folder.iterdir()}
+    manifest = Manifest.new("table", "precompute", 0, "", settings, {}, "", 0, {}, "", stamps)
+    (folder / "manifest.json").write_text(json.dumps(asdict(manifest)))
+    return seconds
+
+
+def timed(
+    batches: Iterator[Batch], look_up: Callable[[U32, list[bytes]], object], seconds: float, is_warm: bool = True
+) -> dict[str, float]:
+    """Microseconds a token: median and 99th percentile of a look-up by the clock, and CPU time.
+
+    The CPU time is that of a second pass over the same batches, in which no clock is read between them; when cold, there is
+    but one pass.
+    """
+    done, clock = list[Batch](), list[float]()
+    deadline, cpu_before = time.perf_counter() + seconds, time.process_time()
+    for piece, keys in itertools.islice(batches, MOST_LOOK_UPS):
+        begin = time.perf_counter()
+        look_up(piece, keys)
+        end = time.perf_counter()
+        clock.append((end - begin) / piece.size)
+        done.append((piece, keys))
+        if end > deadline:
+            break
+    if is_warm:
+        cpu_before = time.process_time()
+        for piece, keys in done:
+            look_up(piece, keys)
+    cpu = (time.process_time() - cpu_before) / sum(piece.size for piece, _ in done)
+    median, p99 = np.percentile(clock, [50, 99]) * 1e6
+    return {"median": float(median), "p99": float(p99), "cpu": cpu * 1e6, "look-ups": float(len(clock))}
+
+
+def of_table(table: Table, batch: int) -> Callable[[U32, list[bytes]], object]:
+    matcher, out = table.matcher(), torch.zeros(batch, table.dim, dtype=table.dtype)
+    return lambda tokens, _: table.rows(matcher.match(tokens), out)
+
+
+def measure_table(folder: Path, streams: dict[str, Stream], seconds: float) -> dict[str, Any]:
+    files = sorted(folder.iterdir())
+    found: dict[str, Any] = {"disk bytes": sum(path.stat().st_blocks * 512 for path in files)}
+    for placement in ("ram", "mmap"):
+        read_through(files)
+        started = time.perf_counter()
+        table = Table.open(folder, placement)
+        found[f"{placement}: seconds to open"] = time.perf_counter() - started
+        for (name, stream), batch in itertools.product(streams.items(), (*BATCHES, PREFILL)):
+            look_up = of_table(table, batch)
+            timed(stream.batches(batch), look_up, seconds)
+            found[f"{placement}, {name}, {batch}"] = timed(stream.batches(batch), look_up, seconds)
+        stream = streams["text"]
+        table.index.match(stream.tokens)
+        started = time.process_time()
+        table.index.match(stream.tokens)
+        found[f"{placement}: matching alone, nanoseconds a token"] = (
+            (time.process_time() - started) / stream.tokens.size * 1e9
+        )
+        del table, look_up
+    for batch in (*BATCHES, PREFILL):
+        drop(files)
+        table = Table.open(folder)
+        table.index.match(streams["uniform"].tokens)  # the index is in memory again
+        found[f"cold, uniform, {batch}"] = timed(
+            streams["uniform"].batches(batch), of_table(table, batch), seconds, is_warm=False
+        )
+        del table
+    return found
+
+
+def measure_store(store: Store, streams: dict[str, Stream], seconds: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"disk bytes": store.disk_bytes()}
+    read_through(store.files)
+    store.open()
+    for (name, stream), batch in itertools.product(streams.items(), BATCHES):
+        timed(stream.batches(batch), lambda _, keys: store.fetch(keys), seconds)
+        found[f"warm, {name}, {batch}"] = timed(stream.batches(batch), lambda _, keys: store.fetch(keys), seconds)
+    store.close()
+    for batch in BATCHES:
+        drop(store.files)
+        store.open()
+        found[f"cold, uniform, {batch}"] = timed(
+            streams["uniform"].batches(batch), lambda _, keys: store.fetch(keys), seconds, is_warm=False
+        )
+        store.close()
+    return found
+
+
+def check_same(folder: Path, store: Store, stream: Stream) -> None:
+    """All stores give the bytes that the table gives."""
+    table = Table.open(folder)
+    tokens, keys = next(stream.batches(256))
+    ids = table.matcher().match(tokens)
+    mine = table.rows(ids[ids != NONE]).view(torch.uint8).numpy()
+    store.open()
+    if not np.array_equal(mine, store.fetch(keys)):
+        raise SystemExit(f"{type(store).__name__} has other rows")
+    store.close()
+
+
+def measure(folder: Path, trie: FgramTrie, text: U32, dim: int, seconds: float) -> dict[str, Any]:
+    """Everything for one number of f-grams and one width."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rows = folder / "rows.raw"
+    make_rows(rows, trie.num_fgrams, 2 * dim)
+    index_seconds = make_table(folder / "table", trie, rows, dim)
+    keys = trie.prefix_nodes.astype(np.uint64) << np.uint64(32) | trie.last_tokens
+    index = Table.open(folder / "table").index
+    drawn = np.random.default_rng(1).integers(trie.num_fgrams, size=200_000)
+    uniform = np.array([token for fgram in trie.tokens_of(drawn) for token in fgram], np.uint32)
+    streams = {
+        name: Stream(tokens, index.match(tokens)[0], keys) for name, tokens in (("text", text), ("uniform", uniform))
+    }
+    raw_bytes = trie.num_fgrams * 2 * dim
+    found: dict[str, Any] = {
+        "index, keys a second": trie.num_fgrams / index_seconds,
+        "index, bytes an f-gram": index.nbytes / trie.num_fgrams,
+        "text that matches": float((streams["text"].ids != NONE).mean()),
+        "uniform that matches": float((streams["uniform"].ids != NONE).mean()),
+    }
+    del index
+    for name, kind in STORES.items():
+        store = kind(folder / name.replace(" ", "-"), keys, rows, 2 * dim)
+        check_same(folder / "table", store, streams["text"])
+        for what, value in measure_store(store, streams, seconds).items():
+            found[f"{name}, {what}"] = value
+        found[f"{name}, disk over raw rows"] = found[f"{name}, disk bytes"] / raw_bytes
+        del store
+        shutil.rmtree(folder / name.replace(" ", "-"))
+    for what, value in measure_table(folder / "table", streams, seconds).items():
+        found[f"scone {what}"] = value
+    found["scone disk over raw rows"] = found["scone disk bytes"] / raw_bytes
+    for batch in BATCHES:
+        for what in ("text", "uniform"):
+            theirs, ours = found[f"lmdb, warm, {what}, {batch}"], found[f"scone ram, {what}, {batch}"]
+            found[f"lmdb over scone, warm, {what}, {batch}"] = theirs["cpu"] / ours["cpu"]
+        theirs, ours = found[f"lmdb, cold, uniform, {batch}"], found[f"scone cold, uniform, {batch}"]
+        found[f"lmdb over scone, cold, {batch}"] = theirs["median"] / ours["median"]
+    shutil.rmtree(folder)
+    return found
 
 
 def main() -> None:
-    chosen = arguments(__doc__, repeats=7)
-    table = Table.open(chosen.workspace / "table")
-    settings = table.manifest.settings
-    trie = Vocabulary.read(chosen.workspace / "table", settings["num_tokens"], settings["max_n"]).trie
-    stream = read_tokens(chosen.workspace / "tokens", HELD_OUT)
-    tokens = stream.tokens[: min(stream.tokens.size, 200_000)]
-    ids_of = {tuple(gram): number for number, gram in enumerate(trie.tokens_of(np.arange(trie.num_fgrams)))}
-    figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows"
-        np.concatenate(table.parts).tofile(path)
-        rows = np.memmap(path, np.uint8, "r").reshape(table.num_rows, table.row_bytes)
-
-        def with_dict(batch: int) -> int:
-            fetched, history = 0, list[int]()
-            for first in range(0, batch * (min(tokens.size, 20_000) // batch), batch):
-                ids = []
-                for token in tokens[first : first + batch].tolist():
-                    history = [*history[-trie.max_n + 1 :], token]
-                    for n in range(len(history), 1, -1):
-                        found = ids_of.get(tuple(history[-n:]))
-                        if found is not None:
-                            ids.append(found)
-                            break
-                fetched += len(rows[ids])
-            return fetched
-
-        def with_table(batch: int) -> int:
-            matcher, fetched = table.index.matcher(), 0
-            for first in range(0, batch * (min(tokens.size, 20_000) // batch), batch):
-                ids, _ = matcher.match(tokens[first : first + batch])
-                fetched += len(table.rows(ids[ids != NONE]))
-            return fetched
-
-        for batch in BATCHES:
-            if with_dict(batch) != with_table(batch):
-                raise SystemExit(f"the two disagree at batches of {batch}")
-            seconds = side_by_side(
-                {"table": lambda b=batch: with_table(b), "dict": lambda b=batch: with_dict(b)}, chosen.repeats
-            )
-            used = batch * (min(tokens.size, 20_000) // batch)
-            for name, value in seconds.items():
-                figures[f"{name}_microseconds_a_token_batch_{batch}"] = value / used * 1e6
-            figures[f"dict_over_table_batch_{batch}"] = seconds["dict"] / seconds["table"]
-    matching = side_by_side({"match": lambda: table.index.match(stream.tokens, stream.starts)}, chosen.repeats)
-    index_bytes = table.index.slots.nbytes + table.index.values.nbytes
-    finish(
-        "what does a look-up cost",
-        chosen.workspace,
-        rows=table.num_rows,
-        row_bytes=table.row_bytes,
-        index_bytes_an_fgram=index_bytes / table.num_rows,
-        matching_tokens_a_second_and_core=stream.tokens.size / matching["match"],
-        **figures,
-    )
+    chosen = arguments(__doc__ or "", folder=Path("bench-lookup"), fgrams=10e6, wide_fgrams=1e6, seconds=2.0)
+    settings = read_manifest(chosen.workspace / "vocab", "vocab").settings
+    trie = Vocabulary.read(chosen.workspace / "vocab", settings["num_tokens"], settings["max_n"]).trie
+    text = read_tokens(chosen.workspace / "tokens", HELD_OUT).tokens[:1_000_000]
+    figures: dict[str, Any] = {}
+    for size, dim in ((chosen.fgrams, 256), (chosen.wide_fgrams, 2048)):
+        part = with_bigrams(trie, int(size))
+        found = measure(chosen.folder, part, text, dim, chosen.seconds)
+        figures |= {f"{part.num_fgrams} x {dim}: {name}": value for name, value in found.items()}
+    finish("what does a look-up cost", chosen.workspace, **figures)
 
 
 if __name__ == "__main__":

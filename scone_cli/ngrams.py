@@ -60,6 +60,18 @@ def _filter_bit(mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return _ONE << (_32 + (((mixed & _LOW16) * _31) >> _16))
 
 
+@njit(nogil=True, cache=True, inline="always")
+def key_of(node, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The key of the n-gram that is a node and one token more."""
+    return np.uint64(node) << _32 | np.uint64(token)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def prefetch_key(address, num_words, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Begin to read the line that a key is looked for in first; the lines lie at `address`."""
+    prefetch(address + np.uint64(8) * _first_word(_hash(key), num_words // _WORDS))
+
+
 @njit(nogil=True, cache=True)
 def find(lines, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """The id of a key, NONE, or _LOST."""
@@ -118,10 +130,10 @@ def _fill(lines, prefix_nodes, last_tokens, address):  # type: ignore[no-untyped
     for start in range(0, prefix_nodes.size, BLOCK):
         end = min(start + BLOCK, prefix_nodes.size)
         for i in range(start, end):
-            mixed[i - start] = _hash(np.uint64(prefix_nodes[i]) << _32 | np.uint64(last_tokens[i]))
+            mixed[i - start] = _hash(key_of(prefix_nodes[i], last_tokens[i]))
             prefetch(address + np.uint64(8) * _first_word(mixed[i - start], num_lines))
         for i in range(start, end):
-            key = np.uint64(prefix_nodes[i]) << _32 | np.uint64(last_tokens[i])
+            key = key_of(prefix_nodes[i], last_tokens[i])
             repeated += _insert(lines, mixed[i - start], key, np.uint64(i))
     return repeated
 
@@ -148,7 +160,7 @@ def match_block(tokens, firsts, carried, lines, address, num_tokens, num_fgrams,
     firsts[j]: token j does not follow token j - 1; the nodes that end before it are carried[j]. Writes nodes[n - 1, j], the
     node of n tokens that ends at token j, and returns the number of lines that were lost.
     """
-    max_n, num_lines = carried.shape[1] + 1, np.uint64(lines.size) // _WORDS
+    max_n = carried.shape[1] + 1
     size, lost = tokens.size, 0
     for j in range(size):
         ids[j] = _NONE
@@ -162,10 +174,10 @@ def match_block(tokens, firsts, carried, lines, address, num_tokens, num_fgrams,
         count = 0
         for j in range(size):
             shorter = carried[j, n - 2] if firsts[j] else nodes[n - 2, j - 1]
-            key = np.uint64(shorter) << _32 | np.uint64(tokens[j])
+            key = key_of(shorter, tokens[j])
             keys[count], waiting[count] = key, j
             if shorter != _NONE and nodes[n - 2, j] != _NONE:
-                prefetch(address + np.uint64(8) * _first_word(_hash(key), num_lines))
+                prefetch_key(address, np.uint64(lines.size), key)
                 count += 1
         for k in range(count):
             found, j = find(lines, keys[k]), waiting[k]
@@ -226,7 +238,7 @@ def _suffixes(prefix_nodes, last_tokens, lines, num_tokens, suffixes):  # type: 
         if prefix < num_tokens:
             suffixes[i] = last
             continue
-        found = find(lines, np.uint64(suffixes[prefix - num_tokens]) << _32 | np.uint64(last))
+        found = find(lines, key_of(suffixes[prefix - num_tokens], last))
         missing += found == _NONE
         suffixes[i] = np.uint32(num_tokens) + found
     return missing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from scone_cli.ngrams import BLOCK, I64, NONE, U32, FgramIndex, match_block
+from scone_cli.ngrams import BLOCK, I64, NONE, U32, FgramIndex, find, key_of, match_block, prefetch_key
 from scone_cli.raw_memory import pointer
 
 ROLL_BACK = 64  # tokens that a stream can take back
@@ -102,7 +102,43 @@ def _match_pieces(numbers, tokens, starts, streams, ids):  # type: ignore[no-unt
 
 
 @njit(nogil=True, cache=True)
+def _match_token(numbers, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Match one token of stream 0: what decoding does. All its probes are known at once. Returns (id, lines lost)."""
+    width, count = numbers[_WIDTH], numbers[_STREAMS]
+    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint64)
+    states = carray(pointer(np.uint64(numbers[_STATES])), (count, _HELD, width), np.uint32)
+    seen, oldest = _i64(numbers[_SEEN], count), _i64(numbers[_OLDEST], count)
+    before = seen[0] % _HELD
+    seen[0] += 1
+    oldest[0] = max(oldest[0], seen[0] - ROLL_BACK)
+    after = seen[0] % _HELD
+    for n in range(width):
+        states[0, after, n] = _NONE
+        if states[0, before, n] != _NONE:
+            prefetch_key(np.uint64(numbers[_LINES]), np.uint64(lines.size), key_of(states[0, before, n], token))
+    if token >= numbers[_NUM_TOKENS]:
+        return _NONE, 0
+    states[0, after, 0] = token
+    match = _NONE
+    for n in range(width):  # the node of n + 1 tokens that ended before
+        found = _NONE
+        if states[0, before, n] != _NONE:
+            found = find(lines, key_of(states[0, before, n], token))
+        if found == _NONE:
+            break
+        if found >= numbers[_NUM_FGRAMS]:
+            return _NONE, 1
+        match = found
+        if n + 1 < width:
+            states[0, after, n + 1] = np.uint32(numbers[_NUM_TOKENS]) + found
+    return match, 0
+
+
+@njit(nogil=True, cache=True)
 def _match_first(numbers, tokens, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    if tokens.size == 1:
+        ids[0], lost = _match_token(numbers, tokens[0])
+        return lost
     return _match(numbers, tokens, (0, tokens.size), (0,), ids)
 
 

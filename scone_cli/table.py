@@ -122,9 +122,10 @@ class Table:
         ids = np.ascontiguousarray(ids, np.uint32)
         if out is None:
             out = torch.zeros((ids.size, self.dim), dtype=self.dtype)
-        elif out.dim() != 2 or out.size(0) < ids.size or out.size(1) != self.dim or out.is_cuda:
-            shape = f"{list(out.shape)} on {out.device}"
-            raise ValueError(f"out is {shape}, expected at least [{ids.size}, {self.dim}] on the CPU")
+        shape = out.shape
+        if len(shape) != 2 or shape[0] < ids.size or shape[1] != self.dim or not out.is_cpu:
+            found = f"{list(shape)} on {out.device}"
+            raise ValueError(f"out is {found}, expected at least [{ids.size}, {self.dim}] on the CPU")
         if out.dtype is self.plain_type and out.is_contiguous():
             self.stored.read(ids, out.data_ptr())
         else:

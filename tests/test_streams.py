@@ -36,6 +36,14 @@ def test_pieces_match_as_the_whole_document(document, cuts):
     assert np.concatenate(pieces).tolist() == whole(document)
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=100))
+def test_token_by_token_is_as_the_whole_document(document):
+    """The ids 4 and 5 are no tokens."""
+    matcher = Matcher(INDEX)
+    assert [int(matcher.match(tokens_of([token]))[0]) for token in document] == whole(document)
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(DOCUMENT, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_ragged_batches_match_as_the_whole_documents(documents, random):
