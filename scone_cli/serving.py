@@ -41,7 +41,6 @@ class SconeEmbedding(nn.Module):
         self._table = table
         self._staging: Staging | None = None
 
-    @torch.no_grad()
     def forward(
         self, tokens: Tensor, lengths: Sequence[int] | None = None, streams: Sequence[int] | None = None
     ) -> Tensor:
@@ -49,31 +48,43 @@ class SconeEmbedding(nn.Module):
 
         tokens [B, C]: the next C of each stream; or, with `lengths` [B], [N]: the pieces of the streams one after the other.
         `streams` [B] says which these are (None: the first B). Tokens are matched on the CPU, so best given there.
+
+        Raises:
+            ValueError, DamagedArtifact, StorageFailure: see `Matcher.match` and `Table.rows`.
         """
-        flat = tokens.cpu().numpy().astype(np.uint32).reshape(-1)
+        here = tokens.cpu()
+        flat = here.numpy().astype(np.uint32).reshape(-1)
         if lengths is None and streams is None and len(tokens) == 1:  # what one text's every token pays for
             ids = self.matcher.match(flat)
         else:
             lengths = [tokens.shape[1]] * len(tokens) if lengths is None else lengths
             starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
             ids = self.matcher.match(flat, starts, None if streams is None else np.asarray(streams, np.int64))
-        x = self._embedded(tokens.reshape(-1), ids)
-        return x.view(*tokens.shape, x.shape[-1])
+        weight = self.main.token_embedding.weight
+        embedded = self._here if weight.device.type == "cpu" else self._there
+        return embedded(here.reshape(-1), ids, weight).view(*tokens.shape, -1 if flat.size else weight.shape[1])
 
-    def _embedded(self, tokens_N: Tensor, ids: U32) -> Tensor:
-        """A row of the table enters as it is, and elsewhere the normed token embedding: see `MainModel.embed` [N, D]."""
-        device = self.main.token_embedding.weight.device
+    def _here(self, tokens_N: Tensor, ids: U32, weight_VD: Tensor) -> Tensor:
+        """A row of the table enters as it is, and the few other tokens are embedded: see `MainModel.embed` [N, D]."""
+        x = self._table.rows(ids).to(weight_VD.dtype)
+        unmatched = np.flatnonzero(ids == np.uint32(NONE))
+        if unmatched.size:
+            places = torch.from_numpy(unmatched)
+            with torch.no_grad():
+                x[places] = self.main.embed_tokens(tokens_N[places])
+        return x
+
+    def _there(self, tokens_N: Tensor, ids: U32, weight_VD: Tensor) -> Tensor:
+        """The same on a device: embedding all tokens there costs less than to say which are meant."""
+        device = weight_VD.device
         if device.type == "cuda":
-            if self._staging is None:
-                self._staging = Staging(self._table, device)
+            self._staging = self._staging or Staging(self._table, device)
             rows, is_row = self._staging.fetch(ids)  # before anything else is asked of the device
+        else:
+            rows, is_row = self._table.rows(ids).to(device), torch.from_numpy(ids != NONE)[:, None].to(device)
+        with torch.no_grad():
             x = self.main.embed_tokens(tokens_N.to(device, non_blocking=True))
-            return torch.where(is_row, rows.to(x.dtype), x)
-        x = self.main.embed_tokens(tokens_N.to(device))
-        if device.type == "cpu":
-            return self._table.rows(ids, out=x)
-        rows, is_row = self._table.rows(ids).to(device), torch.from_numpy(ids != NONE).to(device)
-        return torch.where(is_row[:, None], rows.to(x.dtype), x)
+        return torch.where(is_row, rows.to(x.dtype), x)
 
 
 class Staging:
