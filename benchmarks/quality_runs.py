@@ -40,7 +40,8 @@ from scone_cli.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.schemas import HELD_OUT
 from scone_cli.stages import count_ngrams, select_vocab, train_fgram
-from scone_cli.table_size import ITEM_BYTES, table_bytes
+from scone_cli.row_formats import row_bytes
+from scone_cli.table_size import table_bytes
 from scone_cli.training_record import read_config, training_record
 from scone_cli.vocabulary import Vocabulary
 
@@ -196,7 +197,7 @@ def _facts(run: Run, folder: Path, model: Manifest, inputs: Path) -> dict[str, A
         num_bytes = table_bytes(rows, config["dim"], _TABLE_DTYPE)
     elif run.config.kind == "hashed":
         rows = model.summary["offloaded parameters"] // config["dim"]
-        num_bytes = rows * config["dim"] * ITEM_BYTES[_TABLE_DTYPE]
+        num_bytes = rows * row_bytes(_TABLE_DTYPE, config["dim"])
     return {
         "dim": config["dim"],
         "layers": config["layers"],

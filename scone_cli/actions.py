@@ -33,6 +33,7 @@ from scone_cli.verify import artifact_folders, verify_artifact
 from scone_cli.views import portrait_page
 
 PATH = click.Path(path_type=Path)
+_TOGETHER = ("train-fgram", "precompute")  # the stages that several processes may run together
 
 
 def build_command(name: str) -> click.Command:
@@ -53,7 +54,7 @@ def _stage_command(name: str) -> click.Command:
         config_class = stage.config_class()
         config = config_class(**{item.name: values[item.name] for item in dataclasses.fields(config_class)})
         started = time.monotonic()
-        leads = name != "train-fgram" or launched().rank == 0  # the one stage that several processes may run together
+        leads = name not in _TOGETHER or launched().rank == 0
         report = _run_stage(ctx, name, config, values, force, leads)
         if leads:
             _print_report(report, round(time.monotonic() - started, 3), as_json)

@@ -66,7 +66,7 @@ def _with_gain(unit_ND: Tensor, gain_D: Tensor, weight_OD: Tensor) -> tuple[Tens
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor) -> Tensor:
-        unit, scale = _unit(x_ND)
+        unit, scale = unit_rows(x_ND)
         ctx.save_for_backward(unit, scale, gain_D)
         return unit * gain_D
 
@@ -79,7 +79,7 @@ class _Norm(torch.autograd.Function):
 class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, weight_OD: Tensor) -> Tensor:
-        unit, scale = _unit(x_ND)
+        unit, scale = unit_rows(x_ND)
         ctx.save_for_backward(unit, scale, gain_D, weight_OD)
         rows, matrix = _with_gain(unit, gain_D, weight_OD)
         return rows @ matrix.T
@@ -97,7 +97,7 @@ class _AddMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
-        unit, scale = _unit(x_ND)
+        unit, scale = unit_rows(x_ND)
         rows, matrix = _with_gain(unit, gain_D, gate_up_2FD)
         gate, up = (rows @ half.T for half in matrix.chunk(2))
         ctx.save_for_backward(unit, scale, gate, up, gain_D, gate_up_2FD, down_DF)
@@ -154,10 +154,10 @@ def _rows(x: Tensor) -> Any:
 # ---- loops -------------------------------------------------------------------------------------------------------
 
 
-def _unit(x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows divided by their rms, and 1 / rms of each [N]."""
+def unit_rows(x_ND: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The rows divided by their rms (`out`, if it is given), and 1 / rms of each [N]."""
     x = x_ND.detach().contiguous()
-    unit, scale = torch.empty_like(x), x.new_empty(len(x))
+    unit, scale = torch.empty_like(x) if out is None else out, x.new_empty(len(x))
     share_out(_unit_forward, len(x), x.numpy(), unit.numpy(), scale.numpy())
     return unit, scale
 

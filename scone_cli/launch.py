@@ -58,12 +58,19 @@ def speaks() -> bool:
 
 
 class Team(Protocol):
-    """The processes that train one model."""
+    """The processes of one run."""
 
     launch: Launch
 
     def first(self, name: str, make: Callable[[], str]) -> str:
         """What `make` gives on rank 0, where alone it is called; the others wait for it. A name is used once in a run."""
+
+    def meet(self, name: str) -> None:
+        """Return when every rank has come here. A name is used once in a run.
+
+        Raises:
+            LostRank: a process has gone.
+        """
 
     def combine(
         self, dense: Sequence[nn.Parameter], sparse: Sequence[nn.Parameter], numbers: Sequence[float]
@@ -83,6 +90,9 @@ class Alone:
     def first(self, name: str, make: Callable[[], str]) -> str:  # noqa: ARG002
         """What `make` gives."""
         return make()
+
+    def meet(self, name: str) -> None:
+        """There is nobody else."""
 
     def combine(
         self,

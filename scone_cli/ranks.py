@@ -1,7 +1,7 @@
-"""Several processes that train one model: what ranks tell one another, and how a run ends when one of them is lost.
+"""Several processes of one run: what ranks tell one another, and how a run ends when one of them is lost.
 
-Each rank works through its slice of the batch, then the gradients are averaged. All ranks take the same step from the same
-weights, so these never travel. That is data parallelism as torch's own wrapper (DistributedDataParallel) has it, but that
+In training each rank works through its slice of the batch, then the gradients are averaged. All take the same step from the
+same weights, so these never travel. That is data parallelism as torch's own wrapper (DistributedDataParallel) has it, but that
 one cannot be used: it watches ONE backward pass through the forward pass of the module it wraps, and sends a gradient off as
 soon as that pass has reached it. Here a step has one backward pass a micro-batch, and A_f-gram's comes last, started by
 hand from what the others gathered (`gradients`): the token embeddings receive gradients in all of them. So the gradients
@@ -50,6 +50,14 @@ class Ranks:
             while not self._store.check([key]):
                 time.sleep(0.02)
             return str(self._store.get(key).decode())
+
+    def meet(self, name: str) -> None:
+        """Return when every rank has come here."""
+        key = f"scone/{name}"
+        with _losses():
+            self._store.add(key, 1)
+            while self._store.add(key, 0) < self.launch.size:
+                time.sleep(0.02)
 
     def combine(
         self, dense: Sequence[nn.Parameter], sparse: Sequence[nn.Parameter], numbers: Sequence[float]
@@ -159,4 +167,4 @@ def _losses() -> Iterator[None]:
     except torch.OutOfMemoryError:  # a RuntimeError too, but nobody has gone
         raise
     except RuntimeError as error:
-        raise LostRank("another process of this run has gone, and training cannot go on without it") from error
+        raise LostRank("another process of this run has gone, and the run cannot go on without it") from error

@@ -29,11 +29,13 @@ _HALF, _SIGN, _4 = np.uint8(15), np.uint8(8), np.uint8(4)
 class RowFormat:
     """One format of rows.
 
-    bits: of a number. largest: what the largest number of a row becomes when the row is scaled; 0 in formats without scales.
+    bits: of a number. error: the most that a number of a row can be off, as a share of the row's largest. largest: what the
+    largest becomes when the row is scaled; 0 in formats without scales.
     """
 
     name: str
     bits: int
+    error: float
     largest: int = 0
 
     def row_bytes(self, dim: int) -> int:
@@ -48,12 +50,12 @@ class RowFormat:
 FORMATS: Mapping[str, RowFormat] = {
     each.name: each
     for each in (
-        RowFormat("float32", 32),
-        RowFormat("float16", 16),
-        RowFormat("bfloat16", 16),
-        RowFormat("float8_e4m3", 8, 448),
-        RowFormat("int8", 8, 127),
-        RowFormat("int4", 4, 7),
+        RowFormat("float32", 32, 2**-24),
+        RowFormat("float16", 16, 2**-11),
+        RowFormat("bfloat16", 16, 2**-8),
+        RowFormat("float8_e4m3", 8, 2**-4, 448),
+        RowFormat("int8", 8, 1 / 254, 127),
+        RowFormat("int4", 4, 1 / 14, 7),
     )
 }
 

@@ -26,13 +26,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from scone_cli.artifacts import Manifest, check_files, digest_weights, read_manifest, write_parquet
+from scone_cli.artifacts import Manifest, check_files, digest_weights, read_manifest
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
 from scone_cli.gathering import MappedRows, Part, RowsInMemory, large_pages
 from scone_cli.mapped_files import MappedFile
-from scone_cli.ngrams import I64, NONE, REMAKE, U32, FgramIndex, num_lines
+from scone_cli.ngrams import NONE, REMAKE, U32, FgramIndex, num_lines
+from scone_cli.row_files import RowFiles
 from scone_cli.row_formats import FORMATS, decode, row_bytes, torch_dtype
-from scone_cli.schemas import SCHEMA_VERSIONS, table_schema
+from scone_cli.schemas import SCHEMA_VERSIONS
 from scone_cli.streams import Matcher
 from scone_cli.table_size import PART_BYTES
 
@@ -160,23 +161,9 @@ def _check_origin(folder: Path, manifest: Manifest, model: Manifest | None) -> N
 
 def write_rows(folder: Path, raw: Raw, part_bytes: int = PART_BYTES) -> None:
     """Write raw rows uint8 [S, row_bytes] (may be mapped) as `rows-*.parquet`, each of at most `part_bytes`."""
-    row_bytes = raw.shape[1]
-    schema, rows_per_part = table_schema(row_bytes), max(1, part_bytes // row_bytes)
-    for number, first in enumerate(range(0, len(raw), rows_per_part)):
-        part = np.ascontiguousarray(raw[first : first + rows_per_part])
-        array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_bytes), len(part), [None, pa.py_buffer(part)])
-        write_parquet(
-            folder / f"rows-{number:05d}.parquet",
-            schema,
-            pa.Table.from_arrays([array], schema=schema),
-            row_group_size=len(part),
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            data_page_size=part_bytes,
-            max_rows_per_page=len(part),
-            write_batch_size=len(part),
-        )
+    files = RowFiles(folder, len(raw), raw.shape[1], part_bytes)
+    files.create()
+    files.write(np.arange(len(raw)), raw)
 
 
 def _part(path: Path, width: int) -> Part:
@@ -248,8 +235,3 @@ def _read_index(path: Path, settings: Mapping[str, Any], placement: str) -> Fgra
         lines = large_pages(index_bytes)
         file.read_into(lines, _HEADER_BYTES)
     return FgramIndex(lines.view(np.uint64), shape["num_fgrams"], shape["num_tokens"], shape["max_n"])
-
-
-def token_order_chunks(order: I64, size: int) -> list[I64]:
-    """The f-grams in token order, cut into pieces of `size`: neighbours share prefixes, so pieces share few nodes."""
-    return [order[first : first + size] for first in range(0, len(order), size)]

@@ -6,11 +6,10 @@ Rows and index are meant; the copy of `vocab.parquet` that lies beside them is n
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
 
 from scone_cli.ngrams import num_lines
+from scone_cli.row_formats import row_bytes
 
-ITEM_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 PART_BYTES = 256 << 20  # of rows in one file, which are one page: in memory while it is written
 _PART_OVERHEAD = 1024  # at most: one page header, and the footer of a file with one column
 _LINE_BYTES = 64  # of the index
@@ -20,10 +19,10 @@ _MOST_FGRAMS = 2**32 - 1  # ids are uint32
 
 def table_bytes(num_fgrams: int, dim: int, dtype: str) -> int:
     """Bytes of the `rows-*.parquet` and `index.*` of so many f-grams, at most: up to 1 KiB a file of rows too many."""
-    row_bytes = dim * ITEM_BYTES[dtype]
-    num_parts = -(-num_fgrams // max(1, PART_BYTES // row_bytes))
+    width = row_bytes(dtype, dim)
+    num_parts = -(-num_fgrams // max(1, PART_BYTES // width))
     index_bytes = num_lines(num_fgrams) * _LINE_BYTES + _INDEX_OVERHEAD
-    return num_fgrams * row_bytes + num_parts * _PART_OVERHEAD + index_bytes
+    return num_fgrams * width + num_parts * _PART_OVERHEAD + index_bytes
 
 
 def fgrams_within(budget: int, dim: int, dtype: str) -> int:

@@ -44,15 +44,22 @@ def attend(qkv_N3HE: Tensor, trie: Trie) -> Tensor:
     return torch.cat(attended)
 
 
+def attend_on_cpu(qkv: Tensor, heads: int, trie: Trie, asked_Q: Tensor, out: Tensor) -> Tensor:
+    """Write what the nodes `asked` take into `out` [Q, H E], of qkv [N, 3 H E]; returns their weights [Q, H, K]."""
+    weights = qkv.new_empty(len(asked_Q), heads, trie.max_n)
+    width = out.shape[1] // heads
+    arrays = (qkv.detach().numpy(), trie.parents, asked_Q.numpy(), width, out.numpy(), weights.numpy())
+    share_out(_forward, heads, *arrays, fewest=1)  # no two heads touch the same number
+    return weights
+
+
 class _TrieAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_N3HE: Tensor, trie: Trie, asked_Q: Tensor) -> Tensor:
         num_nodes, _, heads, width = qkv_N3HE.shape
         flat = qkv_N3HE.contiguous().view(num_nodes, -1)
         out = flat.new_empty(len(asked_Q), heads * width)
-        weights = flat.new_empty(len(asked_Q), heads, trie.max_n)
-        arrays = (flat.detach().numpy(), trie.parents, asked_Q.numpy(), width, out.numpy(), weights.numpy())
-        share_out(_forward, heads, *arrays, fewest=1)  # no two heads touch the same number
+        weights = attend_on_cpu(flat, heads, trie, asked_Q, out)
         ctx.save_for_backward(flat, asked_Q, weights)
         ctx.trie = trie
         return out.view(-1, heads, width)

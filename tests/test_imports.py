@@ -32,7 +32,7 @@ RANKS = {
     "plan": 2,
     "pool": 2,
     "sources": 2,
-    "stages": 2,  # what all stages share, not the stages
+    "stages": 3,  # what all stages share, not the stages
     "tokenizer": 2,
     "verify": 2,
     "corpus": 3,
@@ -65,7 +65,11 @@ RANKS = {
     "census": 5,
     "metrics": 5,
     "token_documents": 5,
+    "row_files": 4,
     "table": 5,
+    "row_maker": 6,
+    "row_check": 6,
+    "precomputing": 7,
     "mixing": 1,
     "packing": 3,
     "packed_files": 4,

@@ -12,17 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from builders import make_table, random_documents, raw_of, slow_ranking, tiny_model, trie_of
+from builders import make_table, random_documents, raw_of, slow_ranking, trie_of
 from torch import Tensor
 
 from scone_cli.artifacts import MANIFEST, FileStamp, Manifest, write_parquet
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
 from scone_cli.ngrams import NONE
-from scone_cli.progress import silent
 from scone_cli.row_formats import FORMATS, decode, encode
 from scone_cli.schemas import table_schema
-from scone_cli.stages import precompute
-from scone_cli.table import DTYPES, PLACEMENTS, Table, locate_rows, token_order_chunks, write_index, write_rows
+from scone_cli.table import DTYPES, PLACEMENTS, Table, locate_rows, write_index, write_rows
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)
@@ -147,30 +145,6 @@ def test_the_index_is_found_again_at_16_bytes_an_fgram(tmp_path):
     assert [found.tolist() for found in table.index.match(text)] == [found.tolist() for found in expected]
     assert table.matcher().match(text).tolist() == expected[0].tolist()
     assert table.index.nbytes == 64 * (50 // 4 + 2)  # two lines to spare, which matter to tiny tables only
-
-
-# ---- precompute --------------------------------------------------------------------------------------------------
-
-
-@PARAMETRIZE_DTYPE
-def test_precomputed_rows_are_the_live_ones(tmp_path, monkeypatch, dtype):
-    """In chunks of 8 that do not fit 50, written back in the order of ids."""
-    monkeypatch.setattr(precompute, "CHUNK", 8)
-    model = tiny_model(NUM_TOKENS, MAX_N, combine="add", learned_rows=20)
-    raw = precompute._compute_rows(model, TRIE, dtype, tmp_path, silent)
-    table = Table.open(make_table(tmp_path, TRIE, torch.from_numpy(np.array(raw)).view(DTYPES[dtype])))
-    ids = np.arange(50)[::-3]
-    live = model.rows(TRIE, ids).detach()
-    exact = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
-    torch.testing.assert_close(table.rows(ids.astype(np.uint32)).float(), live, rtol=exact, atol=exact)
-
-
-def test_chunks_are_in_token_order():
-    chunks = token_order_chunks(TRIE.token_order(), 8)
-    assert [len(chunk) for chunk in chunks] == [8] * 6 + [2]
-    assert [FGRAMS[i] for chunk in chunks for i in chunk] == sorted(FGRAMS)
-    scattered = token_order_chunks(np.random.default_rng(0).permutation(50), 8)
-    assert sum(TRIE.subtrie(c)[0].num_nodes for c in chunks) < sum(TRIE.subtrie(c)[0].num_nodes for c in scattered)
 
 
 # ---- bad tables --------------------------------------------------------------------------------------------------

@@ -1,16 +1,17 @@
 """What a table will take is what its files take, and a budget holds."""
 
-import numpy as np
 import pytest
 from builders import random_documents, slow_ranking, trie_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scone_cli.row_files import RowFiles
+from scone_cli.row_formats import FORMATS, row_bytes
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import SelectVocab
 from scone_cli.stages.train_fgram import TrainFgram
-from scone_cli.table import DTYPES, PART_BYTES, write_index, write_rows
-from scone_cli.table_size import ITEM_BYTES, fgrams_within, table_bytes
+from scone_cli.table import write_index
+from scone_cli.table_size import PART_BYTES, fgrams_within, table_bytes
 
 FGRAMS = slow_ranking(random_documents(3, 9, [400, 300]), 4, 300, 1)
 
@@ -19,18 +20,17 @@ def bytes_on_disk(folder):
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("dtype", ITEM_BYTES)
+@pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize(("size", "dim"), [(1, 1), (7, 3), (300, 16), (300, 1024)])
 def test_the_files_take_no_more_and_hardly_less(tmp_path, size, dim, dtype):
-    raw = np.ones((size, dim * ITEM_BYTES[dtype]), np.uint8)
-    write_rows(tmp_path, raw)
+    RowFiles(tmp_path, size, row_bytes(dtype, dim)).create()
     write_index(tmp_path, trie_of(FGRAMS[:size], 9, 4).index(), 16, "float16")
     assert table_bytes(size, dim, dtype) - 1024 <= bytes_on_disk(tmp_path) <= table_bytes(size, dim, dtype)
 
 
 def test_every_file_of_rows_is_counted(monkeypatch, tmp_path):
     monkeypatch.setattr("scone_cli.table_size.PART_BYTES", 1000)
-    write_rows(tmp_path, np.ones((300, 32), np.uint8), 1000)
+    RowFiles(tmp_path, 300, 32, 1000).create()
     num_files = len(list(tmp_path.iterdir()))
     assert num_files == 10
     write_index(tmp_path, trie_of(FGRAMS, 9, 4).index(), 16, "float16")
@@ -38,7 +38,7 @@ def test_every_file_of_rows_is_counted(monkeypatch, tmp_path):
     assert 0 <= found <= 1024 * num_files
 
 
-@given(st.integers(0, 10**13), st.integers(1, 10_000), st.sampled_from(sorted(ITEM_BYTES)))
+@given(st.integers(0, 10**13), st.integers(1, 10_000), st.sampled_from(sorted(FORMATS)))
 def test_a_budget_holds_and_is_used(budget, dim, dtype):
     size = fgrams_within(budget, dim, dtype)
     assert size == 0 or table_bytes(size, dim, dtype) <= budget
@@ -46,9 +46,8 @@ def test_a_budget_holds_and_is_used(budget, dim, dtype):
 
 
 def test_defaults_and_formats_are_those_of_the_stages_that_make_the_table():
-    assert {name: dtype.itemsize for name, dtype in DTYPES.items()} == dict(ITEM_BYTES)
     assert SelectVocab().dim == TrainFgram().dim
     assert SelectVocab().dtype == Precompute().dtype
     choices = [stage.__dataclass_fields__["dtype"].metadata["choices"] for stage in (SelectVocab, Precompute)]
-    assert choices[0] == choices[1] == tuple(ITEM_BYTES)
-    assert write_rows.__defaults__ == (PART_BYTES,)
+    assert choices[0] == choices[1] == tuple(FORMATS)
+    assert RowFiles.__dataclass_fields__["part_bytes"].default == PART_BYTES

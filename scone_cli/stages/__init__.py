@@ -1,11 +1,12 @@
 """The five stages. Each module holds a frozen config dataclass and `run(config, inputs, out, progress, force) -> Report`.
 
-A stage reads artifacts, writes one artifact, and never imports another stage. This file holds what all five share: how a
-setting is declared, and what a run reports.
+A stage reads artifacts, writes one artifact, and never imports another stage. This file holds what they share: how a setting
+is declared, what a run reports, and how several processes run one stage together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.artifacts import Manifest
+from scone_cli.launch import Alone, Launch, Team
 
 
 def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), affects_result: bool = True) -> Any:
@@ -30,6 +32,15 @@ def result_settings(config: Any) -> dict[str, Any]:
         for item in dataclasses.fields(config)
         if item.metadata.get("affects_result", True)
     }
+
+
+def joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Team]:
+    """The processes of this run, for as long as the context lasts; `device` is the setting, `auto` or a device's name."""
+    if launch.size == 1:
+        return contextlib.nullcontext(Alone())
+    from scone_cli.ranks import join  # noqa: PLC0415 - it loads torch
+
+    return join(launch, device)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,44 +14,103 @@ from scone_cli.artifacts import (
     fingerprint,
     open_artifact,
     publish,
+    read_manifest,
     staging_folder,
+    unfinished_bytes,
     up_to_date,
-    write_atomically,
 )
-from scone_cli.errors import BadSetting, MismatchedArtifacts
+from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
+from scone_cli.exits import storage_failures
+from scone_cli.launch import Team, launched
 from scone_cli.progress import Progress
-from scone_cli.stages import Report, result_settings, setting
+from scone_cli.quantities import Quantity, parse_bytes
+from scone_cli.stages import Report, joined, result_settings, setting
 
 if TYPE_CHECKING:
     from scone_cli.model import SconeModel
-    from scone_cli.table import Raw
+    from scone_cli.row_files import RowFiles
     from scone_cli.trie import FgramTrie
 
 STAGE = "precompute"
-STAGE_VERSION = 2  # rows enter the model as they are
-
-CHUNK = 16_384  # f-grams at a time: some tens of MB of hidden states
-CHUNKS_A_MARK = 16  # what a crash may cost: a few seconds of work
+STAGE_VERSION = 3  # an index of lines; the rows are those of version 2
 
 
 @dataclass(frozen=True)
 class Precompute:
-    """Settings of `precompute`."""
+    """Settings of `precompute`. The device moves the last bits of rows; what they were made on is in no fingerprint."""
 
-    dtype: str = setting("float16", "Number format of the rows.", choices=("float32", "float16", "bfloat16"))
-    seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
+    dtype: str = setting(
+        "float16",
+        "Number format of the rows; those of 8 bits or fewer have a scale in each row.",
+        choices=("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4"),
+    )
+    memory: Quantity | None = setting(
+        None,
+        "Most memory of all processes together, such as 2GiB.  [default: half of what is free]",
+        affects_result=False,
+    )
+    device: str = setting(
+        "auto",
+        "Where to compute: `auto` is a CUDA GPU if there is one, else the CPU.",
+        choices=("auto", "cpu", "cuda", "mps"),
+        affects_result=False,
+    )
+    seed: int = setting(0, "Of the sample of rows that are checked.")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a table is made of: the manifests of its inputs."""
+
+    config: Precompute
+    inputs: Path
+    tokens: Manifest
+    vocab: Manifest
+    model: Manifest
+
+    @property
+    def made_from(self) -> dict[str, str]:
+        """Fingerprints, and the weights, which another run of the same recipe need not end in."""
+        weights = digest_weights(self.model)
+        return {"vocab": self.vocab.fingerprint, "model": self.model.fingerprint, "weights": weights}
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint of the table."""
+        return fingerprint(STAGE, STAGE_VERSION, result_settings(self.config), self.made_from)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the model's files."""
+        return sum(stamp.bytes for name, stamp in self.model.files.items() if name.endswith(".safetensors"))
 
 
 def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
     """Read `vocab/` and `model/` of the workspace `inputs` and write the table folder `out`.
 
+    Under torchrun every process calls this: each computes a part of the rows, rank 0 does the rest, and all report the same.
+
     Raises:
         MismatchedArtifacts: model, vocabulary and tokenizer do not belong together.
-        BadSetting: the model has no f-gram model, and so no rows.
+        BadSetting: the model has no f-gram model, and so no rows; too little memory.
+        StorageFailure: too little disk.
+        SconeError: a row is not what its f-gram gives alone; see `row_check`.
     """
+    launch = launched()
+    with joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it
+        made = _open(config, inputs, hashes=launch.rank == 0)
+        done = None if force or launch.rank else up_to_date(out, "table", made.mark)
+        if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
+            return Report.of(out, done or read_manifest(out, "table"), up_to_date=True)
+        _compute(made, out, team, progress)
+        return Report.of(out, read_manifest(out, "table"), up_to_date=False)
+
+
+def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
+    """Open what the table is made from, checked against one another."""
     tokens = open_artifact(inputs / "tokens", "tokens", hashes=False)
-    vocab = open_artifact(inputs / "vocab", "vocab")
-    model = open_artifact(inputs / "model", "model")
+    vocab = open_artifact(inputs / "vocab", "vocab", hashes)
+    model = open_artifact(inputs / "model", "model", hashes)
     if model.summary["kind"] != "scone":
         raise BadSetting(
             f"{inputs / 'model'}: a {model.summary['kind']} model, it has no table", "run: scone train-fgram"
@@ -70,69 +128,85 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
             f"but {inputs / 'vocab'} is {vocab.fingerprint[:12]}",
             "run: scone train-fgram",
         )
-    made_from = {"vocab": vocab.fingerprint, "model": model.fingerprint, "weights": digest_weights(model)}
-    settings = result_settings(config)
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
-    if not force and (manifest_found := up_to_date(out, "table", mark)):
-        return Report.of(out, manifest_found, up_to_date=True)
+    return _Made(config, inputs, tokens, vocab, model)
 
-    from scone_cli.model import SconeModel  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.table import write_index, write_rows  # noqa: PLC0415
+
+def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
+    """Make the table: rank 0 its files, all the rows in them, rank 0 what is left."""
+    import torch  # noqa: PLC0415 - heavy: only when the stage runs
+
+    from scone_cli.devices import find_device  # noqa: PLC0415
+    from scone_cli.model import SconeModel  # noqa: PLC0415
+    from scone_cli.precomputing import compute_rows, plan_memory  # noqa: PLC0415
+    from scone_cli.row_files import RowFiles  # noqa: PLC0415
+    from scone_cli.row_formats import row_bytes  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
-    network = SconeModel.load(inputs / "model")
-    shape = network.config
-    trie = Vocabulary.read(inputs / "vocab", vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
-    staging = staging_folder(out, mark)
-    raw = _compute_rows(network, trie, config.dtype, staging / SCRATCH, progress)
-    write_rows(staging, raw)
+    config, vocab, dim = made.config, made.vocab, made.model.settings["dim"]
+    num_fgrams, width = vocab.summary["f-grams"], row_bytes(config.dtype, dim)
+    sizes = (dim, made.weight_bytes, width, num_fgrams)
+    plan = plan_memory(_memory(config), team.launch.size, torch.get_num_threads(), *sizes)
+
+    def begin() -> str:
+        _check_disk(out, num_fgrams, dim, config.dtype)
+        folder = staging_folder(out, made.mark, lasting=False)
+        progress("plan", 0, 0, detail=plan.described(num_fgrams, width))
+        RowFiles(folder, num_fgrams, width).create()
+        return str(folder)
+
+    staging = Path(team.first("staging folder", begin))
+    files = RowFiles(staging, num_fgrams, width)
+    network = SconeModel.load(made.inputs / "model").to(find_device(config.device, team.launch.local_rank))
+    trie = Vocabulary.read(made.inputs / "vocab", vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
+    compute_rows(network, trie, config.dtype, files, staging / SCRATCH, plan.num_threads, team.launch, progress)
+    team.meet("all rows")
+
+    def finish() -> str:
+        _finish(made, network, trie, files, out, progress)
+        return "yes"
+
+    team.first("is published", finish)
+
+
+def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, out: Path, progress: Progress) -> None:
+    """Check a sample of the rows, write the index, and publish."""
+    from scone_cli.row_check import check_rows  # noqa: PLC0415 - see above
+    from scone_cli.table import write_index  # noqa: PLC0415
+
+    config, staging, dim = made.config, files.folder, network.config.dim
     index = trie.index()
-    write_index(staging, index, shape.dim, config.dtype)
-    shutil.copyfile(inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
-    settings |= {"dim": shape.dim, "num_fgrams": len(raw), "num_tokens": trie.num_tokens, "max_n": trie.max_n}
+    try:
+        checked = check_rows(network, trie, index, files, config.dtype, config.seed, progress)
+    except SconeError:
+        shutil.rmtree(staging)  # what is in it may be wrong in other places too
+        raise
+    write_index(staging, index, dim, config.dtype)
+    shutil.copyfile(made.inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
+    settings = {**result_settings(config), "dim": dim, "num_fgrams": files.num_rows}
+    settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
     summary = {
-        "rows": len(raw),
-        "dim": shape.dim,
+        "rows": files.num_rows,
+        "dim": dim,
         "dtype": config.dtype,
-        "bytes of rows": raw.nbytes,
+        "bytes of rows": files.num_rows * files.row_bytes,
         "bytes of index": index.nbytes,
+        "rows computed again alone, and equal": checked,
     }
-    manifest = Manifest.new(
-        "table", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
-    )
-    return Report.of(out, publish(staging, out, manifest), up_to_date=False)
+    made_by = (STAGE, STAGE_VERSION, made.mark, settings, made.made_from, made.tokens.tokenizer, config.seed, summary)
+    publish(staging, out, Manifest.new("table", *made_by))
 
 
-def _compute_rows(network: SconeModel, trie: FgramTrie, dtype: str, scratch: Path, progress: Progress) -> Raw:
-    """The rows of all f-grams, raw in id order, in a mapped scratch file.
+def _memory(config: Precompute) -> int:
+    """Bytes that all processes together may take."""
+    if config.memory is not None:
+        return parse_bytes(config.memory, "--memory")
+    from scone_cli.plan import available_memory  # noqa: PLC0415 - see above
 
-    The vocabulary is closed under prefixes, so an f-gram costs one token-forward. Memory does not grow with the width of
-    the rows, and a run that was killed goes on after its last mark.
-    """
-    import numpy as np  # noqa: PLC0415
-    import torch  # noqa: PLC0415
+    return available_memory() // 2
 
-    from scone_cli.table import DTYPES, token_order_chunks  # noqa: PLC0415
 
-    path, mark = scratch / "rows.raw", scratch / "chunks-done"
-    done = int(mark.read_text()) if mark.exists() else 0
-    row_bytes = network.config.dim * DTYPES[dtype].itemsize
-    if not done:
-        with path.open("wb") as file:  # whole at once: a mapped file for which there is no room kills the process
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, max(1, trie.num_fgrams * row_bytes))
-            else:
-                file.truncate(max(1, trie.num_fgrams * row_bytes))
-    rows = np.memmap(path, np.uint8, "r+", shape=(trie.num_fgrams, row_bytes))
-    chunks = token_order_chunks(trie.token_order(), CHUNK)
-    progress("precomputing", done * CHUNK, trie.num_fgrams, "rows", f"{rows.nbytes / 2**20:,.1f} MiB of rows")
-    with torch.inference_mode():
-        for number in range(done, len(chunks)):
-            ids = chunks[number]
-            computed = network.rows(trie, ids).to(DTYPES[dtype])
-            rows[ids] = computed.contiguous().view(torch.uint8).numpy()
-            if (number + 1) % CHUNKS_A_MARK == 0:
-                rows.flush()
-                write_atomically(mark, str(number + 1).encode())
-            progress("precomputing", min((number + 1) * CHUNK, trie.num_fgrams), trie.num_fgrams, "rows")
-    return rows
+def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str) -> None:
+    from scone_cli.plan import check_disk  # noqa: PLC0415 - see above
+    from scone_cli.table_size import table_bytes  # noqa: PLC0415
+
+    check_disk(out.parent, table_bytes(num_fgrams, dim, dtype) - unfinished_bytes(out), "the table")

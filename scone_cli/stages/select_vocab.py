@@ -44,7 +44,9 @@ class SelectVocab:
     )
     dim: int = setting(128, "Width of the model, for the bytes of the table.")
     dtype: str = setting(
-        "float16", "Number format of the rows, for the bytes of the table.", choices=("float32", "float16", "bfloat16")
+        "float16",
+        "Number format of the rows, for the bytes of the table.",
+        choices=("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4"),
     )
     by: str = setting(
         "count",

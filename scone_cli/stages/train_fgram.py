@@ -23,11 +23,11 @@ from scone_cli.artifacts import (
 )
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.exits import storage_failures
-from scone_cli.launch import Alone, Launch, Team, launched
+from scone_cli.launch import Launch, Team, launched
 from scone_cli.mixing import parse_mixture
 from scone_cli.progress import Progress
 from scone_cli.schemas import HELD_OUT, LOG
-from scone_cli.stages import Report, result_settings, setting
+from scone_cli.stages import Report, joined, result_settings, setting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -172,7 +172,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         SconeError: training went wrong; see `training.train`.
     """
     launch = launched()
-    with _joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it
+    with joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it
         _check(config, launch)
         recipe = _recipe(config, inputs, hashes=launch.rank == 0)
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
@@ -188,15 +188,6 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
 
         team.first("is published", finish)
         return Report.of(out, read_manifest(out, "model"), up_to_date=False)
-
-
-def _joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Team]:
-    """The processes of this run, for as long as the context lasts."""
-    if launch.size == 1:
-        return contextlib.nullcontext(Alone())
-    from scone_cli.ranks import join  # noqa: PLC0415 - it loads torch
-
-    return join(launch, device)
 
 
 def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:

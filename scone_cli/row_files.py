@@ -1,0 +1,166 @@
+"""The files of rows while a table is made: there in their full size from the start, and filled in any order.
+
+F-grams are computed in the order of their tokens, in which neighbours share prefixes, and lie in the order of their ids. So
+every row is written to its place in the finished file as it comes: there is no copy of the table to put in order, and
+the disk holds no more than the table at any time. What surrounds the rows in a Parquet file depends on their number and
+width alone, and is known before them. This module does not know what is in a row; reading a finished table is `table`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numba import njit, types
+
+from scone_cli.ngrams import I64
+from scone_cli.row_formats import Raw
+from scone_cli.schemas import table_schema
+from scone_cli.table_size import PART_BYTES
+
+_LARGEST_FRAME = 1 << 16  # bytes that Parquet writes at once and that are not rows
+# The system's call, addresses as numbers: called from Python, writing a row would cost twice as much.
+_pwrite = types.ExternalFunction("pwrite", types.int64(types.int32, types.uintp, types.uintp, types.int64))
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """`rows-*.parquet` in a folder, for `num_rows` rows of `row_bytes`, each file of at most `part_bytes`."""
+
+    folder: Path
+    num_rows: int
+    row_bytes: int
+    part_bytes: int = PART_BYTES
+
+    @property
+    def rows_a_part(self) -> int:
+        """Rows in one file; the last may have fewer."""
+        return max(1, self.part_bytes // self.row_bytes)
+
+    def create(self) -> None:
+        """Make the files that are not there yet: sound Parquet in which every row is zeros, with all its disk taken at once.
+
+        Raises:
+            OSError: there is no room.
+        """
+        for number, first in enumerate(range(0, self.num_rows, self.rows_a_part)):
+            path, rows = self._path(number), min(self.rows_a_part, self.num_rows - first)
+            if path.exists():
+                continue
+            head, tail = self._frame(rows)
+            size = len(head) + rows * self.row_bytes + len(tail)
+            beside = path.with_name(f".{path.name}.tmp")
+            with beside.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
+                os.pwrite(file.fileno(), head, 0)
+                os.pwrite(file.fileno(), tail, size - len(tail))
+            beside.replace(path)
+
+    def write(self, ids: I64, raw: Raw) -> None:
+        """Put the rows of some f-grams [len(ids), row_bytes] in their places.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        order = np.argsort(ids)
+        ids = ids[order]
+        for path, first, last in self._parts(ids):
+            lines = order[first:last]
+            places = self._start(path) + ids[first:last] % self.rows_a_part * self.row_bytes
+            with path.open("r+b", buffering=0) as file:
+                done = 0
+                while (done := done + _write(file.fileno(), raw, lines[done:], places[done:])) < len(lines):
+                    file.seek(int(places[done]))
+                    rest = raw[lines[done]].tobytes()
+                    while rest:  # again, as the system may have been interrupted, or says why it will not
+                        rest = rest[file.write(rest) or 0 :]
+                    done += 1
+
+    def read(self, ids: I64) -> Raw:
+        """The rows of some f-grams as they lie in the files [len(ids), row_bytes]; ids ascend."""
+        raw = np.empty((len(ids), self.row_bytes), np.uint8)
+        for path, first, last in self._parts(ids):
+            start = self._start(path)
+            with path.open("rb") as file:
+                for at in range(first, last):
+                    file.seek(start + int(ids[at]) % self.rows_a_part * self.row_bytes)
+                    file.readinto(raw[at].data)
+        return raw
+
+    def _parts(self, ids: I64) -> Iterator[tuple[Path, int, int]]:
+        """The files in which the rows `ids`, which ascend, lie, and which of them."""
+        numbers, begins = np.unique(ids // self.rows_a_part, return_index=True)
+        ends = [*begins.tolist(), len(ids)][1:]
+        for number, first, last in zip(numbers.tolist(), begins.tolist(), ends, strict=True):
+            yield self._path(number), first, last
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"rows-{number:05d}.parquet"
+
+    def _start(self, path: Path) -> int:
+        """Where the rows begin."""
+        column = pq.read_metadata(path).row_group(0).column(0)
+        return int(column.data_page_offset + column.total_compressed_size - column.num_values * self.row_bytes)
+
+    def _frame(self, rows: int) -> tuple[bytes, bytes]:
+        """What comes before and after so many rows in a file: as Parquet writes them, with the rows left out."""
+        schema, size = table_schema(self.row_bytes), rows * self.row_bytes
+        zeros = pa.py_buffer(np.zeros(size, np.uint8))  # pages that are only read take no memory
+        array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(self.row_bytes), rows, [None, zeros])
+        sink = _Sink()
+        with pq.ParquetWriter(
+            pa.PythonFile(sink, "w"),
+            schema,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            data_page_size=max(size, 1),
+            max_rows_per_page=rows,
+            write_batch_size=rows,
+        ) as writer:
+            writer.write_table(pa.Table.from_arrays([array], schema=schema), rows)
+        whole = sink.written
+        # The rows are the third write: after the magic number and the header of the one page.
+        assert len(whole) > 3
+        assert whole[2][0] == size
+        return b"".join(each for _, each in whole[:2]), b"".join(each for _, each in whole[3:])
+
+
+@njit(nogil=True, cache=True)
+def _write(file, raw, lines, places):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Write raw[lines[i]] at places[i] of an open file; returns how many were written whole before one that was not."""
+    size = raw.shape[1]
+    for i in range(lines.size):
+        if _pwrite(np.int32(file), raw[lines[i]].ctypes.data, np.uintp(size), places[i]) != size:
+            return i
+    return lines.size
+
+
+class _Sink:
+    """A file that forgets what is long: length and content of every write."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.written: list[tuple[int, bytes]] = []
+
+    def write(self, data: bytes) -> int:
+        self.written.append((len(data), bytes(data) if len(data) <= _LARGEST_FRAME else b""))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def tell(self) -> int:
+        return sum(size for size, _ in self.written)
+
+    def close(self) -> None:
+        self.closed = True

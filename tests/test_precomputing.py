@@ -1,0 +1,183 @@
+"""Rows of all f-grams: the live ones, the same bytes whoever computes them, and found out when they are wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import random_documents, slow_ranking, tiny_model, trie_of
+
+from scone_cli import precomputing, row_maker
+from scone_cli.errors import BadSetting, SconeError
+from scone_cli.launch import Launch
+from scone_cli.model import SconeModel
+from scone_cli.precomputing import compute_rows, plan_memory
+from scone_cli.progress import silent
+from scone_cli.row_check import SAMPLE, check_rows, row_alone
+from scone_cli.row_files import RowFiles
+from scone_cli.row_formats import FORMATS, decode, row_bytes
+from scone_cli.row_maker import RowMaker
+
+NUM_TOKENS, MAX_N = 7, 4
+FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)
+TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
+INDEX = TRIE.index()
+ALL = np.arange(50)
+MODELS = [{}, {"combine": "add"}, {"combine": "add", "learned_rows": 20}, {"fgram_layers": 1, "heads": 1}]
+PARAMETRIZE_MODEL = pytest.mark.parametrize("changes", MODELS, ids=str)
+
+
+@pytest.fixture
+def in_small_pieces(monkeypatch):
+    """Pieces of 16 f-grams, computed 8 at a time, which 50 are no multiple of."""
+    monkeypatch.setattr(row_maker, "CPU_FGRAMS", 8)
+    monkeypatch.setattr(precomputing, "PIECE_BYTES", 16 * 32)
+
+
+def made(folder: Path, model: SconeModel, dtype: str = "float16", threads: int = 1, ranks: int = 1) -> RowFiles:
+    """All rows, made by so many processes one after the other, the last one first."""
+    folder.mkdir(exist_ok=True)
+    files = RowFiles(folder, 50, row_bytes(dtype, 16), 700)
+    files.create()
+    for rank in reversed(range(ranks)):
+        compute_rows(model, TRIE, dtype, files, folder, threads, Launch(rank, ranks), silent)
+    return files
+
+
+def content(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.glob("rows-*"))]
+
+
+# ---- they are the live ones --------------------------------------------------------------------------------------
+
+
+@PARAMETRIZE_MODEL
+def test_a_maker_gives_the_rows_of_the_model_and_of_each_fgram_alone(changes):
+    model = tiny_model(NUM_TOKENS, MAX_N, **changes)
+    ids = np.random.default_rng(1).permutation(50)
+    rows = RowMaker(model, TRIE)(ids)
+    torch.testing.assert_close(rows, model.rows(TRIE, ids).detach(), rtol=1e-5, atol=1e-5)
+    alone = torch.stack([row_alone(model, INDEX, FGRAMS[i]) for i in ids])
+    torch.testing.assert_close(rows, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_where_there_are_no_kernels_a_maker_asks_the_model():
+    model = tiny_model(NUM_TOKENS, MAX_N).to(torch.bfloat16)
+    assert torch.equal(RowMaker(model, TRIE)(ALL), model.rows(TRIE, ALL))
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_precomputed_rows_are_the_live_ones(tmp_path, dtype):
+    model = tiny_model(NUM_TOKENS, MAX_N, combine="add", learned_rows=20)
+    files = made(tmp_path, model, dtype)
+    live = model.rows(TRIE, ALL).detach()
+    room = FORMATS[dtype].error * live.abs().amax(1, keepdim=True) + 1e-5
+    assert bool(((decode(files.read(ALL), dtype, 16).float() - live).abs() <= room).all())
+    assert check_rows(model, TRIE, INDEX, files, dtype, 0, silent) == 50
+
+
+# ---- the same bytes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.parametrize(("threads", "ranks"), [(3, 1), (1, 2), (2, 3), (1, 9)])
+def test_any_number_of_processes_and_threads_makes_the_same_bytes(tmp_path, threads, ranks):
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    made(tmp_path / "one", model)
+    made(tmp_path / "many", model, threads=threads, ranks=ranks)
+    assert content(tmp_path / "many") == content(tmp_path / "one")
+    assert len(list((tmp_path / "many").glob("piece-*"))) == 4
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+def test_only_pieces_without_a_mark_are_computed_again(tmp_path, monkeypatch):
+    model, computed = tiny_model(NUM_TOKENS, MAX_N), list[int]()
+    made(tmp_path, model)
+    expected, call = content(tmp_path), RowMaker.__call__
+    files = RowFiles(tmp_path, 50, 32, 700)
+    missing = TRIE.token_order()[16:32]
+    files.write(missing, np.zeros((16, 32), np.uint8))
+    (tmp_path / "piece-000001").unlink()
+    monkeypatch.setattr(RowMaker, "__call__", lambda self, ids: computed.extend(ids.tolist()) or call(self, ids))
+    made(tmp_path, model)
+    assert computed == missing.tolist()
+    assert content(tmp_path) == expected
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+def test_what_fails_in_a_thread_fails(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(RowFiles, "write", fail)
+    with pytest.raises(OSError, match="disk on fire"):
+        made(tmp_path, tiny_model(NUM_TOKENS, MAX_N))
+    assert not list(tmp_path.glob("piece-*"))
+
+
+# ---- the check ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_row_that_is_another_ones_is_named(tmp_path, dtype):
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    files = made(tmp_path, model, dtype)
+    files.write(np.array([31]), files.read(np.array([32])))
+    with pytest.raises(SconeError, match=rf"row 31 \(tokens {' '.join(map(str, FGRAMS[31]))}\) is not what") as caught:
+        check_rows(model, TRIE, INDEX, files, dtype, 0, silent)
+    assert "it begins anew" in str(caught.value.hint)
+
+
+def test_a_row_that_holds_no_number_is_named(tmp_path):
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    files = made(tmp_path, model)
+    raw = files.read(np.array([7]))
+    raw.view(np.float16)[0, 3] = np.nan
+    files.write(np.array([7]), raw)
+    with pytest.raises(SconeError, match=r"row 7 .*number 3 of it is nan"):
+        check_rows(model, TRIE, INDEX, files, "float16", 0, silent)
+
+
+def test_a_trie_that_mixes_up_prefixes_is_found(tmp_path):
+    """What is checked against is computed without it."""
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    files = RowFiles(tmp_path, 50, 64)
+    files.create()
+    nodes = TRIE.prefix_nodes.copy()
+    bigrams = np.flatnonzero(TRIE.lengths == 2)
+    nodes[bigrams] = np.roll(nodes[bigrams], 1)
+    compute_rows(model, replace(TRIE, prefix_nodes=nodes), "float32", files, tmp_path, 1, Launch(), silent)
+    with pytest.raises(SconeError, match="is not what its f-gram gives alone"):
+        check_rows(model, TRIE, INDEX, files, "float32", 0, silent)
+
+
+def test_a_large_table_is_checked_by_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("scone_cli.row_check.SAMPLE", 10)
+    assert SAMPLE >= 100
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    assert check_rows(model, TRIE, INDEX, made(tmp_path, model), "float16", 0, silent) == 10
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+
+def test_threads_are_as_many_as_the_memory_holds():
+    sizes = (2048, 1 << 30, 4096, 1_000_000)
+    plans = [plan_memory(memory << 30, 1, 8, *sizes) for memory in (3, 4, 64)]
+    assert plans[0].num_threads < plans[1].num_threads < plans[2].num_threads == 8
+    assert all(plan.memory <= memory << 30 for plan, memory in zip(plans, (3, 4, 64), strict=True))
+    assert plan_memory(16 << 30, 2, 8, *sizes).memory == 2 * plan_memory(8 << 30, 1, 8, *sizes).memory
+
+
+def test_too_little_memory_is_refused_with_what_is_needed():
+    sizes = (256, 1 << 20, 512, 10_000_000)
+    with pytest.raises(BadSetting, match=r"--memory: 1,073,741,824 bytes, .* 10,000,000 rows needs at least") as caught:
+        plan_memory(1 << 30, 2, 4, *sizes)
+    needed = int(str(caught.value.hint).split("--memory ")[1].split("MiB")[0])
+    assert plan_memory(needed << 20, 2, 4, *sizes).num_threads == 1
+    with pytest.raises(BadSetting):
+        plan_memory((needed - 1) << 20, 2, 4, *sizes)
