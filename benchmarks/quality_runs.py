@@ -38,9 +38,9 @@ from scone_cli.exits import storage_failures
 from scone_cli.metrics import F64, per_document
 from scone_cli.model import SconeModel
 from scone_cli.progress import Progress
+from scone_cli.row_formats import row_bytes
 from scone_cli.schemas import HELD_OUT
 from scone_cli.stages import count_ngrams, select_vocab, train_fgram
-from scone_cli.row_formats import row_bytes
 from scone_cli.table_size import table_bytes
 from scone_cli.training_record import read_config, training_record
 from scone_cli.vocabulary import Vocabulary
