@@ -52,29 +52,32 @@ class SconeEmbedding(nn.Module):
         Raises:
             ValueError, DamagedArtifact, StorageFailure: see `Matcher.match` and `Table.rows`.
         """
-        here = tokens.cpu()
-        flat = here.numpy().astype(np.uint32).reshape(-1)
+        here = tokens if tokens.device.type == "cpu" else tokens.cpu()
+        flat = here.numpy().ravel()
         if lengths is None and streams is None and len(tokens) == 1:  # what one text's every token pays for
-            ids = self.matcher.match(flat)
+            ids = self.matcher.match(flat.astype(np.uint32))
         else:
             lengths = [tokens.shape[1]] * len(tokens) if lengths is None else lengths
             starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-            ids = self.matcher.match(flat, starts, None if streams is None else np.asarray(streams, np.int64))
+            ids = self.matcher.match(
+                flat.astype(np.uint32), starts, None if streams is None else np.asarray(streams, np.int64)
+            )
         weight = self.main.token_embedding.weight
         embedded = self._here if weight.device.type == "cpu" else self._there
-        return embedded(here.reshape(-1), ids, weight).view(*tokens.shape, -1 if flat.size else weight.shape[1])
+        return embedded(here, ids, weight).view(*tokens.shape, weight.shape[1])
 
-    def _here(self, tokens_N: Tensor, ids: U32, weight_VD: Tensor) -> Tensor:
+    def _here(self, tokens: Tensor, ids: U32, weight_VD: Tensor) -> Tensor:
         """A row of the table enters as it is, and the few other tokens are embedded: see `MainModel.embed` [N, D]."""
         x = self._table.rows(ids).to(weight_VD.dtype)
-        unmatched = np.flatnonzero(ids == np.uint32(NONE))
-        if unmatched.size:
-            places = torch.from_numpy(unmatched)
+        if ids.size == 1 and ids[0] != NONE:
+            return x
+        places = torch.from_numpy(np.flatnonzero(ids == np.uint32(NONE)))
+        if len(places):
             with torch.no_grad():
-                x[places] = self.main.embed_tokens(tokens_N[places])
+                x[places] = self.main.embed_tokens(tokens.reshape(-1)[places])
         return x
 
-    def _there(self, tokens_N: Tensor, ids: U32, weight_VD: Tensor) -> Tensor:
+    def _there(self, tokens: Tensor, ids: U32, weight_VD: Tensor) -> Tensor:
         """The same on a device: embedding all tokens there costs less than to say which are meant."""
         device = weight_VD.device
         if device.type == "cuda":
@@ -83,7 +86,7 @@ class SconeEmbedding(nn.Module):
         else:
             rows, is_row = self._table.rows(ids).to(device), torch.from_numpy(ids != NONE)[:, None].to(device)
         with torch.no_grad():
-            x = self.main.embed_tokens(tokens_N.to(device, non_blocking=True))
+            x = self.main.embed_tokens(tokens.reshape(-1).to(device, non_blocking=True))
         return torch.where(is_row, rows.to(x.dtype), x)
 
 

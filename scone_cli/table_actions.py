@@ -63,8 +63,9 @@ def _lookup_text(found: dict[str, Any]) -> str:
         }
         for entry in found["tokens"]
     ]
-    matched = f"{found['matched']} of {len(rows)} tokens end an f-gram; {found['rows']:,} rows of {found['dtype']}"
-    return result_text(f"{found['table']}: {matched}", {"tokens": rows})
+    matched = f"{found['matched']} of {len(rows)}"
+    facts = {"rows": found["rows"], "dtype": found["dtype"], "tokens that end an f-gram": matched}
+    return result_text(found["table"], {**facts, "tokens": rows})
 
 
 # ---- generate ----------------------------------------------------------------------------------------------------
