@@ -183,6 +183,7 @@ class MappedRows:
         places = [(part.file.address + part.start, part.file.descriptor, part.start) for part in parts]
         num_rows = sum(part.num_rows for part in parts)
         self._numbers = as_numbers(num_rows, row_bytes, parts[0].num_rows if parts else 0, lost_counter(), places)
+        self._numbers[KNOWN] = lost_pages()  # those of tables before
         self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0
 
     def read(self, ids: U32, out: int) -> None:
