@@ -57,8 +57,10 @@ class SconeEmbedding(nn.Module):
         if lengths is None and streams is None and len(tokens) == 1:  # what one text's every token pays for
             ids = self.matcher.match(flat.astype(np.uint32))
         else:
-            lengths = [tokens.shape[1]] * len(tokens) if lengths is None else lengths
-            starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+            if lengths is None:
+                starts = np.arange(len(tokens) + 1) * tokens.shape[1]
+            else:
+                starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
             ids = self.matcher.match(
                 flat.astype(np.uint32), starts, None if streams is None else np.asarray(streams, np.int64)
             )
