@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -105,12 +106,15 @@ def lost_pages() -> int:
 
 
 _taken: list[tuple[int, int]] = []  # start and end of what is mapped, in order
+_freed: deque[tuple[int, int]] = deque()  # of these, what is mapped no more
 _lock = threading.Lock()
 
 
 def _reserve(size: int) -> int:
     """A place for `size` bytes, the first that is free."""
     with _lock:
+        while _freed:
+            _taken.remove(_freed.popleft())
         start = _START + _PAGE
         for begin, end in _taken:
             if begin - start >= size:
@@ -121,9 +125,9 @@ def _reserve(size: int) -> int:
 
 
 def _release(start: int, size: int) -> None:
+    """Unmap; the place is free for the next. Python may call this at any moment, so it must not wait for the lock."""
     _mmap()(start, size, _NOTHING, _PRIVATE | _ANONYMOUS | _NO_RESERVE | _FIXED, -1, 0)
-    with _lock:
-        _taken.remove((start, start + size))
+    _freed.append((start, start + size))
 
 
 class MappedFile:
