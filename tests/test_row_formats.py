@@ -14,7 +14,7 @@ from torch import Tensor
 from scone_cli.row_formats import FORMATS, decode, encode, row_bytes, torch_dtype
 
 # The largest error of a number, as a share of the largest number in its row (for floats: of the number itself).
-ERRORS = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3": 2**-4, "int8": 1 / 254, "int4": 1 / 14}
+ERRORS = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3": 2**-4, "int8": 1 / 254, "int4": 0.15}
 SCALED = [name for name, form in FORMATS.items() if form.largest]
 PARAMETRIZE_NAME = pytest.mark.parametrize("name", FORMATS)
 
@@ -36,7 +36,8 @@ def slow_decode(row: bytes, name: str, dim: int) -> list[float]:
         numbers = list(struct.unpack(f"<{dim}b", row[:dim]))
     else:
         halves = [half for byte in row[:-4] for half in (byte % 16, byte // 16)]
-        numbers = [half - 16 if half > 7 else half for half in halves][:dim]
+        levels = [-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127]
+        numbers = [levels[half] for half in halves][:dim]
     return [number * scale for number in numbers]
 
 
