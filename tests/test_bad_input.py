@@ -299,7 +299,7 @@ def test_a_recipe_with_a_mistake(refused, tmp_path, recipe, words):
         ("select-vocab", "--min-count", "1000000"),
         ("train-fgram", "--dim", "30", "--heads", "4"),
         ("train-fgram", "--steps", "0"),
-        ("precompute", "--dtype", "int8"),
+        ("precompute", "--dtype", "int3"),
     ],
 )
 def test_a_setting_that_cannot_be_used(refused, small, args):
@@ -374,8 +374,8 @@ def test_a_full_disk(forks, small, disk, tmp_path, stage):
     for free in (4, 40):
         filler.unlink(missing_ok=True)
         filler.write_bytes(bytes(shutil.disk_usage(disk).free - free * 1024))
-        what = {"count-ngrams": "counting", "train-fgram": "the packed training text"}.get(stage)
-        words = f" bytes of disk are free, {what} needs about " if what else "no space left "
+        what = {"count-ngrams": "counting", "train-fgram": "the packed training text", "precompute": "the table"}[stage]
+        words = f" bytes of disk are free, {what} needs about "
         full_disk(forks.run("--quiet", "--workspace", work, *arguments(stage, small)), small, work, words)
     filler.unlink()
     assert forks.run("--quiet", "--workspace", work, *arguments(stage, small)).code == 0
