@@ -103,10 +103,9 @@ class TouchedRows:
     @classmethod
     def of(cls, weight: Tensor, slots: I64) -> TouchedRows:
         """Read the rows that `slots` name (-1: none)."""
-        distinct, inverse = np.unique(slots, return_inverse=True)
-        places = inverse.reshape(slots.shape)
-        if distinct.size and distinct[0] < 0:
-            distinct, places = distinct[1:], places - 1
+        is_row = slots >= 0
+        places = np.full(slots.shape, -1, np.int64)
+        distinct, places[is_row] = np.unique(slots[is_row], return_inverse=True)
         numbers = torch.from_numpy(distinct).to(weight.device)
         return cls(numbers, places, weight.detach().index_select(0, numbers))
 
