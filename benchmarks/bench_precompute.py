@@ -1,58 +1,147 @@
-"""How fast are the table's rows computed? Beside the padded way, one sequence of K tokens an f-gram.
+"""How fast are the table's rows computed? Beside the bare matrix products of A_f-gram, and beside the padded way.
 
 python benchmarks/bench_precompute.py --workspace demo/work
+python benchmarks/bench_precompute.py --workspace demo/work --dim 256 --fgram-layers 4    # another shape, untrained
+
+`precompute` is all that the stage does to the rows: A_f-gram and learned rows, encoding, and writing them into the files.
+`products` is as many rows' worth of A_f-gram's matrix products and nothing else, in the same threads, from memory that the cache
+knows. The two run in turn. Processor time is the fairer measure where other programs run.
 """
 
 from __future__ import annotations
 
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
-from measuring import arguments, finish, side_by_side
+from measuring import arguments, finish
 
 from scone_cli.artifacts import read_manifest
+from scone_cli.launch import Launch
 from scone_cli.model import SconeModel
-from scone_cli.stages.precompute import CHUNK
-from scone_cli.table import token_order_chunks
-from scone_cli.trie import Trie
+from scone_cli.precomputing import compute_rows
+from scone_cli.progress import silent
+from scone_cli.row_files import RowFiles
+from scone_cli.row_formats import row_bytes
+from scone_cli.row_maker import CPU_FGRAMS, RowMaker
+from scone_cli.trie import FgramTrie, Trie
 from scone_cli.vocabulary import Vocabulary
 
 
 def main() -> None:
-    chosen = arguments(__doc__, repeats=5)
-    work = chosen.workspace
-    settings = read_manifest(work / "vocab", "vocab").settings
-    trie = Vocabulary.read(work / "vocab", settings["num_tokens"], settings["max_n"]).trie
-    model = SconeModel.load(work / "model")
-    chunks = token_order_chunks(trie.token_order(), CHUNK)
-    ids = chunks[len(chunks) // 2]
+    chosen = arguments(__doc__, "model", dim=0, fgram_layers=0, rows=200_000, dtype="float16", repeats=3)
+    model, trie = _model(chosen.workspace, chosen.dim, chosen.fgram_layers), _trie(chosen.workspace, chosen.rows)
+    config, threads = model.config, torch.get_num_threads()
+    tiles = -(-trie.num_fgrams // CPU_FGRAMS)
+    maker, order = RowMaker(model, trie), trie.token_order()
+    some = order[len(order) // 2 :][:CPU_FGRAMS]
+    nodes = trie.subtrie(some)[0].num_nodes
+    torch.set_num_threads(1)  # of each of the threads below
+    with tempfile.TemporaryDirectory(dir=chosen.workspace) as folder, ThreadPoolExecutor(threads) as pool:
+        files = RowFiles(Path(folder), trie.num_fgrams, row_bytes(chosen.dtype, config.dim))
+        files.create()
+
+        def precompute() -> None:
+            for mark in Path(folder).glob("piece-*"):
+                mark.unlink()
+            compute_rows(model, trie, chosen.dtype, files, Path(folder), threads, Launch(), silent)
+
+        def products() -> None:
+            list(pool.map(lambda _: _products(model, nodes), range(tiles)))
+
+        wall, processor = _in_turn({"precompute": precompute, "products": products}, chosen.repeats)
+    finish(
+        "how fast are the table's rows computed",
+        chosen.workspace,
+        threads=threads,
+        dim=config.dim,
+        fgram_layers=config.fgram_layers,
+        learned_rows=config.learned_rows,
+        dtype=chosen.dtype,
+        rows=trie.num_fgrams,
+        token_forwards_a_row=sum(
+            trie.subtrie(order[first : first + CPU_FGRAMS])[0].num_nodes for first in range(0, len(order), CPU_FGRAMS)
+        )
+        / len(order),
+        gigaflops_of_the_products=_flops(model, nodes) * tiles / wall["products"] / 1e9,
+        rows_a_second={name: trie.num_fgrams / seconds for name, seconds in wall.items()},
+        rows_a_processor_second={name: trie.num_fgrams / seconds for name, seconds in processor.items()},
+        share_of_the_products_rate=wall["products"] / wall["precompute"],
+        share_of_the_products_rate_in_processor_time=processor["products"] / processor["precompute"],
+        padded_over_trie_processor_seconds=_padded_over_trie(model, trie, maker, some, chosen.repeats),
+    )
+
+
+def _model(workspace: Path, dim: int, fgram_layers: int) -> SconeModel:
+    """The workspace's model, or one of another width or depth."""
+    model = SconeModel.load(workspace / "model")
+    if not dim and not fgram_layers:
+        return model
+    dim, fgram_layers = dim or model.config.dim, fgram_layers or model.config.fgram_layers
+    torch.manual_seed(0)
+    return SconeModel(replace(model.config, dim=dim, heads=max(1, dim // 64), fgram_layers=fgram_layers))
+
+
+def _trie(workspace: Path, rows: int) -> FgramTrie:
+    """The first f-grams of the workspace, which are a vocabulary too."""
+    settings = read_manifest(workspace / "vocab", "vocab").settings
+    return Vocabulary.read(workspace / "vocab", settings["num_tokens"], settings["max_n"]).first(rows).trie
+
+
+@torch.inference_mode()
+def _products(model: SconeModel, nodes: int) -> None:
+    """The matrix products of A_f-gram for so many nodes."""
+    assert model.fgram is not None
+    narrow, wide = torch.ones(nodes, model.config.dim), torch.ones(nodes, model.config.hidden)
+    for block in model.fgram.blocks:
+        for x, linear in ((narrow, block.qkv), (narrow, block.out), (narrow, block.gate_up), (wide, block.down)):
+            x @ linear.weight.T
+
+
+def _flops(model: SconeModel, nodes: int) -> int:
+    assert model.fgram is not None
+    return sum(2 * nodes * weight.numel() for weight in model.fgram.blocks.parameters() if weight.dim() == 2)
+
+
+def _in_turn(rivals: dict[str, Callable[[], None]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The median seconds, and processor seconds, of each rival, in turn A B A B … after one warm-up each."""
+    times = {name: list[tuple[float, float]]() for name in rivals}
+    for round_number in range(repeats + 1):
+        for name, run in rivals.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            run()
+            if round_number:
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    walls, processors = ({name: statistics.median(each[i] for each in times[name]) for name in rivals} for i in (0, 1))
+    return walls, processors
+
+
+def _padded_over_trie(model: SconeModel, trie: FgramTrie, maker: RowMaker, ids: np.ndarray, repeats: int) -> float:
+    """How many times as long A_f-gram takes on sequences of K tokens, one an f-gram, as training code elsewhere runs it."""
     path = np.zeros((ids.size, trie.max_n), np.int64)
     for row, gram in enumerate(trie.tokens_of(ids)):
         path[row, : len(gram)] = gram
     chain = np.arange(ids.size)
-    found: dict[str, torch.Tensor] = {}
-
-    @torch.inference_mode()
-    def shared() -> None:
-        found["trie"] = model.fgram_rows(*trie.subtrie(ids))
+    offsets = tuple(range(0, (trie.max_n + 1) * ids.size, ids.size))
+    layout = Trie(
+        path.T.reshape(-1),
+        offsets,
+        np.concatenate([np.full(ids.size, -1)] + [chain + offset for offset in offsets[:-2]]),
+    )
+    rows = (trie.lengths[ids].astype(np.int64) - 1) * ids.size + chain
 
     @torch.inference_mode()
     def padded() -> None:
-        offsets = tuple(range(0, (trie.max_n + 1) * ids.size, ids.size))
-        layout = Trie(path.T.reshape(-1), offsets, (np.empty(0, np.int64), *[chain] * (trie.max_n - 1)))
-        found["padded"] = model.fgram_rows(layout, (trie.lengths[ids].astype(np.int64) - 1) * ids.size + chain)
+        model.fgram_rows(layout, rows)
 
-    seconds = side_by_side({"trie": shared, "padded": padded}, chosen.repeats)
-    finish(
-        "how fast are the table's rows computed",
-        work,
-        threads=torch.get_num_threads(),
-        rows=int(ids.size),
-        largest_difference=float((found["trie"] - found["padded"]).abs().max()),
-        token_forwards_a_row=trie.subtrie(ids)[0].num_nodes / ids.size,
-        rows_a_second=ids.size / seconds["trie"],
-        padded_rows_a_second=ids.size / seconds["padded"],
-        padded_over_trie_seconds=seconds["padded"] / seconds["trie"],
-    )
+    _, processor = _in_turn({"padded": padded, "trie": lambda: maker(ids)}, repeats)
+    return processor["padded"] / processor["trie"]
 
 
 if __name__ == "__main__":

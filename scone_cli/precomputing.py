@@ -37,8 +37,8 @@ PIECE_BYTES = 16 * MIB  # of rows: what a crash may cost, for each process
 # is read, put in order and indexed.
 _PROCESS = 420 * MIB
 _BYTES_AN_FGRAM = 110
-_WEIGHT_TIMES = 2  # what the model takes, of its files: as it is read, and with the norms multiplied into its matrices
-_FRAME_TIMES = 2  # what making a file of rows takes, of the file: it is encoded once, of zeros
+_WEIGHT_TIMES = 3  # what the model takes, of its files: as it is read, they are mapped, in memory, and in the model
+_FRAME_TIMES = 3  # what making a file of rows takes, of the file: it is encoded once, of zeros
 _VECTORS_A_NODE = 30  # of the model's width: what a thread holds of each f-gram that it computes
 
 

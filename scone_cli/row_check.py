@@ -35,6 +35,17 @@ def check_rows(
     Raises:
         SconeError: naming the first row that differs by more than its format and rounding explain.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for one row, others would cost more than they do
+    try:
+        return _check_rows(model, trie, index, files, dtype, seed, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_rows(
+    model: SconeModel, trie: FgramTrie, index: FgramIndex, files: RowFiles, dtype: str, seed: int, progress: Progress
+) -> int:
     size = min(SAMPLE, trie.num_fgrams)
     ids = np.sort(np.random.default_rng(seed).choice(trie.num_fgrams, size, replace=False))
     progress("checking rows", 0, size, "rows")

@@ -167,9 +167,9 @@ def test_a_large_table_is_checked_by_a_sample(tmp_path, monkeypatch):
 
 def test_threads_are_as_many_as_the_memory_holds():
     sizes = (2048, 1 << 30, 4096, 1_000_000)
-    plans = [plan_memory(memory << 30, 1, 8, *sizes) for memory in (3, 4, 64)]
+    plans = [plan_memory(memory << 30, 1, 8, *sizes) for memory in (4, 5, 64)]
     assert plans[0].num_threads < plans[1].num_threads < plans[2].num_threads == 8
-    assert all(plan.memory <= memory << 30 for plan, memory in zip(plans, (3, 4, 64), strict=True))
+    assert all(plan.memory <= memory << 30 for plan, memory in zip(plans, (4, 5, 64), strict=True))
     assert plan_memory(16 << 30, 2, 8, *sizes).memory == 2 * plan_memory(8 << 30, 1, 8, *sizes).memory
 
 
