@@ -9,6 +9,7 @@ processes and threads, and after any interruption. A piece is marked when its ro
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from scone_cli.trie import FgramTrie
 
 MIB = 1 << 20
 PIECE_BYTES = 16 * MIB  # of rows: what a crash may cost, for each process
+
+_PIECES_AT_A_TIME = 3  # so that no thread waits for the end of one, or for the disk
 
 # Measured: resident bytes of a process before it has work, and of what it takes for each f-gram of the vocabulary, which
 # is read, put in order and indexed.
@@ -66,7 +69,7 @@ def plan_memory(
         BadSetting: it is too little for one thread.
     """
     of_thread = 4 * dim * _VECTORS_A_NODE * CPU_FGRAMS
-    pieces = 3 * (PIECE_BYTES + row_bytes * CPU_FGRAMS)  # one as it is computed, put together and written
+    pieces = (_PIECES_AT_A_TIME + 1) * (PIECE_BYTES + row_bytes * CPU_FGRAMS)  # and one put together
     frame = _FRAME_TIMES * min(PART_BYTES, num_fgrams * row_bytes)
     fixed = _PROCESS + _BYTES_AN_FGRAM * num_fgrams + max(_WEIGHT_TIMES * weight_bytes + pieces, frame)
     fitting = min(threads, (memory // num_processes - fixed) // of_thread)
@@ -90,34 +93,47 @@ def compute_rows(
     progress: Progress,
 ) -> None:
     """Compute the rows of the pieces that are this process's and not yet marked, and write them into `files`."""
-    maker = RowMaker(model, trie)
-    order = trie.token_order()
+    maker, order = RowMaker(model, trie), trie.token_order()
     at_a_time = maker.num_fgrams
     size = at_a_time * max(1, PIECE_BYTES // (files.row_bytes * at_a_time))
     mine = range(launch.rank, -(-len(order) // size), launch.size)
-    total = sum(len(order[size * piece : size * (piece + 1)]) for piece in mine)
-    done, waiting = 0, Future[None]()
-    waiting.set_result(None)
+    ids = {piece: order[size * piece : size * (piece + 1)] for piece in mine}
+    total, done = sum(map(len, ids.values())), 0
+
+    def rows_of(some: I64) -> Raw:
+        return encode(maker(some), dtype)
+
+    def write(piece: int, made: list[Future[Raw]]) -> None:
+        files.write(ids[piece], np.concatenate([each.result() for each in made]))
+        write_atomically(_mark(marks, piece), b"")
+
     progress("precomputing", 0, total, "rows")
+    begun = deque[tuple[int, Future[None]]]()
 
-    def rows_of(ids: I64) -> Raw:
-        return encode(maker(ids), dtype)
-
-    def write(piece: int, ids: I64, raw: Raw) -> None:
-        files.write(ids, raw)
-        write_atomically(marks / f"piece-{piece:06d}", b"")
-
-    with _pool(num_threads) as makers, _pool(1) as writer:
-        for piece in mine:
-            ids = order[size * piece : size * (piece + 1)]
-            if not (marks / f"piece-{piece:06d}").exists():
-                cuts = range(0, len(ids), at_a_time)
-                made = list(makers.map(rows_of, [ids[first : first + at_a_time] for first in cuts]))
-                waiting.result()  # while one piece is written the next is computed, and no more
-                waiting = writer.submit(write, piece, ids, np.concatenate(made))
-            done += len(ids)
+    def end(most: int) -> None:
+        """Wait until no more than so many pieces are under way."""
+        nonlocal done
+        while len(begun) > most:
+            piece, written = begun.popleft()
+            written.result()
+            done += len(ids[piece])
             progress("precomputing", done, total, "rows")
-        waiting.result()
+
+    with _pool(1) as writer, _pool(num_threads) as makers:
+        for piece, of_piece in ids.items():
+            if _mark(marks, piece).exists():
+                done += len(of_piece)
+                continue
+            cuts = range(0, len(of_piece), at_a_time)
+            made = [makers.submit(rows_of, of_piece[first : first + at_a_time]) for first in cuts]
+            begun.append((piece, writer.submit(write, piece, made)))
+            end(_PIECES_AT_A_TIME - 1)
+        end(0)
+
+
+def _mark(folder: Path, piece: int) -> Path:
+    """The file that says that a piece is done."""
+    return folder / f"piece-{piece:06d}"
 
 
 @contextlib.contextmanager
