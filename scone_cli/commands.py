@@ -137,7 +137,12 @@ STAGES: dict[str, Stage] = {
         "Write the embedding of every f-gram into the table.",
         """Run the f-gram model once over the whole vocabulary and write its outputs as the table.
 
-        Row number = f-gram id. The table is a Parquet file that is also mapped into memory and served as it lies.
+        Row number = f-gram id. The table is a Parquet file that is also mapped into memory and served as it lies. Rows are
+        written to their places as they come; an interrupted run continues when the same command is given again. Before
+        the table is published, a random sample of its rows is computed again, each alone, and compared.
+
+        With `torchrun --nproc-per-node 8 -m scone_cli precompute` processes share the rows, each on a GPU of its own if
+        there are GPUs; the table is the same, byte for byte, with any number of them.
 
         \b
         Reads    vocab/ model/
@@ -146,6 +151,7 @@ STAGES: dict[str, Stage] = {
         \b
         Example:
           scone precompute --dtype float16
+          scone precompute --dtype int8 --memory 4GiB
         """,
     ),
     "eval": Stage(
