@@ -10,17 +10,14 @@ knows. The two run in turn. Processor time is the fairer measure where other pro
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import arguments, finish
+from measuring import arguments, finish, in_turn
 
 from scone_cli.artifacts import read_manifest
 from scone_cli.launch import Launch
@@ -55,7 +52,7 @@ def main() -> None:
         def products() -> None:
             list(pool.map(lambda _: _products(model, nodes), range(tiles)))
 
-        wall, processor = _in_turn({"precompute": precompute, "products": products}, chosen.repeats)
+        wall, processor = in_turn({"precompute": precompute, "products": products}, chosen.repeats)
     finish(
         "how fast are the table's rows computed",
         chosen.workspace,
@@ -109,19 +106,6 @@ def _flops(model: SconeModel, nodes: int) -> int:
     return sum(2 * nodes * weight.numel() for weight in model.fgram.blocks.parameters() if weight.dim() == 2)
 
 
-def _in_turn(rivals: dict[str, Callable[[], None]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """The median seconds, and processor seconds, of each rival, in turn A B A B … after one warm-up each."""
-    times = {name: list[tuple[float, float]]() for name in rivals}
-    for round_number in range(repeats + 1):
-        for name, run in rivals.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            run()
-            if round_number:
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    walls, processors = ({name: statistics.median(each[i] for each in times[name]) for name in rivals} for i in (0, 1))
-    return walls, processors
-
-
 def _padded_over_trie(model: SconeModel, trie: FgramTrie, maker: RowMaker, ids: np.ndarray, repeats: int) -> float:
     """How many times as long A_f-gram takes on sequences of K tokens, one an f-gram, as training code elsewhere runs it."""
     path = np.zeros((ids.size, trie.max_n), np.int64)
@@ -140,7 +124,7 @@ def _padded_over_trie(model: SconeModel, trie: FgramTrie, maker: RowMaker, ids: 
     def padded() -> None:
         model.fgram_rows(layout, rows)
 
-    _, processor = _in_turn({"padded": padded, "trie": lambda: maker(ids)}, repeats)
+    _, processor = in_turn({"padded": padded, "trie": lambda: maker(ids)}, repeats)
     return processor["padded"] / processor["trie"]
 
 

@@ -11,14 +11,11 @@ Processor time stands beside wall time: on a shared machine it is what can be co
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import arguments, finish
+from measuring import arguments, finish, in_turn
 
 from scone_cli.artifacts import open_artifact
 from scone_cli.corpus import end_of_document, read_tokens
@@ -75,7 +72,7 @@ def main() -> None:
         for piece in pieces:
             scone.fgram_rows(*piece).sum().backward()
 
-    wall, processor = _in_turn(
+    wall, processor = in_turn(
         {
             "plain_step": lambda: accumulate_gradients(plain, tokens, np.full_like(ids, NONE), None, micro),
             "scone_step": lambda: accumulate_gradients(scone, tokens, ids, trie, micro),
@@ -140,21 +137,6 @@ def _padded(trie: FgramTrie, ids: np.ndarray) -> tuple[Trie, np.ndarray]:
     parents = np.concatenate([np.full(size, -1), np.arange((trie.max_n - 1) * size)])
     layout = Trie(paths.reshape(-1), tuple(range(0, (trie.max_n + 1) * size, size)), parents)
     return layout, (trie.lengths[matches].astype(np.int64) - 1) * size + np.arange(size)
-
-
-def _in_turn(rivals: dict[str, Callable[[], object]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of each, by the clock and of the processor, run in turn A B A B ... after one warm-up each."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
-    for round_number in range(repeats + 1):
-        for name, run in rivals.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            run()
-            if round_number:
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    walls, processors = (
-        {name: statistics.median(pair[which] for pair in pairs) for name, pairs in times.items()} for which in (0, 1)
-    )
-    return walls, processors
 
 
 if __name__ == "__main__":

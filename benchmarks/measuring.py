@@ -54,3 +54,18 @@ def _flat(figures: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from (
             ((f"{name} {inner}", each) for inner, each in value.items()) if isinstance(value, dict) else [(name, value)]
         )
+
+
+def in_turn(rivals: dict[str, Callable[[], object]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of each rival, by the clock and of the processor, run in turn A B A B … after one warm-up each."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+    for round_number in range(repeats + 1):
+        for name, run in rivals.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            run()
+            if round_number:
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    walls, processors = (
+        {name: statistics.median(pair[which] for pair in pairs) for name, pairs in times.items()} for which in (0, 1)
+    )
+    return walls, processors

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scone_cli import fused
 from scone_cli.direct_rows import TouchedRows, sum_of
+from scone_cli.exits import is_stop_noted
 from scone_cli.losses import token_losses, training_loss
 from scone_cli.model import SconeModel
 from scone_cli.ngrams import U32
@@ -162,12 +163,17 @@ def _device(model: SconeModel) -> torch.device:
 
 
 @torch.no_grad()
-def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_tokens: int) -> float:
-    """Mean nats a token over windows from all over a text: for watching a run, not for reporting (that is `eval`)."""
+def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_tokens: int) -> float | None:
+    """Mean nats a token over windows from all over a text: for watching a run, not for reporting (that is `eval`).
+
+    None where a signal to stop came meanwhile.
+    """
     count = min(text.num_windows, max(1, max_tokens // text.context))
     chosen = np.arange(count) * text.num_windows // max(1, count)  # the first ones would be of one part of the corpus
     total, num_tokens = 0.0, 0
     for first in range(0, count, 16):
+        if is_stop_noted():
+            return None
         tokens, ids = text.windows(chosen[first : first + 16], before=model.history)
         inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(_device(model))
         slots, rows = live_rows(model, tokens[:, :-1], ids, trie)

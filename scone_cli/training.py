@@ -22,11 +22,10 @@ from torch import nn
 from scone_cli.checkpoints import Checkpoints, Position
 from scone_cli.devices import autocast, micro_batch, peak_memory, torch_failures
 from scone_cli.errors import LostRank, SconeError
-from scone_cli.exits import StopNote, is_stop_noted, noting_stops
+from scone_cli.exits import StopNote, noting_stops
 from scone_cli.gradients import BatchResult, accumulate_gradients, mean_loss
 from scone_cli.launch import Alone, Team
 from scone_cli.model import SconeModel
-from scone_cli.ngrams import I64, U32
 from scone_cli.optimizers import SPARSE, Optimizers, Schedule, clip_gradients
 from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
@@ -120,24 +119,6 @@ _AGAIN = "give the same command again: it continues from there"
 _OTHERWISE = "lower --learning-rate, or raise --warmup; with other settings it starts from the beginning"
 
 
-class _CutShort(Exception):
-    """A signal came during a look at held-out text."""
-
-
-class _UntilStopped(PackedText):
-    """A text whose windows, which are asked for batch by batch, end where a signal to stop arrives."""
-
-    def windows(self, numbers: I64, before: int = 0) -> tuple[U32, U32]:
-        """Those of the text.
-
-        Raises:
-            _CutShort: a signal has come.
-        """
-        if is_stop_noted():
-            raise _CutShort
-        return super().windows(numbers, before)
-
-
 class _Run:
     """What a run holds: how far it is, the optimisers, the log, the checkpoints."""
 
@@ -225,13 +206,10 @@ class _Run:
         is_time = self.at.step % plan.eval_every == 0 or self.at.step == plan.steps
         if held_out is None or not is_time or self.team.launch.rank:
             return None
-        watched = _UntilStopped(held_out.tokens, held_out.ids, held_out.context, held_out.sub_corpora)
-        try:
-            with autocast(self.device, plan.precision):
-                self.last_look = mean_loss(self.model, watched, self.text.trie, plan.eval_tokens)
-        except _CutShort:
-            return None
-        return self.last_look
+        with autocast(self.device, plan.precision):
+            loss = mean_loss(self.model, held_out, self.text.trie, plan.eval_tokens)
+        self.last_look = self.last_look if loss is None else loss
+        return loss
 
     def look_again(self) -> Row | None:
         """Take the look that belongs to the last row, where a signal had cut it short; returns the row with its loss."""

@@ -14,7 +14,7 @@ import torch
 from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
 from torch import nn
 
-from scone_cli import training
+from scone_cli import gradients, training
 from scone_cli.errors import BadData, SconeError
 from scone_cli.exits import Stopped, stop_signals
 from scone_cli.gradients import mean_loss
@@ -254,11 +254,11 @@ def test_a_look_that_a_signal_cuts_short_is_taken_when_the_run_continues(tmp_pat
     whole = tiny_model(NUM_TOKENS, MAX_N)
     (tmp_path / "whole").mkdir()
     expected = train(whole, SEEN, plan, tmp_path / "whole", silent)
-    batches, steps, windows, combine = [], [], training._UntilStopped.windows, Alone.combine
+    batches, steps, live_rows, combine = [], [], gradients.live_rows, Alone.combine
 
-    def batch(*args: object, **options: int) -> tuple:
+    def batch(*args: object) -> tuple:
         batches.append(len(steps))
-        found = windows(*args, **options)
+        found = live_rows(*args)
         if during == "look" and batches.count(at) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return found
@@ -269,12 +269,12 @@ def test_a_look_that_a_signal_cuts_short_is_taken_when_the_run_continues(tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
         return combine(*args)
 
-    monkeypatch.setattr(training._UntilStopped, "windows", batch)
+    monkeypatch.setattr(gradients, "live_rows", batch)
     monkeypatch.setattr(Alone, "combine", step)
     with stop_signals(), pytest.raises(Stopped):
         train(tiny_model(NUM_TOKENS, MAX_N), SEEN, plan, tmp_path, silent)
     monkeypatch.undo()
-    assert batches == [6] * 3 * (at == 12) + [at] * (1 + (during == "look"))
+    assert batches == [6] * 3 * (at == 12) + [at] * (during == "look")
     assert max(tmp_path.glob("step-*")).name == f"step-{at:08d}.safetensors"
     assert rows_of(tmp_path)[-1]["held_out_loss"] is None
 
