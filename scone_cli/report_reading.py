@@ -1,0 +1,123 @@
+"""What the page of an evaluation and its verdict ask of results.json: who the rivals are, how large, and how they compare.
+
+Losses are nats a token; a difference is the table's loss minus a rival's, so below zero the table is better. `exp` of it is
+the ratio of the perplexities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Results = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+TABLE, LIVE, NONE = "table", "live", "none"
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
+_SAME_SIZE = 0.02  # of the resident parameters: no reader calls such models of different sizes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table against one other arm on one corpus; the interval is one of 95%, None of a single document."""
+
+    against: str
+    corpus: str
+    nats: float
+    low: float | None
+    high: float | None
+    finding: str
+
+    @property
+    def change(self) -> float:
+        """How much higher the table's perplexity is than the other's, as a share of it; below zero it is lower."""
+        return math.expm1(self.nats)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where `change` lies with 95%."""
+        return None if self.low is None or self.high is None else (math.expm1(self.low), math.expm1(self.high))
+
+
+def rows_of(results: Results, key: str) -> Sequence[Row]:
+    """A section of results, empty where it is missing or null."""
+    return results.get(key) or []
+
+
+def arms_of(results: Results) -> list[str]:
+    """All arms, in the order of the results."""
+    return list(dict.fromkeys(row["arm"] for key in ("results", "cost") for row in rows_of(results, key)))
+
+
+def is_table(arm: str) -> bool:
+    """Whether an arm is the workspace's table or a further one."""
+    return arm == TABLE or arm.startswith(f"{TABLE}:")
+
+
+def rivals_of(results: Results) -> list[str]:
+    """The arms that are another model, not this one read in another way."""
+    return [arm for arm in arms_of(results) if arm not in (LIVE, NONE) and not is_table(arm)]
+
+
+def corpora_of(results: Results) -> list[str]:
+    """The corpora as they were given, without the folders in them."""
+    named = [row["corpus"] for row in (results.get("method") or {}).get("corpora") or []]
+    found = dict.fromkeys(row["corpus"] for row in rows_of(results, "results"))
+    return named or [corpus for corpus in found if corpus.rpartition("/")[0] not in found]
+
+
+def corpus_facts(results: Results, corpus: str) -> Row:
+    """Documents, tokens, bytes and so on of a corpus; empty where nothing is told."""
+    corpora = (results.get("method") or {}).get("corpora") or []
+    return next((row for row in corpora if row["corpus"] == corpus), {})
+
+
+def text_of(corpus: str) -> str:
+    """A corpus as a sentence names it."""
+    return "held-out text" if corpus in ("held-out", "held_out") else corpus
+
+
+def comparisons(results: Results, against: str | None = None, corpus: str | None = None) -> list[Comparison]:
+    """The table against other arms, or one, on all corpora, or one."""
+    return [
+        Comparison(
+            row["against"], row["corpus"], row["nats_per_token"], row.get("low"), row.get("high"), row["finding"]
+        )
+        for row in rows_of(results, "differences")
+        if row["arm"] == TABLE and against in (None, row["against"]) and corpus in (None, row["corpus"])
+    ]
+
+
+def value_of(results: Results, arm: str, corpus: str, metric: str) -> Row | None:
+    """Value, standard error and number of tokens of a metric."""
+    wanted = (arm, corpus, metric)
+    return next(
+        (row for row in rows_of(results, "results") if (row["arm"], row["corpus"], row["metric"]) == wanted), None
+    )
+
+
+def cost_of(results: Results, arm: str) -> Row:
+    """What an arm costs; empty where nothing is known of it."""
+    return next((row for row in rows_of(results, "cost") if row["arm"] == arm), {})
+
+
+def times_resident(results: Results, arm: str) -> float | None:
+    """Resident parameters of an arm as a multiple of those of the table's model; 1 where nobody would see a difference."""
+    own, other = (cost_of(results, each).get("resident_parameters") for each in (TABLE, arm))
+    if not own or not other:
+        return None
+    return 1.0 if abs(other / own - 1) <= _SAME_SIZE else float(other / own)
+
+
+def closest_rival(results: Results, corpus: str) -> Comparison | None:
+    """The comparison that decides: with the best rival of the same resident size, else with the one nearest in size."""
+    rivals = rivals_of(results)
+    found = [each for each in comparisons(results, corpus=corpus) if each.against in rivals]
+
+    def distance(each: Comparison) -> float:
+        times = times_resident(results, each.against)
+        return math.inf if times is None else abs(math.log(times))
+
+    return min(found, key=lambda each: (distance(each), -each.nats), default=None)
