@@ -25,6 +25,7 @@ from scone_cli.artifacts import write_atomically
 from scone_cli.blocks import Block, RMSNorm, rotate
 from scone_cli.direct_rows import HashedRows, LearnedRows, sum_of
 from scone_cli.errors import DamagedArtifact
+from scone_cli.metrics import swiglu_width
 from scone_cli.trie import FgramTrie, Trie
 from scone_cli.trie_attention import attend_to_ancestors
 
@@ -54,8 +55,8 @@ class ModelConfig:
 
     @property
     def hidden(self) -> int:
-        """Inner width of SwiGLU: 8/3 of the model's, as three matrices then cost what two of 4x would."""
-        return -(-8 * self.dim // 3 // 8) * 8
+        """Inner width of SwiGLU."""
+        return swiglu_width(self.dim)
 
     def block(self) -> Block:
         """One block of these widths."""

@@ -1,0 +1,165 @@
+"""Does it pay: training costs Scone more, once; a token served costs it less than a plain model of equal quality.
+
+That plain model is interpolated between measured ones. Prices and loads are assumptions: each is also halved and doubled, and
+the one that moves the answer most is named. This module tells it; `break_even` works it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from scone_cli.break_even import (
+    DAYS_A_YEAR,
+    Baseline,
+    Contender,
+    Deal,
+    Prices,
+    assumptions_of,
+    deal_of,
+    equal_quality,
+    hinge_of,
+)
+
+Row = dict[str, Any]
+
+_NUMBERS = (
+    *("break_even_tokens", "break_even_days", "least_tokens_a_day", "extra_training_dollars"),
+    *("saving_dollars_a_million_tokens", "table_dollars_a_month"),
+)
+
+
+def payback(scone: Contender, rivals: Sequence[Contender], prices: Prices) -> Row:
+    """Whether, and after how many tokens, a model with a table is cheaper than a plain one of equal quality.
+
+    `rivals` are plain models, measured on the same text; `scone` is the arm that reads the table. Returns the section
+    `payback` of an evaluation, JSON values only:
+
+    - scone: its name
+    - baseline: null without rivals, else {name, bound, nats_per_token, inference_flops, training_flops}. bound: null if the
+      plain model of equal quality lies between measured ones; "at least" if Scone is better than all of them, so that it
+      would cost at least this; "at most" if Scone is worse than all of them
+    - prices: as given; assumptions: [{assumption, text, value, halved, doubled}], the tokens to break even if it were so
+    - outcome: "after" (cheaper after some tokens), "at once", "never", "at first" (cheaper to train, dearer to run: until
+      break_even_tokens), "no rivals"
+    - break_even_tokens, break_even_days: numbers or null; least_tokens_a_day: at fewer the table costs more than is saved
+    - extra_training_dollars, saving_dollars_a_million_tokens, table_dollars_a_month
+    - hinges_on: the assumption that moves it most, one of `assumptions`, or null; verdict: one sentence
+    """
+    prices.check()
+    found: Row = {"scone": scone.name, "baseline": None, "prices": asdict(prices), "outcome": "no rivals"}
+    baseline = equal_quality(scone, rivals)
+    if baseline is None:
+        verdict = "Whether Scone pays is not known: no plain model was measured beside it."
+        return found | dict.fromkeys(_NUMBERS) | {"hinges_on": None, "assumptions": [], "verdict": verdict}
+    deal = deal_of(scone, baseline.model, prices)
+    assumptions = assumptions_of(scone, baseline.model, prices)
+    hinge = hinge_of(deal, assumptions)
+    return found | {
+        "baseline": {
+            "name": baseline.model.name,
+            "bound": baseline.bound,
+            "nats_per_token": baseline.model.nats_per_token,
+            "inference_flops": baseline.model.inference_flops,
+            "training_flops": baseline.model.training_flops,
+        },
+        "outcome": deal.outcome,
+        "break_even_tokens": _number(deal.tokens),
+        "break_even_days": _number(deal.days),
+        "least_tokens_a_day": _number(deal.least_load),
+        "extra_training_dollars": deal.extra,
+        "saving_dollars_a_million_tokens": deal.saving * 1e6,
+        "table_dollars_a_month": deal.table_a_day * DAYS_A_YEAR / 12,
+        "assumptions": [each | {key: _number(each[key]) for key in ("halved", "doubled")} for each in assumptions],
+        "hinges_on": hinge and hinge["assumption"],
+        "verdict": _verdict(baseline, deal, hinge, prices),
+    }
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON knows it: no infinity."""
+    return value if math.isfinite(value) else None
+
+
+# ---- the sentence ------------------------------------------------------------------------------------------------
+
+
+def _verdict(baseline: Baseline, deal: Deal, hinge: Row | None, prices: Prices) -> str:
+    if baseline.bound == "at most" and deal.saving <= 0:
+        return f"Scone does not pay: {baseline.model.name}, a plain model, is better and costs no more a token."
+    sentence = _FINDINGS[deal.outcome](baseline, deal, prices)
+    return f"{sentence}{_hinging(hinge)}."
+
+
+def _after(baseline: Baseline, deal: Deal, prices: Prices) -> str:
+    limit = {None: "after", "at least": "at the latest after", "at most": "at the earliest after"}[baseline.bound]
+    if_at_all = ", if at all" if baseline.bound == "at most" else ""
+    when = f"{limit} {big(deal.tokens)} tokens ({_time(deal.days)} at {big(prices.load)} a day)"
+    return f"Scone pays{if_at_all}: {when} it is cheaper than {_plain(baseline)}"
+
+
+def _at_once(baseline: Baseline, _deal: Deal, _prices: Prices) -> str:
+    if baseline.bound == "at most":
+        return f"Whether Scone pays is not known: it costs less to train and to run than {baseline.model.name}, which is better"
+    return f"Scone pays at once: it costs less to train and to run than {_plain(baseline)}"
+
+
+def _never(baseline: Baseline, deal: Deal, prices: Prices) -> str:
+    begin = "It is not shown that Scone pays" if baseline.bound == "at least" else "Scone does not pay"
+    if deal.saving <= 0:
+        return f"{begin}: a token costs it no less than {_plain(baseline)}"
+    if not prices.load:
+        return f"{begin}: nothing is served, so nothing is saved; from {big(deal.least_load)} tokens a day on it would"
+    saved = f"{_dollars(deal.saving * prices.load)} a day that it saves over {_plain(baseline)}"
+    more = f"its table costs {_dollars(deal.table_a_day)} a day, more than the {saved}"
+    return f"{begin} at {big(prices.load)} tokens a day: {more}; from {big(deal.least_load)} a day on it would"
+
+
+def _at_first(baseline: Baseline, deal: Deal, _prices: Prices) -> str:
+    limit = {None: "for", "at least": "for at least", "at most": "for at most"}[baseline.bound]
+    why = "it costs less to train, but its table costs more a day than is saved"
+    return f"Scone is cheaper {limit} the first {_time(deal.days)} than {_plain(baseline)}: {why}"
+
+
+_FINDINGS = {"after": _after, "at once": _at_once, "never": _never, "at first": _at_first}
+
+
+def _plain(baseline: Baseline) -> str:
+    name = baseline.model.name
+    if baseline.bound == "at least":
+        return f"a plain model as good, which none that was measured is ({name} is the best and taken for it)"
+    if baseline.bound == "at most":
+        return f"a plain model as good, which would be smaller than all that were measured ({name} is taken for it)"
+    return f"a plain model of equal quality ({name})"
+
+
+def _hinging(hinge: Row | None) -> str:
+    if hinge is None:
+        return "; no assumption, halved or doubled, changes that"
+    halved, doubled = (_answer(hinge[f"{key}_outcome"], hinge[key]) for key in ("halved", "doubled"))
+    return f"; it hinges most on {hinge['text']}: with half of it {halved}, with twice {doubled}"
+
+
+def _answer(outcome: str, tokens: float) -> str:
+    return {"after": f"after {big(tokens)} tokens", "at first": "only at first"}.get(outcome, outcome)
+
+
+def _time(days: float) -> str:
+    if days >= 2 * DAYS_A_YEAR:
+        return f"{days / DAYS_A_YEAR:,.1f} years"
+    return f"{days:,.0f} days" if days >= 10 else f"{days:.1f} days" if days >= 1 else f"{24 * days:.2g} hours"
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.0f}" if value >= 100 else f"${value:.2g}"
+
+
+def big(value: float) -> str:
+    """A number in words that everybody knows: 3.2 billion."""
+    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1, "")):
+        if value >= size or size == 1:
+            number = f"{value / size:,.0f}" if value >= 100 * size else f"{value / size:.3g}"
+            return number + word
+    raise AssertionError

@@ -1,0 +1,223 @@
+"""What a model of a given shape costs, worked out without building it: parameters, bytes, operations, its table.
+
+Exact for the models of `model.py` (the tests build small ones and count), so also for those that do not fit this machine.
+How much A_f-gram works depends on the text: a shape says at which share of the positions an f-gram matches, and how many
+nodes the trie of a batch has a position. Measured speed is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scone_cli.errors import BadSetting
+from scone_cli.metrics import (
+    block_parameters,
+    fgram_forward_flops,
+    fgram_pass_flops,
+    forward_flops,
+    swiglu_width,
+)
+from scone_cli.quantities import Quantity, parse_count
+from scone_cli.row_formats import FORMATS, row_bytes
+from scone_cli.stages import setting
+from scone_cli.store_sizes import TOKEN_BYTES, dictionary_bytes, lmdb_bytes
+from scone_cli.table_size import index_bytes, table_bytes
+
+Row = dict[str, Any]
+_BACKWARD = 2  # times the forward pass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model, plain or with f-grams, and what is known of its training; one table [[cost.model]] of a recipe."""
+
+    name: str = setting("", "What to call it.")
+    dim: int = setting(0, "Width of both models (d).")
+    layers: int = setting(0, "Layers of the main model.")
+    vocab_size: int = setting(0, "Tokens of the tokenizer.")
+    context: int = setting(0, "Context length in tokens.")
+    tied_head: bool = setting(False, "Share the token embeddings with the head.")
+    weights: str = setting(
+        "bfloat16",
+        "The numbers of weights, keys and values, as served.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    fgrams: Quantity | None = setting(None, "F-grams, such as 10M.  [default: none, a plain model]")
+    fgram_layers: int = setting(0, "Layers of the f-gram model.")
+    max_n: int = setting(5, "Tokens of the longest f-grams (K).")
+    dtype: str = setting("float16", "Format of the table's rows.", choices=tuple(FORMATS))
+    matched: float = setting(1.0, "Share of the positions where an f-gram matches; 1 is a bound from above.")
+    trie_nodes: float | None = setting(
+        None, "Nodes a position of the trie of a training batch (`scone inspect` tells)."
+    )
+    training_tokens: Quantity | None = setting(None, "Tokens of the training, such as 200G.")
+    perplexity: float | None = setting(None, "As measured, on the same text for all models; to see whether it pays.")
+
+    @property
+    def hidden(self) -> int:
+        """Inner width of SwiGLU."""
+        return swiglu_width(self.dim)
+
+    @property
+    def num_fgrams(self) -> int:
+        """Rows of the table; 0 of a plain model."""
+        return parse_count(str(self.fgrams), "fgrams") if self.fgrams is not None else 0
+
+    def check(self) -> None:
+        """Refuse what is no shape.
+
+        Raises:
+            BadSetting: a number that must be there is not, or is not positive; f-grams without a model or the reverse.
+        """
+        where = f"[[cost.model]] {self.name!r}"
+        if not self.name:
+            raise BadSetting("[[cost.model]]: no name", 'give it one, such as name = "1B"')
+        for key in ("dim", "layers", "vocab_size", "context", "max_n"):
+            if getattr(self, key) < 1:
+                raise BadSetting(f"{where}: {key.replace('_', '-')} is {getattr(self, key)}, expected 1 or more")
+        if bool(self.num_fgrams) != (self.fgram_layers > 0):
+            found = f"fgrams = {self.fgrams or 0}, fgram-layers = {self.fgram_layers}"
+            raise BadSetting(f"{where}: {found}: expected both, or neither")
+        if not 0 <= self.matched <= 1:
+            raise BadSetting(f"{where}: matched is {self.matched}, expected a share from 0 to 1")
+        for key in ("trie_nodes", "perplexity"):
+            value = getattr(self, key)
+            if value is not None and value < (1 if key == "perplexity" else 0):
+                raise BadSetting(f"{where}: {key.replace('_', '-')} is {value}, which cannot be")
+
+    @property
+    def num_training_tokens(self) -> int | None:
+        """Tokens of the training, if that is known."""
+        return parse_count(str(self.training_tokens), "training-tokens") if self.training_tokens is not None else None
+
+
+# ---- parts -------------------------------------------------------------------------------------------------------
+
+
+def main_parameters(shape: Shape) -> int:
+    """All that is resident when the model is served: T, A_main and the head, norms included."""
+    matrices = shape.vocab_size * shape.dim * (1 if shape.tied_head else 2)
+    blocks = shape.layers * (block_parameters(shape.dim, shape.hidden) + 2 * shape.dim)
+    return matrices + blocks + 2 * shape.dim  # the norms of the embeddings and of the end
+
+
+def fgram_parameters(shape: Shape) -> int:
+    """A_f-gram's: blocks, norms and positions. It has no embedding of its own."""
+    blocks = shape.fgram_layers * (block_parameters(shape.dim, shape.hidden) + 2 * shape.dim)
+    return blocks + (shape.max_n + 1) * shape.dim
+
+
+def kv_bytes_a_token(shape: Shape) -> int:
+    """Keys and values that a token leaves behind in every layer."""
+    return 2 * shape.layers * shape.dim * number_bytes(shape)
+
+
+def number_bytes(shape: Shape) -> int:
+    """Bytes of a number of the weights, keys and values."""
+    return FORMATS[shape.weights].bits // 8
+
+
+# ---- operations --------------------------------------------------------------------------------------------------
+
+
+def decode_flops(shape: Shape) -> int:
+    """Operations of the main model for one token more, with a full context behind it."""
+    return forward_flops(shape.dim, shape.hidden, shape.layers, shape.vocab_size, shape.context)
+
+
+def prefill_flops(shape: Shape) -> int:
+    """Operations of the main model for a token of a prompt that fills the context: of the last alone the head is asked.
+
+    Attention is counted over the whole context, as in `forward_flops`; causal kernels need about half of that.
+    """
+    of_head = decode_flops(shape) - _without_head(shape)
+    return _without_head(shape) + round(of_head / shape.context)
+
+
+def _without_head(shape: Shape) -> int:
+    return forward_flops(shape.dim, shape.hidden, shape.layers, 0, shape.context)
+
+
+def plain_training_flops(shape: Shape) -> int:
+    """Operations a sequence of training the main model: forward, and twice that backward."""
+    return (1 + _BACKWARD) * shape.context * decode_flops(shape)
+
+
+def padded_training_flops(shape: Shape) -> int:
+    """Operations a sequence of training both models the paper's way: each match is computed by itself, padded to K tokens.
+
+    The paper's own 5.57e13 for 1B with 1B f-grams is less than half of that. How it was counted is not said; it is as if
+    A_f-gram ran over 1.9 tokens a position, and no match is shorter than two.
+    """
+    return _with_fgrams(shape, shape.max_n * shape.matched)
+
+
+def trie_training_flops(shape: Shape) -> int | None:
+    """The same over the trie of a batch, in which f-grams share their prefixes; None if its nodes are not known."""
+    return None if shape.trie_nodes is None else _with_fgrams(shape, shape.trie_nodes)
+
+
+def _with_fgrams(shape: Shape, nodes: float) -> int:
+    """With so many token-forwards of A_f-gram a position, all of them asked for an output and as deep as can be."""
+    of_fgrams = fgram_pass_flops(shape.dim, shape.hidden, shape.fgram_layers, nodes, nodes, shape.max_n)
+    return plain_training_flops(shape) + round((1 + _BACKWARD) * shape.context * of_fgrams)
+
+
+def precompute_flops(shape: Shape) -> int:
+    """Operations of the one pass over the vocabulary that fills the table: a token-forward an f-gram."""
+    of_each = fgram_forward_flops(shape.dim, shape.hidden, shape.fgram_layers, shape.max_n)
+    return round(shape.num_fgrams * of_each)
+
+
+def live_flops(shape: Shape, match_shares: Sequence[float]) -> float:
+    """Operations a token of A_f-gram where there is no table: n token-forwards for a match of n tokens.
+
+    match_shares[n]: the share of positions whose longest match has n tokens.
+    """
+    of_node = [
+        fgram_forward_flops(shape.dim, shape.hidden, shape.fgram_layers, depth) for depth in range(1, shape.max_n + 1)
+    ]
+    return float(sum(share * sum(of_node[:n]) for n, share in enumerate(match_shares) if n >= 2))
+
+
+def whole_training_flops(shape: Shape) -> float | None:
+    """Operations of the whole training, the trie's way if its nodes are known, and of filling the table."""
+    if shape.num_training_tokens is None:
+        return None
+    if not shape.num_fgrams:
+        a_sequence = plain_training_flops(shape)
+    else:
+        a_sequence = trie_training_flops(shape) or padded_training_flops(shape)
+    return shape.num_training_tokens / shape.context * a_sequence + precompute_flops(shape)
+
+
+# ---- what is told ------------------------------------------------------------------------------------------------
+
+
+def shape_cost(shape: Shape) -> Row:
+    """All there is to know of a shape's cost; bytes in bytes, operations a token or, where it says so, a sequence."""
+    rows, width = shape.num_fgrams, row_bytes(shape.dtype, shape.dim)
+    return {
+        "model": shape.name,
+        "resident_parameters": main_parameters(shape),
+        "resident_bytes": main_parameters(shape) * number_bytes(shape),
+        "kv_bytes_a_token": kv_bytes_a_token(shape),
+        "kv_bytes_a_sequence": kv_bytes_a_token(shape) * shape.context,
+        "prefill_flops": prefill_flops(shape),
+        "decode_flops": decode_flops(shape),
+        "offloaded_rows": rows,
+        "raw_bytes": rows * width,
+        "index_bytes": index_bytes(rows, shape.vocab_size),
+        "offloaded_bytes_ram": rows * width + index_bytes(rows, shape.vocab_size),
+        "offloaded_bytes_disk": table_bytes(rows, shape.dim, shape.dtype, shape.vocab_size) if rows else 0,
+        "dictionary_bytes_ram": dictionary_bytes(rows, width),
+        "lmdb_bytes_disk": lmdb_bytes(rows, width, shape.max_n * TOKEN_BYTES) if rows else 0,
+        "fgram_parameters": fgram_parameters(shape) if rows else 0,
+        "training_flops_a_sequence_plain": plain_training_flops(shape),
+        "training_flops_a_sequence_padded": padded_training_flops(shape) if rows else None,
+        "training_flops_a_sequence_trie": trie_training_flops(shape) if rows else None,
+        "precompute_flops": precompute_flops(shape),
+        "training_flops": whole_training_flops(shape),
+    }
