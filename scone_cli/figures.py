@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# "text" is prose; "literal" is text of a corpus, escaped by `legible`; the others are numbers, a "measure" one of any size.
-Kind = Literal["text", "literal", "count", "number", "measure", "share"]
+# "text" is prose; "literal" is text of a corpus, escaped by `legible`; "written" is a number with its unit or error that is
+# text already; the others are numbers, a "measure" one of any size.
+Kind = Literal["text", "literal", "written", "count", "number", "measure", "share"]
 
 
 def value_text(kind: Kind, value: Any) -> str:
@@ -51,25 +52,30 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values, one for every column, shown under the title if there is one."""
+    """Rows of values, one for every column, shown under the title if there is one.
+
+    A page lets the rows numbered in `strong` stand out, and shows a `folded` table only to who asks for it.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
     title: str = ""
+    strong: Sequence[int] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Axis:
     """What is measured along an axis, with its unit, and how its numbers are written.
 
-    If it is not logarithmic it goes from 0 to a round number ("zero"), from 0 to the largest value ("last"), or between
-    round numbers around the values ("round").
+    If it is not logarithmic it goes from 0 to a round number ("zero"), from 0 to the largest value ("last"), between
+    round numbers around the values ("round"), or between round numbers around the values and 0 ("signed").
     """
 
     title: str
     kind: Kind = "count"
     log: bool = False
-    ends: Literal["zero", "last", "round"] = "zero"
+    ends: Literal["zero", "last", "round", "signed"] = "zero"
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,56 @@ class BarChart:
     bars: Sequence[Bars]
 
 
-Chart = LineChart | BarChart
+@dataclass(frozen=True)
+class Interval:
+    """A value that lies between `low` and `high` (None: nobody knows), told as better or worse only if it was shown."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    finding: Literal["better", "worse", "no difference shown"]
+
+
+@dataclass(frozen=True)
+class IntervalChart:
+    """Differences below one another, each with its interval, against the line at 0; what is left of it is better."""
+
+    title: str
+    x: Axis
+    intervals: Sequence[Interval]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A named point; a `strong` one stands out."""
+
+    name: str
+    x: float
+    y: float
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class DotChart:
+    """Named points over two axes."""
+
+    title: str
+    x: Axis
+    y: Axis
+    dots: Sequence[Dot]
+
+
+Chart = LineChart | BarChart | IntervalChart | DotChart
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One of the few figures that say the most, with its name and what must be known to read it."""
+
+    name: str
+    value: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,3 +181,13 @@ class Figure:
     caption: str
     charts: Sequence[Chart]
     tables: Sequence[Table]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures that answer one question, which the title names in a word or two; `commands` are lines of a shell."""
+
+    title: str
+    says: str
+    figures: Sequence[Figure]
+    commands: Sequence[str] = ()

