@@ -71,18 +71,26 @@ def generate(
     Raises:
         BadSetting: the prompt is longer than the context.
     """
-    import torch  # noqa: PLC0415
-
-    from scone_cli.model import KeyValueCache  # noqa: PLC0415
-
-    main, context, read = model.main, model.config.context, [end, *prompt]
-    if len(read) > context:
+    context = model.config.context
+    if len(prompt) >= context:
         raise BadSetting(
             f"a prompt of {len(prompt):,} tokens, expected at most {context - 1:,}: the model's context, less one",
             "give a shorter prompt, or train with a larger --context",
         )
+    yield from go_on(model, embed, [end, *prompt], sampling, max_tokens, end)
+
+
+def go_on(
+    model: SconeModel, embed: Embed, read: Sequence[int], sampling: Sampling, max_tokens: int, end: int
+) -> Iterator[int]:
+    """Token ids that follow what the model reads, at most a context of them; `embed` may have seen what came before."""
+    import torch  # noqa: PLC0415
+
+    from scone_cli.model import KeyValueCache  # noqa: PLC0415
+
+    main, context = model.main, model.config.context
     device = main.token_embedding.weight.device
-    cache = KeyValueCache(model.config, 1, min(context, len(prompt) + max_tokens), device)
+    cache = KeyValueCache(model.config, 1, min(context, len(read) + max_tokens), device)
     random = torch.Generator().manual_seed(sampling.seed)
     with torch.inference_mode():
         for _ in range(min(max_tokens, context + 1 - len(read))):

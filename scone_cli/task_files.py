@@ -1,0 +1,174 @@
+"""Task files of lm-evaluation-harness, as it wants them: YAML read, and what they name beside them found.
+
+A file is one task: a mapping with a name under `task`. `include` and `!function module.name` are looked up beside it, and so
+are its data files (the harness would look for them in the folder it was started in). A folder is all the tasks in it; files
+without a name are there to be included, and those that put tasks into groups are left out: every task is told by itself.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scone_cli.errors import BadData, InputMissing
+
+FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of data that lies beside a task, as the harness calls them
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task: where it is from, what the harness takes, and the files whose content decides what it asks.
+
+    is_local: whether all its data are files that are there.
+    """
+
+    path: Path
+    config: Config
+    files: tuple[Path, ...]
+    is_local: bool
+
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        return str(self.config["task"])
+
+
+def is_path(task: str) -> bool:
+    """Whether a task is named by its file or folder, and not by the name that the harness knows it by."""
+    return Path(task).exists() or task.endswith((".yaml", ".yml")) or "/" in task
+
+
+def find_tasks(path: Path) -> list[TaskFile]:
+    """The task in a file, or all tasks in a folder.
+
+    Raises:
+        InputMissing: there is no such file, no task in the folder, or no such data file.
+        BadData: a file is not a task.
+    """
+    if not path.exists():
+        raise InputMissing(
+            f"{path}: no such task file or folder", "name a YAML file of lm-evaluation-harness, or a folder of them"
+        )
+    if path.is_file():
+        return [_task(path)]
+    paths = sorted(each for each in path.rglob("*.y*ml") if each.suffix in {".yaml", ".yml"})
+    found = [_task(each) for each in paths if isinstance(_config(each, []).get("task"), str)]
+    if not found:
+        raise InputMissing(f"{path}: no task in this folder", "expected YAML files with a name under `task`")
+    return found
+
+
+def _task(path: Path) -> TaskFile:
+    read: list[Path] = []
+    config = _config(path, read)
+    if not isinstance(config.get("task"), str) or "group" in config:
+        raise BadData(
+            f"{path}: {'a group of tasks' if 'group' in config else 'no name'}, expected a task with a name under `task`",
+            "name the file of a task, or a folder of them",
+        )
+    data, is_local = _place_data(path, config)
+    return TaskFile(path, config, (*read, *data), is_local)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def _config(path: Path, read: list[Path]) -> Config:
+    """What a file says, what it includes first; the files it took are added to `read`."""
+    if path in read:
+        raise BadData(f"{path}: includes itself", "take one of the two `include` away")
+    read.append(path)
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc] # it has no types
+        """Knows the functions that lie beside this file."""
+
+    Loader.add_constructor(
+        "!function", lambda loader, node: _function(loader.construct_scalar(node), path.parent, read)
+    )
+    try:
+        config = yaml.load(path.read_bytes(), Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        raise BadData(
+            f"{path}{where}: not YAML ({getattr(error, 'problem', None) or error})", "correct the task file"
+        ) from error
+    except OSError as error:
+        raise InputMissing(f"{path}: cannot be read ({error.strerror})", "see what the task includes") from error
+    if not isinstance(config, dict):
+        raise BadData(
+            f"{path}: {type(config).__name__}, expected a mapping", "expected a task of lm-evaluation-harness"
+        )
+    included = config.pop("include", [])
+    found: Config = {}
+    for each in included if isinstance(included, list) else [included]:
+        found |= _config(path.parent / str(each), read)
+    return found | config
+
+
+def _function(spec: str, folder: Path, read: list[Path]) -> Any:
+    """The function that `!function module.name` means: of a module beside the file, or of one that is installed."""
+    module_name, _, name = spec.rpartition(".")
+    path = (folder / f"{module_name.replace('.', '/')}.py").resolve()
+    try:
+        if path.is_file():
+            read.append(path)
+            module_name = f"scone_task_{hashlib.blake2b(str(path).encode(), digest_size=8).hexdigest()}"
+            if module_name not in sys.modules:
+                found = importlib.util.spec_from_file_location(module_name, path)
+                assert found is not None
+                assert found.loader is not None
+                module = importlib.util.module_from_spec(found)
+                found.loader.exec_module(module)
+                sys.modules[module_name] = module
+        return getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        raise BadData(f"!function {spec}: {type(error).__name__}: {error}", f"expected it in {path}") from error
+
+
+# ---- data --------------------------------------------------------------------------------------------------------
+
+
+def _place_data(path: Path, config: Config) -> tuple[list[Path], bool]:
+    """Make the places of a task's data absolute; the files, and whether these are all its data.
+
+    Raises:
+        InputMissing: a file is not there.
+    """
+    folder, place = path.resolve().parent, str(config.get("dataset_path"))
+    if place not in FORMATS:
+        is_here = (folder / place).is_dir()
+        if is_here:
+            config["dataset_path"] = str(folder / place)
+        return sorted(each for each in (folder / place).rglob("*") if each.is_file()) if is_here else [], is_here
+    files: list[Path] = []
+    options = config.get("dataset_kwargs") or {}
+    if (given := options.get("data_files")) is None:
+        raise BadData(f"{path}: data in {place} without `data_files`", "name the files under `dataset_kwargs`")
+    placed = {
+        split: [_data_file(path, str(name), files) for name in (names if isinstance(names, list) else [names])]
+        for split, names in (given if isinstance(given, dict) else {"train": given}).items()
+    }
+    config["dataset_kwargs"] = options | {"data_files": placed}
+    return files, not any("://" in name for names in placed.values() for name in names)
+
+
+def _data_file(path: Path, name: str, files: list[Path]) -> str:
+    """Where a data file is: beside the task, or else where we are; it is added to `files`. `*` may stand for several."""
+    if "://" in name:
+        return name
+    for folder in (path.resolve().parent, Path.cwd()):
+        if found := sorted(map(Path, glob.glob(str(folder / name), recursive=True))):  # noqa: PTH207 - `name` may be absolute
+            files += found
+            return str(folder / name)
+    raise InputMissing(f"{path}: no data file {name}", f"expected it in {path.parent}")

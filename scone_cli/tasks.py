@@ -1,0 +1,270 @@
+"""Zero-shot tasks of lm-evaluation-harness for our arms: local task files offline, registered ones where the network is there.
+
+    rows = run_tasks(["pipelines/tasks", "lambada_openai"], arms, tokenizer, end_of_document, progress)
+
+The harness makes requests of tasks and metrics of answers; the answers are `scoring.Scorer`'s, and every arm gets the same
+requests. It is imported when it is needed (extra `eval`), and kept from writing: to the terminal at all, and to the disk
+but for data that it fetches from a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib.metadata
+import logging
+import math
+import os
+import random
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scone_cli import scoring
+from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
+from scone_cli.evaluation import Arm
+from scone_cli.progress import Progress
+from scone_cli.scoring import Scorer
+from scone_cli.task_files import TaskFile, find_tasks, is_path
+from scone_cli.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BOOTSTRAPS = 1000  # resamplings for the standard error of a metric that has no formula
+SEED = 1234  # the harness's own: which examples a prompt shows
+_NO_NETWORK = {"ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "gaierror"}
+
+Row = dict[str, Any]
+Group = dict[str, Any]  # of tasks, as the harness's TaskManager loads them
+
+
+def task_fingerprints(tasks: Sequence[str]) -> dict[str, str]:
+    """What the result depends on: the SHA-256 of every file of local tasks, and the version of the harness. Before any work.
+
+    Raises:
+        BadSetting: lm-evaluation-harness is not installed.
+        InputMissing, BadData: see `task_files.find_tasks`.
+    """
+    found = {"lm-eval": _version()}
+    for path in (Path(task) for task in tasks if is_path(task)):
+        for task in find_tasks(path):
+            found |= {
+                f"task {task.name}: {file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in task.files
+            }
+    return found
+
+
+def run_tasks(
+    tasks: Sequence[str], arms: Sequence[Arm], tokenizer: Tokenizer, end_of_document: int, progress: Progress
+) -> list[Row]:
+    """What every arm makes of every task, by its metrics: the section `tasks` of `results.json`.
+
+    Rows have task, arm, metric, value, stderr (None where none is known), n (documents; None of a group), version (of the
+    task), cut (requests of whose context the model did not see the left). `tasks` are files, folders, or the harness's names.
+
+    Raises:
+        BadSetting: lm-evaluation-harness is not installed, or knows no such task.
+        InputMissing: a file or data are not there, or there is no network to fetch them from.
+        BadData: a task is not one.
+    """
+    _version()
+    files = [found for task in tasks if is_path(task) for found in find_tasks(Path(task))]
+    names = [task for task in tasks if not is_path(task)]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as cache, _kept_quiet(Path(cache), not names, progress) as aloud:
+        aloud("reading tasks", 0, len(files) + len(names), "tasks")
+        loaded = {file.name: _local(file, cache) for file in files} | _registered(names)
+        aloud("reading tasks", len(files) + len(names), len(files) + len(names), "tasks")
+        for name, group in loaded.items():
+            for arm in arms:
+                scorer = Scorer(arm, tokenizer, end_of_document, aloud, f"task {name}, {arm.name}")
+                with _one_error(f"task {name}"):
+                    rows += _answered(group, scorer)
+    for task, cut in {row["task"]: row["cut"] for row in rows if row["cut"]}.items():
+        progress(f"task {task}", 0, 0, "", f"{cut:,} contexts are longer than the model's, and cut on the left")
+    return rows
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("lm_eval")
+    except importlib.metadata.PackageNotFoundError as error:
+        problem = "tasks need lm-evaluation-harness, which is not installed"
+        raise BadSetting(problem, "run: pip install 'scone-cli[eval]'") from error
+
+
+# ---- loading -----------------------------------------------------------------------------------------------------
+
+
+def _local(file: TaskFile, cache: str) -> Group:
+    """The task in a file; what is made of its data lies in `cache`, and no longer than that."""
+    config = file.config | {"metadata": {"version": 0, **_mapping(file.config.get("metadata"))}}
+    if file.is_local:
+        config["dataset_kwargs"] = (config.get("dataset_kwargs") or {}) | {"cache_dir": cache}
+    with _one_error(str(file.path)):
+        from lm_eval.api.task import ConfigurableTask  # noqa: PLC0415 - heavy, and an extra
+
+        return {"tasks": {file.name: ConfigurableTask(config=config)}, "groups": {}, "group_map": {}}
+
+
+def _mapping(metadata: Any) -> Row:
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _registered(names: Sequence[str]) -> dict[str, Group]:
+    """Tasks, and groups of them, by the harness's names."""
+    if not names:
+        return {}
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+
+    manager = TaskManager()
+    found = {}
+    for name in names:
+        if name not in manager.all_tasks:
+            near = ", ".join(difflib.get_close_matches(name, manager.all_tasks)) or "see: lm-eval ls tasks"
+            raise BadSetting(
+                f"task {name}: not known to lm-evaluation-harness {_version()} (near it: {near})",
+                "name one that it knows, or a YAML file: ./task.yaml",
+            )
+        with _one_error(f"task {name}"):
+            found[name] = manager.load([name])
+    return found
+
+
+# ---- answering ---------------------------------------------------------------------------------------------------
+
+
+def _answered(group: Group, scorer: Scorer) -> list[Row]:
+    """The metrics of a group of tasks, as the harness works them out of the answers."""
+    from lm_eval.evaluator import evaluate  # noqa: PLC0415
+
+    for task in group["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(SEED)
+    random.seed(SEED)  # some tasks draw by these: every arm gets the same requests
+    np.random.seed(SEED)  # noqa: NPY002
+    cut = Counter[str]()
+    found = evaluate(_as_lm(scorer, cut), group, bootstrap_iters=BOOTSTRAPS, log_samples=False)
+    rows = []
+    for task, metrics in found["results"].items():
+        for key, value in metrics.items():
+            metric, _, chosen = key.partition(",")  # chosen: which part of an answer counts, `none` where it is all
+            if chosen and not metric.endswith("_stderr"):
+                rows.append(
+                    {
+                        "task": task,
+                        "arm": scorer.arm.name,
+                        "metric": metric if chosen == "none" else f"{metric} ({chosen})",
+                        "value": _number(value),
+                        "stderr": _number(metrics.get(f"{metric}_stderr,{chosen}")),
+                        "n": found["n-samples"].get(task, {}).get("effective"),
+                        "version": str(found["versions"].get(task)),
+                        "cut": cut[task],
+                    }
+                )
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
+    """A scorer as the harness's kind of model; how many requests were cut is counted by task."""
+    from lm_eval.api.model import LM  # noqa: PLC0415
+
+    def answered(ask: Callable[[list[Any]], list[Any]], requests: list[Any], asked: list[Any]) -> list[Any]:
+        answers = ask(asked)
+        cut.update(requests[number].task_name for number in scorer.cut)
+        return answers
+
+    class SconeLM(LM):  # type: ignore[misc] # the harness has no types to speak of
+        """Answers with one arm."""
+
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            return answered(scorer.loglikelihood, requests, [each.args for each in requests])
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            return answered(scorer.loglikelihood_rolling, requests, [each.args[0] for each in requests])
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            return answered(scorer.generate_until, requests, [each.args for each in requests])
+
+    return SconeLM()
+
+
+# ---- a guest that is noisy ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _kept_quiet(cache: Path, is_offline: bool, progress: Progress) -> Iterator[Progress]:
+    """The harness, and the libraries it brings, write nothing, start no process, and keep to `cache` if offline.
+
+    What is given tells progress as before.
+    """
+    settings = {"DISABLE_MULTIPROC": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if is_offline:
+        settings |= {
+            "HF_HOME": str(cache),
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "HF_EVALUATE_OFFLINE": "1",
+        }
+    before, log_level, stderr = dict(os.environ), logging.root.manager.disable, sys.stderr
+
+    def aloud(what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
+        with contextlib.redirect_stderr(stderr):
+            progress(what, done, total, unit, detail)
+
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.callback(logging.disable, log_level)
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)  # before that
+        logging.disable(logging.CRITICAL)
+        os.environ.update(settings)
+        yield aloud
+
+
+@contextlib.contextmanager
+def _one_error(what: str) -> Iterator[None]:
+    """Whatever the harness raises over a task is something about that task; what our scoring raises is not."""
+    try:
+        yield
+    except SconeError:
+        raise
+    except Exception as error:
+        if any(frame.filename == scoring.__file__ for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        chain = list(_causes(error))
+        if any(type(each).__name__ in _NO_NETWORK for each in chain):
+            raise InputMissing(
+                f"{what}: its data could not be fetched ({_line(error)})",
+                "try where the network is there, or name a task file whose data lie beside it",
+            ) from error
+        raise BadData(
+            f"{what}: lm-evaluation-harness cannot run it ({_line(chain[-1])})", "correct the task"
+        ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
