@@ -127,7 +127,7 @@ RANKS = {
     "stages.select_vocab": 9,
     "stages.train_fgram": 9,
     "stages.precompute": 9,
-    "stages.evaluate": 10,
+    "stages.evaluate": 12,
     "commands": 10,
     "console": 10,
     "options": 10,
