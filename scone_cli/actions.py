@@ -58,6 +58,8 @@ def _stage_command(name: str) -> click.Command:
         report = _run_stage(ctx, name, config, values, force, leads)
         if leads:
             _print_report(report, round(time.monotonic() - started, 3), as_json)
+        if report.problem:
+            raise SconeError(report.problem)
 
     params = [
         *_own_parameters(name),
@@ -72,15 +74,25 @@ def _own_parameters(name: str) -> list[click.Parameter]:
     """The parameters that are not settings: what a stage reads, and where it writes."""
     if name == "count-ngrams":
         return [click.Argument(["corpus"], nargs=-1, required=True, type=PATH)]
-    if name == "train-fgram":
-        help_text = "Folder of the model.  [default: model in the workspace]"
+    if name in {"train-fgram", "precompute"}:
+        artifact = STAGES[name].artifact
+        help_text = f"Folder of the {artifact}.  [default: {artifact} in the workspace]"
         return [click.Option(["--out"], type=PATH, metavar="DIR", help=help_text)]
     if name == "eval":
-        help_text = "Evaluate this model too; may be given more than once."
-        return [
-            click.Argument(["corpus"], nargs=-1, type=PATH),
-            click.Option(["--against"], multiple=True, type=PATH, metavar="MODEL_DIR", help=help_text),
-        ]
+        texts = {
+            "against": "Evaluate this model too, under its folder's name or as NAME=MODEL_DIR; may be given more than once.",
+            "table": "Evaluate this table of the same model too; may be given more than once.",
+            "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given more than once.",
+        }
+        against, table, fail_if = (
+            click.Option([f"--{flag}"], multiple=True, type=kind, metavar=metavar, help=texts[flag])
+            for flag, kind, metavar in (
+                ("against", PATH, "MODEL_DIR"),
+                ("table", PATH, "DIR"),
+                ("fail-if", click.STRING, "CONDITION"),
+            )
+        )
+        return [click.Argument(["corpus"], nargs=-1, type=PATH), against, table, fail_if]
     return []
 
 
@@ -90,7 +102,8 @@ def _inputs_and_out(name: str, workspace: Path, values: dict[str, Any]) -> tuple
         return values["corpus"], workspace
     out = values.get("out") or workspace / STAGES[name].artifact
     if name == "eval":
-        return STAGES[name].module().Inputs(workspace, values["corpus"], values["against"]), out
+        given = (values[part] for part in ("corpus", "against", "table", "fail_if"))
+        return STAGES[name].module().Inputs(workspace, *given), out
     return workspace, out
 
 
@@ -118,7 +131,7 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
 def _print_report(report: Report, seconds: float, as_json: bool) -> None:
     if as_json:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date, "seconds": seconds}
-        console.print_result(json.dumps(facts | report.summary))
+        console.print_result(json.dumps(facts | dict(report.details or report.summary)))
         return
     how = "up to date" if report.up_to_date else f"made in {seconds_text(seconds)}"
     console.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))

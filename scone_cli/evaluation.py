@@ -1,51 +1,59 @@
-"""Running models over whole documents: every token predicted exactly once, for each of the arms.
+"""Running models over documents: every token predicted exactly once, by all arms in one pass over the text.
 
 A document is read as an end-of-document token and its own tokens, cut into windows of one context that do not overlap
-(stride = context): the first token of a window is predicted from the token before it alone. All arms see the same windows.
+(stride = context): the first token of a window is predicted from the token before it alone. All arms see the same windows:
+a piece of text is matched once for every index, and its batches are built once for every context.
+Shapes: N tokens of a piece, B windows of a batch, C its context, H tokens of history before each (hashed models alone).
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scone_cli import metrics
-from scone_cli.corpus import TokenStream, iter_shards, top_folder
+from scone_cli.corpus import TokenStream
 from scone_cli.gradients import live_rows
 from scone_cli.losses import token_losses
 from scone_cli.model import SconeModel
-from scone_cli.ngrams import NONE, U8, U32, FgramIndex
+from scone_cli.ngrams import I64, NONE, U8, U32, FgramIndex
+from scone_cli.prefixes import Prefix
 from scone_cli.progress import Progress
-from scone_cli.schemas import TRAIN
 from scone_cli.table import Table
 from scone_cli.trie import FgramTrie, distinct_matches
 
 BATCH_TOKENS = 8192
-LOOKUP_BATCHES = (1, 16, 4096)
+
+F32 = npt.NDArray[np.float32]
+Matches = tuple[U32, U8]  # id and length of the f-gram that ends at each place
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A model and where the rows of its f-grams come from: A_f-gram (`trie`), a table, or nowhere (both None)."""
+    """A model and where the rows of its f-grams come from: A_f-gram (`trie`), a table, or nowhere (both None).
+
+    `found_by` is another arm's index of the same f-grams, so that a text need not be matched again. With a `prefix` only the
+    first rows of the table are there.
+    """
 
     name: str
     model: SconeModel
     trie: FgramTrie | None = None
     table: Table | None = None
+    found_by: FgramIndex | None = None
+    prefix: Prefix | None = None
 
+    @cached_property
     def index(self) -> FgramIndex | None:
         """The index that this arm matches with."""
+        if self.found_by is not None:
+            return self.found_by
         if self.table is not None:
             return self.table.index
         return self.trie.index() if self.trie is not None else None
@@ -55,33 +63,72 @@ class Arm:
         if self.table is None:
             return live_rows(self.model, tokens, ids, self.trie)
         distinct, places = distinct_matches(ids)
-        return torch.from_numpy(places), self.table.rows(distinct)
+        device = self.model.main.token_embedding.weight.device
+        return torch.from_numpy(places).to(device), self.table.rows(distinct).to(device)
+
+    def losses(self, tokens: U32, ids: U32, targets: Tensor) -> Tensor:
+        """-ln p of the targets [B, C], of tokens and ids as above."""
+        main = self.model.main
+        inputs = torch.from_numpy(tokens[:, self.model.history :].astype(np.int64)).to(targets.device)
+        return token_losses(main(main.embed(inputs, *self.rows(tokens, ids))), main.head_weight, targets)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows that are read at once: where their tokens lie in the piece int64 [B, C], and which of these are there.
+
+    `earlier` [B, H] is where their history lies.
+    """
+
+    at: I64
+    inside: npt.NDArray[np.bool_]
+    earlier: I64
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a pass over a piece gives, by arm.
+
+    losses: -ln p of every token float32 [N]. matches: the f-gram at the token that predicts it. seconds: that it took.
+    """
+
+    losses: dict[str, F32]
+    matches: dict[str, Matches]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
 class ArmLosses:
     """-ln p of every token float32 [N], the length of the f-gram matched at the token that predicts it, the time."""
 
-    losses: npt.NDArray[np.float32]
+    losses: F32
     matched: U8
     seconds: float
 
 
-def inputs_of(stream: TokenStream, end_of_document: int, index: FgramIndex | None) -> tuple[U32, U32, U8]:
-    """What predicts each token: the token before it (or the end of a document), its f-gram's id and length. All [N].
-
-    The f-gram at an input ends there: nothing of the token to be predicted, or after it, is used.
-    """
-    ids, lengths = np.full(stream.tokens.size, NONE, np.uint32), np.zeros(stream.tokens.size, np.uint8)
-    if index is not None:
-        ids, lengths = index.match(stream.tokens, stream.starts)
-    first = stream.starts[:-1][np.diff(stream.starts) > 0]
-    inputs, ids, lengths = np.roll(stream.tokens, 1), np.roll(ids, 1), np.roll(lengths, 1)
-    inputs[first], ids[first], lengths[first] = end_of_document, NONE, 0
-    return inputs, ids, lengths
+def inputs_of(stream: TokenStream, end_of_document: int) -> U32:
+    """What predicts each token: the token before it, or the end of a document [N]."""
+    inputs = np.roll(stream.tokens, 1)
+    inputs[_firsts(stream)] = end_of_document
+    return inputs
 
 
-def windows_of(stream: TokenStream, context: int) -> npt.NDArray[np.int64]:
+def matches_of(stream: TokenStream, index: FgramIndex | None) -> Matches:
+    """The f-gram that ends at the input of each token, its id and its length: nothing of the token itself, or after it."""
+    if index is None:
+        return np.full(stream.tokens.size, NONE, np.uint32), np.zeros(stream.tokens.size, np.uint8)
+    ids, lengths = index.match(stream.tokens, stream.starts)
+    ids, lengths = np.roll(ids, 1), np.roll(lengths, 1)
+    first = _firsts(stream)
+    ids[first], lengths[first] = NONE, 0
+    return ids, lengths
+
+
+def _firsts(stream: TokenStream) -> I64:
+    return stream.starts[:-1][np.diff(stream.starts) > 0]
+
+
+def windows_of(stream: TokenStream, context: int) -> I64:
     """First token and length of every window [W, 2], the longest first so that batches need little padding."""
     lengths = np.diff(stream.starts)
     count = -(-lengths // context)
@@ -93,188 +140,64 @@ def windows_of(stream: TokenStream, context: int) -> npt.NDArray[np.int64]:
     return np.stack([first, size], axis=1)[order]
 
 
-@torch.inference_mode()
-def run_arm(arm: Arm, stream: TokenStream, end_of_document: int, progress: Progress) -> ArmLosses:
-    """The loss of every token of `stream` under one arm."""
-    started = time.perf_counter()
-    inputs, ids, matched = inputs_of(stream, end_of_document, arm.index())
-    losses = np.empty(stream.tokens.size, np.float32)
-    main, done = arm.model.main, 0
-    progress(f"evaluating {arm.name}", done, stream.tokens.size, "tokens")
-    for windows in _batches(windows_of(stream, arm.model.config.context)):
-        width = int(windows[0, 1])
-        inside = np.arange(width) < windows[:, 1:]
-        at = np.where(inside, windows[:, :1] + np.arange(width), 0)
+def batches_of(stream: TokenStream, context: int, history: int) -> Iterator[Batch]:
+    """All windows of a piece, in batches of about `BATCH_TOKENS`."""
+    windows, start = windows_of(stream, context), 0
+    while start < len(windows):
+        width = int(windows[start, 1])
+        end = start + max(1, BATCH_TOKENS // width)
+        firsts, sizes = windows[start:end, :1], windows[start:end, 1:]
+        inside = np.arange(width) < sizes
         # A window's history may lie in another document, whose end is then between: no rows reach beyond that.
-        earlier = np.maximum(windows[:, :1] + np.arange(-arm.model.history, 0), 0)
-        tokens = inputs[np.concatenate([earlier, at], axis=1)]
-        targets = torch.from_numpy(stream.tokens[at].astype(np.int64))
-        slots, rows = arm.rows(tokens, np.where(inside, ids[at], np.uint32(NONE)))
-        embedded = main.embed(torch.from_numpy(tokens[:, arm.model.history :].astype(np.int64)), slots, rows)
-        found = token_losses(main(embedded), main.head_weight, targets)
-        losses[at[inside]] = found.numpy()[inside]
-        done += int(inside.sum())
-        progress(f"evaluating {arm.name}", done, stream.tokens.size, "tokens")
-    return ArmLosses(losses, matched, time.perf_counter() - started)
+        earlier = np.maximum(firsts + np.arange(-history, 0), 0)
+        yield Batch(np.where(inside, firsts + np.arange(width), 0), inside, earlier)
+        start = end
 
 
-def _batches(windows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    first = 0
-    while first < len(windows):
-        last = first + max(1, BATCH_TOKENS // int(windows[first, 1]))
-        yield windows[first:last]
-        first = last
+@torch.inference_mode()
+def run_arms(
+    arms: Sequence[Arm], stream: TokenStream, end_of_document: int, told: Callable[[float], None] = lambda _: None
+) -> Losses:
+    """The loss of every token of a piece under every arm; `told` is given the share of the work that is done."""
+    inputs, matches = inputs_of(stream, end_of_document), _match_all(arms, stream)
+    losses = {arm.name: np.empty(stream.tokens.size, np.float32) for arm in arms}
+    seconds = {arm.name: 0.0 for arm in arms}
+    done, total = 0, max(1, stream.tokens.size * len(arms))
+    for context in dict.fromkeys(arm.model.config.context for arm in arms):
+        readers = [arm for arm in arms if arm.model.config.context == context]
+        history = max(arm.model.history for arm in readers)
+        for batch in batches_of(stream, context, history):
+            tokens = inputs[np.concatenate([batch.earlier, batch.at], axis=1)]
+            targets = torch.from_numpy(stream.tokens[batch.at].astype(np.int64))
+            places = batch.at[batch.inside]
+            for arm in readers:
+                begun = time.perf_counter()
+                ids = np.where(batch.inside, matches[arm.name][0][batch.at], np.uint32(NONE))
+                device = arm.model.main.token_embedding.weight.device
+                found = arm.losses(tokens[:, history - arm.model.history :], ids, targets.to(device))
+                losses[arm.name][places] = found.cpu().numpy()[batch.inside]
+                seconds[arm.name] += time.perf_counter() - begun
+                done += places.size
+                told(done / total)
+    return Losses(losses, matches, seconds)
 
 
-def documents_trained_on(stream: TokenStream, tokens_folder: Path) -> int:
-    """How many documents of `stream` are, token for token, in the training split: on those a model only remembers."""
-    wanted = Counter(_digests(stream))
-    seen = {digest for _, shard in iter_shards(tokens_folder, TRAIN) for digest in _digests(shard) if digest in wanted}
-    return sum(wanted[digest] for digest in seen)
-
-
-def _digests(stream: TokenStream) -> Iterator[bytes]:
-    for start, end in pairwise(stream.starts.tolist()):
-        yield hashlib.blake2b(stream.tokens[start:end].tobytes(), digest_size=16).digest()
-
-
-# ---- what is reported --------------------------------------------------------------------------------------------
-
-
-def evaluate_corpus(
-    name: str, stream: TokenStream, arms: list[Arm], end_of_document: int, progress: Progress
-) -> dict[str, list[dict[str, Any]]]:
-    """All arms on one corpus: `results` (the whole and each folder of it), paired `differences`, `match_lengths`."""
-    losses = {arm.name: run_arm(arm, stream, end_of_document, progress) for arm in arms}
-    tokens = np.diff(stream.starts).astype(np.float64)
-    nats = {arm: metrics.per_document(found.losses, stream.starts) for arm, found in losses.items()}
-    results, differences = [], []
-    for corpus, inside in _folders(name, stream).items():
-        count, size = tokens[inside], stream.num_bytes[inside].astype(np.float64)
-        for arm, found in losses.items():
-            for metric, value in (
-                ("nats_per_token", metrics.nats_per_token(nats[arm][inside], count)),
-                ("perplexity", metrics.perplexity(nats[arm][inside], count)),
-                ("bits_per_byte", metrics.bits_per_byte(nats[arm][inside], size, count)),
-            ):
-                if metric == "bits_per_byte" and not size.any():
-                    continue  # of token ids that came without a byte-level tokenizer
-                results.append(
-                    {
-                        "arm": arm,
-                        "corpus": corpus,
-                        "metric": metric,
-                        **asdict(value),
-                        "seconds": found.seconds if corpus == name else None,  # measured for the whole only
-                    }
-                )
-            if "table" in losses and arm != "table":
-                paired = metrics.nats_per_token(nats["table"][inside] - nats[arm][inside], count)
-                differences.append(
-                    {
-                        "arm": "table",
-                        "against": arm,
-                        "corpus": corpus,
-                        "nats_per_token": paired.value,
-                        "stderr": paired.stderr,
-                        "n": paired.n,
-                    }
-                )
-    return {"results": results, "differences": differences, "match_lengths": _by_match_length(name, losses)}
-
-
-def _folders(name: str, stream: TokenStream) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which documents belong to the corpus (all) and to each top folder in it, if there are several."""
-    folders = np.array([top_folder(document) for document in stream.names])
-    groups = {name: np.full(folders.size, True)}
-    if (distinct := np.unique(folders)).size > 1:
-        groups |= {f"{name}/{folder}": folders == folder for folder in distinct}
-    return groups
-
-
-def _by_match_length(corpus: str, losses: dict[str, ArmLosses]) -> list[dict[str, Any]]:
-    """Share of positions and mean loss of each arm by the length of the f-gram at the input (0: none matched)."""
-    if "table" not in losses:
-        return []
-    matched = losses["table"].matched
-    rows = []
-    for length in np.unique(matched):
-        here = matched == length
-        row = {"corpus": corpus, "match length": int(length), "share of positions": round(float(here.mean()), 4)}
-        rows.append(
-            row | {arm: round(float(found.losses[here].mean(dtype=np.float64)), 4) for arm, found in losses.items()}
-        )
-    return rows
-
-
-def model_costs(arms: list[Arm], stream: TokenStream) -> list[dict[str, Any]]:
-    """What each arm keeps on the accelerator and off it, and what a token of prefill costs it."""
-    rows = []
+def _match_all(arms: Sequence[Arm], stream: TokenStream) -> dict[str, Matches]:
+    """What every arm's index finds; each index is asked once, and a prefix of it cuts down what it found."""
+    found: dict[int, Matches] = {}
+    matches = {}
     for arm in arms:
-        config, resident = arm.model.config, list(arm.model.main.parameters())
-        flops = float(
-            metrics.forward_flops(config.dim, config.hidden, config.layers, config.vocab_size, config.context)
-        )
-        if arm.trie is not None and arm.model.fgram is not None:
-            resident += arm.model.fgram.parameters()
-            flops += _live_flops(arm, stream)
-        num_rows, num_bytes = _offloaded(arm)
-        rows.append(
-            {
-                "arm": arm.name,
-                "resident parameters": sum(weight.numel() for weight in resident),
-                "resident bytes": sum(weight.numel() * weight.element_size() for weight in resident),
-                "offloaded rows": num_rows,
-                "offloaded bytes": num_bytes,
-                "FLOPs a token": round(flops),
-            }
-        )
-    return rows
+        key = id(arm.index)
+        if key not in found:
+            found[key] = matches_of(stream, arm.index)
+        matches[arm.name] = arm.prefix.cut(*found[key]) if arm.prefix else found[key]
+    return matches
 
 
-def _offloaded(arm: Arm) -> tuple[int, int]:
-    """Rows, and bytes of them and of the index, that lie in memory or on disk: a table's, or the learned ones of a live model."""
-    if arm.table is not None:
-        index = arm.table.index
-        return arm.table.num_rows, arm.table.num_rows * arm.table.row_bytes + index.nbytes
-    learned = arm.model.learned if arm.trie is not None else None
-    return (len(learned.weight), learned.weight.nbytes) if learned is not None else (0, 0)
-
-
-def _live_flops(arm: Arm, stream: TokenStream) -> float:
-    """A_f-gram's cost a token when every match is computed by itself: n token-forwards for an f-gram of n tokens."""
-    index, config = arm.index(), arm.model.config
-    if index is None or not stream.tokens.size:
-        return 0.0
-    share = np.bincount(index.match(stream.tokens, stream.starts)[1], minlength=config.max_n + 1) / stream.tokens.size
-    nodes = [
-        metrics.fgram_forward_flops(config.dim, config.hidden, config.fgram_layers, n)
-        for n in range(1, config.max_n + 1)
-    ]
-    return float(sum(share[n] * sum(nodes[:n]) for n in range(2, config.max_n + 1)))
-
-
-def lookup_costs(arms: list[Arm], stream: TokenStream, progress: Progress) -> list[dict[str, Any]]:
-    """Microseconds a token of matching and fetching rows from the mapped table, page cache warm."""
-    rows = []
-    for arm in arms:
-        if arm.table is None:
-            continue
-        progress("timing look-ups", 0, len(LOOKUP_BATCHES), "batch sizes")
-        for number, batch in enumerate(LOOKUP_BATCHES):
-            measured = lookup_microseconds(arm.table, stream.tokens, batch)
-            rows.append({"batch": batch, **{name: round(value, 3) for name, value in measured.items()}})
-            progress("timing look-ups", number + 1, len(LOOKUP_BATCHES), "batch sizes")
-    return rows
-
-
-def lookup_microseconds(table: Table, tokens: U32, batch: int, seconds: float = 1.0) -> dict[str, float]:
-    """Median and 99th percentile of one look-up (match the next `batch` tokens, fetch their rows), a token."""
-    matcher, times = table.matcher(), list[float]()
-    deadline, at = time.perf_counter() + seconds, 0
-    while (begin := time.perf_counter()) < deadline or not times:
-        table.rows(matcher.match(tokens[at : at + batch]))
-        times.append(time.perf_counter() - begin)
-        at = at + batch if at + 2 * batch <= tokens.size else 0
-    used = np.array(times[min(len(times) - 1, 5) :]) * 1e6 / batch
-    return {"median": float(np.median(used)), "p99": float(np.percentile(used, 99))}
+def run_arm(arm: Arm, stream: TokenStream, end_of_document: int, progress: Progress) -> ArmLosses:
+    """The loss of every token of `stream`, held in memory, under one arm."""
+    size = stream.tokens.size
+    what = f"evaluating {arm.name}"
+    progress(what, 0, size, "tokens")
+    found = run_arms([arm], stream, end_of_document, lambda share: progress(what, round(share * size), size, "tokens"))
+    return ArmLosses(found.losses[arm.name], found.matches[arm.name][1], found.seconds[arm.name])

@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
 
-_LARGEST_EXPONENT = 700.0  # of e, in float64: a word of hundreds of tokens, as in text without blanks, is beyond counting
+_LARGEST_EXPONENT = (
+    700.0  # of e, in float64: a word of hundreds of tokens, as in text without blanks, is beyond counting
+)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,10 @@ def student_quantile(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def per_document(values: npt.NDArray[np.floating], starts: npt.NDArray[np.int64]) -> F64:
+def per_document(values: npt.NDArray[np.floating | np.bool_], starts: npt.NDArray[np.int64]) -> F64:
     """Sum of `values` [N] over each document [starts[d], starts[d + 1])."""
     sums = np.concatenate([np.zeros(1), np.cumsum(values, dtype=np.float64)])
     totals: F64 = sums[starts[1:]] - sums[starts[:-1]]

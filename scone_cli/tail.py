@@ -27,14 +27,23 @@ def describe_tail(
     All arrays are [T], one value a token: `train` its count in the training text, `occurrences` in the text that is
     matched (`where` says which), `unmatched` those where no f-gram ends, `is_last` whether any f-gram ends in it.
     """
-    decade = np.searchsorted(10 ** np.arange(19, dtype=np.int64), train, side="right")  # 0: never, 1: 1 to 9, ...
+    decade = decades_of(train)
     classes = []
     for power in np.unique(decade).tolist():
         tokens = np.flatnonzero(decade == power)
-        bounds = {"first": 10 ** (power - 1), "last": 10**power - 1} if power else {"first": 0, "last": 0}
         examples = _examples(tokens, occurrences, unmatched, spell)
-        classes.append(bounds | _class(tokens, occurrences, unmatched, is_last) | {"examples": examples})
+        classes.append(bounds_of(power) | _class(tokens, occurrences, unmatched, is_last) | {"examples": examples})
     return {"where": where, "classes": classes, "all": _class(np.arange(train.size), occurrences, unmatched, is_last)}
+
+
+def decades_of(counts: I64) -> I64:
+    """The class of every token by its count: 0 for never, 1 for 1 to 9, 2 for 10 to 99 and so on [T]."""
+    return np.searchsorted(10 ** np.arange(19, dtype=np.int64), counts, side="right")
+
+
+def bounds_of(decade: int) -> Row:
+    """The smallest and the largest count of such a class."""
+    return {"first": 10 ** (decade - 1), "last": 10**decade - 1} if decade else {"first": 0, "last": 0}
 
 
 def _class(tokens: I64, occurrences: I64, unmatched: I64, is_last: npt.NDArray[np.bool_]) -> Row:

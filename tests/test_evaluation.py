@@ -1,8 +1,6 @@
-"""Evaluation against a loop over single tokens; live = table; what is reported adds up."""
+"""Evaluation against a loop over single tokens; live = table; all arms together = each alone."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -10,18 +8,9 @@ import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, stream_of, tiny_model, trie_of
 
 from scone_cli import evaluation
-from scone_cli.evaluation import (
-    Arm,
-    evaluate_corpus,
-    inputs_of,
-    lookup_costs,
-    lookup_microseconds,
-    model_costs,
-    run_arm,
-    windows_of,
-)
-from scone_cli.metrics import fgram_forward_flops, forward_flops
+from scone_cli.evaluation import Arm, inputs_of, matches_of, run_arm, run_arms, windows_of
 from scone_cli.ngrams import NONE
+from scone_cli.prefixes import Prefix
 from scone_cli.progress import silent
 from scone_cli.table import Table
 
@@ -115,7 +104,9 @@ def test_a_loss_depends_on_nothing_after_its_token():
 
 def test_what_predicts_a_token():
     """Documents 1 2 1 | (empty) | 2 1, with the f-gram 1 2: its id and length are told where it ends, one later."""
-    tokens, ids, lengths = inputs_of(stream_of([[1, 2, 1], [], [2, 1]]), END, trie_of([(1, 2)], 8, 2).index())
+    stream = stream_of([[1, 2, 1], [], [2, 1]])
+    tokens = inputs_of(stream, END)
+    ids, lengths = matches_of(stream, trie_of([(1, 2)], 8, 2).index())
     assert tokens.tolist() == [END, 1, 2, END, 2]
     assert ids.tolist() == [NONE, NONE, 0, NONE, NONE]
     assert lengths.tolist() == [0, 0, 2, 0, 0]
@@ -136,95 +127,51 @@ def test_nothing_to_read():
     assert (found.losses.size, found.matched.size) == (0, 0)
 
 
-# ---- what is reported --------------------------------------------------------------------------------------------
+# ---- all arms in one pass ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def report(tmp_path):
-    return evaluate_corpus("held-out", STREAM, [LIVE, table_arm(tmp_path), NONE_ARM], END, silent)
-
-
-def test_results_of_the_whole_and_of_its_folders(report):
-    results = {(row["arm"], row["corpus"], row["metric"]): row for row in report["results"]}
-    corpora = ["held-out", "held-out/.", "held-out/code", "held-out/law"]
-    assert set(results) == {
-        (arm, corpus, metric)
-        for arm in ("live", "table", "none")
-        for corpus in corpora
-        for metric in ("nats_per_token", "perplexity", "bits_per_byte")
-    }
-    losses = np.array(slow_losses(FGRAMS))
-    doc = np.repeat(np.arange(7), np.diff(STREAM.starts))
-    for corpus, inside in zip(corpora, ([0, 1, 2, 3, 4, 5, 6], [3], [0, 1, 5], [2, 4, 6]), strict=True):
-        own = losses[np.isin(doc, inside)]
-        nats, ppl, bits = (results["live", corpus, m] for m in ("nats_per_token", "perplexity", "bits_per_byte"))
-        assert nats["value"] == pytest.approx(own.mean(), abs=1e-5)
-        assert ppl["value"] == pytest.approx(math.exp(own.mean()), rel=1e-4)
-        assert bits["value"] == pytest.approx(own.mean() / math.log(2) / 3, abs=1e-5)  # a token is three bytes
-        assert nats["n"] == ppl["n"] == bits["n"] == own.size
-        assert (nats["stderr"] is None) == (len(inside) == 1)
-        assert (nats["seconds"] is None) == (corpus != "held-out")  # the time of the whole is told once
-
-
-def test_differences_are_those_of_the_means_with_a_smaller_error(report):
-    results = {(row["arm"], row["corpus"]): row for row in report["results"] if row["metric"] == "nats_per_token"}
-    assert {row["against"] for row in report["differences"]} == {"live", "none"}
-    assert len(report["differences"]) == 2 * 4
-    for row in report["differences"]:
-        expected = results["table", row["corpus"]]["value"] - results[row["against"], row["corpus"]]["value"]
-        assert row["nats_per_token"] == pytest.approx(expected, abs=1e-9)
-        assert row["n"] == results["table", row["corpus"]]["n"]
-        assert row["against"] != "live" or row["stderr"] is None or row["stderr"] < 1e-5
-
-
-def test_losses_by_match_length_add_up(report):
-    rows = report["match_lengths"]
-    assert [row["match length"] for row in rows] == [0, 2, 3, 4]
-    assert sum(row["share of positions"] for row in rows) == pytest.approx(1, abs=2e-4)
-    mean = sum(row["share of positions"] * row["live"] for row in rows)
-    assert mean == pytest.approx(np.mean(slow_losses(FGRAMS)), abs=1e-3)
-
-
-def test_one_folder_is_not_reported_twice_and_without_a_table_nothing_is_compared():
-    report = evaluate_corpus("c", stream_of(DOCUMENTS, ["x/y"] * 7), [NONE_ARM], END, silent)
-    assert {row["corpus"] for row in report["results"]} == {"c"}
-    assert report["differences"] == report["match_lengths"] == []
-
-
-# ---- costs -------------------------------------------------------------------------------------------------------
-
-
-def test_costs_worked_by_hand(tmp_path):
-    live, table, none = model_costs([LIVE, table_arm(tmp_path, torch.float16), NONE_ARM], STREAM)
-    main, fgram = (sum(p.numel() for p in part.parameters()) for part in (MODEL.main, MODEL.fgram))
-    assert [row["resident parameters"] for row in (live, table, none)] == [main + fgram, main, main]
-    assert [row["resident bytes"] for row in (live, table)] == [4 * (main + fgram), 4 * main]
-    assert [row["offloaded rows"] for row in (live, table, none)] == [40, 60, 0]  # 40 of them learned
-    assert live["offloaded bytes"] == 40 * 16 * 4
-    assert table["offloaded bytes"] == 60 * 16 * 2 + 64 * (60 // 4 + 2)
-    assert none["offloaded bytes"] == 0
-    base = forward_flops(16, MODEL.config.hidden, 2, NUM_TOKENS, CONTEXT)
-    assert table["FLOPs a token"] == none["FLOPs a token"] == base
-    matches = [match for document in DOCUMENTS for match in slow_matches(document, FGRAMS, MAX_N)]
-    alone = [fgram_forward_flops(16, MODEL.config.hidden, 2, n) for match in matches for n in range(1, len(match) + 1)]
-    assert live["FLOPs a token"] == round(base + sum(alone) / 60)
-
-
-def test_costs_of_nothing_to_read():
-    [live] = model_costs([LIVE], stream_of([[]]))
-    assert live["FLOPs a token"] == forward_flops(16, MODEL.config.hidden, 2, NUM_TOKENS, CONTEXT)
-
-
-@pytest.mark.parametrize("batch", [1, 16, 4096])
-def test_lookup_times(tmp_path, batch):
-    """Also in batches larger than the text."""
-    found = lookup_microseconds(table_arm(tmp_path).table, STREAM.tokens, batch, seconds=0.01)
-    assert 0 < found["median"] <= found["p99"]
-
-
-def test_lookups_are_timed_where_there_is_a_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "lookup_microseconds", lambda *args: {"median": args[2] / 3, "p99": 1.0})
+def test_together_arms_find_what_each_finds_alone(tmp_path):
+    """Also with another context, another history, and a prefix of the table."""
+    table = table_arm(tmp_path)
+    arms = [
+        Arm("short", tiny_model(NUM_TOKENS, MAX_N, seed=1, kind="plain", context=3)),
+        Arm("hashed", tiny_model(NUM_TOKENS, MAX_N, kind="hashed", hashed_rows=60, end_of_document=END)),
+        LIVE,
+        table,
+        Arm("first rows", MODEL, table=table.table, prefix=Prefix(20, TRIE.suffixes, NUM_TOKENS)),
+        NONE_ARM,
+    ]
     told = []
-    rows = lookup_costs([LIVE, table_arm(tmp_path), NONE_ARM], STREAM, lambda *args: told.append(args))
-    assert rows == [{"batch": batch, "median": round(batch / 3, 3), "p99": 1.0} for batch in (1, 16, 4096)]
-    assert [args[1] for args in told] == [0, 1, 2, 3]
+    found = run_arms(arms, STREAM, END, told.append)
+    assert (told[-1], told) == (1, sorted(told))
+    for arm in arms:
+        alone = run_arm(arm, STREAM, END, silent)
+        assert found.losses[arm.name].tolist() == alone.losses.tolist()
+        assert found.matches[arm.name][1].tolist() == alone.matched.tolist()
+        assert found.seconds[arm.name] > 0
+
+
+def test_a_text_is_matched_once_for_every_index(tmp_path, monkeypatch):
+    table = table_arm(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        evaluation, "matches_of", lambda stream, index: asked.append(index) or matches_of(stream, index)
+    )
+    same = Arm("same", MODEL, trie=TRIE, found_by=table.table.index)
+    prefix = Arm("first rows", MODEL, table=table.table, prefix=Prefix(20, TRIE.suffixes, NUM_TOKENS))
+    run_arms([same, table, prefix, NONE_ARM], STREAM, END)
+    assert asked == [table.table.index, None]
+
+
+def test_a_prefix_of_a_table_is_the_table_of_the_first_fgrams(tmp_path):
+    """Against a table made of these rows alone, and against single tokens."""
+    whole = table_arm(tmp_path / "whole").table
+    for rows in (1, 7, 20, 59):
+        (tmp_path / str(rows)).mkdir()
+        first = Table.open(make_table(tmp_path / str(rows), TRIE, ROWS[:rows]))
+        expected = run_arm(Arm("first", MODEL, table=first), STREAM, END, silent)
+        arm = Arm("prefix", MODEL, table=whole, prefix=Prefix(rows, TRIE.suffixes, NUM_TOKENS))
+        found = run_arm(arm, STREAM, END, silent)
+        assert found.losses.tolist() == expected.losses.tolist()
+        assert found.matched.tolist() == expected.matched.tolist()
+        np.testing.assert_allclose(found.losses, slow_losses(FGRAMS[:rows]), atol=1e-5)

@@ -49,7 +49,8 @@ class Report:
 
     `summary` holds JSON values only: scalars are shown one a line, a list of flat dicts as a table. It is kept in the
     artifact's manifest, so a run that finds everything up to date reports the same. `seconds` is what all processes spent
-    on what, for who wants to know where the time went.
+    on what, for who wants to know where the time went. `details` is what `--json` prints instead of the summary, where there is
+    more to tell; `problem` is what the run has found that it was asked to fail by.
     """
 
     stage: str
@@ -57,6 +58,8 @@ class Report:
     up_to_date: bool
     summary: dict[str, Any]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
     @classmethod
     def of(cls, out: Path, manifest: Manifest, up_to_date: bool, seconds: Mapping[str, float] | None = None) -> Report:

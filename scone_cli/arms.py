@@ -1,0 +1,140 @@
+"""The arms of an evaluation: which models and tables take part, under which names, and whether they belong together.
+
+`opened` checks every byte of what takes part, before anything is loaded; `load_arms` loads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scone_cli.artifacts import Manifest, digest_weights, open_artifact
+from scone_cli.errors import BadSetting, MismatchedArtifacts
+from scone_cli.evaluation import Arm
+from scone_cli.model import SconeModel
+from scone_cli.prefixes import Prefix, rungs_of
+from scone_cli.table import Table
+from scone_cli.trie import FgramTrie
+from scone_cli.vocabulary import trie_of_model
+
+LIVE, TABLE, WITHOUT = "live", "table", "none"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The manifests of all that takes part: the workspace's artifacts, rivals by name, further tables by name."""
+
+    workspace: Path
+    artifacts: dict[str, Manifest]
+    rivals: dict[str, tuple[Path, Manifest]] = field(default_factory=dict)
+    tables: dict[str, tuple[Path, Manifest]] = field(default_factory=dict)
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the workspace's model has f-grams."""
+        return "table" in self.artifacts
+
+    def names(self) -> list[str]:
+        """The arms in the order of the report: rivals, then live, the tables and none."""
+        own = [LIVE, TABLE, *(f"{TABLE}:{name}" for name in self.tables)] if self.has_table else []
+        return [*self.rivals, *own, WITHOUT]
+
+    def fingerprints(self) -> dict[str, str]:
+        """What the result depends on; weights by their own hash, as the same recipe may train others."""
+        found = {name: manifest.fingerprint for name, manifest in self.artifacts.items()}
+        found["model: weights"] = digest_weights(self.artifacts["model"])
+        for name, (_, manifest) in self.rivals.items():
+            found |= {f"against {name}": manifest.fingerprint, f"against {name}: weights": digest_weights(manifest)}
+        return found | {f"table {name}": manifest.fingerprint for name, (_, manifest) in self.tables.items()}
+
+
+def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> Opened:
+    """Check all that takes part, byte by byte and against one another.
+
+    Raises:
+        MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
+        BadSetting: two arms would have one name; a further table, and the model has no f-grams.
+        InputMissing, BadData: see `artifacts.open_artifact`.
+    """
+    artifacts = {name: open_artifact(workspace / name, name) for name in ("tokens", "model")}
+    if artifacts["model"].summary["kind"] == "scone":
+        artifacts |= {name: open_artifact(workspace / name, name) for name in ("vocab", "table")}
+        _check_made_from(workspace / "model", artifacts["model"], "vocab", artifacts["vocab"], workspace / "vocab")
+        _check_table(workspace / "table", artifacts["table"], artifacts, workspace)
+    elif tables:
+        raise BadSetting(f"--table {tables[0]}: the model in {workspace / 'model'} has no f-grams, so no table")
+    found = Opened(workspace, artifacts)
+    for given in against:
+        name, folder = _named(given)
+        if name in (*found.rivals, LIVE, TABLE, WITHOUT):
+            raise BadSetting(
+                f"--against {given}: an arm named '{name}' exists already", "give it a name: NAME=MODEL_DIR"
+            )
+        found.rivals[name] = folder, open_artifact(folder, "model")
+    for given in tables:
+        name, folder = _named(given)
+        if name in found.tables:
+            raise BadSetting(f"--table {given}: a table named '{name}' exists already", "give it a name: NAME=DIR")
+        found.tables[name] = folder, open_artifact(folder, "table")
+        _check_table(folder, found.tables[name][1], artifacts, workspace)
+    of_tokens = artifacts["tokens"].tokenizer
+    for name, manifest in [*artifacts.items(), *((name, manifest) for name, (_, manifest) in found.rivals.items())]:
+        if manifest.tokenizer != of_tokens:
+            raise MismatchedArtifacts(
+                f"{name}: made with tokenizer {manifest.tokenizer[:12]}, "
+                f"but {workspace / 'tokens'} has {of_tokens[:12]}",
+                "compare models of one tokenizer, made from one workspace",
+            )
+    return found
+
+
+def _named(given: Path) -> tuple[str, Path]:
+    """The name and the folder of what was given, NAME=DIR or DIR: its own name, but for a `model/` that of its workspace."""
+    name, separator, folder = str(given).partition("=")
+    if separator and name and "/" not in name and not given.exists():
+        return name, Path(folder)
+    path = Path(os.path.abspath(given))  # noqa: PTH100 - not resolved: a link may be there to give it a name
+    return (path.parent.name if path.name == "model" else path.name), given
+
+
+def _check_made_from(folder: Path, reader: Manifest, name: str, source: Manifest, source_folder: Path) -> None:
+    found, expected = reader.inputs[name], source.fingerprint
+    if found != expected:
+        again = "run: scone train-fgram && scone precompute" if reader.artifact == "model" else "run: scone precompute"
+        raise MismatchedArtifacts(
+            f"{folder}: made from {name} {found[:12]}, but {source_folder} is {expected[:12]}", again
+        )
+
+
+def _check_table(folder: Path, table: Manifest, artifacts: dict[str, Manifest], workspace: Path) -> None:
+    """Raise MismatchedArtifacts unless a table was made from the workspace's model, with its vocabulary."""
+    for name in ("model", "vocab"):
+        _check_made_from(folder, table, name, artifacts[name], workspace / name)
+    if table.inputs.get("weights") != digest_weights(artifacts["model"]):
+        raise MismatchedArtifacts(
+            f"{folder}: made from {workspace / 'model'} before that was trained again", "run: scone precompute"
+        )
+
+
+def load_arms(found: Opened, ladder: bool) -> tuple[list[Arm], FgramTrie | None]:
+    """The arms in the order of the report, then with `ladder` a prefix of the table each; and the f-grams of the table."""
+    arms = []
+    for name, (folder, manifest) in found.rivals.items():
+        model = SconeModel.load(folder)
+        trie = trie_of_model(folder, manifest, found.workspace) if model.fgram else None
+        arms.append(Arm(name, model, trie))
+    folder = found.workspace / "model"
+    model, trie, rungs = SconeModel.load(folder), None, list[Arm]()
+    if model.fgram:
+        own = found.artifacts["model"]
+        trie = trie_of_model(folder, own, found.workspace)
+        table = Table.open(found.workspace / "table", model=own)
+        arms += [Arm(LIVE, model, trie=trie, found_by=table.index), Arm(TABLE, model, table=table)]
+        for name, (place, _) in found.tables.items():
+            arms.append(Arm(f"{TABLE}:{name}", model, table=Table.open(place, model=own), found_by=table.index))
+        for rows in rungs_of(table.num_rows)[:-1] if ladder else []:
+            prefix = Prefix(rows, trie.suffixes, trie.num_tokens)
+            rungs.append(Arm(f"{TABLE}[:{rows}]", model, table=table, prefix=prefix))
+    return [*arms, Arm(WITHOUT, model), *rungs], trie

@@ -1,0 +1,163 @@
+"""`--fail-if`: conditions on the results of an evaluation, such as `table.ppl > live.ppl * 1.001`.
+
+A condition is one comparison (`<`, `<=`, `>`, `>=`) of two sides made of numbers, `+ - * /`, parentheses and names. A name is an
+arm and a metric, `table.ppl` or `plain-1x.bpb`; where there are several corpora, or for a folder of one, with the corpus in
+brackets: `table.ppl[law]`. Nothing of it is ever run as Python: it is parsed, and only these few nodes are understood.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scone_cli.errors import BadSetting
+
+# The names of metrics in conditions, and in results.json.
+METRICS: Mapping[str, str] = {
+    "ppl": "perplexity",
+    "word_ppl": "word_perplexity",
+    "bpb": "bits_per_byte",
+    "nats": "nats_per_token",
+    "hit_rate": "hit_rate",
+}
+_COMPARISONS: Mapping[type, Callable[[float, float], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_OPERATIONS: Mapping[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_PLACEHOLDER = "name_{}_"
+
+# The value of (arm, metric, corpus): the metric by its name in results.json; None where it is not known.
+Values = Mapping[tuple[str, str, str], float | None]
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a condition asks for: an arm, a metric, and the corpus if it says so."""
+
+    arm: str
+    metric: str
+    corpus: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition that was understood."""
+
+    text: str
+    left: ast.expr
+    right: ast.expr
+    compare: Callable[[float, float], bool]
+    names: Mapping[str, Name]
+
+    def check(self, values: Values, corpora: Sequence[str]) -> dict[str, object]:
+        """Both sides and whether it holds, as a row of `checks`.
+
+        Raises:
+            BadSetting: a name means nothing, or two things; a division by zero.
+        """
+
+        def value_of(node: ast.expr) -> float:
+            match node:
+                case ast.Constant(value=int() | float() as value):
+                    return float(value)
+                case ast.Name(id=name):
+                    return self._look_up(self.names[name], values, corpora)
+                case ast.UnaryOp(operand=operand):
+                    return -value_of(operand)
+                case ast.BinOp(left=left, op=op, right=right):
+                    return _OPERATIONS[type(op)](value_of(left), value_of(right))
+            raise AssertionError(ast.dump(node))
+
+        try:
+            left, right = value_of(self.left), value_of(self.right)
+        except (ZeroDivisionError, OverflowError) as error:
+            raise BadSetting(f"--fail-if '{self.text}': {error}") from error
+        return {"condition": self.text, "left": left, "right": right, "holds": self.compare(left, right)}
+
+    def _look_up(self, name: Name, values: Values, corpora: Sequence[str]) -> float:
+        where = f"--fail-if '{self.text}': {name.text}"
+        if name.corpus is None and len(corpora) > 1:
+            names = ", ".join(corpora)
+            raise BadSetting(
+                f"{where} is known of {len(corpora)} corpora ({names})", f"say which: {name.text}[{corpora[0]}]"
+            )
+        corpus = name.corpus if name.corpus is not None else corpora[0]
+        value = values.get((name.arm, METRICS[name.metric], corpus))
+        if value is None:
+            known = sorted(
+                {where for arm, metric, where in values if (arm, metric) == (name.arm, METRICS[name.metric])}
+            )
+            hint = f"it is known of: {', '.join(known)}" if known else None
+            raise BadSetting(f"{where}: not known of '{corpus}'", hint)
+        return value
+
+
+def parse(text: str, arms: Sequence[str]) -> Condition:
+    """Understand a condition on these arms.
+
+    Raises:
+        BadSetting: it is no comparison of numbers and names, or names an arm or a metric that there is not.
+    """
+    names: dict[str, Name] = {}
+
+    def replace(found: re.Match[str]) -> str:
+        name = Name(found["arm"], found["metric"], found["corpus"], found[0])
+        if name.metric not in METRICS:
+            raise BadSetting(
+                f"--fail-if '{text}': no metric '{name.metric}' of arm '{name.arm}'",
+                f"known metrics: {', '.join(METRICS)}",
+            )
+        placeholder = _PLACEHOLDER.format(len(names))
+        names[placeholder] = name
+        return placeholder
+
+    # Arms first, as their names may be no names in Python: plain-1x, table:int8. The longest that fits is meant.
+    known = "|".join(re.escape(arm) for arm in sorted(arms, key=len, reverse=True))
+    pattern = rf"(?<![\w.:/-])(?P<arm>{known})\.(?P<metric>\w+)(?:\[(?P<corpus>[^\]]*)\])?"
+    try:
+        body = ast.parse(re.sub(pattern, replace, text).strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _not_understood(text, "it cannot be read", arms) from error
+    match body:
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
+            for side in (left, right):
+                _check(side, text, arms, names)
+            return Condition(text, left, right, _COMPARISONS[type(op)], names)
+    raise _not_understood(text, "expected one comparison with <, <=, > or >=", arms)
+
+
+def _check(node: ast.expr, text: str, arms: Sequence[str], names: Mapping[str, Name]) -> None:
+    """Raise unless an expression is made of what `Condition.check` knows."""
+    match node:
+        case ast.Constant(value=value) if type(value) in (int, float):
+            pass
+        case ast.Name(id=name) if name in names:
+            pass
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            _check(operand, text, arms, names)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
+            _check(left, text, arms, names)
+            _check(right, text, arms, names)
+        case ast.Attribute(value=ast.Name(id=arm)):
+            raise _not_understood(text, f"no arm '{arm}'", arms)
+        case _:
+            raise _not_understood(text, f"'{ast.unparse(node)}' is neither a number nor ARM.METRIC", arms)
+
+
+def _not_understood(text: str, why: str, arms: Sequence[str]) -> BadSetting:
+    return BadSetting(
+        f"--fail-if '{text}': {why}",
+        f"such as 'table.ppl > live.ppl * 1.001'; arms: {', '.join(arms)}; metrics: {', '.join(METRICS)}",
+    )

@@ -1,0 +1,130 @@
+"""An evaluation for a terminal: a few tables, what decides last. All of it is in `results.json`, and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Row = dict[str, Any]
+
+TABLE = "table"
+_FINDINGS = {"no difference shown": "not shown to differ"}
+
+
+def summary_of(results: Row) -> Row:
+    """What is shown, as `tables.result_text` takes it."""
+    method = results["method"]
+    corpora = [row["corpus"] for row in method["corpora"]]
+    first = corpora[0]
+    summary: Row = {
+        "corpora": [f"{row['corpus']} ({row['tokens']:,} tokens)" for row in method["corpora"]],
+        "window and stride, tokens": method["window"],
+    }
+    if method["corpora"][0]["bytes"] is None:
+        summary["bits a byte"] = "not known: no byte-level tokenizer says how much text the tokens stand for"
+    learned = [row for row in method["corpora"] if row["in_training_split"]]
+    if learned:
+        summary["documents that the models have learned from"] = [
+            {
+                "corpus": row["corpus"],
+                "documents": row["documents"],
+                "also in the training split": row["in_training_split"],
+            }
+            for row in learned
+        ]
+    if where := _where(results, first):
+        summary[f"loss on {first} by how often the token occurs in training, nats a token"] = where
+    if ladder := [row for row in results["ladder"] if row["corpus"] == first]:
+        summary["which size of the table"] = [_rung(row) for row in ladder]
+    if tasks := results["tasks"]:
+        summary["tasks"] = [_task(row) for row in tasks]
+    summary["cost"] = [_cost(row) for row in results["cost"]]
+    if len(corpora) > 1:
+        summary["perplexity by corpus"] = list(_by_corpus(results, corpora))
+    summary[f"quality on {first}"] = list(_quality(results, first))
+    if results["checks"]:
+        summary["conditions to fail by"] = [_check(row) for row in results["checks"]]
+    summary["verdict"] = {"": results["verdict"]}
+    return summary
+
+
+def _quality(results: Row, corpus: str) -> Iterable[Row]:
+    """A row an arm: what it is worth, and how the table compares with it."""
+    values = {(row["arm"], row["metric"]): row for row in results["results"] if row["corpus"] == corpus}
+    compared = {row["against"]: row for row in results["differences"] if row["corpus"] == corpus}
+    for arm in dict.fromkeys(row["arm"] for row in results["results"]):
+        ppl, bits = values[arm, "perplexity"], values.get((arm, "bits_per_byte"))
+        words, row = values.get((arm, "word_perplexity")), compared.get(arm)
+        yield {
+            "arm": arm,
+            "perplexity": _with_error(ppl["value"], ppl["stderr"], 3),
+            "a word": _rounded(words["value"], 1) if words else None,
+            "bits a byte": _rounded(bits["value"], 4) if bits else None,
+            "table - arm, nats": _signed(row, 4) if row else "-",
+            "the table is": _FINDINGS.get(row["finding"], row["finding"]) if row else "-",
+        }
+
+
+def _by_corpus(results: Row, corpora: list[str]) -> Iterable[Row]:
+    values = {(row["corpus"], row["arm"]): row["value"] for row in results["results"] if row["metric"] == "perplexity"}
+    hits = {row["corpus"]: row["hit_rate"] for row in results["hit_rates"]}
+    for corpus in corpora:
+        arms = {arm: _rounded(value, 2) for (where, arm), value in values.items() if where == corpus}
+        yield {"corpus": corpus, "hit rate": _rounded(hits.get(corpus), 3), **arms}
+
+
+def _where(results: Row, corpus: str) -> list[Row]:
+    """The tail: what the table gains on each rival, from the rarest tokens to the most frequent."""
+    return [
+        {"occurs": f"{row['first']:,} to {row['last']:,} times" if row["last"] else "never"}
+        | {"share": f"{100 * row['share']:.2f}%", TABLE: _rounded(row["losses"].get(TABLE), 3)}
+        | {f"- {each['against']}": _signed(each, 3) for each in row["differences"]}
+        for row in results["tail"]
+        if row["corpus"] == corpus and row["differences"]
+    ]
+
+
+def _signed(row: Row, digits: int) -> str:
+    """A difference and half of its interval."""
+    half = None if row["high"] is None else row["high"] - row["nats_per_token"]
+    value = round(row["nats_per_token"], digits) + 0.0  # not -0.0
+    return ("" if value < 0 else "+") + _with_error(value, half, digits)
+
+
+def _with_error(value: float, error: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _rung(row: Row) -> Row:
+    return {
+        "rows": row["rows"],
+        "bytes": row["bytes"],
+        "perplexity": _rounded(row["perplexity"], 3),
+        "bits a byte": _rounded(row["bits_per_byte"], 4),
+        "hit rate": _rounded(row["hit_rate"], 3),
+        "": "<- knee" if row["is_knee"] else "",
+    }
+
+
+def _task(row: Row) -> Row:
+    kept = {name: row[name] for name in ("task", "arm", "metric")}
+    return kept | {"value": _rounded(row["value"], 4), "±": _rounded(row["stderr"], 4), "n": row["n"]}
+
+
+def _cost(row: Row) -> Row:
+    return {
+        "arm": row["arm"],
+        "resident parameters": row["resident_parameters"],
+        "offloaded rows": row["offloaded_rows"],
+        "offloaded bytes": row["offloaded_bytes_ram"],
+        "FLOPs a token": round(row["prefill_flops"]),
+    }
+
+
+def _check(row: Row) -> Row:
+    left, right = _rounded(row["left"], 6), _rounded(row["right"], 6)
+    return {"condition": row["condition"], "left": left, "right": right, "holds": row["holds"]}
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits) + 0.0  # not -0.0

@@ -1,0 +1,124 @@
+"""Which tokens are predicted better with the table than by a rival, which worse, and which f-grams' use does it.
+
+Differences are table - rival, in nats, as everywhere: below zero the table is better. They are totals over a corpus, so what
+is frequent and gains a little may come before what is rare and gains much.
+Shapes: N tokens of a piece, V tokens of the vocabulary, S f-grams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scone_cli.corpus import TokenStream
+from scone_cli.evaluation import F32, Losses
+from scone_cli.legible import Speller
+from scone_cli.metrics import F64
+from scone_cli.ngrams import I64, NONE, U32
+from scone_cli.trie import FgramTrie
+
+SHOWN = 20  # in each direction
+BEFORE = 12  # tokens shown before one that is predicted
+DIRECTIONS = {"gain": -1.0, "loss": 1.0}
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Example:
+    """For every token the occurrence that differs most in one direction: by how much [V], and the tokens before [V, 12].
+
+    Where there are fewer tokens before it in its document, the first of the line are NONE.
+    """
+
+    most: F32
+    before: U32
+
+
+class Gains:
+    """Sums of differences between the arm `table` and each rival, by token predicted and by f-gram used."""
+
+    def __init__(self, table: str, rivals: Sequence[str], num_tokens: int, num_fgrams: int) -> None:
+        self._table, self._rivals = table, rivals
+        self._occurrences = np.zeros(num_tokens, np.int64)
+        self._nats = {arm: np.zeros(num_tokens) for arm in (table, *rivals)}
+        self._uses = np.zeros(
+            num_fgrams, np.int64
+        )  # memory is taken as far as f-grams are met: the frequent come first
+        self._by_fgram = {arm: np.zeros(num_fgrams) for arm in rivals}
+        self._examples = {
+            (arm, direction): Example(np.zeros(num_tokens, np.float32), np.full((num_tokens, BEFORE), NONE, np.uint32))
+            for arm in rivals
+            for direction in DIRECTIONS
+        }
+
+    def add(self, stream: TokenStream, found: Losses) -> None:
+        """Take in a piece."""
+        tokens, ids = stream.tokens, found.matches[self._table][0]
+        self._occurrences += np.bincount(tokens, minlength=self._occurrences.size)
+        is_used = ids != NONE
+        used = ids[is_used]
+        np.add.at(self._uses, used, 1)
+        for arm in self._nats:
+            self._nats[arm] += np.bincount(tokens, found.losses[arm], self._occurrences.size)
+        for arm in self._rivals:
+            difference = found.losses[self._table] - found.losses[arm]
+            np.add.at(self._by_fgram[arm], used, difference[is_used])
+            for direction, sign in DIRECTIONS.items():
+                _note_most(self._examples[arm, direction], sign * difference, stream)
+
+    def tokens(self, corpus: str, spell: Speller) -> list[Row]:
+        """The tokens with the largest total differences, by rival and direction."""
+        rows = []
+        for arm in self._rivals:
+            total = self._nats[self._table] - self._nats[arm]
+            for direction, sign in DIRECTIONS.items():
+                for token in _largest(sign * total):
+                    count = int(self._occurrences[token])
+                    before = self._examples[arm, direction].before[token]
+                    rows.append(
+                        {"corpus": corpus, "against": arm, "direction": direction}
+                        | {"token": token, "text": spell([token]), "n": count}
+                        | {"table": float(self._nats[self._table][token] / count)}
+                        | {"against_loss": float(self._nats[arm][token] / count), "nats": float(total[token])}
+                        | {"before": spell(before[before != NONE].tolist()) or None}
+                    )
+        return rows
+
+    def fgrams(self, corpus: str, trie: FgramTrie, spell: Speller) -> list[Row]:
+        """The f-grams at whose use the differences of the next token are largest in total, by rival and direction."""
+        rows = []
+        for arm, total in self._by_fgram.items():
+            for direction, sign in DIRECTIONS.items():
+                for fgram in _largest(sign * total):
+                    nats, uses = float(total[fgram]), int(self._uses[fgram])
+                    rows.append(
+                        {"corpus": corpus, "against": arm, "direction": direction, "fgram": fgram}
+                        | {"text": spell(trie.tokens_of(np.array([fgram]))[0])}
+                        | {"n": uses, "nats": nats, "nats_per_use": nats / uses}
+                    )
+        return rows
+
+
+def _largest(values: F64) -> list[int]:
+    """Where the largest values are, largest first, as far as they are above zero."""
+    count = min(SHOWN, values.size)
+    found = np.argpartition(-values, count - 1)[:count] if count else np.zeros(0, np.int64)
+    ordered = found[np.lexsort((found, -values[found]))]
+    return [place for place in ordered.tolist() if values[place] > 0]
+
+
+def _note_most(example: Example, values: F32, stream: TokenStream) -> None:
+    """Take note of the occurrence with the largest value of each token, if it is larger than any so far."""
+    most = example.most.copy()
+    np.maximum.at(most, stream.tokens, values)
+    places = np.flatnonzero((values == most[stream.tokens]) & (values > example.most[stream.tokens]))
+    starts = stream.starts[np.searchsorted(stream.starts, places, side="right") - 1]
+    at: I64 = places[:, None] + np.arange(-BEFORE, 0)
+    before: npt.NDArray[np.uint32] = np.where(at >= starts[:, None], stream.tokens[np.maximum(at, 0)], np.uint32(NONE))
+    example.before[stream.tokens[places]] = before
+    example.most = most

@@ -1,0 +1,235 @@
+"""One corpus evaluated: how well every arm predicts it, and where the table gains; as the sections of `results.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scone_cli import metrics
+from scone_cli.corpus_tally import CorpusTally
+from scone_cli.errors import InputMissing
+from scone_cli.evaluation import Arm, run_arms
+from scone_cli.gains import Gains
+from scone_cli.legible import Speller
+from scone_cli.metrics import F64, Estimate
+from scone_cli.ngrams import I64
+from scone_cli.prefixes import knee_of
+from scone_cli.progress import Progress
+from scone_cli.table_size import table_bytes
+from scone_cli.tail import bounds_of
+from scone_cli.texts import Text, num_words
+from scone_cli.trie import FgramTrie
+
+TABLE = "table"  # the arm that all others are compared with
+LEAST_DIFFERENCE = 1e-5  # nats a token: what is less is rounding of losses, which are float32
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
+
+Row = dict[str, Any]
+Sections = dict[str, list[Row]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What evaluating a text needs besides the arms.
+
+    Attributes:
+        end_of_document: the token that stands before a document.
+        train_counts: how often each token occurs in the training text [V].
+        spell: spells tokens, if there is a tokenizer, and counts words.
+        trie: the f-grams of the table.
+        rivals: names of the arms that the table may gain on, token by token.
+    """
+
+    end_of_document: int
+    train_counts: I64
+    spell: Speller
+    trie: FgramTrie | None
+    rivals: Sequence[str]
+
+
+def evaluate_text(
+    text: Text, arms: Sequence[Arm], reading: Reading, progress: Progress
+) -> tuple[Sections, CorpusTally]:
+    """Read a text once with all arms; what came out, and the tally of its documents.
+
+    Raises:
+        InputMissing: there is not one token in it.
+    """
+    names = [arm.name for arm in arms]
+    gains = None
+    if TABLE in names and reading.trie is not None:
+        gains = Gains(TABLE, reading.rivals, reading.train_counts.size, reading.trie.num_fgrams)
+    tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts)
+    what, detail, done = f"evaluating {text.name}", f"{len(arms)} arms", 0
+    progress(what, done, text.total, text.unit, detail)
+    for stream, size in text.pieces():
+
+        def told(share: float, before: int = done, size: int = size) -> None:
+            progress(what, before + math.floor(share * size), text.total, text.unit, detail)
+
+        found = run_arms(arms, stream, reading.end_of_document, told)
+        tally.add(stream, num_words(stream, reading.spell.tokenizer), found)
+        if gains:
+            gains.add(stream, found)
+        done += size
+    progress(what, text.total, text.total, text.unit, detail)
+    if not tally.folders or not tally("tokens").sum():
+        raise InputMissing(f"{text.name}: no document with text in it", "name files or folders that hold text")
+    shown = [arm for arm in arms if arm.prefix is None]
+    groups = tally.groups(text.name)
+    sections: Sections = {
+        "results": _results(shown, tally, groups),
+        "differences": _differences(shown, tally, groups) if gains else [],
+        "match_lengths": _by_length(shown, tally, text.name) if gains else [],
+        "hit_rates": _hit_rates(tally, groups) if gains else [],
+        "tail": _tail(shown, tally, text.name, reading.rivals if gains else []),
+        "tokens": gains.tokens(text.name, reading.spell) if gains else [],
+        "fgrams": gains.fgrams(text.name, reading.trie, reading.spell) if gains and reading.trie else [],
+        "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, text.name),
+    }
+    return sections, tally
+
+
+# ---- how well ----------------------------------------------------------------------------------------------------
+
+
+def _results(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+    """Every metric of every arm, on the whole and on each folder."""
+    rows = []
+    whole = next(iter(groups))
+    tokens, num_bytes, words = (tally(what) for what in ("tokens", "bytes", "words"))
+    for corpus, inside in groups.items():
+        count = tokens[inside]
+        if not count.sum():
+            continue
+        for arm in arms:
+            nats = tally("nats", arm.name)[inside]
+            values = {
+                "nats_per_token": metrics.nats_per_token(nats, count),
+                "perplexity": metrics.perplexity(nats, count),
+            }
+            if words[inside].any():
+                values["word_perplexity"] = metrics.word_perplexity(nats, words[inside], count)
+            if num_bytes[inside].any():  # none are known of token ids that came without a byte-level tokenizer
+                values["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes[inside], count)
+            seconds = tally.seconds[arm.name] if corpus == whole else None  # measured for the whole only
+            rows += [
+                {"arm": arm.name, "corpus": corpus, "metric": metric, **asdict(value), "seconds": seconds}
+                for metric, value in values.items()
+            ]
+    return rows
+
+
+def difference(nats: F64, against: F64, tokens: F64) -> Row:
+    """Nats a token of one arm less those of another, by document [D], with its 95% interval."""
+    paired = metrics.nats_per_token(nats - against, tokens)
+    bounds = metrics.interval(paired, int((tokens > 0).sum()))
+    low, high = bounds or (None, None)
+    return {"nats_per_token": paired.value, "stderr": paired.stderr, "low": low, "high": high}
+
+
+def finding(row: Row) -> str:
+    """What a difference shows: the whole of its interval is on one side, and it is more than rounding."""
+    if row["low"] is None or abs(row["nats_per_token"]) < LEAST_DIFFERENCE:
+        return NOT_SHOWN
+    return BETTER if row["high"] < 0 else WORSE if row["low"] > 0 else NOT_SHOWN
+
+
+def _differences(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+    """The table against every other arm, token by token."""
+    rows = []
+    tokens = tally("tokens")
+    for corpus, inside in groups.items():
+        if not tokens[inside].sum():
+            continue
+        for arm in arms:
+            if arm.name == TABLE:
+                continue
+            row = difference(tally("nats", TABLE)[inside], tally("nats", arm.name)[inside], tokens[inside])
+            about = {"arm": TABLE, "against": arm.name, "corpus": corpus}
+            rows.append(about | row | {"n": int(tokens[inside].sum()), "finding": finding(row)})
+    return rows
+
+
+# ---- where -------------------------------------------------------------------------------------------------------
+
+
+def _by_length(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row]:
+    """Share of positions and mean loss of each arm by the length of the f-gram at the input (0: none matched)."""
+    counts = tally("tokens by length").sum(0)
+    nats = {arm.name: tally("nats by length", arm.name).sum(0) for arm in arms}
+    return [
+        {"corpus": corpus, "match_length": length, "share": float(counts[length] / counts.sum())}
+        | {
+            "n": int(counts[length]),
+            "losses": {arm: float(each[length] / counts[length]) for arm, each in nats.items()},
+        }
+        for length in np.flatnonzero(counts).tolist()
+    ]
+
+
+def _hit_rates(tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+    """Share of positions where an f-gram is matched, and its mean length there."""
+    rows = []
+    for corpus, inside in groups.items():
+        counts = tally("tokens by length")[inside].sum(0)
+        total, matched = int(counts.sum()), int(counts[1:].sum())
+        if total:
+            mean = float(counts @ np.arange(counts.size)) / matched if matched else None
+            rows.append({"corpus": corpus, "hit_rate": matched / total, "mean_match_length": mean, "n": total})
+    return rows
+
+
+def _tail(arms: Sequence[Arm], tally: CorpusTally, corpus: str, rivals: Sequence[str]) -> list[Row]:
+    """Mean loss of each arm, and of the table against rivals, by how often the predicted token occurs in training."""
+    counts = tally("tokens by decade")
+    totals = counts.sum(0)
+    nats = {arm.name: tally("nats by decade", arm.name) for arm in arms}
+    rows = []
+    for decade in np.flatnonzero(totals).tolist():
+        here = counts[:, decade]
+        differences = [
+            {"against": arm} | difference(nats[TABLE][:, decade], nats[arm][:, decade], here) for arm in rivals
+        ]
+        losses = {arm: float(each[:, decade].sum() / totals[decade]) for arm, each in nats.items()}
+        about = {"corpus": corpus, **bounds_of(decade), "share": float(totals[decade] / totals.sum())}
+        rows.append(about | {"n": int(totals[decade]), "losses": losses, "differences": differences})
+    return rows
+
+
+# ---- which size --------------------------------------------------------------------------------------------------
+
+
+def _ladder(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row]:
+    """What every prefix of the table is worth, and what it takes; nothing where there is none but the whole."""
+    if not any(arm.prefix for arm in arms):
+        return []
+    tokens, num_bytes = tally("tokens"), tally("bytes")
+    rows = list[Row]()
+    for arm in sorted(arms, key=lambda arm: arm.prefix.rows if arm.prefix else math.inf):
+        table = arm.table
+        assert table is not None
+        num_rows = arm.prefix.rows if arm.prefix else table.num_rows
+        nats = tally("nats", arm.name)
+        mean: Estimate = metrics.nats_per_token(nats, tokens)
+        matched = tally("matched", arm.name) if arm.prefix else tally("tokens by length")[:, 1:].sum(1)
+        bits = metrics.bits_per_byte(nats, num_bytes, tokens).value if num_bytes.any() else None
+        rows.append(
+            {
+                "corpus": corpus,
+                "rows": num_rows,
+                "bytes": table_bytes(num_rows, table.dim, table.format),
+            }
+            | {"nats_per_token": mean.value, "stderr": mean.stderr, "bits_per_byte": bits}
+            | {"perplexity": metrics.perplexity(nats, tokens).value}
+            | {"hit_rate": float(matched.sum() / tokens.sum()), "is_knee": False}
+        )
+    knee = knee_of([row["bytes"] for row in rows], [row["nats_per_token"] for row in rows])
+    if knee is not None:
+        rows[knee]["is_knee"] = True
+    return rows

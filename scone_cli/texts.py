@@ -1,0 +1,116 @@
+"""The texts that are evaluated, in pieces of a few MB: no more than one of them, or one document, is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from scone_cli.artifacts import Manifest
+from scone_cli.corpus import TokenStream, iter_shards
+from scone_cli.encoding import encode_texts
+from scone_cli.errors import InputMissing
+from scone_cli.ngrams import I64
+from scone_cli.schemas import HELD_OUT, TRAIN
+from scone_cli.sources import SourceFile
+from scone_cli.tokenizer import Tokenizer
+
+PIECE_TOKENS = 1 << 20  # of documents held out; of other text, what 4 MB of it are
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents under a name. `pieces` reads them: every piece with how much of `total` `unit` it is."""
+
+    name: str
+    total: int
+    unit: str
+    pieces: Callable[[], Iterator[tuple[TokenStream, int]]]
+
+
+def held_out_text(folder: Path, tokens: Manifest) -> Text:
+    """The held-out documents of `tokens/`.
+
+    Raises:
+        InputMissing: there are none.
+    """
+    total = tokens.summary.get("held-out tokens", 0)
+    if not total:
+        raise InputMissing(
+            f"{folder}: no document is held out",
+            "name a corpus (scone eval CORPUS), or run: scone count-ngrams --held-out 0.01 CORPUS",
+        )
+
+    def pieces() -> Iterator[tuple[TokenStream, int]]:
+        for piece in _joined(stream for _, stream in iter_shards(folder, HELD_OUT)):
+            yield piece, piece.tokens.size
+
+    return Text(HELD_OUT, total, "tokens", pieces)
+
+
+def text_of_files(name: str, files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str) -> Text:
+    """The documents of some files; reading them may raise what `readers.read_documents` does."""
+
+    def pieces() -> Iterator[tuple[TokenStream, int]]:
+        for batch in encode_texts(files, tokenizer, text_field, held_out=0.0):
+            if batch.documents:
+                yield TokenStream.of(batch.documents), batch.num_read
+
+    return Text(name, sum(file.bytes for file in files), "B", pieces)
+
+
+def _joined(streams: Iterable[TokenStream]) -> Iterator[TokenStream]:
+    """The same documents in pieces of `PIECE_TOKENS` or more: the larger they are, the less padding batches need."""
+    waiting = list[TokenStream]()
+    for stream in streams:
+        waiting.append(stream)
+        if sum(each.tokens.size for each in waiting) >= PIECE_TOKENS:
+            yield _join(waiting)
+            waiting = []
+    if waiting:
+        yield _join(waiting)
+
+
+def _join(streams: Sequence[TokenStream]) -> TokenStream:
+    lengths = np.concatenate([np.diff(stream.starts) for stream in streams])
+    return TokenStream(
+        np.concatenate([stream.tokens for stream in streams]),
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        [name for stream in streams for name in stream.names],
+        np.concatenate([stream.num_bytes for stream in streams]),
+    )
+
+
+def num_words(stream: TokenStream, tokenizer: Tokenizer | None) -> I64:
+    """Words of each document: what stands between white space, as Unicode has it; 0 where there is no text."""
+    if tokenizer is None:
+        return np.zeros(len(stream.names), np.int64)
+    documents = (stream.tokens[start:end] for start, end in pairwise(stream.starts.tolist()))
+    return np.array([len(tokenizer.decode(document).split()) for document in documents], np.int64)
+
+
+def training_counts(folder: Path, num_tokens: int) -> I64:
+    """How often each token occurs in the training split of `tokens/` [V]."""
+    counts = np.zeros(num_tokens, np.int64)
+    for _, stream in iter_shards(folder, TRAIN):
+        counts += np.bincount(stream.tokens, minlength=num_tokens)
+    return counts
+
+
+def document_digests(stream: TokenStream) -> Iterator[bytes]:
+    """What tells documents from one another: a hash of each one's tokens."""
+    for start, end in pairwise(stream.starts.tolist()):
+        yield hashlib.blake2b(stream.tokens[start:end].tobytes(), digest_size=16).digest()
+
+
+def documents_trained_on(wanted: Counter[bytes], folder: Path) -> int:
+    """How many of some documents are, token for token, in the training split: on those a model only remembers."""
+    found = {
+        digest for _, shard in iter_shards(folder, TRAIN) for digest in document_digests(shard) if digest in wanted
+    }
+    return sum(wanted[digest] for digest in found)
