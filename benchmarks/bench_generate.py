@@ -16,7 +16,6 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -27,10 +26,12 @@ from measuring import arguments, finish
 from torch import Tensor
 
 from scone_cli.corpus import iter_shards
-from scone_cli.model import KeyValueCache, SconeModel
+from scone_cli.generation import Embed
+from scone_cli.model import SconeModel
 from scone_cli.ngrams import NONE
 from scone_cli.schemas import HELD_OUT
 from scone_cli.serving import SconeEmbedding
+from scone_cli.speed import Server
 from scone_cli.table import Table
 
 STREAMS = (1, 16)
@@ -108,21 +109,18 @@ def decode(work: Path, model: SconeModel, text: np.ndarray, streams: int, steps:
 
 def one_round(work: Path, model: SconeModel, lines: Tensor) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds of the wall's clock and of the processor that each arm takes for each step of writing the lines."""
-    embed: dict[str, Callable[[Tensor], Tensor]] = {"plain": model.main.embed_tokens}
+    embed: dict[str, Embed] = {"plain": model.main.embed_tokens}
     embed["ram"] = SconeEmbedding(model.main, Table.open(work / "table", "ram"), len(lines))
     embed["mmap"] = SconeEmbedding(model.main, warm_table(work, lines), len(lines))
     embed["cold"] = SconeEmbedding(model.main, cold_table(work, lines), len(lines))
-    caches = {arm: KeyValueCache(model.config, len(lines), lines.shape[1]) for arm in ARMS}
+    servers = {arm: Server(model, embed[arm], *lines.shape) for arm in ARMS}
     wall, processor = ({arm: list[float]() for arm in ARMS} for _ in range(2))
     random = np.random.default_rng(0)  # or the system, which takes turns too, keeps step with the arms
     for step in range(lines.shape[1]):
-        token = lines[:, step : step + 1]
         for arm in random.permutation(ARMS).tolist():
-            started = time.perf_counter(), time.process_time()
-            hidden = model.main(embed[arm](token), caches[arm])
-            (hidden[:, -1] @ model.main.head_weight.T).argmax(-1).tolist()
-            wall[arm].append(time.perf_counter() - started[0])
-            processor[arm].append(time.process_time() - started[1])
+            seconds = servers[arm].timed(lines[:, step : step + 1])
+            wall[arm].append(seconds[0])
+            processor[arm].append(seconds[1])
     return wall, processor
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from scone_cli.corpus import TokenStream
 from scone_cli.evaluation import BATCH_TOKENS, Arm, inputs_of, matches_of
-from scone_cli.generation import Embed, Sampling, Spelling, go_on
+from scone_cli.generation import Sampling, Spelling, go_on
 from scone_cli.ngrams import I64, NONE, U32
 from scone_cli.progress import Progress, silent
-from scone_cli.serving import LiveEmbedding, SconeEmbedding
+from scone_cli.serving import embedding_of
 from scone_cli.tokenizer import Tokenizer
 
 MAX_TOKENS = 256  # that are written where a task does not say
@@ -115,7 +115,8 @@ class Scorer:
         return written
 
     def _write(self, prompt: str, how: Mapping[str, Any], number: int) -> str:
-        model, embed, stops = self.arm.model, embedding_of(self.arm), stops_of(how)
+        model, stops = self.arm.model, stops_of(how)
+        embed = embedding_of(model, self.arm.table, self.arm.trie)
         max_tokens = next((int(how[name]) for name in _NAMES_OF_MAX_TOKENS if how.get(name) is not None), MAX_TOKENS)
         tokens = self._tokenizer.encode_batch([prompt])[0].tolist()
         read = [self._end, *tokens]
@@ -133,13 +134,6 @@ class Scorer:
                 break
         text += spelling.rest()
         return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
-
-
-def embedding_of(arm: Arm) -> Embed:
-    """What embeds the tokens of one text for an arm, beginning with a new document."""
-    if arm.table is not None:
-        return SconeEmbedding(arm.model.main, arm.table)
-    return LiveEmbedding(arm.model, arm.trie)
 
 
 def stops_of(how: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ and values (`model.KeyValueCache`), are the serving system's. Shapes: B streams,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -123,21 +123,33 @@ class Staging:
 
 
 class LiveEmbedding:
-    """The same for one stream without a table: A_f-gram runs for every match, or hashed rows are read, or there are none.
+    """The same without a table: A_f-gram runs for every match, or hashed rows are read, or there are none.
 
-    To check a table with, and for the models that have none.
+    To check a table with, and for the models that have none. It has the first B streams alone, in pieces of one length.
     """
 
-    def __init__(self, model: SconeModel, trie: FgramTrie | None) -> None:
+    def __init__(self, model: SconeModel, trie: FgramTrie | None, streams: int = 1) -> None:
         self._model, self._trie = model, trie
-        self._matcher = Matcher(trie.index()) if trie else None
-        self._history = np.full(model.history, model.config.end_of_document, np.uint32)
+        self._matcher = Matcher(trie.index(), streams) if trie else None
+        self._history = np.full((streams, model.history), model.config.end_of_document, np.uint32)
 
     @torch.no_grad()
-    def __call__(self, tokens_1C: Tensor) -> Tensor:
-        """What enters the first block [1, C, D], of the next tokens of the stream."""
-        tokens = tokens_1C.cpu().numpy().astype(np.uint32)[0]
-        ids = self._matcher.match(tokens) if self._matcher else np.full(tokens.size, NONE, np.uint32)
-        read = np.concatenate([self._history, tokens])
-        self._history = read[tokens.size :]
-        return self._model.main.embed(tokens_1C, *live_rows(self._model, read[None], ids[None], self._trie))
+    def __call__(self, tokens_BC: Tensor) -> Tensor:
+        """What enters the first block [B, C, D], of the next tokens of each stream."""
+        tokens = tokens_BC.cpu().numpy().astype(np.uint32)
+        ids = np.full(tokens.shape, NONE, np.uint32)
+        if self._matcher:
+            starts = np.arange(len(tokens) + 1) * tokens.shape[1]
+            ids = self._matcher.match(tokens.ravel(), starts).reshape(tokens.shape)
+        read = np.concatenate([self._history, tokens], axis=1)
+        self._history = read[:, tokens.shape[1] :]
+        return self._model.main.embed(tokens_BC, *live_rows(self._model, read, ids, self._trie))
+
+
+def embedding_of(
+    model: SconeModel, table: Table | None, trie: FgramTrie | None, streams: int = 1
+) -> Callable[[Tensor], Tensor]:
+    """What embeds the next tokens [B, C] of streams for a model: with a table's rows, A_f-gram's, hashed ones, or none."""
+    if table is not None:
+        return SconeEmbedding(model.main, table, streams)
+    return LiveEmbedding(model, trie, streams) if trie or model.hashed is not None else model.main.embed_tokens

@@ -1,0 +1,190 @@
+"""How fast the arms are, measured: tokens a second in prefill and in decode, microseconds of a look-up, the most memory held.
+
+    sections = measure_speed(arms, {"table": Path("scone-work/table")}, tokens, progress)
+
+1, 8 and 64 streams, each with another part of the text, read up to half a context at once (prefill), and as much again token
+by token (decode). What is timed is what serving does: matching, fetching rows, the model, its likeliest token. A table is
+read from RAM and mapped; of the mapped one the page cache holds what these tokens need. Arms take turns, in an order drawn
+anew each time, and a median counts, for others use the machine too. A turn is a whole prompt and what follows it: at every
+token, an arm that shares its model with the one before would find its weights in the cache. All of it takes about `SECONDS`:
+a slow model repeats less, and reads shorter prompts.
+Shapes: B streams, C tokens of each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scone_cli.devices import peak_memory
+from scone_cli.evaluation import Arm
+from scone_cli.generation import Embed
+from scone_cli.model import KeyValueCache, SconeModel
+from scone_cli.ngrams import U32
+from scone_cli.plan import available_memory
+from scone_cli.progress import Progress
+from scone_cli.quantities import bytes_text
+from scone_cli.serving import embedding_of
+from scone_cli.table import Table
+from scone_cli.trie import FgramTrie
+
+SECONDS = 20.0
+STREAMS = (1, 8, 64)
+LOOKUP_BATCHES = (1, 16, 4096)  # tokens
+_PROBE = 64  # tokens, from which it is worked out how many there is time for
+
+Row = dict[str, Any]
+
+
+def measure_speed(
+    arms: Sequence[Arm], tables: Mapping[str, Path], tokens: U32, progress: Progress
+) -> dict[str, list[Row] | int]:
+    """The sections `speed`, `lookup` and `peak_memory_bytes` of `results.json`.
+
+    `tables` are the folders of the arms' tables, by arm; look-ups are those of the first. `tokens` are those of any text.
+    repeats: how often it was timed, after one time that does not count. length: tokens of a prompt; where decode begins, a
+    stream has read so many. The peak is that of this process until now, before tables are read into RAM for this.
+    """
+    peak = peak_memory(arms[0].model.main.token_embedding.weight.device)
+    tokens = tokens if tokens.size else np.zeros(1, np.uint32)
+    contenders = [each for arm in arms for each in _contenders(arm, tables.get(arm.name), progress)]
+    with_tables = [each for each in contenders if each.table is not None]
+    first = [each for each in with_tables if each.arm == with_tables[0].arm]
+    seconds = SECONDS / (len(STREAMS) + 1)  # all look-ups together take as long as one number of streams
+    speed, lookup, pieces = list[Row](), list[Row](), len(STREAMS) + len(first) * len(LOOKUP_BATCHES)
+    with torch.inference_mode():
+        rate = _slowest(contenders, tokens)
+        for number, streams in enumerate(STREAMS):
+            progress("measuring speed", number, pieces, "measurements")
+            speed += _speed(contenders, streams, tokens, rate, seconds)
+    for each in first:
+        for batch in LOOKUP_BATCHES:
+            progress("measuring speed", len(STREAMS) + len(lookup), pieces, "measurements")
+            assert each.table is not None
+            median, p99 = lookup_microseconds(each.table, tokens, batch, seconds / len(first) / len(LOOKUP_BATCHES))
+            lookup.append({"placement": each.placement, "batch": batch, "median_us": median, "p99_us": p99})
+    progress("measuring speed", pieces, pieces, "measurements")
+    return {"speed": speed, "lookup": lookup, "peak_memory_bytes": peak}
+
+
+# ---- who takes part ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An arm, and where the rows of its table are."""
+
+    arm: str
+    placement: str | None
+    model: SconeModel
+    table: Table | None
+    trie: FgramTrie | None
+
+    def server(self, streams: int, room: int) -> Server:
+        """It, about to serve so many streams of at most `room` tokens."""
+        return Server(self.model, embedding_of(self.model, self.table, self.trie, streams), streams, room)
+
+
+def _contenders(arm: Arm, folder: Path | None, progress: Progress) -> Iterator[Contender]:
+    """The arm; with a table once for each placement, as far as there is memory for it."""
+    if arm.table is None:
+        yield Contender(arm.name, None, arm.model, None, arm.trie)
+        return
+    yield Contender(arm.name, "mmap", arm.model, arm.table, None)
+    needed = arm.table.num_rows * arm.table.row_bytes + arm.table.index.nbytes
+    if folder is None or needed > available_memory() // 2:
+        why = f"the table takes {bytes_text(needed)} of RAM, which is not free" if folder else "its folder is not known"
+        progress(f"measuring speed of {arm.name} in RAM", 0, 0, "", f"left out, {why}")
+        return
+    yield Contender(arm.name, "ram", arm.model, Table.open(folder, "ram"), None)
+
+
+class Server:
+    """A model that serves B streams, which all have read equally many tokens: what embeds them, and the cache."""
+
+    def __init__(self, model: SconeModel, embed: Embed, streams: int, room: int) -> None:
+        self._main, self._embed = model.main, embed
+        self._cache = KeyValueCache(model.config, streams, room, model.main.token_embedding.weight.device)
+
+    def read(self, tokens_BC: Tensor) -> list[int]:
+        """Read the next tokens of each stream; the likeliest to follow [B]."""
+        hidden = self._main(self._embed(tokens_BC), self._cache)
+        likeliest: list[int] = (hidden[:, -1] @ self._main.head_weight.T).argmax(-1).tolist()
+        return likeliest
+
+    def timed(self, tokens_BC: Tensor) -> tuple[float, float]:
+        """Seconds that this takes, by the clock and of the processor."""
+        wall, processor = time.perf_counter(), time.process_time()
+        self.read(tokens_BC)
+        return time.perf_counter() - wall, time.process_time() - processor
+
+
+# ---- prefill and decode ------------------------------------------------------------------------------------------
+
+
+def _slowest(contenders: Sequence[Contender], tokens: U32) -> float:
+    """Tokens a second of the slowest contender that reads a short prompt, the second time."""
+    length = min(_PROBE, *(each.model.config.context for each in contenders))
+    prompt = _lines(contenders, tokens, 1, length)
+    return length / max([each.server(1, length).timed(prompt)[0] for each in contenders for _ in range(2)][1::2])
+
+
+def _lines(contenders: Sequence[Contender], tokens: U32, streams: int, length: int) -> Tensor:
+    """As many parts of the text as there are streams, again from its start where it is short [B, C]."""
+    lines = torch.from_numpy(np.resize(tokens, (streams, length)).astype(np.int64))
+    return lines.to(contenders[0].model.main.token_embedding.weight.device)
+
+
+def _speed(contenders: Sequence[Contender], streams: int, tokens: U32, rate: float, seconds: float) -> list[Row]:
+    """Both phases with so many streams; `rate` says how long the prompts may be, for two rounds at least."""
+    affordable = int(rate * seconds / 6 / len(contenders) / streams)
+    shortest = min(each.model.config.context for each in contenders)
+    length = max(1, min(shortest // 2, affordable))
+    lines = _lines(contenders, tokens, streams, 2 * length)
+    prefill, decode = ([list[float]() for _ in contenders] for _ in range(2))
+    random, deadline = np.random.default_rng(0), time.perf_counter() + seconds
+    while len(prefill[0]) < 2 or time.perf_counter() < deadline:
+        for number in random.permutation(len(contenders)).tolist():
+            each = contenders[number]
+            each.server(streams, 1).read(lines[:, :1])  # now its own weights are near the processor, not another's
+            server, enough = each.server(streams, 2 * length), time.perf_counter() + seconds / 3 / len(contenders)
+            prefill[number].append(server.timed(lines[:, :length])[0])
+            for step in range(length, 2 * length):
+                decode[number].append(server.timed(lines[:, step : step + 1])[0])
+                if time.perf_counter() > enough:
+                    break
+    return [
+        {
+            "arm": each.arm,
+            "placement": each.placement,
+            "phase": phase,
+            "batch": streams,
+            "tokens_a_second": streams * read / float(np.median(seconds_taken[1:])),
+            "repeats": len(seconds_taken) - 1,
+            "length": length,
+        }
+        for phase, read, times in (("prefill", length, prefill), ("decode", 1, decode))
+        for each, seconds_taken in zip(contenders, times, strict=True)
+    ]
+
+
+# ---- look-ups ----------------------------------------------------------------------------------------------------
+
+
+def lookup_microseconds(table: Table, tokens: U32, batch: int, seconds: float) -> tuple[float, float]:
+    """Median and 99th percentile of one look-up (match the next `batch` tokens, fetch their rows), a token."""
+    matcher, times = table.matcher(), list[float]()
+    deadline, at = time.perf_counter() + seconds, 0
+    while (begin := time.perf_counter()) < deadline or not times:
+        table.rows(matcher.match(tokens[at : at + batch]))
+        times.append(time.perf_counter() - begin)
+        at = at + batch if at + 2 * batch <= tokens.size else 0
+    used = np.array(times[min(len(times) - 1, 5) :]) * 1e6 / min(batch, tokens.size)
+    return float(np.median(used)), float(np.percentile(used, 99))
