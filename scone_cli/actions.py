@@ -17,6 +17,7 @@ from scone_cli import commands, console
 from scone_cli.artifacts import workspace_lock
 from scone_cli.bars import listening
 from scone_cli.commands import STAGES
+from scone_cli.cost_command import cost
 from scone_cli.describe import describe, describe_text
 from scone_cli.errors import BadData, SconeError
 from scone_cli.exits import storage_failures
@@ -38,7 +39,7 @@ _TOGETHER = ("train-fgram", "precompute")  # the stages that several processes m
 
 def build_command(name: str) -> click.Command:
     """The command `name` with its parameters; a stage's module is imported here."""
-    looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "verify": verify}
+    looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "cost": cost, "verify": verify}
     return looking.get(name) or _stage_command(name)
 
 

@@ -191,8 +191,8 @@ def _table_a_day(scone: Contender, prices: Prices) -> float:
 # ---- what it hinges on -------------------------------------------------------------------------------------------
 
 _TEXTS = {
-    "inference_utilisation": "the share of an accelerator's operations that inference reaches",
-    "training_utilisation": "the share of an accelerator's operations that training reaches",
+    "inference_utilisation": "the accelerator's utilisation in inference",
+    "training_utilisation": "the accelerator's utilisation in training",
     "accelerator_hour": "the price of an accelerator hour",
     "accelerator_flops": "the operations a second of an accelerator",
     "tokens_a_day": "the load",

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from scone_cli import __version__, console
-from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
+from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, RECIPE_TABLES, STAGES
 from scone_cli.errors import SconeError
 from scone_cli.exits import Stopped, stop_signals
 from scone_cli.launch import speaks
@@ -73,7 +73,7 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude one another")
     if config:
-        ctx.default_map = read_recipe(config, {name: stage.config_class for name, stage in STAGES.items()})
+        ctx.default_map = read_recipe(config, RECIPE_TABLES)
     ctx.obj = Session(workspace, config, quiet, verbose)
 
 

@@ -7,6 +7,7 @@ with the control character `\b` keeps its line breaks: that is click's rule.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -178,10 +179,18 @@ STAGES: dict[str, Stage] = {
     ),
 }
 
+# The tables that a recipe may have: one a stage, and two of `scone cost`, of which `scone eval` reads the prices too.
+RECIPE_TABLES: dict[str, Callable[[], Any]] = {
+    **{name: stage.config_class for name, stage in STAGES.items()},
+    "cost": lambda: importlib.import_module("scone_cli.shapes").Cost,
+    "prices": lambda: importlib.import_module("scone_cli.break_even").Prices,
+}
+
 LOOKING = {
     "inspect": "Show what an artifact is; counts/, vocab/ and model/ also in figures.",
     "lookup": "Show what the table has for a text, and what lies near it.",
     "generate": "Go on with a text: the model writes, reading the table.",
+    "cost": "Work out what models of any shape cost, and whether a table pays.",
     "verify": "Check every byte of artifacts against their manifests.",
 }
 
@@ -239,6 +248,21 @@ GENERATE_ABOUT = """Go on with a text: the prompt is read in one pass, then the 
       scone generate --prompt "The cat sat on" --temperature 0 --max-tokens 40
       scone generate --prompt - --top-p 0.9 --seed 3 --json
       scone generate --prompt "def main(" --model scone-work/plain
+    """
+
+COST_ABOUT = """Work out what models cost, built or not, from their shapes: parameters, bytes, operations, tables, training.
+
+    RECIPE has a table [[cost.model]] for each model, and may have one of [prices]; pipelines/paper.toml has those of the
+    paper and explains every key. Of a recipe that has none, the model is shown that its [train-fgram] would train.
+
+    Beside our table stand the dictionary in RAM and the LMDB on SSD that the paper used, and beside our way of training
+    the paper's. Where perplexities and training tokens are given, it is told after how many tokens a table has paid for
+    itself, compared with the plain model of equal quality, and the assumption on which that hinges.
+
+    \b
+    Example:
+      scone cost --config pipelines/paper.toml
+      scone cost --config recipe.toml --json
     """
 
 VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.

@@ -115,7 +115,8 @@ def describe_sources(ctx: click.Context, config: Any, recipe: Path | None) -> li
 def read_recipe(path: Path, config_classes: Mapping[str, Callable[[], type]]) -> dict[str, dict[str, Any]]:
     """Read a recipe, TOML with one table a command, into what click calls a default map.
 
-    `config_classes` gives, for every command that may have a table, a function that imports its config dataclass.
+    `config_classes` gives, for every table that there may be, a function that imports its dataclass. A field that is a tuple of
+    dataclasses is an array of tables.
 
     Raises:
         BadSetting: the file cannot be read, is not TOML, or holds a table, a key or a value that no stage understands.
@@ -147,9 +148,23 @@ def _read_table(where: str, table: Mapping[str, Any], config_class: type) -> dic
         name = known[flag].name
         if name in values:
             raise BadSetting(f"{where} gives '{flag}' twice, with dashes and with underscores")
-        _check_value(f"{where} {key} = {value!r}", value, known[flag], _value_type(config_class, name))
+        value_type = _value_type(config_class, name)
+        if typing.get_origin(value_type) is tuple:
+            values[name] = _read_tables(where, key, value, typing.get_args(value_type)[0])
+            continue
+        _check_value(f"{where} {key} = {value!r}", value, known[flag], value_type)
         values[name] = value
     return values
+
+
+def _read_tables(where: str, key: str, value: Any, config_class: type) -> tuple[Any, ...]:
+    """The tables of an array, such as [[cost.model]]."""
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise BadSetting(f"{where} {key} = {value!r}: expected tables, each with its title in double brackets")
+    return tuple(
+        config_class(**_read_table(f"{where} {key} {number}", table, config_class))
+        for number, table in enumerate(value, 1)
+    )
 
 
 def _check_value(where: str, value: Any, item: dataclasses.Field[Any], value_type: type) -> None:

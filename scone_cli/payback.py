@@ -112,8 +112,8 @@ def _never(baseline: Baseline, deal: Deal, prices: Prices) -> str:
         return f"{begin}: a token costs it no less than {_plain(baseline)}"
     if not prices.load:
         return f"{begin}: nothing is served, so nothing is saved; from {big(deal.least_load)} tokens a day on it would"
-    saved = f"{_dollars(deal.saving * prices.load)} a day that it saves over {_plain(baseline)}"
-    more = f"its table costs {_dollars(deal.table_a_day)} a day, more than the {saved}"
+    saved = f"{dollars(deal.saving * prices.load)} a day that it saves over {_plain(baseline)}"
+    more = f"its table costs {dollars(deal.table_a_day)} a day, more than the {saved}"
     return f"{begin} at {big(prices.load)} tokens a day: {more}; from {big(deal.least_load)} a day on it would"
 
 
@@ -129,9 +129,11 @@ _FINDINGS = {"after": _after, "at once": _at_once, "never": _never, "at first": 
 def _plain(baseline: Baseline) -> str:
     name = baseline.model.name
     if baseline.bound == "at least":
-        return f"a plain model as good, which none that was measured is ({name} is the best and taken for it)"
+        return f"a plain model of equal quality (none that was measured is as good: {name}, the best, stands for it)"
     if baseline.bound == "at most":
-        return f"a plain model as good, which would be smaller than all that were measured ({name} is taken for it)"
+        return (
+            f"a plain model of equal quality (all that were measured are better: {name}, the smallest, stands for it)"
+        )
     return f"a plain model of equal quality ({name})"
 
 
@@ -139,7 +141,7 @@ def _hinging(hinge: Row | None) -> str:
     if hinge is None:
         return "; no assumption, halved or doubled, changes that"
     halved, doubled = (_answer(hinge[f"{key}_outcome"], hinge[key]) for key in ("halved", "doubled"))
-    return f"; it hinges most on {hinge['text']}: with half of it {halved}, with twice {doubled}"
+    return f"; that hinges most on {hinge['text']}: at half of it {halved}, at twice {doubled}"
 
 
 def _answer(outcome: str, tokens: float) -> str:
@@ -152,14 +154,15 @@ def _time(days: float) -> str:
     return f"{days:,.0f} days" if days >= 10 else f"{days:.1f} days" if days >= 1 else f"{24 * days:.2g} hours"
 
 
-def _dollars(value: float) -> str:
-    return f"${value:,.0f}" if value >= 100 else f"${value:.2g}"
+def dollars(value: float) -> str:
+    """Money: $8,212 or $4.11; below a cent two digits."""
+    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}" if value >= 0.01 else f"${value:.2g}"
 
 
 def big(value: float) -> str:
     """A number in words that everybody knows: 3.2 billion."""
-    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1, "")):
-        if value >= size or size == 1:
-            number = f"{value / size:,.0f}" if value >= 100 * size else f"{value / size:.3g}"
-            return number + word
-    raise AssertionError
+    rounded = float(f"{value:.3g}")  # first: 999.6 million is 1 billion
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if rounded >= size:
+            return f"{rounded / size:,.6g} {word}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

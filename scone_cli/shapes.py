@@ -7,6 +7,7 @@ nodes the trie of a batch has a position. Measured speed is not here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ class Shape:
     layers: int = setting(0, "Layers of the main model.")
     vocab_size: int = setting(0, "Tokens of the tokenizer.")
     context: int = setting(0, "Context length in tokens.")
+    mlp_width: int = setting(0, "Inner width of the MLPs, which have three matrices (0: 8/3 of dim).")
     tied_head: bool = setting(False, "Share the token embeddings with the head.")
     weights: str = setting(
         "bfloat16",
@@ -58,7 +60,7 @@ class Shape:
     @property
     def hidden(self) -> int:
         """Inner width of SwiGLU."""
-        return swiglu_width(self.dim)
+        return self.mlp_width or swiglu_width(self.dim)
 
     @property
     def num_fgrams(self) -> int:
@@ -69,28 +71,33 @@ class Shape:
         """Refuse what is no shape.
 
         Raises:
-            BadSetting: a number that must be there is not, or is not positive; f-grams without a model or the reverse.
+            BadSetting: a number is missing or out of its range; f-grams without a model for them, or the reverse.
         """
         where = f"[[cost.model]] {self.name!r}"
         if not self.name:
             raise BadSetting("[[cost.model]]: no name", 'give it one, such as name = "1B"')
-        for key in ("dim", "layers", "vocab_size", "context", "max_n"):
-            if getattr(self, key) < 1:
-                raise BadSetting(f"{where}: {key.replace('_', '-')} is {getattr(self, key)}, expected 1 or more")
+        least = {"dim": 1, "layers": 1, "vocab_size": 1, "context": 1, "mlp_width": 0, "max_n": 2, "fgram_layers": 0}
+        for key, smallest in (least | {"trie_nodes": 0, "perplexity": 1}).items():
+            value = getattr(self, key)
+            if value is not None and not smallest <= value < math.inf:
+                raise BadSetting(f"{where}: {key.replace('_', '-')} is {value}, expected {smallest} or more")
+        if not 0 <= self.matched <= 1:
+            raise BadSetting(f"{where}: matched is {self.matched}, expected a share from 0 to 1")
         if bool(self.num_fgrams) != (self.fgram_layers > 0):
             found = f"fgrams = {self.fgrams or 0}, fgram-layers = {self.fgram_layers}"
             raise BadSetting(f"{where}: {found}: expected both, or neither")
-        if not 0 <= self.matched <= 1:
-            raise BadSetting(f"{where}: matched is {self.matched}, expected a share from 0 to 1")
-        for key in ("trie_nodes", "perplexity"):
-            value = getattr(self, key)
-            if value is not None and value < (1 if key == "perplexity" else 0):
-                raise BadSetting(f"{where}: {key.replace('_', '-')} is {value}, which cannot be")
 
     @property
     def num_training_tokens(self) -> int | None:
         """Tokens of the training, if that is known."""
         return parse_count(str(self.training_tokens), "training-tokens") if self.training_tokens is not None else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The table [cost] of a recipe."""
+
+    model: tuple[Shape, ...] = setting((), "The models, each in a table [[cost.model]].")
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------

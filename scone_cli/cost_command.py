@@ -1,0 +1,220 @@
+"""`scone cost`: what the models of a recipe cost, side by side, and whether their tables pay."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scone_cli import commands, console
+from scone_cli.break_even import Contender, Prices, contender
+from scone_cli.figures import short_count
+from scone_cli.options import Session, read_recipe
+from scone_cli.payback import big, dollars, payback
+from scone_cli.quantities import bytes_text
+from scone_cli.tables import drawn
+
+if TYPE_CHECKING:
+    from scone_cli.shapes import Shape
+
+Row = Mapping[str, Any]
+_GB = 1e9
+
+
+@click.command(help=commands.COST_ABOUT, short_help=commands.LOOKING["cost"])
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="RECIPE",
+    help="TOML file with the models; also where --config stands before the command.",
+)
+@click.option("as_json", "--json", is_flag=True, help="Print the result as one JSON object.")
+@click.pass_obj
+def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
+    """Work out what models cost."""
+    recipe = config or session.recipe
+    if recipe is None:
+        raise click.UsageError("no recipe: give --config RECIPE, such as pipelines/paper.toml")
+    from scone_cli.recipe_shapes import shapes_of  # noqa: PLC0415 - heavy: not for `scone cost --help`
+    from scone_cli.shapes import shape_cost  # noqa: PLC0415
+
+    tables = read_recipe(recipe, commands.RECIPE_TABLES)
+    prices = Prices(**tables.get("prices", {}))
+    prices.check()
+    shapes = shapes_of(recipe, tables)
+    costs = [shape_cost(shape) for shape in shapes]
+    paybacks = _paybacks(shapes, costs, prices)
+    if as_json:
+        console.print_result(json.dumps({"models": costs, "prices": asdict(prices), "payback": paybacks}))
+    else:
+        console.print_result(_text(shapes, costs, prices, paybacks))
+
+
+def _paybacks(shapes: Sequence[Shape], costs: Sequence[Row], prices: Prices) -> list[Row]:
+    """Whether each table pays, of models whose loss and training are known."""
+    contenders = [
+        contender(row, math.log(shape.perplexity))
+        for shape, row in zip(shapes, costs, strict=True)
+        if shape.perplexity is not None and row["training_flops"] is not None
+    ]
+
+    def has_table(each: Contender) -> bool:
+        return each.ram_bytes > 0
+
+    rivals = [each for each in contenders if not has_table(each)]
+    return [payback(each, rivals, prices) for each in contenders if has_table(each)]
+
+
+# ---- for people --------------------------------------------------------------------------------------------------
+
+Shown = tuple[str, Callable[[Row], str]]
+
+
+def _count(key: str) -> Callable[[Row], str]:
+    return lambda row: short_count(row[key]) if row[key] else "-"
+
+
+def _power(key: str) -> Callable[[Row], str]:
+    """Numbers of operations as the literature writes them: 2.73e13."""
+    return lambda row: f"{row[key]:.2e}".replace("e+", "e") if row[key] else "-"
+
+
+def _bytes(key: str) -> Callable[[Row], str]:
+    return lambda row: bytes_text(row[key]) if row[key] else "-"
+
+
+def _dollars(key: str, a_gb: float) -> Callable[[Row], str]:
+    return lambda row: dollars(row[key] / _GB * a_gb) if row[key] else "-"
+
+
+def _sections(prices: Prices) -> dict[str, list[Shown]]:
+    """What the table shows: its parts, their lines, and how a model's cost is written there."""
+    return {
+        "Resident, on the accelerator": [
+            ("parameters", _count("resident_parameters")),
+            ("their bytes", _bytes("resident_bytes")),
+            ("keys and values of a token", _bytes("kv_bytes_a_token")),
+            ("… of a full context", _bytes("kv_bytes_a_sequence")),
+        ],
+        "Operations (FLOPs) a token served": [
+            ("reading the prompt", _count("prefill_flops")),
+            ("writing, full context", _count("decode_flops")),
+        ],
+        "Table, off the accelerator": [
+            ("rows", _count("offloaded_rows")),
+            ("in RAM: rows and index", _bytes("offloaded_bytes_ram")),
+            ("… with the paper's dictionary", _bytes("dictionary_bytes_ram")),
+            ("on SSD: our files", _bytes("offloaded_bytes_disk")),
+            ("… in LMDB, as the paper", _bytes("lmdb_bytes_disk")),
+            (f"RAM at ${prices.ram_gb:g} a GB", _dollars("offloaded_bytes_ram", prices.ram_gb)),
+            (f"SSD at ${prices.ssd_gb:g} a GB", _dollars("offloaded_bytes_disk", prices.ssd_gb)),
+        ],
+        "Training FLOPs a sequence": [
+            ("without f-grams", _power("training_flops_a_sequence_plain")),
+            ("with, padded as in the paper", _power("training_flops_a_sequence_padded")),
+            ("with, over the trie", _power("training_flops_a_sequence_trie")),
+        ],
+        "Training FLOPs, once": [
+            ("filling the table", _power("precompute_flops")),
+            ("all of the training, and that", _power("training_flops")),
+        ],
+    }
+
+
+def _text(shapes: Sequence[Shape], costs: Sequence[Row], prices: Prices, paybacks: Sequence[Row]) -> str:
+    def show(screen: Console) -> None:
+        for table in _tables(costs, prices, screen.width):
+            screen.print(table)
+            screen.print()
+        _sentences(screen, _notes(shapes))
+        if paybacks:
+            screen.print(Text("\nDoes the table pay?", style="bold"))
+        for found in paybacks:
+            screen.print()
+            screen.print(Text(found["scone"], style="bold"))
+            _sentences(screen, [found["verdict"]], style="")
+        if paybacks:
+            screen.print()
+            _sentences(screen, [_priced(prices)])
+
+    return drawn(show)
+
+
+_LABEL = 31
+_NARROWEST, _WIDEST = 10, 14
+_LINE = 98
+
+
+def _tables(costs: Sequence[Row], prices: Prices, width: int) -> list[Table]:
+    """All models side by side; in several tables, one below the other, where the terminal is too narrow."""
+    fit = max(1, (width - _LABEL) // _NARROWEST)
+    return [_table(costs[first : first + fit], prices) for first in range(0, len(costs), fit)]
+
+
+def _table(costs: Sequence[Row], prices: Prices) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True, min_width=_LABEL - 2)
+    for row in costs:
+        table.add_column(row["model"], justify="right", overflow="fold", max_width=_WIDEST)
+    sections = {
+        title: [(label, cells) for label, write in lines if set(cells := [write(row) for row in costs]) != {"-"}]
+        for title, lines in _sections(prices).items()
+    }
+    for number, (title, lines) in enumerate(sections.items()):
+        if not lines:
+            continue
+        if number:
+            table.add_row()
+        table.add_row(Text(title, style="bold cyan"))
+        for label, cells in lines:
+            table.add_row(Text(f"  {label}", style="dim"), *cells)
+    return table
+
+
+def _sentences(screen: Console, sentences: Sequence[str], style: str = "dim") -> None:
+    for sentence in sentences:
+        for line in textwrap.wrap(sentence, min(screen.width, _LINE), break_on_hyphens=False):
+            screen.print(Text(line, style=style))
+
+
+def _notes(shapes: Sequence[Shape]) -> list[str]:
+    """What has to be known to read the table."""
+    weights = ", ".join(dict.fromkeys(shape.weights for shape in shapes))
+    notes = [f"Weights, keys and values are {weights}. Attention is counted over the whole context."]
+    with_fgrams = [shape for shape in shapes if shape.num_fgrams]
+    if with_fgrams:
+        rows = ", ".join(dict.fromkeys(shape.dtype for shape in with_fgrams))
+        notes.append(
+            f"Rows are {rows}. Padded: every match is computed by itself, as K tokens. Over the trie: f-grams of a batch share "
+            "their prefixes, with the same result."
+        )
+    if any(shape.trie_nodes is None for shape in with_fgrams):
+        notes.append(
+            "Without trie-nodes the cost over the trie is not known; a log of a training has them (scone inspect)."
+        )
+    return notes
+
+
+def _priced(prices: Prices) -> str:
+    """The assumptions in a sentence."""
+    memory = "RAM" if prices.table_on == "ram" else "SSD"
+    bought, rented = (prices.ram_gb, prices.ram_gb_month) if memory == "RAM" else (prices.ssd_gb, prices.ssd_gb_month)
+    paid = f"${bought:g} a GB, written off in {prices.depreciation_years:g} years"
+    if rented is not None:
+        paid = f"${rented:g} a GB and month"
+    return (
+        f"Assumed: {big(prices.load)} tokens a day; ${prices.accelerator_hour:g} an hour for an accelerator of "
+        f"{prices.accelerator_flops / 1e12:,.0f} TFLOP/s, of which training reaches {100 * prices.training_utilisation:g}% and "
+        f"inference {100 * prices.inference_utilisation:g}%; the table on {memory} at {paid}, in {prices.copies:g} "
+        f"{'copy' if prices.copies == 1 else 'copies'}. Change it in [prices] of the recipe."
+    )
