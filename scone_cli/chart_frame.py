@@ -6,9 +6,11 @@ Colours are the page's (`var(--series-0)` and so on), so that a chart is right o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from scone_cli.figures import Axis
 from scone_cli.legible import harmless
@@ -19,7 +21,7 @@ RIGHT, BOTTOM = 16, 46  # room beside and below the plot
 NUM_COLOURS = 8
 DASHES = ("", "7 3", "2 3", "9 3 2 3")  # so that curves can be told apart on paper without colours
 CHARACTER = 7.4  # width of a letter of the legend, about
-DIGIT = 7.2  # width of a digit, about
+DIGIT = 7.8  # width of a digit, about
 _LINE = 18  # from one line of text to the next
 _SWATCH = 24  # a legend's sample with the gap after it
 _GAP = 14  # between entries of a legend
@@ -111,13 +113,15 @@ def y_axis(axis: Axis, scale: Scale, frame: Frame) -> Iterator[str]:
 
 
 def x_ticks(axis: Axis, scale: Scale, frame: Frame) -> Iterator[str]:
-    """Numbers below the plot, as far as there is room for them, and lines through it."""
-    taken = -99.0
-    for x, text in tick_labels(axis, scale):
+    """Numbers below the plot, 0 and every second, third, ... from it if not all have room, and lines through it."""
+    labels = tick_labels(axis, scale)
+    room = min((b[0] - a[0] for a, b in pairwise(labels)), default=WIDTH)
+    every = math.ceil((DIGIT * max(len(text) for _, text in labels) + 5) / room)
+    zero = next((i for i, (x, _) in enumerate(labels) if not scale.log and x == scale(0)), 0)
+    for i, (x, text) in enumerate(labels):
         yield f'<path class="grid" d="M{x} {frame.top}V{frame.bottom}"/>'
-        if x - DIGIT * len(text) / 2 > taken + 4:
+        if (i - zero) % every == 0:
             yield x_tick(x, text, frame)
-            taken = x + DIGIT * len(text) / 2
 
 
 def x_tick(x: float, text: str, frame: Frame) -> str:
@@ -126,8 +130,10 @@ def x_tick(x: float, text: str, frame: Frame) -> str:
 
 
 def x_title(title: str, frame: Frame) -> str:
-    """What is measured along the x axis, and its line."""
+    """What is measured along the x axis, and its line; below the plot's middle as far as the title has room there."""
+    half = 3.5 * len(title)
+    middle = max(half, min(WIDTH - half, (frame.left + frame.right) / 2))
     return (
         f'<path class="base" d="M{frame.left} {frame.bottom}H{frame.right}"/>'
-        f'<text class="axis" x="{WIDTH / 2:g}" y="{frame.bottom + 37:g}" text-anchor="middle">{clean(title)}</text>'
+        f'<text class="axis" x="{middle:g}" y="{frame.bottom + 37:g}" text-anchor="middle">{clean(title)}</text>'
     )

@@ -115,6 +115,8 @@ def _categories(chart: BarChart, frame: Frame, y: Scale) -> Iterator[str]:
     width = min(0.76 * room / len(chart.bars), 60.0)
     longest = max(map(len, chart.categories), default=0) * DIGIT
     every = math.ceil((longest + 6) / room)
+    texts = [[_digits(chart, value) for value in bars.values] for bars in chart.bars]
+    has_room = max(len(text) for each in texts for text in each) * DIGIT <= (room if len(texts) == 1 else width) - 2
     for i, category in enumerate(chart.categories):
         middle = frame.left + (i + 0.5) * room
         if i % every == 0:
@@ -122,18 +124,17 @@ def _categories(chart: BarChart, frame: Frame, y: Scale) -> Iterator[str]:
         for k, bars in enumerate(chart.bars):
             if (value := bars.values[i]) is not None:
                 left = middle + (k - len(chart.bars) / 2) * width
-                yield from _bar(chart, f"{bars.name}, {category}", k, value, (left, width), y)
+                top, height = min(y(value), y(0)), abs(y(0) - y(value))
+                told = clean(f"{bars.name}, {category}: {value_text(chart.y.kind, value)}")
+                yield (
+                    f'<rect x="{left + 0.5:.1f}" y="{top}" width="{width - 1:.1f}" height="{height:.1f}" rx="1.5" '
+                    f'style="fill:var(--series-{k % NUM_COLOURS})"><title>{told}</title></rect>'
+                )
+                if has_room:
+                    x = left + width / 2
+                    yield f'<text class="value" x="{x:.1f}" y="{top - 4:.1f}" text-anchor="middle">{texts[k][i]}</text>'
 
 
-def _bar(chart: BarChart, name: str, number: int, value: float, place: tuple[float, float], y: Scale) -> Iterator[str]:
-    """A bar from the axis up (or down), and its value above it where there is room for the digits."""
-    (left, width), told = place, value_text(chart.y.kind, value)
-    top, height = min(y(value), y(0)), abs(y(0) - y(value))
-    yield (
-        f'<rect x="{left + 0.5:.1f}" y="{top}" width="{width - 1:.1f}" height="{height:.1f}" '
-        f'rx="{min(2.0, width / 6, height / 2):.1f}" style="fill:var(--series-{number % NUM_COLOURS})">'
-        f"<title>{clean(f'{name}: {told}')}</title></rect>"
-    )
-    text = short_count(value) if chart.y.kind == "count" else told
-    if len(text) * DIGIT <= (width / 0.76 if len(chart.bars) == 1 else width) - 2:
-        yield f'<text class="value" x="{left + width / 2:.1f}" y="{top - 4:.1f}" text-anchor="middle">{text}</text>'
+def _digits(chart: BarChart, value: float | None) -> str:
+    """What stands above a bar, where all of them have room."""
+    return "" if value is None else short_count(value) if chart.y.kind == "count" else value_text(chart.y.kind, value)

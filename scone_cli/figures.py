@@ -126,16 +126,25 @@ class Interval:
     value: float
     low: float | None
     high: float | None
-    finding: Literal["better", "worse", "no difference shown"]
+    finding: str
+
+    @property
+    def ends(self) -> list[float]:
+        """All that a scale must show."""
+        return [end for end in (self.value, self.low, self.high) if end is not None]
 
 
 @dataclass(frozen=True)
 class IntervalChart:
-    """Differences below one another, each with its interval, against the line at 0; what is left of it is better."""
+    """Differences below one another, each with its interval, against the line at 0; what is left of it is better.
+
+    Charts that are `beside` one another have one scale: it shows these values too.
+    """
 
     title: str
     x: Axis
     intervals: Sequence[Interval]
+    beside: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from scone_cli.figures import Column, Fact, Figure, Section, Table, value_text
 from scone_cli.legible import harmless
 from scone_cli.page_style import STYLE
 
+_LONG = 28  # characters: what is shorter stays in one line
+
 
 def check_target(path: Path) -> None:
     """Refuse to write a page where it would replace anything but a file of the user's, or could not be written.
@@ -157,5 +159,7 @@ def _cell(column: Column, value: Any) -> str:
     if column.kind == "literal":
         return f'<td class="literal"><bdi>{text}</bdi></td>'
     if column.bars and value is not None:
-        return f'<td class="number bar" style="--share:{100 * value:.1f}%">{text}</td>'
-    return f'<td class="number">{text}</td>' if column.is_number else f"<td>{text}</td>"
+        return f'<td class="number bar" style="--share:{value:.3f}">{text}</td>'
+    if column.is_number:
+        return f'<td class="number">{text}</td>'
+    return f"<td>{text}</td>" if len(text) > _LONG else f'<td class="short">{text}</td>'

@@ -62,8 +62,9 @@ td {{ border-bottom: 1px solid var(--hair); }}
 tr.strong td {{ background: var(--strong); font-weight: 600; }}
 .number {{ text-align: right; white-space: nowrap; }}
 th.number {{ white-space: normal; max-width: 9rem; }}
-.bar {{ background: linear-gradient(var(--series-0), var(--series-0)) left bottom / var(--share) 3px no-repeat;
- min-width: 5rem; }}
+.short {{ white-space: nowrap; }}
+td.bar {{ padding-left: 5rem; background: linear-gradient(var(--series-0), var(--series-0)) left .55em /
+ calc(4.2rem * var(--share)) .55em no-repeat; }}
 .literal {{ font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .82rem;
  overflow-wrap: anywhere; white-space: pre-wrap; min-width: 9rem; }}
 details {{ margin-top: 1rem; }}

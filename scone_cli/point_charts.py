@@ -45,8 +45,8 @@ def interval_chart(chart: IntervalChart) -> str:
     left = CHARACTER * max(map(len, names)) + 12
     right = WIDTH - CHARACTER * max(map(len, values)) - 10
     frame = Frame(left, 44, right, 44 + _ROW * len(names) + 4)
-    ends = [end for each in chart.intervals for end in (each.value, each.low, each.high) if end is not None]
-    x = scale_of(chart.x, ends, frame.left + 6, frame.right - 6)
+    ends = [end for each in chart.intervals for end in each.ends]
+    x = scale_of(chart.x, [*ends, *chart.beside], frame.left + 6, frame.right - 6)
     marks = [
         *_directions(x),
         *x_ticks(chart.x, x, frame),

@@ -121,3 +121,24 @@ def closest_rival(results: Results, corpus: str) -> Comparison | None:
         return math.inf if times is None else abs(math.log(times))
 
     return min(found, key=lambda each: (distance(each), -each.nats), default=None)
+
+
+def headline_of(results: Results) -> Comparison | None:
+    """The comparison that decides, on the first corpus on which there is one."""
+    found = (closest_rival(results, corpus) for corpus in corpora_of(results))
+    return next((each for each in found if each is not None), None)
+
+
+def opponent_of(results: Results) -> str | None:
+    """Whom the page compares the table with throughout: the rival that decides, else the same model without its rows."""
+    if headline := headline_of(results):
+        return headline.against
+    return NONE if comparisons(results, NONE) else None
+
+
+def bits_a_byte(results: Results, found: Comparison) -> float | None:
+    """A difference in bits a byte; None where no bytes are known."""
+    facts = corpus_facts(results, found.corpus)
+    if not facts.get("bytes"):
+        return None
+    return float(found.nats / math.log(2) * facts["tokens"] / facts["bytes"])

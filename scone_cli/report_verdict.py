@@ -12,15 +12,14 @@ from scone_cli.report_reading import (
     Comparison,
     Results,
     arms_of,
-    closest_rival,
     comparisons,
     corpora_of,
+    headline_of,
     rivals_of,
     text_of,
     times_resident,
 )
-
-_MOST_NAMES = 4  # in a row; more are counted
+from scone_cli.report_words import how_much, listed, names_of
 
 
 def verdict(results: Results) -> str:
@@ -29,34 +28,10 @@ def verdict(results: Results) -> str:
     The rival that counts is the best of those with the same resident size, on the first corpus. A difference whose 95%
     interval covers zero, or that has none, is not shown.
     """
-    corpora = corpora_of(results)
-    for corpus in corpora:
-        if closest := closest_rival(results, corpus):
-            return " ".join([_against_rivals(results, closest), *_elsewhere(results, closest, corpora)])
-    return _without_rivals(results, corpora)
-
-
-def percent(share: float) -> str:
-    """A share as a manager reads it: 16.1%, 0.04%."""
-    size = abs(100 * share)
-    return f"{size:.1f}%" if size >= 0.1 or size == 0 else f"{size:.2f}%"
-
-
-def signed_percent(share: float) -> str:
-    """The same with its sign."""
-    return ("\N{MINUS SIGN}" if share < 0 else "+") + percent(share)
-
-
-def how_much(found: Comparison) -> str:
-    """The change of the perplexity and its interval: '16.1% lower (95% interval 15.2% to 17.0%)'."""
-    change = f"{percent(found.change)} {'lower' if found.nats < 0 else 'higher'}"
-    if found.interval is None:
-        return f"{change} (one document: no interval)"
-    low, high = found.interval
-    if found.finding == NOT_SHOWN:
-        return f"{change} (95% interval {signed_percent(low)} to {signed_percent(high)})"
-    ends = sorted((abs(low), abs(high)))
-    return f"{change} (95% interval {percent(ends[0])} to {percent(ends[1])})"
+    corpora, closest = corpora_of(results), headline_of(results)
+    if closest is None:
+        return _without_rivals(results, corpora)
+    return " ".join([_against_rivals(results, closest), *_elsewhere(results, closest, corpora)])
 
 
 # ---- the sentences -----------------------------------------------------------------------------------------------
@@ -86,7 +61,7 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
 def _about_peers(closest: Comparison, peers: Sequence[Comparison]) -> Iterator[str]:
     """Rivals of the same size that the table beats although it does not beat the best of them."""
     if closest.finding != BETTER and (beaten := [each.against for each in peers if each.finding == BETTER]):
-        yield f"it is better than {_names(beaten)}"
+        yield f"it is better than {names_of(beaten)}"
 
 
 def _about_larger(results: Results, larger: Sequence[Comparison]) -> Iterator[str]:
@@ -94,7 +69,7 @@ def _about_larger(results: Results, larger: Sequence[Comparison]) -> Iterator[st
         if names := [each.against for each in larger if each.finding == finding]:
             times = [times_resident(results, name) or 0 for name in names]
             size = f"{times[0]:.2g}" if len(times) == 1 else f"up to {max(times):.2g}"
-            yield f"{words} the larger {_names(names)} ({size} times its resident parameters)"
+            yield f"{words} the larger {names_of(names)} ({size} times its resident parameters)"
 
 
 def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) -> Iterator[str]:
@@ -110,17 +85,17 @@ def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) ->
         finding: [text_of(each.corpus) for each in found if each.finding == finding]
         for finding in (BETTER, WORSE, NOT_SHOWN)
     }
-    all_of_them = f"all {len(found)} other corpora" if len(found) > 1 else f"{text_of(found[0].corpus)} too"
-    if len(by_finding[closest.finding]) == len(found):
+    if len(same := by_finding[closest.finding]) == len(found):
+        where = f"all {len(found)} other corpora" if len(found) > 2 else f"{names_of(same)} too"
         told = {BETTER: "it is better", WORSE: "it is worse"}.get(closest.finding, "no difference is shown")
-        yield f"Against {closest.against} {told} on {all_of_them}."
+        yield f"Against {closest.against} {told} on {where}."
         return
     parts = [
-        *([f"better on {_names(by_finding[BETTER])}"] if by_finding[BETTER] else []),
-        *([f"worse on {_names(by_finding[WORSE])}"] if by_finding[WORSE] else []),
-        *([f"not shown to differ on {_names(by_finding[NOT_SHOWN])}"] if by_finding[NOT_SHOWN] else []),
+        *([f"better on {names_of(by_finding[BETTER])}"] if by_finding[BETTER] else []),
+        *([f"worse on {names_of(by_finding[WORSE])}"] if by_finding[WORSE] else []),
+        *([f"not shown to differ on {names_of(by_finding[NOT_SHOWN])}"] if by_finding[NOT_SHOWN] else []),
     ]
-    yield f"Elsewhere it is, against {closest.against}, {_listed(parts)}."
+    yield f"Elsewhere it is, against {closest.against}, {listed(parts)}."
 
 
 def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
@@ -131,12 +106,4 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
                 f"perplexity is {how_much(found)} than that of the same model without its rows, which was trained to have them."
             )
     arms = arms_of(results)
-    return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {_names(arms)}'}."
-
-
-def _names(names: Sequence[str]) -> str:
-    return _listed(names) if len(names) <= _MOST_NAMES else f"{len(names)} of them ({_listed(names[:2])}, ...)"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {names_of(arms)}'}."

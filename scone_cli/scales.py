@@ -61,7 +61,7 @@ def scale_of(axis: Axis, values: Sequence[float], start: float, end: float) -> S
     least, most = (min(values), max(values)) if axis.ends == "round" else (0.0, max(values) or 1.0)
     if axis.ends == "signed":
         least, most = min(0.0, *values), max(0.0, *values)
-    lacking = max(0.0, (_LEAST_SPAN * abs(most) or 1.0) - (most - least))
+    lacking = max(0.0, (_LEAST_SPAN * max(abs(least), abs(most)) or 1.0) - (most - least))
     least, most = least - lacking / 2, most + lacking / 2
     step = _step(most - least)
     if axis.ends == "last":

@@ -2,19 +2,22 @@
 
 import math
 
+from scone_cli.break_even import Prices, contender
+from scone_cli.payback import payback
+
 CORPORA = ("held-out", "wiki", "law")
 # nats a token on the first corpus, resident parameters, training FLOPs
 ARMS = {
     "plain-1x": (4.2561, 614_976, 1.45e13),
     "plain-2.5x": (4.1164, 1_180_432, 2.78e13),
-    "live": (3.7486, 614_976, 1.99e13),
-    "table": (3.7486, 614_976, 1.99e13),
-    "none": (6.4121, 614_976, 1.99e13),
+    "live": (3.7486, 614_976, 3.41e13),
+    "table": (3.7486, 614_976, 3.41e13),
+    "none": (6.4121, 614_976, 3.41e13),
 }
 MANY_ARMS = ARMS | {
     "hashed-1x": (3.7948, 614_976, 1.45e13),
     "plain-4x": (4.1061, 1_672_320, 3.94e13),
-    "table:int8": (3.7493, 614_976, 1.99e13),
+    "table:int8": (3.7493, 614_976, 3.41e13),
 }
 HOSTILE = ("</td><script>alert(1)</script>", "\x1b[31m\x00red", "\u202eevil\u202c \u05d0\u05d1\u05d2", "a\"b'&amp;")
 BYTES_A_TOKEN, TOKENS_A_WORD, ROWS, DIM = 2.92, 2.1, 1_411_720, 96
@@ -52,7 +55,7 @@ def results(corpora=CORPORA, arms=ARMS, shift=None, documents=646, has_bytes=Tru
     ]
     found["peak_memory_bytes"] = 3_412_000_000
     found["ladder"] = [row for name in corpora[:1] for row in ladder(name, losses[name].get("table", 4.0))]
-    found["payback"] = None
+    found["payback"] = pays(found["cost"], losses[corpora[0]])
     found["checks"] = [
         {"condition": "table.ppl > live.ppl * 1.001", "left": 42.46, "right": 42.5, "holds": False},
     ]
@@ -178,6 +181,13 @@ def cost(arm, parameters, training):
     flops = 2.0 * parameters
     row |= {"prefill_flops": flops, "decode_flops": 1.03 * flops, "kv_bytes_a_token": 1536, "training_flops": training}
     return row
+
+
+def pays(costs, losses):
+    """The real thing, as every number of it is worked out from losses and costs."""
+    contenders = {row["arm"]: contender(row, losses[row["arm"]]) for row in costs}
+    rivals = [each for arm, each in contenders.items() if arm.startswith("plain")]
+    return payback(contenders["table"], rivals, Prices()) if "table" in contenders else None
 
 
 def speed(arm, parameters):

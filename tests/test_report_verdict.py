@@ -52,7 +52,9 @@ def test_other_corpora_are_told_of_in_a_second_sentence():
     shift = {"law": 0.6, "mail": 0.6}
     told = verdict(results(corpora=("held-out", "wiki", "law", "mail"), arms=TWO_ARMS, shift=shift))
     assert told.endswith(". Elsewhere it is, against plain-1x, better on wiki and worse on law and mail.")
-    assert verdict(results(arms=TWO_ARMS)).endswith(". Against plain-1x it is better on all 2 other corpora.")
+    assert verdict(results(arms=TWO_ARMS)).endswith(". Against plain-1x it is better on wiki and law too.")
+    four = ("held-out", "wiki", "law", "mail")
+    assert verdict(results(four, TWO_ARMS)).endswith(". Against plain-1x it is better on all 3 other corpora.")
     assert verdict(results(("held-out", "wiki"), TWO_ARMS)).endswith(". Against plain-1x it is better on wiki too.")
 
 

@@ -1,0 +1,242 @@
+"""Where the gain is, on the page of an evaluation: by the length of a match, by how rare a token is, by corpus, by example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scone_cli.figures import (
+    Axis,
+    BarChart,
+    Bars,
+    Column,
+    Dot,
+    DotChart,
+    Figure,
+    IntervalChart,
+    Section,
+    Table,
+    short_count,
+)
+from scone_cli.report_quality import change_axis, interval_of
+from scone_cli.report_reading import (
+    BETTER,
+    NOT_SHOWN,
+    TABLE,
+    WORSE,
+    Comparison,
+    Results,
+    Row,
+    comparisons,
+    corpora_of,
+    headline_of,
+    opponent_of,
+    rows_of,
+    text_of,
+)
+from scone_cli.report_words import signed, signed_percent
+
+_TO = "\N{EN DASH}"
+_SHOWN = 10  # tokens and f-grams in each direction
+
+
+def gain_section(results: Results) -> Section | None:
+    """None where there is no table whose gain there could be."""
+    found = [
+        _lengths(results),
+        _tail(results),
+        _hits(results),
+        _examples(results, "tokens"),
+        _examples(results, "fgrams"),
+    ]
+    figures = [figure for figure in found if figure is not None]
+    against = opponent_of(results)
+    who = f"Everything here compares the table with {against}. " if against else ""
+    says = (
+        f"{who}Scone adds to a token's embedding that of the longest f-gram, a frequent sequence of tokens, that ends there: "
+        "it can help only where one is found."
+    )
+    return Section("Where the gain is", says, figures) if figures else None
+
+
+def _corpus(results: Results) -> str:
+    """The corpus that pictures are of."""
+    headline = headline_of(results)
+    return headline.corpus if headline else next(iter(corpora_of(results)), "")
+
+
+# ---- by length of the match --------------------------------------------------------------------------------------
+
+
+def _lengths(results: Results) -> Figure | None:
+    rows, against, corpus = rows_of(results, "match_lengths"), opponent_of(results), _corpus(results)
+    here = [row for row in rows if row["corpus"] == corpus]
+    if not here:
+        return None
+    names = [str(row["match_length"] or "none") for row in here]
+    x = "tokens of the match"
+    series = [arm for arm in (against, TABLE) if arm is not None]
+    losses = [Bars(arm, [row["losses"].get(arm) for row in here]) for arm in reversed(series)]
+    charts = [
+        BarChart("loss by match", x, Axis("nats a token (lower is better)", "measure"), names, losses),
+        BarChart(
+            "how often", x, Axis("share of the tokens", "share"), names, [Bars("share", [row["share"] for row in here])]
+        ),
+    ]
+    arms = list(here[0]["losses"])
+    columns = [
+        *([Column("corpus", "text")] if len({row["corpus"] for row in rows}) > 1 else []),
+        *(Column("match", "text"), Column("share", "share", bars=True), Column("tokens", "count")),
+        *(Column(arm, "written") for arm in arms),
+    ]
+    values = [
+        (str(row["match_length"] or "none"), row["share"], row["n"], *(_nats(row["losses"].get(arm)) for arm in arms))
+        for row in rows
+    ]
+    if columns[0].title == "corpus":
+        values = [(row["corpus"], *value) for row, value in zip(rows, values, strict=True)]
+    caption = (
+        f"The loss of the next token by the length of the f-gram that is matched where it is predicted, on {text_of(corpus)}: "
+        "none where no f-gram ends. The gain is what the table's bar is shorter."
+    )
+    title = "All corpora and models, nats a token"
+    return Figure("By length of the match", caption, charts, [Table(columns, values, title, folded=True)])
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+# ---- by rareness -------------------------------------------------------------------------------------------------
+
+
+def _tail(results: Results) -> Figure | None:
+    rows, against, corpus = rows_of(results, "tail"), opponent_of(results), _corpus(results)
+    here = [row for row in rows if row["corpus"] == corpus]
+    if not here:
+        return None
+    names = [class_name(row["first"], row["last"]) for row in here]
+    found = [(name, _comparison(row, against)) for name, row in zip(names, here, strict=True)]
+    intervals = [interval_of(each, name) for name, each in found if each is not None]
+    charts = (
+        [IntervalChart(f"against {against}, by occurrences", change_axis("change of perplexity"), intervals)]
+        if intervals
+        else []
+    )
+    caption = (
+        f"Tokens of {text_of(corpus)} by how often they occur in the training text, from never to most often, and what the table "
+        "changes for each class; left of 0 it is better. Rare tokens are few, so their intervals are wide."
+    )
+    columns = [
+        *(Column("corpus", "text"), Column("in training", "text"), Column("share of tokens", "share", bars=True)),
+        *(Column("tokens", "count"), Column("table, nats", "written"), Column(f"{against}, nats", "written")),
+        *(Column("perplexity", "written"), Column("finding", "text")),
+    ]
+    values = []
+    for row in rows:
+        each = _comparison(row, against)
+        told = ("-", "-") if each is None else (signed_percent(each.change), each.finding)
+        losses = [_nats(row["losses"].get(arm)) for arm in (TABLE, against)]
+        values.append((row["corpus"], class_name(row["first"], row["last"]), row["share"], row["n"], *losses, *told))
+    shown = [value[1:] for row, value in zip(rows, values, strict=True) if row["corpus"] == corpus]
+    tables = [Table(columns[1:], shown)]
+    if len(shown) < len(values):
+        tables.append(Table(columns, values, "The tail of all corpora", folded=True))
+    return Figure("The tail: rare and frequent tokens", caption, charts, tables)
+
+
+def class_name(first: int, last: int | None) -> str:
+    """A class of occurrences: never, 1 to 9, 1k to 10k."""
+    if last == 0:
+        return "never"
+    if last is None:
+        return f"{short_count(first)} or more"
+    return f"{first}{_TO}{last}" if last < 1000 else f"{short_count(first)}{_TO}{short_count(last + 1)}"
+
+
+def _comparison(row: Row, against: str | None) -> Comparison | None:
+    """The table against a rival in one class; shown if the interval does not cover zero."""
+    found = next((each for each in row["differences"] if each["against"] == against), None)
+    if found is None or against is None:
+        return None
+    low, high = found.get("low"), found.get("high")
+    is_shown = low is not None and high is not None and (high < 0 or low > 0)
+    finding = (BETTER if found["nats_per_token"] < 0 else WORSE) if is_shown else NOT_SHOWN
+    return Comparison(against, row["corpus"], found["nats_per_token"], low, high, finding)
+
+
+# ---- by corpus ---------------------------------------------------------------------------------------------------
+
+
+def _hits(results: Results) -> Figure | None:
+    rows, against = rows_of(results, "hit_rates"), opponent_of(results)
+    if not rows:
+        return None
+    changes = {each.corpus: each for each in comparisons(results, against)} if against else {}
+    dots = [
+        Dot(row["corpus"], row["hit_rate"], changes[row["corpus"]].change) for row in rows if row["corpus"] in changes
+    ]
+    charts = []
+    if len(dots) > 2:
+        x = Axis("share of tokens where an f-gram is matched", "share", ends="round")
+        y = Axis(f"change of perplexity against {against}", "share", ends="signed")
+        charts.append(DotChart("hit rate and gain", x, y, dots))
+    columns = [
+        *(Column("corpus", "text"), Column("hit rate", "share", bars=True), Column("mean length of a match", "number")),
+        *(Column("tokens", "count"), Column(f"perplexity against {against}", "written")),
+    ]
+    values = [
+        (row["corpus"], row["hit_rate"], row["mean_match_length"], row["n"])
+        + ((signed_percent(changes[row["corpus"]].change),) if row["corpus"] in changes else ("-",))
+        for row in rows
+    ]
+    caption = (
+        "At what share of the tokens an f-gram of the vocabulary is found, and how long it is. The f-grams are those of the "
+        "training text, so a corpus of another domain matches less; where it does and the gain falls, f-grams of that domain "
+        "would help."
+    )
+    return Figure("In the domain and outside", caption, charts, [Table(columns, values)])
+
+
+# ---- by example --------------------------------------------------------------------------------------------------
+
+_TOKENS = (
+    *(Column("token", "literal"), Column("occurrences", "count"), Column("rival, nats each", "written")),
+    *(Column("table, nats each", "written"), Column("nats in all", "written"), Column("for example after", "literal")),
+)
+_FGRAMS = (
+    *(Column("f-gram", "literal"), Column("id = rank", "count"), Column("uses", "count")),
+    *(Column("nats a use", "written"), Column("nats in all", "written")),
+)
+_CAPTIONS = {
+    "tokens": "The tokens that are predicted better, and worse, with the table; in nats summed over the text, so that what is "
+    "frequent and gains a little may come first.",
+    "fgrams": "The f-grams whose rows make the next token more, and less, likely; in nats summed over all their uses.",
+}
+
+
+def _examples(results: Results, kind: str) -> Figure | None:
+    """The tokens (or f-grams) that gain and that lose most, of the first corpus openly, of the others on demand."""
+    against, first = opponent_of(results), _corpus(results)
+    rows = [row for row in rows_of(results, kind) if row["against"] == against]
+    if not rows:
+        return None
+    places = sorted(dict.fromkeys(row["corpus"] for row in rows), key=lambda place: place != first)
+    tables = []
+    for place in places:
+        for direction, name in (("gain", "gains"), ("loss", "losses")):
+            found = [row for row in rows if row["corpus"] == place and row["direction"] == direction][:_SHOWN]
+            values = [_token(row) if kind == "tokens" else _fgram(row) for row in found]
+            title, columns = f"Largest {name} on {text_of(place)}", _TOKENS if kind == "tokens" else _FGRAMS
+            tables += [Table(columns, values, title, folded=place != first)] if values else []
+    what = "Tokens" if kind == "tokens" else "F-grams"
+    caption = _CAPTIONS[kind] + r" Blanks are shown as ·, the end of a line as \n."
+    return Figure(f"{what} that gain and lose most", caption, [], tables)
+
+
+def _token(row: Row) -> tuple[Any, ...]:
+    losses = (_nats(row["against_loss"]), _nats(row["table"]))
+    return (row["text"], row["n"], *losses, signed(row["nats"], 0), row["before"] or "")
+
+
+def _fgram(row: Row) -> tuple[Any, ...]:
+    return (row["text"], row["fgram"], row["n"], signed(row["nats_per_use"], 3), signed(row["nats"], 0))

@@ -1,0 +1,181 @@
+"""Does it pay, and which size, on the page of an evaluation: the break-even and what it hinges on; quality against bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Section, Table
+from scone_cli.quantities import bytes_text, count_text
+from scone_cli.report_reading import Results, Row, rows_of, text_of
+from scone_cli.report_words import days_text, dollars, plain, with_error
+
+_MIB, _GIB = 2**20, 2**30
+_UNITS = (
+    *((1e6, "million dollars"), (1e3, "thousand dollars"), (1.0, "dollars")),
+    *((1e-3, "thousandths of a dollar"), (1e-6, "millionths of a dollar"), (1e-9, "billionths of a dollar")),
+)
+_PRICES = {
+    "accelerator_hour": "dollars for an accelerator hour",
+    "accelerator_flops": "operations a second of an accelerator",
+    "training_utilisation": "of which training reaches",
+    "inference_utilisation": "of which inference reaches",
+    "table_on": "the table lies in",
+    "copies": "machines that hold the table",
+    "ram_gb": "dollars for a GB of RAM, bought",
+    "ssd_gb": "dollars for a GB of SSD, bought",
+    "depreciation_years": "years until memory is written off",
+    "ram_gb_month": "dollars for a GB of RAM a month",
+    "ssd_gb_month": "dollars for a GB of SSD a month",
+    "tokens_a_day": "tokens served a day",
+}
+_BOUNDS = {
+    "at least": "no rival is as good: the best is taken, so this is the least that Scone saves",
+    "at most": "all rivals are better: the cheapest is taken, so this is the most that Scone saves",
+}
+
+
+def payback_section(results: Results) -> Section | None:
+    """None where no prices were applied."""
+    found = results.get("payback")
+    if not found:
+        return None
+    figures = [_break_even(found)] if found.get("baseline") else []
+    if found.get("assumptions"):
+        figures.append(_assumptions(found))
+    figures.append(_prices(found))
+    return Section("Does it pay", found["verdict"], figures)
+
+
+def _break_even(found: Row) -> Figure:
+    baseline = found["baseline"]
+    rows = [("compared with", baseline["name"])]
+    if found["outcome"] in ("after", "at first"):
+        word = "cheaper after" if found["outcome"] == "after" else "dearer after"
+        rows += [
+            (word, f"{count_text(found['break_even_tokens'])} tokens"),
+            ("at this load", days_text(found["break_even_days"])),
+        ]
+    if found["least_tokens_a_day"] is not None:
+        rows.append(("pays for its table from", f"{count_text(found['least_tokens_a_day'])} tokens a day"))
+    rows += [
+        ("training costs more by", dollars(found["extra_training_dollars"])),
+        ("saved on a million tokens", dollars(found["saving_dollars_a_million_tokens"])),
+        ("the table costs a month", dollars(found["table_dollars_a_month"])),
+    ]
+    caption = (
+        "Scone's training costs more, once, and its table a little every day; every token that is served costs less than one "
+        "of a plain model of equal quality."
+    )
+    if bound := _BOUNDS.get(baseline["bound"] or ""):
+        caption += f" Here {bound}."
+    charts = [_course(found)] if found["outcome"] == "after" else []
+    return Figure("Break-even", caption, charts, [Table([Column("", "text"), Column("", "written")], rows)])
+
+
+def _course(found: Row) -> LineChart:
+    """What Scone has cost more than its rival after so many tokens: from its training's price down through zero."""
+    tokens, extra = found["break_even_tokens"], found["extra_training_dollars"]
+    unit, name = next(each for each in _UNITS if extra >= each[0] or each is _UNITS[-1])
+    line = Line("", [0.0, tokens, 2 * tokens], [extra / unit, 0.0, -extra / unit])
+    y = Axis(f"{name} that Scone has cost more", "measure", ends="signed")
+    return LineChart(
+        "cost against tokens served", Axis("tokens served", ends="last"), y, [line], (tokens, "break-even")
+    )
+
+
+def _assumptions(found: Row) -> Figure:
+    rows = [
+        (each["text"], _value(each["value"]), _if(each, "halved"), _if(each, "doubled"))
+        for each in found["assumptions"]
+    ]
+    strong = [i for i, each in enumerate(found["assumptions"]) if each["assumption"] == found["hinges_on"]]
+    columns = [
+        *(Column("assumption", "text"), Column("assumed", "written"), Column("break-even with half", "written")),
+        Column("with twice", "written"),
+    ]
+    caption = (
+        "The tokens after which Scone is cheaper, if one assumption were half or twice what it is; what moves it most "
+        "stands out."
+    )
+    return Figure("What it hinges on", caption, [], [Table(columns, rows, strong=strong)])
+
+
+def _if(assumption: Row, key: str) -> str:
+    outcome = assumption.get(f"{key}_outcome", "after")
+    return f"{_big(assumption[key])} tokens" if outcome == "after" else outcome
+
+
+def _prices(found: Row) -> Figure:
+    given = [
+        (_PRICES.get(name, name.replace("_", " ")), _value(value))
+        for name, value in found["prices"].items()
+        if value is not None
+    ]
+    caption = "Every one can be set in the table [prices] of a recipe."
+    return Figure("Prices assumed", caption, [], [Table([Column("", "text"), Column("", "written")], given)])
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:,.4g}" if value < 1e6 else count_text(value)
+
+
+def _big(value: float | None) -> str:
+    return "never" if value is None else count_text(value)
+
+
+# ---- which size --------------------------------------------------------------------------------------------------
+
+
+def ladder_section(results: Results) -> Section | None:
+    """Quality against the bytes of the table; None without rungs."""
+    rows = rows_of(results, "ladder")
+    if not rows:
+        return None
+    figures = [
+        _ladder(corpus, [row for row in rows if row["corpus"] == corpus])
+        for corpus in dict.fromkeys(row["corpus"] for row in rows)
+    ]
+    says = (
+        "The first rows of the table are those of the most frequent f-grams, so a smaller table is a part of this one: what it "
+        "would lose, without training again. The knee is where more bytes begin to buy little."
+    )
+    return Section("Which size", says, figures)
+
+
+def _ladder(corpus: str, rungs: list[Row]) -> Figure:
+    drawn = [row for row in rungs if row["bytes"]]  # no rows at all have no place on a logarithmic axis
+    unit, name = (_GIB, "GiB") if max(row["bytes"] for row in rungs) >= 100 * _GIB else (_MIB, "MiB")
+    x = Axis(f"size of the table ({name})", "measure", log=True)
+    has_bytes = all(row["bits_per_byte"] is not None for row in rungs)
+    key, told = ("bits_per_byte", "bits a byte") if has_bytes else ("perplexity", "perplexity")
+    sizes = [row["bytes"] / unit for row in drawn]
+    knee = next(((row["bytes"] / unit, f"knee: {bytes_text(row['bytes'])}") for row in drawn if row["is_knee"]), None)
+    charts = []
+    if len(drawn) > 1:
+        y = Axis(f"{told} (lower is better)", "measure", ends="round")
+        charts.append(LineChart("quality", x, y, [Line("", sizes, [row[key] for row in drawn], dots=True)], knee))
+        if all(row["hit_rate"] is not None for row in drawn):
+            y = Axis("share of tokens with a match", "share")
+            charts.append(
+                LineChart("hit rate", x, y, [Line("", sizes, [row["hit_rate"] for row in drawn], dots=True)], knee)
+            )
+    columns = [
+        *(
+            Column("rows", "count"),
+            Column("size", "written"),
+            Column("perplexity", "written"),
+            Column("bits a byte", "written"),
+        ),
+        *(Column("nats a token", "written"), Column("hit rate", "share", bars=True), Column("", "text")),
+    ]
+    strong = [i for i, row in enumerate(rungs) if row["is_knee"]]
+    return Figure(f"On {text_of(corpus)}", "", charts, [Table(columns, list(_rungs(rungs)), strong=strong)])
+
+
+def _rungs(rungs: list[Row]) -> Iterator[tuple[Any, ...]]:
+    for row in rungs:
+        yield (
+            *(row["rows"], bytes_text(row["bytes"]), plain(row["perplexity"]), plain(row["bits_per_byte"])),
+            *(with_error(row["nats_per_token"], row["stderr"]), row["hit_rate"], "knee" if row["is_knee"] else ""),
+        )
