@@ -194,7 +194,7 @@ def _facts(run: Run, folder: Path, model: Manifest, inputs: Path) -> dict[str, A
     rows, num_bytes = 0, 0
     if run.config.kind == "scone":
         rows = read_manifest(inputs / "vocab").summary["f-grams"]
-        num_bytes = table_bytes(rows, config["dim"], _TABLE_DTYPE)
+        num_bytes = table_bytes(rows, config["dim"], _TABLE_DTYPE, config["vocab_size"])
     elif run.config.kind == "hashed":
         rows = model.summary["offloaded parameters"] // config["dim"]
         num_bytes = rows * row_bytes(_TABLE_DTYPE, config["dim"])

@@ -36,54 +36,80 @@ _c_preadv2 = types.ExternalFunction(
 _c_pread = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.intp, types.intp))
 _c_fadvise = types.ExternalFunction("posix_fadvise", types.int32(types.int32, types.intp, types.intp, types.int32))
 
-# One array of numbers is what the kernels are called with; after these, three for each part: the address of its rows, its
-# descriptor, the first byte of its rows in the file. LOST is the address of the number of lost pages, KNOWN how many are known.
-NUM_ROWS, ROW_BYTES, ROWS_A_PART, LOST, KNOWN, PARTS = range(6)
+# The address of these numbers is what the kernels are called with, as an array costs a call more than the copy of a row does.
+# After them, three for each part: the address of its rows, its descriptor, the first byte of its rows in the file. LOST is the
+# address of the number of lost pages, KNOWN how many of them are known.
+NUM_ROWS, ROW_BYTES, ROWS_A_PART, LOST, KNOWN, NUM_PARTS, PARTS = range(7)
 FOREIGN, SUSPECT = 1, 2  # bits of what they return
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _address(numbers, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+def _numbers(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+    num_parts = carray(pointer(np.uint64(address)), (PARTS,), np.int64)[NUM_PARTS]
+    return carray(pointer(np.uint64(address)), (PARTS + 3 * num_parts,), np.int64)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _address(numbers, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     part = row // numbers[ROWS_A_PART]
     return np.uint64(numbers[PARTS + 3 * part] + (row - part * numbers[ROWS_A_PART]) * numbers[ROW_BYTES])
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _copy_row(numbers, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Copy one row to the address `out`; returns SUSPECT or 0, see `gather`."""
+    source, row_bytes = _address(numbers, row), np.uint64(numbers[ROW_BYTES])
+    copy(np.uint64(out), source, row_bytes)
+    last = carray(pointer(source + row_bytes - np.uint64(1)), (1,), np.uint8)
+    return SUSPECT if last[0] == 0 else 0
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _lost_since(numbers):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return SUSPECT if carray(pointer(np.uint64(numbers[LOST])), (1,), np.int64)[0] != numbers[KNOWN] else 0
+
+
+@njit(cache=True)  # to let another thread run would take longer than this, but where the disk is read
+def gather_one(address, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Copy the row of one id, as `gather` does: what decoding one stream asks for."""
+    numbers = _numbers(address)
+    if row < numbers[NUM_ROWS]:
+        return _copy_row(numbers, row, out) | _lost_since(numbers)
+    return 0 if row == NONE else FOREIGN
+
+
 @njit(nogil=True, cache=True)
-def gather(numbers, ids, first, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Copy the rows of ids[first:end] to the address `out` of the row of ids[0]; where there is NONE, leave what is there.
 
     Returns FOREIGN if an id is none of the table's, and SUSPECT if a row ends in a zero byte, as what a file has lost does,
     or if a page has been lost.
     """
+    numbers = _numbers(address)
     num_rows, row_bytes = np.uint32(numbers[NUM_ROWS]), numbers[ROW_BYTES]
     lines = min(-(-row_bytes // LINE), _MOST_LINES)
     flags, ahead = 0, first
     for i in range(first, end):
         while ahead < min(i + _AHEAD, end):
             if ids[ahead] < num_rows:
-                address = _address(numbers, np.int64(ids[ahead]))
+                start = _address(numbers, np.int64(ids[ahead]))
                 for line in range(lines):
-                    prefetch(address + np.uint64(LINE * line))
+                    prefetch(start + np.uint64(LINE * line))
             ahead += 1
         if ids[i] < num_rows:
-            source = _address(numbers, np.int64(ids[i]))
-            copy(np.uint64(out + i * row_bytes), source, np.uint64(row_bytes))
-            last = carray(pointer(source + np.uint64(row_bytes - 1)), (1,), np.uint8)
-            if last[0] == 0:
-                flags |= SUSPECT
+            flags |= _copy_row(numbers, np.int64(ids[i]), out + i * row_bytes)
         elif ids[i] != _NONE:
             flags |= FOREIGN
-    if carray(pointer(np.uint64(numbers[LOST])), (1,), np.int64)[0] != numbers[KNOWN]:
-        flags |= SUSPECT
-    return flags
+    return flags | _lost_since(numbers)
 
 
 @njit(nogil=True, cache=True)
-def read_cached(numbers, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def read_cached(address, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Read rows that the page cache has, as `gather` does; the places of all others go into `missing`.
 
     Returns their number, or -1 if an id is none of the table's.
     """
+    numbers = _numbers(address)
     row_bytes, count = numbers[ROW_BYTES], 0
     vector = np.empty(2, np.int64)
     for i in range(ids.size):
@@ -102,11 +128,12 @@ def read_cached(numbers, ids, out, missing):  # type: ignore[no-untyped-def]  # 
 
 
 @njit(nogil=True, cache=True)
-def read_missing(numbers, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def read_missing(address, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Read the rows at the places `missing` from the disk: ask for all of them, then wait for each.
 
     Returns the place of the first that could not be read, or -1.
     """
+    numbers = _numbers(address)
     row_bytes = numbers[ROW_BYTES]
     for is_waiting in (False, True):
         for i in missing:
@@ -126,7 +153,7 @@ def as_numbers(
 ) -> npt.NDArray[np.int64]:
     """What the kernels are called with: see above."""
     each = [number for part in parts for number in part]
-    return np.array([num_rows, row_bytes, max(1, rows_a_part), lost, 0, *each], np.int64)
+    return np.array([num_rows, row_bytes, max(1, rows_a_part), lost, 0, len(parts), *each], np.int64)
 
 
 # ---- where rows lie ----------------------------------------------------------------------------------------------
@@ -159,6 +186,7 @@ class RowsInMemory:
         self._never = np.zeros(1, np.int64)
         place = (int(self._rows.ctypes.data), -1, 0)
         self._numbers = as_numbers(num_rows, row_bytes, num_rows, self._never.ctypes.data, [place])
+        self._address = int(self._numbers.ctypes.data)
 
     def read(self, ids: U32, out: int) -> None:
         """Copy the rows of `ids` to the address `out` and after; where there is NONE, leave what is there.
@@ -166,7 +194,9 @@ class RowsInMemory:
         Raises:
             IndexError: an id is none of the table's.
         """
-        if gather(self._numbers, ids, 0, ids.size, out) & FOREIGN:
+        one = ids.size == 1
+        flags = gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, 0, ids.size, out)
+        if flags & FOREIGN:
             raise foreign(ids, self._numbers)
 
 
@@ -184,6 +214,7 @@ class MappedRows:
         num_rows = sum(part.num_rows for part in parts)
         self._numbers = as_numbers(num_rows, row_bytes, parts[0].num_rows if parts else 0, lost_counter(), places)
         self._numbers[KNOWN] = lost_pages()  # those of tables before
+        self._address = int(self._numbers.ctypes.data)
         self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0
 
     def read(self, ids: U32, out: int) -> None:
@@ -200,7 +231,8 @@ class MappedRows:
                 self._read_carefully(ids[first:end], out + first * self._row_bytes)
                 continue
             started = time.perf_counter()
-            flags = gather(self._numbers, ids, first, end, out)
+            one = ids.size == 1
+            flags = gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, first, end, out)
             if CAN_READ_WITHOUT_WAITING and time.perf_counter() - started > _SLOW[0] + _SLOW[1] * (end - first):
                 self._careful = _CAREFUL
             if flags:
@@ -208,12 +240,12 @@ class MappedRows:
 
     def _read_carefully(self, ids: U32, out: int) -> None:
         missing = np.empty(ids.size, np.int64)
-        count = read_cached(self._numbers, ids, out, missing)
+        count = read_cached(self._address, ids, out, missing)
         if count < 0:
             raise foreign(ids, self._numbers)
         self._careful = _CAREFUL if count else self._careful - 1
         if count:
-            failed = read_missing(self._numbers, ids, out, missing[:count])
+            failed = read_missing(self._address, ids, out, missing[:count])
             if failed >= 0:
                 raise self._parts[int(ids[failed]) // int(self._numbers[ROWS_A_PART])].file.failure()
 

@@ -22,7 +22,7 @@ from numba import njit
 
 from scone_cli.artifacts import write_parquet
 from scone_cli.errors import BadSetting
-from scone_cli.ngrams import I64, U8, U32, FgramIndex, find
+from scone_cli.ngrams import I64, U8, U32, FgramIndex, find, place_of
 from scone_cli.schemas import LADDER
 from scone_cli.table_size import table_bytes
 from scone_cli.vocabulary import Vocabulary
@@ -32,8 +32,8 @@ _MOST = 2**63 - 1
 
 
 @njit(nogil=True, cache=True)
-def _count_ends(tokens, starts, lines, num_tokens, max_n, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
-    none, low = np.uint32(0xFFFFFFFF), np.uint64(32)
+def _count_ends(tokens, starts, lines, shape, num_tokens, max_n, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+    none = np.uint32(0xFFFFFFFF)
     first_fgram = np.uint32(num_tokens)
     state = np.empty(max_n, np.uint32)  # nodes of the f-grams of 1 .. max_n tokens that end at the last position
     for doc in range(starts.size - 1):
@@ -44,7 +44,7 @@ def _count_ends(tokens, starts, lines, num_tokens, max_n, ends):  # type: ignore
             for n in range(1, max_n):
                 found = none
                 if shorter != none:
-                    found = find(lines, np.uint64(shorter) << low | np.uint64(tokens[i]))
+                    found = find(lines, place_of(shorter, tokens[i], shape), shape)
                 if found == none:
                     state[n:] = none
                     break
@@ -57,7 +57,7 @@ def count_ends(index: FgramIndex, tokens: U32, starts: I64, ends: I64) -> None:
 
     The tokens are matched once, with K - 1 probes a token at most; documents as in `FgramIndex.match`.
     """
-    _count_ends(tokens, starts, index.lines, index.num_tokens, index.max_n, ends)
+    _count_ends(tokens, starts, index.lines, index.shape, index.num_tokens, index.max_n, ends)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _sums(lengths: U8, values: npt.NDArray[Any], room: int) -> I64:
     return np.bincount(lengths, values, minlength=room).astype(np.int64)
 
 
-def write_ladder(path: Path, rungs: Sequence[Rung], chosen: int, dim: int, dtype: str) -> None:
+def write_ladder(path: Path, rungs: Sequence[Rung], chosen: int, dim: int, dtype: str, num_tokens: int) -> None:
     """Write `ladder.parquet`, with the bytes of tables of `dim` numbers a row."""
     columns = [
         [rung.size for rung in rungs],
@@ -181,7 +181,7 @@ def write_ladder(path: Path, rungs: Sequence[Rung], chosen: int, dim: int, dtype
         [rung.matched for rung in rungs],
         [rung.mean_length for rung in rungs],
         [rung.num_fgrams for rung in rungs],
-        [table_bytes(rung.size, dim, dtype) for rung in rungs],
+        [table_bytes(rung.size, dim, dtype, num_tokens) for rung in rungs],
         [rung.size == chosen for rung in rungs],
     ]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, LADDER, strict=True)]

@@ -1,160 +1,225 @@
 """Kernels that find f-grams in a text: the index of the f-grams, and longest-suffix matching.
 
-An n-gram is its prefix and its last token: with a 32-bit *node* for the prefix, `node << 32 | token` is an exact 64-bit
-key for every n. Node t < num_tokens is the single token t, node num_tokens + i is f-gram i.
+An n-gram is its prefix and its last token: with a 32-bit *node* for the prefix, `node, token` is exact for every n. Node
+t < num_tokens is the single token t, node num_tokens + i is f-gram i.
 
-The index is a hash table of lines of 64 bytes, as the cache has them, so that a probe waits for memory once: five keys,
-their five ids, and what is left over is a filter of the keys that found the line full and went to the next one.
+The index is a hash table of lines of 64 bytes, as the cache has them, so that a probe waits for memory once. The two numbers
+are written one after the other, in as many bits as they can take, and permuted: that is the n-gram's *place*. Its high bits give
+the line in which it is looked for first, so only what tells the places of one line apart, 24 bits at most, is kept there: a
+place is found by its line and these bits, and nothing is left to chance. A line is 8 tags and 8 ids, of 32 bits. A tag is
+those bits, the number of lines that were full before this one was tried, and 3 more that belong to no tag: all of a line's
+together say that the line was written, and are a filter of those that found it full.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from scone_cli.errors import DamagedArtifact
+from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.raw_memory import LINE, prefetch
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
+Shape = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
 NONE = 0xFFFFFFFF  # no f-gram
 REMAKE = "run: scone precompute --force"
 _NONE = np.uint32(NONE)
 _LOST = np.uint32(NONE - 1)  # instead of an id: the line that would hold it is not what was written
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: its prefix would be NONE
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads consecutive ids over the high bits
-_WRITTEN = np.uint64(1 << 63)  # set in every line: one that a file has lost is zero
-_32, _29, _16, _31 = np.uint64(32), np.uint64(29), np.uint64(16), np.uint64(31)
-_LOW, _LOW16 = np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
-_ZERO, _ONE = np.uint64(0), np.uint64(1)
-_WORDS = np.uint64(8)  # of a line: keys 0 to 4, ids 0 and 1, ids 2 and 3, id 4 and the filter
-_KEYS_A_LINE = 5
-_FULL_KEYS = 4  # of five, on average: at 64 bytes a line 16 bytes an f-gram
+_MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # odd: no two numbers become one
+_0, _1, _3, _7, _16, _23, _29, _31, _32 = (np.uint64(number) for number in (0, 1, 3, 7, 16, 23, 29, 31, 32))
+_LOW16 = np.uint64(0xFFFF)
+_TAG = np.uint32(0x1FFFFFFF)
+_EMPTY = np.uint32(0x1FFFFFFF)  # a tag that none is: as many lines are never tried
+_WRITTEN = np.uint32(0x20000000)  # in the first tag of every line: one that a file has lost is zero
+_MOST_TRIED = 31
+_TAGS = 8  # of a line, and as many ids
+_WORDS = np.uint64(2 * _TAGS)
+_REST_BITS = 24
+_FULL = 6.5  # of eight, on average: 9.85 bytes an f-gram
 BLOCK = 64  # probes on their way at a time
 
 
-# ---- hashing -----------------------------------------------------------------------------------------------------
+# ---- where an n-gram is looked for -------------------------------------------------------------------------------
+
+_TOKEN_BITS, _BITS, _NUM_LINES, _PACE = range(4)
+
+
+def shape_of(num_fgrams: int, num_tokens: int, num_lines: int) -> Shape:
+    """What places are worked out from: bits of a token, bits of a place, lines, 2**63 / lines."""
+    token_bits, bits = _bits(num_fgrams, num_tokens)
+    return np.uint64(token_bits), np.uint64(bits), np.uint64(num_lines), np.uint64((1 << 63) // num_lines)
+
+
+def _bits(num_fgrams: int, num_tokens: int) -> tuple[int, int]:
+    token_bits = max(1, (num_tokens - 1).bit_length())
+    return token_bits, max(32, token_bits + (num_tokens + num_fgrams).bit_length())
+
+
+def fewest_lines(num_fgrams: int, num_tokens: int) -> int:
+    """Lines, of 64 bytes each, of the index of so many f-grams; it has a few more where one was found to be too full.
+
+    With few f-grams of many tokens it is not their number that decides, but that a line has few enough places.
+
+    Raises:
+        BadSetting: the index cannot tell so many tokens and f-grams apart.
+    """
+    _, bits = _bits(num_fgrams, num_tokens)
+    room = (1 << max(0, 32 + _REST_BITS - bits)) - 2  # a line's share of the high 32 bits, with what rounding may add
+    if room < 2:
+        found = f"{num_tokens:,} tokens and {num_fgrams:,} f-grams"
+        raise BadSetting(f"{found}: more than the index can tell apart", "use a tokenizer with fewer than 1M tokens")
+    return _prime(max(int(num_fgrams / _FULL) + 2, -(-(1 << 32) // room)))
+
+
+def _prime(number: int) -> int:
+    """The first prime from a number on: with so many lines every stride meets all of them."""
+    while any(number % divisor == 0 for divisor in range(2, math.isqrt(number) + 1)):
+        number += 1
+    return number
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _hash(key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
-    mixed = (key ^ (key >> _29)) * _MIX
-    return (mixed ^ (mixed >> _32)) * _MIX
+def place_of(node, token, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - compiled: numba infers the types
+    """The place of the n-gram that is a node and one token more."""
+    bits = shape[_BITS]
+    half, mask = (bits + _1) >> _1, (_1 << bits) - _1
+    place = np.uint64(node) << shape[_TOKEN_BITS] | np.uint64(token)
+    place = ((place ^ (place >> half)) * _MIX_1) & mask
+    place = ((place ^ (place >> half)) * _MIX_2) & mask
+    return place ^ (place >> half)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _first_word(mixed, num_lines):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Where a key's line begins, by its hash's high half: any number of lines will do, not just powers of two."""
-    return (((mixed >> _32) * num_lines) >> _32) * _WORDS
+def _first_line(place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """By the high 32 bits: any number of lines will do, not just powers of two."""
+    return ((place >> (shape[_BITS] - _32)) * shape[_NUM_LINES]) >> _32
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _filter_bit(mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The bit for a key, of 31: by its hash's low half."""
-    return _ONE << (_32 + (((mixed & _LOW16) * _31) >> _16))
+def _rest(place, line, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """What tells a place from all others with the same first line: how far it lies behind where that line's begin."""
+    low_bits = shape[_BITS] - _32
+    return place - ((line * shape[_PACE]) >> _31 << low_bits)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def key_of(node, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The key of the n-gram that is a node and one token more."""
-    return np.uint64(node) << _32 | np.uint64(token)
+def _stride(rest, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """From a full line to the next to be tried: by the rest, so that line, rest and lines tried still name one place."""
+    return _1 + ((((rest * _MIX_1) >> _32) * (shape[_NUM_LINES] - _1)) >> _32)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def prefetch_key(address, num_words, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Begin to read the line that a key is looked for in first; the lines lie at `address`."""
-    prefetch(address + np.uint64(8) * _first_word(_hash(key), num_words // _WORDS))
+def _filter_bit(place):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Which of the 23 bits, beside _WRITTEN, stands for a place: by its low bits."""
+    return _1 + (((place & _LOW16) * _23) >> _16)
 
 
-@njit(nogil=True, cache=True)
-def find(lines, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The id of a key, NONE, or _LOST."""
-    mixed = _hash(key)
-    num_lines = np.uint64(lines.size) // _WORDS
-    at = _first_word(mixed, num_lines)
-    for _ in range(num_lines):
-        ids01, ids23, rest = lines[at + np.uint64(5)], lines[at + np.uint64(6)], lines[at + np.uint64(7)]
-        if not rest & _WRITTEN:
+@njit(nogil=True, cache=True, inline="always")
+def prefetch_place(address, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Begin to read the line in which a place is looked for first; the lines lie at `address`."""
+    prefetch(address + np.uint64(LINE) * _first_line(place, shape))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def find(lines, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The id of what has this place, NONE, or _LOST."""
+    line = _first_line(place, shape)
+    rest = _rest(place, line, shape)
+    tag, bit = np.uint32(rest), _filter_bit(place)
+    for _ in range(_MOST_TRIED):
+        at = line * _WORDS
+        if not lines[at] & _WRITTEN:
             return _LOST
-        found = np.uint64(_NONE)  # all five are compared, without branches: which one it is cannot be foreseen
-        found = ids01 & _LOW if lines[at] == key else found
-        found = ids01 >> _32 if lines[at + np.uint64(1)] == key else found
-        found = ids23 & _LOW if lines[at + np.uint64(2)] == key else found
-        found = ids23 >> _32 if lines[at + np.uint64(3)] == key else found
-        found = rest & _LOW if lines[at + np.uint64(4)] == key else found
-        if found != np.uint64(_NONE) or not rest & _filter_bit(mixed):
-            return np.uint32(found)
-        at += _WORDS
-        if at == np.uint64(lines.size):
-            at = _ZERO
-    return _LOST
+        found = _NONE  # all eight are compared, without branches: which one it is cannot be foreseen
+        for i in range(_TAGS):
+            found = lines[at + np.uint64(_TAGS + i)] if lines[at + np.uint64(i)] & _TAG == tag else found
+        if found != _NONE or not (lines[at + (bit & _7)] >> np.uint32(_29 + (bit >> _3))) & np.uint32(1):
+            return found
+        tag += np.uint32(1 << _REST_BITS)
+        line += _stride(rest, shape)
+        line -= shape[_NUM_LINES] if line >= shape[_NUM_LINES] else _0
+    return _NONE
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _insert(lines, mixed, key, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Put a key into the first line with room; returns whether it was there."""
-    at = _first_word(mixed, np.uint64(lines.size) // _WORDS)
-    while True:
-        for place in range(np.uint64(_KEYS_A_LINE)):
-            if lines[at + place] == key:
-                return True
-            if lines[at + place] == _EMPTY:
-                lines[at + place] = key
-                word = at + np.uint64(5) + (place >> _ONE)
-                shift = (place & _ONE) << np.uint64(5)
-                lines[word] = (lines[word] & ~(_LOW << shift)) | value << shift
-                return False
-        lines[at + np.uint64(7)] |= _filter_bit(mixed)
-        at += _WORDS
-        if at == np.uint64(lines.size):
-            at = _ZERO
+def _insert(lines, place, value, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Put a place into the first line with room: 0 if that was done, 1 if it was there, 2 if there was no room."""
+    line = _first_line(place, shape)
+    rest = _rest(place, line, shape)
+    tag, bit = np.uint32(rest), _filter_bit(place)
+    for _ in range(_MOST_TRIED):
+        at = line * _WORDS
+        for i in range(_TAGS):
+            word = at + np.uint64(i)
+            if lines[word] & _TAG == tag:
+                return 1
+            if lines[word] & _TAG == _EMPTY:
+                lines[word] = (lines[word] & ~_TAG) | tag
+                lines[word + np.uint64(_TAGS)] = value
+                return 0
+        lines[at + (bit & _7)] |= np.uint32(1) << np.uint32(_29 + (bit >> _3))
+        tag += np.uint32(1 << _REST_BITS)
+        line += _stride(rest, shape)
+        line -= shape[_NUM_LINES] if line >= shape[_NUM_LINES] else _0
+    return 2
 
 
 @njit(nogil=True, cache=True)
-def _fill(lines, prefix_nodes, last_tokens, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Insert prefix_nodes[i] << 32 | last_tokens[i] -> i; returns the number of keys that were already there."""
-    num_lines, repeated = np.uint64(lines.size) // _WORDS, 0
-    for line in range(num_lines):
-        for word in range(np.uint64(_KEYS_A_LINE)):
-            lines[np.uint64(line) * _WORDS + word] = _EMPTY
-        lines[np.uint64(line) * _WORDS + np.uint64(5)] = _ZERO
-        lines[np.uint64(line) * _WORDS + np.uint64(6)] = _ZERO
-        lines[np.uint64(line) * _WORDS + np.uint64(7)] = _WRITTEN
-    mixed = np.empty(BLOCK, np.uint64)
+def _fill(lines, prefix_nodes, last_tokens, address, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Insert all f-grams; returns how many were already there, and whether all found room."""
+    for line in range(shape[_NUM_LINES]):
+        for i in range(_TAGS):
+            at = np.uint64(line) * _WORDS + np.uint64(i)
+            lines[at] = _EMPTY if i else _EMPTY | _WRITTEN
+            lines[at + np.uint64(_TAGS)] = _NONE
+    places, repeated = np.empty(BLOCK, np.uint64), 0
     for start in range(0, prefix_nodes.size, BLOCK):
         end = min(start + BLOCK, prefix_nodes.size)
         for i in range(start, end):
-            mixed[i - start] = _hash(key_of(prefix_nodes[i], last_tokens[i]))
-            prefetch(address + np.uint64(8) * _first_word(mixed[i - start], num_lines))
+            places[i - start] = place_of(prefix_nodes[i], last_tokens[i], shape)
+            prefetch_place(address, places[i - start], shape)
         for i in range(start, end):
-            key = key_of(prefix_nodes[i], last_tokens[i])
-            repeated += _insert(lines, mixed[i - start], key, np.uint64(i))
-    return repeated
+            done = _insert(lines, places[i - start], np.uint32(i), shape)
+            repeated += done == 1
+            if done == 2:
+                return repeated, False
+    return repeated, True
 
 
-def num_lines(num_fgrams: int) -> int:
-    """Lines, of 64 bytes each, of the index of so many f-grams: four fifths full."""
-    return num_fgrams // _FULL_KEYS + 2
-
-
-def _empty_lines(count: int) -> U64:
+def _empty_lines(count: int) -> U32:
     """So many lines that each begin where a line of the cache does."""
     raw = np.empty((count + 1) * LINE, np.uint8)
     first = -raw.ctypes.data % LINE
-    return raw[first : first + count * LINE].view(np.uint64)
+    return raw[first : first + count * LINE].view(np.uint32)
 
 
 # ---- matching ----------------------------------------------------------------------------------------------------
 
 
 @njit(nogil=True, cache=True)
-def match_block(tokens, firsts, carried, lines, address, num_tokens, num_fgrams, nodes, waiting, keys, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def match_block(  # type: ignore[no-untyped-def]  # noqa: ANN201
+    tokens,
+    firsts,
+    carried,
+    lines,
+    address,
+    shape,
+    num_tokens,
+    num_fgrams,
+    nodes,
+    waiting,
+    places,
+    ids,
+    lengths,  # noqa: ANN001
+):
     """Match up to BLOCK tokens, length by length: all probes of one length are on their way together.
 
     firsts[j]: token j does not follow token j - 1; the nodes that end before it are carried[j]. Writes nodes[n - 1, j], the
@@ -174,13 +239,13 @@ def match_block(tokens, firsts, carried, lines, address, num_tokens, num_fgrams,
         count = 0
         for j in range(size):
             shorter = carried[j, n - 2] if firsts[j] else nodes[n - 2, j - 1]
-            key = key_of(shorter, tokens[j])
-            keys[count], waiting[count] = key, j
+            place = place_of(shorter, tokens[j], shape)
+            places[count], waiting[count] = place, j
             if shorter != _NONE and nodes[n - 2, j] != _NONE:
-                prefetch_key(address, np.uint64(lines.size), key)
+                prefetch_place(address, place, shape)
                 count += 1
         for k in range(count):
-            found, j = find(lines, keys[k]), waiting[k]
+            found, j = find(lines, places[k], shape), waiting[k]
             if found != _NONE:
                 if found < num_fgrams:
                     ids[j], lengths[j] = found, n
@@ -193,11 +258,11 @@ def match_block(tokens, firsts, carried, lines, address, num_tokens, num_fgrams,
 
 
 @njit(nogil=True, cache=True)
-def _match(tokens, starts, lines, address, num_tokens, num_fgrams, width, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match(tokens, starts, lines, address, shape, num_tokens, num_fgrams, width, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match documents tokens[starts[d] : starts[d + 1]]; returns the number of lines that were lost."""
     firsts, carried = np.empty(BLOCK, np.bool_), np.full((BLOCK, width), _NONE, np.uint32)
     nodes = np.empty((width + 1, BLOCK), np.uint32)
-    waiting, keys = np.empty(BLOCK + 1, np.int64), np.empty(BLOCK + 1, np.uint64)
+    waiting, places = np.empty(BLOCK + 1, np.int64), np.empty(BLOCK + 1, np.uint64)
     lost, doc, begin, end = 0, 0, starts[0], starts[-1]
     for start in range(begin, end, BLOCK):
         size = min(BLOCK, end - start)
@@ -216,11 +281,12 @@ def _match(tokens, starts, lines, address, num_tokens, num_fgrams, width, ids, l
             carried,
             lines,
             address,
+            shape,
             num_tokens,
             num_fgrams,
             nodes,
             waiting,
-            keys,
+            places,
             ids[here],
             lengths[here],
         )
@@ -230,7 +296,7 @@ def _match(tokens, starts, lines, address, num_tokens, num_fgrams, width, ids, l
 
 
 @njit(nogil=True, cache=True)
-def _suffixes(prefix_nodes, last_tokens, lines, num_tokens, suffixes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _suffixes(prefix_nodes, last_tokens, lines, shape, num_tokens, suffixes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """A prefix ranks before what continues it, so its own suffix is known; returns how many suffixes are missing."""
     missing = 0
     for i in range(prefix_nodes.size):
@@ -238,7 +304,7 @@ def _suffixes(prefix_nodes, last_tokens, lines, num_tokens, suffixes):  # type: 
         if prefix < num_tokens:
             suffixes[i] = last
             continue
-        found = find(lines, key_of(suffixes[prefix - num_tokens], last))
+        found = find(lines, place_of(suffixes[prefix - num_tokens], last, shape), shape)
         missing += found == _NONE
         suffixes[i] = np.uint32(num_tokens) + found
     return missing
@@ -248,10 +314,10 @@ def _suffixes(prefix_nodes, last_tokens, lines, num_tokens, suffixes):  # type: 
 class FgramIndex:
     """Finds the longest f-gram that ends at a position (paper, section 3.1), with K - 1 probes a token at most.
 
-    lines uint64 [8L], 8 words a line: see above. An f-gram's key is (node of its prefix << 32 | last token).
+    lines uint32 [16 L], 16 words a line: see above.
     """
 
-    lines: U64
+    lines: U32
     num_fgrams: int
     num_tokens: int
     max_n: int
@@ -262,11 +328,21 @@ class FgramIndex:
 
         Raises:
             ValueError: an f-gram is there twice.
+            BadSetting: there are more tokens than an index can tell apart.
         """
-        lines = _empty_lines(num_lines(prefix_nodes.size))
-        if _fill(lines, prefix_nodes, last_tokens, np.uint64(lines.ctypes.data)):
-            raise ValueError("the same n-gram twice")
+        num_lines, has_room = fewest_lines(prefix_nodes.size, num_tokens), False
+        while not has_room:
+            lines, shape = _empty_lines(num_lines), shape_of(prefix_nodes.size, num_tokens, num_lines)
+            repeated, has_room = _fill(lines, prefix_nodes, last_tokens, np.uint64(lines.ctypes.data), shape)
+            if repeated:
+                raise ValueError("the same n-gram twice")
+            num_lines = _prime(num_lines + num_lines // 16 + 1)  # for the next try, which is hardly ever needed
         return cls(lines, int(prefix_nodes.size), num_tokens, max_n)
+
+    @property
+    def shape(self) -> Shape:
+        """What `place_of` and `find` are called with."""
+        return shape_of(self.num_fgrams, self.num_tokens, self.lines.nbytes // LINE)
 
     def match(self, tokens: U32, starts: I64 | None = None) -> tuple[U32, U8]:
         """Ids and lengths of the longest f-gram ending at each position; (NONE, 0) where there is none.
@@ -281,7 +357,8 @@ class FgramIndex:
         ids, lengths = np.empty(tokens.size, np.uint32), np.empty(tokens.size, np.uint8)
         address = np.uint64(self.lines.ctypes.data)
         width = self.max_n - 1
-        lost = _match(tokens, starts, self.lines, address, self.num_tokens, self.num_fgrams, width, ids, lengths)
+        sizes = self.num_tokens, self.num_fgrams, width
+        lost = _match(tokens, starts, self.lines, address, self.shape, *sizes, ids, lengths)
         if lost:
             raise self.damage()
         return ids, lengths
@@ -298,11 +375,11 @@ class FgramIndex:
             ValueError: it is no f-gram.
         """
         suffixes = np.empty(prefix_nodes.size, np.uint32)
-        if _suffixes(prefix_nodes, last_tokens, self.lines, self.num_tokens, suffixes):
+        if _suffixes(prefix_nodes, last_tokens, self.lines, self.shape, self.num_tokens, suffixes):
             raise ValueError("f-grams that are not closed under suffixes")
         return suffixes
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the index in memory: 16 an f-gram, and two lines."""
+        """Bytes of the index in memory: about 10 an f-gram."""
         return int(self.lines.nbytes)

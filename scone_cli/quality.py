@@ -223,7 +223,7 @@ def _ladder(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row]:
             {
                 "corpus": corpus,
                 "rows": num_rows,
-                "bytes": table_bytes(num_rows, table.dim, table.format),
+                "bytes": table_bytes(num_rows, table.dim, table.format, table.index.num_tokens),
             }
             | {"nats_per_token": mean.value, "stderr": mean.stderr, "bits_per_byte": bits}
             | {"perplexity": metrics.perplexity(nats, tokens).value}

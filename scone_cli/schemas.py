@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 # What each kind of artifact is, in the version this program writes. A larger version in a manifest is refused.
-SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 3, "eval": 2}
+SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 4, "eval": 2}
 
 TRAIN, HELD_OUT = "train", "held-out"  # the splits of `tokens/`
 

@@ -9,21 +9,32 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from scone_cli.ngrams import BLOCK, I64, NONE, U32, FgramIndex, find, key_of, match_block, prefetch_key
+from scone_cli.ngrams import BLOCK, I64, NONE, U32, FgramIndex, find, match_block, place_of, prefetch_place
 from scone_cli.raw_memory import pointer
 
 ROLL_BACK = 64  # tokens that a stream can take back
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first
 _NONE = np.uint32(NONE)
-# One array of numbers is what the kernel is called with: it costs a call less than eight arrays do.
-_LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN, _OLDEST, _CALLED, _CALL, _WORK = range(
-    12
-)
+_empty, _ID = np.empty, np.dtype(np.uint32)  # named here: looked up anew, they would be a tenth of what a token takes
+# The address of an array of these numbers is what the kernels are called with: every array costs a call more than a probe does.
+_LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN = range(8)
+_OLDEST, _CALLED, _CALL, _WORK, _SHAPE = range(8, 13)  # the last is the first of four
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _i64(address, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
     return carray(pointer(np.uint64(address)), (size,), np.int64)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _numbers(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return _i64(address, _SHAPE + 4)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _shape(numbers):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    at = _SHAPE
+    return np.uint64(numbers[at]), np.uint64(numbers[at + 1]), np.uint64(numbers[at + 2]), np.uint64(numbers[at + 3])
 
 
 @njit(nogil=True, cache=True)
@@ -47,11 +58,11 @@ def _is_sound(numbers, starts, streams, num_tokens):  # type: ignore[no-untyped-
 def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match a piece for each of some streams and step their states; returns the number of lines that were lost."""
     width, count = numbers[_WIDTH], numbers[_STREAMS]
-    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint64)
+    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint32)
     states = carray(pointer(np.uint64(numbers[_STATES])), (count, _HELD, width), np.uint32)
     seen, oldest = _i64(numbers[_SEEN], count), _i64(numbers[_OLDEST], count)
     work = np.uint64(numbers[_WORK])  # eight bytes a number for each of BLOCK positions and one more, then nodes
-    owners, firsts, waiting, keys = (
+    owners, firsts, waiting, places = (
         _i64(work, BLOCK + 1),
         _i64(work + np.uint64(8 * BLOCK + 8), BLOCK),
         _i64(work + np.uint64(16 * BLOCK + 16), BLOCK + 1),
@@ -60,7 +71,7 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
     lengths = carray(pointer(work + np.uint64(32 * BLOCK + 32)), (BLOCK,), np.uint8)
     carried = carray(pointer(work + np.uint64(33 * BLOCK + 32)), (BLOCK, width), np.uint32)
     nodes = carray(pointer(work + np.uint64((33 + 4 * width) * BLOCK + 32)), (width + 1, BLOCK), np.uint32)
-    lost = piece = 0
+    shape, lost, piece = _shape(numbers), 0, 0
     for start in range(0, tokens.size, BLOCK):
         size = min(BLOCK, tokens.size - start)
         for j in range(size):
@@ -79,11 +90,12 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
             carried,
             lines,
             np.uint64(numbers[_LINES]),
+            shape,
             numbers[_NUM_TOKENS],
             numbers[_NUM_FGRAMS],
             nodes,
             waiting,
-            keys,
+            places,
             ids[here],
             lengths[:size],
         )
@@ -97,15 +109,17 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True, cache=True)
-def _match_pieces(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match_pieces(address, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    numbers = _numbers(address)
     return _match(numbers, tokens, starts, streams, ids) if _is_sound(numbers, starts, streams, tokens.size) else -1
 
 
-@njit(nogil=True, cache=True)
-def _match_token(numbers, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Match one token of stream 0: what decoding does. All its probes are known at once. Returns (id, lines lost)."""
+@njit(cache=True)  # to let another thread run would take longer than this
+def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Match one token of stream 0: what decoding does. All its probes are known at once. Returns its id, -1: a line is lost."""
+    numbers = _numbers(address)
     width, count = numbers[_WIDTH], numbers[_STREAMS]
-    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint64)
+    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint32)
     states = carray(pointer(np.uint64(numbers[_STATES])), (count, _HELD, width), np.uint32)
     seen, oldest = _i64(numbers[_SEEN], count), _i64(numbers[_OLDEST], count)
     before = seen[0] % _HELD
@@ -114,32 +128,32 @@ def _match_token(numbers, token):  # type: ignore[no-untyped-def]  # noqa: ANN00
     after = seen[0] % _HELD
     for n in range(width):
         states[0, after, n] = _NONE
+    if token < 0 or token >= numbers[_NUM_TOKENS]:
+        return np.int64(_NONE)
+    shape, places = _shape(numbers), carray(pointer(np.uint64(numbers[_WORK])), (width,), np.uint64)
+    for n in range(width):
         if states[0, before, n] != _NONE:
-            prefetch_key(np.uint64(numbers[_LINES]), np.uint64(lines.size), key_of(states[0, before, n], token))
-    if token >= numbers[_NUM_TOKENS]:
-        return _NONE, 0
+            places[n] = place_of(states[0, before, n], token, shape)
+            prefetch_place(np.uint64(numbers[_LINES]), places[n], shape)
     states[0, after, 0] = token
     match = _NONE
     for n in range(width):  # the node of n + 1 tokens that ended before
         found = _NONE
         if states[0, before, n] != _NONE:
-            found = find(lines, key_of(states[0, before, n], token))
+            found = find(lines, places[n], shape)
         if found == _NONE:
             break
         if found >= numbers[_NUM_FGRAMS]:
-            return _NONE, 1
+            return np.int64(-1)
         match = found
         if n + 1 < width:
             states[0, after, n + 1] = np.uint32(numbers[_NUM_TOKENS]) + found
-    return match, 0
+    return np.int64(match)
 
 
 @njit(nogil=True, cache=True)
-def _match_first(numbers, tokens, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    if tokens.size == 1:
-        ids[0], lost = _match_token(numbers, tokens[0])
-        return lost
-    return _match(numbers, tokens, (0, tokens.size), (0,), ids)
+def _match_first(address, tokens, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return _match(_numbers(address), tokens, (0, tokens.size), (0,), ids)
 
 
 class Matcher:
@@ -155,10 +169,10 @@ class Matcher:
         self._states = np.full((streams, _HELD, width), _NONE, np.uint32)  # after p tokens: row p % _HELD
         self._seen, self._oldest, called = (np.zeros(streams, np.int64) for _ in range(3))
         work = np.empty((33 + 8 * width + 4) * BLOCK + 32, np.uint8)
-        self._kept = called, work
         addresses = [array.ctypes.data for array in (self._states, self._seen, self._oldest, called)]
         shape = [index.lines.ctypes.data, index.lines.size, index.num_tokens, index.num_fgrams, width, streams]
-        self._numbers = np.array([*shape, *addresses, 0, work.ctypes.data], np.int64)
+        numbers = np.array([*shape, *addresses, 0, work.ctypes.data, *index.shape], np.int64)
+        self._kept, self._address = (called, work, numbers), int(numbers.ctypes.data)
 
     def match(self, tokens: U32, starts: I64 | None = None, streams: I64 | None = None) -> U32:
         """Ids [N] of the longest f-grams that end at each of the next tokens [N], NONE where there is none.
@@ -170,18 +184,28 @@ class Matcher:
             ValueError: the pieces are not all of the tokens, or not for different streams of this matcher.
             DamagedArtifact: the index is mapped, and its file has changed.
         """
+        if starts is None and tokens.size == 1:
+            return self._match_token(tokens.item())
         tokens = np.ascontiguousarray(tokens, np.uint32)
         ids = np.empty(tokens.size, np.uint32)
         if starts is None:
-            lost = _match_first(self._numbers, tokens, ids)
+            lost = _match_first(self._address, tokens, ids)
         else:
             starts = np.ascontiguousarray(starts, np.int64)
             streams = np.arange(starts.size - 1) if streams is None else np.ascontiguousarray(streams, np.int64)
-            lost = _match_pieces(self._numbers, tokens, starts, streams, ids)
+            lost = _match_pieces(self._address, tokens, starts, streams, ids)
         if lost:
             if lost < 0:
                 raise ValueError("pieces that are not all of the tokens, or not for different streams of this matcher")
             raise self.index.damage()
+        return ids
+
+    def _match_token(self, token: int) -> U32:
+        found = _match_token(self._address, token)
+        if found < 0:
+            raise self.index.damage()
+        ids = _empty(1, _ID)
+        ids[0] = found
         return ids
 
     def roll_back(self, tokens: int, stream: int = 0) -> None:

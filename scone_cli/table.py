@@ -30,7 +30,8 @@ from scone_cli.artifacts import Manifest, check_files, digest_weights, read_mani
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
 from scone_cli.gathering import MappedRows, Part, RowsInMemory, large_pages
 from scone_cli.mapped_files import MappedFile
-from scone_cli.ngrams import NONE, REMAKE, U32, FgramIndex, num_lines
+from scone_cli.ngrams import NONE, REMAKE, U32, FgramIndex, fewest_lines
+from scone_cli.raw_memory import LINE
 from scone_cli.row_files import RowFiles
 from scone_cli.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.schemas import SCHEMA_VERSIONS
@@ -213,7 +214,7 @@ def _page_start(size: int) -> bytes:
 def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
     """Write the index, and before it what else rows are read by: the manifest, which no hash protects, must say the same."""
     shape = {"dtype": dtype, "dim": dim, "num_fgrams": index.num_fgrams}
-    shape |= {"num_tokens": index.num_tokens, "max_n": index.max_n}
+    shape |= {"num_tokens": index.num_tokens, "max_n": index.max_n, "num_lines": index.lines.nbytes // LINE}
     with (folder / _INDEX).open("wb") as file:
         file.write(json.dumps(shape).ljust(_HEADER_BYTES - 1).encode() + b"\n")
         index.lines.tofile(file)
@@ -225,13 +226,16 @@ def _read_index(path: Path, settings: Mapping[str, Any], placement: str) -> Fgra
         shape = json.loads(file.bytes()[:_HEADER_BYTES].tobytes())
     except ValueError as error:
         raise DamagedArtifact(f"{path}: not an index ({error})", REMAKE) from error
+    num_lines = shape.pop("num_lines", None) if isinstance(shape, dict) else None
     if shape != settings:
         raise DamagedArtifact(f"{path}: the index of {shape}, the manifest says {dict(settings)}", REMAKE)
-    index_bytes = num_lines(shape["num_fgrams"]) * 64
+    if not isinstance(num_lines, int) or num_lines < fewest_lines(shape["num_fgrams"], shape["num_tokens"]):
+        raise DamagedArtifact(f"{path}: {num_lines} lines are too few for {shape['num_fgrams']:,} f-grams", REMAKE)
+    index_bytes = num_lines * LINE
     if file.size != _HEADER_BYTES + index_bytes:
         raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {_HEADER_BYTES + index_bytes:,}", REMAKE)
     lines = file.bytes()[_HEADER_BYTES:]
     if placement == "ram":
         lines = large_pages(index_bytes)
         file.read_into(lines, _HEADER_BYTES)
-    return FgramIndex(lines.view(np.uint64), shape["num_fgrams"], shape["num_tokens"], shape["max_n"])
+    return FgramIndex(lines.view(np.uint32), shape["num_fgrams"], shape["num_tokens"], shape["max_n"])

@@ -109,7 +109,7 @@ class FgramTrie:
 
     @cached_property
     def suffixes(self) -> U32:
-        """The node of each f-gram without its first token [S]: found once, with an index of 16 bytes an f-gram for a while.
+        """The node of each f-gram without its first token [S]: found once, with an index of 10 bytes an f-gram for a while.
 
         Raises:
             DamagedArtifact: the vocabulary is not closed under suffixes.

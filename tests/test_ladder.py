@@ -124,7 +124,7 @@ def test_without_held_out_text_nothing_is_matched_and_nothing_chosen_by_it():
 def test_the_file_says_what_the_rungs_say(tmp_path):
     ladder = ladder_of(COUNTED, HELD_OUT, 3)
     rungs = ladder.rungs([1, 2, 5])
-    write_ladder(tmp_path / "ladder.parquet", rungs, 2, 64, "float32")
+    write_ladder(tmp_path / "ladder.parquet", rungs, 2, 64, "float32", 5)
     table = pq.read_table(tmp_path / "ladder.parquet")
     assert table.schema.equals(LADDER)
     assert table.to_pylist() == [
@@ -134,7 +134,7 @@ def test_the_file_says_what_the_rungs_say(tmp_path):
             "matched": rung.matched,
             "mean_match_length": rung.mean_length,
             "fgrams": rung.num_fgrams,
-            "table_bytes": table_bytes(rung.size, 64, "float32"),
+            "table_bytes": table_bytes(rung.size, 64, "float32", 5),
             "chosen": rung.size == 2,
         }
         for rung in rungs

@@ -9,9 +9,11 @@ import pytest
 from builders import random_documents, slow_matches, slow_ranking, stream_of, trie_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
-from scone_cli.errors import DamagedArtifact
-from scone_cli.ngrams import NONE, FgramIndex, find
+from scone_cli import ngrams
+from scone_cli.errors import BadSetting, DamagedArtifact
+from scone_cli.ngrams import NONE, U32, FgramIndex, fewest_lines, find, place_of, shape_of
 from scone_cli.streams import Matcher
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 3), max_size=20), min_size=1, max_size=6)
@@ -39,17 +41,66 @@ def test_a_repeated_key_raises():
         FgramIndex.build(np.array([5, 9, 5], np.uint32), np.array([1, 1, 1], np.uint32), 10, 2)
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, 1000, 20_000])
-def test_every_key_is_found_and_no_other(size):
-    """At four fifths full some lines run over, into the first one too."""
+@njit
+def find_all(nodes, tokens, lines, shape):
+    return [find(lines, place_of(nodes[i], tokens[i], shape), shape) for i in range(nodes.size)]
+
+
+def pairs(size: int, num_tokens: int) -> tuple[U32, U32]:
+    """So many distinct n-grams, as nodes and tokens: half of them as close together as they can be, half far apart."""
     random = np.random.default_rng(0)
-    nodes, tokens = random.permutation(size).astype(np.uint32), random.integers(1000, size=size).astype(np.uint32)
-    index = FgramIndex.build(nodes, tokens, 1000, 2)
-    known = {(node, token): i for i, (node, token) in enumerate(zip(nodes.tolist(), tokens.tolist(), strict=True))}
-    asked = list(known)[:2000] + [(node, token + 1) for node, token in list(known)[:2000]]
-    for node, token in asked:
-        assert find(index.lines, np.uint64(node << 32 | token)) == known.get((node, token), NONE)
-    assert index.nbytes <= 16 * size + 128
+    near = np.arange(size // 2)
+    far = np.unique(random.integers(size // 2, (num_tokens + size) * num_tokens, 2 * size))
+    both = np.concatenate([near, random.permutation(far)[: size - near.size]])
+    return (both // num_tokens).astype(np.uint32), (both % num_tokens).astype(np.uint32)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 1000, 20_000, 300_000])
+@pytest.mark.parametrize("num_tokens", [4, 1000, 50_257, 1_000_000])
+def test_every_key_is_found_and_no_other(size, num_tokens):
+    """A slow twin of the index is a dict. At four fifths full many lines run over; all places of a line must differ."""
+    if size > num_tokens * (num_tokens + size) // 4:
+        pytest.skip("there are not so many n-grams")
+    nodes, tokens = pairs(size, num_tokens)
+    index = FgramIndex.build(nodes, tokens, num_tokens, 2)
+    known = {pair: i for i, pair in enumerate(zip(nodes.tolist(), tokens.tolist(), strict=True))}
+    asked = np.concatenate([nodes, nodes, [0]]), np.concatenate([tokens, (tokens + 1) % num_tokens, [0]])
+    expected = [known.get(pair, NONE) for pair in zip(*(each.tolist() for each in asked), strict=True)]
+    assert list(find_all(*asked, index.lines, index.shape)) == expected
+    assert index.nbytes == 64 * fewest_lines(size, num_tokens)
+
+
+def test_places_of_one_line_are_told_apart_by_24_bits():
+    """All that is possible, at the fewest lines: line and tag are different for each n-gram."""
+    num_tokens, num_fgrams = 3, 1000
+    shape = shape_of(num_fgrams, num_tokens, fewest_lines(num_fgrams, num_tokens))
+    seen = {where(node, token, shape) for node in range(num_tokens + num_fgrams) for token in range(num_tokens)}
+    assert len(seen) == (num_tokens + num_fgrams) * num_tokens
+    assert all(rest < 1 << 24 for _, rest in seen)
+
+
+@pytest.mark.parametrize(
+    ("num_fgrams", "num_tokens"), [(0, 1_000_000), (10**7, 262_144), (10**9, 128_000), (4 * 10**9, 65_536)]
+)
+def test_the_rest_fits_its_bits_at_every_size(num_fgrams, num_tokens):
+    shape = shape_of(num_fgrams, num_tokens, fewest_lines(num_fgrams, num_tokens))
+    random = np.random.default_rng(0)
+    nodes, tokens = random.integers(num_tokens + num_fgrams, size=5000), random.integers(num_tokens, size=5000)
+    found = [where(node, token, shape) for node, token in zip(nodes, tokens, strict=True)]
+    assert all(line < shape[2] and 0 <= rest < 1 << 24 for line, rest in found)
+    assert len(set(found)) == len(set(zip(nodes.tolist(), tokens.tolist(), strict=True)))
+
+
+def test_more_tokens_than_the_index_can_tell_apart():
+    with pytest.raises(BadSetting, match="tell apart"):
+        FgramIndex.build(np.array([5], np.uint32), np.array([1], np.uint32), 1 << 31, 2)
+
+
+@njit
+def where(node, token, shape):
+    place = place_of(node, token, shape)
+    line = ngrams._first_line(place, shape)
+    return line, ngrams._rest(place, line, shape)
 
 
 def test_a_line_that_was_lost_is_no_miss():

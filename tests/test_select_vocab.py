@@ -80,7 +80,11 @@ def test_a_budget_is_kept_by_the_files_of_the_table(select, work, forks):
         assert ended.code == 0, ended.err
     files = [*(work / "table").glob("rows-*"), *(work / "table").glob("index.*")]
     assert budget - 2_000 < sum(path.stat().st_size for path in files) <= budget
-    assert table_bytes(size + 1, 16, "float32") > budget
+    assert table_bytes(size + 1, 16, "float32", num_tokens(work)) > budget
+
+
+def num_tokens(work):
+    return manifest(work / "vocab")["settings"]["num_tokens"]
 
 
 def test_what_is_left_out(select, work):
@@ -102,7 +106,9 @@ def test_the_ladder_is_told_and_written(select, work):
     assert ladder["size"].to_list() == [row["size"] for row in told]
     assert {1000, 1500, 2000} <= set(ladder["size"])
     assert ladder.filter("chosen")["size"].to_list() == [row["size"] for row in told if "chosen" in row] == [1500]
-    assert ladder["table_bytes"].to_list() == [table_bytes(size, 64, "float32") for size in ladder["size"]]
+    assert ladder["table_bytes"].to_list() == [
+        table_bytes(size, 64, "float32", num_tokens(work)) for size in ladder["size"]
+    ]
     assert ladder["fgrams"].to_list() == [[row[f"n={n}"] for n in (2, 3, 4)] for row in told]
     assert ladder["fgrams"].list.sum().to_list() == ladder["size"].to_list()
     chosen = next(row for row in told if "chosen" in row)
@@ -131,7 +137,7 @@ def test_what_is_at_odds(refused):
         (["--size", "all"], "--size 'all': expected"),
         (["--size", "5G"], "--size 5G: expected less than 4,294,967,296"),
         (["--budget", "8 gigs"], "--budget '8 gigs': expected a size in bytes"),
-        (["--budget", "100"], "--budget 100: a table of one row takes 1,6"),
+        (["--budget", "100"], "--budget 100: a table of one row takes 17,"),
         (["--coverage", "0"], "--coverage 0.0: expected a share above 0, up to 1"),
         (["--coverage", "1"], "n-grams together match 0."),
         (["--size", "auto", "--min-gain", "1"], "--min-gain 1.0: expected a share between 0 and 1"),

@@ -21,6 +21,7 @@ from scone_cli.ngrams import NONE
 from scone_cli.row_formats import FORMATS, decode, encode
 from scone_cli.schemas import table_schema
 from scone_cli.table import DTYPES, PLACEMENTS, Table, locate_rows, write_index, write_rows
+from scone_cli.table_size import index_bytes
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)
@@ -138,13 +139,13 @@ def test_any_parquet_reader_reads_the_rows(tmp_path):
     assert pq.read_schema(paths[0]).equals(table_schema(10))
 
 
-def test_the_index_is_found_again_at_16_bytes_an_fgram(tmp_path):
+def test_the_index_is_found_again(tmp_path):
     table = Table.open(make_table(tmp_path, TRIE, random_rows(50, 4)))
     text = np.array(random_documents(1, NUM_TOKENS, [200])[0], np.uint32)
     expected = TRIE.index().match(text)
     assert [found.tolist() for found in table.index.match(text)] == [found.tolist() for found in expected]
     assert table.matcher().match(text).tolist() == expected[0].tolist()
-    assert table.index.nbytes == 64 * (50 // 4 + 2)  # two lines to spare, which matter to tiny tables only
+    assert table.index.nbytes == index_bytes(50, NUM_TOKENS)
 
 
 # ---- bad tables --------------------------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ def test_rows_of_an_earlier_format_are_refused(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 1}))
-    with pytest.raises(MismatchedArtifacts, match="a table in format 1, expected format 3"):
+    with pytest.raises(MismatchedArtifacts, match="a table in format 1, expected format 4"):
         Table.open(folder)
 
 

@@ -25,7 +25,7 @@ def bytes_on_disk(folder):
 def test_the_files_take_no_more_and_hardly_less(tmp_path, size, dim, dtype):
     RowFiles(tmp_path, size, row_bytes(dtype, dim)).create()
     write_index(tmp_path, trie_of(FGRAMS[:size], 9, 4).index(), 16, "float16")
-    assert table_bytes(size, dim, dtype) - 1024 <= bytes_on_disk(tmp_path) <= table_bytes(size, dim, dtype)
+    assert table_bytes(size, dim, dtype, 9) - 1024 <= bytes_on_disk(tmp_path) <= table_bytes(size, dim, dtype, 9)
 
 
 def test_every_file_of_rows_is_counted(monkeypatch, tmp_path):
@@ -34,15 +34,15 @@ def test_every_file_of_rows_is_counted(monkeypatch, tmp_path):
     num_files = len(list(tmp_path.iterdir()))
     assert num_files == 10
     write_index(tmp_path, trie_of(FGRAMS, 9, 4).index(), 16, "float16")
-    found = table_bytes(300, 16, "float16") - bytes_on_disk(tmp_path)
+    found = table_bytes(300, 16, "float16", 9) - bytes_on_disk(tmp_path)
     assert 0 <= found <= 1024 * num_files
 
 
-@given(st.integers(0, 10**13), st.integers(1, 10_000), st.sampled_from(sorted(FORMATS)))
-def test_a_budget_holds_and_is_used(budget, dim, dtype):
-    size = fgrams_within(budget, dim, dtype)
-    assert size == 0 or table_bytes(size, dim, dtype) <= budget
-    assert size == 2**32 - 1 or table_bytes(size + 1, dim, dtype) > budget
+@given(st.integers(0, 10**13), st.integers(1, 10_000), st.sampled_from(sorted(FORMATS)), st.integers(1, 10**6))
+def test_a_budget_holds_and_is_used(budget, dim, dtype, num_tokens):
+    size = fgrams_within(budget, dim, dtype, num_tokens)
+    assert size == 0 or table_bytes(size, dim, dtype, num_tokens) <= budget
+    assert size == 2**32 - 1 or table_bytes(size + 1, dim, dtype, num_tokens) > budget
 
 
 def test_defaults_and_formats_are_those_of_the_stages_that_make_the_table():

@@ -148,7 +148,7 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
     plan = plan_memory(_memory(config), team.launch.size, torch.get_num_threads(), *sizes)
 
     def begin() -> str:
-        _check_disk(out, num_fgrams, dim, config.dtype)
+        _check_disk(out, num_fgrams, dim, config.dtype, vocab.settings["num_tokens"])
         folder = staging_folder(out, made.mark, lasting=False)
         progress("plan", 0, 0, detail=plan.described(num_fgrams, width))
         RowFiles(folder, num_fgrams, width).create()
@@ -205,8 +205,8 @@ def _memory(config: Precompute) -> int:
     return available_memory() // 2
 
 
-def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str) -> None:
+def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str, num_tokens: int) -> None:
     from scone_cli.plan import check_disk  # noqa: PLC0415 - see above
     from scone_cli.table_size import table_bytes  # noqa: PLC0415
 
-    check_disk(out.parent, table_bytes(num_fgrams, dim, dtype) - unfinished_bytes(out), "the table")
+    check_disk(out.parent, table_bytes(num_fgrams, dim, dtype, num_tokens) - unfinished_bytes(out), "the table")

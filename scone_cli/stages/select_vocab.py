@@ -106,8 +106,8 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     rungs = ladder.rungs(sorted({*ladder.sizes, size}))
     staging = staging_folder(out, mark)
     ranking.first(size).write(staging / "vocab.parquet")
-    write_ladder(staging / "ladder.parquet", rungs, size, config.dim, config.dtype)
-    summary = _summary(rungs, size, ladder.num_positions, config)
+    write_ladder(staging / "ladder.parquet", rungs, size, config.dim, config.dtype, settings["num_tokens"])
+    summary = _summary(rungs, size, ladder.num_positions, config, settings["num_tokens"])
     manifest = Manifest.new(
         "vocab", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
     )
@@ -178,13 +178,14 @@ def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
     """The number of f-grams to keep."""
     from scone_cli.table_size import fgrams_within, table_bytes  # noqa: PLC0415
 
+    form = config.dim, config.dtype, ladder.ranking.trie.num_tokens
     if "coverage" in goal:
         return ladder.size_for_coverage(goal["coverage"])
     if goal.get("size") == AUTO:
         return ladder.size_by_gain(goal["min_gain"])
-    size = goal["size"] if "size" in goal else fgrams_within(goal["budget"], config.dim, config.dtype)
+    size = goal["size"] if "size" in goal else fgrams_within(goal["budget"], *form)
     if not size:
-        needed = table_bytes(1, config.dim, config.dtype)
+        needed = table_bytes(1, *form)
         raise BadSetting(f"--budget {config.budget}: a table of one row takes {needed:,} bytes")
     return min(size, ladder.ranking.trie.num_fgrams)
 
@@ -211,11 +212,12 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
     return Ladder(ranking, ends, done)
 
 
-def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVocab) -> dict[str, Any]:
+def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVocab, num_tokens: int) -> dict[str, Any]:
     """What a person decides the size by: the chosen size, and the ladder."""
     from scone_cli.table_size import table_bytes  # noqa: PLC0415
 
     chosen = next(rung for rung in rungs if rung.size == size)
+    form = config.dim, config.dtype, num_tokens
     return {
         "f-grams": size,
         "ranked by": config.by,
@@ -224,7 +226,7 @@ def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVoc
         "share of held-out positions matched": _rounded(chosen.matched, 4),
         "mean match length": _rounded(chosen.mean_length, 3),
         "dim and dtype of the table": f"{config.dim} {config.dtype}",
-        "table bytes": table_bytes(size, config.dim, config.dtype),
+        "table bytes": table_bytes(size, *form),
         "lengths": [
             {"n": n, "f-grams": number, "occurrences": occurrences, "share of held-out positions": _rounded(share, 4)}
             for n, (number, occurrences, share) in enumerate(
@@ -238,7 +240,7 @@ def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVoc
                 "matched": _rounded(rung.matched, 4),
                 "mean length": _rounded(rung.mean_length, 3),
                 **{f"n={n}": number for n, number in enumerate(rung.num_fgrams, start=2)},
-                "table bytes": table_bytes(rung.size, config.dim, config.dtype),
+                "table bytes": table_bytes(rung.size, *form),
             }
             | ({"chosen": True} if rung is chosen else {})
             for rung in rungs

@@ -249,7 +249,7 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
     mixture = parse_mixture(config.mixture)
     is_first, held_out = team.launch.rank == 0, None
     trie = Vocabulary.read(inputs / "vocab", num_tokens, recipe.max_n).trie if config.kind == "scone" else None
-    index = trie.index() if trie and is_first else None  # 16 bytes an f-gram, needed here only
+    index = trie.index() if trie and is_first else None  # 10 bytes an f-gram, needed here only
     end = end_of_document(folder, recipe.tokens)
 
     def pack() -> str:
