@@ -252,8 +252,8 @@ GENERATE_ABOUT = """Go on with a text: the prompt is read in one pass, then the 
 
 COST_ABOUT = """Work out what models cost, built or not, from their shapes: parameters, bytes, operations, tables, training.
 
-    RECIPE has a table [[cost.model]] for each model, and may have one of [prices]; pipelines/paper.toml has those of the
-    paper and explains every key. Of a recipe that has none, the model is shown that its [train-fgram] would train.
+    RECIPE has a table [[cost.model]] for each model, as pipelines/paper.toml has for those of the paper, and may have one of
+    [prices], which holds for `scone eval` too. Of a recipe without models, that is shown which its [train-fgram] would train.
 
     Beside our table stand the dictionary in RAM and the LMDB on SSD that the paper used, and beside our way of training
     the paper's. Where perplexities and training tokens are given, it is told after how many tokens a table has paid for

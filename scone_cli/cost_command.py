@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,30 @@ Row = Mapping[str, Any]
 _GB = 1e9
 
 
-@click.command(help=commands.COST_ABOUT, short_help=commands.LOOKING["cost"])
+class CostCommand(click.Command):
+    """A command whose help ends in the keys of the recipe's tables."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, then every key with what it means and its default."""
+        from scone_cli.shapes import Shape  # noqa: PLC0415 - heavy
+
+        super().format_options(ctx, formatter)
+        for title, config_class in (("[[cost.model]]", Shape), ("[prices]", Prices)):
+            with formatter.section(f"Keys of {title}"):
+                formatter.write_dl([_key(item) for item in fields(config_class)])
+
+
+def _key(item: Field[Any]) -> tuple[str, str]:
+    """A key and its help, with what may be chosen, and the default if it says something."""
+    told = [item.metadata["help"]]
+    if choices := item.metadata["choices"]:
+        told.append(f"One of {', '.join(choices)}.")
+    if item.default is False or item.default not in (None, 0, ""):
+        told.append(f" [default: {f'{item.default:g}' if isinstance(item.default, float) else item.default}]")
+    return item.name.replace("_", "-"), " ".join(told)
+
+
+@click.command(cls=CostCommand, help=commands.COST_ABOUT, short_help=commands.LOOKING["cost"])
 @click.option(
     "--config",
     type=click.Path(path_type=Path),

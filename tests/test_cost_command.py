@@ -2,9 +2,13 @@
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from scone_cli.break_even import Prices
+from scone_cli.shapes import Shape
 
 PAPER = Path(__file__).parents[1] / "pipelines" / "paper.toml"
 PLAIN = "dim = 8\nlayers = 1\nvocab-size = 50\ncontext = 4\n"
@@ -72,6 +76,14 @@ def test_rented_memory_is_told_as_such(scone):
     Path("r.toml").write_text(model("a", PLAIN, 9.0) + model("b", TABLE, 8.0) + rent)
     _, out, _ = scone("cost", "--config", "r.toml")
     assert "RAM at $0.5 a GB and month, in 2 copies" in " ".join(out.split())
+
+
+def test_help_explains_every_key(scone):
+    _, out, _ = scone("cost", "--help")
+    flat = " ".join(out.split())
+    for item in (*fields(Shape), *fields(Prices)):
+        assert f" {item.name.replace('_', '-')} {' '.join(item.metadata['help'].split())}" in flat
+    assert "[default: 1e+15]" in flat
 
 
 def test_without_a_recipe_it_asks_for_one(scone):
