@@ -83,10 +83,11 @@ def _task(path: Path) -> TaskFile:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def _config(path: Path, read: list[Path]) -> Config:
-    """What a file says, what it includes first; the files it took are added to `read`."""
-    if path in read:
-        raise BadData(f"{path}: includes itself", "take one of the two `include` away")
+def _config(path: Path, read: list[Path], above: tuple[Path, ...] = ()) -> Config:
+    """What a file says, what it includes first; the files it took are added to `read`. `above` are those that include it."""
+    above = (*above, path.resolve())
+    if above[-1] in above[:-1]:
+        raise BadData(f"{path}: includes itself", "take one `include` away")
     read.append(path)
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc] # it has no types
@@ -101,7 +102,8 @@ def _config(path: Path, read: list[Path]) -> Config:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
         raise BadData(
-            f"{path}{where}: not YAML ({getattr(error, 'problem', None) or error})", "correct the task file"
+            f"{path}{where}: not YAML ({' '.join(str(getattr(error, 'problem', None) or error).split())})",
+            "correct the task file",
         ) from error
     except OSError as error:
         raise InputMissing(f"{path}: cannot be read ({error.strerror})", "see what the task includes") from error
@@ -112,7 +114,7 @@ def _config(path: Path, read: list[Path]) -> Config:
     included = config.pop("include", [])
     found: Config = {}
     for each in included if isinstance(included, list) else [included]:
-        found |= _config(path.parent / str(each), read)
+        found |= _config(path.parent / str(each), read, above)
     return found | config
 
 

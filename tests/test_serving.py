@@ -9,7 +9,7 @@ from builders import make_table, random_documents, slow_matches, slow_ranking, t
 
 from scone_cli.gradients import live_rows
 from scone_cli.model import KeyValueCache
-from scone_cli.serving import LiveEmbedding, SconeEmbedding
+from scone_cli.serving import LiveEmbedding, SconeEmbedding, embedding_of
 from scone_cli.table import Table
 
 NUM_TOKENS, MAX_N, END = 8, 4, 7
@@ -134,6 +134,23 @@ def test_a_live_embedding_goes_on_where_it_stopped(sizes):
     live = LiveEmbedding(MODEL, TRIE)
     pieces = [live(piece[None])[0] for piece in torch.tensor(DOCUMENTS[0][:28]).split(sizes)]
     torch.testing.assert_close(torch.cat(pieces), whole(DOCUMENTS[0][:28]))
+
+
+@pytest.mark.parametrize("kind", ["scone", "hashed", "plain"])
+def test_live_streams_do_not_touch_one_another(kind):
+    more = {"hashed_rows": 60, "end_of_document": END} if kind == "hashed" else {}
+    model, trie = (MODEL, TRIE) if kind == "scone" else (tiny_model(NUM_TOKENS, MAX_N, kind=kind, **more), None)
+    documents = torch.tensor([DOCUMENTS[0], DOCUMENTS[4]])
+    together = embedding_of(model, None, trie, 2)
+    found = torch.cat([together(piece) for piece in documents.split([25, 1, 14], dim=1)], 1)
+    alone = [LiveEmbedding(model, trie)(document[None]) for document in documents]
+    torch.testing.assert_close(found, torch.cat(alone))
+
+
+def test_what_embeds_is_what_the_model_has(table):
+    assert isinstance(embedding_of(MODEL, table, TRIE, 3), SconeEmbedding)
+    assert isinstance(embedding_of(MODEL, None, TRIE), LiveEmbedding)
+    assert embedding_of(MODEL, None, None) == MODEL.main.embed_tokens
 
 
 @pytest.mark.parametrize("kind", ["hashed", "plain"])
