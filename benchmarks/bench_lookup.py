@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lookup_rivals import STORES, Store, drop, key_bytes, read_through
+from lookup_rivals import FINDERS, STORES, Finder, Store, drop, key_bytes, read_through
 from measuring import arguments, finish
 
 from scone_cli.artifacts import FileStamp, Manifest, read_manifest
@@ -42,7 +42,9 @@ MOST_LOOK_UPS = 100_000  # timed of one kind
 POOL = 65_536  # different rows, but for the number that each begins with
 
 
-Batch = tuple[U32, list[bytes]]  # the next tokens, and the keys of the f-grams that match
+Batch = tuple[
+    U32, list[bytes], bytes
+]  # the next tokens, the keys of the f-grams that match, the tokens and some before
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class Stream:
     tokens: U32
     ids: U32
     keys: U64  # by f-gram
+    max_n: int
 
     def batches(self, size: int) -> Iterator[Batch]:
         for first in range(0, self.tokens.size - size + 1, size):
             ids = self.ids[first : first + size]
-            yield self.tokens[first : first + size], key_bytes(self.keys[ids[ids != NONE]])
+            read = self.tokens[max(0, first - self.max_n + 1) : first + size].tobytes()
+            yield self.tokens[first : first + size], key_bytes(self.keys[ids[ids != NONE]]), read
 
 
 def with_bigrams(trie: FgramTrie, size: int) -> FgramTrie:
@@ -107,7 +111,7 @@ def make_table(folder: Path, trie: FgramTrie, rows: Path, dim: int) -> float:
 
 
 def timed(
-    batches: Iterator[Batch], look_up: Callable[[U32, list[bytes]], object], seconds: float, is_warm: bool = True
+    batches: Iterator[Batch], look_up: Callable[[U32, list[bytes], bytes], object], seconds: float, is_warm: bool = True
 ) -> dict[str, float]:
     """Microseconds a token: median and 99th percentile of a look-up by the clock, and CPU time.
 
@@ -116,26 +120,26 @@ def timed(
     """
     done, clock = list[Batch](), list[float]()
     deadline, cpu_before = time.perf_counter() + seconds, time.process_time()
-    for piece, keys in itertools.islice(batches, MOST_LOOK_UPS):
+    for batch in itertools.islice(batches, MOST_LOOK_UPS):
         begin = time.perf_counter()
-        look_up(piece, keys)
+        look_up(*batch)
         end = time.perf_counter()
-        clock.append((end - begin) / piece.size)
-        done.append((piece, keys))
+        clock.append((end - begin) / batch[0].size)
+        done.append(batch)
         if end > deadline:
             break
     if is_warm:
         cpu_before = time.process_time()
-        for piece, keys in done:
-            look_up(piece, keys)
-    cpu = (time.process_time() - cpu_before) / sum(piece.size for piece, _ in done)
+        for batch in done:
+            look_up(*batch)
+    cpu = (time.process_time() - cpu_before) / sum(piece.size for piece, *_ in done)
     median, p99 = np.percentile(clock, [50, 99]) * 1e6
     return {"median": float(median), "p99": float(p99), "cpu": cpu * 1e6, "look-ups": float(len(clock))}
 
 
-def of_table(table: Table, batch: int) -> Callable[[U32, list[bytes]], object]:
+def of_table(table: Table, batch: int) -> Callable[[U32, list[bytes], bytes], object]:
     matcher, out = table.matcher(), torch.zeros(batch, table.dim, dtype=table.dtype)
-    return lambda tokens, _: table.rows(matcher.match(tokens), out)
+    return lambda tokens, *_: table.rows(matcher.match(tokens), out)
 
 
 def measure_table(folder: Path, streams: dict[str, Stream], seconds: float) -> dict[str, Any]:
@@ -174,29 +178,51 @@ def measure_store(store: Store, streams: dict[str, Stream], seconds: float) -> d
     read_through(store.files)
     store.open()
     for (name, stream), batch in itertools.product(streams.items(), BATCHES):
-        timed(stream.batches(batch), lambda _, keys: store.fetch(keys), seconds)
-        found[f"warm, {name}, {batch}"] = timed(stream.batches(batch), lambda _, keys: store.fetch(keys), seconds)
+        timed(stream.batches(batch), lambda _, keys, __: store.fetch(keys), seconds)
+        found[f"warm, {name}, {batch}"] = timed(stream.batches(batch), lambda _, keys, __: store.fetch(keys), seconds)
     store.close()
     for batch in BATCHES:
         drop(store.files)
         store.open()
         found[f"cold, uniform, {batch}"] = timed(
-            streams["uniform"].batches(batch), lambda _, keys: store.fetch(keys), seconds, is_warm=False
+            streams["uniform"].batches(batch), lambda _, keys, __: store.fetch(keys), seconds, is_warm=False
         )
         store.close()
+    return found
+
+
+def measure_finder(finder: Finder, streams: dict[str, Stream], seconds: float) -> dict[str, Any]:
+    """Warm only: what it is asked for and does not have is asked for again in a shorter form, and only tables are cold."""
+
+    def find(tokens: U32, _: list[bytes], read: bytes) -> object:
+        return finder.find(read, tokens.size)
+
+    found: dict[str, Any] = {}
+    for (name, stream), batch in itertools.product(streams.items(), BATCHES):
+        timed(stream.batches(batch), find, seconds)
+        found[f"warm, {name}, {batch}"] = timed(stream.batches(batch), find, seconds)
     return found
 
 
 def check_same(folder: Path, store: Store, stream: Stream) -> None:
     """All stores give the bytes that the table gives."""
     table = Table.open(folder)
-    tokens, keys = next(stream.batches(256))
+    tokens, keys, _ = next(stream.batches(256))
     ids = table.matcher().match(tokens)
     mine = table.rows(ids[ids != NONE]).view(torch.uint8).numpy()
     store.open()
     if not np.array_equal(mine, store.fetch(keys)):
         raise SystemExit(f"{type(store).__name__} has other rows")
     store.close()
+
+
+def check_found(folder: Path, finder: Finder, stream: Stream) -> None:
+    """What finds the match itself finds the bytes that the table has."""
+    table = Table.open(folder)
+    tokens, _, read = next(stream.batches(256))
+    ids = table.matcher().match(tokens)
+    if not np.array_equal(table.rows(ids[ids != NONE]).view(torch.uint8).numpy(), finder.find(read, tokens.size)):
+        raise SystemExit(f"{type(finder).__name__} finds other rows")
 
 
 def measure(folder: Path, trie: FgramTrie, text: U32, dim: int, seconds: float) -> dict[str, Any]:
@@ -211,7 +237,8 @@ def measure(folder: Path, trie: FgramTrie, text: U32, dim: int, seconds: float) 
     drawn = np.random.default_rng(1).integers(trie.num_fgrams, size=200_000)
     uniform = np.array([token for fgram in trie.tokens_of(drawn) for token in fgram], np.uint32)
     streams = {
-        name: Stream(tokens, index.match(tokens)[0], keys) for name, tokens in (("text", text), ("uniform", uniform))
+        name: Stream(tokens, index.match(tokens)[0], keys, trie.max_n)
+        for name, tokens in (("text", text), ("uniform", uniform))
     }
     raw_bytes = trie.num_fgrams * 2 * dim
     found: dict[str, Any] = {
@@ -229,13 +256,25 @@ def measure(folder: Path, trie: FgramTrie, text: U32, dim: int, seconds: float) 
         found[f"{name}, disk over raw rows"] = found[f"{name}, disk bytes"] / raw_bytes
         del store
         shutil.rmtree(folder / name.replace(" ", "-"))
+    fgrams = [np.array(tokens, np.uint32).tobytes() for tokens in trie.tokens_of(np.arange(trie.num_fgrams))]
+    for name, finding in FINDERS.items():
+        finder = finding(folder / "finder", fgrams, rows, 2 * dim, trie.max_n)
+        check_found(folder / "table", finder, streams["text"])
+        for what, value in measure_finder(finder, streams, seconds).items():
+            found[f"{name}, {what}"] = value
+        del finder
+        shutil.rmtree(folder / "finder", ignore_errors=True)
+    del fgrams
     for what, value in measure_table(folder / "table", streams, seconds).items():
         found[f"scone {what}"] = value
     found["scone disk over raw rows"] = found["scone disk bytes"] / raw_bytes
     for batch in BATCHES:
         for what in ("text", "uniform"):
-            theirs, ours = found[f"lmdb, warm, {what}, {batch}"], found[f"scone ram, {what}, {batch}"]
-            found[f"lmdb over scone, warm, {what}, {batch}"] = theirs["cpu"] / ours["cpu"]
+            ours = found[f"scone ram, {what}, {batch}"]["cpu"]
+            for rival in ("lmdb", *FINDERS):
+                found[f"{rival} over scone, warm, {what}, {batch}"] = (
+                    found[f"{rival}, warm, {what}, {batch}"]["cpu"] / ours
+                )
         theirs, ours = found[f"lmdb, cold, uniform, {batch}"], found[f"scone cold, uniform, {batch}"]
         found[f"lmdb over scone, cold, {batch}"] = theirs["median"] / ours["median"]
     shutil.rmtree(folder)
