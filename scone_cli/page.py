@@ -162,4 +162,4 @@ def _cell(column: Column, value: Any) -> str:
         return f'<td class="number bar" style="--share:{value:.3f}">{text}</td>'
     if column.is_number:
         return f'<td class="number">{text}</td>'
-    return f"<td>{text}</td>" if len(text) > _LONG else f'<td class="short">{text}</td>'
+    return f'<td class="long">{text}</td>' if len(text) > _LONG else f'<td class="short">{text}</td>'

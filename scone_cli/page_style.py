@@ -62,7 +62,7 @@ td {{ border-bottom: 1px solid var(--hair); }}
 tr.strong td {{ background: var(--strong); font-weight: 600; }}
 .number {{ text-align: right; white-space: nowrap; }}
 th.number {{ white-space: normal; max-width: 9rem; }}
-.short {{ white-space: nowrap; }}
+.short {{ white-space: nowrap; }} .long {{ min-width: 13rem; overflow-wrap: anywhere; }}
 td.bar {{ padding-left: 5rem; background: linear-gradient(var(--series-0), var(--series-0)) left .55em /
  calc(4.2rem * var(--share)) .55em no-repeat; }}
 .literal {{ font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .82rem;
@@ -72,7 +72,9 @@ summary {{ color: var(--better); cursor: pointer; }}
 pre {{ background: var(--wash); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; margin: 1rem 0 0; line-height: 1.5;
  font: .85rem ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
  overflow-wrap: anywhere; }}
-@media (max-width: 40rem) {{ body {{ padding: 1.3rem .9rem 3rem; }} .verdict {{ font-size: 1.05rem; padding-left: .8rem; }}
+@media (max-width: 40rem) {{ th:first-child, td:first-child {{ position: sticky; left: 0; background: var(--paper); }}
+ tr.strong td:first-child {{ background: var(--strong); }} td.long:first-child {{ min-width: 9rem; }}
+ body {{ padding: 1.3rem .9rem 3rem; }} .verdict {{ font-size: 1.05rem; padding-left: .8rem; }}
  dl {{ grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .5rem; }} dl div {{ padding: .55rem .7rem; }} }}
 @media print {{ :root {{ color-scheme: light; {_LIGHT} --ink: #000; --soft: #444; --hair: #ccc; }}
  body {{ font-size: 10.5px; padding: 0; max-width: none; }} dl div {{ border: 1px solid var(--hair); }}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from scone_cli.chart_frame import (
@@ -26,6 +27,9 @@ _ROW = 25  # height of an interval's line
 _LONGEST = 20  # characters of a name beside the plot
 _CLASSES = {"better": "better", "worse": "worse", "no difference shown": "unshown"}
 
+_FAR = 16.0  # a point so far from a name is not taken for the one that is named
+
+Place = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -43,7 +47,7 @@ def interval_chart(chart: IntervalChart) -> str:
     names = [shortened(each.name, _LONGEST) for each in chart.intervals]
     values = [signed(chart.x.kind, each.value) for each in chart.intervals]
     left = CHARACTER * max(map(len, names)) + 12
-    right = WIDTH - CHARACTER * max(map(len, values)) - 10
+    right = WIDTH - CHARACTER * max(6, *map(len, values)) - 10
     frame = Frame(left, 44, right, 44 + _ROW * len(names) + 4)
     ends = [end for each in chart.intervals for end in each.ends]
     x = scale_of(chart.x, [*ends, *chart.beside], frame.left + 6, frame.right - 6)
@@ -85,44 +89,58 @@ def _interval(each: Interval, kind: Kind, x: Scale, y: float) -> Iterator[str]:
 
 
 def dot_chart(chart: DotChart) -> str:
-    """Points with their names beside them, where no other name or point is."""
-    xs, ys = [dot.x for dot in chart.dots], [dot.y for dot in chart.dots]
-    frame = frame_of([], [text for _, text in tick_labels(chart.y, scale_of(chart.y, ys, 1, 0))])
-    x, y = scale_of(chart.x, xs, frame.left, frame.right), scale_of(chart.y, ys, frame.bottom, frame.top)
+    """Points with their names beside them, where no other name or point is; the strong ones over the others."""
+    dots = sorted(chart.dots, key=lambda dot: dot.strong)
+    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
+    room = 0.07 * (max(ys) - min(ys))  # for names above and below
+    ends = [min(ys) - room, max(ys) + room]
+    frame = frame_of([], [text for _, text in tick_labels(chart.y, scale_of(chart.y, ends, 1, 0))])
+    x, y = scale_of(chart.x, xs, frame.left, frame.right), scale_of(chart.y, ends, frame.bottom, frame.top)
     marks = [*y_axis(chart.y, y, frame), *x_ticks(chart.x, x, frame), x_title(chart.x.title, frame)]
-    places = [(x(dot.x), y(dot.y)) for dot in chart.dots]
-    for dot, (left, top) in zip(chart.dots, places, strict=True):
+    places = [(x(dot.x), y(dot.y)) for dot in dots]
+    for dot, (left, top) in zip(dots, places, strict=True):
         told = f"{dot.name}: {value_text(chart.x.kind, dot.x)}, {value_text(chart.y.kind, dot.y)}"
-        kind = "strong" if dot.strong else "plain"
+        kind, radius = ("strong", 6.0) if dot.strong else ("plain", 4.5)
         marks.append(
-            f'<circle class="{kind}" cx="{left}" cy="{top}" r="{6 if dot.strong else 4.5}"><title>{clean(told)}</title></circle>'
+            f'<circle class="{kind}" cx="{left}" cy="{top}" r="{radius}"><title>{clean(told)}</title></circle>'
         )
-    return picture(chart.title, frame.height, [*marks, *_names(chart.dots, places, frame)])
+    return picture(chart.title, frame.height, [*marks, *_names(dots, places, frame)])
 
 
-def _names(dots: Sequence[Dot], places: Sequence[tuple[float, float]], frame: Frame) -> Iterator[str]:
+def _names(dots: Sequence[Dot], places: Sequence[Place], frame: Frame) -> Iterator[str]:
     """The strong ones first; a name that has no free place is left to the pointer and to the table below."""
-    taken: list[Box] = [(left - 6, top - 6, left + 6, top + 6) for left, top in places]
-    for dot, (left, top) in sorted(zip(dots, places, strict=True), key=lambda pair: not pair[0].strong):
+    taken: list[Box] = [(left - 5, top - 5, left + 5, top + 5) for left, top in places]
+    for dot, place in reversed(list(zip(dots, places, strict=True))):
         name = shortened(dot.name, _LONGEST)
         width = CHARACTER * len(name) * (1.08 if dot.strong else 1)
-        for anchor, at, low in (
+        others = [other for other in places if other != place]
+        free = [each for each in _beside(place, width) if _is_free(each[2], taken, frame)]
+        if free:
+            anchor, at, box = max(free, key=lambda each: _distance(each[2], others))
+            taken.append(box)
+            weight = ' style="font-weight:600"' if dot.strong else ""
+            yield f'<text x="{at:g}" y="{box[3] - 3:g}" text-anchor="{anchor}"{weight}>{clean(name)}</text>'
+
+
+def _beside(place: Place, width: float) -> Iterator[tuple[str, float, Box]]:
+    """Where a name may stand, the best places first: anchor, its place, and the room that is taken."""
+    left, top = place
+    for anchor, at, low in (
+        *(
             ("start", left + 9, top + 4),
             ("end", left - 9, top + 4),
             ("middle", left, top - 11),
             ("middle", left, top + 20),
-            ("start", left + 7, top - 9),
+        ),
+        *(
+            ("start", left + 7, top - 8),
             ("start", left + 7, top + 17),
-            ("end", left - 7, top - 9),
+            ("end", left - 7, top - 8),
             ("end", left - 7, top + 17),
-        ):
-            begin = at - width * {"start": 0, "middle": 0.5, "end": 1}[anchor]
-            box = (begin, low - 12, begin + width, low + 3)
-            if _is_free(box, taken, frame):
-                taken.append(box)
-                weight = ' style="font-weight:600"' if dot.strong else ""
-                yield f'<text x="{at:g}" y="{low:g}" text-anchor="{anchor}"{weight}>{clean(name)}</text>'
-                break
+        ),
+    ):
+        begin = at - width * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+        yield anchor, at, (begin, low - 12, begin + width, low + 3)
 
 
 def _is_free(box: Box, taken: Sequence[Box], frame: Frame) -> bool:
@@ -130,3 +148,13 @@ def _is_free(box: Box, taken: Sequence[Box], frame: Frame) -> bool:
     if left < frame.left or right > frame.right + RIGHT or top < frame.top - 8 or bottom > frame.bottom:
         return False
     return all(right < other[0] or left > other[2] or bottom < other[1] or top > other[3] for other in taken)
+
+
+def _distance(box: Box, others: Sequence[Place]) -> float:
+    """How far the nearest other point is from a name, as far as that matters: a name close to two could be either's."""
+    return min((_gap(box, other) for other in others), default=_FAR)
+
+
+def _gap(box: Box, point: Place) -> float:
+    across, down = max(box[0] - point[0], point[0] - box[2], 0), max(box[1] - point[1], point[1] - box[3], 0)
+    return min(_FAR, math.hypot(across, down))

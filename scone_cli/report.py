@@ -63,7 +63,7 @@ def _about(results: Results) -> str:
     tokens = sum(row["tokens"] or 0 for row in told)
     documents = sum(row["documents"] or 0 for row in told)
     size = f": {documents:,} documents, {count_text(tokens)} tokens" if told else ""
-    texts = names_of([text_of(corpus) for corpus in corpora]) if corpora else "nothing"
+    texts = names_of([text_of(corpus) for corpus in corpora], "corpora") if corpora else "nothing"
     version = f", by scone {method['scone']}" if method.get("scone") else ""
     return f"An evaluation of language models on {texts}{size}{version}."
 

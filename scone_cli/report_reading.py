@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 
 TABLE, LIVE, NONE = "table", "live", "none"
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
+_HARDLY_ANY = 0.1  # of the documents of a corpus
 _SAME_SIZE = 0.02  # of the resident parameters: no reader calls such models of different sizes
 
 
@@ -66,6 +67,17 @@ def corpora_of(results: Results) -> list[str]:
     named = [row["corpus"] for row in (results.get("method") or {}).get("corpora") or []]
     found = dict.fromkeys(row["corpus"] for row in rows_of(results, "results"))
     return named or [corpus for corpus in found if corpus.rpartition("/")[0] not in found]
+
+
+def judged_corpora(results: Results) -> list[str]:
+    """The corpora that a verdict may rest on: hardly any of their documents were trained on. All, if there is no such one."""
+    corpora = corpora_of(results)
+    new = [corpus for corpus in corpora if _share_seen(corpus_facts(results, corpus)) < _HARDLY_ANY]
+    return new or corpora
+
+
+def _share_seen(facts: Row) -> float:
+    return (facts.get("in_training_split") or 0) / max(facts.get("documents") or 0, 1)
 
 
 def corpus_facts(results: Results, corpus: str) -> Row:
@@ -125,7 +137,7 @@ def closest_rival(results: Results, corpus: str) -> Comparison | None:
 
 def headline_of(results: Results) -> Comparison | None:
     """The comparison that decides, on the first corpus on which there is one."""
-    found = (closest_rival(results, corpus) for corpus in corpora_of(results))
+    found = (closest_rival(results, corpus) for corpus in judged_corpora(results))
     return next((each for each in found if each is not None), None)
 
 

@@ -13,8 +13,8 @@ from scone_cli.report_reading import (
     Results,
     arms_of,
     comparisons,
-    corpora_of,
     headline_of,
+    judged_corpora,
     rivals_of,
     text_of,
     times_resident,
@@ -25,10 +25,10 @@ from scone_cli.report_words import how_much, listed, names_of
 def verdict(results: Results) -> str:
     """Whether the table is better than its rivals, by how much, and on which corpora; two sentences at most.
 
-    The rival that counts is the best of those with the same resident size, on the first corpus. A difference whose 95%
+    The rival that counts is the best of those with the same resident size, on the first corpus that is not training text. A difference whose 95%
     interval covers zero, or that has none, is not shown.
     """
-    corpora, closest = corpora_of(results), headline_of(results)
+    corpora, closest = judged_corpora(results), headline_of(results)
     if closest is None:
         return _without_rivals(results, corpora)
     return " ".join([_against_rivals(results, closest), *_elsewhere(results, closest, corpora)])
@@ -61,7 +61,7 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
 def _about_peers(closest: Comparison, peers: Sequence[Comparison]) -> Iterator[str]:
     """Rivals of the same size that the table beats although it does not beat the best of them."""
     if closest.finding != BETTER and (beaten := [each.against for each in peers if each.finding == BETTER]):
-        yield f"it is better than {names_of(beaten)}"
+        yield f"it is better than {names_of(beaten, 'rivals')}"
 
 
 def _about_larger(results: Results, larger: Sequence[Comparison]) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _about_larger(results: Results, larger: Sequence[Comparison]) -> Iterator[st
         if names := [each.against for each in larger if each.finding == finding]:
             times = [times_resident(results, name) or 0 for name in names]
             size = f"{times[0]:.2g}" if len(times) == 1 else f"up to {max(times):.2g}"
-            yield f"{words} the larger {names_of(names)} ({size} times its resident parameters)"
+            yield f"{words} the larger {names_of(names, 'rivals')} ({size} times its resident parameters)"
 
 
 def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) -> Iterator[str]:
@@ -86,14 +86,14 @@ def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) ->
         for finding in (BETTER, WORSE, NOT_SHOWN)
     }
     if len(same := by_finding[closest.finding]) == len(found):
-        where = f"all {len(found)} other corpora" if len(found) > 2 else f"{names_of(same)} too"
+        where = f"all {len(found)} other corpora" if len(found) > 2 else f"{listed(same)} too"
         told = {BETTER: "it is better", WORSE: "it is worse"}.get(closest.finding, "no difference is shown")
         yield f"Against {closest.against} {told} on {where}."
         return
     parts = [
-        *([f"better on {names_of(by_finding[BETTER])}"] if by_finding[BETTER] else []),
-        *([f"worse on {names_of(by_finding[WORSE])}"] if by_finding[WORSE] else []),
-        *([f"not shown to differ on {names_of(by_finding[NOT_SHOWN])}"] if by_finding[NOT_SHOWN] else []),
+        *([f"better on {names_of(by_finding[BETTER], 'corpora')}"] if by_finding[BETTER] else []),
+        *([f"worse on {names_of(by_finding[WORSE], 'corpora')}"] if by_finding[WORSE] else []),
+        *([f"not shown to differ on {names_of(by_finding[NOT_SHOWN], 'corpora')}"] if by_finding[NOT_SHOWN] else []),
     ]
     yield f"Elsewhere it is, against {closest.against}, {listed(parts)}."
 
@@ -106,4 +106,4 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
                 f"perplexity is {how_much(found)} than that of the same model without its rows, which was trained to have them."
             )
     arms = arms_of(results)
-    return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {names_of(arms)}'}."
+    return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {listed(arms)}'}."

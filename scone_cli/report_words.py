@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scone_cli.quantities import seconds_text
 from scone_cli.report_reading import NOT_SHOWN, Comparison
 
 _NOTHING = "0.0%"
@@ -62,9 +61,10 @@ def plain(value: float | None) -> str:
 
 def days_text(days: float) -> str:
     """A time as long as people plan for: 12 days, 3.4 years."""
-    if days >= 730:
-        return f"{days / 365:,.1f} years"
-    return f"{days:,.3g} days" if days >= 2 else seconds_text(86_400 * days)
+    for size, unit in ((365, "years"), (1, "days"), (1 / 24, "hours")):
+        if days >= 2 * size:
+            return f"{days / size:,.0f} {unit}" if days >= 10 * size else f"{days / size:.2g} {unit}"
+    return f"{max(1, round(1440 * days))} minutes"
 
 
 def dollars(value: float | None) -> str:
@@ -79,9 +79,9 @@ def dollars(value: float | None) -> str:
 # ---- names -------------------------------------------------------------------------------------------------------
 
 
-def names_of(names: Sequence[str]) -> str:
-    """Names in a row, the first two and their number where they are many."""
-    return listed(names) if len(names) <= _MOST_NAMES else f"{len(names)} of them ({listed(names[:2])}, ...)"
+def names_of(names: Sequence[str], what: str) -> str:
+    """Names in a row; where they are many, how many of what they are, and the first two."""
+    return listed(names) if len(names) <= _MOST_NAMES else f"{len(names)} {what} ({names[0]}, {names[1]}, ...)"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -62,6 +62,15 @@ def test_folders_of_a_corpus_are_no_other_corpora():
     assert verdict(results(("held-out",), folders=("code", "law"))) == verdict(results(("held-out",)))
 
 
+def test_a_corpus_that_was_trained_on_is_no_evidence():
+    found = results(("law", "wiki"), TWO_ARMS)
+    found["method"]["corpora"][0]["in_training_split"] = 65  # of 646
+    assert verdict(found).startswith("On wiki the table is better than plain-1x")
+    assert "law" not in verdict(found)
+    found["method"]["corpora"][0]["in_training_split"] = 64
+    assert verdict(found).startswith("On law the table is better than plain-1x")
+
+
 def test_one_document_shows_no_difference():
     assert verdict(results(("memo",), TWO_ARMS, documents=1)) == (
         "On memo the table is not shown to differ from plain-1x, its rival of the same resident size: its perplexity is 39.8% "
