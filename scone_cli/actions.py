@@ -16,6 +16,7 @@ import click
 from scone_cli import commands, console
 from scone_cli.artifacts import workspace_lock
 from scone_cli.bars import listening
+from scone_cli.break_even import Prices
 from scone_cli.commands import STAGES
 from scone_cli.cost_command import cost
 from scone_cli.describe import describe, describe_text
@@ -83,35 +84,35 @@ def _own_parameters(name: str) -> list[click.Parameter]:
         texts = {
             "against": "Evaluate this model too, under its folder's name or as NAME=MODEL_DIR; may be given more than once.",
             "table": "Evaluate this table of the same model too; may be given more than once.",
+            "tasks": "A task of lm-evaluation-harness: a file, a folder of them, or a name; may be given more than once.",
             "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given more than once.",
         }
-        against, table, fail_if = (
+        kinds: dict[str, tuple[click.ParamType[Any], str]] = {"against": (PATH, "MODEL_DIR"), "table": (PATH, "DIR")}
+        kinds |= {"tasks": (click.STRING, "TASK"), "fail-if": (click.STRING, "CONDITION")}
+        options = [
             click.Option([f"--{flag}"], multiple=True, type=kind, metavar=metavar, help=texts[flag])
-            for flag, kind, metavar in (
-                ("against", PATH, "MODEL_DIR"),
-                ("table", PATH, "DIR"),
-                ("fail-if", click.STRING, "CONDITION"),
-            )
-        )
-        return [click.Argument(["corpus"], nargs=-1, type=PATH), against, table, fail_if]
+            for flag, (kind, metavar) in kinds.items()
+        ]
+        return [click.Argument(["corpus"], nargs=-1, type=PATH), *options]
     return []
 
 
-def _inputs_and_out(name: str, workspace: Path, values: dict[str, Any]) -> tuple[Any, Path]:
-    """What the stage's `run` reads, and the folder it writes."""
+def _inputs_and_out(name: str, workspace: Path, values: dict[str, Any], prices: dict[str, Any]) -> tuple[Any, Path]:
+    """What the stage's `run` reads, and the folder it writes; `prices` are those of the recipe."""
     if name == "count-ngrams":
         return values["corpus"], workspace
     out = values.get("out") or workspace / STAGES[name].artifact
     if name == "eval":
-        given = (values[part] for part in ("corpus", "against", "table", "fail_if"))
-        return STAGES[name].module().Inputs(workspace, *given), out
+        given = (values[part] for part in ("corpus", "against", "table", "fail_if", "tasks"))
+        return STAGES[name].module().Inputs(workspace, *given, Prices(**prices)), out
     return workspace, out
 
 
 def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool, leads: bool) -> Report:
     """Run a stage under the workspace's lock; one that does not lead is silent, and relies on the lock of the one that does."""
     session: Session = ctx.obj
-    inputs, out = _inputs_and_out(name, session.workspace, values)
+    prices = (ctx.find_root().default_map or {}).get("prices", {})
+    inputs, out = _inputs_and_out(name, session.workspace, values, prices)
     if session.verbose and leads:
         console.say(f"{name}: workspace {session.workspace}, writes {out}")
         for setting, value, source in describe_sources(ctx, config, session.recipe):

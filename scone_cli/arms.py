@@ -41,6 +41,20 @@ class Opened:
         own = [LIVE, TABLE, *(f"{TABLE}:{name}" for name in self.tables)] if self.has_table else []
         return [*self.rivals, *own, WITHOUT]
 
+    def model_of(self, arm: str) -> tuple[Path, Manifest]:
+        """The model of an arm, and where it lies."""
+        return self.rivals.get(arm) or (self.workspace / "model", self.artifacts["model"])
+
+    def table_of(self, arm: str) -> tuple[Path, Manifest] | None:
+        """The table of an arm, and where it lies."""
+        if arm == TABLE:
+            return self.workspace / "table", self.artifacts["table"]
+        return self.tables.get(arm.removeprefix(f"{TABLE}:")) if arm.startswith(f"{TABLE}:") else None
+
+    def plain_rivals(self) -> list[str]:
+        """Rivals without rows of any kind."""
+        return [name for name, (_, model) in self.rivals.items() if model.summary["kind"] == "plain"]
+
     def fingerprints(self) -> dict[str, str]:
         """What the result depends on; weights by their own hash, as the same recipe may train others."""
         found = {name: manifest.fingerprint for name, manifest in self.artifacts.items()}

@@ -35,6 +35,7 @@ _OPERATIONS: Mapping[type, Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+LONGEST = 500  # characters of a condition: what is nested deeper than Python can follow is longer
 _PLACEHOLDER = "name_{}_"
 
 # The value of (arm, metric, corpus): the metric by its name in results.json; None where it is not known.
@@ -86,22 +87,36 @@ class Condition:
             raise BadSetting(f"--fail-if '{self.text}': {error}") from error
         return {"condition": self.text, "left": left, "right": right, "holds": self.compare(left, right)}
 
+    def check_corpora(self, corpora: Sequence[str]) -> None:
+        """Refuse names of corpora that there will not be, before any work; which folders they have is not known yet.
+
+        Raises:
+            BadSetting: a name is of no corpus, or of none while there are several.
+        """
+        for name in self.names.values():
+            corpus = self._corpus_of(name, corpora)
+            if not any(corpus == known or corpus.startswith(f"{known}/") for known in corpora):
+                raise self._not_known(name, corpus, corpora)
+
     def _look_up(self, name: Name, values: Values, corpora: Sequence[str]) -> float:
-        where = f"--fail-if '{self.text}': {name.text}"
-        if name.corpus is None and len(corpora) > 1:
-            names = ", ".join(corpora)
-            raise BadSetting(
-                f"{where} is known of {len(corpora)} corpora ({names})", f"say which: {name.text}[{corpora[0]}]"
-            )
-        corpus = name.corpus if name.corpus is not None else corpora[0]
-        value = values.get((name.arm, METRICS[name.metric], corpus))
+        corpus, asked = self._corpus_of(name, corpora), (name.arm, METRICS[name.metric])
+        value = values.get((*asked, corpus))
         if value is None:
-            known = sorted(
-                {where for arm, metric, where in values if (arm, metric) == (name.arm, METRICS[name.metric])}
-            )
-            hint = f"it is known of: {', '.join(known)}" if known else None
-            raise BadSetting(f"{where}: not known of '{corpus}'", hint)
+            known = [where for (*what, where), each in values.items() if tuple(what) == asked and each is not None]
+            raise self._not_known(name, corpus, known)
         return value
+
+    def _corpus_of(self, name: Name, corpora: Sequence[str]) -> str:
+        if name.corpus is None and len(corpora) > 1:
+            raise BadSetting(
+                f"--fail-if '{self.text}': {name.text} is known of {len(corpora)} corpora ({', '.join(corpora)})",
+                f"say which: {name.text}[{corpora[0]}]",
+            )
+        return corpora[0] if name.corpus is None else name.corpus
+
+    def _not_known(self, name: Name, corpus: str, known: Sequence[str]) -> BadSetting:
+        hint = f"it is known of: {', '.join(known)}" if known else None
+        return BadSetting(f"--fail-if '{self.text}': {name.text} is not known of '{corpus}'", hint)
 
 
 def parse(text: str, arms: Sequence[str]) -> Condition:
@@ -110,6 +125,8 @@ def parse(text: str, arms: Sequence[str]) -> Condition:
     Raises:
         BadSetting: it is no comparison of numbers and names, or names an arm or a metric that there is not.
     """
+    if len(text) > LONGEST:
+        raise BadSetting(f"--fail-if: a condition of {len(text):,} characters, expected at most {LONGEST}")
     names: dict[str, Name] = {}
 
     def replace(found: re.Match[str]) -> str:
@@ -125,7 +142,7 @@ def parse(text: str, arms: Sequence[str]) -> Condition:
 
     # Arms first, as their names may be no names in Python: plain-1x, table:int8. The longest that fits is meant.
     known = "|".join(re.escape(arm) for arm in sorted(arms, key=len, reverse=True))
-    pattern = rf"(?<![\w.:/-])(?P<arm>{known})\.(?P<metric>\w+)(?:\[(?P<corpus>[^\]]*)\])?"
+    pattern = rf"(?<![\w.])(?P<arm>{known})\.(?P<metric>\w+)(?:\[(?P<corpus>[^\]]*)\])?"
     try:
         body = ast.parse(re.sub(pattern, replace, text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -150,10 +167,13 @@ def _check(node: ast.expr, text: str, arms: Sequence[str], names: Mapping[str, N
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
             _check(left, text, arms, names)
             _check(right, text, arms, names)
-        case ast.Attribute(value=ast.Name(id=arm)):
+        case ast.Attribute(value=ast.Name(id=arm)) if arm not in names:
             raise _not_understood(text, f"no arm '{arm}'", arms)
         case _:
-            raise _not_understood(text, f"'{ast.unparse(node)}' is neither a number nor ARM.METRIC", arms)
+            written = re.sub(
+                r"name_\d+_", lambda found: names[found[0]].text if found[0] in names else found[0], ast.unparse(node)
+            )
+            raise _not_understood(text, f"'{written}' is neither a number nor ARM.METRIC", arms)
 
 
 def _not_understood(text: str, why: str, arms: Sequence[str]) -> BadSetting:

@@ -30,6 +30,7 @@ class CorpusTally:
         folders: top folder of each document.
         digests: how often each document is there.
         seconds: that each arm took.
+        lengths: positions of each arm whose match has 0, 1, ... tokens [K + 1].
     """
 
     def __init__(self, arms: Sequence[Arm], matched_by: str | None, train_counts: I64) -> None:
@@ -37,6 +38,7 @@ class CorpusTally:
         self.folders: list[str] = []
         self.digests: Counter[bytes] = Counter()
         self.seconds: Counter[str] = Counter()
+        self.lengths = {arm.name: np.zeros(1 + arm.model.config.max_n) for arm in arms}
         self._arms, self._matched_by = arms, matched_by
         self._decades = decades_of(train_counts)
         self._parts: dict[tuple[str, str], list[F64]] = defaultdict(list)
@@ -57,6 +59,8 @@ class CorpusTally:
             self._keep("tokens by length", "", by_class(document, length, len(stream.names), num_lengths))
         for arm in self._arms:
             losses = found.losses[arm.name]
+            own = self.lengths[arm.name]
+            own += np.bincount(found.matches[arm.name][1], minlength=own.size)
             self.seconds[arm.name] += found.seconds[arm.name]  # type: ignore[assignment] # mypy knows counters of int only
             self._keep("nats", arm.name, per_document(losses, stream.starts))
             if arm.prefix:  # of which no more is reported

@@ -16,10 +16,8 @@ _FOUND = {"num_tokens", "num_fgrams", "exclude_tokens"}
 _FOUND_IN_TABLES = {"dim", "max_n"}
 
 
-def commands_of(
-    found: Opened, corpora: Sequence[Path], against: Sequence[Path], tables: Sequence[Path], settings: Mapping[str, Any]
-) -> list[str]:
-    """One command a line, from the corpus to this evaluation; where a corpus lay is not known, it is CORPUS."""
+def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """From the corpus to this evaluation with these `arguments`; where the corpus of training lay is not known: CORPUS."""
     workspace, made = found.workspace, found.artifacts
     commands = [_command(workspace, "count-ngrams", ["CORPUS"], made["tokens"].settings | _count_settings(workspace))]
     if "vocab" in made:
@@ -31,9 +29,7 @@ def commands_of(
         commands.append(_precompute(workspace, [], made["table"]))
     for folder, table in found.tables.values():
         commands.append(_precompute(workspace, ["--out", folder], table))
-    own = [*corpora, *(part for folder in against for part in ("--against", folder))]
-    own += [part for folder in tables for part in ("--table", folder)]
-    return [*commands, _command(workspace, "eval", own, settings)]
+    return [*commands, _command(workspace, "eval", arguments, settings)]
 
 
 def _count_settings(workspace: Path) -> dict[str, Any]:

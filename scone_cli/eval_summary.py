@@ -36,8 +36,8 @@ def summary_of(results: Row) -> Row:
         summary[f"loss on {first} by how often the token occurs in training, nats a token"] = where
     if ladder := [row for row in results["ladder"] if row["corpus"] == first]:
         summary["which size of the table"] = [_rung(row) for row in ladder]
-    if tasks := results["tasks"]:
-        summary["tasks"] = [_task(row) for row in tasks]
+    if results["tasks"]:
+        summary["tasks"] = list(_tasks(results["tasks"]))
     summary["cost"] = [_cost(row) for row in results["cost"]]
     if len(corpora) > 1:
         summary["perplexity by corpus"] = list(_by_corpus(results, corpora))
@@ -106,9 +106,14 @@ def _rung(row: Row) -> Row:
     }
 
 
-def _task(row: Row) -> Row:
-    kept = {name: row[name] for name in ("task", "arm", "metric")}
-    return kept | {"value": _rounded(row["value"], 4), "±": _rounded(row["stderr"], 4), "n": row["n"]}
+def _tasks(rows: list[Row]) -> Iterable[Row]:
+    """A row a task and metric, a column an arm."""
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
+        here = [row for row in rows if (row["task"], row["metric"]) == (task, metric)]
+        values = {row["arm"]: "-" if row["value"] is None else f"{row['value']:.3g}" for row in here}
+        errors = [row["stderr"] for row in here if row["stderr"] is not None]
+        largest = f"{max(errors):.2g}" if errors else "-"
+        yield {"task": task, "metric": metric, "n": here[0]["n"], **values, "± at most": largest}
 
 
 def _cost(row: Row) -> Row:

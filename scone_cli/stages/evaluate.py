@@ -7,10 +7,10 @@ on it change.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +27,18 @@ from scone_cli.artifacts import (
     write_atomically,
     write_parquet,
 )
+from scone_cli.break_even import Prices
 from scone_cli.conditions import Condition, parse
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.progress import Progress
-from scone_cli.schemas import RESULTS, SCHEMA_VERSIONS
+from scone_cli.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.stages import Report, result_settings, setting
 
 if TYPE_CHECKING:
     from scone_cli.arms import Opened
     from scone_cli.sources import SourceFile
     from scone_cli.texts import Text
+    from scone_cli.tokenizer import Tokenizer
 
 STAGE = "eval"
 STAGE_VERSION = 2  # results.json in its second form
@@ -49,19 +51,22 @@ class Evaluate:
     """Settings of `eval`."""
 
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
+    speed: bool = setting(True, "Also measure how fast the arms are, in half a minute.")
     ladder: bool = setting(False, "Also evaluate the first 1,000, 10,000, ... rows of the table: which size is enough.")
     seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `eval` reads: a workspace; corpora (none: the held-out split); rivals, further tables, conditions to fail by."""
+    """What `eval` reads: a workspace; corpora (none: the held-out split); rivals, further tables, tasks; conditions, prices."""
 
     workspace: Path
     corpora: tuple[Path, ...] = ()
     against: tuple[Path, ...] = ()
     tables: tuple[Path, ...] = ()
     fail_if: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    prices: Prices = field(default_factory=Prices)
 
 
 def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: bool = False) -> Report:
@@ -72,39 +77,46 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         InputMissing: there is no held-out text, and no corpus was named; or there is not one document in it.
         BadSetting: two arms or corpora have one name; a condition that is not understood.
     """
-    from scone_cli.arms import opened  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.arm_costs import payback_of  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.arms import opened  # noqa: PLC0415
+    from scone_cli.eval_summary import summary_of  # noqa: PLC0415
+    from scone_cli.report_verdict import verdict  # noqa: PLC0415
 
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
+    for condition in conditions:
+        condition.check_corpora(list(files) or [HELD_OUT])
     made_from = found.fingerprints()
+    made_from |= _task_fingerprints(inputs, found)
     made_from |= {f"{name}: {file.name}": file.sha256 for name, corpus in files.items() for file in corpus}
     settings = result_settings(config)
     measured = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, {"measured": measured, "fail-if": json.dumps(inputs.fail_if)})
+    asked = {"measured": measured, "fail-if": json.dumps(inputs.fail_if), "prices": json.dumps(asdict(inputs.prices))}
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, asked)
     if not force and (manifest := up_to_date(out, STAGE, mark)):
-        return _report(out, manifest, up_to_date=True)
+        return _report(out, manifest, conditions, up_to_date=True)
 
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     results = None if force else _measured_before(out, measured)
     if results is None:
         results = _measure(config, inputs, found, files, progress)
-    problem = _judge(results, conditions)
+    results["schema_version"] = SCHEMA_VERSIONS[STAGE]
+    results["method"] |= _method(config, inputs, found)
+    results["payback"] = payback_of(results, found.plain_rivals(), inputs.prices)
+    results["verdict"] = " ".join(filter(None, [verdict(results), (results["payback"] or {}).get("verdict")]))
+    results["checks"] = []
+    for condition in conditions:
+        with contextlib.suppress(BadSetting):  # told when all that was measured is safe
+            results["checks"].append(_check(condition, results))
     _write(staging, results)
-    from scone_cli.eval_summary import summary_of  # noqa: PLC0415
-
     # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
-    given = {name: each.fingerprint for name, each in found.artifacts.items()} | {"measured": measured}
-    given |= {name: each.fingerprint for name, (_, each) in found.rivals.items() if name not in given}
+    given = {name: each.fingerprint for name, (_, each) in found.rivals.items()} | {"measured": measured}
+    given |= {name: each.fingerprint for name, each in found.artifacts.items()}
     given["weights"] = digest_weights(found.artifacts["model"])
-    tokenizer = found.artifacts["tokens"].tokenizer
-    manifest = Manifest.new(
-        "eval", STAGE, STAGE_VERSION, mark, settings, given, tokenizer, config.seed, summary_of(results)
-    )
-    report = _report(out, publish(staging, out, manifest), up_to_date=False)
-    if problem:  # in how the conditions were put, and told when what was measured is safe
-        raise problem
-    return report
+    made_by = (STAGE, STAGE_VERSION, mark, settings, given, found.artifacts["tokens"].tokenizer, config.seed)
+    manifest = publish(staging, out, Manifest.new("eval", *made_by, summary_of(results)))
+    return _report(out, manifest, conditions, up_to_date=False)
 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
@@ -122,6 +134,20 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
     return files
 
 
+def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
+    """What the answers to tasks depend on."""
+    if not inputs.tasks:
+        return {}
+    if "tokenizer.json" not in found.artifacts["tokens"].files:
+        raise InputMissing(
+            f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a task has no ids",
+            "leave --tasks out, or run scone count-ngrams again with --tokenizer",
+        )
+    from scone_cli.tasks import task_fingerprints  # noqa: PLC0415
+
+    return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(inputs.tasks)
+
+
 def _measured_before(out: Path, measured: str) -> Row | None:
     """The results in `out` if all that was measured is the same, and only what is asked of it has changed."""
     from scone_cli.artifacts import open_artifact  # noqa: PLC0415
@@ -136,91 +162,45 @@ def _measured_before(out: Path, measured: str) -> Row | None:
     return results
 
 
-def _judge(results: Row, conditions: list[Condition]) -> SconeError | None:
-    """Put `checks` and the `verdict` into the results; what is wrong with a condition."""
-    from scone_cli.report_verdict import verdict  # noqa: PLC0415
-
-    corpora = [row["corpus"] for row in results["method"]["corpora"]]
+def _check(condition: Condition, results: Row) -> Row:
+    """A row of `checks`; raises BadSetting where the condition names what there is not."""
     values = {(row["arm"], row["metric"], row["corpus"]): row["value"] for row in results["results"]}
     for arm in results["method"]["tables"]:
         values |= {(arm, "hit_rate", row["corpus"]): row["hit_rate"] for row in results["hit_rates"]}
-    results["checks"], problem = [], None
-    for condition in conditions:
-        try:
-            results["checks"].append(condition.check(values, corpora))
-        except SconeError as error:
-            problem = problem or error
-    results["verdict"] = " ".join(filter(None, [verdict(results), (results["payback"] or {}).get("verdict")]))
-    return problem
+    return condition.check(values, [row["corpus"] for row in results["method"]["corpora"]])
 
 
 def _measure(
     config: Evaluate, inputs: Inputs, found: Opened, files: dict[str, list[SourceFile]], progress: Progress
 ) -> Row:
-    """All sections of the results but those that judge."""
-    from scone_cli.arm_costs import lookup_costs, model_costs  # noqa: PLC0415
-    from scone_cli.arms import TABLE, WITHOUT, load_arms  # noqa: PLC0415
-    from scone_cli.corpus import end_of_document  # noqa: PLC0415
-    from scone_cli.legible import Speller  # noqa: PLC0415
-    from scone_cli.quality import Reading, evaluate_text  # noqa: PLC0415
-    from scone_cli.texts import documents_trained_on, training_counts  # noqa: PLC0415
+    from scone_cli.eval_sections import measure  # noqa: PLC0415
+
+    tokenizer = _tokenizer(found)
+    texts = _texts(config, found, files, tokenizer)
+    choice = {"ladder": config.ladder, "speed": config.speed}
+    return measure(found, texts, tokenizer, progress, tasks=inputs.tasks, **choice)
+
+
+def _tokenizer(found: Opened) -> Tokenizer | None:
+    """The tokenizer of all that takes part, if there is one."""
     from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
 
-    started = time.monotonic()
-    folder, tokens = inputs.workspace / "tokens", found.artifacts["tokens"]
-    tokenizer = Tokenizer.load(folder / "tokenizer.json") if "tokenizer.json" in tokens.files else None
-    arms, trie = load_arms(found, config.ladder)
-    reading = Reading(
-        end_of_document(folder, tokens),
-        training_counts(folder, arms[-1].model.config.vocab_size),
-        Speller(tokenizer),
-        trie,
-        [*found.rivals, WITHOUT],
-    )
-    results: Row = {"schema_version": SCHEMA_VERSIONS[STAGE], "method": {}}
-    corpora = []
-    texts = _texts(config, found, files, tokenizer)
-    for text in texts:
-        sections, tally = evaluate_text(text, arms, reading, progress)
-        for name, rows in sections.items():
-            results.setdefault(name, []).extend(rows)
-        corpora.append(
-            {"corpus": text.name, "documents": len(tally.folders)}
-            | {what: int(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
-            | {"in_training_split": documents_trained_on(tally.digests, folder)}
-        )
-    shown = [arm for arm in arms if arm.prefix is None]
-    lengths = {
-        row["match_length"]: row["share"] for row in results["match_lengths"] if row["corpus"] == corpora[0]["corpus"]
-    }
-    results["tasks"] = []
-    results["cost"] = model_costs(shown, [lengths.get(n, 0.0) for n in range(max(lengths, default=0) + 1)])
-    results["speed"] = []
-    tables = [arm.table for arm in shown if arm.name == TABLE and arm.table]
-    results["lookup"] = [row for table in tables for row in lookup_costs(table, _beginning(texts[0]), progress)]
-    results["peak_memory_bytes"] = None
-    results["payback"] = None
-    results["method"] = _method(config, inputs, found, corpora, shown[-1].model.config.context) | {
-        "seconds": time.monotonic() - started
-    }
-    return results
+    has_one = "tokenizer.json" in found.artifacts["tokens"].files
+    return Tokenizer.load(found.workspace / "tokens" / "tokenizer.json") if has_one else None
 
 
-def _texts(config: Evaluate, found: Opened, files: dict[str, list[SourceFile]], tokenizer: Any) -> list[Text]:
+def _texts(
+    config: Evaluate, found: Opened, files: dict[str, list[SourceFile]], tokenizer: Tokenizer | None
+) -> list[Text]:
     from scone_cli.texts import held_out_text, text_of_files  # noqa: PLC0415
 
-    if files:
+    if files and tokenizer:
         return [text_of_files(name, corpus, tokenizer, config.text_field) for name, corpus in files.items()]
     return [held_out_text(found.workspace / "tokens", found.artifacts["tokens"])]
 
 
-def _beginning(text: Text) -> Any:
-    """The tokens of the first piece of a text."""
-    return next(text.pieces())[0].tokens
-
-
-def _method(config: Evaluate, inputs: Inputs, found: Opened, corpora: list[Row], context: int) -> Row:
-    """All that is needed to do it again."""
+def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
+    """What was compared, and all that is needed to do it again."""
     from scone_cli.eval_commands import commands_of  # noqa: PLC0415
 
     own = found.artifacts["model"].fingerprint
@@ -228,9 +208,6 @@ def _method(config: Evaluate, inputs: Inputs, found: Opened, corpora: list[Row],
     tables |= {f"table:{name}": manifest for name, (_, manifest) in found.tables.items()}
     return {
         "scone": __version__,
-        "corpora": corpora,
-        "window": context,
-        "stride": context,
         "tokenizer": found.artifacts["tokens"].tokenizer,
         "models": {name: found.rivals[name][1].fingerprint if name in found.rivals else own for name in found.names()},
         "tables": {
@@ -241,13 +218,23 @@ def _method(config: Evaluate, inputs: Inputs, found: Opened, corpora: list[Row],
             }
             for name, table in tables.items()
         },
-        "commands": commands_of(found, inputs.corpora, inputs.against, inputs.tables, result_settings(config)),
+        "commands": commands_of(found, _arguments(inputs), result_settings(config)),
         "seed": config.seed,
     }
 
 
+def _arguments(inputs: Inputs) -> list[str]:
+    """What this evaluation was given, as on a command line."""
+    given = {"against": inputs.against, "table": inputs.tables, "tasks": inputs.tasks, "fail-if": inputs.fail_if}
+    options = [word for flag, values in given.items() for value in values for word in (f"--{flag}", str(value))]
+    return [*map(str, inputs.corpora), *options]
+
+
 def _write(staging: Path, results: Row) -> None:
+    from scone_cli.report import render  # noqa: PLC0415
+
     write_atomically(staging / "results.json", (json.dumps(_known(results), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(staging / "report.html", render(_known(results)).encode())
     write_parquet(staging / "results.parquet", RESULTS, pa.Table.from_pylist(results["results"], RESULTS))
 
 
@@ -260,10 +247,10 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _report(out: Path, manifest: Manifest, up_to_date: bool) -> Report:
-    """What was found, and which conditions to fail by hold."""
+def _report(out: Path, manifest: Manifest, conditions: list[Condition], up_to_date: bool) -> Report:
+    """What was found, and which conditions to fail by hold; raises BadSetting where one cannot be told."""
     results = json.loads((out / "results.json").read_bytes())
-    held = [row for row in results["checks"] if row["holds"]]
+    held = [row for condition in conditions if (row := _check(condition, results))["holds"]]
     problem = "; ".join(
         f"--fail-if '{row['condition']}' holds: {row['left']:.6g} and {row['right']:.6g}" for row in held
     )
