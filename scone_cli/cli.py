@@ -9,6 +9,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,6 +35,14 @@ class LazyGroup(click.Group):
         from scone_cli.actions import build_command  # noqa: PLC0415 - heavy: not for `scone --help`
 
         return build_command(cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a signal that ends it is told whether the same command would continue: that of a stage does."""
+        try:
+            return super().invoke(ctx)
+        except Stopped as stop:
+            stop.continues = ctx.invoked_subcommand in STAGES
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands from static text."""
@@ -107,5 +116,6 @@ def _run(args: Sequence[str] | None) -> int:
         return error.exit_code
     except Stopped as stop:
         if speaks():
-            console.say_error(f"stopped by {stop}; what is finished is kept, and the same command continues from there")
+            kept = "; what is finished is kept, and the same command continues from there" if stop.continues else ""
+            console.say_error(f"stopped by {stop}{kept}")
         return stop.exit_code

@@ -22,6 +22,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Stopped(BaseException):
     """SIGINT or SIGTERM arrived. Not an `Exception`, and not KeyboardInterrupt, which click makes into exit code 1."""
 
+    continues = False  # whether what it stopped continues when it is asked for again
+
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum

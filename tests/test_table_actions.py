@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -15,7 +17,6 @@ import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 
 from scone_cli import lookup, table_actions
-from scone_cli.exits import Stopped
 from scone_cli.lookup import nearest_rows
 from scone_cli.progress import silent
 from scone_cli.table import Table
@@ -155,15 +156,32 @@ def test_standard_input_is_a_prompt_without_its_last_newline(scone, work, monkey
     assert (code, json.loads(out)["prompt"]) == (0, "a b\n")
 
 
-def test_a_signal_ends_the_line_and_the_command(scone, work, monkeypatch, text):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_line_and_the_command(scone, work, monkeypatch, text, signum):
+    """What was written so far stays; there is nothing to continue, and nothing that says so."""
+
     def two_tokens(*_):
         yield from (70, 71)
-        raise Stopped(2)
+        os.kill(os.getpid(), signum)
+        yield 72
 
     monkeypatch.setattr(table_actions, "generate", two_tokens)
     code, out, err = scone("--workspace", work, "generate", "--prompt", text)
-    assert (code, out[-1], err) == (130, "\n", "")
-    assert len(out) > 1
+    tokenizer = Tokenizer.load(work / "tokens" / "tokenizer.json")
+    assert (code, out, err) == (128 + signum, tokenizer.decode([70, 71]) + "\n", "")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", [("generate", "--prompt", "-"), ("lookup", "-")], ids=str)
+def test_a_signal_before_anything_is_written_promises_nothing(scone, work, monkeypatch, command, signum):
+    class Waiting:
+        def read(self):
+            os.kill(os.getpid(), signum)
+            raise AssertionError("nobody was told")
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Waiting()))
+    code, out, err = scone("--workspace", work, *command)
+    assert (code, out, err) == (128 + signum, "", f"error: stopped by {signum.name}\n")
 
 
 def test_control_characters_are_spelled_on_a_terminal_alone(monkeypatch):
