@@ -21,7 +21,7 @@ RIGHT, BOTTOM = 16, 46  # room beside and below the plot
 NUM_COLOURS = 8
 DASHES = ("", "7 3", "2 3", "9 3 2 3")  # so that curves can be told apart on paper without colours
 CHARACTER = 7.4  # width of a letter of the legend, about
-DIGIT = 7.8  # width of a digit, about
+DIGIT = 8.0  # width of a digit, about
 _LINE = 18  # from one line of text to the next
 _SWATCH = 24  # a legend's sample with the gap after it
 _GAP = 14  # between entries of a legend
@@ -116,7 +116,7 @@ def x_ticks(axis: Axis, scale: Scale, frame: Frame) -> Iterator[str]:
     """Numbers below the plot, 0 and every second, third, ... from it if not all have room, and lines through it."""
     labels = tick_labels(axis, scale)
     room = min((b[0] - a[0] for a, b in pairwise(labels)), default=WIDTH)
-    every = math.ceil((DIGIT * max(len(text) for _, text in labels) + 5) / room)
+    every = math.ceil((DIGIT * max(len(text) for _, text in labels) + 8) / room)
     zero = next((i for i, (x, _) in enumerate(labels) if not scale.log and x == scale(0)), 0)
     for i, (x, text) in enumerate(labels):
         yield f'<path class="grid" d="M{x} {frame.top}V{frame.bottom}"/>'

@@ -114,7 +114,7 @@ def _notes(notes: Sequence[str]) -> Iterator[str]:
 def _section(section: Section, mark: str) -> str:
     """A question with the figures that answer it, one below the other."""
     figures = "\n".join(f"<article>\n{_figure(figure, 'h3')}\n</article>" for figure in section.figures)
-    commands = "\n".join(map(_clean, section.commands))
+    commands = "\n".join(f"<code>{_clean(command)}</code>" for command in section.commands)
     return "\n".join(
         [
             f'<section id="{mark}">\n<h2>{_clean(section.title)}</h2>\n<p>{_clean(section.says)}</p>',

@@ -53,7 +53,7 @@ svg circle.better, svg circle.strong {{ fill: var(--better); }} svg circle.worse
 svg circle.unshown {{ fill: var(--paper); stroke: var(--soft); stroke-width: 2; }}
 svg circle.plain {{ fill: var(--series-7); }}
 .scroll {{ overflow-x: auto; margin-top: 1rem; }}
-table {{ border-collapse: collapse; font-size: .9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }}
+table {{ border-collapse: separate; border-spacing: 0; font-size: .9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }}
 caption {{ text-align: left; font-weight: 600; padding: .4rem 0; }}
 th {{ text-align: left; font-weight: 500; color: var(--soft); vertical-align: bottom; border-bottom: 1px solid var(--soft); }}
 th, td {{ padding: .25rem 1.2rem .25rem 0; vertical-align: top; }}
@@ -69,6 +69,7 @@ td.bar {{ padding-left: 5rem; background: linear-gradient(var(--series-0), var(-
  overflow-wrap: anywhere; white-space: pre-wrap; min-width: 9rem; }}
 details {{ margin-top: 1rem; }}
 summary {{ color: var(--better); cursor: pointer; }}
+pre code {{ display: block; font: inherit; padding-left: 1.4rem; text-indent: -1.4rem; }}
 pre {{ background: var(--wash); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; margin: 1rem 0 0; line-height: 1.5;
  font: .85rem ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
  overflow-wrap: anywhere; }}

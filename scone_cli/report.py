@@ -1,7 +1,7 @@
 """The page of an evaluation, which people decide from: `render` makes it of results.json, `verdict` its first sentence.
 
-What a page says and shows of each question is in `report_quality`, `report_gain`, `report_cost`, `report_payback` and
-`report_method`; a section without numbers is left out.
+What a page says and shows of each question is in `report_quality`, `report_gain`, `report_cost`, `report_payback`,
+`report_ladder` and `report_method`; a section without numbers is left out.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from collections.abc import Iterator
 
 from scone_cli.figures import Fact
 from scone_cli.page import verdict_page
-from scone_cli.quantities import bytes_text, count_text
+from scone_cli.payback import big
+from scone_cli.quantities import bytes_text, count_text, parse_count
 from scone_cli.report_cost import cost_section
 from scone_cli.report_gain import gain_section
+from scone_cli.report_ladder import ladder_section
 from scone_cli.report_method import method_section, tasks_section
-from scone_cli.report_payback import ladder_section, payback_section
+from scone_cli.report_payback import payback_section
 from scone_cli.report_quality import quality_section
 from scone_cli.report_reading import (
     BETTER,
     TABLE,
     WORSE,
     Results,
+    Row,
     bits_a_byte,
     corpora_of,
     cost_of,
@@ -112,13 +115,18 @@ def _pays(results: Results) -> Iterator[Fact]:
     if not found or not found.get("baseline"):
         return
     tokens, days = found["break_even_tokens"], found["break_even_days"]
-    value = {"after": f"{count_text(tokens or 0)} tokens", "at once": "at once", "at first": "at first only"}.get(
+    value = {"after": f"{big(tokens or 0)} tokens", "at once": "at once", "at first": "at first only"}.get(
         found["outcome"], "never"
     )
     note = f"against {found['baseline']['name']}"
     if found["outcome"] == "after" and days is not None:
-        note = f"{days_text(days)} at {found['prices']['tokens_a_day']} tokens a day; {note}"
+        note = f"{days_text(days)} at {_load(found)} tokens a day; {note}"
     yield Fact("pays after" if found["outcome"] == "after" else "pays", value, note)
+
+
+def _load(found: Row) -> str:
+    """Tokens served a day: a recipe says 500M, or how many."""
+    return big(parse_count(str(found["prices"]["tokens_a_day"])))
 
 
 # ---- what must be known to read it -------------------------------------------------------------------------------

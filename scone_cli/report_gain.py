@@ -115,8 +115,9 @@ def _tail(results: Results) -> Figure | None:
     if not here:
         return None
     names = [class_name(row["first"], row["last"]) for row in here]
-    found = [(name, _comparison(row, against)) for name, row in zip(names, here, strict=True)]
-    intervals = [interval_of(each, name) for name, each in found if each is not None]
+    found = [(name, each) for name, row in zip(names, here, strict=True) if (each := _comparison(row, against))]
+    known = [pair for pair in found if pair[1].interval is not None] or found  # one token may be off by any factor
+    intervals = [interval_of(each, name) for name, each in known]
     charts = (
         [IntervalChart(f"against {against}, by occurrences", change_axis("change of perplexity"), intervals)]
         if intervals

@@ -8,7 +8,7 @@ from typing import Any
 from scone_cli.figures import Column, Figure, Section, Table
 from scone_cli.quantities import seconds_text
 from scone_cli.report_reading import TABLE, Results, Row, rivals_of, rows_of
-from scone_cli.report_words import with_error
+from scone_cli.report_words import listed, with_error
 
 # What is not in an evaluation unless it was asked for: the section, what it would tell, and how to ask.
 _MISSING = (
@@ -81,7 +81,10 @@ def _texts(method: Row) -> Figure:
 
 def _models(method: Row) -> Figure:
     """Fingerprints, by which every artifact that took part can be told from any other."""
-    rows = [(f"model of {arm}", mark, "", None) for arm, mark in (method.get("models") or {}).items()]
+    models: dict[str, list[str]] = {}
+    for arm, mark in (method.get("models") or {}).items():
+        models.setdefault(mark, []).append(arm)
+    rows = [(f"model of {listed(arms)}", mark, "", None) for mark, arms in models.items()]
     rows += [(arm, row["fingerprint"], row["dtype"], row["rows"]) for arm, row in (method.get("tables") or {}).items()]
     if method.get("tokenizer"):
         rows.append(("tokenizer", method["tokenizer"], "", None))

@@ -1,16 +1,15 @@
-"""Does it pay, and which size, on the page of an evaluation: the break-even and what it hinges on; quality against bytes."""
+"""Does it pay, on the page of an evaluation: the break-even, what it hinges on, and the prices assumed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Section, Table
-from scone_cli.quantities import bytes_text, count_text
-from scone_cli.report_reading import Results, Row, rows_of, text_of
-from scone_cli.report_words import days_text, dollars, plain, with_error
+from scone_cli.payback import big
+from scone_cli.quantities import count_text
+from scone_cli.report_reading import Results, Row
+from scone_cli.report_words import days_text, dollars
 
-_MIB, _GIB = 2**20, 2**30
 _UNITS = (
     *((1e6, "million dollars"), (1e3, "thousand dollars"), (1.0, "dollars")),
     *((1e-3, "thousandths of a dollar"), (1e-6, "millionths of a dollar"), (1e-9, "billionths of a dollar")),
@@ -53,11 +52,11 @@ def _break_even(found: Row) -> Figure:
     if found["outcome"] in ("after", "at first"):
         word = "cheaper after" if found["outcome"] == "after" else "dearer after"
         rows += [
-            (word, f"{count_text(found['break_even_tokens'])} tokens"),
+            (word, f"{big(found['break_even_tokens'])} tokens"),
             ("at this load", days_text(found["break_even_days"])),
         ]
     if found["least_tokens_a_day"] is not None:
-        rows.append(("pays for its table from", f"{count_text(found['least_tokens_a_day'])} tokens a day"))
+        rows.append(("pays for its table from", f"{big(found['least_tokens_a_day'])} tokens a day"))
     rows += [
         ("training costs more by", dollars(found["extra_training_dollars"])),
         ("saved on a million tokens", dollars(found["saving_dollars_a_million_tokens"])),
@@ -121,61 +120,4 @@ def _value(value: Any) -> str:
 
 
 def _big(value: float | None) -> str:
-    return "never" if value is None else count_text(value)
-
-
-# ---- which size --------------------------------------------------------------------------------------------------
-
-
-def ladder_section(results: Results) -> Section | None:
-    """Quality against the bytes of the table; None without rungs."""
-    rows = rows_of(results, "ladder")
-    if not rows:
-        return None
-    figures = [
-        _ladder(corpus, [row for row in rows if row["corpus"] == corpus])
-        for corpus in dict.fromkeys(row["corpus"] for row in rows)
-    ]
-    says = (
-        "The first rows of the table are those of the most frequent f-grams, so a smaller table is a part of this one: what it "
-        "would lose, without training again. The knee is where more bytes begin to buy little."
-    )
-    return Section("Which size", says, figures)
-
-
-def _ladder(corpus: str, rungs: list[Row]) -> Figure:
-    drawn = [row for row in rungs if row["bytes"]]  # no rows at all have no place on a logarithmic axis
-    unit, name = (_GIB, "GiB") if max(row["bytes"] for row in rungs) >= 100 * _GIB else (_MIB, "MiB")
-    x = Axis(f"size of the table ({name})", "measure", log=True)
-    has_bytes = all(row["bits_per_byte"] is not None for row in rungs)
-    key, told = ("bits_per_byte", "bits a byte") if has_bytes else ("perplexity", "perplexity")
-    sizes = [row["bytes"] / unit for row in drawn]
-    knee = next(((row["bytes"] / unit, f"knee: {bytes_text(row['bytes'])}") for row in drawn if row["is_knee"]), None)
-    charts = []
-    if len(drawn) > 1:
-        y = Axis(f"{told} (lower is better)", "measure", ends="round")
-        charts.append(LineChart("quality", x, y, [Line("", sizes, [row[key] for row in drawn], dots=True)], knee))
-        if all(row["hit_rate"] is not None for row in drawn):
-            y = Axis("share of tokens with a match", "share")
-            charts.append(
-                LineChart("hit rate", x, y, [Line("", sizes, [row["hit_rate"] for row in drawn], dots=True)], knee)
-            )
-    columns = [
-        *(
-            Column("rows", "count"),
-            Column("size", "written"),
-            Column("perplexity", "written"),
-            Column("bits a byte", "written"),
-        ),
-        *(Column("nats a token", "written"), Column("hit rate", "share", bars=True), Column("", "text")),
-    ]
-    strong = [i for i, row in enumerate(rungs) if row["is_knee"]]
-    return Figure(f"On {text_of(corpus)}", "", charts, [Table(columns, list(_rungs(rungs)), strong=strong)])
-
-
-def _rungs(rungs: list[Row]) -> Iterator[tuple[Any, ...]]:
-    for row in rungs:
-        yield (
-            *(row["rows"], bytes_text(row["bytes"]), plain(row["perplexity"]), plain(row["bits_per_byte"])),
-            *(with_error(row["nats_per_token"], row["stderr"]), row["hit_rate"], "knee" if row["is_knee"] else ""),
-        )
+    return "never" if value is None else big(value)

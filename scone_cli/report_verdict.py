@@ -25,8 +25,8 @@ from scone_cli.report_words import how_much, listed, names_of
 def verdict(results: Results) -> str:
     """Whether the table is better than its rivals, by how much, and on which corpora; two sentences at most.
 
-    The rival that counts is the best of those with the same resident size, on the first corpus that is not training text. A difference whose 95%
-    interval covers zero, or that has none, is not shown.
+    The rival that counts is the best of those with the same resident size, on the first corpus that is not training text.
+    A difference whose 95% interval covers zero, or that has none, is not shown.
     """
     corpora, closest = judged_corpora(results), headline_of(results)
     if closest is None:
