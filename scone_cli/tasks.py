@@ -130,10 +130,10 @@ def _registered(names: Sequence[str]) -> dict[str, Group]:
     found = {}
     for name in names:
         if name not in manager.all_tasks:
-            near = ", ".join(difflib.get_close_matches(name, manager.all_tasks)) or "see: lm-eval ls tasks"
+            near = ", ".join(difflib.get_close_matches(name, manager.all_tasks))
             raise BadSetting(
-                f"task {name}: not known to lm-evaluation-harness {_version()} (near it: {near})",
-                "name one that it knows, or a YAML file: ./task.yaml",
+                f"task {name}: not known to lm-evaluation-harness {_version()}" + (f", but {near}" if near else ""),
+                "name one that it knows (lm-eval ls tasks), or a YAML file: ./task.yaml",
             )
         with _one_error(f"task {name}"):
             found[name] = manager.load([name])
@@ -206,6 +206,16 @@ def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
 # ---- a guest that is noisy ---------------------------------------------------------------------------------------
 
 
+class _LastWords(logging.Handler):
+    """The last warning of the harness: it often says more than the error that follows."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.text = record.getMessage()
+
+
 @contextlib.contextmanager
 def _kept_quiet(cache: Path, is_offline: bool, progress: Progress) -> Iterator[Progress]:
     """The harness, and the libraries it brings, write nothing, start no process, and keep to `cache` if offline.
@@ -220,7 +230,7 @@ def _kept_quiet(cache: Path, is_offline: bool, progress: Progress) -> Iterator[P
             "HF_DATASETS_OFFLINE": "1",
             "HF_EVALUATE_OFFLINE": "1",
         }
-    before, log_level, stderr = dict(os.environ), logging.root.manager.disable, sys.stderr
+    before, stderr = dict(os.environ), sys.stderr
 
     def aloud(what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
         with contextlib.redirect_stderr(stderr):
@@ -231,10 +241,8 @@ def _kept_quiet(cache: Path, is_offline: bool, progress: Progress) -> Iterator[P
         stack.enter_context(contextlib.redirect_stdout(nowhere))
         stack.enter_context(contextlib.redirect_stderr(nowhere))
         stack.enter_context(warnings.catch_warnings(action="ignore"))
-        stack.callback(logging.disable, log_level)
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)  # before that
-        logging.disable(logging.CRITICAL)
         os.environ.update(settings)
         yield aloud
 
@@ -242,6 +250,8 @@ def _kept_quiet(cache: Path, is_offline: bool, progress: Progress) -> Iterator[P
 @contextlib.contextmanager
 def _one_error(what: str) -> Iterator[None]:
     """Whatever the harness raises over a task is something about that task; what our scoring raises is not."""
+    log, heard = logging.getLogger("lm_eval"), _LastWords(logging.WARNING)
+    log.addHandler(heard)
     try:
         yield
     except SconeError:
@@ -255,9 +265,10 @@ def _one_error(what: str) -> Iterator[None]:
                 f"{what}: its data could not be fetched ({_line(error)})",
                 "try where the network is there, or name a task file whose data lie beside it",
             ) from error
-        raise BadData(
-            f"{what}: lm-evaluation-harness cannot run it ({_line(chain[-1])})", "correct the task"
-        ) from error
+        reason = _line(chain[-1]) + (f"; it says: {_short(heard.text)}" if heard.text else "")
+        raise BadData(f"{what}: lm-evaluation-harness cannot run it ({reason})", "correct the task") from error
+    finally:
+        log.removeHandler(heard)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -267,4 +278,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {_short(str(error))}"
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:200]
