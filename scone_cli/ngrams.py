@@ -366,7 +366,9 @@ class FgramIndex:
     @staticmethod
     def damage() -> DamagedArtifact:
         """What to say when a probe met what no index holds."""
-        return DamagedArtifact("the index of the f-grams: its file was changed or cut short while it was read", REMAKE)
+        return DamagedArtifact(
+            "the index of the f-grams: its file was changed, cut short or not readable while it was in use", REMAKE
+        )
 
     def suffixes(self, prefix_nodes: U32, last_tokens: U32) -> U32:
         """The node of each of the index's f-grams without its first token [S].

@@ -15,6 +15,7 @@ the lines of the index (see `ngrams`). Left out: what a row is made of (`model`)
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 
 from scone_cli.artifacts import Manifest, check_files, digest_weights, read_manifest
-from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
+from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts, StorageFailure
 from scone_cli.gathering import MappedRows, Part, RowsInMemory, large_pages
 from scone_cli.mapped_files import MappedFile
 from scone_cli.ngrams import NONE, REMAKE, U32, FgramIndex, fewest_lines
@@ -177,6 +178,7 @@ def locate_rows(path: Path, width: int) -> tuple[int, int]:
 
     Raises:
         DamagedArtifact: they do not, or have another width.
+        StorageFailure: the disk fails.
     """
     try:
         metadata = pq.read_metadata(path)
@@ -188,6 +190,10 @@ def locate_rows(path: Path, width: int) -> tuple[int, int]:
             raise DamagedArtifact(f"{path}: rows of {found} bytes, expected rows of {width}", REMAKE)
         page, size = column.data_page_offset, column.total_compressed_size
     except (OSError, ValueError, pa.ArrowException) as error:
+        if (
+            isinstance(error, OSError) and error.errno
+        ):  # an OSError without it is pyarrow's way to say that the file is none
+            raise StorageFailure(f"{path}: cannot be read ({os.strerror(error.errno)})") from error
         raise DamagedArtifact(f"{path}: not a Parquet file ({error})", REMAKE) from error
     start, end = page + size - rows * width, page + size
     if not 0 < page < start <= end <= path.stat().st_size:

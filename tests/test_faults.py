@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -161,6 +162,18 @@ def test_a_disk_that_fails_a_read(tmp_path):
     table.stored._numbers[gathering.PARTS + 1] = 10_000
     with pytest.raises(StorageFailure, match=r"rows-00000\.parquet: cannot be read"):
         table.rows(EVERY)
+
+
+def test_a_disk_that_fails_as_a_table_is_opened(tmp_path, monkeypatch):
+    """What pyarrow raises then; that the file is none it says with an OSError as well, but one without a number."""
+    folder = make_table(tmp_path, TRIE, rows())
+
+    def fail(_):
+        raise OSError(errno.EIO, "Error reading bytes from file")
+
+    monkeypatch.setattr("scone_cli.table.pq.read_metadata", fail)
+    with pytest.raises(StorageFailure, match=r"rows-00000\.parquet: cannot be read"):
+        Table.open(folder)
 
 
 # ---- fuzz --------------------------------------------------------------------------------------------------------
