@@ -15,7 +15,7 @@ STYLE = f"""
 * {{ box-sizing: border-box; }}
 html {{ -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }}
 body {{ margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
- font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }}
+ font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }}
 h1 {{ font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }}
 h2 {{ font-size: 1.35rem; line-height: 1.25; margin: 0 0 .2rem; }}
 h3 {{ font-size: 1.05rem; margin: 0 0 .2rem; }}
@@ -77,13 +77,11 @@ pre {{ background: var(--wash); border-radius: 8px; padding: .8rem 1rem; overflo
  tr.strong td:first-child {{ background: var(--strong); }} td.long:first-child {{ min-width: 9rem; }}
  body {{ padding: 1.3rem .9rem 3rem; }} .verdict {{ font-size: 1.05rem; padding-left: .8rem; }}
  dl {{ grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .5rem; }} dl div {{ padding: .55rem .7rem; }} }}
-@media print {{ :root {{ color-scheme: light; {_LIGHT} --ink: #000; --soft: #444; --hair: #ccc; }}
- body {{ font-size: 10.5px; padding: 0; max-width: none; }} dl div {{ border: 1px solid var(--hair); }}
- dl {{ grid-template-columns: repeat(4, 1fr); }}
- nav {{ display: none; }} h1 {{ font-size: 20px; }} h2 {{ font-size: 15px; }} h3 {{ font-size: 12px; }}
- .verdict {{ font-size: 13px; }} dd.value {{ font-size: 14px; }} table {{ font-size: 9.5px; }}
- .whole, tr, dl div, svg {{ break-inside: avoid; }} h2, h3 {{ break-after: avoid; }} .scroll {{ overflow: visible; }}
- section {{ margin-top: 1.6rem; padding-top: .9rem; }}
- .charts {{ grid-template-columns: 1fr 1fr; }} details::details-content {{ content-visibility: visible; height: auto; }}
+@media print {{ :root {{ color-scheme: light; {_LIGHT} --ink: #000; --soft: #444; --hair: #ccc; font-size: 11.5px; }}
+ body {{ padding: 0; max-width: none; }} nav, details:not([open]) {{ display: none; }}
+ dl {{ grid-template-columns: repeat(4, 1fr); }} dl div {{ border: 1px solid var(--hair); }}
+ section {{ margin-top: 1.8rem; padding-top: 1rem; }} .charts {{ grid-template-columns: 1fr 1fr; }}
+ p, .whole, .scroll, tr, dl div, svg, pre {{ break-inside: avoid; }} h2, h3, section > p {{ break-after: avoid; }}
+ .scroll {{ overflow: visible; }} table {{ font-size: .85rem; }}
  * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
 """

@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from scone_cli.figures import Fact
 from scone_cli.page import verdict_page
 from scone_cli.payback import big
-from scone_cli.quantities import bytes_text, count_text, parse_count
+from scone_cli.quantities import bytes_text, count_text
 from scone_cli.report_cost import cost_section
 from scone_cli.report_gain import gain_section
 from scone_cli.report_ladder import ladder_section
 from scone_cli.report_method import method_section, tasks_section
-from scone_cli.report_payback import payback_section
+from scone_cli.report_payback import load_of, payback_section
 from scone_cli.report_quality import quality_section
 from scone_cli.report_reading import (
     BETTER,
     TABLE,
     WORSE,
     Results,
-    Row,
     bits_a_byte,
     corpora_of,
     cost_of,
@@ -120,13 +119,8 @@ def _pays(results: Results) -> Iterator[Fact]:
     )
     note = f"against {found['baseline']['name']}"
     if found["outcome"] == "after" and days is not None:
-        note = f"{days_text(days)} at {_load(found)} tokens a day; {note}"
+        note = f"{days_text(days)} at {big(load_of(found))} tokens a day; {note}"
     yield Fact("pays after" if found["outcome"] == "after" else "pays", value, note)
-
-
-def _load(found: Row) -> str:
-    """Tokens served a day: a recipe says 500M, or how many."""
-    return big(parse_count(str(found["prices"]["tokens_a_day"])))
 
 
 # ---- what must be known to read it -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Section, Table
 from scone_cli.payback import big
-from scone_cli.quantities import count_text
+from scone_cli.quantities import parse_count
 from scone_cli.report_reading import Results, Row
 from scone_cli.report_words import days_text, dollars
 
@@ -106,17 +106,21 @@ def _if(assumption: Row, key: str) -> str:
 
 
 def _prices(found: Row) -> Figure:
-    given = [
-        (_PRICES.get(name, name.replace("_", " ")), _value(value))
-        for name, value in found["prices"].items()
-        if value is not None
-    ]
+    prices = {name: value for name, value in found["prices"].items() if value is not None}
+    prices["tokens_a_day"] = load_of(found)
+    given = [(_PRICES.get(name, name.replace("_", " ")), _value(value)) for name, value in prices.items()]
     caption = "Every one can be set in the table [prices] of a recipe."
     return Figure("Prices assumed", caption, [], [Table([Column("", "text"), Column("", "written")], given)])
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:,.4g}" if value < 1e6 else count_text(value)
+    return value.upper() if isinstance(value, str) else f"{value:,.4g}" if value < 1e6 else big(value)
+
+
+def load_of(found: Row) -> float:
+    """Tokens served a day; a recipe may say 500M."""
+    given = str(found["prices"]["tokens_a_day"])
+    return 0.0 if given == "0" else parse_count(given)
 
 
 def _big(value: float | None) -> str:
