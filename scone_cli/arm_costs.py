@@ -55,7 +55,6 @@ def _training_flops(folder: Path, model: Manifest) -> float | None:
 
 def payback_of(results: Row, plain: Sequence[str], prices: Prices) -> Row | None:
     """The section `payback`: the table against the rivals named `plain`, on the first corpus; None without any of these."""
-    prices.check()
     first = results["method"]["corpora"][0]["corpus"]
     nats = {
         row["arm"]: row["value"]

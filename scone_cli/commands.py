@@ -160,12 +160,15 @@ STAGES: dict[str, Stage] = {
         "Evaluate",
         "eval",
         "model/ table/ -> eval/",
-        "Measure what the f-grams are worth and what they cost.",
-        """Measure what the f-grams are worth and what they cost.
+        "Measure what the f-grams are worth, and whether that pays.",
+        """Measure what the f-grams are worth, where, what they cost, and whether that pays.
 
-        Perplexity and bits per byte of the same model three times: `live` (the f-gram model runs), `table` (rows from
-        the mapped file) and `none` (no f-grams); and of every other model given with --against. Without CORPUS, on the
-        held-out documents.
+        The same model with the f-gram model running (`live`), with rows from the mapped file (`table`) and without
+        f-grams (`none`); and every other model (--against) and table (--table), over every CORPUS, or without one over
+        the held-out documents. The page eval/report.html has it all; a terminal shows a part, the verdict last.
+
+        --fail-if compares two sides made of numbers, + - * / and ARM.METRIC: ppl, word_ppl, bpb, nats, hit_rate; with several
+        corpora ARM.METRIC[CORPUS]. Prices stand in the recipe, as [prices]. Only that changed, nothing is measured again.
 
         \b
         Reads    tokens/ vocab/ model/ table/, and CORPUS
@@ -174,7 +177,9 @@ STAGES: dict[str, Stage] = {
         \b
         Example:
           scone eval --against scone-work/plain
-          scone eval novels/ wiki.jsonl.zst --json > results.json
+          scone eval wiki/ law.jsonl.zst --against plain=scone-work/plain --ladder
+          scone eval --table scone-work/int8 --tasks pipelines/tasks
+          scone eval novels/ --no-speed --fail-if 'table.ppl > live.ppl * 1.001' --json > results.json
         """,
     ),
 }

@@ -82,6 +82,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     from scone_cli.eval_summary import summary_of  # noqa: PLC0415
     from scone_cli.report_verdict import verdict  # noqa: PLC0415
 
+    inputs.prices.check()
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)

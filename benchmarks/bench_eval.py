@@ -1,0 +1,106 @@
+"""How close does evaluation come to the bare forward passes of its arms? Both are timed in one run.
+
+    python benchmarks/bench_eval.py --workspace demo/work
+    python benchmarks/bench_eval.py --workspace demo/work --against demo/work/plain
+
+Bare: the same batches, embedded beforehand, through the main model and the losses of their tokens, arm by arm; for `live`
+also A_f-gram over the batch's distinct f-grams, which is a part of that model. Evaluation: all that `scone eval` does with a
+text but reading it: matching, batches, rows from the mapped table, embedding, words, and all its sums. The two run in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import arguments, finish, in_turn
+from torch import Tensor
+
+from scone_cli.arms import WITHOUT, load_arms, opened
+from scone_cli.artifacts import read_manifest
+from scone_cli.corpus import TokenStream, end_of_document, iter_shards
+from scone_cli.evaluation import Arm, batches_of, inputs_of, matches_of
+from scone_cli.legible import Speller
+from scone_cli.losses import token_losses
+from scone_cli.ngrams import NONE
+from scone_cli.progress import silent
+from scone_cli.quality import Reading, evaluate_text
+from scone_cli.schemas import HELD_OUT
+from scone_cli.texts import Text, training_counts
+from scone_cli.tokenizer import Tokenizer
+from scone_cli.trie import distinct_matches
+
+
+def main() -> None:
+    chosen = arguments(__doc__, needs="table", repeats=5, tokens=100_000, against="")
+    work = chosen.workspace
+    found = opened(work, [Path(chosen.against)] if chosen.against else [], [])
+    arms, trie = load_arms(found, ladder=False)
+    end = end_of_document(work / "tokens", read_manifest(work / "tokens"))
+    stream = beginning(work, chosen.tokens)
+    counts = training_counts(work / "tokens", arms[-1].model.config.vocab_size)
+    tokenizer = Tokenizer.load(work / "tokens" / "tokenizer.json")
+    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, WITHOUT])
+    text = Text(HELD_OUT, stream.tokens.size, "tokens", lambda: iter([(stream, stream.tokens.size)]))
+    with torch.inference_mode():
+        passes = {arm.name: list(bare_passes(arm, stream, end)) for arm in arms}
+    rivals: dict[str, Callable[[], object]] = {f"bare {arm}": runs(each) for arm, each in passes.items()}
+    rivals["evaluation"] = lambda: evaluate_text(text, arms, reading, silent)
+    walls, processors = in_turn(rivals, chosen.repeats)
+    bare = {name: sum(each for what, each in seconds.items() if what.startswith("bare")) for name, seconds in
+            (("wall", walls), ("processor", processors))}  # fmt: skip
+    finish(
+        "how close does evaluation come to the bare forward passes of its arms",
+        work,
+        threads=torch.get_num_threads(),
+        arms=len(arms),
+        tokens=stream.tokens.size,
+        documents=len(stream.names),
+        wall_seconds=walls,
+        processor_seconds=processors,
+        tokens_a_second_and_arm=len(arms) * stream.tokens.size / walls["evaluation"],
+        share_of_bare_by_the_clock=bare["wall"] / walls["evaluation"],
+        share_of_bare_by_processor_time=bare["processor"] / processors["evaluation"],
+    )
+
+
+def beginning(work: Path, tokens: int) -> TokenStream:
+    """Whole held-out documents, as many as have so many tokens, at least one."""
+    stream = next(stream for _, stream in iter_shards(work / "tokens", HELD_OUT) if stream.tokens.size)
+    last = max(1, int(np.searchsorted(stream.starts, tokens, side="right")) - 1)
+    size = int(stream.starts[last])
+    return TokenStream(stream.tokens[:size], stream.starts[: last + 1], stream.names[:last], stream.num_bytes[:last])
+
+
+def bare_passes(arm: Arm, stream: TokenStream, end: int) -> Iterator[Callable[[], Tensor]]:
+    """What cannot be spared, for every batch of an arm."""
+    model, inputs, ids = arm.model, inputs_of(stream, end), matches_of(stream, arm.index)[0]
+    for batch in batches_of(stream, model.config.context, model.history):
+        tokens = inputs[np.concatenate([batch.earlier, batch.at], axis=1)]
+        matched = np.where(batch.inside, ids[batch.at], np.uint32(NONE))
+        read = torch.from_numpy(tokens[:, model.history :].astype(np.int64))
+        embedded = model.main.embed(read, *arm.rows(tokens, matched)).clone()
+        targets = torch.from_numpy(stream.tokens[batch.at].astype(np.int64))
+        distinct = distinct_matches(matched)[0] if arm.trie is not None else None
+
+        def run(embedded: Tensor = embedded, targets: Tensor = targets, distinct: object = distinct) -> Tensor:
+            if distinct is not None:
+                model.rows(arm.trie, distinct)
+            return token_losses(model.main(embedded), model.main.head_weight, targets)
+
+        yield run
+
+
+def runs(passes: list[Callable[[], Tensor]]) -> Callable[[], None]:
+    @torch.inference_mode()
+    def run_all() -> None:
+        for each in passes:
+            each()
+
+    return run_all
+
+
+if __name__ == "__main__":
+    main()
