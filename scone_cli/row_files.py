@@ -48,11 +48,12 @@ class RowFiles:
         Raises:
             OSError: there is no room.
         """
+        frames = dict[int, tuple[bytes, bytes]]()  # all files but the last have the same
         for number, first in enumerate(range(0, self.num_rows, self.rows_a_part)):
             path, rows = self._path(number), min(self.rows_a_part, self.num_rows - first)
             if path.exists():
                 continue
-            head, tail = self._frame(rows)
+            head, tail = frames.get(rows) or frames.setdefault(rows, self._frame(rows))
             size = len(head) + rows * self.row_bytes + len(tail)
             beside = path.with_name(f".{path.name}.tmp")
             with beside.open("wb") as file:
@@ -127,6 +128,8 @@ class RowFiles:
             write_batch_size=rows,
         ) as writer:
             writer.write_table(pa.Table.from_arrays([array], schema=schema), rows)
+        del writer
+        pa.default_memory_pool().release_unused()  # all that Arrow has written, else kept until the end
         whole = sink.written
         # The rows are the third write: after the magic number and the header of the one page.
         assert len(whole) > 3

@@ -8,17 +8,15 @@ may depend on how a product is shared out, and must not depend on the machine. E
 
 from __future__ import annotations
 
-import math
 import threading
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
 
-from scone_cli import fused
+from scone_cli import fused, row_kernels
 from scone_cli.blocks import Block
-from scone_cli.direct_rows import sum_of
 from scone_cli.model import SconeModel
 from scone_cli.ngrams import I64
 from scone_cli.trie import FgramTrie, Trie
@@ -34,29 +32,42 @@ class RowMaker:
     def __init__(self, model: SconeModel, trie: FgramTrie) -> None:
         assert model.fgram is not None
         self._model, self._trie, self._fgram = model, trie, model.fgram
-        self.device = model.main.token_embedding.weight.device
-        self.num_fgrams = CPU_FGRAMS if self.device.type == "cpu" else GPU_FGRAMS
         weight = model.main.token_embedding.weight
+        self.device = weight.device
+        self.num_fgrams = CPU_FGRAMS if self.device.type == "cpu" else GPU_FGRAMS
         self._is_fused = fused.is_for(weight) and weight.dtype == torch.float32
         self._matrices = [_folded(block) for block in model.fgram.blocks] if self._is_fused else []
         self._memory = threading.local()
-        if model.learned is not None:
-            _ = trie.suffixes  # found once, before there are threads
+        self._suffixes = None if model.learned is None else trie.suffixes  # found once, before there are threads
 
     @torch.inference_mode()
     def __call__(self, ids: I64) -> Tensor:
-        """The rows [len(ids), D] of some f-grams (distinct), as the table holds them."""
+        """The rows [len(ids), D] of some f-grams (distinct), as the table holds them; fastest in the order of their tokens."""
         if not self._is_fused:
             return self._model.rows(self._trie, ids)
-        learned = self._model.learned
-        sums = None if learned is None else sum_of(learned.weight, learned.slots(self._trie, ids))
-        return self._model.finish_rows(self._trie, ids, self._outputs(*self._trie.subtrie(ids)), sums)
+        trie, main, learned = self._trie, self._model.main, self._model.learned
+        x = self._outputs(ids)
+        rows, gain = torch.empty_like(x), _array(main.embedding_norm.gain)
+        row_kernels.finish(x.numpy(), _array(self._fgram.norm.gain), gain, rows.numpy())
+        if main.adds:
+            sums = self._room("sums", *x.shape).numpy()
+            if learned is None:
+                sums[:] = 0
+            else:
+                row_kernels.sum_learned(ids, self._suffixes, trie.num_tokens, _array(learned.weight), sums)
+            embeddings = _array(main.token_embedding.weight)
+            row_kernels.add_embeddings(trie.last_tokens[ids], embeddings, gain, sums, rows.numpy())
+        return rows
 
-    def _outputs(self, trie: Trie, rows: I64) -> Tensor:
-        """A_f-gram's outputs [len(rows), D], see `FgramModel.forward`."""
-        x = self._model.main.embed_tokens(torch.from_numpy(trie.tokens))
-        for level, position in enumerate(self._fgram.positions.weight):
-            x[trie.offsets[level] : trie.offsets[level + 1]] += position
+    def _outputs(self, ids: I64) -> Tensor:
+        """What A_f-gram has for some f-grams before its last norm [len(ids), D], see `FgramModel.forward`."""
+        trie, main = self._trie, self._model.main
+        arrays = (trie.prefix_nodes, trie.last_tokens, trie.lengths, trie.num_tokens, trie.max_n)
+        tokens, levels, parents, rows = row_kernels.neighbours_trie(ids, *arrays)
+        x = self._room("x", len(tokens), self._model.config.dim)
+        embeddings, gain = _array(main.token_embedding.weight), _array(main.embedding_norm.gain)
+        row_kernels.embed(tokens, levels, embeddings, gain, _array(self._fgram.positions.weight), x.numpy())
+        paths = Trie(tokens, (0,) * (trie.max_n + 1), parents)
         asked = torch.arange(len(x))
         for number, (qkv, out, gate_up, down) in enumerate(self._matrices, 1):
             projected = torch.mm(self._unit(x), qkv, out=self._room("qkv", len(x), qkv.shape[1]))
@@ -64,14 +75,13 @@ class RowMaker:
                 asked = torch.from_numpy(rows)
                 x = x.index_select(0, asked)
             attended = self._room("attended", *x.shape)
-            attend_on_cpu(projected, self._model.config.heads, trie, asked, attended)
+            attend_on_cpu(projected, self._model.config.heads, paths, asked, attended)
             x.addmm_(attended, out)
             both = torch.mm(self._unit(x), gate_up, out=self._room("both", len(x), gate_up.shape[1]))
             inner = self._room("inner", len(x), len(down))
-            _swiglu(both.numpy(), inner.numpy())
+            row_kernels.swiglu(both.numpy(), inner.numpy())
             x.addmm_(inner, down)
-        rows_RD: Tensor = self._fgram.norm(x)
-        return rows_RD
+        return x
 
     def _unit(self, x: Tensor) -> Tensor:
         """The rows divided by their root mean squares."""
@@ -95,27 +105,6 @@ def _folded(block: torch.nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return qkv.T, block.out.weight.T, gate_up.T, block.down.weight.T
 
 
-# 2 ** x for x in [-1/2, 1/2]: its series, which ends where float32 does.
-_C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(1, 7))
-_LOG2_E, _ONE, _HALF, _MOST = np.float32(1 / math.log(2)), np.float32(1), np.float32(0.5), np.float32(126)
-_BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
-
-
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")
-def _exp(x):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """As the library's, to a few last bits, but several at a time: a whole power of two is made as the bits of a float."""
-    power = min(max(x * _LOG2_E, -_MOST), _MOST)
-    whole = np.floor(power + _HALF)
-    rest = power - whole
-    fraction = _ONE + rest * (_C1 + rest * (_C2 + rest * (_C3 + rest * (_C4 + rest * (_C5 + rest * _C6)))))
-    return fraction * np.int32((np.int32(whole) + _BIAS) << _FRACTION_BITS).view(np.float32)
-
-
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _swiglu(both, inner):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Write silu(gate) * up [N, F] of gate and up side by side [N, 2 F]: what is read is read once."""
-    width = inner.shape[1]
-    for row in range(len(inner)):
-        gate, up, out = both[row, :width], both[row, width:], inner[row]
-        for i in range(width):
-            out[i] = gate[i] * up[i] / (_ONE + _exp(-gate[i]))
+def _array(parameter: Tensor) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = parameter.detach().numpy()
+    return array

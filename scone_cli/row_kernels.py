@@ -1,0 +1,129 @@
+"""The loops of `row_maker`: what is around the matrix products, each reading and writing what it needs once.
+
+Sums may be added up in any order, which is what lets several be added up at a time (`fastmath`); the rest is, to the last
+bit, what the model's own norms and embeddings give. Shapes: N nodes, R f-grams, D = dim, F = inner width of the MLP.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: ANN001, ANN201, ANN202
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from scone_cli.fused import EPSILON
+
+
+@njit(cache=True, nogil=True)
+def neighbours_trie(ids, prefix_nodes, last_tokens, lengths, num_tokens, longest):
+    """The f-grams `ids` and all their prefixes as nodes: last token, level and parent of each [N]; the row of each f-gram [R].
+
+    In the order of their tokens what f-grams share is there once, and lies near. In any other it may be there
+    several times: more work, and the same rows.
+    """
+    most = ids.size * longest
+    tokens, levels, parents = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    rows, num_nodes = np.empty(ids.size, np.int64), 0
+    node_at, row_at = np.full(longest, -1, np.int64), np.full(longest, -1, np.int64)  # the last node of each level
+    path = np.empty(longest, np.int64)
+    for i in range(ids.size):
+        node, last_level = num_tokens + ids[i], np.int64(lengths[ids[i]]) - 1
+        level = last_level
+        while level >= 0 and node_at[level] != node:
+            path[level] = node
+            if level:
+                node = np.int64(prefix_nodes[node - num_tokens])
+            level -= 1
+        for new in range(level + 1, last_level + 1):
+            tokens[num_nodes] = last_tokens[path[new] - num_tokens] if new else path[new]
+            levels[num_nodes], parents[num_nodes] = new, row_at[new - 1] if new else -1
+            node_at[new], row_at[new] = path[new], num_nodes
+            num_nodes += 1
+        rows[i] = row_at[last_level]
+    return tokens[:num_nodes], levels[:num_nodes], parents[:num_nodes], rows
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _inverse_rms(row):
+    total = row[0] * row[0]
+    for i in range(1, row.size):
+        total += row[i] * row[i]
+    return row.dtype.type(1 / np.sqrt(total / row.size + EPSILON))
+
+
+@njit(cache=True, nogil=True)
+def embed(tokens, levels, embeddings, gain, positions, x):
+    """Write what A_f-gram reads at each node into x [N, D]: its last token's normed embedding, and the position."""
+    for row in range(tokens.size):
+        embedding, position, out = embeddings[tokens[row]], positions[levels[row]], x[row]
+        scale = _inverse_rms(embedding)
+        for i in range(gain.size):
+            out[i] = embedding[i] * scale * gain[i] + position[i]
+
+
+@njit(cache=True, nogil=True)
+def sum_learned(ids, suffixes, num_tokens, learned, sums):
+    """Write the sums [R, D] of the learned rows of all f-grams that end where the f-grams `ids` do, longest first."""
+    for row in range(ids.size):
+        total, fgram = sums[row], ids[row]
+        total[:] = 0
+        while fgram >= 0:
+            if fgram < len(learned):
+                of_fgram = learned[fgram]
+                for i in range(total.size):
+                    total[i] += of_fgram[i]
+            fgram = np.int64(suffixes[fgram]) - num_tokens
+
+
+@njit(cache=True, nogil=True)
+def finish(x, last_gain, gain, rows):
+    """Write the rows of f-grams that replace embeddings, of A_f-gram's last x [R, D]: see `MainModel.row`."""
+    for row in range(len(x)):
+        stream, out = x[row], rows[row]
+        scale = _inverse_rms(stream)
+        for i in range(gain.size):
+            out[i] = stream[i] * scale * last_gain[i]
+        scale = _inverse_rms(out)
+        for i in range(gain.size):
+            out[i] = out[i] * scale * gain[i]
+
+
+@njit(cache=True, nogil=True)
+def add_embeddings(tokens, embeddings, gain, sums, rows):
+    """Add to rows [R, D] the norm of their last tokens' embeddings plus the sums of learned rows, which it overwrites."""
+    for row in range(tokens.size):
+        embedding, total, out = embeddings[tokens[row]], sums[row], rows[row]
+        for i in range(gain.size):
+            total[i] += embedding[i]
+        scale = _inverse_rms(total)
+        for i in range(gain.size):
+            out[i] += total[i] * scale * gain[i]
+
+
+# 2 ** x for x in [-1/2, 1/2]: its series, which ends where float32 does.
+_C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(1, 7))
+_LOG2_E, _ONE, _HALF, _MOST = np.float32(1 / math.log(2)), np.float32(1), np.float32(0.5), np.float32(126)
+_BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")
+def _exp(x):
+    """As the library's, to a few last bits, but several at a time: a whole power of two is made as the bits of a float."""
+    power = min(max(x * _LOG2_E, -_MOST), _MOST)
+    whole = np.floor(power + _HALF)
+    rest = power - whole
+    fraction = _ONE + rest * (_C1 + rest * (_C2 + rest * (_C3 + rest * (_C4 + rest * (_C5 + rest * _C6)))))
+    return fraction * np.int32((np.int32(whole) + _BIAS) << _FRACTION_BITS).view(np.float32)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def swiglu(both, inner):
+    """Write silu(gate) * up [N, F] of gate and up side by side [N, 2 F]: what is read is read once."""
+    width = inner.shape[1]
+    for row in range(len(inner)):
+        gate, up, out = both[row, :width], both[row, width:], inner[row]
+        for i in range(width):
+            out[i] = gate[i] * up[i] / (_ONE + _exp(-gate[i]))
