@@ -77,7 +77,7 @@ pre {{ background: var(--wash); border-radius: 8px; padding: .8rem 1rem; overflo
  tr.strong td:first-child {{ background: var(--strong); }} td.long:first-child {{ min-width: 9rem; }}
  body {{ padding: 1.3rem .9rem 3rem; }} .verdict {{ font-size: 1.05rem; padding-left: .8rem; }}
  dl {{ grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .5rem; }} dl div {{ padding: .55rem .7rem; }} }}
-@media print {{ :root {{ color-scheme: light; {_LIGHT} --ink: #000; --soft: #444; --hair: #ccc; font-size: 11.5px; }}
+@media print {{ :root {{ color-scheme: light; {_LIGHT} --ink: #000; --soft: #444; --hair: #ccc; font-size: 11px; }}
  body {{ padding: 0; max-width: none; }} nav, details:not([open]) {{ display: none; }}
  dl {{ grid-template-columns: repeat(4, 1fr); }} dl div {{ border: 1px solid var(--hair); }}
  section {{ margin-top: 1.8rem; padding-top: 1rem; }} .charts {{ grid-template-columns: 1fr 1fr; }}

@@ -27,8 +27,7 @@ from scone_cli.report_reading import (
     Results,
     Row,
     comparisons,
-    corpora_of,
-    headline_of,
+    drawn_corpus,
     opponent_of,
     rows_of,
     text_of,
@@ -58,17 +57,11 @@ def gain_section(results: Results) -> Section | None:
     return Section("Where the gain is", says, figures) if figures else None
 
 
-def _corpus(results: Results) -> str:
-    """The corpus that pictures are of."""
-    headline = headline_of(results)
-    return headline.corpus if headline else next(iter(corpora_of(results)), "")
-
-
 # ---- by length of the match --------------------------------------------------------------------------------------
 
 
 def _lengths(results: Results) -> Figure | None:
-    rows, against, corpus = rows_of(results, "match_lengths"), opponent_of(results), _corpus(results)
+    rows, against, corpus = rows_of(results, "match_lengths"), opponent_of(results), drawn_corpus(results)
     here = [row for row in rows if row["corpus"] == corpus]
     if not here:
         return None
@@ -110,7 +103,7 @@ def _nats(value: float | None) -> str:
 
 
 def _tail(results: Results) -> Figure | None:
-    rows, against, corpus = rows_of(results, "tail"), opponent_of(results), _corpus(results)
+    rows, against, corpus = rows_of(results, "tail"), opponent_of(results), drawn_corpus(results)
     here = [row for row in rows if row["corpus"] == corpus]
     if not here:
         return None
@@ -217,7 +210,7 @@ _CAPTIONS = {
 
 def _examples(results: Results, kind: str) -> Figure | None:
     """The tokens (or f-grams) that gain and that lose most, of the first corpus openly, of the others on demand."""
-    against, first = opponent_of(results), _corpus(results)
+    against, first = opponent_of(results), drawn_corpus(results)
     rows = [row for row in rows_of(results, kind) if row["against"] == against]
     if not rows:
         return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Section, Table
 from scone_cli.quantities import bytes_text
-from scone_cli.report_reading import Results, Row, judged_corpora, rows_of, text_of
+from scone_cli.report_reading import Results, Row, drawn_corpus, rows_of, text_of
 from scone_cli.report_words import plain, with_error
 
 _MIB, _GIB = 2**20, 2**30
@@ -18,7 +18,7 @@ def ladder_section(results: Results) -> Section | None:
     if not rows:
         return None
     corpora = list(dict.fromkeys(row["corpus"] for row in rows))
-    drawn = next((corpus for corpus in judged_corpora(results) if corpus in corpora), corpora[0])
+    drawn = min(corpora, key=lambda corpus: corpus != drawn_corpus(results))
     corpora.sort(key=lambda corpus: corpus != drawn)
     by_corpus = {corpus: [row for row in rows if row["corpus"] == corpus] for corpus in corpora}
     tables = [_table(corpus, rungs, folded=corpus != drawn) for corpus, rungs in by_corpus.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from scone_cli.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
 from scone_cli.report_reading import (
@@ -13,8 +14,8 @@ from scone_cli.report_reading import (
     Results,
     arms_of,
     comparisons,
-    corpora_of,
     cost_of,
+    drawn_corpus,
     headline_of,
     rivals_of,
     rows_of,
@@ -205,19 +206,26 @@ def _everything(results: Results, metrics: Sequence[str]) -> Table:
 
 def _itself(results: Results) -> Figure | None:
     """What is lost by reading rows that were computed once and rounded, and what the rows are worth."""
-    corpora = corpora_of(results)
-    rivals = rivals_of(results)
-    found = [each for each in comparisons(results) if each.against not in rivals and each.corpus in corpora]
-    if not found:
+    rivals, drawn = rivals_of(results), drawn_corpus(results)
+    found = [each for each in comparisons(results) if each.against not in rivals]
+    here = [each for each in found if each.corpus == drawn]
+    if not here:
         return None
-    told = {LIVE: "the f-gram model itself", NONE: "no rows at all"}
-    columns = [
-        *(Column("corpus", "text"), Column("against", "text"), Column("the table's perplexity is", "text")),
-        Column("finding", "text"),
-    ]
-    rows = [(each.corpus, told.get(each.against, each.against), how_much(each), each.finding) for each in found]
+    tables = [_own_table(here)]
+    if others := [each for each in found if each.corpus != drawn]:
+        tables.append(replace(_own_table(others), title="The same on the other corpora", folded=True))
     caption = (
         "The same model read in other ways. The table should not differ from the f-gram model that made it, but for the "
         "rounding of its rows. Without rows the model is worse than a plain one would be, as it was trained to have them."
     )
-    return Figure("The table against its own model", caption, [], [Table(columns, rows)])
+    return Figure(f"The table against its own model, on {text_of(drawn)}", caption, [], tables)
+
+
+def _own_table(found: Sequence[Comparison]) -> Table:
+    told = {LIVE: "the f-gram model itself", NONE: "no rows at all"}
+    columns = [
+        *(Column("against", "text"), Column("corpus", "text"), Column("the table's perplexity is", "text")),
+        Column("finding", "text"),
+    ]
+    rows = [(told.get(each.against, each.against), each.corpus, how_much(each), each.finding) for each in found]
+    return Table(columns, rows)

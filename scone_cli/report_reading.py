@@ -141,6 +141,12 @@ def headline_of(results: Results) -> Comparison | None:
     return next((each for each in found if each is not None), None)
 
 
+def drawn_corpus(results: Results) -> str:
+    """The corpus that pictures are of, where there is room for one."""
+    headline = headline_of(results)
+    return headline.corpus if headline else next(iter(judged_corpora(results)), "")
+
+
 def opponent_of(results: Results) -> str | None:
     """Whom the page compares the table with throughout: the rival that decides, else the same model without its rows."""
     if headline := headline_of(results):
