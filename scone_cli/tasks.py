@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import random
+import socket
 import sys
 import tempfile
 import traceback
@@ -25,6 +26,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -80,7 +83,7 @@ def run_tasks(
     files = [found for task in tasks if is_path(task) for found in find_tasks(Path(task))]
     names = [task for task in tasks if not is_path(task)]
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as cache, _kept_quiet(Path(cache), not names, progress) as aloud:
+    with tempfile.TemporaryDirectory() as cache, _kept_quiet(None if names else cache, progress) as aloud:
         aloud("reading tasks", 0, len(files) + len(names), "tasks")
         loaded = {file.name: _local(file, cache) for file in files} | _registered(names)
         aloud("reading tasks", len(files) + len(names), len(files) + len(names), "tasks")
@@ -206,6 +209,18 @@ def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
 # ---- a guest that is noisy ---------------------------------------------------------------------------------------
 
 
+def _is_reachable() -> bool:
+    """Whether the place that data come from answers; behind a proxy that cannot be said, and is taken to be so."""
+    place = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if getproxies():
+        return True
+    try:
+        socket.create_connection((place.hostname, place.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 class _LastWords(logging.Handler):
     """The last warning of the harness: it often says more than the error that follows."""
 
@@ -217,19 +232,16 @@ class _LastWords(logging.Handler):
 
 
 @contextlib.contextmanager
-def _kept_quiet(cache: Path, is_offline: bool, progress: Progress) -> Iterator[Progress]:
-    """The harness, and the libraries it brings, write nothing, start no process, and keep to `cache` if offline.
+def _kept_quiet(cache: str | None, progress: Progress) -> Iterator[Progress]:
+    """The harness, and the libraries it brings, write nothing and start no process.
 
-    What is given tells progress as before.
+    With a `cache` they keep to it, and to what is on this machine; else data that were fetched are where they always are,
+    and none are fetched where nothing answers: they would try for minutes. What is given tells progress as before.
     """
     settings = {"DISABLE_MULTIPROC": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    if is_offline:
-        settings |= {
-            "HF_HOME": str(cache),
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1",
-            "HF_EVALUATE_OFFLINE": "1",
-        }
+    settings |= {"HF_HOME": cache} if cache else {}
+    if cache or not _is_reachable():
+        settings |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1")
     before, stderr = dict(os.environ), sys.stderr
 
     def aloud(what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:

@@ -248,10 +248,33 @@ def test_data_that_would_have_to_be_fetched(tmp_path):
     assert "network" in raised.value.hint
 
 
+def test_nothing_is_fetched_where_nothing_answers(monkeypatch):
+    asked = []
+
+    def refused(address, timeout):
+        asked.append((address, timeout <= 5))
+        raise OSError
+
+    monkeypatch.setattr("socket.create_connection", refused)
+    monkeypatch.setattr(tasks, "getproxies", dict)
+    for name in ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    assert not tasks._is_reachable()
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example:8000/hub")
+    assert not tasks._is_reachable()
+    assert asked == [(("huggingface.co", 443), True), (("mirror.example", 8000), True)]
+    with tasks._kept_quiet(None, silent):
+        assert (os.environ["HF_HUB_OFFLINE"], "HF_HOME" in os.environ) == ("1", False)
+    monkeypatch.setattr(tasks, "getproxies", lambda: {"https": "proxy"})
+    with tasks._kept_quiet(None, silent):
+        assert "HF_HUB_OFFLINE" not in os.environ
+
+
 @needs_harness
 def test_a_name_that_nobody_knows(monkeypatch):
     from lm_eval.tasks import TaskManager  # noqa: PLC0415
 
+    monkeypatch.setattr(tasks, "_is_reachable", bool)
     monkeypatch.setattr(
         "lm_eval.tasks.TaskManager", lambda: TaskManager(include_path=OUR_TASKS, include_defaults=False)
     )
