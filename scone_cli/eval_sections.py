@@ -42,7 +42,7 @@ def measure(
     arms, trie = load_arms(found, ladder)
     config = arms[-1].model.config
     counts = training_counts(folder, config.vocab_size)
-    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, WITHOUT])
+    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, WITHOUT], ladder)
     results: Row = {}
     tallies = list[CorpusTally]()
     for text in texts:

@@ -43,6 +43,7 @@ class Reading:
         spell: spells tokens, if there is a tokenizer, and counts words.
         trie: the f-grams of the table.
         rivals: names of the arms that the table may gain on, token by token.
+        ladder: whether the first rows of the table are reported too.
     """
 
     end_of_document: int
@@ -50,6 +51,7 @@ class Reading:
     spell: Speller
     trie: FgramTrie | None
     rivals: Sequence[str]
+    ladder: bool = False
 
 
 def evaluate_text(
@@ -90,7 +92,9 @@ def evaluate_text(
         "tail": _tail(shown, tally, text.name, reading.rivals if gains else []),
         "tokens": gains.tokens(text.name, reading.spell) if gains else [],
         "fgrams": gains.fgrams(text.name, reading.trie, reading.spell) if gains and reading.trie else [],
-        "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, text.name),
+        "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, text.name)
+        if gains and reading.ladder
+        else [],
     }
     return sections, tally
 
@@ -206,9 +210,7 @@ def _tail(arms: Sequence[Arm], tally: CorpusTally, corpus: str, rivals: Sequence
 
 
 def _ladder(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row]:
-    """What every prefix of the table is worth, and what it takes; nothing where there is none but the whole."""
-    if not any(arm.prefix for arm in arms):
-        return []
+    """What every prefix of the table is worth, and what it takes."""
     tokens, num_bytes = tally("tokens"), tally("bytes")
     rows = list[Row]()
     for arm in sorted(arms, key=lambda arm: arm.prefix.rows if arm.prefix else math.inf):

@@ -29,7 +29,7 @@ NAMES = ["code/a", "code/b", "law/c", "d", "law/e", "code/f", "law/g"]
 STREAM = stream_of(DOCUMENTS, NAMES)
 ROWS = MODEL.rows(TRIE, np.arange(60)).detach()
 TRAIN_COUNTS = np.array([0, 1, 9, 10, 99, 100, 5, 0])
-READING = Reading(END, TRAIN_COUNTS, Speller(None), TRIE, ["plain", "none"])
+READING = Reading(END, TRAIN_COUNTS, Speller(None), TRIE, ["plain", "none"], ladder=True)
 METRICS = ("nats_per_token", "perplexity", "bits_per_byte")
 CORPORA = {"text": [0, 1, 2, 3, 4, 5, 6], "text/.": [3], "text/code": [0, 1, 5], "text/law": [2, 4, 6]}
 

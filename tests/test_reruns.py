@@ -144,9 +144,11 @@ def test_eval_says_when_a_corpus_was_trained_on(small, tmp_path, forks):
     workspace = copy_of(small / "work", tmp_path / "work")
     ended = forks.run("--workspace", workspace, "eval", small / "corpus", "--json")
     assert ended.code == 0, ended.err
-    (documents,) = json.loads(ended.out)["documents that the models have learned from"]
+    (corpus,) = json.loads(ended.out)["method"]["corpora"]
     held_out = manifest(workspace / "tokens")["summary"]["held-out documents"]
-    assert documents == {"corpus": "corpus", "documents": 60, "also in the training split": 60 - held_out}
+    assert (corpus["documents"], corpus["in_training_split"]) == (60, 60 - held_out)
+    shown = forks.run("--workspace", workspace, "eval", small / "corpus")
+    assert "documents that the models have learned from" in shown.out
 
 
 def test_another_tokenizer_from_the_same_recipe_makes_all_that_follows_stale(small, tmp_path, forks):

@@ -1,0 +1,209 @@
+"""`scone eval` as a whole, on a small workspace: arms and their names, conditions, what is measured again and what is not."""
+
+import json
+import shlex
+import shutil
+
+import click
+import pytest
+from workspaces import copy_of, manifest, timeless
+
+from scone_cli import cli, schemas
+from scone_cli.commands import STAGES
+
+ARMS = ("plain", "live", "table", "none")
+SECTIONS = [
+    *("schema_version", "method", "results", "differences", "match_lengths", "hit_rates", "tail", "tokens", "fgrams"),
+    *("tasks", "cost", "speed", "lookup", "peak_memory_bytes", "ladder", "payback", "verdict", "checks"),
+]
+
+
+@pytest.fixture
+def work(small, tmp_path):
+    return copy_of(small / "work", tmp_path / "work")
+
+
+@pytest.fixture
+def evaluate(forks, work):
+    """Run `scone eval` on it: (exit code, stdout, stderr, results.json)."""
+
+    def run(*args):
+        ended = forks.run("--workspace", work, "eval", *args)
+        return ended.code, ended.out, ended.err, json.loads((work / "eval" / "results.json").read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def all_of_it(small, tmp_path_factory, forks):
+    """Everything at once: two corpora, a rival, a further table, the ladder; and what was printed."""
+    folder = tmp_path_factory.mktemp("all")
+    work = copy_of(small / "work", folder / "work")
+    for name in ("a", "b"):
+        (folder / "wiki" / name).mkdir(parents=True)
+        for number in range(3):
+            shutil.copy(small / "corpus" / f"{number + 3 * (name == 'b')}.txt", folder / "wiki" / name)
+    (folder / "law.jsonl").write_text(json.dumps({"text": "abc def ghij " * 60}) + "\n")
+    made = forks.run("--workspace", work, "precompute", "--dtype", "int8", "--out", folder / "int8")
+    assert made.code == 0, made.err
+    args = ["--against", f"rival={work / 'plain'}", "--table", folder / "int8", "--ladder"]
+    args += ["--fail-if", "table.ppl[wiki] > table:int8.ppl[wiki] * 1000"]
+    ended = forks.run("--workspace", work, "eval", folder / "wiki", folder / "law.jsonl", *args)
+    assert ended.code == 0, ended.err
+    return work, ended
+
+
+def test_every_section_is_there(all_of_it):
+    work, ended = all_of_it
+    found = json.loads((work / "eval" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert sorted(found) == sorted(SECTIONS)
+    assert found["schema_version"] == schemas.SCHEMA_VERSIONS["eval"] == 2
+    empty = {name for name in SECTIONS if found[name] in ([], None)}
+    assert empty == {"tasks"}
+    assert list(dict.fromkeys(row["arm"] for row in found["results"])) == [
+        "rival",
+        "live",
+        "table",
+        "table:int8",
+        "none",
+    ]
+    corpora = list(dict.fromkeys(row["corpus"] for row in found["results"]))
+    assert corpora == ["wiki", "wiki/a", "wiki/b", "law.jsonl"]
+    assert [row["corpus"] for row in found["method"]["corpora"]] == ["wiki", "law.jsonl"]
+    assert found["method"]["corpora"][1]["words"] == 180
+    assert {row["against"] for row in found["tail"][0]["differences"]} == {"rival", "none"}
+    assert found["method"]["tables"]["table:int8"]["dtype"] == "int8"
+    assert found["checks"][0]["holds"] is False
+    assert ended.out.rstrip().endswith(found["verdict"])
+
+
+def test_the_page_and_the_columns_say_the_same(all_of_it):
+    work, _ = all_of_it
+    found = json.loads((work / "eval" / "results.json").read_text())
+    page = (work / "eval" / "report.html").read_text()
+    assert page.startswith("<!")
+    assert all(arm in page for arm in ("rival", "table:int8"))
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    assert pq.read_table(work / "eval" / "results.parquet").to_pylist() == found["results"]
+
+
+def test_the_commands_that_make_it_again_can_be_given(all_of_it):
+    work, _ = all_of_it
+    commands = json.loads((work / "eval" / "results.json").read_text())["method"]["commands"]
+    names = []
+    for command in commands:
+        program, flag, folder, name, *words = shlex.split(command)
+        assert (program, flag, folder) == ("scone", "--workspace", str(work))
+        cli.scone.get_command(click.Context(cli.scone), name).make_context(name, words)
+        names.append(name)
+    assert names == ["count-ngrams", "select-vocab", "train-fgram", "train-fgram", "precompute", "precompute", "eval"]
+    assert list(STAGES) == list(dict.fromkeys(names))
+
+
+# ---- what is measured again --------------------------------------------------------------------------------------
+
+
+def test_equal_runs_are_equal_and_the_second_is_skipped(evaluate, work):
+    assert "(made in" in evaluate("--seed", 1)[1]
+    first = timeless(work / "eval")
+    assert "(up to date)" in evaluate("--seed", 1)[1]
+    assert "(made in" in evaluate("--seed", 1, "--force")[1]
+    again = timeless(work / "eval")
+    for name in ("manifest.json", "report.html"):  # speed is in both
+        first.pop(name)
+        again.pop(name)
+    assert first.keys() == again.keys()
+
+
+def test_conditions_and_prices_judge_what_was_measured(evaluate, work, forks, tmp_path):
+    _, _, _, before = evaluate("--against", work / "plain")
+    code, out, err, found = evaluate("--against", work / "plain", "--fail-if", "table.ppl > 1")
+    assert code == 1
+    assert "evaluating" not in err
+    assert err.splitlines()[-1].startswith("error: --fail-if 'table.ppl > 1' holds: ")
+    assert "(made in" in out
+    assert "table.ppl > 1" in out
+    assert [row["holds"] for row in found["checks"]] == [True]
+    assert found["results"] == before["results"]
+    assert found["speed"] == before["speed"]
+    assert "table.ppl > 1" in found["method"]["commands"][-1]
+    recipe = tmp_path / "prices.toml"
+    recipe.write_text("[prices]\naccelerator-hour = 200.0\n")
+    ended = forks.run("--config", recipe, "--workspace", work, "eval", "--against", work / "plain")
+    assert (ended.code, "evaluating" in ended.err) == (0, False), ended.err
+    assert json.loads((work / "eval" / "results.json").read_text())["payback"]["prices"]["accelerator_hour"] == 200
+
+
+def test_a_condition_that_holds_fails_every_time(evaluate):
+    for how in ("made in", "up to date"):
+        code, out, err, _ = evaluate("--fail-if", "none.bpb >= 0", "--fail-if", "table.ppl < 0")
+        assert (code, how in out) == (1, True)
+        assert "'none.bpb >= 0' holds" in err
+        assert "table.ppl < 0" not in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("tabel.ppl > 1", "no arm 'tabel'"),
+        ("table.ppl[wiki] > 1", "table.ppl[wiki] is not known of 'wiki'"),
+        ("import os", "cannot be read"),
+    ],
+)
+def test_a_condition_that_is_not_understood_is_refused_before_any_work(evaluate, condition, message):
+    code, out, err, _ = evaluate("--fail-if", condition, "--seed", 5)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "evaluating" not in err
+
+
+def test_a_condition_on_a_folder_that_is_not_there_is_told_when_all_is_safe(evaluate, work):
+    for _ in range(2):
+        code, out, err, found = evaluate("--fail-if", "table.ppl[held-out/law] > 1")
+        assert (code, out) == (2, "")
+        assert "is not known of 'held-out/law'" in err
+        assert found["checks"] == []
+        assert "held-out/law" in found["method"]["commands"][-1]
+    assert manifest(work / "eval")["stage_version"] == 2
+
+
+# ---- who takes part ----------------------------------------------------------------------------------------------
+
+
+def test_a_rival_is_named_by_its_folder_its_workspace_or_its_user(evaluate, work, tmp_path):
+    shutil.copytree(work / "plain", tmp_path / "other" / "model")
+    found = evaluate("--against", tmp_path / "other" / "model", "--against", f"mine={work / 'plain'}", "--no-speed")[3]
+    assert list(found["method"]["models"]) == ["other", "mine", "live", "table", "none"]
+
+
+@pytest.mark.parametrize("arguments", [("--against", "{plain}", "--against", "{plain}"), ("--against", "live={plain}")])
+def test_two_arms_of_one_name_are_refused(evaluate, work, arguments):
+    code, _, err, _ = evaluate(*(each.format(plain=work / "plain") for each in arguments))
+    assert code == 2
+    assert "exists already" in err
+    assert "hint: give it a name: NAME=MODEL_DIR" in err
+
+
+def test_a_table_of_another_model_is_refused(evaluate, forks, work, tmp_path):
+    other = copy_of(work, tmp_path / "other")
+    for args in (("train-fgram", "--dim", "16", "--heads", "1", "--layers", "1", "--steps", "2"), ("precompute",)):
+        ended = forks.run("--workspace", other, *args)
+        assert ended.code == 0, ended.err
+    code, _, err, _ = evaluate("--table", other / "table")
+    assert code == 65
+    assert f"{other / 'table'}: made from model" in err
+
+
+def test_a_plain_model_is_evaluated_alone(forks, work, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(work / "tokens", alone / "tokens")
+    shutil.copytree(work / "plain", alone / "model")
+    ended = forks.run("--workspace", alone, "eval", "--no-speed")
+    assert ended.code == 0, ended.err
+    found = json.loads((alone / "eval" / "results.json").read_text())
+    assert {row["arm"] for row in found["results"]} == {"none"}
+    assert (found["differences"], found["payback"]) == ([], None)
+    assert found["verdict"]
+    refused = forks.run("--workspace", alone, "eval", "--table", work / "table")
+    assert (refused.code, "has no f-grams, so no table" in refused.err) == (2, True)
