@@ -20,8 +20,6 @@ from scone_cli.ngrams import I64
 from scone_cli.tail import decades_of
 from scone_cli.texts import document_digests
 
-NUM_DECADES = 20  # classes of tokens by their count in the training text
-
 
 class CorpusTally:
     """Sums over the documents of one corpus.
@@ -41,6 +39,7 @@ class CorpusTally:
         self.lengths = {arm.name: np.zeros(1 + arm.model.config.max_n) for arm in arms}
         self._arms, self._matched_by = arms, matched_by
         self._decades = decades_of(train_counts)
+        self._num_decades = 1 + int(self._decades.max(initial=0))
         self._parts: dict[tuple[str, str], list[F64]] = defaultdict(list)
 
     def add(self, stream: TokenStream, words: I64, found: Losses) -> None:
@@ -52,7 +51,7 @@ class CorpusTally:
         self._keep("words", "", words)
         document = np.repeat(np.arange(len(stream.names)), np.diff(stream.starts))
         decade = self._decades[stream.tokens]
-        self._keep("tokens by decade", "", by_class(document, decade, len(stream.names), NUM_DECADES))
+        self._keep("tokens by decade", "", by_class(document, decade, len(stream.names), self._num_decades))
         length = found.matches[self._matched_by][1] if self._matched_by else None
         num_lengths = 1 + self._longest()
         if length is not None:
@@ -66,7 +65,9 @@ class CorpusTally:
             if arm.prefix:  # of which no more is reported
                 self._keep("matched", arm.name, per_document(found.matches[arm.name][1] > 0, stream.starts))
                 continue
-            self._keep("nats by decade", arm.name, by_class(document, decade, len(stream.names), NUM_DECADES, losses))
+            self._keep(
+                "nats by decade", arm.name, by_class(document, decade, len(stream.names), self._num_decades, losses)
+            )
             if length is not None:
                 of_lengths = by_class(document, length, len(stream.names), num_lengths, losses)
                 self._keep("nats by length", arm.name, of_lengths)

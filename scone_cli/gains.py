@@ -46,9 +46,8 @@ class Gains:
         self._table, self._rivals = table, rivals
         self._occurrences = np.zeros(num_tokens, np.int64)
         self._nats = {arm: np.zeros(num_tokens) for arm in (table, *rivals)}
-        self._uses = np.zeros(
-            num_fgrams, np.int64
-        )  # memory is taken as far as f-grams are met: the frequent come first
+        # Of a large table memory is taken as far as its f-grams are met, and the frequent come first.
+        self._uses = np.zeros(num_fgrams, np.int64)
         self._by_fgram = {arm: np.zeros(num_fgrams) for arm in rivals}
         self._examples = {
             (arm, direction): Example(np.zeros(num_tokens, np.float32), np.full((num_tokens, BEFORE), NONE, np.uint32))
@@ -92,10 +91,13 @@ class Gains:
     def fgrams(self, corpus: str, trie: FgramTrie, spell: Speller) -> list[Row]:
         """The f-grams at whose use the differences of the next token are largest in total, by rival and direction."""
         rows = []
-        for arm, total in self._by_fgram.items():
+        used = np.flatnonzero(self._uses)  # of a large table by far not all
+        for arm, totals in self._by_fgram.items():
+            total = totals[used]
             for direction, sign in DIRECTIONS.items():
-                for fgram in _largest(sign * total):
-                    nats, uses = float(total[fgram]), int(self._uses[fgram])
+                for place in _largest(sign * total):
+                    fgram, nats = int(used[place]), float(total[place])
+                    uses = int(self._uses[fgram])
                     rows.append(
                         {"corpus": corpus, "against": arm, "direction": direction, "fgram": fgram}
                         | {"text": spell(trie.tokens_of(np.array([fgram]))[0])}
