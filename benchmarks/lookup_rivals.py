@@ -165,6 +165,10 @@ class Finder:
 
     def prepare(self, fgrams: list[bytes]) -> None: ...
 
+    @property
+    def files(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.exists() else []
+
     def find(self, read: bytes, size: int) -> U8:
         """The rows of those of the last `size` tokens at which an f-gram ends."""
         raise NotImplementedError
@@ -183,8 +187,13 @@ class LmdbFinder(Finder):
                 transaction.cursor().putmulti(pairs, append=True)
         environment.sync(True)
         environment.close()
-        read_through([self.folder / "data.mdb"])
+        self.open()
+
+    def open(self) -> None:
         self._environment = lmdb.open(str(self.folder), readonly=True, lock=False, readahead=False)
+
+    def close(self) -> None:
+        self._environment.close()
 
     def find(self, read: bytes, size: int) -> U8:
         found = []

@@ -14,7 +14,7 @@ from scone_cli.raw_memory import pointer
 
 ROLL_BACK = 64  # tokens that a stream can take back
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first
-_NONE = np.uint32(NONE)
+_NONE, _LOST = np.uint32(NONE), NONE - 1
 _empty, _ID = np.empty, np.dtype(np.uint32)  # named here: looked up anew, they would be a tenth of what a token takes
 # The address of an array of these numbers is what the kernels are called with: every array costs a call more than a probe does.
 _LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN = range(8)
@@ -116,7 +116,7 @@ def _match_pieces(address, tokens, starts, streams, ids):  # type: ignore[no-unt
 
 @njit(cache=True)  # to let another thread run would take longer than this
 def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Match one token of stream 0: what decoding does. All its probes are known at once. Returns its id, -1: a line is lost."""
+    """Match one token of stream 0: what decoding does. All its probes are known at once. Returns its id, or _LOST."""
     numbers = _numbers(address)
     width, count = numbers[_WIDTH], numbers[_STREAMS]
     lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint32)
@@ -144,7 +144,7 @@ def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN00
         if found == _NONE:
             break
         if found >= numbers[_NUM_FGRAMS]:
-            return np.int64(-1)
+            return np.int64(_LOST)
         match = found
         if n + 1 < width:
             states[0, after, n + 1] = np.uint32(numbers[_NUM_TOKENS]) + found
@@ -185,7 +185,11 @@ class Matcher:
             DamagedArtifact: the index is mapped, and its file has changed.
         """
         if starts is None and tokens.size == 1:
-            return self._match_token(tokens.item())
+            ids = _empty(1, _ID)
+            ids[0] = found = _match_token(self._address, tokens.item())
+            if found == _LOST:
+                raise self.index.damage()
+            return ids
         tokens = np.ascontiguousarray(tokens, np.uint32)
         ids = np.empty(tokens.size, np.uint32)
         if starts is None:
@@ -198,14 +202,6 @@ class Matcher:
             if lost < 0:
                 raise ValueError("pieces that are not all of the tokens, or not for different streams of this matcher")
             raise self.index.damage()
-        return ids
-
-    def _match_token(self, token: int) -> U32:
-        found = _match_token(self._address, token)
-        if found < 0:
-            raise self.index.damage()
-        ids = _empty(1, _ID)
-        ids[0] = found
         return ids
 
     def roll_back(self, tokens: int, stream: int = 0) -> None:

@@ -122,7 +122,8 @@ class Table:
             IndexError: an id is none of the table's.
             DamagedArtifact, StorageFailure: see `gathering.MappedRows`.
         """
-        ids = np.ascontiguousarray(ids, np.uint32)
+        if ids.size != 1:
+            ids = np.ascontiguousarray(ids, np.uint32)
         if out is None:
             out = torch.zeros((ids.size, self.dim), dtype=self.dtype)
         shape = out.shape
