@@ -113,14 +113,16 @@ def _pays(results: Results) -> Iterator[Fact]:
     found = results.get("payback")
     if not found or not found.get("baseline"):
         return
-    tokens, days = found["break_even_tokens"], found["break_even_days"]
-    value = {"after": f"{big(tokens or 0)} tokens", "at once": "at once", "at first": "at first only"}.get(
-        found["outcome"], "never"
-    )
+    tokens, days, bound = found["break_even_tokens"], found["break_even_days"], found["baseline"]["bound"]
     note = f"against {found['baseline']['name']}"
-    if found["outcome"] == "after" and days is not None:
+    if found["outcome"] == "after":
         note = f"{days_text(days)} at {big(load_of(found))} tokens a day; {note}"
-    yield Fact("pays after" if found["outcome"] == "after" else "pays", value, note)
+        yield Fact("pays after", f"{big(tokens)} tokens", note)
+        return
+    value = {"at once": "at once", "at first": "at first only"}.get(found["outcome"], "never")
+    if (found["outcome"], bound) in (("never", "at least"), ("at once", "at most")):
+        value, note = "not shown", f"{note}, which is {'worse' if bound == 'at least' else 'better'}"
+    yield Fact("pays", value, note)
 
 
 # ---- what must be known to read it -------------------------------------------------------------------------------

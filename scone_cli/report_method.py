@@ -10,6 +10,7 @@ from scone_cli.quantities import seconds_text
 from scone_cli.report_reading import TABLE, Results, Row, rivals_of, rows_of
 from scone_cli.report_words import listed, with_error
 
+_ACROSS = 6  # scores side by side: as many as fit on paper
 # What is not in an evaluation unless it was asked for: the section, what it would tell, and how to ask.
 _MISSING = (
     ("differences", "nothing is compared", "run scone precompute, and name rivals: --against MODEL_DIR"),
@@ -20,32 +21,27 @@ _MISSING = (
 
 
 def tasks_section(results: Results) -> Section | None:
-    """The tasks by model, with standard errors."""
+    """The models by task, with standard errors."""
     rows = rows_of(results, "tasks")
     if not rows:
         return None
     arms = list(dict.fromkeys(row["arm"] for row in rows))
-    lines = list(dict.fromkeys((row["task"], row["metric"], row["n"], row["version"]) for row in rows))
+    scores = list(dict.fromkeys((row["task"], row["metric"]) for row in rows))
     found = {(row["task"], row["metric"], row["arm"]): row for row in rows}
-    columns = [
-        *(Column("task", "text"), Column("metric", "text"), Column("examples", "count"), Column("version", "written")),
-        *(Column(arm, "written") for arm in arms),
-    ]
-    values = [
-        (
-            task,
-            metric,
-            n,
-            "-" if version is None else version,
-            *(_score(found.get((task, metric, arm))) for arm in arms),
-        )
-        for task, metric, n, version in lines
-    ]
+    strong = [i for i, arm in enumerate(arms) if arm == TABLE]
+    tables = []
+    for first in range(0, len(scores), _ACROSS):
+        shown = scores[first : first + _ACROSS]
+        columns = [Column("", "text"), *(Column(f"{task}: {metric}", "written") for task, metric in shown)]
+        values = [(arm, *(_score(found.get((*score, arm))) for score in shown)) for arm in arms]
+        tables.append(Table(columns, values, strong=strong))
+    about = [Column("task", "text"), Column("examples", "count"), Column("version", "written")]
+    versions = list(dict.fromkeys((row["task"], row["n"], str(row["version"] or "-")) for row in rows))
     says = (
         "Tasks that the models were not trained for, scored by lm-evaluation-harness, with standard errors over the examples. "
-        "Where two scores differ by less than about twice the larger error, no difference is shown."
+        "Where two scores differ by less than about three of these errors, no difference is shown."
     )
-    return Section("Tasks", says, [Figure("Scores", "", [], [Table(columns, values)])])
+    return Section("Tasks", says, [Figure("Scores", "", [], [*tables, Table(about, versions, "What the tasks are")])])
 
 
 def _score(row: Row | None) -> str:

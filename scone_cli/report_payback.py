@@ -63,8 +63,8 @@ def _break_even(found: Row) -> Figure:
         ("the table costs a month", dollars(found["table_dollars_a_month"])),
     ]
     caption = (
-        "Scone's training costs more, once, and its table a little every day; every token that is served costs less than one "
-        "of a plain model of equal quality."
+        "Scone costs more to train, once, and its table costs a little every day. It pays if every token that is served costs so "
+        "much less than one of a plain model of equal quality that this makes up for it."
     )
     if bound := _BOUNDS.get(baseline["bound"] or ""):
         caption += f" Here {bound}."

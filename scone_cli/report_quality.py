@@ -119,9 +119,9 @@ def _by_size(results: Results) -> Figure | None:
         found, size = value_of(results, arm, corpus, metric), cost_of(results, arm).get("resident_parameters")
         if found and size:
             dots.append(Dot(arm, size, found["value"], strong=arm == TABLE))
-    if len(dots) < 2:
+    sizes = {dot.x for dot in dots}
+    if len(sizes) < 2:
         return None
-    sizes = [dot.x for dot in dots]
     x = Axis("resident parameters", log=max(sizes) > 20 * min(sizes))
     chart = DotChart(
         f"on {text_of(corpus)}", x, Axis(f"{NAMES[metric]} (lower is better)", "measure", ends="round"), dots

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from scone_cli.quantities import count_text
 from scone_cli.report_reading import NOT_SHOWN, Comparison
 
+_LARGE = 1e6
 _NOTHING = "0.0%"
 _MOST_NAMES = 4  # in a row; more are counted
 
@@ -48,6 +50,8 @@ def with_error(value: float | None, stderr: float | None) -> str:
         return "-"
     if not stderr:
         return plain(value)
+    if abs(value) >= _LARGE:
+        return f"{count_text(value)} ± {count_text(stderr)}"
     digits = min(4, max(0, 1 - math.floor(math.log10(stderr))))
     return f"{value:,.{digits}f} ± {stderr:,.{digits}f}"
 
@@ -56,6 +60,8 @@ def plain(value: float | None) -> str:
     """A value of which no error is known, with four or five digits."""
     if value is None:
         return "-"
+    if abs(value) >= _LARGE:
+        return count_text(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{4 if abs(value) < 10 else 2}f}"
 
 

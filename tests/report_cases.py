@@ -183,11 +183,11 @@ def cost(arm, parameters, training):
     return row
 
 
-def pays(costs, losses):
+def pays(costs, losses, **prices):
     """The real thing, as every number of it is worked out from losses and costs."""
     contenders = {row["arm"]: contender(row, losses[row["arm"]]) for row in costs}
     rivals = [each for arm, each in contenders.items() if arm.startswith("plain")]
-    return payback(contenders["table"], rivals, Prices()) if "table" in contenders else None
+    return payback(contenders["table"], rivals, Prices(**prices)) if "table" in contenders else None
 
 
 def speed(arm, parameters):

@@ -9,17 +9,46 @@ import pytest
 
 from scone_cli.charts import HEIGHT, WIDTH, svg
 from scone_cli.errors import BadSetting
-from scone_cli.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Table, short_count, value_text
-from scone_cli.page import check_target, page, write_page
+from scone_cli.figures import (
+    Axis,
+    BarChart,
+    Bars,
+    Column,
+    Dot,
+    DotChart,
+    Fact,
+    Figure,
+    Interval,
+    IntervalChart,
+    Line,
+    LineChart,
+    Section,
+    Table,
+    short_count,
+    value_text,
+)
+from scone_cli.page import check_target, page, verdict_page, write_page
 
 EVIL = "</script><script>alert(\"x\")</script> & 'q'"
 LINES = [Line("one", [1, 10, 1000], [500.0, 20.0, 5.0]), Line(EVIL, [1, 2], [100.0, 10.0])]
 CURVES = LineChart(EVIL, Axis("rank", log=True), Axis("count", log=True), LINES, (10, "chosen"))
 BARS = BarChart("bars", "class", Axis("share", "share"), ["a", EVIL], [Bars("x", [0.25, None]), Bars("y", [1.0, 0.0])])
+INTERVALS = IntervalChart(
+    "intervals",
+    Axis("change", "share", ends="signed"),
+    [
+        Interval("one", -0.1, -0.12, -0.08, "better"),
+        Interval(EVIL, 0.05, 0.01, 0.09, "worse"),
+        Interval("open", 0.0, None, None, "no difference shown"),
+    ],
+)
+DOTS = DotChart(
+    "dots", Axis("size"), Axis("loss", "measure", ends="round"), [Dot("a", 5, 2.0), Dot(EVIL, 9, 1.0, strong=True)]
+)
 FIGURE = Figure(
     EVIL,
     f"Caption {EVIL}",
-    [CURVES, BARS],
+    [CURVES, BARS, INTERVALS, DOTS],
     [Table([Column("name", "text"), Column("tokens", "literal"), Column("n", "count")], [(EVIL, EVIL, 1234)], EVIL)],
 )
 
@@ -51,14 +80,14 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
-@pytest.mark.parametrize("chart", [CURVES, BARS])
+@pytest.mark.parametrize("chart", [CURVES, BARS, INTERVALS, DOTS])
 def test_a_chart_is_well_formed_and_says_what_it_shows(chart):
     root = ET.fromstring(svg(chart))
     texts = [element.text for element in root.iter("text")]
     assert root.get("aria-label") == chart.title
     assert texts[0] == chart.title
-    assert chart.y.title in texts
-    assert (chart.x.title if isinstance(chart, LineChart) else chart.x) in texts
+    assert isinstance(chart, IntervalChart) or chart.y.title in texts
+    assert (chart.x if isinstance(chart, BarChart) else chart.x.title) in texts
 
 
 def points(path: str) -> list[tuple[float, float]]:
@@ -105,6 +134,77 @@ def test_names_of_many_bars_do_not_overlap():
     places = [float(tick.get("x")) for tick in ticks if tick.get("class") == "tick"]
     assert 4 < len(places) < len(names)
     assert min(b - a for a, b in itertools.pairwise(places)) > 8 * 6
+
+
+def test_intervals_stand_where_their_values_are():
+    """-12% to -8% and +1% to +9% on one scale with 0: as far from its line as they are large."""
+    root = ET.fromstring(svg(INTERVALS))
+    base = next(p for p in root.iter("path") if p.get("class") == "base")
+    zero = float(re.match(r"M([\d.]+)", base.get("d"))[1])
+    lines = [p for p in root.iter("path") if p.get("class").startswith("interval")]
+    assert [line.get("class") for line in lines] == ["interval better", "interval worse"]
+    ends = [tuple(map(float, re.match(r"M([\d.]+) [\d.]+H([\d.]+)", line.get("d")).groups())) for line in lines]
+    unit = (zero - ends[0][0]) / 12
+    assert [round((end - zero) / unit, 1) for pair in ends for end in pair] == pytest.approx([-12, -8, 1, 9], abs=0.1)
+    dots = [(dot.get("class"), float(dot.get("cx"))) for dot in root.iter("circle")]
+    assert [kind for kind, _ in dots] == ["better", "worse", "unshown"]
+    assert dots[2][1] == zero
+    texts = [text.text for text in root.iter("text")]
+    assert {"\N{MINUS SIGN}10.0%", "+5.0%", "0.0%", "\N{LEFTWARDS ARROW} better", "worse \N{RIGHTWARDS ARROW}"} <= set(
+        texts
+    )
+
+
+def test_charts_beside_one_another_have_one_scale():
+    axis = Axis("change", "share", ends="signed")
+    small, large = ([Interval("a", value, value, value, "better")] for value in (-0.01, -0.5))
+    ticks = [
+        [text.text for text in ET.fromstring(svg(chart)).iter("text") if text.get("text-anchor") == "middle"]
+        for chart in (IntervalChart("t", axis, small, beside=[-0.5]), IntervalChart("t", axis, large))
+    ]
+    assert ticks[0] == ticks[1]
+    assert "0%" in ticks[0]
+
+
+def test_names_of_points_overlap_neither_points_nor_one_another():
+    dots = [Dot(f"model-{i}", 100 + i % 3, 5 + i // 3) for i in range(9)] + [Dot("best", 101, 6.05, strong=True)]
+    root = ET.fromstring(svg(DotChart("t", Axis("x", ends="round"), Axis("y", "measure", ends="round"), dots)))
+    names = [t for t in root.iter("text") if t.text in {dot.name for dot in dots}]
+    assert "best" in [name.text for name in names]
+    boxes = []
+    for name in names:
+        width, x, y = 6 * len(name.text), float(name.get("x")), float(name.get("y"))
+        left = x - width * {"start": 0, "middle": 0.5, "end": 1}[name.get("text-anchor")]
+        boxes.append((left, y - 10, left + width, y))
+    boxes += [
+        (float(c.get("cx")) - 3, float(c.get("cy")) - 3, float(c.get("cx")) + 3, float(c.get("cy")) + 3)
+        for c in root.iter("circle")
+    ]
+    for a, b in itertools.combinations(boxes, 2):
+        if b not in boxes[-len(dots) :] or a not in boxes[-len(dots) :]:
+            assert a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1]
+
+
+def test_numbers_below_a_chart_do_not_overlap_and_zero_is_one_of_them():
+    intervals = [Interval("a", value, None, None, "no difference shown") for value in (-0.55, 2.9)]
+    root = ET.fromstring(svg(IntervalChart("t", Axis("x", "share", ends="signed"), intervals)))
+    ticks = [t for t in root.iter("text") if t.get("class") == "tick" and t.get("text-anchor") == "middle"]
+    assert "0%" in [tick.text for tick in ticks]
+    for a, b in itertools.pairwise(ticks):
+        assert float(b.get("x")) - float(a.get("x")) > 4 * (len(a.text) + len(b.text))
+
+
+def test_a_page_to_decide_from():
+    folded = Table([Column("n", "count")], [(1,), (2,)], "More", strong=[1], folded=True)
+    sections = [Section("First part", EVIL, [FIGURE], [EVIL]), Section("Second", "", [Figure("f", "", [], [folded])])]
+    html = verdict_page(EVIL, EVIL, ("So it is.", "better"), [Fact("gain", "5%", EVIL)], [EVIL], sections)
+    tags = Tags(html)
+    assert [attrs["href"] for tag, attrs in tags.tags if tag == "a"] == ["#firstpart", "#second"]
+    assert [attrs["id"] for tag, attrs in tags.tags if tag == "section"] == ["firstpart", "second"]
+    assert '<p class="verdict better">So it is.</p>' in html
+    assert f"<details><summary>More</summary>" in html
+    assert html.count("<tr class=strong>") == 1
+    assert "<script" not in html
 
 
 def test_a_page_holds_everything_and_fetches_nothing():

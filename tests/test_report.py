@@ -1,13 +1,18 @@
 """The page of an evaluation: whole, harmless, and with the numbers of the results and no others."""
 
+import math
 import re
+from html import escape, unescape
 from xml.etree import ElementTree as ET
 
 import pytest
-from report_cases import HOSTILE, MANY_ARMS, minimum, results
+from report_cases import HOSTILE, MANY_ARMS, minimum, pays, results
 from test_page import Tags
 
-from scone_cli.report import render
+from scone_cli.break_even import Prices, contender
+from scone_cli.payback import payback
+from scone_cli.quantities import bytes_text
+from scone_cli.report import render, verdict
 
 MANY_CORPORA = [f"corpus-{i}-{'long' * (i % 4)}" for i in range(12)]
 CASES = {
@@ -37,3 +42,207 @@ def test_a_page_is_well_formed_holds_everything_and_runs_nothing(case):
         ET.fromstring(chart)
     printable = [each for each in html if not each.isprintable() and each != "\n"]
     assert printable == []
+
+
+def sections_of(html):
+    """The text of every section by its title, tags left out and blanks put together."""
+    found = {}
+    for section in re.findall(r"<section id=.*?</section>", html, re.DOTALL):
+        title = unescape(re.search(r"<h2>(.*?)</h2>", section)[1])
+        found[title] = " ".join(unescape(re.sub(r"<[^>]*>", " ", section)).split())
+    return found
+
+
+TITLES = ["Quality", "Where the gain is", "Cost", "Does it pay", "Which size", "Tasks", "Method"]
+
+
+def test_a_section_is_there_when_its_numbers_are():
+    everything = results()
+    assert list(sections_of(render(everything))) == TITLES
+    parts = {
+        "Quality": ("results", "differences"),
+        "Where the gain is": ("match_lengths", "hit_rates", "tail", "tokens", "fgrams"),
+        "Cost": ("cost", "speed", "lookup"),
+        "Does it pay": ("payback",),
+        "Which size": ("ladder",),
+        "Tasks": ("tasks",),
+    }
+    for title, keys in parts.items():
+        without = everything | {key: [] for key in keys}
+        assert list(sections_of(render(without))) == [each for each in TITLES if each != title]
+
+
+@pytest.mark.parametrize(
+    ("key", "title"),
+    [
+        ("match_lengths", "By length of the match"),
+        ("tail", "The tail: rare and frequent tokens"),
+        ("hit_rates", "In the domain and outside"),
+        ("tokens", "Tokens that gain and lose most"),
+        ("fgrams", "F-grams that gain and lose most"),
+        ("speed", "Measured speed"),
+        ("lookup", "Look-ups"),
+        ("cost", "Memory"),
+        ("differences", "The table against its rivals"),
+        ("checks", "Checks"),
+    ],
+)
+def test_a_figure_is_there_when_its_numbers_are(key, title):
+    everything = results()
+    assert f"<h3>{title}</h3>" in render(everything)
+    assert f"<h3>{title}</h3>" not in render(everything | {key: []})
+
+
+def test_what_is_not_there_says_how_to_have_it():
+    method = sections_of(render(minimum()))["Method"]
+    for words in ("--against MODEL_DIR", "--ladder", "--tasks FILE_OR_DIR"):
+        assert words in method
+    assert "Not in this evaluation" not in sections_of(render(results()))["Method"]
+
+
+def test_the_top_of_the_page():
+    """4.2561 - 3.7486 nats at 2.92 bytes a token: 0.2507 bits a byte."""
+    html = render(results() | {"verdict": "So it is."})
+    assert '<p class="verdict better">So it is.</p>' in html
+    text = " ".join(Tags(html.partition("<nav>")[0] + "</header></body></html>").text)
+    low, high = (math.expm1(-0.5075 + sign * 1.96 * (0.004 + 0.03 * 0.5075)) for sign in (-1, 1))
+    minus = "\N{MINUS SIGN}"
+    for words in (
+        f"{minus}39.8%",
+        f"95% interval {minus}{-100 * low:.1f}% to {minus}{-100 * high:.1f}%; {minus}0.2507 bits a byte",
+        "614,976 parameters; plain-1x as many",
+        "2.3 MiB",
+        "280.0 MiB",
+        "1,411,720 rows in RAM, or 259.4 MiB on disk",
+        "2 of the 646 documents of wiki are in the training text too",
+    ):
+        assert words in text
+
+
+def test_without_a_verdict_of_the_results_the_page_makes_it():
+    assert escape(verdict(results()), quote=True) in render(results())
+
+
+@pytest.mark.parametrize(("shift", "kind"), [(0.0, "better"), (0.6, "worse"), (0.5075, "")])
+def test_the_verdict_is_marked_by_what_was_found(shift, kind):
+    assert f'<p class="verdict {kind}">' in render(results(("law",), shift={"law": shift}))
+
+
+@pytest.fixture(scope="module")
+def law():
+    """Results of eight models on one corpus, and the sections of their page."""
+    found = results(("law",), MANY_ARMS)
+    return found, sections_of(render(found))
+
+
+def test_the_losses_on_the_page_are_those_of_the_results(law):
+    found, told = law
+    for row in found["results"]:
+        if row["metric"] in ("perplexity", "bits_per_byte"):
+            digits = 2 if row["metric"] == "perplexity" and row["value"] < 100 else 1 if row["value"] > 100 else 3
+            assert f"{row['value']:.{digits}f} ± {row['stderr']:.{digits}f}" in told["Quality"]
+    for row in found["differences"]:
+        if row["against"] in ("plain-1x", "plain-4x", "none"):
+            assert f"{-100 * math.expm1(row['nats_per_token']):.1f}% lower" in told["Quality"]
+    for row in found["tasks"]:
+        assert f"{row['value']:.3f} ± {row['stderr']:.3f}" in told["Tasks"]
+
+
+def test_where_the_gain_is_on_the_page_is_as_in_the_results(law):
+    found, told = law
+    for row in found["tail"]:
+        assert (
+            f"{row['n']:,} {row['losses']['table']:.3f} {row['losses']['hashed-1x']:.3f}" in told["Where the gain is"]
+        )
+    for row in found["hit_rates"]:
+        assert f"{100 * row['hit_rate']:.1f}% {row['mean_match_length']:.2f}" in told["Where the gain is"]
+    for row in found["match_lengths"]:
+        losses = " ".join(f"{row['losses'][arm]:.3f}" for arm in MANY_ARMS)
+        assert f"{100 * row['share']:.1f}% {row['n']:,} {losses}" in told["Where the gain is"]
+
+
+def test_costs_on_the_page_are_those_of_the_results(law):
+    found, told = law
+    for row in found["cost"]:
+        assert f"{row['arm']} {row['resident_parameters']:,}" in told["Cost"]
+        assert f"{row['training_flops'] / 1e12:.1f}T" in told["Cost"]
+    for row in found["speed"]:
+        assert f"{row['tokens_a_second']:,.0f}" in told["Cost"]
+    for row in found["lookup"]:
+        assert f"{row['median_us']:,.3g} {row['p99_us']:,.3g}" in told["Cost"]
+    for row in found["ladder"]:
+        assert f"{row['rows']:,} {bytes_text(row['bytes'])} {row['perplexity']:.2f}" in told["Which size"]
+
+
+def test_every_command_and_fingerprint_is_on_the_page(law):
+    found, told = law
+    method = found["method"]
+    tables = (table["fingerprint"] for table in method["tables"].values())
+    for words in (*method["commands"], method["tokenizer"], *method["models"].values(), *tables):
+        assert words in told["Method"]
+
+
+def test_intervals_are_drawn_as_they_are():
+    """The interval of the table against plain-1x on law covers zero: hollow, and drawn on both sides of the line at 0."""
+    found = results(("law",), shift={"law": 0.5075})
+    chart = next(c for c in charts_of(render(found)) if c.get("aria-label").startswith("on law"))
+    zero = float(re.match(r"M([\d.]+)", next(p for p in chart.iter("path") if p.get("class") == "base").get("d"))[1])
+    line = next(p for p in chart.iter("path") if "interval" in p.get("class"))
+    assert line.get("class") == "interval unshown"
+    begin, end = re.match(r"M([\d.]+) [\d.]+H([\d.]+)", line.get("d")).groups()
+    assert float(begin) < zero < float(end)
+
+
+def test_the_knee_is_marked():
+    chart = next(c for c in charts_of(render(results())) if c.get("aria-label") == "quality")
+    assert "knee: 19.8 MiB" in [text.text for text in chart.iter("text")]
+
+
+def charts_of(html):
+    return [ET.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+
+
+def test_what_no_reader_can_tell_apart_is_neither_better_nor_worse():
+    """A class of the tail whose interval covers zero, and one document."""
+    told = sections_of(render(results(("memo",), documents=1)))
+    assert "no difference shown" in told["Quality"]
+    assert "better" not in told["Quality"].partition("The same in numbers")[2].partition("Quality against")[0]
+    assert "A single document has no interval: nothing is shown by it." in told["Quality"]
+
+
+PRICES = {
+    "after": ({}, "pays after"),
+    "never": ({"tokens_a_day": "1M"}, "pays"),
+    "at once": ({"cheap": True}, "pays"),
+}
+
+
+@pytest.mark.parametrize("outcome", PRICES)
+def test_whether_it_pays_is_told_for_every_outcome(outcome):
+    changes, name = PRICES[outcome]
+    found = results(("law",))
+    cheap = {"training_flops": 1e12} if changes.pop("cheap", False) else {}
+    costs = [row | cheap if row["arm"] == "table" else row for row in found["cost"]]
+    losses = {row["arm"]: row["value"] for row in found["results"] if row["metric"] == "nats_per_token"}
+    found["payback"] = pays(costs, losses, **changes)
+    assert found["payback"]["outcome"] == outcome
+    html = render(found)
+    assert f"<dt>{name}</dt>" in html
+    assert found["payback"]["verdict"] in sections_of(html)["Does it pay"]
+    assert ("cost against tokens served" in html) == (outcome == "after")
+
+
+def test_prices_without_a_rival():
+    found = results(("law",))
+    found["payback"] = payback(contender(found["cost"][3], 3.7), [], Prices())
+    told = sections_of(render(found))["Does it pay"]
+    assert found["payback"]["verdict"] in told
+    assert "Break-even" not in told
+
+
+def test_hostile_text_is_shown_and_does_nothing():
+    html = render(results(("held-out", *HOSTILE), texts=HOSTILE))
+    assert "<script" not in html
+    text = "".join(Tags(html).text)
+    for shown in (HOSTILE[0], r"\x1b[31m\x00red", "\\u202eevil\\u202c \u05d0\u05d1\u05d2", HOSTILE[3]):
+        assert shown in text
