@@ -175,8 +175,11 @@ def test_nothing_is_written_but_what_we_say(tmp_path, capfd, monkeypatch):
 
 
 @needs_harness
-def test_our_own_tasks_are_tasks():
-    """Every sentence of ours, by an arm that knows its letters."""
+def test_our_own_tasks_are_tasks(monkeypatch):
+    """Every sentence of ours, by an arm that knows its letters; what is asked for is a word, with the blank before it."""
+    asked = []
+    answer = Scorer.loglikelihood
+    monkeypatch.setattr(Scorer, "loglikelihood", lambda self, pairs: asked.extend(pairs) or answer(self, pairs))
     text = "".join(path.read_text() for path in OUR_TASKS.glob("*.jsonl"))
     letters = "".join(sorted({*text}))
     model = bigram_model([[1 / (len(letters) + 1)] * (len(letters) + 1)] * (len(letters) + 1), context=16)
@@ -188,6 +191,8 @@ def test_our_own_tasks_are_tasks():
         ("set_phrases", "acc_norm", 20),
     ]
     assert found[0]["cut"] == 16
+    assert len(asked) == 16 + 80
+    assert all(context[-1] != " " and continuation[0] == " " for context, continuation in asked)
     for line in (OUR_TASKS / "set_phrases.jsonl").read_text().splitlines():
         row = json.loads(line)
         assert len(set(row["endings"])) == 4 > row["right"]
