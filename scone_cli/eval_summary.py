@@ -38,7 +38,9 @@ def summary_of(results: Row) -> Row:
         summary["which size of the table"] = [_rung(row) for row in ladder]
     if results["tasks"]:
         summary["tasks"] = list(_tasks(results["tasks"]))
-    summary["cost"] = [_cost(row) for row in results["cost"]]
+    timed = {row["arm"]: row for row in results["speed"] if (row["phase"], row["batch"]) == ("decode", 1)}
+    heading = "cost (tokens a second: written by one stream)" if timed else "cost"
+    summary[heading] = [_cost(row, timed.get(row["arm"])) for row in results["cost"]]
     if len(corpora) > 1:
         summary["perplexity by corpus"] = list(_by_corpus(results, corpora))
     summary[f"quality on {first}"] = list(_quality(results, first))
@@ -58,7 +60,7 @@ def _quality(results: Row, corpus: str) -> Iterable[Row]:
         yield {
             "arm": arm,
             "perplexity": _with_error(ppl["value"], ppl["stderr"], 3),
-            "a word": _rounded(words["value"], 1) if words else None,
+            "a word": round(words["value"], 1 if words["value"] < 1000 else None) if words else None,
             "bits a byte": _rounded(bits["value"], 4) if bits else None,
             "table - arm, nats": _signed(row, 4) if row else "-",
             "the table is": _FINDINGS.get(row["finding"], row["finding"]) if row else "-",
@@ -116,14 +118,15 @@ def _tasks(rows: list[Row]) -> Iterable[Row]:
         yield {"task": task, "metric": metric, "n": here[0]["n"], **values, "± at most": largest}
 
 
-def _cost(row: Row) -> Row:
-    return {
+def _cost(row: Row, timed: Row | None) -> Row:
+    shown = {
         "arm": row["arm"],
         "resident parameters": row["resident_parameters"],
         "offloaded rows": row["offloaded_rows"],
         "offloaded bytes": row["offloaded_bytes_ram"],
         "FLOPs a token": round(row["prefill_flops"]),
     }
+    return shown | ({"tokens/s": round(timed["tokens_a_second"])} if timed else {})
 
 
 def _check(row: Row) -> Row:

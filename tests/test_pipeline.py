@@ -28,7 +28,7 @@ FILES = {
     },
     "plain": {"config.json", "main.safetensors", "log.jsonl", "log.parquet"},
     "table": {"rows-00000.parquet", "index.bin", "vocab.parquet"},
-    "eval": {"results.json", "results.parquet"},
+    "eval": {"report.html", "results.json", "results.parquet"},
 }
 MADE_FROM = {
     "tokens": {"corpus"},
@@ -37,7 +37,7 @@ MADE_FROM = {
     "model": {"tokens", "vocab"},
     "plain": {"tokens"},
     "table": {"vocab", "model", "weights"},
-    "eval": {"tokens", "vocab", "model", "weights", "table", "plain", "corpora"},
+    "eval": {"tokens", "vocab", "model", "weights", "table", "plain", "measured"},
 }
 TABLES = sorted(f"{folder}/{name}" for folder, names in FILES.items() for name in names if name.endswith(".parquet"))
 

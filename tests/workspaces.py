@@ -130,8 +130,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def timeless(folder: Path) -> dict[str, Any]:
-    """What equal runs have in common: every byte, but for the seconds that logs and evaluations hold."""
+    """What equal runs have in common: every byte, but for the seconds that logs and evaluations hold, and for a page of them."""
     found: dict[str, Any] = contents(folder)
+    page = found.pop("report.html", None)
     timed = [name for name in ("log.parquet", "log.jsonl", "results.parquet", "results.json") if name in found]
     for name in timed:
         path = folder / name
@@ -144,7 +145,7 @@ def timeless(folder: Path) -> dict[str, Any]:
         found[name] = _without_times(content)
     if (folder / "manifest.json").exists():
         manifest = json.loads((folder / "manifest.json").read_text())
-        for name in timed:
+        for name in [*timed, *(["report.html"] if page else [])]:
             del manifest["files"][name]
         found["manifest.json"] = _without_times(manifest)
     return found
@@ -152,7 +153,7 @@ def timeless(folder: Path) -> dict[str, Any]:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        times = ("seconds", "tokens_per_second")
+        times = ("seconds", "tokens_per_second", "speed", "peak_memory_bytes")
         kept = {key: each for key, each in value.items() if key not in times and not key.startswith("lookup")}
         return {key: _without_times(each) for key, each in kept.items()}
     return [_without_times(each) for each in value] if isinstance(value, list) else value
