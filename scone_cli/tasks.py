@@ -9,42 +9,30 @@ but for data that it fetches from a network.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-import importlib.metadata
-import logging
 import math
-import os
 import random
-import socket
-import sys
 import tempfile
-import traceback
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from typing import Any
 
 import numpy as np
 
 from scone_cli import scoring
-from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
+from scone_cli.errors import BadSetting
 from scone_cli.evaluation import Arm
+from scone_cli.harness import harness_version, kept_quiet, one_error
 from scone_cli.progress import Progress
 from scone_cli.scoring import Scorer
 from scone_cli.task_files import TaskFile, find_tasks, is_path
 from scone_cli.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 BOOTSTRAPS = 1000  # resamplings for the standard error of a metric that has no formula
 SEED = 1234  # the harness's own: which examples a prompt shows
-_NO_NETWORK = {"ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "gaierror"}
+OURS = scoring.__file__  # what fails there is our mistake, not the task's
 
 Row = dict[str, Any]
 Group = dict[str, Any]  # of tasks, as the harness's TaskManager loads them
@@ -57,7 +45,7 @@ def task_fingerprints(tasks: Sequence[str]) -> dict[str, str]:
         BadSetting: lm-evaluation-harness is not installed.
         InputMissing, BadData: see `task_files.find_tasks`.
     """
-    found = {"lm-eval": _version()}
+    found = {"lm-eval": harness_version()}
     for path in (Path(task) for task in tasks if is_path(task)):
         for task in find_tasks(path):
             found |= {
@@ -79,30 +67,22 @@ def run_tasks(
         InputMissing: a file or data are not there, or there is no network to fetch them from.
         BadData: a task is not one.
     """
-    _version()
+    harness_version()
     files = [found for task in tasks if is_path(task) for found in find_tasks(Path(task))]
     names = [task for task in tasks if not is_path(task)]
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as cache, _kept_quiet(None if names else cache, progress) as aloud:
+    with tempfile.TemporaryDirectory() as cache, kept_quiet(None if names else cache, progress) as aloud:
         aloud("reading tasks", 0, len(files) + len(names), "tasks")
         loaded = {file.name: _local(file, cache) for file in files} | _registered(names)
         aloud("reading tasks", len(files) + len(names), len(files) + len(names), "tasks")
         for name, group in loaded.items():
             for arm in arms:
                 scorer = Scorer(arm, tokenizer, end_of_document, aloud, f"task {name}, {arm.name}")
-                with _one_error(f"task {name}"):
+                with one_error(f"task {name}", OURS):
                     rows += _answered(group, scorer)
     for task, cut in {row["task"]: row["cut"] for row in rows if row["cut"]}.items():
         progress(f"task {task}", 0, 0, "", f"{cut:,} contexts are longer than the model's, and cut on the left")
     return rows
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("lm_eval")
-    except importlib.metadata.PackageNotFoundError as error:
-        problem = "tasks need lm-evaluation-harness, which is not installed"
-        raise BadSetting(problem, "run: pip install 'scone-cli[eval]'") from error
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------
@@ -113,7 +93,7 @@ def _local(file: TaskFile, cache: str) -> Group:
     config = file.config | {"metadata": {"version": 0, **_mapping(file.config.get("metadata"))}}
     if file.is_local:
         config["dataset_kwargs"] = (config.get("dataset_kwargs") or {}) | {"cache_dir": cache}
-    with _one_error(str(file.path)):
+    with one_error(str(file.path), OURS):
         from lm_eval.api.task import ConfigurableTask  # noqa: PLC0415 - heavy, and an extra
 
         return {"tasks": {file.name: ConfigurableTask(config=config)}, "groups": {}, "group_map": {}}
@@ -135,10 +115,11 @@ def _registered(names: Sequence[str]) -> dict[str, Group]:
         if name not in manager.all_tasks:
             near = ", ".join(difflib.get_close_matches(name, manager.all_tasks))
             raise BadSetting(
-                f"task {name}: not known to lm-evaluation-harness {_version()}" + (f", but {near}" if near else ""),
+                f"task {name}: not known to lm-evaluation-harness {harness_version()}"
+                + (f", but {near}" if near else ""),
                 "name one that it knows (lm-eval ls tasks), or a YAML file: ./task.yaml",
             )
-        with _one_error(f"task {name}"):
+        with one_error(f"task {name}", OURS):
             found[name] = manager.load([name])
     return found
 
@@ -204,94 +185,3 @@ def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
             return answered(scorer.generate_until, requests, [each.args for each in requests])
 
     return SconeLM()
-
-
-# ---- a guest that is noisy ---------------------------------------------------------------------------------------
-
-
-def _is_reachable() -> bool:
-    """Whether the place that data come from answers; behind a proxy that cannot be said, and is taken to be so."""
-    place = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if getproxies():
-        return True
-    try:
-        socket.create_connection((place.hostname, place.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-class _LastWords(logging.Handler):
-    """The last warning of the harness: it often says more than the error that follows."""
-
-    text = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
-        self.text = record.getMessage()
-
-
-@contextlib.contextmanager
-def _kept_quiet(cache: str | None, progress: Progress) -> Iterator[Progress]:
-    """The harness, and the libraries it brings, write nothing and start no process.
-
-    With a `cache` they keep to it, and to what is on this machine; else data that were fetched are where they always are,
-    and none are fetched where nothing answers: they would try for minutes. What is given tells progress as before.
-    """
-    settings = {"DISABLE_MULTIPROC": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    settings |= {"HF_HOME": cache} if cache else {}
-    if cache or not _is_reachable():
-        settings |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1")
-    before, stderr = dict(os.environ), sys.stderr
-
-    def aloud(what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
-        with contextlib.redirect_stderr(stderr):
-            progress(what, done, total, unit, detail)
-
-    with contextlib.ExitStack() as stack:
-        nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123
-        stack.enter_context(contextlib.redirect_stdout(nowhere))
-        stack.enter_context(contextlib.redirect_stderr(nowhere))
-        stack.enter_context(warnings.catch_warnings(action="ignore"))
-        stack.callback(os.environ.update, before)
-        stack.callback(os.environ.clear)  # before that
-        os.environ.update(settings)
-        yield aloud
-
-
-@contextlib.contextmanager
-def _one_error(what: str) -> Iterator[None]:
-    """Whatever the harness raises over a task is something about that task; what our scoring raises is not."""
-    log, heard = logging.getLogger("lm_eval"), _LastWords(logging.WARNING)
-    log.addHandler(heard)
-    try:
-        yield
-    except SconeError:
-        raise
-    except Exception as error:
-        if any(frame.filename == scoring.__file__ for frame in traceback.extract_tb(error.__traceback__)):
-            raise
-        chain = list(_causes(error))
-        if any(type(each).__name__ in _NO_NETWORK for each in chain):
-            raise InputMissing(
-                f"{what}: its data could not be fetched ({_line(error)})",
-                "try where the network is there, or name a task file whose data lie beside it",
-            ) from error
-        reason = _line(chain[-1]) + (f"; it says: {_short(heard.text)}" if heard.text else "")
-        raise BadData(f"{what}: lm-evaluation-harness cannot run it ({reason})", "correct the task") from error
-    finally:
-        log.removeHandler(heard)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_short(str(error))}"
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:200]

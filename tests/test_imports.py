@@ -119,6 +119,7 @@ RANKS = {
     "generation": 8,
     "scoring": 9,
     "speed": 9,
+    "harness": 2,
     "task_files": 2,
     "tasks": 10,
     "portrait": 6,

@@ -14,7 +14,7 @@ import pytest
 from letters import Letters, bigram_model
 from test_scoring import FOLLOWS
 
-from scone_cli import tasks
+from scone_cli import harness
 from scone_cli.errors import BadData, BadSetting, InputMissing
 from scone_cli.evaluation import Arm
 from scone_cli.progress import silent
@@ -261,17 +261,17 @@ def test_nothing_is_fetched_where_nothing_answers(monkeypatch):
         raise OSError
 
     monkeypatch.setattr("socket.create_connection", refused)
-    monkeypatch.setattr(tasks, "getproxies", dict)
+    monkeypatch.setattr(harness, "getproxies", dict)
     for name in ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    assert not tasks._is_reachable()
+    assert not harness._is_reachable()
     monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example:8000/hub")
-    assert not tasks._is_reachable()
+    assert not harness._is_reachable()
     assert asked == [(("huggingface.co", 443), True), (("mirror.example", 8000), True)]
-    with tasks._kept_quiet(None, silent):
+    with harness.kept_quiet(None, silent):
         assert (os.environ["HF_HUB_OFFLINE"], "HF_HOME" in os.environ) == ("1", False)
-    monkeypatch.setattr(tasks, "getproxies", lambda: {"https": "proxy"})
-    with tasks._kept_quiet(None, silent):
+    monkeypatch.setattr(harness, "getproxies", lambda: {"https": "proxy"})
+    with harness.kept_quiet(None, silent):
         assert "HF_HUB_OFFLINE" not in os.environ
 
 
@@ -279,7 +279,7 @@ def test_nothing_is_fetched_where_nothing_answers(monkeypatch):
 def test_a_name_that_nobody_knows(monkeypatch):
     from lm_eval.tasks import TaskManager  # noqa: PLC0415
 
-    monkeypatch.setattr(tasks, "_is_reachable", bool)
+    monkeypatch.setattr(harness, "_is_reachable", bool)
     monkeypatch.setattr(
         "lm_eval.tasks.TaskManager", lambda: TaskManager(include_path=OUR_TASKS, include_defaults=False)
     )
@@ -305,4 +305,4 @@ def test_fingerprints_are_those_of_all_files(tmp_path):
     (tmp_path / "t.jsonl").write_text("{}\n")
     changed = task_fingerprints([str(path)])
     assert {name for name in changed if changed[name] != found[name]} == {"task t: t.jsonl"}
-    assert tasks.task_fingerprints([]) == {"lm-eval": found["lm-eval"]}
+    assert task_fingerprints([]) == {"lm-eval": found["lm-eval"]}
