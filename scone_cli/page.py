@@ -17,6 +17,7 @@ from scone_cli.figures import Column, Fact, Figure, Section, Table, value_text
 from scone_cli.legible import harmless
 from scone_cli.page_style import STYLE
 
+_STRONG = ' class="strong"'
 _LONG = 28  # characters: what is shorter stays in one line
 
 
@@ -147,7 +148,7 @@ def _table(table: Table) -> str:
     )
     rows = ["".join(_cell(*cell) for cell in zip(table.columns, row, strict=True)) for row in table.rows]
     title = f"<caption>{_clean(table.title)}</caption>" if table.title and not table.folded else ""
-    body = "\n".join(f"<tr{' class=strong' if i in table.strong else ''}>{row}</tr>" for i, row in enumerate(rows))
+    body = "\n".join(f"<tr{_STRONG if i in table.strong else ''}>{row}</tr>" for i, row in enumerate(rows))
     if any(column.title for column in table.columns):
         title += f"<thead><tr>{head}</tr></thead>"
     drawn = f'<div class="scroll"><table>{title}\n<tbody>\n{body}\n</tbody></table></div>'

@@ -202,8 +202,8 @@ def test_a_page_to_decide_from():
     assert [attrs["href"] for tag, attrs in tags.tags if tag == "a"] == ["#firstpart", "#second"]
     assert [attrs["id"] for tag, attrs in tags.tags if tag == "section"] == ["firstpart", "second"]
     assert '<p class="verdict better">So it is.</p>' in html
-    assert f"<details><summary>More</summary>" in html
-    assert html.count("<tr class=strong>") == 1
+    assert "<details><summary>More</summary>" in html
+    assert html.count('<tr class="strong">') == 1
     assert "<script" not in html
 
 

@@ -10,7 +10,7 @@ from report_cases import HOSTILE, MANY_ARMS, minimum, pays, results
 from test_page import Tags
 
 from scone_cli.break_even import Prices, contender
-from scone_cli.payback import payback
+from scone_cli.payback import big, payback
 from scone_cli.quantities import bytes_text
 from scone_cli.report import render, verdict
 
@@ -161,11 +161,27 @@ def test_where_the_gain_is_on_the_page_is_as_in_the_results(law):
         assert f"{100 * row['share']:.1f}% {row['n']:,} {losses}" in told["Where the gain is"]
 
 
+def test_examples_on_the_page_are_those_of_the_results():
+    """Totals below zero are gains; only what was compared with the rival that decides is shown."""
+    found = results(("law",), texts=("\u00b7the", "\u00b7of"))
+    other = [row | {"against": "plain-2.5x", "text": "not-here"} for row in found["tokens"]]
+    found["tokens"] += other
+    told = sections_of(render(found))["Where the gain is"]
+    gains = told[told.index("Largest gains") : told.index("Largest losses")]
+    assert "\u00b7the 4,200 3.200 2.700 \N{MINUS SIGN}2,100 in the matter\u00b7the" in gains
+    losses = told[told.index("Largest losses") : told.index("F-grams that")]
+    assert "\u00b7of 3,890 3.200 3.358 +613" in losses
+    assert "\u00b7of 17 3,890 \N{MINUS SIGN}0.473 \N{MINUS SIGN}1,840" in told
+    assert "not-here" not in told
+
+
 def test_costs_on_the_page_are_those_of_the_results(law):
     found, told = law
     for row in found["cost"]:
         assert f"{row['arm']} {row['resident_parameters']:,}" in told["Cost"]
-        assert f"{row['training_flops'] / 1e12:.1f}T" in told["Cost"]
+        flops = [f"{row[key] / 1e6:.1f}M" for key in ("prefill_flops", "decode_flops")]
+        times = f"{row['decode_flops'] / found['cost'][3]['decode_flops']:.2f}"
+        assert " ".join([row["arm"], *flops, times, "1.5 KiB", f"{row['training_flops'] / 1e12:.1f}T"]) in told["Cost"]
     for row in found["speed"]:
         assert f"{row['tokens_a_second']:,.0f}" in told["Cost"]
     for row in found["lookup"]:
@@ -191,6 +207,14 @@ def test_intervals_are_drawn_as_they_are():
     assert line.get("class") == "interval unshown"
     begin, end = re.match(r"M([\d.]+) [\d.]+H([\d.]+)", line.get("d")).groups()
     assert float(begin) < zero < float(end)
+
+
+def test_the_same_intervals_in_numbers():
+    """On wiki the table is worse, on law nothing is shown, on the rest it is better."""
+    told = sections_of(render(results(shift={"law": 0.32, "wiki": 0.6})))["Quality"]
+    rows = told[told.index("The same in numbers") : told.index("Quality against")]
+    found = dict(re.findall(r"(\S+) plain-1x [\d.]+% \w+ \([^)]*\) \S+ (better|worse|no difference shown)", rows))
+    assert found == {"held-out": "better", "wiki": "worse", "law": "no difference shown"}
 
 
 def test_the_knee_is_marked():
@@ -230,6 +254,27 @@ def test_whether_it_pays_is_told_for_every_outcome(outcome):
     assert f"<dt>{name}</dt>" in html
     assert found["payback"]["verdict"] in sections_of(html)["Does it pay"]
     assert ("cost against tokens served" in html) == (outcome == "after")
+
+
+def test_what_it_hinges_on_is_told_as_it_was_worked_out():
+    found = results(("law",))
+    html = render(found)
+    told, hinge = sections_of(html)["Does it pay"], found["payback"]["hinges_on"]
+    for row in found["payback"]["assumptions"]:
+        assert f"{big(row['halved'])} tokens {big(row['doubled'])} tokens" in told
+        assert row["text"] in told
+        strong = re.findall(rf'<tr class="strong"><td class="\w+">{escape(row["text"], quote=True)}</td>', html)
+        assert bool(strong) == (row["assumption"] == hinge)
+
+
+def test_the_course_of_costs_falls_through_zero_at_break_even():
+    chart = next(c for c in charts_of(render(results(("law",)))) if c.get("aria-label") == "cost against tokens served")
+    line = next(p for p in chart.iter("path") if p.get("class") == "line")
+    (_, first), (middle, zero), (_, last) = (map(float, p.split()) for p in line.get("d")[1:].split("L"))
+    assert first < zero < last
+    assert zero == pytest.approx((first + last) / 2, abs=0.2)
+    mark = next(p for p in chart.iter("path") if p.get("class") == "mark")
+    assert mark.get("d").startswith(f"M{middle} ")
 
 
 def test_prices_without_a_rival():
