@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scone_cli.corpus import TokenStream
+from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import BATCH_TOKENS, Arm, inputs_of, matches_of
 from scone_cli.generation import Sampling, Spelling, go_on
 from scone_cli.ngrams import I64, NONE, U32
@@ -39,6 +40,14 @@ class Likelihood(NamedTuple):
 
     log_probability: float
     is_greedy: bool
+
+
+class Wish(NamedTuple):
+    """How a text is to be written: the strings that end it, its tokens at most, and how they are chosen."""
+
+    stops: list[str]
+    max_tokens: int
+    sampling: Sampling
 
 
 class Scorer:
@@ -115,9 +124,8 @@ class Scorer:
         return written
 
     def _write(self, prompt: str, how: Mapping[str, Any], number: int) -> str:
-        model, stops = self.arm.model, stops_of(how)
+        model, (stops, max_tokens, sampling) = self.arm.model, wish_of(how, number)
         embed = embedding_of(model, self.arm.table, self.arm.trie)
-        max_tokens = next((int(how[name]) for name in _NAMES_OF_MAX_TOKENS if how.get(name) is not None), MAX_TOKENS)
         tokens = self._tokenizer.encode_batch([prompt])[0].tolist()
         read = [self._end, *tokens]
         # The harness leaves room for all that may be written; where that is more than there is, half for each.
@@ -128,7 +136,7 @@ class Scorer:
                 torch.tensor([read[:-room]], device=model.main.token_embedding.weight.device)
             )  # f-grams that begin there are matched all the same
         spelling, text = Spelling(self._tokenizer, tokens), ""
-        for token in go_on(model, embed, read[-room:], sampling_of(how, number), max_tokens, self._end):
+        for token in go_on(model, embed, read[-room:], sampling, max_tokens, self._end):
             text += spelling(token) if token != self._end else ""
             if any(stop in text for stop in stops):
                 break
@@ -136,18 +144,22 @@ class Scorer:
         return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
 
 
-def stops_of(how: Mapping[str, Any]) -> list[str]:
-    """The strings at which a request wants a text to end."""
-    until = how.get("until") or []
-    return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+def wish_of(how: Mapping[str, Any], seed: int) -> Wish:
+    """What the `generation_kwargs` of a task mean: chance decides where it gives a temperature and does not forbid it.
 
-
-def sampling_of(how: Mapping[str, Any], seed: int) -> Sampling:
-    """How a request wants tokens to be chosen: by chance where it gives a temperature and does not forbid it."""
-    temperature = float(how.get("temperature") or 0.0) if how.get("do_sample") is not False else 0.0
-    sampling = Sampling(temperature, how.get("top_k") or None, how.get("top_p"), seed)
-    sampling.check()
-    return sampling
+    Raises:
+        BadData: they mean nothing.
+    """
+    try:
+        until, temperature = how.get("until") or [], float(how.get("temperature") or 0.0)
+        stops = [str(stop) for stop in ([until] if isinstance(until, str) else until) if stop]
+        max_tokens = next((int(how[name]) for name in _NAMES_OF_MAX_TOKENS if how.get(name) is not None), MAX_TOKENS)
+        is_greedy = how.get("do_sample") is False
+        sampling = Sampling(0.0 if is_greedy else temperature, how.get("top_k") or None, how.get("top_p"), seed)
+        sampling.check()
+    except (TypeError, ValueError, BadSetting) as error:
+        raise BadData(f"generation_kwargs {dict(how)}: {error}", "correct the task") from error
+    return Wish(stops, max_tokens, sampling)
 
 
 # ---- requests as tokens and windows ------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import os
 import random
 import tempfile
 from collections import Counter
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from scone_cli import scoring
-from scone_cli.errors import BadSetting
+from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import Arm
 from scone_cli.harness import harness_version, kept_quiet, one_error
 from scone_cli.progress import Progress
@@ -46,11 +47,10 @@ def task_fingerprints(tasks: Sequence[str]) -> dict[str, str]:
         InputMissing, BadData: see `task_files.find_tasks`.
     """
     found = {"lm-eval": harness_version()}
-    for path in (Path(task) for task in tasks if is_path(task)):
-        for task in find_tasks(path):
-            found |= {
-                f"task {task.name}: {file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in task.files
-            }
+    for task in _files(tasks):
+        for file in task.files:
+            place = os.path.relpath(file, task.path.parent)
+            found[f"task {task.name}: {place}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
 
@@ -68,8 +68,7 @@ def run_tasks(
         BadData: a task is not one.
     """
     harness_version()
-    files = [found for task in tasks if is_path(task) for found in find_tasks(Path(task))]
-    names = [task for task in tasks if not is_path(task)]
+    files, names = _files(tasks), [task for task in tasks if not is_path(task)]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as cache, kept_quiet(None if names else cache, progress) as aloud:
         aloud("reading tasks", 0, len(files) + len(names), "tasks")
@@ -86,6 +85,21 @@ def run_tasks(
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------
+
+
+def _files(tasks: Sequence[str]) -> list[TaskFile]:
+    """The tasks among these that are files, each once.
+
+    Raises:
+        BadSetting: two have one name, or that of another task that is asked for.
+    """
+    by_path = {file.path.resolve(): file for task in tasks if is_path(task) for file in find_tasks(Path(task))}
+    found: dict[str, str] = {task: f"lm-evaluation-harness's {task}" for task in tasks if not is_path(task)}
+    for file in by_path.values():
+        if file.name in found:
+            raise BadSetting(f"{file.path} and {found[file.name]}: two tasks named '{file.name}'", "rename one of them")
+        found[file.name] = str(file.path)
+    return list(by_path.values())
 
 
 def _local(file: TaskFile, cache: str) -> Group:
@@ -176,12 +190,21 @@ def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
         """Answers with one arm."""
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-            return answered(scorer.loglikelihood, requests, [each.args for each in requests])
+            return answered(scorer.loglikelihood, requests, [tuple(map(_text, each.args)) for each in requests])
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-            return answered(scorer.loglikelihood_rolling, requests, [each.args[0] for each in requests])
+            return answered(scorer.loglikelihood_rolling, requests, [_text(each.args[0]) for each in requests])
 
         def generate_until(self, requests: list[Any]) -> list[str]:
-            return answered(scorer.generate_until, requests, [each.args for each in requests])
+            return answered(scorer.generate_until, requests, [(_text(each.args[0]), each.args[1]) for each in requests])
 
     return SconeLM()
+
+
+def _text(given: Any) -> str:
+    """What a template came to: the harness makes a number of what looks like one."""
+    if not isinstance(given, str | int | float):
+        raise BadData(
+            f"a task asks for {str(given)[:100]!r}, expected text", "correct its doc_to_text or doc_to_target"
+        )
+    return str(given)

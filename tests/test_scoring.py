@@ -12,9 +12,10 @@ from builders import make_table, random_documents, slow_matches, slow_ranking, t
 from letters import Letters, bigram_model
 
 from scone_cli import scoring
-from scone_cli.errors import BadSetting
+from scone_cli.errors import BadData
 from scone_cli.evaluation import Arm
-from scone_cli.scoring import Scorer, encode_pairs, sampling_of, stops_of, windows_of_request
+from scone_cli.generation import Sampling
+from scone_cli.scoring import Scorer, encode_pairs, windows_of_request, wish_of
 from scone_cli.table import Table
 
 # ---- by hand -----------------------------------------------------------------------------------------------------
@@ -97,11 +98,24 @@ def test_tokens_are_drawn_where_a_task_says_so():
     assert first == second  # every request has its own seed
     assert len(set(first)) > 10
     assert set(BY_HAND.generate_until([("a", {"temperature": 1.0, "top_k": 1})] * 5)) == {"b c"}
-    assert sampling_of({"do_sample": True, "temperature": 0.5, "top_p": 0.9}, 3).top_p == 0.9
-    assert sampling_of({"temperature": None}, 3).temperature == 0
-    with pytest.raises(BadSetting, match="temperature"):
-        sampling_of({"temperature": -1}, 0)
-    assert (stops_of({"until": "x"}), stops_of({"until": ["", "x"]}), stops_of({})) == (["x"], ["x"], [])
+
+
+def test_what_a_task_wishes():
+    assert wish_of({}, 3) == ([], 256, Sampling(0.0, seed=3))
+    assert wish_of({"until": "x"}, 0).stops == ["x"]
+    assert wish_of({"until": ["", "x", 5]}, 0).stops == ["x", "5"]
+    assert wish_of({"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 0}, 3).sampling == Sampling(
+        0.5, None, 0.9, 3
+    )
+    assert wish_of({"temperature": None}, 3).sampling.temperature == 0
+
+
+@pytest.mark.parametrize(
+    "how", [{"temperature": -1}, {"temperature": "hot"}, {"max_gen_toks": "x"}, {"until": 5}], ids=str
+)
+def test_wishes_that_mean_nothing(how):
+    with pytest.raises(BadData, match=f"generation_kwargs .*{next(iter(how))}"):
+        wish_of(how, 0)
 
 
 # ---- tokens and windows ------------------------------------------------------------------------------------------

@@ -234,6 +234,31 @@ def test_a_task_that_the_harness_refuses(tmp_path, config, said):
 
 
 @needs_harness
+def test_a_number_is_text_and_a_list_is_none(tmp_path):
+    config = {"output_type": "loglikelihood", "doc_to_text": "{{x}}", "doc_to_target": "{{y}}"}
+    digits = Letters("abc12")
+    arm = Arm("plain", bigram_model([[1 / 6] * 6] * 6))
+    path = str(task(tmp_path, [{"x": "a", "y": "12"}, {"x": "b", "y": "1"}], metric_list=[{"metric": "acc"}], **config))
+    assert run_tasks([path], [arm], digits, 5, silent)[0]["n"] == 2
+    config["doc_to_target"] = "z"
+    path = str(task(tmp_path, [{"x": "a", "z": ["a", "b"]}], metric_list=[{"metric": "acc"}], **config))
+    with pytest.raises(BadData, match="expected text"):
+        run_tasks([path], [arm], digits, 5, silent)
+
+
+@needs_harness
+def test_two_tasks_of_one_name(tmp_path):
+    one = task(tmp_path, CHOICES, **CHOOSE)
+    (tmp_path / "more").mkdir()
+    other = task(tmp_path / "more", CHOICES, **CHOOSE)
+    assert len(run(one, one, str(one.parent / "more" / ".." / "t.yaml"))) == 2
+    with pytest.raises(BadSetting, match=f"{other} and {one}: two tasks named 't'"):
+        run(one, other)
+    with pytest.raises(BadSetting, match=r"and lm-evaluation-harness's t: two tasks named 't'"):
+        task_fingerprints(["t", str(one)])
+
+
+@needs_harness
 def test_data_that_are_no_data(tmp_path):
     path = task(tmp_path, CHOICES, **CHOOSE)
     (tmp_path / "t.jsonl").write_text('{"x": "a"\nnonsense\n')
