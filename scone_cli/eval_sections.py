@@ -56,7 +56,7 @@ def measure(
     results["tasks"] = run_tasks(tasks, shown, tokenizer, end, progress) if tasks and tokenizer else []
     results |= _speed(found, shown, texts[0], progress) if speed else _NOT_TIMED
     results["method"] = {
-        "corpora": [_about(text, tally, folder) for text, tally in zip(texts, tallies, strict=True)],
+        "corpora": _about(texts, tallies, folder),
         "window": config.context,
         "stride": config.context,
         "seconds": time.monotonic() - started,
@@ -70,8 +70,12 @@ def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -
     return measure_speed(arms, folders, next(text.pieces())[0].tokens, progress)
 
 
-def _about(text: Text, tally: CorpusTally, tokens: Path) -> Row:
-    """A corpus as it is described in `method`."""
-    sizes = {what: int(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
-    known = documents_trained_on(tally.digests, tokens)
-    return {"corpus": text.name, "documents": len(tally.folders), **sizes, "in_training_split": known}
+def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) -> list[Row]:
+    """The corpora as they are described in `method`."""
+    known = documents_trained_on([tally.digests for tally in tallies], tokens)
+    return [
+        {"corpus": text.name, "documents": len(tally.folders)}
+        | {what: int(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
+        | {"in_training_split": trained}
+        for text, tally, trained in zip(texts, tallies, known, strict=True)
+    ]

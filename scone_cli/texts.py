@@ -108,9 +108,9 @@ def document_digests(stream: TokenStream) -> Iterator[bytes]:
         yield hashlib.blake2b(stream.tokens[start:end].tobytes(), digest_size=16).digest()
 
 
-def documents_trained_on(wanted: Counter[bytes], folder: Path) -> int:
-    """How many of some documents are, token for token, in the training split: on those a model only remembers."""
-    found = {
-        digest for _, shard in iter_shards(folder, TRAIN) for digest in document_digests(shard) if digest in wanted
-    }
-    return sum(wanted[digest] for digest in found)
+def documents_trained_on(corpora: Sequence[Counter[bytes]], folder: Path) -> list[int]:
+    """How many documents of each corpus are, token for token, in the training split: on those a model only remembers."""
+    wanted = {digest for corpus in corpora for digest in corpus}
+    shards = (shard for _, shard in iter_shards(folder, TRAIN))
+    found = {digest for shard in shards for digest in document_digests(shard) if digest in wanted}
+    return [sum(corpus[digest] for digest in found) for corpus in corpora]

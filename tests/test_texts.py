@@ -99,7 +99,8 @@ def test_counts_of_the_training_split(tokens):
 
 def test_documents_that_were_trained_on(tokens):
     stream = stream_of([DOCUMENTS[0], DOCUMENTS[4], DOCUMENTS[4], [*DOCUMENTS[5], 1]])
-    assert documents_trained_on(Counter(document_digests(stream)), tokens) == 2
-    assert documents_trained_on(Counter(), tokens) == 0
+    other = stream_of([DOCUMENTS[1], DOCUMENTS[1], DOCUMENTS[4]])
+    digests = [Counter(document_digests(each)) for each in (stream, stream_of([]), other)]
+    assert documents_trained_on(digests, tokens) == [2, 0, 3]
     assert len(set(document_digests(stream_of([[1, 2], [1], [2, 1], []])))) == 4
     assert np.array_equal(stream.tokens[:30], DOCUMENTS[0])
