@@ -65,14 +65,14 @@ def frame_of(names: Sequence[str], labels: Sequence[str]) -> Frame:
     lines = len(_legend_lines(names))
     lower = _LINE * max(0, lines - 1)
     left = max(30.0, DIGIT * max(map(len, labels), default=0) + 9)
-    return Frame(left, 46 + _LINE * lines, bottom=HEIGHT - BOTTOM + lower)
+    return Frame(left, 50 + _LINE * lines, bottom=HEIGHT - BOTTOM + lower)
 
 
 def legend(names: Sequence[str], swatch: str) -> Iterator[str]:
     """A swatch and a name for every series, below the title and what is measured, in as many lines as are needed."""
     number = 0
     for i, line in enumerate(_legend_lines(names)):
-        x, y = 0.0, 50 + _LINE * i
+        x, y = 0.0, 51 + _LINE * i
         for name in line:
             colour, dash = number % NUM_COLOURS, DASHES[number % len(DASHES)]
             yield f'<g transform="translate({x:.1f} {y})">{swatch.format(colour=colour, dash=dash)}</g>'

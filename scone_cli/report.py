@@ -64,7 +64,7 @@ def _about(results: Results) -> str:
     told = method.get("corpora") or []
     tokens = sum(row["tokens"] or 0 for row in told)
     documents = sum(row["documents"] or 0 for row in told)
-    size = f": {documents:,} documents, {count_text(tokens)} tokens" if told else ""
+    size = f": {documents:,} document{'s' * (documents != 1)}, {count_text(tokens)} tokens" if told else ""
     texts = names_of([text_of(corpus) for corpus in corpora], "corpora") if corpora else "nothing"
     version = f", by scone {method['scone']}" if method.get("scone") else ""
     return f"An evaluation of language models on {texts}{size}{version}."

@@ -165,6 +165,8 @@ def _arms_told(results: Results) -> str:
         NONE: "none is the same model with the table taken away, which it was trained to have",
     }
     arms = arms_of(results)
+    if TABLE not in arms:
+        return ""
     parts = [text for arm, text in told.items() if arm in arms]
     if any(arm.startswith(f"{TABLE}:") for arm in arms):
         parts.append("table:NAME reads another table made from the same model")

@@ -19,7 +19,13 @@ MANY_ARMS = ARMS | {
     "plain-4x": (4.1061, 1_672_320, 3.94e13),
     "table:int8": (3.7493, 614_976, 3.41e13),
 }
-HOSTILE = ("</td><script>alert(1)</script>", "\x1b[31m\x00red", "\u202eevil\u202c \u05d0\u05d1\u05d2", "a\"b'&amp;")
+HOSTILE = (
+    "</td><script>alert(1)</script>",
+    "\x1b[31m\x00red",
+    "\u202eevil\u202c \u05d0\u05d1\u05d2",
+    "a\"b'&amp;",
+    "\udce2 no Unicode",
+)
 BYTES_A_TOKEN, TOKENS_A_WORD, ROWS, DIM = 2.92, 2.1, 1_411_720, 96
 
 

@@ -288,6 +288,13 @@ def test_prices_without_a_rival():
 def test_hostile_text_is_shown_and_does_nothing():
     html = render(results(("held-out", *HOSTILE), texts=HOSTILE))
     assert "<script" not in html
+    assert html.encode("utf-8").decode("utf-8") == html
     text = "".join(Tags(html).text)
-    for shown in (HOSTILE[0], r"\x1b[31m\x00red", "\\u202eevil\\u202c \u05d0\u05d1\u05d2", HOSTILE[3]):
+    for shown in (
+        HOSTILE[0],
+        r"\x1b[31m\x00red",
+        "\\u202eevil\\u202c \u05d0\u05d1\u05d2",
+        HOSTILE[3],
+        r"\xe2 no Unicode",
+    ):
         assert shown in text
