@@ -107,10 +107,12 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
 def _named(given: Path) -> tuple[str, Path]:
     """The name and the folder of what was given, NAME=DIR or DIR: its own name, but for a `model/` that of its workspace."""
     name, separator, folder = str(given).partition("=")
-    if separator and name and "/" not in name and not given.exists():
-        return name, Path(folder)
-    path = Path(os.path.abspath(given))  # noqa: PTH100 - not resolved: a link may be there to give it a name
-    return (path.parent.name if path.name == "model" else path.name), given
+    if not separator or "/" in name or given.exists():
+        path = Path(os.path.abspath(given))  # noqa: PTH100 - not resolved: a link may be there to give it a name
+        name, folder = (path.parent.name if path.name == "model" else path.name), str(given)
+    if not name or set(name) & set("[]:"):  # which have a meaning in the names of other arms and in conditions
+        raise BadSetting(f"{given}: '{name}' cannot be the name of an arm", "give it one without [ ] and : by NAME=DIR")
+    return name, Path(folder)
 
 
 def _check_made_from(folder: Path, reader: Manifest, name: str, source: Manifest, source_folder: Path) -> None:

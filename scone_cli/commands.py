@@ -164,8 +164,8 @@ STAGES: dict[str, Stage] = {
         """Measure what the f-grams are worth, where, what they cost, and whether that pays.
 
         The same model with the f-gram model running (`live`), with rows from the mapped file (`table`) and without
-        f-grams (`none`); and every other model (--against) and table (--table), over every CORPUS, or without one over
-        the held-out documents. The page eval/report.html has it all; a terminal shows a part, the verdict last.
+        f-grams (`none`); and every other model (--against) and table (--table), over every CORPUS; `held-out`, or none,
+        are the held-out documents. The page eval/report.html has it all; a terminal shows a part, the verdict last.
 
         --fail-if compares two sides made of numbers, + - * / and ARM.METRIC: ppl, word_ppl, bpb, nats, hit_rate; with several
         corpora ARM.METRIC[CORPUS]. Prices stand in the recipe, as [prices]. Only that changed, nothing is measured again.
@@ -177,7 +177,7 @@ STAGES: dict[str, Stage] = {
         \b
         Example:
           scone eval --against scone-work/plain
-          scone eval wiki/ law.jsonl.zst --against plain=scone-work/plain --ladder
+          scone eval held-out wiki/ law.jsonl.zst --against plain=scone-work/plain --ladder
           scone eval --table scone-work/int8 --tasks pipelines/tasks
           scone eval novels/ --no-speed --fail-if 'table.ppl > live.ppl * 1.001' --json > results.json
         """,

@@ -164,6 +164,17 @@ def test_a_condition_on_a_folder_that_is_not_there_is_told_when_all_is_safe(eval
     assert manifest(work / "eval")["stage_version"] == 2
 
 
+def test_the_held_out_documents_by_their_name_beside_a_corpus(evaluate, small):
+    corpora = ["held-out", small / "corpus" / "1.txt"]
+    both = evaluate(*corpora, "--no-speed")[3]
+    assert [row["corpus"] for row in both["method"]["corpora"]] == ["held-out", "1.txt"]
+    code, out, _, turned = evaluate(*reversed(corpora), "--no-speed")
+    assert (code, "(made in" in out) == (0, True)  # the first corpus is the one that the verdict is about
+    assert [row["corpus"] for row in turned["method"]["corpora"]] == ["1.txt", "held-out"]
+    alone = evaluate("--no-speed")[3]
+    assert [row for row in both["differences"] if row["corpus"] == "held-out"] == alone["differences"]
+
+
 # ---- who takes part ----------------------------------------------------------------------------------------------
 
 
@@ -171,6 +182,12 @@ def test_a_rival_is_named_by_its_folder_its_workspace_or_its_user(evaluate, work
     shutil.copytree(work / "plain", tmp_path / "other" / "model")
     found = evaluate("--against", tmp_path / "other" / "model", "--against", f"mine={work / 'plain'}", "--no-speed")[3]
     assert list(found["method"]["models"]) == ["other", "mine", "live", "table", "none"]
+
+
+@pytest.mark.parametrize("name", ["table:int8", "a[1]", ""])
+def test_a_name_that_would_mean_something_else_is_refused(evaluate, work, name):
+    code, _, err, _ = evaluate("--against", f"{name}={work / 'plain'}")
+    assert (code, f"'{name}' cannot be the name of an arm" in err) == (2, True)
 
 
 @pytest.mark.parametrize("arguments", [("--against", "{plain}", "--against", "{plain}"), ("--against", "live={plain}")])

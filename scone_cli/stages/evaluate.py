@@ -87,8 +87,9 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
     for condition in conditions:
-        condition.check_corpora(list(files) or [HELD_OUT])
+        condition.check_corpora(list(files))
     made_from = found.fingerprints()
+    made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
     made_from |= _task_fingerprints(inputs, found)
     made_from |= {f"{name}: {file.name}": file.sha256 for name, corpus in files.items() for file in corpus}
     settings = result_settings(config)
@@ -122,16 +123,18 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
-    """The files of every corpus, by its name."""
+    """The files of every corpus, by its name; none of the held-out documents, which `held-out`, or no corpus, stands for."""
     from scone_cli.sources import find_files  # noqa: PLC0415
 
-    if inputs.corpora and "tokenizer.json" not in found.artifacts["tokens"].files:
+    named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
+    if named and "tokenizer.json" not in found.artifacts["tokens"].files:
         raise InputMissing(
             f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a corpus has no ids",
             "evaluate the held-out documents (no CORPUS), or run scone count-ngrams again with --tokenizer",
         )
-    files = {path.resolve().name: find_files([path], progress) for path in inputs.corpora}
-    if len(files) < len(inputs.corpora):
+    corpora = inputs.corpora or (Path(HELD_OUT),)
+    files = {path.resolve().name: find_files([path], progress) if path in named else [] for path in corpora}
+    if len(files) < len(corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
     return files
 
@@ -196,9 +199,12 @@ def _texts(
 ) -> list[Text]:
     from scone_cli.texts import held_out_text, text_of_files  # noqa: PLC0415
 
-    if files and tokenizer:
-        return [text_of_files(name, corpus, tokenizer, config.text_field) for name, corpus in files.items()]
-    return [held_out_text(found.workspace / "tokens", found.artifacts["tokens"])]
+    return [
+        text_of_files(name, corpus, tokenizer, config.text_field)
+        if corpus and tokenizer
+        else held_out_text(found.workspace / "tokens", found.artifacts["tokens"])
+        for name, corpus in files.items()
+    ]
 
 
 def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
