@@ -125,7 +125,7 @@ class Scorer:
 
     def _write(self, prompt: str, how: Mapping[str, Any], number: int) -> str:
         model, (stops, max_tokens, sampling) = self.arm.model, wish_of(how, number)
-        embed = embedding_of(model, self.arm.table, self.arm.trie)
+        embed = embedding_of(model, self.arm.table, self.arm.trie, self.arm.index)
         tokens = self._tokenizer.encode_batch([prompt])[0].tolist()
         read = [self._end, *tokens]
         # The harness leaves room for all that may be written; where that is more than there is, half for each.

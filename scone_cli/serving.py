@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scone_cli.gradients import live_rows
 from scone_cli.model import MainModel, SconeModel
-from scone_cli.ngrams import NONE, U32
+from scone_cli.ngrams import NONE, U32, FgramIndex
 from scone_cli.streams import Matcher
 from scone_cli.table import Table
 from scone_cli.trie import FgramTrie
@@ -128,9 +128,12 @@ class LiveEmbedding:
     To check a table with, and for the models that have none. It has the first B streams alone, in pieces of one length.
     """
 
-    def __init__(self, model: SconeModel, trie: FgramTrie | None, streams: int = 1) -> None:
+    def __init__(
+        self, model: SconeModel, trie: FgramTrie | None, streams: int = 1, index: FgramIndex | None = None
+    ) -> None:
+        """`index` is that of the trie, where it has been built already."""
         self._model, self._trie = model, trie
-        self._matcher = Matcher(trie.index(), streams) if trie else None
+        self._matcher = Matcher(index or trie.index(), streams) if trie else None
         self._history = np.full((streams, model.history), model.config.end_of_document, np.uint32)
 
     @torch.no_grad()
@@ -147,9 +150,11 @@ class LiveEmbedding:
 
 
 def embedding_of(
-    model: SconeModel, table: Table | None, trie: FgramTrie | None, streams: int = 1
+    model: SconeModel, table: Table | None, trie: FgramTrie | None, index: FgramIndex | None = None, streams: int = 1
 ) -> Callable[[Tensor], Tensor]:
     """What embeds the next tokens [B, C] of streams for a model: with a table's rows, A_f-gram's, hashed ones, or none."""
     if table is not None:
         return SconeEmbedding(model.main, table, streams)
-    return LiveEmbedding(model, trie, streams) if trie or model.hashed is not None else model.main.embed_tokens
+    if trie is None and model.hashed is None:
+        return model.main.embed_tokens
+    return LiveEmbedding(model, trie, streams, index)

@@ -27,7 +27,7 @@ from scone_cli.devices import peak_memory
 from scone_cli.evaluation import Arm
 from scone_cli.generation import Embed
 from scone_cli.model import KeyValueCache, SconeModel
-from scone_cli.ngrams import U32
+from scone_cli.ngrams import U32, FgramIndex
 from scone_cli.plan import available_memory
 from scone_cli.progress import Progress
 from scone_cli.quantities import bytes_text
@@ -84,26 +84,27 @@ class Contender:
     arm: str
     placement: str | None
     model: SconeModel
-    table: Table | None
-    trie: FgramTrie | None
+    table: Table | None = None
+    trie: FgramTrie | None = None
+    index: FgramIndex | None = None
 
     def server(self, streams: int, room: int) -> Server:
         """It, about to serve so many streams of at most `room` tokens."""
-        return Server(self.model, embedding_of(self.model, self.table, self.trie, streams), streams, room)
+        return Server(self.model, embedding_of(self.model, self.table, self.trie, self.index, streams), streams, room)
 
 
 def _contenders(arm: Arm, folder: Path | None, progress: Progress) -> Iterator[Contender]:
     """The arm; with a table once for each placement, as far as there is memory for it."""
     if arm.table is None:
-        yield Contender(arm.name, None, arm.model, None, arm.trie)
+        yield Contender(arm.name, None, arm.model, None, arm.trie, arm.index)
         return
-    yield Contender(arm.name, "mmap", arm.model, arm.table, None)
+    yield Contender(arm.name, "mmap", arm.model, arm.table)
     needed = arm.table.num_rows * arm.table.row_bytes + arm.table.index.nbytes
     if folder is None or needed > available_memory() // 2:
         why = f"the table takes {bytes_text(needed)} of RAM, which is not free" if folder else "its folder is not known"
         progress(f"measuring speed of {arm.name} in RAM", 0, 0, "", f"left out, {why}")
         return
-    yield Contender(arm.name, "ram", arm.model, Table.open(folder, "ram"), None)
+    yield Contender(arm.name, "ram", arm.model, Table.open(folder, "ram"))
 
 
 class Server:

@@ -141,16 +141,24 @@ def test_live_streams_do_not_touch_one_another(kind):
     more = {"hashed_rows": 60, "end_of_document": END} if kind == "hashed" else {}
     model, trie = (MODEL, TRIE) if kind == "scone" else (tiny_model(NUM_TOKENS, MAX_N, kind=kind, **more), None)
     documents = torch.tensor([DOCUMENTS[0], DOCUMENTS[4]])
-    together = embedding_of(model, None, trie, 2)
+    together = embedding_of(model, None, trie, streams=2)
     found = torch.cat([together(piece) for piece in documents.split([25, 1, 14], dim=1)], 1)
     alone = [LiveEmbedding(model, trie)(document[None]) for document in documents]
     torch.testing.assert_close(found, torch.cat(alone))
 
 
 def test_what_embeds_is_what_the_model_has(table):
-    assert isinstance(embedding_of(MODEL, table, TRIE, 3), SconeEmbedding)
+    assert isinstance(embedding_of(MODEL, table, TRIE, streams=3), SconeEmbedding)
     assert isinstance(embedding_of(MODEL, None, TRIE), LiveEmbedding)
     assert embedding_of(MODEL, None, None) == MODEL.main.embed_tokens
+
+
+def test_an_index_is_built_once(monkeypatch):
+    """That of a large vocabulary takes longer than a text."""
+    index = TRIE.index()
+    monkeypatch.setattr(type(TRIE), "index", lambda _: pytest.fail("built again"))
+    found = embedding_of(MODEL, None, TRIE, index)(torch.tensor(DOCUMENTS[0])[None])
+    torch.testing.assert_close(found[0], whole(DOCUMENTS[0]))
 
 
 @pytest.mark.parametrize("kind", ["hashed", "plain"])

@@ -137,6 +137,12 @@ def test_without_a_table_nothing_is_looked_up(arms):
     assert {row["arm"] for row in found["speed"]} == {"plain"}
 
 
+def test_the_index_of_a_live_arm_is_built_once(monkeypatch, arms):
+    assert arms[2].index is not None
+    monkeypatch.setattr(type(TRIE), "index", lambda _: pytest.fail("built again"))
+    assert measure_speed([arms[2]], {}, TEXT, silent)["speed"]
+
+
 # ---- an end to it ------------------------------------------------------------------------------------------------
 
 
