@@ -67,6 +67,7 @@ td.bar {{ padding-left: 5rem; background: linear-gradient(var(--series-0), var(-
  calc(4.2rem * var(--share)) .55em no-repeat; }}
 .literal {{ font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .82rem;
  overflow-wrap: anywhere; white-space: pre-wrap; min-width: 9rem; }}
+.literal:first-child {{ min-width: 6rem; }} .literal:last-child {{ min-width: 16rem; }}
 details {{ margin-top: 1rem; }}
 summary {{ color: var(--better); cursor: pointer; }}
 pre code {{ display: block; font: inherit; padding-left: 1.4rem; text-indent: -1.4rem; }}

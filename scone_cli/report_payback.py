@@ -56,7 +56,7 @@ def _break_even(found: Row) -> Figure:
             ("at this load", days_text(found["break_even_days"])),
         ]
     if found["least_tokens_a_day"] is not None:
-        rows.append(("pays for its table from", f"{big(found['least_tokens_a_day'])} tokens a day"))
+        rows.append(("least tokens a day to pay", big(found["least_tokens_a_day"])))
     rows += [
         ("training costs more by", dollars(found["extra_training_dollars"])),
         ("saved on a million tokens", dollars(found["saving_dollars_a_million_tokens"])),
