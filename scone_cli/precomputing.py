@@ -36,13 +36,23 @@ PIECE_BYTES = 16 * MIB  # of rows: what a crash may cost, for each process
 
 _PIECES_AT_A_TIME = 3  # so that no thread waits for the end of one, or for the disk
 
-# Measured: resident bytes of a process before it has work, and of what it takes for each f-gram of the vocabulary, which
-# is read, put in order and indexed.
-_PROCESS = 420 * MIB
-_BYTES_AN_FGRAM = 110
-_WEIGHT_TIMES = 3  # what the model takes, of its files: as it is read, they are mapped, in memory, and in the model
-_FRAME_TIMES = 3  # what making a file of rows takes, of the file: it is encoded once, of zeros
+# Measured, in resident bytes: mapped files count, which the system could take back, the page cache does not.
+_PROCESS = 560 * MIB  # before it has work: libraries, and the loops that numba makes the first time
+_READING = 230  # an f-gram, while the vocabulary is read, which is more than putting it in order takes
+_KEPT = 50  # an f-gram, of vocabulary, suffixes and order; of the index and its copy once the rows are there
+_FRAME_TIMES = 4  # what making a file of rows takes, of the file: it is encoded once, of zeros
 _VECTORS_A_NODE = 30  # of the model's width: what a thread holds of each f-gram that it computes
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What memory goes by: the model's width, bytes of its files and of A_f-gram's alone, bytes of a row, f-grams."""
+
+    dim: int
+    weight_bytes: int
+    fgram_bytes: int
+    row_bytes: int
+    num_fgrams: int
 
 
 @dataclass(frozen=True)
@@ -60,26 +70,32 @@ class MemoryPlan:
         return f"{count_text(num_fgrams)} rows of {row_bytes:,} bytes, {processes}{self.num_threads} threads, {takes}"
 
 
-def plan_memory(
-    memory: int, num_processes: int, threads: int, dim: int, weight_bytes: int, row_bytes: int, num_fgrams: int
-) -> MemoryPlan:
+def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes) -> MemoryPlan:
     """As many threads in each process, of the `threads` that it may have, as fit into `memory` bytes.
+
+    What takes most comes one after the other: making the files, reading the model (mapped, and in memory), reading the
+    vocabulary, and computing, with the matrices of A_f-gram held twice.
 
     Raises:
         BadSetting: it is too little for one thread.
     """
-    of_thread = 4 * dim * _VECTORS_A_NODE * CPU_FGRAMS
-    pieces = (_PIECES_AT_A_TIME + 1) * (PIECE_BYTES + row_bytes * CPU_FGRAMS)  # and one put together
-    frame = _FRAME_TIMES * min(PART_BYTES, num_fgrams * row_bytes)
-    fixed = _PROCESS + _BYTES_AN_FGRAM * num_fgrams + max(_WEIGHT_TIMES * weight_bytes + pieces, frame)
-    fitting = min(threads, (memory // num_processes - fixed) // of_thread)
-    if fitting < 1:
-        least = num_processes * (fixed + of_thread)
+    model, num_fgrams = sizes.weight_bytes + sizes.fgram_bytes, sizes.num_fgrams
+    frame = _FRAME_TIMES * min(PART_BYTES, num_fgrams * sizes.row_bytes)
+    before = max(frame, 2 * sizes.weight_bytes, model + _READING * num_fgrams)
+    pieces = (_PIECES_AT_A_TIME + 1) * (PIECE_BYTES + sizes.row_bytes * CPU_FGRAMS)  # and one put together
+    computing = model + _KEPT * num_fgrams + min(pieces, 2 * num_fgrams * sizes.row_bytes)
+    of_thread = 4 * sizes.dim * _VECTORS_A_NODE * CPU_FGRAMS
+
+    def needed(threads: int) -> int:
+        return num_processes * (_PROCESS + max(before, computing + threads * of_thread))
+
+    fitting = next((some for some in range(threads, 0, -1) if needed(some) <= memory), 0)
+    if not fitting:
         raise BadSetting(
-            f"--memory: {memory:,} bytes, precomputing {num_fgrams:,} rows needs at least {least:,}",
-            f"give --memory {least // MIB + 1}MiB or more",
+            f"--memory: {memory:,} bytes, precomputing {num_fgrams:,} rows needs at least {needed(1):,}",
+            f"give --memory {-(-needed(1) // MIB)}MiB or more",
         )
-    return MemoryPlan(num_processes, fitting, num_processes * (fixed + fitting * of_thread))
+    return MemoryPlan(num_processes, fitting, needed(fitting))
 
 
 def compute_rows(

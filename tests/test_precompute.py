@@ -44,6 +44,25 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_the_work(scone, wor
     assert not leftovers(work)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what a process took")
+def test_with_the_memory_that_a_refusal_asks_for_no_more_is_taken(scone, work):
+    err = scone("--workspace", work, "precompute", "--dtype", "int8", "--memory", "100MiB")[2]
+    enough = int(err.split("give --memory ")[1].split("MiB")[0]) << 20
+    args = ["--workspace", str(work), "precompute", "--dtype", "int8", "--memory", str(enough)]
+    code = f"""
+import atexit
+from scone_cli import cli
+atexit.register(lambda: print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM"))))
+cli.main({args!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    assert "1 threads" in ended.stderr
+    taken = int(ended.stdout.split("VmHWM:")[1].split()[0]) << 10
+    assert 100 << 20 < taken <= enough
+
+
 def test_rows_that_are_wrong_are_not_published(scone, work, monkeypatch):
     before, call = contents(work / "table"), RowMaker.__call__
     monkeypatch.setattr(RowMaker, "__call__", lambda self, ids: call(self, ids) * 1.5)

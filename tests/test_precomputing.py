@@ -14,7 +14,7 @@ from scone_cli import precomputing, row_maker
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.launch import Launch
 from scone_cli.model import SconeModel
-from scone_cli.precomputing import compute_rows, plan_memory
+from scone_cli.precomputing import Sizes, compute_rows, plan_memory
 from scone_cli.progress import silent
 from scone_cli.row_check import SAMPLE, check_rows, row_alone
 from scone_cli.row_files import RowFiles
@@ -166,18 +166,27 @@ def test_a_large_table_is_checked_by_a_sample(tmp_path, monkeypatch):
 
 
 def test_threads_are_as_many_as_the_memory_holds():
-    sizes = (2048, 1 << 30, 4096, 1_000_000)
-    plans = [plan_memory(memory << 30, 1, 8, *sizes) for memory in (4, 5, 64)]
+    sizes = Sizes(2048, 1 << 30, 1 << 29, 4096, 1_000_000)
+    plans = [plan_memory(memory << 20, 1, 8, sizes) for memory in (2700, 3000, 8000)]
     assert plans[0].num_threads < plans[1].num_threads < plans[2].num_threads == 8
-    assert all(plan.memory <= memory << 30 for plan, memory in zip(plans, (4, 5, 64), strict=True))
-    assert plan_memory(16 << 30, 2, 8, *sizes).memory == 2 * plan_memory(8 << 30, 1, 8, *sizes).memory
+    assert all(plan.memory <= memory << 20 for plan, memory in zip(plans, (2700, 3000, 8000), strict=True))
+    assert plan_memory(16 << 30, 2, 8, sizes).memory == 2 * plan_memory(8 << 30, 1, 8, sizes).memory
 
 
-def test_too_little_memory_is_refused_with_what_is_needed():
-    sizes = (256, 1 << 20, 512, 10_000_000)
-    with pytest.raises(BadSetting, match=r"--memory: 1,073,741,824 bytes, .* 10,000,000 rows needs at least") as caught:
-        plan_memory(1 << 30, 2, 4, *sizes)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_too_little_memory_is_refused_with_what_is_needed(processes):
+    sizes = Sizes(256, 1 << 20, 1 << 19, 512, 10_000_000)
+    with pytest.raises(BadSetting, match=r"--memory: 536,870,912 bytes, .* 10,000,000 rows needs at least") as caught:
+        plan_memory(512 << 20, processes, 4, sizes)
     needed = int(str(caught.value.hint).split("--memory ")[1].split("MiB")[0])
-    assert plan_memory(needed << 20, 2, 4, *sizes).num_threads == 1
+    assert plan_memory(needed << 20, processes, 4, sizes).num_threads >= 1
     with pytest.raises(BadSetting):
-        plan_memory((needed - 1) << 20, 2, 4, *sizes)
+        plan_memory((needed - 1) << 20, processes, 4, sizes)
+
+
+def test_memory_of_many_rows_goes_by_their_number_not_by_their_bytes():
+    """Rows are written as they come: of a table of a terabyte no more is held than of one of 100 GB."""
+    narrow, wide = (
+        plan_memory(1 << 40, 1, 1, Sizes(2048, 1 << 30, 1 << 29, bytes_, 250_000_000)) for bytes_ in (400, 4096)
+    )
+    assert wide.memory - narrow.memory < 64 << 20

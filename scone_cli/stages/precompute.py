@@ -80,9 +80,9 @@ class _Made:
         return fingerprint(STAGE, STAGE_VERSION, result_settings(self.config), self.made_from)
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of the model's files."""
-        return sum(stamp.bytes for name, stamp in self.model.files.items() if name.endswith(".safetensors"))
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of each of the model's files."""
+        return {name: stamp.bytes for name, stamp in self.model.files.items() if name.endswith(".safetensors")}
 
 
 def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
@@ -133,19 +133,21 @@ def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
 
 def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
     """Make the table: rank 0 its files, all the rows in them, rank 0 what is left."""
-    import torch  # noqa: PLC0415 - heavy: only when the stage runs
+    import pyarrow as pa  # noqa: PLC0415 - heavy: only when the stage runs
+    import torch  # noqa: PLC0415
 
     from scone_cli.devices import find_device  # noqa: PLC0415
     from scone_cli.model import SconeModel  # noqa: PLC0415
-    from scone_cli.precomputing import compute_rows, plan_memory  # noqa: PLC0415
+    from scone_cli.precomputing import Sizes, compute_rows, plan_memory  # noqa: PLC0415
     from scone_cli.row_files import RowFiles  # noqa: PLC0415
     from scone_cli.row_formats import row_bytes  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
 
     config, vocab, dim = made.config, made.vocab, made.model.settings["dim"]
     num_fgrams, width = vocab.summary["f-grams"], row_bytes(config.dtype, dim)
-    sizes = (dim, made.weight_bytes, width, num_fgrams)
-    plan = plan_memory(_memory(config), team.launch.size, torch.get_num_threads(), *sizes)
+    weights = made.weight_bytes
+    sizes = Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
+    plan = plan_memory(_memory(config), team.launch.size, torch.get_num_threads(), sizes)
 
     def begin() -> str:
         _check_disk(out, num_fgrams, dim, config.dtype, vocab.settings["num_tokens"])
@@ -158,6 +160,7 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
     files = RowFiles(staging, num_fgrams, width)
     network = SconeModel.load(made.inputs / "model").to(find_device(config.device, team.launch.local_rank))
     trie = Vocabulary.read(made.inputs / "vocab", vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
+    pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
     compute_rows(network, trie, config.dtype, files, staging / SCRATCH, plan.num_threads, team.launch, progress)
     team.meet("all rows")
 
