@@ -8,6 +8,8 @@ from typing import Any
 Row = dict[str, Any]
 
 TABLE = "table"
+MOST_RIVALS = 3  # beside one another
+_OWN = ("live", "none")  # arms that are the same model
 _FINDINGS = {"no difference shown": "not shown to differ"}
 
 
@@ -20,6 +22,9 @@ def summary_of(results: Row) -> Row:
         "corpora": [f"{row['corpus']} ({row['tokens']:,} tokens)" for row in method["corpora"]],
         "window and stride, tokens": method["window"],
     }
+    if results["hit_rates"]:
+        rates = {row["corpus"]: row["hit_rate"] for row in results["hit_rates"]}
+        summary["hit rate"] = [f"{corpus} {100 * rates[corpus]:.1f}%" for corpus in corpora if corpus in rates]
     if method["corpora"][0]["bytes"] is None:
         summary["bits a byte"] = "not known: no byte-level tokenizer says how much text the tokens stand for"
     learned = [row for row in method["corpora"] if row["in_training_split"]]
@@ -68,21 +73,22 @@ def _quality(results: Row, corpus: str) -> Iterable[Row]:
 
 
 def _by_corpus(results: Row, corpora: list[str]) -> Iterable[Row]:
-    values = {(row["corpus"], row["arm"]): row["value"] for row in results["results"] if row["metric"] == "perplexity"}
-    hits = {row["corpus"]: row["hit_rate"] for row in results["hit_rates"]}
-    for corpus in corpora:
-        arms = {arm: _rounded(value, 2) for (where, arm), value in values.items() if where == corpus}
-        yield {"corpus": corpus, "hit rate": _rounded(hits.get(corpus), 3), **arms}
+    """A row an arm, a column a corpus."""
+    ppl = {(row["arm"], row["corpus"]): row["value"] for row in results["results"] if row["metric"] == "perplexity"}
+    for arm in dict.fromkeys(arm for arm, _ in ppl):
+        yield {"arm": arm} | {corpus: _rounded(ppl[arm, corpus], 2) for corpus in corpora}
 
 
 def _where(results: Row, corpus: str) -> list[Row]:
-    """The tail: what the table gains on each rival, from the rarest tokens to the most frequent."""
+    """The tail: what the table gains on rivals, from the rarest tokens to the most frequent; as many as there is room for."""
+    rows = [row for row in results["tail"] if row["corpus"] == corpus and row["differences"]]
+    against = [each["against"] for each in (rows[0]["differences"] if rows else [])]
+    shown = sorted(against, key=lambda arm: arm in _OWN)[:MOST_RIVALS]
     return [
         {"occurs": f"{row['first']:,} to {row['last']:,} times" if row["last"] else "never"}
         | {"share": f"{100 * row['share']:.2f}%", TABLE: _rounded(row["losses"].get(TABLE), 3)}
-        | {f"- {each['against']}": _signed(each, 3) for each in row["differences"]}
-        for row in results["tail"]
-        if row["corpus"] == corpus and row["differences"]
+        | {f"- {each['against']}": _signed(each, 3) for each in row["differences"] if each["against"] in shown}
+        for row in rows
     ]
 
 
@@ -109,7 +115,9 @@ def _rung(row: Row) -> Row:
 
 
 def _tasks(rows: list[Row]) -> Iterable[Row]:
-    """A row a task and metric, a column an arm."""
+    """A row a task and metric, a column each for the table and its rivals."""
+    compared = [row for row in rows if row["arm"] not in _OWN and not row["arm"].startswith(f"{TABLE}:")]
+    rows = compared or rows
     for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
         here = [row for row in rows if (row["task"], row["metric"]) == (task, metric)]
         values = {row["arm"]: "-" if row["value"] is None else f"{row['value']:.3g}" for row in here}

@@ -76,7 +76,13 @@ def serve() -> None:
 
 def import_everything() -> None:
     """Import what the stages import, and make small what a tiny corpus would never reach: parts, chunks, timings."""
-    for name in ("torch._dynamo", "scone_cli.actions", "scone_cli.table", "scone_cli.training", "scone_cli.vocabulary"):
+    for name in (
+        "torch._dynamo",
+        "scone_cli.actions",
+        "scone_cli.table",
+        "scone_cli.training",
+        "scone_cli.eval_sections",
+    ):
         importlib.import_module(name)  # the first comes with the optimizer
     from scone_cli import counting, plan, precomputing, row_maker, shards, speed  # noqa: PLC0415 - not for those who start a server
 

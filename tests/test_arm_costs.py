@@ -1,0 +1,91 @@
+"""What arms cost, from what was opened; whether the table pays, against the plain rivals alone."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import make_table, random_documents, slow_ranking, tiny_model, trie_of
+from trained import log_rows, publish_model
+
+from scone_cli.arm_costs import costs_of, payback_of
+from scone_cli.arms import Opened
+from scone_cli.artifacts import read_manifest
+from scone_cli.break_even import Prices
+from scone_cli.evaluation import Arm
+from scone_cli.table import Table
+from scone_cli.training_record import read_config, training_record
+
+TRIE = trie_of(slow_ranking(random_documents(0, 7, [300]), 4, 60, 1), 50, 4)
+
+
+@pytest.fixture
+def found(tmp_path):
+    """A workspace with a model and a table, and a rival without a log."""
+    publish_model(tmp_path / "model", log_rows(20, 5, 10))
+    publish_model(tmp_path / "rival", log_rows(10, 5, 0), kind="plain")
+    make_table(tmp_path, TRIE, tiny_model(50).rows(TRIE, np.arange(60)).detach())
+    rival = read_manifest(tmp_path / "rival")
+    rival.files.pop("log.parquet")
+    artifacts = {name: read_manifest(tmp_path / name) for name in ("model", "table")}
+    return Opened(tmp_path, artifacts, {"rival": (tmp_path / "rival", rival)})
+
+
+def test_a_row_for_every_arm(found):
+    model, plain = tiny_model(50), tiny_model(50, kind="plain")
+    table = Table.open(found.workspace / "table")
+    arms = [
+        *(Arm("rival", plain), Arm("live", model, trie=TRIE)),
+        *(Arm("table", model, table=table), Arm("none", model)),
+    ]
+    shares = {arm.name: np.array([0.5, 0, 0.25, 0.25, 0]) for arm in arms}
+    rows = {row["arm"]: row for row in costs_of(arms, found, shares)}
+    files = [path for path in (found.workspace / "table").iterdir() if path.name.startswith(("rows-", "index."))]
+    assert rows["table"]["offloaded_bytes_disk"] == sum(path.stat().st_size for path in files)
+    assert rows["table"]["offloaded_bytes_ram"] == 60 * 16 * 4 + table.index.nbytes
+    assert rows["table"]["index_bytes"] == table.index.nbytes
+    assert rows["live"]["decode_flops"] > rows["table"]["decode_flops"] == rows["none"]["decode_flops"]
+    assert rows["live"]["offloaded_rows"] == rows["none"]["offloaded_rows"] == 0
+    trained = training_record(found.workspace / "model", read_config(found.workspace / "model"))
+    assert rows["table"]["training_flops"] == trained["cost"]["training_flops"]
+    assert rows["rival"]["training_flops"] is None  # there is no log of it
+
+
+def results(**losses: float) -> dict:
+    cost = {"resident_parameters": 10, "offloaded_bytes_ram": 0, "offloaded_bytes_disk": 0}
+    flops = {"table": (10.0, 300.0), "plain": (10.0, 100.0), "large": (40.0, 400.0), "hashed": (10.0, 100.0)}
+    return {
+        "method": {"corpora": [{"corpus": "wiki"}, {"corpus": "law"}]},
+        "results": [
+            {"arm": arm, "corpus": corpus, "metric": "nats_per_token", "value": value + (corpus == "law")}
+            for arm, value in losses.items()
+            for corpus in ("law", "wiki")
+        ],
+        "cost": [
+            {"arm": arm, **cost, "decode_flops": flops[arm][0], "training_flops": flops[arm][1]} for arm in losses
+        ],
+    }
+
+
+def test_payback_is_against_plain_rivals_on_the_first_corpus():
+    found = payback_of(results(table=3.0, plain=4.0, large=2.5, hashed=2.0), ["plain", "large"], Prices())
+    assert found["baseline"]["nats_per_token"] == pytest.approx(3.0)
+    assert 10 < found["baseline"]["inference_flops"] < 40
+    assert found["prices"] == asdict(Prices())
+
+
+def test_without_a_plain_rival_nothing_pays():
+    assert payback_of(results(table=3.0, hashed=2.0), [], Prices()) is None
+    unknown = results(table=3.0, plain=4.0)
+    unknown["cost"][1]["training_flops"] = None
+    assert payback_of(unknown, ["plain"], Prices()) is None
+
+
+def test_which_model_and_table_an_arm_has(found):
+    opened = Opened(found.workspace, found.artifacts, found.rivals, {"int8": (Path("x"), found.artifacts["table"])})
+    assert opened.model_of("rival")[0] == found.workspace / "rival"
+    assert opened.model_of("table:int8")[0] == opened.model_of("live")[0] == found.workspace / "model"
+    assert opened.table_of("table")[0] == found.workspace / "table"
+    assert opened.table_of("table:int8")[0] == Path("x")
+    assert opened.table_of("live") is opened.table_of("rival") is opened.table_of("none") is None
+    assert opened.names() == ["rival", "live", "table", "table:int8", "none"]
