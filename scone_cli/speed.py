@@ -2,7 +2,7 @@
 
     sections = measure_speed(arms, {"table": Path("scone-work/table")}, tokens, progress)
 
-1, 8 and 64 streams, each with another part of the text, read up to half a context at once (prefill), and as much again token
+1, 8 and 64 streams, each with another part of the text, read up to half a context at once (prefill), and then for as long token
 by token (decode). What is timed is what serving does: matching, fetching rows, the model, its likeliest token. A table is
 read from RAM and mapped; of the mapped one the page cache holds what these tokens need. Arms take turns, in an order drawn
 anew each time, and a median counts, for others use the machine too. A turn is a whole prompt and what follows it: at every
@@ -155,11 +155,12 @@ def _speed(contenders: Sequence[Contender], streams: int, tokens: U32, rate: flo
         for number in random.permutation(len(contenders)).tolist():
             each = contenders[number]
             each.server(streams, 1).read(lines[:, :1])  # now its own weights are near the processor, not another's
-            server, enough = each.server(streams, 2 * length), time.perf_counter() + seconds / 3 / len(contenders)
+            server = each.server(streams, 2 * length)
             prefill[number].append(server.timed(lines[:, :length])[0])
+            enough = time.perf_counter() + prefill[number][-1]  # as long again, so that both are timed often
             for step in range(length, 2 * length):
                 decode[number].append(server.timed(lines[:, step : step + 1])[0])
-                if time.perf_counter() > enough:
+                if time.perf_counter() > enough and step > length:
                     break
     return [
         {
