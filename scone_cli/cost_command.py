@@ -20,8 +20,9 @@ from scone_cli import commands, console
 from scone_cli.break_even import Contender, Prices, contender
 from scone_cli.figures import short_count
 from scone_cli.options import Session, read_recipe
-from scone_cli.payback import big, dollars, payback
+from scone_cli.payback import big, payback
 from scone_cli.quantities import bytes_text
+from scone_cli.report_words import dollars
 from scone_cli.tables import drawn
 
 if TYPE_CHECKING:

@@ -205,27 +205,13 @@ def _empty_lines(count: int) -> U32:
 
 
 @njit(nogil=True, cache=True)
-def match_block(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    tokens,
-    firsts,
-    carried,
-    lines,
-    address,
-    shape,
-    num_tokens,
-    num_fgrams,
-    nodes,
-    waiting,
-    places,
-    ids,
-    lengths,  # noqa: ANN001
-):
+def match_block(tokens, firsts, carried, lines, address, shape, sizes, nodes, waiting, places, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Match up to BLOCK tokens, length by length: all probes of one length are on their way together.
 
-    firsts[j]: token j does not follow token j - 1; the nodes that end before it are carried[j]. Writes nodes[n - 1, j], the
-    node of n tokens that ends at token j, and returns the number of lines that were lost.
+    sizes: how many tokens and f-grams there are. firsts[j]: token j does not follow token j - 1; the nodes that end before it
+    are carried[j]. Writes nodes[n - 1, j], the node of n tokens that ends at token j, and returns the number of lines lost.
     """
-    max_n = carried.shape[1] + 1
+    max_n, (num_tokens, num_fgrams) = carried.shape[1] + 1, sizes
     size, lost = tokens.size, 0
     for j in range(size):
         ids[j] = _NONE
@@ -258,7 +244,7 @@ def match_block(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @njit(nogil=True, cache=True)
-def _match(tokens, starts, lines, address, shape, num_tokens, num_fgrams, width, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match(tokens, starts, lines, address, shape, sizes, width, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match documents tokens[starts[d] : starts[d + 1]]; returns the number of lines that were lost."""
     firsts, carried = np.empty(BLOCK, np.bool_), np.full((BLOCK, width), _NONE, np.uint32)
     nodes = np.empty((width + 1, BLOCK), np.uint32)
@@ -282,8 +268,7 @@ def _match(tokens, starts, lines, address, shape, num_tokens, num_fgrams, width,
             lines,
             address,
             shape,
-            num_tokens,
-            num_fgrams,
+            sizes,
             nodes,
             waiting,
             places,
@@ -357,8 +342,8 @@ class FgramIndex:
         ids, lengths = np.empty(tokens.size, np.uint32), np.empty(tokens.size, np.uint8)
         address = np.uint64(self.lines.ctypes.data)
         width = self.max_n - 1
-        sizes = self.num_tokens, self.num_fgrams, width
-        lost = _match(tokens, starts, self.lines, address, self.shape, *sizes, ids, lengths)
+        sizes = self.num_tokens, self.num_fgrams
+        lost = _match(tokens, starts, self.lines, address, self.shape, sizes, width, ids, lengths)
         if lost:
             raise self.damage()
         return ids, lengths

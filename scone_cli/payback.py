@@ -22,6 +22,7 @@ from scone_cli.break_even import (
     equal_quality,
     hinge_of,
 )
+from scone_cli.report_words import days_text, dollars
 
 Row = dict[str, Any]
 
@@ -96,7 +97,7 @@ def _verdict(baseline: Baseline, deal: Deal, hinge: Row | None, prices: Prices) 
 def _after(baseline: Baseline, deal: Deal, prices: Prices) -> str:
     limit = {None: "after", "at least": "at the latest after", "at most": "at the earliest after"}[baseline.bound]
     if_at_all = ", if at all" if baseline.bound == "at most" else ""
-    when = f"{limit} {big(deal.tokens)} tokens ({_time(deal.days)} at {big(prices.load)} a day)"
+    when = f"{limit} {big(deal.tokens)} tokens ({days_text(deal.days)} at {big(prices.load)} a day)"
     return f"Scone pays{if_at_all}: {when} it is cheaper than {_plain(baseline)}"
 
 
@@ -120,7 +121,7 @@ def _never(baseline: Baseline, deal: Deal, prices: Prices) -> str:
 def _at_first(baseline: Baseline, deal: Deal, _prices: Prices) -> str:
     limit = {None: "for", "at least": "for at least", "at most": "for at most"}[baseline.bound]
     why = "it costs less to train, but its table costs more a day than is saved"
-    return f"Scone is cheaper {limit} the first {_time(deal.days)} than {_plain(baseline)}: {why}"
+    return f"Scone is cheaper {limit} the first {days_text(deal.days)} than {_plain(baseline)}: {why}"
 
 
 _FINDINGS = {"after": _after, "at once": _at_once, "never": _never, "at first": _at_first}
@@ -146,17 +147,6 @@ def _hinging(hinge: Row | None) -> str:
 
 def _answer(outcome: str, tokens: float) -> str:
     return {"after": f"after {big(tokens)} tokens", "at first": "only at first"}.get(outcome, outcome)
-
-
-def _time(days: float) -> str:
-    if days >= 2 * DAYS_A_YEAR:
-        return f"{days / DAYS_A_YEAR:,.1f} years"
-    return f"{days:,.0f} days" if days >= 10 else f"{days:.1f} days" if days >= 1 else f"{24 * days:.2g} hours"
-
-
-def dollars(value: float) -> str:
-    """Money: $8,212 or $4.11; below a cent two digits."""
-    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}" if value >= 0.01 else f"${value:.2g}"
 
 
 def big(value: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 from test_break_even import LARGE, PRICES, SCONE, SMALL
 
 from scone_cli.break_even import Contender
-from scone_cli.payback import big, dollars, payback
+from scone_cli.payback import big, payback
 from scone_cli.quantities import Quantity
 
 CHEAP = replace(SCONE, training_flops=1e17)
@@ -92,7 +92,7 @@ def test_worked_by_hand():
             [SMALL, LARGE],
             QUIET,
             "at first",
-            f"Scone is cheaper for the first 13.0 years than {EQUAL}: it costs less to train, but its table costs more a day",
+            f"Scone is cheaper for the first 13 years than {EQUAL}: it costs less to train, but its table costs more a day",
         ),
     ],
 )
@@ -137,8 +137,3 @@ def test_a_bound_is_one():
 )
 def test_large_numbers_in_words(value, text):
     assert big(value) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(8211.7, "$8,212"), (4.106, "$4.11"), (0.000055, "$5.5e-05"), (0, "$0")])
-def test_money(value, text):
-    assert dollars(value) == text
