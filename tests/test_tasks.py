@@ -150,6 +150,30 @@ def test_a_folder_of_tasks_is_told_task_by_task(tmp_path):
 
 
 @needs_harness
+def test_tasks_and_groups_by_the_names_that_the_harness_knows(tmp_path, monkeypatch):
+    """As if it had come with these: the metrics of a task are those of its file, those of a group are means."""
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+
+    expected = run(task(tmp_path, CHOICES, "one", **CHOOSE))
+    task(tmp_path, CHOICES[:2], "two", **CHOOSE)
+    group = {
+        "group": "both",
+        "task": ["one", "two"],
+        "aggregate_metric_list": [{"metric": "acc", "weight_by_size": False}],
+    }
+    (tmp_path / "both.yaml").write_text(json.dumps(group))
+    monkeypatch.setattr(harness, "_is_reachable", bool)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda: TaskManager(include_path=tmp_path, include_defaults=False))
+    monkeypatch.chdir(tmp_path)  # there the harness looks for data
+    assert [row | {"version": "0"} for row in run("one")] == expected
+    found = {row["task"]: row for row in run("both", arms=(OTHER,)) if row["metric"] == "acc"}
+    assert sorted(found) == ["both", "one", "two"]
+    assert found["both"]["value"] == pytest.approx((found["one"]["value"] + found["two"]["value"]) / 2)
+    assert [found[name]["n"] for name in ("both", "one", "two")] == [None, 4, 2]
+
+
+@needs_harness
 def test_what_is_cut_is_told(tmp_path):
     told = []
     docs = [*CHOICES, {"x": "ab" * 9, "ends": ["b", "c"], "right": 0}]
