@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scone_cli.errors import BadData, InputMissing
 
 FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of data that lies beside a task, as the harness calls them
@@ -85,6 +83,8 @@ def _task(path: Path) -> TaskFile:
 
 def _config(path: Path, read: list[Path], above: tuple[Path, ...] = ()) -> Config:
     """What a file says, what it includes first; the files it took are added to `read`. `above` are those that include it."""
+    import yaml  # noqa: PLC0415 - of the extra: that it is missing is told by who asks for tasks
+
     above = (*above, path.resolve())
     if above[-1] in above[:-1]:
         raise BadData(f"{path}: includes itself", "take one `include` away")

@@ -7,6 +7,8 @@ import pytest
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.task_files import find_tasks, is_path
 
+pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'scone-cli[eval]'")
+
 TASK = "task: t\ndataset_path: json\ndataset_kwargs: {data_files: {test: d.jsonl}}\n"
 
 
