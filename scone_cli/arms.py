@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scone_cli.artifacts import Manifest, digest_weights, open_artifact
+from scone_cli.devices import find_device
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.evaluation import Arm
 from scone_cli.model import SconeModel
@@ -134,22 +135,27 @@ def _check_table(folder: Path, table: Manifest, artifacts: dict[str, Manifest], 
         )
 
 
-def load_arms(found: Opened, ladder: bool) -> tuple[list[Arm], FgramTrie | None]:
-    """The arms in the order of the report, then with `ladder` a prefix of the table each; and the f-grams of the table."""
-    arms = []
+def load_arms(found: Opened, ladder: bool, device: str = "cpu") -> tuple[list[Arm], FgramTrie | None]:
+    """The arms in the order of the report, then with `ladder` a prefix of the table each; and the f-grams of the table.
+
+    Raises:
+        BadSetting: there is no such device.
+        DamagedArtifact: see `SconeModel.load`.
+    """
+    arms, place = [], find_device(device)
     for name, (folder, manifest) in found.rivals.items():
-        model = SconeModel.load(folder)
+        model = SconeModel.load(folder).to(place)
         trie = trie_of_model(folder, manifest, found.workspace) if model.fgram else None
         arms.append(Arm(name, model, trie))
     folder = found.workspace / "model"
-    model, trie, rungs = SconeModel.load(folder), None, list[Arm]()
+    model, trie, rungs = SconeModel.load(folder).to(place), None, list[Arm]()
     if model.fgram:
         own = found.artifacts["model"]
         trie = trie_of_model(folder, own, found.workspace)
         table = Table.open(found.workspace / "table", model=own)
         arms += [Arm(LIVE, model, trie=trie, found_by=table.index), Arm(TABLE, model, table=table)]
-        for name, (place, _) in found.tables.items():
-            arms.append(Arm(f"{TABLE}:{name}", model, table=Table.open(place, model=own), found_by=table.index))
+        for name, (beside, _) in found.tables.items():
+            arms.append(Arm(f"{TABLE}:{name}", model, table=Table.open(beside, model=own), found_by=table.index))
         for rows in rungs_of(table.num_rows)[:-1] if ladder else []:
             prefix = Prefix(rows, trie.suffixes, trie.num_tokens)
             rungs.append(Arm(f"{TABLE}[:{rows}]", model, table=table, prefix=prefix))

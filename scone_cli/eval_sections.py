@@ -31,6 +31,7 @@ def measure(
     tokenizer: Tokenizer | None,
     progress: Progress,
     *,
+    device: str = "cpu",
     ladder: bool = False,
     speed: bool = True,
     tasks: Sequence[str] = (),
@@ -39,7 +40,7 @@ def measure(
     started = time.monotonic()
     folder = found.workspace / "tokens"
     end = end_of_document(folder, found.artifacts["tokens"])
-    arms, trie = load_arms(found, ladder)
+    arms, trie = load_arms(found, ladder, device)
     config = arms[-1].model.config
     counts = training_counts(folder, config.vocab_size)
     reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, WITHOUT], ladder)

@@ -6,6 +6,7 @@ import shutil
 
 import click
 import pytest
+import torch
 from workspaces import copy_of, manifest, timeless
 
 from scone_cli import cli, schemas
@@ -182,6 +183,14 @@ def test_a_rival_is_named_by_its_folder_its_workspace_or_its_user(evaluate, work
     shutil.copytree(work / "plain", tmp_path / "other" / "model")
     found = evaluate("--against", tmp_path / "other" / "model", "--against", f"mine={work / 'plain'}", "--no-speed")[3]
     assert list(found["method"]["models"]) == ["other", "mine", "live", "table", "none"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there(scone, work, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    code, _, err = scone("--quiet", "--workspace", work, "eval", "--device", device, "--force")
+    assert (code, f"--device {device}: " in err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["table:int8", "a[1]", ""])

@@ -49,11 +49,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Settings of `eval`."""
+    """Settings of `eval`. The device moves the last bits of losses; what they were computed on is in no fingerprint."""
 
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
     speed: bool = setting(True, "Also measure how fast the arms are, in half a minute.")
     ladder: bool = setting(False, "Also evaluate the first 1,000, 10,000, ... rows of the table: which size is enough.")
+    device: str = setting(
+        "auto",
+        "Where to compute: `auto` is a CUDA GPU if there is one, else the CPU.",
+        choices=("auto", "cpu", "cuda", "mps"),
+        affects_result=False,
+    )
     seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
@@ -183,7 +189,7 @@ def _measure(
     tokenizer = _tokenizer(found)
     texts = _texts(config, found, files, tokenizer)
     choice = {"ladder": config.ladder, "speed": config.speed}
-    return measure(found, texts, tokenizer, progress, tasks=inputs.tasks, **choice)
+    return measure(found, texts, tokenizer, progress, device=config.device, tasks=inputs.tasks, **choice)
 
 
 def _tokenizer(found: Opened) -> Tokenizer | None:
