@@ -1,6 +1,7 @@
 # From a fresh checkout: `make demo` and `make test`. Everything is installed into $(VENV), nothing outside it.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SCONE = $(BIN)/scone --workspace demo/work --config pipelines/demo.toml
@@ -16,7 +17,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "'$(PYTHON)' is not Python 3.11 or later; name one that is: make PYTHON=/path/to/python3 setup" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # Every stage is called every time, and says itself whether it is up to date: scone knows more than make's file times.
