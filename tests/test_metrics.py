@@ -12,14 +12,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from scone_cli.metrics import (
+    Estimate,
     bits_per_byte,
     block_parameters,
     fgram_forward_flops,
     fgram_pass_flops,
     forward_flops,
+    interval,
     nats_per_token,
     per_document,
     perplexity,
+    student_quantile,
+    word_perplexity,
 )
 
 NATS, TOKENS, BYTES = np.array([4.0, 8.0]), np.array([2.0, 2.0]), np.array([8.0, 12.0])
@@ -82,6 +86,31 @@ def test_sums_by_document():
     assert per_document(np.array([1, 2, 4], np.float32), starts).tolist() == [3.0, 0.0, 4.0]
     many = np.full(100_000, 0.1, np.float32)
     assert per_document(many, np.array([0, 100_000]))[0] == pytest.approx(10_000, rel=1e-6)
+
+
+def test_perplexity_a_word_worked_by_hand():
+    """12 nats over 3 words and 4 tokens; the documents have 1 and 2 words: 4 nats a word in both, so no error."""
+    found = word_perplexity(NATS, np.array([1.0, 2.0]), TOKENS)
+    assert found == Estimate(pytest.approx(math.exp(4)), pytest.approx(0), 4)
+
+
+def test_a_word_of_hundreds_of_tokens_is_beyond_counting():
+    found = word_perplexity(np.array([5000.0, 1.0]), np.array([1.0, 1.0]), TOKENS)
+    assert math.isfinite(found.value)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.18245), (4, 2.77645), (5, 2.57058), (10, 2.22814), (30, 2.04227), (645, 1.96365)],
+)
+def test_students_quantile_against_its_tables(freedom, quantile):
+    assert student_quantile(freedom) == pytest.approx(quantile, rel=2e-3 if freedom == 3 else 4e-4)
+
+
+def test_an_interval_is_wide_where_documents_are_few():
+    assert interval(Estimate(1.0, 0.5, 10), 5) == pytest.approx((1 - 2.776 * 0.5, 1 + 2.776 * 0.5), rel=1e-3)
+    assert interval(Estimate(1.0, 0.0, 10), 2) == (1.0, 1.0)
+    assert interval(Estimate(1.0, None, 10), 1) is interval(Estimate(1.0, 0.5, 10), 1) is None
 
 
 # ---- cost --------------------------------------------------------------------------------------------------------
