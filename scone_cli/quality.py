@@ -79,6 +79,7 @@ def evaluate_text(
         if gains:
             gains.add(stream, found)
         done += size
+        del stream, found  # before the next piece is read
     progress(what, text.total, text.total, text.unit, detail)
     if not tally.folders or not tally("tokens").sum():
         raise InputMissing(f"{text.name}: no document with text in it", "name files or folders that hold text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -127,6 +128,21 @@ def same(found, expected):
     if isinstance(expected, list):
         return len(found) == len(expected) and all(map(same, found, expected))
     return found == (pytest.approx(expected, rel=1e-4, abs=1e-5) if isinstance(expected, float) else expected)
+
+
+def test_one_piece_is_in_memory_at_a_time(arms):
+    kept: list[weakref.ref] = []
+
+    def pieces():
+        for document in DOCUMENTS:
+            assert [piece() for piece in kept] == [None] * len(kept)
+            stream = stream_of([document], ["a"])
+            kept.append(weakref.ref(stream.tokens))
+            yield stream, stream.tokens.size
+            del stream
+
+    evaluate_text(Text("text", 60, "tokens", pieces), arms, READING, silent)
+    assert len(kept) == len(DOCUMENTS)
 
 
 def test_progress_is_told_in_the_unit_of_the_text(arms):
