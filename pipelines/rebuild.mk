@@ -24,9 +24,11 @@ scone-state := $(WORKSPACE)/.make
 scone-find := find -L $(CORPUS) -name '.?*' $(foreach path,$(CORPUS),! -path $(path)) -prune -o -type f -print
 
 # $(call scone-facts,STAGE): a command that prints what a stage depends on and no file time shows: its lines of the recipe,
-# with those above the first table (a table's header starts its line), and for count-ngrams the names of the corpus's files.
+# with those above the first table (a table's header starts its line); for count-ngrams the names of the corpus's files, and
+# for eval the prices.
 define scone-facts
-{ awk -v table='[$1]' '/^\[/ {title = $$0; gsub("_", "-", title); here = index(title, table) == 1; headed = 1}
+{ awk -v table='[$1]' '/^\[/ {title = $$0; gsub("_", "-", title); headed = 1;
+                              here = index(title, table) == 1 || (table == "[eval]" && index(title, "[prices]") == 1)}
                        /^[^#]/ && (here || !headed)' $(RECIPE);
   $(if $(filter count-ngrams,$1),$(scone-find) | LC_ALL=C sort;) } 2>/dev/null
 endef

@@ -152,6 +152,14 @@ def test_table_names_may_have_underscores(built):
     assert built.stages_run() == STAGES[2:]
 
 
+def test_prices_are_read_by_the_evaluation_alone(built):
+    built.change_recipe("[eval]\n", "[prices]\nram-gb = 2\n\n[eval]\n")
+    assert built.stages_run() == ["eval"]
+    built.change_recipe("ram-gb = 2", "ram-gb = 3")
+    assert built.stages_run() == ["eval"]
+    assert built.stages_run() == []
+
+
 def test_comments_and_blank_lines_of_the_recipe_do_not_count(built):
     built.change_recipe("# settings\n", "# other words\n\n\n")
     built.change_recipe("[eval]\n", "[eval]\n# why\n\n")

@@ -135,7 +135,7 @@ def test_one_piece_is_in_memory_at_a_time(arms):
 
     def pieces():
         for document in DOCUMENTS:
-            assert [piece() for piece in kept] == [None] * len(kept)
+            assert all(piece() is None for piece in kept)
             stream = stream_of([document], ["a"])
             kept.append(weakref.ref(stream.tokens))
             yield stream, stream.tokens.size
