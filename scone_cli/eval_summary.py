@@ -132,7 +132,7 @@ def _cost(row: Row, timed: Row | None) -> Row:
         "resident parameters": row["resident_parameters"],
         "offloaded rows": row["offloaded_rows"],
         "offloaded bytes": row["offloaded_bytes_ram"],
-        "FLOPs a token": round(row["prefill_flops"]),
+        "decode FLOPs": round(row["decode_flops"]),
     }
     return shown | ({"tokens/s": round(timed["tokens_a_second"])} if timed else {})
 
