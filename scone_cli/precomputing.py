@@ -116,12 +116,16 @@ def compute_rows(
     ids = {piece: order[size * piece : size * (piece + 1)] for piece in mine}
     total, done = sum(map(len, ids.values())), 0
 
+    def mark(piece: int) -> Path:
+        """The file that says that a piece is done, of this size: on another kind of device they have another."""
+        return marks / f"piece-{piece:06d}-of-{size}"
+
     def rows_of(some: I64) -> Raw:
         return encode(maker(some), dtype)
 
     def write(piece: int, made: list[Future[Raw]]) -> None:
         files.write(ids[piece], np.concatenate([each.result() for each in made]))
-        write_atomically(_mark(marks, piece), b"")
+        write_atomically(mark(piece), b"")
 
     progress("precomputing", 0, total, "rows")
     begun = deque[tuple[int, Future[None]]]()
@@ -137,7 +141,7 @@ def compute_rows(
 
     with _pool(1) as writer, _pool(num_threads) as makers:
         for piece, of_piece in ids.items():
-            if _mark(marks, piece).exists():
+            if mark(piece).exists():
                 done += len(of_piece)
                 continue
             cuts = range(0, len(of_piece), at_a_time)
@@ -145,11 +149,6 @@ def compute_rows(
             begun.append((piece, writer.submit(write, piece, made)))
             end(_PIECES_AT_A_TIME - 1)
         end(0)
-
-
-def _mark(folder: Path, piece: int) -> Path:
-    """The file that says that a piece is done."""
-    return folder / f"piece-{piece:06d}"
 
 
 @contextlib.contextmanager

@@ -101,11 +101,24 @@ def test_only_pieces_without_a_mark_are_computed_again(tmp_path, monkeypatch):
     files = RowFiles(tmp_path, 50, 32, 700)
     missing = TRIE.token_order()[16:32]
     files.write(missing, np.zeros((16, 32), np.uint8))
-    (tmp_path / "piece-000001").unlink()
+    (tmp_path / "piece-000001-of-16").unlink()
     monkeypatch.setattr(RowMaker, "__call__", lambda self, ids: computed.extend(ids.tolist()) or call(self, ids))
     made(tmp_path, model)
     assert computed == missing.tolist()
     assert content(tmp_path) == expected
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+def test_pieces_of_another_size_are_not_taken_for_done(tmp_path, monkeypatch):
+    """As those that were made on a CPU, when a GPU goes on."""
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    files = made(tmp_path, model)
+    files.write(ALL, np.zeros((50, 32), np.uint8))
+    for mark in tmp_path.glob("piece-*"):
+        if "000001" not in mark.name:
+            mark.unlink()
+    monkeypatch.setattr(row_maker, "CPU_FGRAMS", 32)
+    assert made(tmp_path, model).read(ALL).any(1).all()
 
 
 @pytest.mark.usefixtures("in_small_pieces")
