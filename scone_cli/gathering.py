@@ -21,7 +21,7 @@ from numba import carray, njit, types
 from scone_cli.errors import StorageFailure
 from scone_cli.mapped_files import MappedFile, lost_counter, lost_pages
 from scone_cli.ngrams import NONE, U32
-from scone_cli.raw_memory import LINE, copy, pointer, prefetch
+from scone_cli.raw_memory import LINE, Addressed, copy, pointer, prefetch
 
 _NONE = np.uint32(NONE)
 _AHEAD = 12  # rows on their way at a time
@@ -172,7 +172,7 @@ class Part:
     num_rows: int
 
 
-class RowsInMemory:
+class RowsInMemory(Addressed):
     """All rows, read once into pages as large as the system has them."""
 
     def __init__(self, parts: Sequence[Part], row_bytes: int) -> None:
@@ -200,7 +200,7 @@ class RowsInMemory:
             raise foreign(ids, self._numbers)
 
 
-class MappedRows:
+class MappedRows(Addressed):
     """Rows that stay in their files, mapped.
 
     As long as all that is asked for is in the page cache, rows are copied from the mapped files. A read that takes longer than
@@ -253,10 +253,11 @@ class MappedRows:
         """Raise for an id that is none, and for a file that is not what it was; a row may well end in zero."""
         if flags & FOREIGN:
             raise foreign(ids, self._numbers)
+        lost = lost_pages()  # counted before: one that another thread loses meanwhile will be looked for again
         for part in self._parts:
             if error := part.file.damage():
                 raise error
-        self._numbers[KNOWN] = lost_pages()  # those of another table
+        self._numbers[KNOWN] = lost  # those of another table
 
 
 def foreign(ids: U32, numbers: npt.NDArray[np.int64]) -> IndexError:

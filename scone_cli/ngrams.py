@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,9 @@ I64 = npt.NDArray[np.int64]
 Shape = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
 NONE = 0xFFFFFFFF  # no f-gram
+ID = np.dtype(
+    np.uint32
+)  # named: to look it up anew, or to compare with the type, would be a tenth of what a token takes
 REMAKE = "run: scone precompute --force"
 _NONE = np.uint32(NONE)
 _LOST = np.uint32(NONE - 1)  # instead of an id: the line that would hold it is not what was written
@@ -201,6 +205,19 @@ def _empty_lines(count: int) -> U32:
     return raw[first : first + count * LINE].view(np.uint32)
 
 
+def as_uint32(numbers: npt.NDArray[Any], other: int) -> U32:
+    """Tokens or ids [N] as the kernels take them; what 32 bits do not hold becomes `other`, not what its low bits say.
+
+    Raises:
+        ValueError: they have not one dimension.
+    """
+    if numbers.ndim != 1:
+        raise ValueError(f"an array of shape {numbers.shape}, expected one dimension")
+    if numbers.dtype is not ID:
+        numbers = np.where((numbers >= 0) & (numbers <= NONE), numbers, np.int64(other))
+    return np.ascontiguousarray(numbers, ID)
+
+
 # ---- matching ----------------------------------------------------------------------------------------------------
 
 
@@ -335,10 +352,14 @@ class FgramIndex:
         `starts` [D + 1] bounds the documents (None: one document); a match never reaches across a document's start.
 
         Raises:
+            ValueError: the documents are not all of the tokens.
             DamagedArtifact: the index is mapped, and its file has changed.
         """
+        tokens = as_uint32(tokens, NONE)
         if starts is None:
             starts = np.array([0, tokens.size], np.int64)
+        if not starts.size or starts[0] != 0 or starts[-1] != tokens.size or (np.diff(starts) < 0).any():
+            raise ValueError("documents that are not all of the tokens, one after the other")
         ids, lengths = np.empty(tokens.size, np.uint32), np.empty(tokens.size, np.uint8)
         address = np.uint64(self.lines.ctypes.data)
         width = self.max_n - 1

@@ -6,7 +6,7 @@ many are on their way at a time. Addresses are passed as numbers because unpacki
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from llvmlite import ir
 from numba import types
@@ -14,6 +14,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LINE = 64  # bytes of a line of the cache
+
+
+class Addressed:
+    """What keeps addresses of memory of its own: a copy would go on using that of the first, and is refused."""
+
+    def __reduce__(self) -> NoReturn:
+        """What copies and pickles ask for."""
+        raise TypeError(f"a {type(self).__name__} cannot be copied: open or make another")
 
 
 @intrinsic

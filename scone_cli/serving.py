@@ -55,15 +55,13 @@ class SconeEmbedding(nn.Module):
         here = tokens if tokens.device.type == "cpu" else tokens.cpu()
         flat = here.numpy().ravel()
         if lengths is None and streams is None and len(tokens) == 1:  # what one text's every token pays for
-            ids = self.matcher.match(flat.astype(np.uint32))
+            ids = self.matcher.match(flat)
         else:
             if lengths is None:
                 starts = np.arange(len(tokens) + 1) * tokens.shape[1]
             else:
                 starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-            ids = self.matcher.match(
-                flat.astype(np.uint32), starts, None if streams is None else np.asarray(streams, np.int64)
-            )
+            ids = self.matcher.match(flat, starts, None if streams is None else np.asarray(streams, np.int64))
         weight = self.main.token_embedding.weight
         embedded = self._here if weight.device.type == "cpu" else self._there
         return embedded(here, ids, weight).view(*tokens.shape, weight.shape[1])

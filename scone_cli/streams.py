@@ -9,13 +9,25 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from scone_cli.ngrams import BLOCK, I64, NONE, U32, FgramIndex, find, match_block, place_of, prefetch_place
-from scone_cli.raw_memory import pointer
+from scone_cli.ngrams import (
+    BLOCK,
+    I64,
+    ID,
+    NONE,
+    U32,
+    FgramIndex,
+    as_uint32,
+    find,
+    match_block,
+    place_of,
+    prefetch_place,
+)
+from scone_cli.raw_memory import Addressed, pointer
 
 ROLL_BACK = 64  # tokens that a stream can take back
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first
 _NONE, _LOST = np.uint32(NONE), NONE - 1
-_empty, _ID = np.empty, np.dtype(np.uint32)  # named here: looked up anew, they would be a tenth of what a token takes
+_empty = np.empty  # named here: see `ngrams.ID`
 # The address of an array of these numbers is what the kernels are called with: every array costs a call more than a probe does.
 _LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN = range(8)
 _OLDEST, _CALLED, _CALL, _WORK, _SHAPE = range(8, 13)  # the last is the first of four
@@ -155,7 +167,7 @@ def _match_first(address, tokens, ids):  # type: ignore[no-untyped-def]  # noqa:
     return _match(_numbers(address), tokens, (0, tokens.size), (0,), ids)
 
 
-class Matcher:
+class Matcher(Addressed):
     """Matches streams of tokens piece by piece, with the result of matching each whole.
 
     A stream is one document as far as it is known: nothing is matched across `reset`. One matcher serves one thread at a
@@ -183,15 +195,17 @@ class Matcher:
             ValueError: the pieces are not all of the tokens, or not for different streams of this matcher.
             DamagedArtifact: the index is mapped, and its file has changed.
         """
-        if starts is None and tokens.size == 1:
-            ids = _empty(1, _ID)
+        if starts is None and streams is None and tokens.size == 1:
+            ids = _empty(1, ID)
             ids[0] = found = _match_token(self._address, tokens.item())
             if found == _LOST:
                 raise self.index.damage()
             return ids
-        tokens = np.ascontiguousarray(tokens, np.uint32)
+        tokens = as_uint32(tokens, NONE)
         ids = np.empty(tokens.size, np.uint32)
         if starts is None:
+            if streams is not None:
+                raise ValueError("streams are given, but no starts of their pieces")
             lost = _match_first(self._address, tokens, ids)
         else:
             starts = np.ascontiguousarray(starts, np.int64)

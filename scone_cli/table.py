@@ -31,7 +31,7 @@ from scone_cli.artifacts import Manifest, check_files, digest_weights, read_mani
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts, StorageFailure
 from scone_cli.gathering import MappedRows, Part, RowsInMemory, large_pages
 from scone_cli.mapped_files import MappedFile
-from scone_cli.ngrams import NONE, REMAKE, U32, FgramIndex, fewest_lines
+from scone_cli.ngrams import ID, NONE, REMAKE, U32, FgramIndex, as_uint32, fewest_lines
 from scone_cli.raw_memory import LINE
 from scone_cli.row_files import RowFiles
 from scone_cli.row_formats import FORMATS, decode, row_bytes, torch_dtype
@@ -118,12 +118,12 @@ class Table:
         NONE stays as it is. Nothing is converted, and nothing copied twice, if it is contiguous and of the table's own type.
 
         Raises:
-            ValueError: `out` is too small, or on another device.
+            ValueError: `out` is too small, or on another device; ids that have not one dimension.
             IndexError: an id is none of the table's.
             DamagedArtifact, StorageFailure: see `gathering.MappedRows`.
         """
-        if ids.size != 1:
-            ids = np.ascontiguousarray(ids, np.uint32)
+        if ids.size != 1 or ids.dtype is not ID:
+            ids = as_uint32(ids, NONE - 1)  # of which no table has a row
         if out is None:
             out = torch.zeros((ids.size, self.dim), dtype=self.dtype)
         shape = out.shape

@@ -134,6 +134,15 @@ with open({str(path)!r}, "r+b") as file:
     assert not ended.stdout
 
 
+def test_a_page_that_is_lost_as_others_are_looked_for_is_not_forgotten(tmp_path, monkeypatch):
+    """By another thread, for example: the next read must look again."""
+    table, lost = Table.open(make_table(tmp_path, TRIE, rows())), [7]
+    monkeypatch.setattr(gathering, "lost_pages", lambda: lost[0])
+    monkeypatch.setattr(MappedFile, "damage", lambda _: lost.insert(0, 8))
+    table.stored._explain(gathering.SUSPECT, EVERY)
+    assert table.stored._numbers[gathering.KNOWN] == 7
+
+
 # ---- disks that fail ---------------------------------------------------------------------------------------------
 
 

@@ -120,6 +120,39 @@ def test_what_is_no_token_is_in_no_fgram():
     assert Matcher(index).match(np.array([3, 2], np.uint32)).tolist() == [NONE, NONE]
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.uint16, np.float64])
+def test_tokens_of_another_type_are_the_same_tokens(dtype):
+    index = trie_of([(0, 1), (1, 2), (0, 1, 2)], 3, 3).index()
+    tokens = np.array([0, 1, 2, 1, 1, 2], dtype)
+    for match in (lambda tokens: index.match(tokens)[0], lambda tokens: Matcher(index).match(tokens)):
+        assert match(tokens).tolist() == match(tokens[::-1][::-1]).tolist() == [NONE, 0, 2, NONE, NONE, 1]
+
+
+@pytest.mark.parametrize("offset", [2**32, -(2**32), -3])
+def test_what_32_bits_do_not_hold_is_no_token(offset):
+    """Not the one that its low bits say."""
+    index = trie_of([(0, 1), (1, 2), (0, 1, 2)], 3, 3).index()
+    tokens = np.array([0, 1, 2, 1, 1, 2]) + offset
+    assert index.match(tokens)[0].tolist() == Matcher(index).match(tokens).tolist() == [NONE] * 6
+    matcher = Matcher(index)
+    assert [int(matcher.match(token)[0]) for token in np.split(tokens, 6)] == [NONE] * 6
+
+
+def test_tokens_in_two_dimensions_are_refused():
+    index = trie_of([(0, 1)], 3, 2).index()
+    for match in (index.match, Matcher(index).match):
+        with pytest.raises(ValueError, match=r"of shape \(2, 3\), expected one dimension"):
+            match(np.zeros((2, 3), np.uint32))
+
+
+@pytest.mark.parametrize("starts", [[0, 2], [1, 3], [0, 4], [0, 2, 1, 3], [0], []])
+def test_documents_that_are_not_all_of_the_tokens_are_refused(starts):
+    """Else what lies beside them in memory would be read, or be the answer."""
+    index = trie_of([(0, 1)], 3, 2).index()
+    with pytest.raises(ValueError, match="documents that are not all of the tokens"):
+        index.match(np.array([0, 1, 2], np.uint32), np.array(starts, np.int64))
+
+
 # ---- matching ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from builders import random_documents, slow_matches, slow_ranking, trie_of
@@ -125,3 +127,16 @@ def test_pieces_that_are_none_are_refused(starts, streams):
     with pytest.raises(ValueError, match="pieces that are not all of the tokens"):
         matcher.match(tokens, np.array(starts), None if streams is None else np.array(streams))
     assert matcher.match(tokens).tolist() == whole([1, 2, 3])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_streams_without_pieces_are_refused(size):
+    """They would all have been for stream 0."""
+    with pytest.raises(ValueError, match="starts"):
+        Matcher(INDEX, 2).match(np.zeros(size, np.uint32), streams=np.array([1]))
+
+
+def test_a_matcher_is_not_copied():
+    """The copy would step the streams of the first."""
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy(Matcher(INDEX))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -92,6 +93,32 @@ def test_an_id_of_no_row_is_refused(tmp_path, placement):
         with pytest.raises(IndexError, match="f-gram 50: the table has 50 rows"):
             table.rows(np.array([1, 50, NONE], np.uint32))
         table.rows(np.array([1], np.uint32))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("is_known_to_be_cached", [False, True])
+def test_ids_of_another_type_are_the_same_ids_or_refused(tmp_path, placement, is_known_to_be_cached):
+    """Of one id and of several: -1 is no row before the first, nor 2**32 + 3 row 3."""
+    rows = random_rows(50, 6)
+    table = Table.open(make_table(tmp_path, TRIE, rows), placement)
+    table.stored._careful = 0 if is_known_to_be_cached else 1000
+    for ids in ([3], [3, 49], [49, NONE, 0]):
+        expected = table.rows(np.array(ids, np.uint32))
+        assert torch.equal(table.rows(np.array(ids)), expected)
+        assert torch.equal(table.rows(np.array(ids), torch.zeros(len(ids), 6)), expected.float())
+    for ids in ([-1], [2**32 + 3], [-1, 3], [3, 2**32 + 3]):
+        for out in (None, torch.zeros(len(ids), 6)):
+            with pytest.raises(IndexError, match="f-gram"):
+                table.rows(np.array(ids), out)
+    with pytest.raises(ValueError, match=r"of shape \(2, 2\), expected one dimension"):
+        table.rows(np.zeros((2, 2), np.uint32))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_table_is_not_copied(tmp_path, placement):
+    """The copy would read memory that goes with the first."""
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy(Table.open(make_table(tmp_path, TRIE, random_rows(50, 6)), placement))
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - set(DTYPES)))
