@@ -31,9 +31,7 @@ I64 = npt.NDArray[np.int64]
 Shape = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
 NONE = 0xFFFFFFFF  # no f-gram
-ID = np.dtype(
-    np.uint32
-)  # named: to look it up anew, or to compare with the type, would be a tenth of what a token takes
+ID = np.dtype(np.uint32)  # named: looked up anew each time, it would be a tenth of what a token takes
 REMAKE = "run: scone precompute --force"
 _NONE = np.uint32(NONE)
 _LOST = np.uint32(NONE - 1)  # instead of an id: the line that would hold it is not what was written
