@@ -175,6 +175,8 @@ class Matcher(Addressed):
     """
 
     def __init__(self, index: FgramIndex, streams: int = 1) -> None:
+        if streams < 1:
+            raise ValueError(f"{streams} streams, expected 1 or more")
         self.index = index
         width = index.max_n - 1
         self._states = np.full((streams, _HELD, width), _NONE, np.uint32)  # after p tokens: row p % _HELD

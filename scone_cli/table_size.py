@@ -18,7 +18,7 @@ _MOST_FGRAMS = 2**32 - 1  # ids are uint32
 
 
 def table_bytes(num_fgrams: int, dim: int, dtype: str, num_tokens: int) -> int:
-    """Bytes of the `rows-*.parquet` and `index.*` of so many f-grams of a vocabulary: up to 1 KiB a file of rows too many."""
+    """Bytes of the `rows-*.parquet` and `index.bin` of so many f-grams of a vocabulary: up to 1 KiB a file of rows too many."""
     width = row_bytes(dtype, dim)
     num_parts = -(-num_fgrams // max(1, PART_BYTES // width))
     of_index = index_bytes(num_fgrams, num_tokens) + _INDEX_OVERHEAD

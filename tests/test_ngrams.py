@@ -70,6 +70,19 @@ def test_every_key_is_found_and_no_other(size, num_tokens):
     assert index.nbytes == 64 * fewest_lines(size, num_tokens)
 
 
+@pytest.mark.parametrize("full", [7.7, 8.2, 20])
+def test_an_index_that_was_planned_too_small_is_made_larger(monkeypatch, full):
+    """So full that f-grams are found after many tries; of those that have more than eight a line not all find room."""
+    nodes, tokens = pairs(20_000, 1000)
+    monkeypatch.setattr(ngrams, "_FULL", full)
+    index = FgramIndex.build(nodes, tokens, 1000, 2)
+    assert (index.nbytes == 64 * fewest_lines(20_000, 1000)) == (full < 8)
+    assert list(find_all(nodes, tokens, index.lines, index.shape)) == list(range(20_000))
+    known = set(zip(nodes.tolist(), tokens.tolist(), strict=True))
+    others = [pair for pair in zip(nodes.tolist(), ((tokens + 1) % 1000).tolist(), strict=True) if pair not in known]
+    assert set(find_all(*np.array(others, np.uint32).T, index.lines, index.shape)) == {NONE}
+
+
 def test_places_of_one_line_are_told_apart_by_24_bits():
     """All that is possible, at the fewest lines: line and tag are different for each n-gram."""
     num_tokens, num_fgrams = 3, 1000

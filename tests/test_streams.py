@@ -136,6 +136,11 @@ def test_streams_without_pieces_are_refused(size):
         Matcher(INDEX, 2).match(np.zeros(size, np.uint32), streams=np.array([1]))
 
 
+def test_a_matcher_has_a_stream():
+    with pytest.raises(ValueError, match="0 streams, expected 1 or more"):
+        Matcher(INDEX, 0)
+
+
 def test_a_matcher_is_not_copied():
     """The copy would step the streams of the first."""
     with pytest.raises(TypeError, match="cannot be copied"):

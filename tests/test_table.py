@@ -328,6 +328,16 @@ def test_there_are_two_placements(tmp_path):
         Table.open(make_table(tmp_path, TRIE, random_rows(50, 8)), "disk")
 
 
+def test_parts_in_another_order_are_refused(tmp_path):
+    """The last may have fewer rows than the others, not more."""
+    folder = make_table(tmp_path, TRIE, random_rows(50, 8), part_bytes=500)
+    parts = [folder / f"rows-0000{number}.parquet" for number in range(2)]
+    for path, content in zip(parts, [path.read_bytes() for path in reversed(parts)], strict=True):
+        rewrite_unnoticed(path, content)
+    with pytest.raises(DamagedArtifact, match="do not all have 31 rows"):
+        Table.open(folder)
+
+
 def test_a_missing_part_is_found(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8), part_bytes=500)
     rewrite_unnoticed(folder / "rows-00001.parquet", b"")
