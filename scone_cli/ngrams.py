@@ -14,7 +14,7 @@ together say that the line was written, and are a filter of those that found it 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -314,13 +314,18 @@ def _suffixes(prefix_nodes, last_tokens, lines, shape, num_tokens, suffixes):  #
 class FgramIndex:
     """Finds the longest f-gram that ends at a position (paper, section 3.1), with K - 1 probes a token at most.
 
-    lines uint32 [16 L], 16 words a line: see above.
+    lines uint32 [16 L], 16 words a line: see above. A mapped file that is cut short leaves zeros, in a line that was cut
+    through as well: `last_word`, as it was when the index was opened, is looked at after all probes of a call.
     """
 
     lines: U32
     num_fgrams: int
     num_tokens: int
     max_n: int
+    last_word: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "last_word", int(self.lines[-1]))
 
     @classmethod
     def build(cls, prefix_nodes: U32, last_tokens: U32, num_tokens: int, max_n: int) -> FgramIndex:
@@ -363,7 +368,7 @@ class FgramIndex:
         width = self.max_n - 1
         sizes = self.num_tokens, self.num_fgrams
         lost = _match(tokens, starts, self.lines, address, self.shape, sizes, width, ids, lengths)
-        if lost:
+        if lost or self.lines[-1] != self.last_word:
             raise self.damage()
         return ids, lengths
 

@@ -87,6 +87,26 @@ def test_an_index_that_shrinks(tmp_path, size):
         table.matcher().match(TEXT)
 
 
+@needs_mapping
+@pytest.mark.parametrize("cut", [4, 12, 36, 50, 63])
+def test_a_line_of_the_index_that_is_cut_through_answers_nothing(tmp_path, cut):
+    """Each bigram is asked for alone: those whose line is whole too, as nobody can know."""
+    folder = make_table(tmp_path, TRIE, rows())
+    content = (folder / "index.bin").read_bytes()
+    for line in (0, 100, len(content) // 64 - 5):
+        (folder / "index.bin").write_bytes(content)
+        table = Table.open(folder)
+        os.truncate(folder / "index.bin", 256 + 64 * line + cut)
+        for fgram in [fgram for fgram in FGRAMS if len(fgram) == 2]:
+            tokens, one_by_one = np.array(fgram, np.uint32), table.matcher()
+            with pytest.raises(DamagedArtifact, match="index"):
+                table.index.match(tokens)
+            with pytest.raises(DamagedArtifact, match="index"):
+                table.matcher().match(tokens)
+            with pytest.raises(DamagedArtifact, match="index"):
+                [one_by_one.match(token) for token in np.split(tokens, 2)]
+
+
 def test_a_table_in_memory_needs_its_files_no_longer(tmp_path):
     folder = make_table(tmp_path, TRIE, rows())
     table = Table.open(folder, "ram")

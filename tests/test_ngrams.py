@@ -119,7 +119,7 @@ def where(node, token, shape):
 def test_a_line_that_was_lost_is_no_miss():
     fgrams = slow_ranking(random_documents(0, 4, [300]), 4, 60, 1)
     index = trie_of(fgrams, 4, 4).index()
-    index.lines[:] = 0
+    index.lines[:-1] = 0  # the last word would tell as well
     with pytest.raises(DamagedArtifact, match="index"):
         index.match(np.array([1, 2], np.uint32))
     with pytest.raises(DamagedArtifact, match="index"):
