@@ -46,6 +46,18 @@ def test_token_by_token_is_as_the_whole_document(document):
     assert [int(matcher.match(tokens_of([token]))[0]) for token in document] == whole(document)
 
 
+@pytest.mark.parametrize("max_n", [2, 3])
+@settings(deadline=None, max_examples=30)
+@given(document=DOCUMENT, cut=st.integers(0, 200))
+def test_shorter_fgrams_token_by_token_and_in_pieces(max_n, document, cut):
+    """With bigrams alone a stream's state is its last token."""
+    fgrams = [fgram for fgram in FGRAMS if len(fgram) <= max_n]
+    matcher = Matcher(trie_of(fgrams, 4, max_n).index())
+    ids = {fgram: i for i, fgram in enumerate(fgrams)}
+    found = [*matcher.match(tokens_of(document[:cut])), *(matcher.match(tokens_of([t]))[0] for t in document[cut:])]
+    assert found == [ids.get(fgram, NONE) for fgram in slow_matches(document, fgrams, max_n)]
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(DOCUMENT, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_ragged_batches_match_as_the_whole_documents(documents, random):
