@@ -47,6 +47,7 @@ RANKS = {
     "table_size": 3,
     "trie": 3,
     "threads": 0,
+    "kernel_cache": 0,
     "fused": 1,
     "blocks": 2,
     "losses": 1,
