@@ -14,6 +14,7 @@ from scone_cli.evaluation import Arm
 from scone_cli.measured_costs import MeasuredArm, cost_rows
 from scone_cli.metrics import F64
 from scone_cli.payback import payback
+from scone_cli.report_reading import judged_corpora
 from scone_cli.training_record import read_config, training_record
 
 Row = dict[str, Any]
@@ -54,8 +55,11 @@ def _training_flops(folder: Path, model: Manifest) -> float | None:
 
 
 def payback_of(results: Row, plain: Sequence[str], prices: Prices) -> Row | None:
-    """The section `payback`: the table against the rivals named `plain`, on the first corpus; None without any of these."""
-    first = results["method"]["corpora"][0]["corpus"]
+    """The section `payback`: the table against the rivals named `plain`; None without any of these.
+
+    Their losses are those on the corpus that the verdict rests on: the first that is not training text.
+    """
+    first = judged_corpora(results)[0]
     nats = {
         row["arm"]: row["value"]
         for row in results["results"]

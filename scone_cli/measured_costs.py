@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from scone_cli.quantities import Quantity
 from scone_cli.row_formats import row_bytes
 from scone_cli.shapes import (
     Row,
@@ -16,6 +17,7 @@ from scone_cli.shapes import (
     live_flops,
     main_parameters,
     number_bytes,
+    precompute_flops,
     prefill_flops,
 )
 
@@ -28,7 +30,7 @@ class MeasuredArm:
     A_f-gram runs; `none`, no rows (of a plain or a hashed model it does not matter). num_rows, row_bytes: of the table.
     index_bytes: of the index in which f-grams are looked for (`arm.index().nbytes`). disk_bytes: of the table's files `rows-*`
     and `index.*`. match_shares: of a `live` arm, see `live_flops`. training_flops: of the whole training, as
-    `training_record` works them out from the log.
+    `training_record` works them out from the log; those of filling the table are added to them.
     """
 
     name: str
@@ -53,6 +55,9 @@ def _arm_cost(arm: MeasuredArm) -> Row:
     shape = Shape(name=arm.name, weights="float32", **{key: config[key] for key in keys})
     is_live = config["kind"] == "scone" and arm.source == "live"
     live = live_flops(shape, arm.match_shares) if is_live else 0.0
+    training = arm.training_flops
+    if training is not None and arm.source == "table" and arm.num_rows:
+        training += precompute_flops(replace(shape, fgrams=Quantity(arm.num_rows)))
     parameters = main_parameters(shape) + (fgram_parameters(shape) if is_live else 0)
     return {
         "arm": arm.name,
@@ -62,7 +67,7 @@ def _arm_cost(arm: MeasuredArm) -> Row:
         "prefill_flops": round(prefill_flops(shape) + live),
         "decode_flops": round(decode_flops(shape) + live),
         "kv_bytes_a_token": kv_bytes_a_token(shape),
-        "training_flops": arm.training_flops,
+        "training_flops": training,
     }
 
 
