@@ -101,10 +101,11 @@ def _after(baseline: Baseline, deal: Deal, prices: Prices) -> str:
     return f"Scone pays{if_at_all}: {when} it is cheaper than {_plain(baseline)}"
 
 
-def _at_once(baseline: Baseline, _deal: Deal, _prices: Prices) -> str:
+def _at_once(baseline: Baseline, _deal: Deal, prices: Prices) -> str:
     if baseline.bound == "at most":
         return f"Whether Scone pays is not known: it costs less to train and to run than {baseline.model.name}, which is better"
-    return f"Scone pays at once: it costs less to train and to run than {_plain(baseline)}"
+    at_load = f"at {big(prices.load)} tokens a day"  # at fewer its table may cost more than is saved
+    return f"Scone pays at once: {at_load} it costs less to train and to run than {_plain(baseline)}"
 
 
 def _never(baseline: Baseline, deal: Deal, prices: Prices) -> str:

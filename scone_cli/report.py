@@ -117,7 +117,8 @@ def _pays(results: Results) -> Iterator[Fact]:
     note = f"against {found['baseline']['name']}"
     if found["outcome"] == "after":
         note = f"{days_text(days)} at {big(load_of(found))} tokens a day; {note}"
-        yield Fact("pays after", f"{big(tokens)} tokens", note)
+        limit = {"at least": "pays at the latest after", "at most": "pays, if at all, no earlier than after"}
+        yield Fact(limit.get(bound or "", "pays after"), f"{big(tokens)} tokens", note)
         return
     value = {"at once": "at once", "at first": "at first only"}.get(found["outcome"], "never")
     if (found["outcome"], bound) in (("never", "at least"), ("at once", "at most")):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from scone_cli.figures import Axis, BarChart, Bars, Column, Figure, Section, Table
 from scone_cli.quantities import bytes_text, count_text
 from scone_cli.report_reading import TABLE, Results, Row, cost_of, is_table, opponent_of, rows_of
+from scone_cli.report_words import listed
 
 _PLACES = {"ram": "in RAM", "mmap": "mapped from disk"}
 
@@ -90,7 +91,8 @@ def _work(results: Results) -> Figure | None:
     ]
     caption = (
         "Operations are counted from the shapes: prefill reads the whole context at once, decode one token after it. Training is "
-        "once, the f-gram model's part included; the table itself takes no operation of the accelerator."
+        "once, the f-gram model's part and the filling of the table included; a table that is read takes no operation of the "
+        "accelerator."
     )
     return Figure("Work", caption, [], [Table(columns, values, strong=_strong([row["arm"] for row in rows]))])
 
@@ -130,10 +132,14 @@ def _speed(results: Results) -> Figure | None:
     ]
     strong = [i for i, (arm, _) in enumerate(series) if arm == TABLE]
     repeats = min(row["repeats"] for row in rows)
+    lengths = {row["batch"]: row["length"] for row in rows if row.get("length")}
     caption = (
         f"Tokens a second of all streams together, measured on the machine of the evaluation ({repeats} or more runs each). "
         "Compare rivals with one another here: another machine has other speeds."
     )
+    if lengths:
+        told = listed([f"{lengths[batch]:,} (batch {batch})" for batch in batches if batch in lengths])
+        caption += f" Prompts have {told} tokens; decode writes what follows them."
     return Figure("Measured speed", caption, charts, [Table(columns, values, strong=strong)])
 
 

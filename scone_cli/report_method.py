@@ -35,8 +35,17 @@ def tasks_section(results: Results) -> Section | None:
         columns = [Column("", "text"), *(Column(f"{task}: {metric}", "written") for task, metric in shown)]
         values = [(arm, *(_score(found.get((*score, arm))) for score in shown)) for arm in arms]
         tables.append(Table(columns, values, strong=strong))
-    about = [Column("task", "text"), Column("examples", "count"), Column("version", "written")]
-    versions = list(dict.fromkeys((row["task"], row["n"], str(row["version"] or "-")) for row in rows))
+    about = [
+        *(Column("task", "text"), Column("examples", "count"), Column("version", "written")),
+        Column("contexts cut on the left", "count"),
+    ]
+    cut: dict[str, int] = {}  # the most of any model
+    for row in rows:
+        if row.get("cut") is not None:
+            cut[row["task"]] = max(cut.get(row["task"], 0), row["cut"])
+    versions = list(
+        dict.fromkeys((row["task"], row["n"], str(row["version"] or "-"), cut.get(row["task"])) for row in rows)
+    )
     says = (
         "Tasks that the models were not trained for, scored by lm-evaluation-harness, with standard errors over the examples. "
         "Where two scores differ by less than about three of these errors, no difference is shown."

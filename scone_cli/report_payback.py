@@ -59,12 +59,13 @@ def _break_even(found: Row) -> Figure:
         rows.append(("least tokens a day to pay", big(found["least_tokens_a_day"])))
     rows += [
         ("training costs more by", dollars(found["extra_training_dollars"])),
-        ("saved on a million tokens", dollars(found["saving_dollars_a_million_tokens"])),
+        ("saved on a million tokens written", dollars(found["saving_dollars_a_million_tokens"])),
         ("the table costs a month", dollars(found["table_dollars_a_month"])),
     ]
+    dearer = "more" if found["extra_training_dollars"] > 0 else "no more"
     caption = (
-        "Scone costs more to train, once, and its table costs a little every day. It pays if every token that is served costs so "
-        "much less than one of a plain model of equal quality that this makes up for it."
+        f"Scone costs {dearer} to train, once, and its table costs a little every day. It pays if every token that is written "
+        "costs so much less than one of a plain model of equal quality that this makes up for it."
     )
     if bound := _BOUNDS.get(baseline["bound"] or ""):
         caption += f" Here {bound}."

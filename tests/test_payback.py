@@ -43,7 +43,7 @@ def test_worked_by_hand():
             [SMALL, LARGE],
             PRICES,
             "at once",
-            f"Scone pays at once: it costs less to train and to run than {EQUAL}",
+            f"Scone pays at once: at 1 billion tokens a day it costs less to train and to run than {EQUAL}",
         ),
         (
             CHEAP,

@@ -235,7 +235,7 @@ def test_what_no_reader_can_tell_apart_is_neither_better_nor_worse():
 
 
 PRICES = {
-    "after": ({}, "pays after"),
+    "after": ({}, "pays at the latest after"),  # Scone is better than every rival there
     "never": ({"tokens_a_day": "1M"}, "pays"),
     "at once": ({"cheap": True}, "pays"),
 }
@@ -298,3 +298,38 @@ def test_hostile_text_is_shown_and_does_nothing():
         r"\xe2 no Unicode",
     ):
         assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("bound", "says"),
+    [
+        (None, "pays after"),
+        ("at least", "pays at the latest after"),
+        ("at most", "pays, if at all, no earlier than after"),
+    ],
+)
+def test_a_bound_on_the_break_even_is_told_as_one(bound, says):
+    found = results(("law",))
+    found["payback"] = found["payback"] | {"baseline": found["payback"]["baseline"] | {"bound": bound}}
+    assert f"<dt>{says}</dt>" in render(found)
+
+
+def test_what_costs_no_more_to_train_is_not_said_to():
+    found = results(("law",))
+    assert "Scone costs more to train" in sections_of(render(found))["Does it pay"]
+    found["payback"] |= {"extra_training_dollars": -1.0, "outcome": "at once"}
+    assert "Scone costs no more to train" in sections_of(render(found))["Does it pay"]
+
+
+def test_how_long_the_prompts_were_is_told():
+    found = results(("law",))
+    lengths = {1: 256, 8: 202, 64: 25}
+    found["speed"] = [row | {"length": lengths[row["batch"]]} for row in found["speed"]]
+    assert "256 (batch 1), 202 (batch 8) and 25 (batch 64) tokens" in sections_of(render(found))["Cost"]
+
+
+def test_contexts_that_were_cut_are_told():
+    found = results(("law",))
+    found["tasks"] = [row | {"cut": 7 * (row["task"] == "piqa")} for row in found["tasks"]]
+    told = sections_of(render(found))["Tasks"]
+    assert "contexts cut on the left piqa 1,000 1 7 arc_easy 1,000 1 0" in told
