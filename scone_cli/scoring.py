@@ -157,8 +157,10 @@ def wish_of(how: Mapping[str, Any], seed: int) -> Wish:
         is_greedy = how.get("do_sample") is False
         sampling = Sampling(0.0 if is_greedy else temperature, how.get("top_k") or None, how.get("top_p"), seed)
         sampling.check()
-    except (TypeError, ValueError, BadSetting) as error:
+    except (TypeError, ValueError, OverflowError, BadSetting) as error:
         raise BadData(f"generation_kwargs {dict(how)}: {error}", "correct the task") from error
+    if max_tokens < 0:
+        raise BadData(f"generation_kwargs {dict(how)}: {max_tokens} tokens, expected 0 or more", "correct the task")
     return Wish(stops, max_tokens, sampling)
 
 

@@ -146,15 +146,21 @@ def _place_data(path: Path, config: Config) -> tuple[list[Path], bool]:
 
     Raises:
         InputMissing: a file is not there.
+        BadData: `dataset_kwargs` are no mapping, or name no files.
     """
     folder, place = path.resolve().parent, str(config.get("dataset_path"))
+    options = config.get("dataset_kwargs") or {}
+    if not isinstance(options, dict):
+        found = type(options).__name__
+        raise BadData(
+            f"{path}: `dataset_kwargs` is a {found}, expected a mapping", "name the files under `data_files` there"
+        )
     if place not in FORMATS:
         is_here = (folder / place).is_dir()
         if is_here:
             config["dataset_path"] = str(folder / place)
         return sorted(each for each in (folder / place).rglob("*") if each.is_file()) if is_here else [], is_here
     files: list[Path] = []
-    options = config.get("dataset_kwargs") or {}
     if (given := options.get("data_files")) is None:
         raise BadData(f"{path}: data in {place} without `data_files`", "name the files under `dataset_kwargs`")
     placed = {

@@ -111,7 +111,16 @@ def test_what_a_task_wishes():
 
 
 @pytest.mark.parametrize(
-    "how", [{"temperature": -1}, {"temperature": "hot"}, {"max_gen_toks": "x"}, {"until": 5}], ids=str
+    "how",
+    [
+        {"temperature": -1},
+        {"temperature": "hot"},
+        {"max_gen_toks": "x"},
+        {"max_gen_toks": -1},
+        {"max_tokens": math.inf},
+        {"until": 5},
+    ],
+    ids=str,
 )
 def test_wishes_that_mean_nothing(how):
     with pytest.raises(BadData, match=f"generation_kwargs .*{next(iter(how))}"):

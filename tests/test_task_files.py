@@ -101,6 +101,8 @@ def test_data_are_looked_for_where_we_are_too(tmp_path, monkeypatch):
         ("task: t\ninclude: other.yaml", InputMissing, r"other\.yaml: cannot be read \(No such file"),
         (TASK, InputMissing, r"t\.yaml: no data file d\.jsonl"),
         (TASK.replace("d.jsonl", "'*.jsonl'"), InputMissing, r"no data file \*\.jsonl"),
+        ("task: t\ndataset_path: json\ndataset_kwargs: [x]", BadData, "`dataset_kwargs` is a list, expected a mapping"),
+        ("task: t\ndataset_path: .\ndataset_kwargs: x", BadData, "`dataset_kwargs` is a str, expected a mapping"),
         ("task: t\ndataset_path: json", BadData, "data in json without `data_files`"),
         ("task: t\nx: !function utils.f", BadData, r"!function utils\.f: ModuleNotFoundError"),
         ("task: t\nx: !function math.nothing", BadData, r"!function math\.nothing: AttributeError"),
