@@ -28,9 +28,10 @@ def ratio_of_totals(numerators: F64, denominators: F64) -> tuple[float, float | 
     """sum(numerators) / sum(denominators) over documents [D], with a standard error clustered by document.
 
     Tokens of one document are not independent, documents nearly are: so the error comes from how far each document's
-    total lies from what the overall ratio predicts for its size (the linearised ratio estimator).
+    total lies from what the overall ratio predicts for its size (the linearised ratio estimator). Documents with nothing in
+    them say nothing: of one that has something there is no error, not an error of 0.
     """
-    total, count = float(denominators.sum()), len(denominators)
+    total, count = float(denominators.sum()), int(((numerators != 0) | (denominators != 0)).sum())
     if total == 0:
         return math.nan, None
     ratio = float(numerators.sum()) / total

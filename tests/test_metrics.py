@@ -81,6 +81,14 @@ def test_one_document_has_no_error_and_none_no_value(metric):
     assert (nothing.stderr, nothing.n) == (None, 0)
 
 
+def test_of_one_document_beside_empty_ones_there_is_no_error():
+    """As of the rarest tokens, which are in one document of many."""
+    found = nats_per_token(np.array([0.0, 6.0, 0.0]), np.array([0.0, 2.0, 0.0]))
+    assert found == Estimate(3.0, None, 2)
+    beside = nats_per_token(np.array([*NATS, 0.0]), np.array([*TOKENS, 0.0]))
+    assert beside == nats_per_token(NATS, TOKENS)
+
+
 def test_sums_by_document():
     starts = np.array([0, 2, 2, 3])
     assert per_document(np.array([1, 2, 4], np.float32), starts).tolist() == [3.0, 0.0, 4.0]

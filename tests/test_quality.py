@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -186,8 +187,8 @@ def test_differences_are_those_of_the_means_with_a_paired_error(report, losses):
     document = np.repeat(np.arange(7), sizes)
     total = np.bincount(document, losses["table"] - losses["none"], 7)
     spread = total - whole["nats_per_token"] * sizes
-    assert whole["stderr"] == pytest.approx(math.sqrt((spread**2).sum() * 7 / 6) / 60)
-    # Five documents have tokens: Student's quantile for four degrees of freedom.
+    # Five documents have tokens: so many differ, and Student's quantile is that for four degrees of freedom.
+    assert whole["stderr"] == pytest.approx(math.sqrt((spread**2).sum() * 5 / 4) / 60)
     assert whole["high"] - whole["nats_per_token"] == pytest.approx(2.776 * whole["stderr"], rel=2e-3)
     assert whole["low"] + whole["high"] == pytest.approx(2 * whole["nats_per_token"])
 
@@ -239,6 +240,8 @@ def test_the_tail_by_counts_in_the_training_text(report, losses):
         for each in row["differences"]:
             expected = (losses["table"] - losses[each["against"]])[here].mean()
             assert each["nats_per_token"] == pytest.approx(expected)
+            documents = sum(here[start:end].any() for start, end in pairwise(STREAM.starts))
+            assert (each["stderr"] is None) == (documents == 1)
             assert each["stderr"] is None or each["low"] < each["nats_per_token"] < each["high"]
 
 
