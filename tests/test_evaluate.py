@@ -162,7 +162,7 @@ def test_a_condition_on_a_folder_that_is_not_there_is_told_when_all_is_safe(eval
         assert "is not known of 'held-out/law'" in err
         assert found["checks"] == []
         assert "held-out/law" in found["method"]["commands"][-1]
-    assert manifest(work / "eval")["stage_version"] == 2
+    assert manifest(work / "eval")["stage_version"] == 3
 
 
 def test_the_held_out_documents_by_their_name_beside_a_corpus(evaluate, small):

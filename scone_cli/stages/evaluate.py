@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from scone_cli.tokenizer import Tokenizer
 
 STAGE = "eval"
-STAGE_VERSION = 2  # results.json in its second form
+STAGE_VERSION = 3  # results.json in its second form, with the filling of the table in training_flops
 
 Row = dict[str, Any]
 
