@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from scone_cli import metrics
 from scone_cli.corpus_tally import CorpusTally
-from scone_cli.errors import InputMissing
-from scone_cli.evaluation import Arm, run_arms
+from scone_cli.errors import BadData, InputMissing
+from scone_cli.evaluation import Arm, Losses, run_arms
 from scone_cli.gains import Gains
 from scone_cli.legible import Speller
 from scone_cli.metrics import F64, Estimate
@@ -61,6 +61,7 @@ def evaluate_text(
 
     Raises:
         InputMissing: there is not one token in it.
+        BadData: the loss of an arm is no number.
     """
     names = [arm.name for arm in arms]
     gains = None
@@ -75,6 +76,7 @@ def evaluate_text(
             progress(what, before + math.floor(share * size), text.total, text.unit, detail)
 
         found = run_arms(arms, stream, reading.end_of_document, told)
+        _check_losses(text.name, found)
         tally.add(stream, num_words(stream, reading.spell.tokenizer), found)
         if gains:
             gains.add(stream, found)
@@ -98,6 +100,13 @@ def evaluate_text(
         else [],
     }
     return sections, tally
+
+
+def _check_losses(corpus: str, found: Losses) -> None:
+    """Raise BadData where a loss is no number: nothing can be compared with that, and a condition on it never holds."""
+    for arm, losses in found.losses.items():
+        if not np.isfinite(losses).all():
+            raise BadData(f"{corpus}: the loss of {arm} is no number", "train that model again, or leave it out")
 
 
 # ---- how well ----------------------------------------------------------------------------------------------------

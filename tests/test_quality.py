@@ -11,7 +11,7 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, stream_of, tiny_model, trie_of
 
-from scone_cli.errors import InputMissing
+from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation import Arm, run_arm
 from scone_cli.legible import Speller
 from scone_cli.prefixes import Prefix
@@ -159,6 +159,14 @@ def test_a_text_without_a_token_is_refused(arms):
     for pieces in ([], [(empty, 0)]):
         with pytest.raises(InputMissing, match="no document with text"):
             evaluate_text(Text("text", 0, "B", lambda pieces=pieces: iter(pieces)), arms, READING, silent)
+
+
+def test_a_model_whose_losses_are_no_numbers_is_refused(arms):
+    broken = tiny_model(NUM_TOKENS, MAX_N, seed=1, kind="plain")
+    with torch.no_grad():
+        broken.main.token_embedding.weight[:] = math.nan
+    with pytest.raises(BadData, match="text: the loss of plain is no number"):
+        evaluate_text(text_of(), [Arm("plain", broken), *arms[1:]], READING, silent)
 
 
 def test_without_a_table_nothing_is_compared():
