@@ -69,7 +69,7 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
     """Check all that takes part, byte by byte and against one another.
 
     Raises:
-        MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
+        MismatchedArtifacts: table, model, vocabulary, tokens and tokenizer do not belong together.
         BadSetting: two arms would have one name; a further table, and the model has no f-grams.
         InputMissing, BadData: see `artifacts.open_artifact`.
     """
@@ -102,7 +102,28 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
                 f"but {workspace / 'tokens'} has {of_tokens[:12]}",
                 "compare models of one tokenizer, made from one workspace",
             )
+    _check_made_from(workspace / "model", artifacts["model"], "tokens", artifacts["tokens"], workspace / "tokens")
     return found
+
+
+def check_rivals(found: Opened, reads_held_out: bool) -> None:
+    """Refuse rivals of another `tokens/` where that matters: they may have learned from what is held out in this one.
+
+    Without a tokenizer it matters always, as nothing else tells what an id stands for.
+
+    Raises:
+        MismatchedArtifacts: there is one.
+    """
+    tokens = found.artifacts["tokens"]
+    for folder, model in found.rivals.values():
+        if (reads_held_out or not tokens.tokenizer) and model.inputs["tokens"] != tokens.fingerprint:
+            raise MismatchedArtifacts(
+                f"{folder}: trained on tokens {model.inputs['tokens'][:12]}, "
+                f"but {found.workspace / 'tokens'} is {tokens.fingerprint[:12]}",
+                "name a corpus that neither has learned from (scone eval CORPUS), or train the rival in this workspace"
+                if tokens.tokenizer
+                else "compare models made from one workspace",
+            )
 
 
 def _named(given: Path) -> tuple[str, Path]:
@@ -119,9 +140,11 @@ def _named(given: Path) -> tuple[str, Path]:
 def _check_made_from(folder: Path, reader: Manifest, name: str, source: Manifest, source_folder: Path) -> None:
     found, expected = reader.inputs[name], source.fingerprint
     if found != expected:
-        again = "run: scone train-fgram && scone precompute" if reader.artifact == "model" else "run: scone precompute"
+        commands = ["scone train-fgram"] if reader.artifact == "model" else []
+        commands += ["scone precompute"] if reader.summary.get("kind") != "plain" else []
         raise MismatchedArtifacts(
-            f"{folder}: made from {name} {found[:12]}, but {source_folder} is {expected[:12]}", again
+            f"{folder}: made from {name} {found[:12]}, but {source_folder} is {expected[:12]}",
+            f"run: {' && '.join(commands)}",
         )
 
 

@@ -19,7 +19,7 @@ _FOUND_IN_TABLES = {"dim", "max_n"}
 def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
     """From the corpus to this evaluation with these `arguments`; where the corpus of training lay is not known: CORPUS."""
     workspace, made = found.workspace, found.artifacts
-    commands = [_command(workspace, "count-ngrams", ["CORPUS"], made["tokens"].settings | _count_settings(workspace))]
+    commands = [_command(workspace, "count-ngrams", ["CORPUS"], _token_settings(found) | _count_settings(workspace))]
     if "vocab" in made:
         commands.append(_command(workspace, "select-vocab", [], made["vocab"].settings))
     commands.append(_command(workspace, "train-fgram", [], made["model"].settings))
@@ -30,6 +30,13 @@ def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, 
     for folder, table in found.tables.values():
         commands.append(_precompute(workspace, ["--out", folder], table))
     return [*commands, _command(workspace, "eval", arguments, settings)]
+
+
+def _token_settings(found: Opened) -> dict[str, Any]:
+    """Those of `tokens/`; a tokenizer that was given is known there by its hash, and lies in it."""
+    settings = found.artifacts["tokens"].settings
+    given = {"tokenizer": found.workspace / "tokens" / "tokenizer.json"} if settings.get("tokenizer") else {}
+    return settings | given
 
 
 def _count_settings(workspace: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import shutil
 import click
 import pytest
 import torch
-from workspaces import copy_of, manifest, timeless
+from workspaces import TRAIN, copy_of, manifest, timeless
 
 from scone_cli import cli, schemas
 from scone_cli.commands import STAGES
@@ -215,6 +215,30 @@ def test_a_table_of_another_model_is_refused(evaluate, forks, work, tmp_path):
     code, _, err, _ = evaluate("--table", other / "table")
     assert code == 65
     assert f"{other / 'table'}: made from model" in err
+
+
+def test_models_that_may_have_learned_from_what_is_held_out(evaluate, forks, small, work, tmp_path):
+    """The same text and tokenizer, and other documents held out: the models know those that are held out here."""
+    other = tmp_path / "other"
+    counted = (small / "corpus", "--tokenizer", work / "tokens" / "tokenizer.json", "--held-out", "0.3", "--max-n", "2")
+    for args in (("count-ngrams", *counted), ("train-fgram", *TRAIN, "--kind", "plain")):
+        ended = forks.run("--workspace", other, *args)
+        assert ended.code == 0, ended.err
+    code, out, err, _ = evaluate("--against", other / "model")
+    assert (code, out) == (65, "")
+    assert f"{other / 'model'}: trained on tokens" in err
+    assert "hint: name a corpus that neither has learned from" in err
+    found = evaluate("--against", other / "model", small / "corpus" / "1.txt", "--no-speed")[3]
+    assert "other" in found["method"]["models"]
+    # A tokenizer that was given is named by where it lies, not by its hash.
+    ended = forks.run("--workspace", other, "eval", "--no-speed")
+    assert ended.code == 0, ended.err
+    commands = json.loads((other / "eval" / "results.json").read_text())["method"]["commands"]
+    assert f"--tokenizer {other / 'tokens' / 'tokenizer.json'} " in commands[0]
+    copy_of(other / "tokens", work / "tokens")
+    code, out, err, _ = evaluate()
+    assert (code, out) == (65, "")
+    assert f"{work / 'model'}: made from tokens" in err
 
 
 def test_a_plain_model_is_evaluated_alone(forks, work, tmp_path):

@@ -37,6 +37,21 @@ def test_all_stages_run_and_perplexity_is_known(ids):
     assert results["results"]
 
 
+def test_a_rival_whose_ids_may_mean_something_else(ids, forks, tmp_path):
+    """Nothing but the tokens that it was trained on tells what an id stands for."""
+    tokens = [5, 6, 7, 8, 9, 10, 11, 12] * 30
+    (tmp_path / "a.bin").write_bytes(np.array([*tokens, END] * 4, np.uint16).tobytes())
+    for args in (
+        ("count-ngrams", tmp_path / "a.bin", "--separator", END, "--held-out", "0", "--workers", "1"),
+        ("train-fgram", *TRAIN, "--kind", "plain"),
+    ):
+        ended = forks.run("--workspace", tmp_path / "work", *args)
+        assert ended.code == 0, ended.err
+    ended = forks.run("--workspace", ids / "work", "eval", "--against", tmp_path / "work" / "model")
+    assert (ended.code, ended.out) == (65, "")
+    assert "hint: compare models made from one workspace" in ended.err
+
+
 def test_what_needs_text_says_that_there_is_none(ids, forks):
     work = ids / "work"
     (ids / "b.txt").write_text("hello")

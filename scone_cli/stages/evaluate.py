@@ -80,18 +80,19 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     """Evaluate the arms live, table and none, further tables and every rival in `inputs`; write the folder `out`.
 
     Raises:
-        MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
+        MismatchedArtifacts: table, model, vocabulary, tokens and tokenizer do not belong together.
         InputMissing: there is no held-out text, and no corpus was named; or there is not one document in it.
         BadSetting: two arms or corpora have one name; a condition that is not understood.
     """
     from scone_cli.arm_costs import payback_of  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.arms import opened  # noqa: PLC0415
+    from scone_cli.arms import check_rivals, opened  # noqa: PLC0415
     from scone_cli.report_verdict import verdict  # noqa: PLC0415
 
     inputs.prices.check()
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
+    check_rivals(found, reads_held_out=not all(files.values()))
     for condition in conditions:
         condition.check_corpora(list(files))
     made_from = found.fingerprints()
