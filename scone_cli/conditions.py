@@ -8,6 +8,7 @@ brackets: `table.ppl[law]`. Nothing of it is ever run as Python: it is parsed, a
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +67,7 @@ class Condition:
         """Both sides and whether it holds, as a row of `checks`.
 
         Raises:
-            BadSetting: a name means nothing, or two things; a division by zero.
+            BadSetting: a name means nothing, or two things; a division by zero; a side that is no finite number.
         """
 
         def value_of(node: ast.expr) -> float:
@@ -85,6 +86,8 @@ class Condition:
             left, right = value_of(self.left), value_of(self.right)
         except (ZeroDivisionError, OverflowError) as error:
             raise BadSetting(f"--fail-if '{self.text}': {error}") from error
+        if not (math.isfinite(left) and math.isfinite(right)):  # what is compared with that is never found to fail
+            raise BadSetting(f"--fail-if '{self.text}': compares {left:g} with {right:g}")
         return {"condition": self.text, "left": left, "right": right, "holds": self.compare(left, right)}
 
     def check_corpora(self, corpora: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Running models over documents: every token predicted exactly once, by all arms in one pass over the text.
 
 A document is read as an end-of-document token and its own tokens, cut into windows of one context that do not overlap
-(stride = context): the first token of a window is predicted from the token before it alone. All arms see the same windows:
-a piece of text is matched once for every index, and its batches are built once for every context.
+(stride = context): the first token of a window is predicted from the token before it alone. Arms of one context see the same
+windows: a piece of text is matched once for every index, and its batches are built once for every context.
 Shapes: N tokens of a piece, B windows of a batch, C its context, H tokens of history before each (hashed models alone).
 """
 

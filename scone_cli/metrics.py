@@ -49,7 +49,7 @@ def nats_per_token(nats: F64, tokens: F64) -> Estimate:
 def perplexity(nats: F64, tokens: F64) -> Estimate:
     """Exponential of the nats a token; its error by the first-order rule, value * error of the exponent."""
     mean = nats_per_token(nats, tokens)
-    value = math.exp(mean.value)
+    value = math.exp(min(mean.value, _LARGEST_EXPONENT))
     return Estimate(value, None if mean.stderr is None else value * mean.stderr, mean.n)
 
 

@@ -96,6 +96,8 @@ def test_the_hint_names_all_arms_and_metrics():
         ("table.bpb > 1", ("wiki",), "table.bpb is not known of 'wiki'", None),
         ("none.ppl > 1", ("wiki",), "none.ppl is not known of 'wiki'", None),
         ("table.ppl / (1 - 1) > 1", ("wiki",), "float division by zero", None),
+        ("table.ppl > 1e999", ("wiki",), "compares 20 with inf", None),
+        ("1e999 - 1e999 < table.ppl", ("wiki",), "compares nan with 20", None),
     ],
 )
 def test_what_is_not_known(text, corpora, message, hint):

@@ -105,6 +105,7 @@ def test_perplexity_a_word_worked_by_hand():
 def test_a_word_of_hundreds_of_tokens_is_beyond_counting():
     found = word_perplexity(np.array([5000.0, 1.0]), np.array([1.0, 1.0]), TOKENS)
     assert math.isfinite(found.value)
+    assert math.isfinite(perplexity(np.array([5000.0, 1.0]), np.array([1.0, 1.0])).value)  # of a model that diverged
 
 
 @pytest.mark.parametrize(
