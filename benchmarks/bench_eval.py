@@ -1,7 +1,7 @@
 """How close does evaluation come to the bare forward passes of its arms? Both are timed in one run.
 
     python benchmarks/bench_eval.py --workspace demo/work
-    python benchmarks/bench_eval.py --workspace demo/work --against demo/work/plain
+    python benchmarks/bench_eval.py --workspace demo/work --against PLAIN_MODEL_DIR
 
 Bare: the same batches, embedded beforehand, through the main model and the losses of their tokens, arm by arm; for `live`
 also A_f-gram over the batch's distinct f-grams, which is a part of that model. Evaluation: all that `scone eval` does with a
