@@ -20,6 +20,7 @@ sys.path.append(str(ROOT / "benchmarks"))  # after tests/: it has a `processes` 
 import bench_quality  # noqa: E402
 import quality_arms  # noqa: E402
 import quality_picture  # noqa: E402
+import quality_rates  # noqa: E402
 import quality_report  # noqa: E402
 import quality_runs  # noqa: E402
 
@@ -184,6 +185,32 @@ def test_arms_differ_in_kind_shape_and_learning_rate_alone():
         for run in experiment.runs(quality_arms.ARMS)
     ]
     assert all(each == shared[0] for each in shared)
+
+
+def test_the_long_headline_shares_everything_but_its_length():
+    short, long = (
+        quality_arms.Experiment.read(HEADLINE.with_name(f"{name}.toml")) for name in ("headline", "headline-long")
+    )
+    assert (short.count, short.select) == (long.count, long.select)
+    length = {"steps", "warmup", "eval_every", "eval_tokens"}
+    assert {name for name, value in asdict(short.train).items() if asdict(long.train)[name] != value} == length
+    assert long.train.steps * long.train.batch * long.train.context == pytest.approx(40e6, rel=0.01)
+
+
+def test_rates_stand_around_the_headlines_and_runs_have_a_quarter_of_the_length():
+    long = quality_arms.Experiment.read(HEADLINE.with_name("headline-long.toml"), list(quality_rates.CENTRES))
+    runs = [run for factor in quality_rates.FACTORS for run in quality_rates.runs_at(long, factor)]
+    rates = [run.config.learning_rate for run in runs if run.arm.name.startswith("plain-4x")]
+    assert sorted(rates) == [0.0125, 0.01768, 0.025, 0.03536, 0.05]
+    assert {run.config.steps for run in runs} == {610}
+    assert len({run.arm.name for run in runs}) == 10
+
+
+def test_held_out_documents_are_halved_by_their_names():
+    names = [f"law/part.jsonl.zst:{number}" for number in range(1000)]
+    halves = [quality_runs.half_of(name) for name in names]
+    assert 450 < halves.count(quality_runs.DEV) < 550
+    assert halves == [quality_runs.half_of(name) for name in names]
 
 
 def test_plain_arms_have_about_the_sizes_in_their_names():

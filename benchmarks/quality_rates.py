@@ -1,0 +1,102 @@
+"""Which learning rate is best for plain models of a recipe? Trained at a quarter of its length, judged on dev documents alone.
+
+    python benchmarks/quality_rates.py CORPUS --workspace headline-long --recipe pipelines/headline-long.toml
+
+For each arm of `CENTRES`: the rate that was best at the headline's length, two above it and two below, a factor of
+sqrt(2) apart. What is finished is not done again, and what was stopped continues; after every run `rates.json` is written
+anew. The documents of `test` are for reporting, and say nothing here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from quality_arms import ARMS, Arm, Experiment, Run
+from quality_runs import DEV, DOCUMENTS, carry_out, folder_of, half_of, prepare
+
+from scone_cli.artifacts import write_atomically
+from scone_cli.console import say, say_error
+from scone_cli.errors import SconeError
+from scone_cli.exits import Stopped, stop_signals
+from scone_cli.metrics import bits_per_byte, nats_per_token
+
+HERE = Path(__file__).parent
+CENTRES = {"plain-1x": 3e-2, "plain-4x": 2.5e-2}
+FACTORS = [2 ** (power / 2) for power in (0, -1, 1, -2, 2)]  # the middle first
+PART = 4  # of the recipe's steps
+
+
+def main() -> int:
+    """Train and measure what is missing; the exit code is that of `scone`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path, nargs="*", metavar="CORPUS", help="not needed where there are counts")
+    parser.add_argument("--workspace", type=Path, default=Path("headline-long"))
+    parser.add_argument("--recipe", type=Path, default=HERE.parent / "pipelines" / "headline-long.toml")
+    parser.add_argument("--out", type=Path, default=HERE / "quality" / "rates.json")
+    chosen = parser.parse_args()
+    try:
+        with stop_signals():
+            search(Experiment.read(chosen.recipe, list(CENTRES)), chosen.corpus, chosen.workspace, chosen.out)
+    except SconeError as error:
+        say_error(error.message, error.hint)
+        return error.exit_code
+    except Stopped as stop:
+        say_error(f"stopped by {stop}; the same command continues")
+        return stop.exit_code
+    return 0
+
+
+def search(experiment: Experiment, corpus: list[Path], work: Path, out: Path) -> None:
+    """Run every rate of every arm in turn."""
+    prepare(experiment, corpus, work)
+    found: list[dict[str, Any]] = []
+    for run in (run for factor in FACTORS for run in runs_at(experiment, factor)):
+        say(f"== {run.title}")
+        carry_out(run, work / "rates")
+        found.append(result(run, work / "rates"))
+        write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
+        say(f"{run.title}: {found[-1]['dev_nats_per_token']:.4f} nats per token on dev")
+
+
+def runs_at(experiment: Experiment, factor: float) -> list[Run]:
+    """One run of each arm, at `factor` times its middle rate."""
+    runs = []
+    for arm in (arm for arm in ARMS if arm.name in CENTRES):
+        rate = round(CENTRES[arm.name] * factor, 5)
+        named = Arm(f"{arm.name}-rate-{rate}", arm.label, arm.fgrams, {**arm.settings, "learning_rate": rate})
+        run = experiment.run(named, 0)
+        runs.append(replace(run, config=replace(run.config, steps=run.config.steps // PART)))
+    return runs
+
+
+def result(run: Run, work: Path) -> dict[str, Any]:
+    """What a run came to on the dev documents; the errors are over documents."""
+    table = pq.read_table(folder_of(run, work) / "documents.parquet", schema=DOCUMENTS)
+    dev = np.array([half_of(name) == DEV for name in table["doc"].to_pylist()])
+    num_bytes, tokens, nats = (table[name].to_numpy().astype(np.float64)[dev] for name in DOCUMENTS.names[1:])
+    loss, bits = nats_per_token(nats, tokens), bits_per_byte(nats, num_bytes, tokens)
+    assert math.isfinite(loss.value)
+    return {
+        "arm": run.arm.name,
+        "learning_rate": run.config.learning_rate,
+        "steps": run.config.steps,
+        "training_tokens": run.config.steps * run.config.batch * run.config.context,
+        "seed": run.seed,
+        "dev_documents": int(dev.sum()),
+        "dev_tokens": int(tokens.sum()),
+        "dev_nats_per_token": round(loss.value, 5),
+        "dev_bits_per_byte": round(bits.value, 5),
+        "dev_bits_per_byte_error": round(bits.stderr or math.nan, 5),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
