@@ -60,8 +60,8 @@ def search(experiment: Experiment, corpus: list[Path], work: Path, out: Path) ->
     found: list[dict[str, Any]] = []
     for run in (run for factor in FACTORS for run in runs_at(experiment, factor)):
         say(f"== {run.title}")
-        carry_out(run, work / "rates")
-        found.append(result(run, work / "rates"))
+        carry_out(run, work)
+        found.append(result(run, work))
         write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
         say(f"{run.title}: {found[-1]['dev_nats_per_token']:.4f} nats per token on dev")
 
