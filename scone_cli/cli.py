@@ -17,7 +17,6 @@ from scone_cli import __version__, console
 from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, RECIPE_TABLES, STAGES
 from scone_cli.errors import SconeError
 from scone_cli.exits import Stopped, stop_signals
-from scone_cli.kernel_cache import forget_stale_kernels
 from scone_cli.launch import speaks
 from scone_cli.options import Session, read_recipe
 
@@ -92,7 +91,6 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # text of a corpus must not fail on an ASCII terminal
-    forget_stale_kernels()
     sys.exit(_run(args))
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from scone_cli.kernel_cache import kernel
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
@@ -26,7 +27,7 @@ _64 = 64
 _ONE = np.uint64(1)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def flag_place(records, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Where the flag is: the column whose highest bit it is, and the bits of that column's type a first token may have."""
     ones = records.dtype.type(~records.dtype.type(0))
@@ -38,7 +39,7 @@ def flag_place(records, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 # ---- dealing -----------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _split_runs(tokens, firsts, lasts, excluded):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Cut documents [first, last) at excluded tokens: the runs between them, and the document of each."""
     num_runs = firsts.size
@@ -58,7 +59,7 @@ def _split_runs(tokens, firsts, lasts, excluded):  # type: ignore[no-untyped-def
     return run_firsts, run_lasts, docs
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The bucket of every position in [begin, end) that has a token after it in its run; and the buckets' offsets."""
     shift = np.uint64(_64 - bits)
@@ -71,7 +72,7 @@ def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):  # type: i
         offsets[after] += offsets[after - 1]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, records, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     column, _ = flag_place(records, width)
     top = 8 * records.itemsize - 1
@@ -144,7 +145,7 @@ class Dealer:
         return offsets
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _count_tokens(tokens, firsts, lasts, counts, docs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     last_doc = np.full(counts.size, _NONE, np.uint32)
     for doc in range(firsts.size):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scone_cli.kernel_cache import kernel
 from scone_cli.threads import share_out
 
 EPSILON = 1e-6  # of every norm
@@ -168,7 +168,7 @@ def _unit_backward(unit_ND: Tensor, scale_N: Tensor, grad_ND: Tensor) -> Tensor:
     return grad_ND
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _unit_forward(first, last, x, unit, scale):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     dim = x.shape[1]
     for row in range(first, last):
@@ -181,7 +181,7 @@ def _unit_forward(first, last, x, unit, scale):  # type: ignore[no-untyped-def] 
             unit[row, i] = x[row, i] * of_row
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _unit_backward_rows(first, last, unit, scale, grad):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     dim = unit.shape[1]
     for row in range(first, last):
@@ -193,7 +193,7 @@ def _unit_backward_rows(first, last, unit, scale, grad):  # type: ignore[no-unty
             grad[row, i] = scale[row] * (grad[row, i] - unit[row, i] * mean)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """`inner` comes as the sigmoid of the gate and leaves as what SwiGLU gave: so this is one pass."""
     width = inner.shape[1]
@@ -208,7 +208,7 @@ def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):  #
             both[i] = silu * up[i]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _turn(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     dim = v.shape[1]
     for row in range(first, last):
@@ -220,7 +220,7 @@ def _turn(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untype
         _copy(qkv[row, 2 * dim :], v[row])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _turn_back(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     dim = v.shape[1]
     for row in range(first, last):
@@ -232,7 +232,7 @@ def _turn_back(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-u
         _copy(v[row], qkv[row, 2 * dim :])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _turn_head(x, at, cos, sin, y, to):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     half = cos.size
     first, second = x[at : at + half], x[at + half : at + 2 * half]
@@ -243,7 +243,7 @@ def _turn_head(x, at, cos, sin, y, to):  # type: ignore[no-untyped-def] # noqa: 
         of_second[i] = a * sin[i] + b * cos[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _copy(x, y):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     for i in range(y.size):
         y[i] = x[i]

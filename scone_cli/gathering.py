@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray, njit, types
+from numba import carray, types
 
 from scone_cli.errors import StorageFailure
+from scone_cli.kernel_cache import kernel
 from scone_cli.mapped_files import MappedFile, lost_counter, lost_pages
 from scone_cli.ngrams import NONE, U32
 from scone_cli.raw_memory import LINE, Addressed, copy, pointer, prefetch
@@ -43,19 +44,19 @@ NUM_ROWS, ROW_BYTES, ROWS_A_PART, LOST, KNOWN, NUM_PARTS, PARTS = range(7)
 FOREIGN, SUSPECT = 1, 2  # bits of what they return
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _numbers(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
     num_parts = carray(pointer(np.uint64(address)), (PARTS,), np.int64)[NUM_PARTS]
     return carray(pointer(np.uint64(address)), (PARTS + 3 * num_parts,), np.int64)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _address(numbers, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     part = row // numbers[ROWS_A_PART]
     return np.uint64(numbers[PARTS + 3 * part] + (row - part * numbers[ROWS_A_PART]) * numbers[ROW_BYTES])
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _copy_row(numbers, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Copy one row to the address `out`; returns SUSPECT or 0, see `gather`."""
     source, row_bytes = _address(numbers, row), np.uint64(numbers[ROW_BYTES])
@@ -64,12 +65,12 @@ def _copy_row(numbers, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN00
     return SUSPECT if last[0] == 0 else 0
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _lost_since(numbers):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return SUSPECT if carray(pointer(np.uint64(numbers[LOST])), (1,), np.int64)[0] != numbers[KNOWN] else 0
 
 
-@njit(cache=True)  # to let another thread run would take longer than this, but where the disk is read
+@kernel(nogil=False)  # to let another thread run would take longer than this, but where the disk is read
 def gather_one(address, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Copy the row of one id, as `gather` does: what decoding one stream asks for."""
     numbers = _numbers(address)
@@ -78,7 +79,7 @@ def gather_one(address, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN0
     return 0 if row == NONE else FOREIGN
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Copy the rows of ids[first:end] to the address `out` of the row of ids[0]; where there is NONE, leave what is there.
 
@@ -103,7 +104,7 @@ def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # no
     return flags | _lost_since(numbers)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def read_cached(address, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Read rows that the page cache has, as `gather` does; the places of all others go into `missing`.
 
@@ -127,7 +128,7 @@ def read_cached(address, ids, out, missing):  # type: ignore[no-untyped-def]  # 
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def read_missing(address, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Read the rows at the places `missing` from the disk: ask for all of them, then wait for each.
 

@@ -1,30 +1,92 @@
-"""Compiled kernels that numba keeps beside the sources: forgotten when one of these is newer than they are.
+"""The decorator of compiled kernels, which keeps them on disk until a source that they are made of changes.
 
-Numba compiles a kernel again when the file that it stands in has changed, but knows nothing of what it has inlined from
-another: after an edit or a `git pull` it would run half of the old code, and give other numbers without a word.
+Numba compiles a kernel again when the file that it stands in has changed, but does not see what the kernel has inlined from
+other files: after an edit or an upgrade it would run half of the old code, and give other numbers without a word. So
+kernels are kept in a folder named by the hash of their file and of all files of the package that it imports.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
-_INLINED_ONLY = "raw_memory"  # has no kernels that are kept, but is part of many
+import numba
 
-
-def forget_stale_kernels(folder: Path = HERE) -> int:
-    """Remove all kept kernels of the modules in `folder` if one of the modules is newer; returns how many there were."""
-    kept = [path for path in (folder / "__pycache__").glob("*.nb[ic]") if path.is_file()]
-    modules = {path.name.partition(".")[0] for path in kept} | {_INLINED_ONLY}
-    sources = [path for path in folder.glob("*.py") if path.stem in modules]
-    with contextlib.suppress(OSError):  # another process removes them too, or they are not ours to remove
-        if kept and sources and min(map(_modified, kept)) < max(map(_modified, sources)):
-            for path in kept:
-                path.unlink(missing_ok=True)
-            return len(kept)
-    return 0
+_PACKAGE = __name__.partition(".")[0]
+_FOLDER = Path(__file__).parents[__name__.count(".") - 1]  # of the package
+_IMPORT = re.compile(rf"^\s*from ({_PACKAGE}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
+_ONE_DAY = 24 * 3600  # a process that runs the old code may still want its folder
 
 
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function with numba's `options`, without the interpreter's lock; kept on disk where that can be written."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        folder = _cache_folder(Path(function.__code__.co_filename))
+        given = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder or "")  # read when the function is decorated, not later
+        try:
+            return numba.njit(**{"nogil": True, "cache": folder is not None} | options)(function)
+        finally:
+            numba.config.CACHE_DIR = given
+
+    return decorate
+
+
+@cache
+def _cache_folder(source: Path) -> Path | None:
+    """Where the kernels of a file are kept; None where no folder can be written. Others of that file, a day old, are removed."""
+    name = f"kernels-{source.stem}-"
+    for parent in _places(source):
+        folder = parent / (name + hash_of_sources(source))
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                for other in parent.glob(f"{name}*"):
+                    if other != folder and other.stat().st_mtime < time.time() - _ONE_DAY:
+                        shutil.rmtree(other, ignore_errors=True)
+                return folder
+    return None
+
+
+def _places(source: Path) -> list[Path]:
+    """The folders to try: the one that the user gave numba, or that of Python's own compiled files, then the user's cache."""
+    if numba.config.CACHE_DIR:
+        return [Path(numba.config.CACHE_DIR)]
+    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - without a home: as it is
+    return [source.parent / "__pycache__", users / "scone" / hashlib.sha256(str(_FOLDER).encode()).hexdigest()[:8]]
+
+
+def hash_of_sources(source: Path, package: Path = _FOLDER) -> str:
+    """A hash of the file and of all files of the package that it imports, directly or not: what its kernels can be made of."""
+    waiting, found = [source], {source}
+    while waiting:
+        new = _imported(waiting.pop(), package) - found
+        found |= new
+        waiting += new
+    digest = hashlib.sha256()
+    for path in sorted(found):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _imported(source: Path, package: Path) -> set[Path]:
+    """The files of the package from which a file imports."""
+    files = set()
+    for module, names in _IMPORT.findall(source.read_text(encoding="utf-8")):
+        base = package.joinpath(*module.split(".")[1:])
+        places = [
+            base.with_suffix(".py"),
+            base / "__init__.py",
+            *(base / f"{name}.py" for name in re.findall(r"\w+", names)),
+        ]
+        files |= {place for place in places if place.is_file()}
+    return files

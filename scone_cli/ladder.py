@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
 
 from scone_cli.artifacts import write_parquet
 from scone_cli.errors import BadSetting
+from scone_cli.kernel_cache import kernel
 from scone_cli.ngrams import I64, U8, U32, FgramIndex, find, place_of
 from scone_cli.schemas import LADDER
 from scone_cli.table_size import table_bytes
@@ -31,7 +31,7 @@ FIRST_RUNG = 1000
 _MOST = 2**63 - 1
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _count_ends(tokens, starts, lines, shape, num_tokens, max_n, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
     none = np.uint32(0xFFFFFFFF)
     first_fgram = np.uint32(num_tokens)

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from scone_cli.errors import BadSetting, DamagedArtifact
+from scone_cli.kernel_cache import kernel
 from scone_cli.raw_memory import LINE, prefetch
 
 U8 = npt.NDArray[np.uint8]
@@ -88,7 +88,7 @@ def _prime(number: int) -> int:
     return number
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def place_of(node, token, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - compiled: numba infers the types
     """The place of the n-gram that is a node and one token more."""
     bits = shape[_BITS]
@@ -99,38 +99,38 @@ def place_of(node, token, shape):  # type: ignore[no-untyped-def]  # noqa: ANN00
     return place ^ (place >> half)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _first_line(place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """By the high 32 bits: any number of lines will do, not just powers of two."""
     return ((place >> (shape[_BITS] - _32)) * shape[_NUM_LINES]) >> _32
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _rest(place, line, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """What tells a place from all others with the same first line: how far it lies behind where that line's begin."""
     low_bits = shape[_BITS] - _32
     return place - ((line * shape[_PACE]) >> _31 << low_bits)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _stride(rest, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """From a full line to the next to be tried: by the rest, so that line, rest and lines tried still name one place."""
     return _1 + ((((rest * _MIX_1) >> _32) * (shape[_NUM_LINES] - _1)) >> _32)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _filter_bit(place):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Which of the 23 bits, beside _WRITTEN, stands for a place: by its low bits."""
     return _1 + (((place & _LOW16) * _23) >> _16)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def prefetch_place(address, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Begin to read the line in which a place is looked for first; the lines lie at `address`."""
     prefetch(address + np.uint64(LINE) * _first_line(place, shape))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def find(lines, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """The id of what has this place, NONE, or _LOST."""
     line = _first_line(place, shape)
@@ -151,7 +151,7 @@ def find(lines, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
     return _NONE
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _insert(lines, place, value, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Put a place into the first line with room: 0 if that was done, 1 if it was there, 2 if there was no room."""
     line = _first_line(place, shape)
@@ -174,7 +174,7 @@ def _insert(lines, place, value, shape):  # type: ignore[no-untyped-def]  # noqa
     return 2
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _fill(lines, prefix_nodes, last_tokens, address, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Insert all f-grams; returns how many were already there, and whether all found room."""
     for line in range(shape[_NUM_LINES]):
@@ -219,7 +219,7 @@ def as_uint32(numbers: npt.NDArray[Any], other: int) -> U32:
 # ---- matching ----------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def match_block(tokens, firsts, carried, lines, address, shape, sizes, nodes, waiting, places, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Match up to BLOCK tokens, length by length: all probes of one length are on their way together.
 
@@ -258,7 +258,7 @@ def match_block(tokens, firsts, carried, lines, address, shape, sizes, nodes, wa
     return lost
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _match(tokens, starts, lines, address, shape, sizes, width, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match documents tokens[starts[d] : starts[d + 1]]; returns the number of lines that were lost."""
     firsts, carried = np.empty(BLOCK, np.bool_), np.full((BLOCK, width), _NONE, np.uint32)
@@ -295,7 +295,7 @@ def _match(tokens, starts, lines, address, shape, sizes, width, ids, lengths):  
     return lost
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _suffixes(prefix_nodes, last_tokens, lines, shape, num_tokens, suffixes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """A prefix ranks before what continues it, so its own suffix is known; returns how many suffixes are missing."""
     missing = 0

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from scone_cli.dealing import I64, U32, U64
+from scone_cli.kernel_cache import kernel
 
 _64 = 64
 _ONE = np.uint64(1)
 _DIGIT_BITS = 11  # the counters of one digit fit the first cache
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def radix_order(keys, digit_bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """The stable order (uint32 [M]) that sorts uint64 keys [M]; linear, and digits that are all the same cost nothing."""
     num_digits, radix = (_64 + digit_bits - 1) // digit_bits, 1 << digit_bits
@@ -93,7 +93,7 @@ def _keys(ngrams: Ngrams) -> U64 | None:
     return keys
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _merge(keys, bounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The order (uint32 [M]) that sorts keys which are sorted from bounds[r] to bounds[r + 1]; two by two runs become one."""
     order = np.arange(keys.size).astype(np.uint32)

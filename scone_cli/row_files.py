@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numba import njit, types
+from numba import types
 
+from scone_cli.kernel_cache import kernel
 from scone_cli.ngrams import I64
 from scone_cli.row_formats import Raw
 from scone_cli.schemas import table_schema
@@ -137,7 +138,7 @@ class RowFiles:
         return b"".join(each for _, each in whole[:2]), b"".join(each for _, each in whole[3:])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _write(file, raw, lines, places):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Write raw[lines[i]] at places[i] of an open file; returns how many were written whole before one that was not."""
     size = raw.shape[1]

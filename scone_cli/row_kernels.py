@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from scone_cli.fused import EPSILON
+from scone_cli.kernel_cache import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def neighbours_trie(ids, prefix_nodes, last_tokens, lengths, num_tokens, longest):
     """The f-grams `ids` and all their prefixes as nodes: last token, level and parent of each [N]; the row of each f-gram [R].
 
@@ -46,7 +46,7 @@ def neighbours_trie(ids, prefix_nodes, last_tokens, lengths, num_tokens, longest
     return tokens[:num_nodes], levels[:num_nodes], parents[:num_nodes], rows
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _inverse_rms(row):
     total = row[0] * row[0]
     for i in range(1, row.size):
@@ -54,7 +54,7 @@ def _inverse_rms(row):
     return row.dtype.type(1 / np.sqrt(total / row.size + EPSILON))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def embed(tokens, levels, embeddings, gain, positions, x):
     """Write what A_f-gram reads at each node into x [N, D]: its last token's normed embedding, and the position."""
     for row in range(tokens.size):
@@ -64,7 +64,7 @@ def embed(tokens, levels, embeddings, gain, positions, x):
             out[i] = embedding[i] * scale * gain[i] + position[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def sum_learned(ids, suffixes, num_tokens, learned, sums):
     """Write the sums [R, D] of the learned rows of all f-grams that end where the f-grams `ids` do, longest first."""
     for row in range(ids.size):
@@ -78,7 +78,7 @@ def sum_learned(ids, suffixes, num_tokens, learned, sums):
             fgram = np.int64(suffixes[fgram]) - num_tokens
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def finish(x, last_gain, gain, rows):
     """Write the rows of f-grams that replace embeddings, of A_f-gram's last x [R, D]: see `MainModel.row`."""
     for row in range(len(x)):
@@ -91,7 +91,7 @@ def finish(x, last_gain, gain, rows):
             out[i] = out[i] * scale * gain[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def add_embeddings(tokens, embeddings, gain, sums, rows):
     """Add to rows [R, D] the norm of their last tokens' embeddings plus the sums of learned rows, which it overwrites."""
     for row in range(tokens.size):
@@ -109,7 +109,7 @@ _LOG2_E, _ONE, _HALF, _MOST = np.float32(1 / math.log(2)), np.float32(1), np.flo
 _BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")
+@kernel(fastmath=True, error_model="numpy", inline="always")
 def _exp(x):
     """As the library's, to a few last bits, but several at a time: a whole power of two is made as the bits of a float."""
     power = min(max(x * _LOG2_E, -_MOST), _MOST)
@@ -119,7 +119,7 @@ def _exp(x):
     return fraction * np.int32((np.int32(whole) + _BIAS) << _FRACTION_BITS).view(np.float32)
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def swiglu(both, inner):
     """Write silu(gate) * up [N, F] of gate and up side by side [N, 2 F]: what is read is read once."""
     width = inner.shape[1]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from numba import njit
 
 from scone_cli.errors import BadSetting, DamagedArtifact
+from scone_cli.kernel_cache import kernel
 from scone_cli.ngrams import I64, NONE, U8, U32, U64
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -233,7 +233,7 @@ def _index(tokens: U32) -> U64:
 # where the halves agree, which but for one time in billions is where the tokens do.
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _hash_row(tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
     mixed = np.uint64(0)
     for i in range(tokens.shape[1]):
@@ -242,7 +242,7 @@ def _hash_row(tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
     return mixed * _MIX
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _index_rows(tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     capacity = np.uint64(slots.size)
     for row in range(tokens.shape[0]):
@@ -255,7 +255,7 @@ def _index_rows(tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001,
         slots[at] = mixed & ~_LOW | np.uint64(row)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _is_same(wanted, i, tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     same = True
     for k in range(wanted.shape[1]):
@@ -263,7 +263,7 @@ def _is_same(wanted, i, tokens, row):  # type: ignore[no-untyped-def]  # noqa: A
     return same
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _find_rows(wanted, tokens, slots, first_row, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Set `found` to first_row + the row of `tokens` that equals each row of `wanted`; returns how many have none."""
     capacity = np.uint64(slots.size)

@@ -7,8 +7,9 @@ tokens are kept, so that drafted tokens can be taken back. Left out: rows, see `
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
+from scone_cli.kernel_cache import kernel
 from scone_cli.ngrams import (
     BLOCK,
     I64,
@@ -33,23 +34,23 @@ _LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN =
 _OLDEST, _CALLED, _CALL, _WORK, _LAST_WORD, _SHAPE = range(8, 14)  # the last is the first of four
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _i64(address, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
     return carray(pointer(np.uint64(address)), (size,), np.int64)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _numbers(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return _i64(address, _SHAPE + 4)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _shape(numbers):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     at = _SHAPE
     return np.uint64(numbers[at]), np.uint64(numbers[at + 1]), np.uint64(numbers[at + 2]), np.uint64(numbers[at + 3])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _is_sound(numbers, starts, streams, num_tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Whether the pieces are all of the tokens, in order, each for a stream that is there, none of them twice."""
     called = _i64(numbers[_CALLED], numbers[_STREAMS])
@@ -66,7 +67,7 @@ def _is_sound(numbers, starts, streams, num_tokens):  # type: ignore[no-untyped-
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match a piece for each of some streams and step their states; returns the number of lines that were lost."""
     width, count = numbers[_WIDTH], numbers[_STREAMS]
@@ -119,13 +120,13 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
     return lost + (lines[-1] != numbers[_LAST_WORD])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _match_pieces(address, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     numbers = _numbers(address)
     return _match(numbers, tokens, starts, streams, ids) if _is_sound(numbers, starts, streams, tokens.size) else -1
 
 
-@njit(cache=True)  # to let another thread run would take longer than this
+@kernel(nogil=False)  # to let another thread run would take longer than this
 def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match one token of stream 0: what decoding does. All its probes are known at once. Returns its id, or _LOST."""
     numbers = _numbers(address)
@@ -162,7 +163,7 @@ def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN00
     return np.int64(match if lines[-1] == numbers[_LAST_WORD] else _LOST)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _match_first(address, tokens, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return _match(_numbers(address), tokens, (0, tokens.size), (0,), ids)
 

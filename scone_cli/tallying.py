@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from scone_cli.dealing import I64, U64, Records, flag_place
+from scone_cli.kernel_cache import kernel
 from scone_cli.ordering import Ngrams, radix_order
 
 _NONE = np.uint32(0xFFFFFFFF)
@@ -31,18 +31,18 @@ _LEAST_FILTER_BITS = 8
 _MOST_FILTER_BITS = 22  # 4 MiB: larger would not fit any cache
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _hash(key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
     return (key ^ (key >> _29)) * _MIX
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _raise_counter(counters, key, shift, by):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     at = _hash(key) >> shift
     counters[at] += np.uint8(counters[at] != _MOST) & by
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _begin(records, max_n, begins, ends, keys, live, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The 2-gram of every record of a bucket that lies in the segments [begins[s], ends[s]); returns how many.
 
@@ -62,7 +62,7 @@ def _begin(records, max_n, begins, ends, keys, live, counters, shift):  # type: 
     return size
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _sift(keys, live, num_live, counters, shift, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Keep what may be frequent; returns how many."""
     kept = 0
@@ -73,7 +73,7 @@ def _sift(keys, live, num_live, counters, shift, least):  # type: ignore[no-unty
     return kept
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _rehash(entry_keys, used, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """A table of `size` slots (a power of two) that finds the entries."""
     slots, entries = np.full(size, _EMPTY, np.uint64), np.empty(size, np.uint32)
@@ -86,14 +86,14 @@ def _rehash(entry_keys, used, size):  # type: ignore[no-untyped-def]  # noqa: AN
     return slots, entries
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _longer(array, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     longer = np.zeros(4 * array.size, array.dtype)
     longer[:used] = array[:used]
     return longer
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Count keys [begin, end) until there are as many entries as there is room for; returns where it stopped."""
     mask, shift = np.uint64(slots.size - 1), np.uint64(_64 - np.int64(np.log2(slots.size) + 0.5))
@@ -119,7 +119,7 @@ def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_ke
     return end, used
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _tally(keys, live, num_live, entry_of, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Count every key exactly, and the documents that hold it; entry_of[j] becomes the entry of keys[j].
 
@@ -138,7 +138,7 @@ def _tally(keys, live, num_live, entry_of, table):  # type: ignore[no-untyped-de
         docs, last_doc = _longer(docs, used), _longer(last_doc, used)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _empty_table():  # type: ignore[no-untyped-def]  # noqa: ANN202
     """A table that is half full when its entries are used up. Documents count from 1, so 0 is none."""
     size = 1 << (_FIRST_SLOTS_BITS - 1)
@@ -154,7 +154,7 @@ def _empty_table():  # type: ignore[no-untyped-def]  # noqa: ANN202
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _keep(table, n, min_count, min_docs, found, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Append the frequent entries of a table to `found` from row `end` on, in the order of their tokens.
 
@@ -188,7 +188,7 @@ def _keep(table, n, min_count, min_docs, found, end):  # type: ignore[no-untyped
     return (spelled, found_counts, found_docs, lengths), row, rows
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _room_for_rows(rows, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     if end + more <= rows.shape[0]:
         return rows
@@ -197,7 +197,7 @@ def _room_for_rows(rows, end, more):  # type: ignore[no-untyped-def]  # noqa: AN
     return longer
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _room_for(array, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The array, of which `end` values are used, with room for more."""
     if end + more <= array.size:
@@ -207,7 +207,7 @@ def _room_for(array, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001
     return longer
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """From frequent n-grams to the candidates of length n + 1; returns how many there are."""
     pad = records.dtype.type(~records.dtype.type(0))
@@ -223,7 +223,7 @@ def _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift): 
     return kept
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _filter_bits(num_keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     bits = _LEAST_FILTER_BITS
     while bits < _MOST_FILTER_BITS and 1 << bits < 2 * num_keys:
@@ -231,7 +231,7 @@ def _filter_bits(num_keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
     return bits
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     num_buckets = bounds.shape[1] - 1
     widest = 0
@@ -259,7 +259,7 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore
     return spelled[:end], counts[:end], docs[:end], lengths[:end]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _nothing_found(room, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Tokens, counts, documents and lengths of no n-gram yet."""
     return (
@@ -276,7 +276,7 @@ def _nothing_found(room, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001
 # each n, and the row of every record's prefix is looked up again each time instead of being kept.
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The candidates of length n among the records; tables of the lengths before lie end to end in slots and rows."""
     column, mask = flag_place(records, max_n)
@@ -305,7 +305,7 @@ def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):  # type: ign
     return kept, doc
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _raise_counters(keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for key in keys:
         _raise_counter(counters, key, shift, np.uint8(1))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from scone_cli.kernel_cache import kernel
 from scone_cli.threads import share_out
 from scone_cli.trie import Trie
 
@@ -75,7 +75,7 @@ class _TrieAttention(torch.autograd.Function):
         return grad.view(-1, 3, heads, width), None, None
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _climb(parents, node, path):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Write the node and its ancestors into `path`; returns how many these are."""
     length = 0
@@ -85,7 +85,7 @@ def _climb(parents, node, path):  # type: ignore[no-untyped-def] # noqa: ANN001,
     return length
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _forward(first_head, last_head, qkv, parents, asked, width, out, weights):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     dim, longest = qkv.shape[1] // 3, weights.shape[2]
     path = np.empty(longest, np.int64)
@@ -117,7 +117,7 @@ def _forward(first_head, last_head, qkv, parents, asked, width, out, weights):  
                     result[e] += weight * value[e]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True, error_model="numpy")
 def _backward(first_head, last_head, qkv, parents, asked, width, given, weights, grad):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     dim, longest = qkv.shape[1] // 3, weights.shape[2]
     path = np.empty(longest, np.int64)

@@ -7,9 +7,6 @@ from processes import Forks
 from workspaces import COUNT, SELECT, TRAIN, commands, installed, texts, write_corpus, write_small_corpus
 
 from scone_cli import cli
-from scone_cli.kernel_cache import forget_stale_kernels
-
-forget_stale_kernels()  # before any module with kernels looks for what was kept
 
 
 @pytest.fixture

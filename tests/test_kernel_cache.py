@@ -1,50 +1,109 @@
-"""Kernels are forgotten together, as soon as one of their sources is newer, and never otherwise."""
+"""Kept kernels are forgotten when a file changes that they are made of, in whichever folder it lies, and never otherwise."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from scone_cli.kernel_cache import forget_stale_kernels
+import scone_cli.kernel_cache
+from scone_cli.kernel_cache import hash_of_sources
 
-KEPT = ("ngrams.find-12.py311.nbi", "ngrams.find-12.py311.1.nbc", "streams._match-3.py311.nbi")
+SOURCES = {
+    "scone_cli/__init__.py": "",
+    "scone_cli/low/__init__.py": "",
+    "scone_cli/low/words.py": "AROUND = 1\n",
+    "scone_cli/low/part.py": """
+from scone_cli.kernel_cache import kernel
+from scone_cli.low.words import AROUND
+
+@kernel(inline="always")
+def part(x):
+    return x + AROUND
+""",
+    "scone_cli/high/__init__.py": "",
+    "scone_cli/high/whole.py": """
+from scone_cli.kernel_cache import kernel
+from scone_cli.low import (
+    part as lower,
+)
+
+part = lower.part
+
+@kernel()
+def whole(x):
+    return 10 * part(x)
+""",
+    "scone_cli/high/apart.py": "",
+}
+CALL = "from scone_cli.high.whole import whole; print(whole(1), sum(whole.stats.cache_hits.values()))"
 
 
 @pytest.fixture
 def package(tmp_path):
-    (tmp_path / "__pycache__").mkdir()
-    for number, name in enumerate(("ngrams.py", "streams.py", "raw_memory.py", "cli.py")):
-        write(tmp_path / name, 100 + number)
-    for number, name in enumerate((*KEPT, "cli.cpython-311.pyc")):
-        write(tmp_path / "__pycache__" / name, 200 + number)
+    """A package of two rooms, whose higher one has a kernel with a part of the lower one in it."""
+    files = SOURCES | {"scone_cli/kernel_cache.py": Path(scone_cli.kernel_cache.__file__).read_text()}
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     return tmp_path
 
 
-def write(path, seconds):
-    path.write_text("x")
-    os.utime(path, (seconds, seconds))
+def call(package, **environment):
+    """What the kernel gives in a new process, and how often it was taken from the disk."""
+    given = {
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(package),
+        **environment,
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", CALL], cwd=package, env=given, capture_output=True, text=True, check=True
+    )
+    value, hits = result.stdout.split()
+    return int(value), int(hits)
 
 
-def kept(folder):
-    return {path.name for path in (folder / "__pycache__").iterdir()} - {"cli.cpython-311.pyc"}
+def test_an_edit_in_one_room_forgets_the_kernel_of_another(package):
+    assert [call(package), call(package)] == [(20, 0), (20, 1)]
+    part = package / "scone_cli" / "low" / "part.py"
+    before = part.stat()
+    part.write_text(part.read_text().replace("x +", "x -"))
+    os.utime(part, ns=(before.st_atime_ns, before.st_mtime_ns))  # as after an upgrade to files that are older
+    assert [call(package), call(package)] == [(0, 0), (0, 1)]
 
 
-def test_what_is_newer_than_its_sources_stays(package):
-    assert forget_stale_kernels(package) == 0
-    assert kept(package) == set(KEPT)
+@pytest.mark.parametrize(("name", "counts"), [("low/words.py", True), ("low/part.py", True), ("high/apart.py", False)])
+def test_what_a_kernel_can_be_made_of_is_what_its_file_imports(package, name, counts):
+    folder = package / "scone_cli"
+    before = hash_of_sources(folder / "high" / "whole.py", folder)
+    (folder / name).write_text((folder / name).read_text() + "# other\n")
+    assert (hash_of_sources(folder / "high" / "whole.py", folder) != before) == counts
 
 
-@pytest.mark.parametrize("edited", ["ngrams.py", "raw_memory.py"])
-def test_one_edited_source_is_enough(package, edited):
-    """The kernel of `streams` has inlined what stands in the others."""
-    write(package / edited, 300)
-    assert forget_stale_kernels(package) == len(KEPT)
-    assert kept(package) == set()
+def test_folders_of_older_sources_are_removed_after_a_day(package):
+    call(package)
+    kept = package / "scone_cli" / "high" / "__pycache__"
+    (old,) = kept.glob("kernels-whole-*")
+    with (package / "scone_cli" / "high" / "whole.py").open("a") as file:
+        file.write("# other")
+    call(package)
+    assert len(list(kept.glob("kernels-whole-*"))) == 2
+    os.utime(old, (1, 1))
+    with (package / "scone_cli" / "high" / "whole.py").open("a") as file:
+        file.write("# and other")
+    call(package)
+    assert old not in kept.glob("kernels-whole-*")
+    assert len(list(kept.glob("kernels-whole-*"))) == 2
 
 
-def test_a_source_without_kernels_does_not_matter(package):
-    write(package / "cli.py", 300)
-    assert forget_stale_kernels(package) == 0
-
-
-def test_where_nothing_is_kept_there_is_nothing_to_do(tmp_path):
-    assert forget_stale_kernels(tmp_path) == 0
+def test_where_nothing_can_be_written_kernels_are_compiled_each_time(package):
+    for room in ("high", "low"):
+        (package / "scone_cli" / room / "__pycache__").write_text("no folder")
+    nowhere = {"XDG_CACHE_HOME": str(package / "scone_cli" / "__init__.py")}
+    assert [call(package, **nowhere), call(package, **nowhere)] == [(20, 0), (20, 0)]
+    elsewhere = {"NUMBA_CACHE_DIR": str(package / "given")}
+    assert [call(package, **elsewhere), call(package, **elsewhere)] == [(20, 0), (20, 1)]
