@@ -28,9 +28,10 @@ import torch
 from lookup_rivals import FINDERS, STORES, Finder, LmdbFinder, Store, drop, key_bytes, read_through
 from measuring import arguments, finish
 
+from scone_cli.arrays import U32, U64
 from scone_cli.artifacts import FileStamp, Manifest, read_manifest
 from scone_cli.corpus import read_tokens
-from scone_cli.ngrams import NONE, U32, U64
+from scone_cli.ngrams import NONE
 from scone_cli.schemas import HELD_OUT
 from scone_cli.table import Table, write_index, write_rows
 from scone_cli.trie import FgramTrie

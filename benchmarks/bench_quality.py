@@ -28,7 +28,7 @@ from scone_cli.artifacts import write_atomically
 from scone_cli.console import say, say_error
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.exits import StopNote, Stopped, stop_signals
-from scone_cli.stages import result_settings
+from scone_cli.settings import result_settings
 from scone_cli.tables import result_text
 
 HERE = Path(__file__).parent

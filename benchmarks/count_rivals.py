@@ -134,7 +134,7 @@ def count_scone(stream: Path, out: Path) -> None:
     from scone_cli.counting import KERNELS, CountingJob, count_ngrams
     from scone_cli.plan import make_plan
     from scone_cli.pool import Pool
-    from scone_cli.quantities import parse_bytes
+    from scone_cli.settings import parse_bytes
 
     tokens = stream / "work" / "tokens"
     size, vocab_size = (read_manifest(tokens).summary[name] for name in ("tokens", "vocabulary size"))

@@ -18,8 +18,7 @@ from scone_cli.commands import STAGES
 from scone_cli.errors import BadSetting
 from scone_cli.model import MainModel, ModelConfig
 from scone_cli.options import read_recipe
-from scone_cli.quantities import Quantity
-from scone_cli.stages import result_settings
+from scone_cli.settings import Quantity, result_settings
 from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.select_vocab import SelectVocab
 from scone_cli.stages.train_fgram import TrainFgram

@@ -11,7 +11,8 @@ from html import escape
 
 from quality_report import Outcome
 
-from scone_cli.figures import Axis, short_count
+from scone_cli.figures import Axis
+from scone_cli.formatting import short_count
 from scone_cli.scales import Scale, scale_of
 
 WIDTH, HEIGHT = 760, 440

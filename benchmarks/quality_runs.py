@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from quality_arms import ARMS, Experiment, Run
 
+from scone_cli.arrays import F64
 from scone_cli.artifacts import (
     MANIFEST,
     Manifest,
@@ -36,7 +37,7 @@ from scone_cli.corpus import read_tokens, top_folder
 from scone_cli.errors import InputMissing, WorkspaceLocked
 from scone_cli.evaluation import Arm, run_arm
 from scone_cli.exits import storage_failures
-from scone_cli.metrics import F64, per_document
+from scone_cli.metrics import per_document
 from scone_cli.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.row_formats import row_bytes

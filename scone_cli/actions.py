@@ -22,11 +22,11 @@ from scone_cli.cost_command import cost
 from scone_cli.describe import describe, describe_text
 from scone_cli.errors import BadData, SconeError
 from scone_cli.exits import storage_failures
+from scone_cli.formatting import bytes_text, seconds_text
 from scone_cli.launch import launched
 from scone_cli.options import Session, describe_sources, setting_options
 from scone_cli.page import check_target, write_page
 from scone_cli.progress import Progress
-from scone_cli.quantities import bytes_text, seconds_text
 from scone_cli.screen import cut_text, description_text
 from scone_cli.stages import Report
 from scone_cli.table_actions import generate_command, lookup

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.arms import LIVE, TABLE, Opened
+from scone_cli.arrays import F64
 from scone_cli.artifacts import Manifest
 from scone_cli.break_even import Prices, contender
 from scone_cli.evaluation import Arm
 from scone_cli.measured_costs import MeasuredArm, cost_rows
-from scone_cli.metrics import F64
 from scone_cli.payback import payback
 from scone_cli.report_reading import judged_corpora
 from scone_cli.training_record import read_config, training_record

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from scone_cli.console import is_bytes, is_terminal, quantity_text, say
+from scone_cli.formatting import bytes_text, count_text, seconds_text
 from scone_cli.progress import Progress, silent
-from scone_cli.quantities import bytes_text, count_text, seconds_text
 
 PLAIN_INTERVAL = 30.0  # seconds between two lines about the same piece of work, in a log
 BAR_INTERVAL = 0.1  # seconds between two redraws, on a terminal

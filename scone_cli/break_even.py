@@ -12,8 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from scone_cli.errors import BadSetting
-from scone_cli.quantities import Quantity, parse_count
-from scone_cli.stages import setting
+from scone_cli.settings import Quantity, parse_count, setting
 
 Row = dict[str, Any]
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from scone_cli.arrays import I64, U64
 from scone_cli.artifacts import MADE_BY, Manifest, check_files
 from scone_cli.errors import InputMissing, SconeError
 from scone_cli.legible import Speller
-from scone_cli.ngrams import I64, U64
 from scone_cli.progress import Progress
 from scone_cli.tail import describe_tail, share_of
 

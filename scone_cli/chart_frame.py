@@ -13,7 +13,7 @@ from html import escape
 from itertools import pairwise
 
 from scone_cli.figures import Axis
-from scone_cli.legible import harmless
+from scone_cli.formatting import harmless
 from scone_cli.scales import Scale
 
 WIDTH, HEIGHT = 400, 272  # HEIGHT: with a legend of one line at most

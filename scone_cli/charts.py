@@ -26,7 +26,8 @@ from scone_cli.chart_frame import (
     x_title,
     y_axis,
 )
-from scone_cli.figures import BarChart, Chart, DotChart, IntervalChart, Line, LineChart, short_count, value_text
+from scone_cli.figures import BarChart, Chart, DotChart, IntervalChart, Line, LineChart
+from scone_cli.formatting import short_count, value_text
 from scone_cli.point_charts import dot_chart, interval_chart
 from scone_cli.scales import Scale, scale_of
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import click
 
 from scone_cli.errors import StorageFailure
-from scone_cli.quantities import bytes_text, count_text, seconds_text
+from scone_cli.formatting import bytes_text, count_text, seconds_text
 
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 

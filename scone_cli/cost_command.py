@@ -18,11 +18,9 @@ from rich.text import Text
 
 from scone_cli import commands, console
 from scone_cli.break_even import Contender, Prices, contender
-from scone_cli.figures import short_count
+from scone_cli.formatting import big, bytes_text, dollars, short_count
 from scone_cli.options import Session, read_recipe
-from scone_cli.payback import big, payback
-from scone_cli.quantities import bytes_text
-from scone_cli.report_words import dollars
+from scone_cli.payback import payback
 from scone_cli.tables import drawn
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scone_cli.ngrams import I64, U32
+from scone_cli.arrays import I64, U32
 from scone_cli.trie import FgramTrie
 
 

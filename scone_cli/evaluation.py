@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scone_cli.arrays import F32, I64, U8, U32
 from scone_cli.corpus import TokenStream
 from scone_cli.gradients import live_rows
 from scone_cli.losses import token_losses
 from scone_cli.model import SconeModel
-from scone_cli.ngrams import I64, NONE, U8, U32, FgramIndex
+from scone_cli.ngrams import NONE, FgramIndex
 from scone_cli.prefixes import Prefix
 from scone_cli.progress import Progress
 from scone_cli.table import Table
@@ -30,7 +31,6 @@ from scone_cli.trie import FgramTrie, distinct_matches
 
 BATCH_TOKENS = 8192
 
-F32 = npt.NDArray[np.float32]
 Matches = tuple[U32, U8]  # id and length of the f-gram that ends at each place
 
 

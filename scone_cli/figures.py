@@ -10,30 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# "text" is prose; "literal" is text of a corpus, escaped by `legible`; "written" is a number with its unit or error that is
-# text already; the others are numbers, a "measure" one of any size.
-Kind = Literal["text", "literal", "written", "count", "number", "measure", "share"]
-
-
-def value_text(kind: Kind, value: Any) -> str:
-    """A value as it stands in a table: 1,234 or 2.75 or 0.0003 or 85.2%; a dash for None."""
-    if value is None:
-        return "-"
-    if kind == "count":
-        return f"{value:,}"
-    if kind == "share":
-        return f"{100 * value:.1f}%" if value == 0 or abs(value) >= 0.001 else f"{100 * value:.1g}%"
-    if kind == "measure":
-        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-    return f"{value:,.2f}" if kind == "number" else str(value)
-
-
-def short_count(value: float) -> str:
-    """A number in at most five characters, for the ticks of an axis: 500, 20k, 1.5M."""
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"
+from scone_cli.formatting import Kind
 
 
 @dataclass(frozen=True)

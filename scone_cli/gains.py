@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.arrays import F32, F64, I64, U32
 from scone_cli.corpus import TokenStream
-from scone_cli.evaluation import F32, Losses
+from scone_cli.evaluation import Losses
 from scone_cli.legible import Speller
-from scone_cli.metrics import F64
-from scone_cli.ngrams import I64, NONE, U32
+from scone_cli.ngrams import NONE
 from scone_cli.trie import FgramTrie
 
 SHOWN = 20  # in each direction

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import carray, types
 
+from scone_cli.arrays import U32
 from scone_cli.errors import StorageFailure
 from scone_cli.kernel_cache import kernel
 from scone_cli.mapped_files import MappedFile, lost_counter, lost_pages
-from scone_cli.ngrams import NONE, U32
+from scone_cli.ngrams import NONE
 from scone_cli.raw_memory import LINE, Addressed, copy, pointer, prefetch
 
 _NONE = np.uint32(NONE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from scone_cli.artifacts import open_artifact
 from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
-from scone_cli.stages import setting
+from scone_cli.settings import setting
 
 if TYPE_CHECKING:
     import torch

@@ -7,43 +7,17 @@ shown is never two things.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scone_cli.artifacts import Manifest
+from scone_cli.formatting import visible
 
 if TYPE_CHECKING:
     from scone_cli.tokenizer import Tokenizer
 
-BLANK = "·"
 _UNKNOWN = "\ufffd"  # what a decoder puts in the place of bytes that are no character
-_SHORT_NAMES = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
-
-
-def visible(text: str) -> str:
-    """The text with every blank visible and every character that does not print escaped."""
-    shown = "".join(map(_visible, text))
-    return rf"\u{ord(shown[0]):04x}" + shown[1:] if shown and unicodedata.combining(shown[0]) else shown
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character == " ":
-        return BLANK
-    if character in _SHORT_NAMES:
-        return _SHORT_NAMES[character]
-    if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte that is no UTF-8
-        return rf"\x{code - 0xDC00:02x}"
-    if character.isprintable() and character != BLANK:
-        return character
-    return rf"\x{code:02x}" if code < 0x100 else rf"\u{code:04x}" if code < 0x10000 else rf"\U{code:08x}"
-
-
-def harmless(text: str) -> str:
-    """The text with what does not print escaped, and all else as it is: for names, and for what is visible already."""
-    return "".join(each if each.isprintable() else _visible(each) for each in text)
 
 
 class Speller:

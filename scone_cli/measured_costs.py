@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scone_cli.quantities import Quantity
 from scone_cli.row_formats import row_bytes
+from scone_cli.settings import Quantity
 from scone_cli.shapes import (
     Row,
     Shape,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
+from scone_cli.arrays import F64
 
 _LARGEST_EXPONENT = (
     700.0  # of e, in float64: a word of hundreds of tokens, as in text without blanks, is beyond counting

@@ -20,14 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.arrays import I64, U8, U32
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.kernel_cache import kernel
 from scone_cli.raw_memory import LINE, prefetch
 
-U8 = npt.NDArray[np.uint8]
-U32 = npt.NDArray[np.uint32]
-U64 = npt.NDArray[np.uint64]
-I64 = npt.NDArray[np.int64]
 Shape = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
 NONE = 0xFFFFFFFF  # no f-gram

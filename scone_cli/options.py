@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from scone_cli.errors import BadSetting
-from scone_cli.quantities import Quantity
+from scone_cli.settings import Quantity
 
 _CLICK_TYPES: Mapping[type, Any] = {
     bool: click.BOOL,

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.arrays import I64, U32
 from scone_cli.artifacts import digest_file, fsync, write_atomically
 from scone_cli.corpus import TokenStream, iter_shards, top_folder
 from scone_cli.errors import BadSetting, InputMissing
-from scone_cli.ngrams import I64, NONE, U32, FgramIndex
+from scone_cli.ngrams import NONE, FgramIndex
 from scone_cli.packing import PackedText, SubCorpus, pack_documents
 from scone_cli.plan import MIB, check_disk
 from scone_cli.progress import Progress

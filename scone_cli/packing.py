@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.arrays import I64, U32
 from scone_cli.errors import BadData
 from scone_cli.mixing import Turns, WindowOrder
-from scone_cli.ngrams import I64, NONE, U32, FgramIndex
+from scone_cli.ngrams import NONE, FgramIndex
 
 Tokens = npt.NDArray[np.uint16] | U32
 

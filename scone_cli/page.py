@@ -13,8 +13,8 @@ from typing import Any
 from scone_cli.artifacts import MANIFEST, write_atomically
 from scone_cli.charts import svg
 from scone_cli.errors import BadSetting
-from scone_cli.figures import Column, Fact, Figure, Section, Table, value_text
-from scone_cli.legible import harmless
+from scone_cli.figures import Column, Fact, Figure, Section, Table
+from scone_cli.formatting import harmless, value_text
 from scone_cli.page_style import STYLE
 
 _STRONG = ' class="strong"'

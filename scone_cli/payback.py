@@ -22,7 +22,7 @@ from scone_cli.break_even import (
     equal_quality,
     hinge_of,
 )
-from scone_cli.report_words import days_text, dollars
+from scone_cli.formatting import big, days_text, dollars
 
 Row = dict[str, Any]
 
@@ -148,12 +148,3 @@ def _hinging(hinge: Row | None) -> str:
 
 def _answer(outcome: str, tokens: float) -> str:
     return {"after": f"after {big(tokens)} tokens", "at first": "only at first"}.get(outcome, outcome)
-
-
-def big(value: float) -> str:
-    """A number in words that everybody knows: 3.2 billion."""
-    rounded = float(f"{value:.3g}")  # first: 999.6 million is 1 billion
-    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if rounded >= size:
-            return f"{rounded / size:,.6g} {word}"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -20,7 +20,8 @@ from scone_cli.chart_frame import (
     x_title,
     y_axis,
 )
-from scone_cli.figures import Dot, DotChart, Interval, IntervalChart, Kind, value_text
+from scone_cli.figures import Dot, DotChart, Interval, IntervalChart
+from scone_cli.formatting import Kind, value_text
 from scone_cli.scales import Scale, scale_of
 
 _ROW = 25  # height of an interval's line

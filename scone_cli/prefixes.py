@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scone_cli.ngrams import NONE, U8, U32
+from scone_cli.arrays import U8, U32
+from scone_cli.ngrams import NONE
 
 FIRST_RUNG = 1000
 

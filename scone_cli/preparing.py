@@ -27,8 +27,8 @@ from scone_cli.artifacts import (
 )
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
+from scone_cli.settings import setting
 from scone_cli.sources import STDIN_KEPT
-from scone_cli.stages import setting
 
 if TYPE_CHECKING:
     from scone_cli.pool import Pool

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli import metrics
+from scone_cli.arrays import F64, I64
 from scone_cli.corpus_tally import CorpusTally
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation import Arm, Losses, run_arms
 from scone_cli.gains import Gains
 from scone_cli.legible import Speller
-from scone_cli.metrics import F64, Estimate
-from scone_cli.ngrams import I64
+from scone_cli.metrics import Estimate
 from scone_cli.prefixes import knee_of
 from scone_cli.progress import Progress
 from scone_cli.table_size import table_bytes

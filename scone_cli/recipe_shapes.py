@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.errors import BadSetting
-from scone_cli.quantities import Quantity, parse_bytes
+from scone_cli.settings import Quantity, parse_bytes
 from scone_cli.shapes import Shape
 from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.precompute import Precompute

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scone_cli.figures import Fact
+from scone_cli.formatting import big, bytes_text, count_text, days_text, names_of, signed, signed_percent
 from scone_cli.page import verdict_page
-from scone_cli.payback import big
-from scone_cli.quantities import bytes_text, count_text
 from scone_cli.report_cost import cost_section
 from scone_cli.report_gain import gain_section
 from scone_cli.report_ladder import ladder_section
@@ -32,7 +31,6 @@ from scone_cli.report_reading import (
     times_resident,
 )
 from scone_cli.report_verdict import verdict
-from scone_cli.report_words import days_text, names_of, signed, signed_percent
 
 __all__ = ["render", "verdict"]
 

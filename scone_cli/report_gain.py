@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from scone_cli.figures import (
-    Axis,
-    BarChart,
-    Bars,
-    Column,
-    Dot,
-    DotChart,
-    Figure,
-    IntervalChart,
-    Section,
-    Table,
-    short_count,
-)
+from scone_cli.figures import Axis, BarChart, Bars, Column, Dot, DotChart, Figure, IntervalChart, Section, Table
+from scone_cli.formatting import short_count, signed, signed_percent
 from scone_cli.report_quality import change_axis, interval_of
 from scone_cli.report_reading import (
     BETTER,
@@ -32,7 +21,6 @@ from scone_cli.report_reading import (
     rows_of,
     text_of,
 )
-from scone_cli.report_words import signed, signed_percent
 
 _TO = "\N{EN DASH}"
 _SHOWN = 10  # tokens and f-grams in each direction

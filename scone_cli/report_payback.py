@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Section, Table
-from scone_cli.payback import big
-from scone_cli.quantities import parse_count
+from scone_cli.formatting import big, days_text, dollars
 from scone_cli.report_reading import Results, Row
-from scone_cli.report_words import days_text, dollars
+from scone_cli.settings import parse_count
 
 _UNITS = (
     *((1e6, "million dollars"), (1e3, "thousand dollars"), (1.0, "dollars")),

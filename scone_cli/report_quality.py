@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from scone_cli.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
+from scone_cli.formatting import plain, signed, with_error
 from scone_cli.report_reading import (
     LIVE,
     NONE,
@@ -22,7 +23,7 @@ from scone_cli.report_reading import (
     text_of,
     value_of,
 )
-from scone_cli.report_words import how_much, plain, signed, with_error
+from scone_cli.report_words import how_much
 
 NAMES = {
     "perplexity": "perplexity a token",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from scone_cli.formatting import listed, names_of
 from scone_cli.report_reading import (
     BETTER,
     NONE,
@@ -19,7 +20,7 @@ from scone_cli.report_reading import (
     text_of,
     times_resident,
 )
-from scone_cli.report_words import how_much, listed, names_of
+from scone_cli.report_words import how_much
 
 
 def verdict(results: Results) -> str:

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numba import types
 
+from scone_cli.arrays import I64
 from scone_cli.kernel_cache import kernel
-from scone_cli.ngrams import I64
 from scone_cli.row_formats import Raw
 from scone_cli.schemas import table_schema
 from scone_cli.table_size import PART_BYTES

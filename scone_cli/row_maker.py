@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from scone_cli import fused, row_kernels
+from scone_cli.arrays import I64
 from scone_cli.blocks import Block
 from scone_cli.model import SconeModel
-from scone_cli.ngrams import I64
 from scone_cli.trie import FgramTrie, Trie
 from scone_cli.trie_attention import attend_on_cpu
 

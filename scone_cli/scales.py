@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scone_cli.figures import Axis, Kind, short_count
+from scone_cli.figures import Axis
+from scone_cli.formatting import Kind, short_count
 
 _LEAST_SPAN = 0.01  # of the values: an axis that shows less of them would make much of nothing
 _SHORTENED = 1000  # numbers from here on are written as 1k and so on

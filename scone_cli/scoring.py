@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scone_cli.arrays import I64, U32
 from scone_cli.corpus import TokenStream
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import BATCH_TOKENS, Arm, inputs_of, matches_of
 from scone_cli.generation import Sampling, Spelling, go_on
-from scone_cli.ngrams import I64, NONE, U32
+from scone_cli.ngrams import NONE
 from scone_cli.progress import Progress, silent
 from scone_cli.serving import embedding_of
 from scone_cli.tokenizer import Tokenizer

@@ -14,7 +14,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from scone_cli.curves import draw
-from scone_cli.figures import Chart, Column, Figure, Kind, LineChart, Table, short_count, value_text
+from scone_cli.figures import Chart, Column, Figure, LineChart, Table
+from scone_cli.formatting import Kind, short_count, value_text
 from scone_cli.tables import drawn, result_text
 from scone_cli.views import figures_of
 

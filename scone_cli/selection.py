@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from scone_cli.arrays import I64, U8, U32, U64
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.kernel_cache import kernel
-from scone_cli.ngrams import I64, NONE, U8, U32, U64
+from scone_cli.ngrams import NONE
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scone_cli.arrays import U32
 from scone_cli.gradients import live_rows
 from scone_cli.model import MainModel, SconeModel
-from scone_cli.ngrams import NONE, U32, FgramIndex
+from scone_cli.ngrams import NONE, FgramIndex
 from scone_cli.streams import Matcher
 from scone_cli.table import Table
 from scone_cli.trie import FgramTrie

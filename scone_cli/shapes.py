@@ -20,9 +20,8 @@ from scone_cli.metrics import (
     forward_flops,
     swiglu_width,
 )
-from scone_cli.quantities import Quantity, parse_count
 from scone_cli.row_formats import FORMATS, row_bytes
-from scone_cli.stages import setting
+from scone_cli.settings import Quantity, parse_count, setting
 from scone_cli.store_sizes import TOKEN_BYTES, dictionary_bytes, lmdb_bytes
 from scone_cli.table_size import index_bytes, table_bytes
 

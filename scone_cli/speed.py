@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scone_cli.arrays import U32
 from scone_cli.devices import peak_memory
 from scone_cli.evaluation import Arm
+from scone_cli.formatting import bytes_text
 from scone_cli.generation import Embed
 from scone_cli.model import KeyValueCache, SconeModel
-from scone_cli.ngrams import U32, FgramIndex
+from scone_cli.ngrams import FgramIndex
 from scone_cli.plan import available_memory
 from scone_cli.progress import Progress
-from scone_cli.quantities import bytes_text
 from scone_cli.serving import embedding_of
 from scone_cli.table import Table
 from scone_cli.trie import FgramTrie

@@ -9,20 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from scone_cli.arrays import I64, U32
 from scone_cli.kernel_cache import kernel
-from scone_cli.ngrams import (
-    BLOCK,
-    I64,
-    ID,
-    NONE,
-    U32,
-    FgramIndex,
-    as_uint32,
-    find,
-    match_block,
-    place_of,
-    prefetch_place,
-)
+from scone_cli.ngrams import BLOCK, ID, NONE, FgramIndex, as_uint32, find, match_block, place_of, prefetch_place
 from scone_cli.raw_memory import Addressed, pointer
 
 ROLL_BACK = 64  # tokens that a stream can take back

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.arrays import I64
 from scone_cli.legible import Speller
-from scone_cli.ngrams import I64
 
 EXAMPLES = 6  # tokens shown of a class
 

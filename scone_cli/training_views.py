@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Table, value_text
-from scone_cli.quantities import count_text, seconds_text
+from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Table
+from scone_cli.formatting import count_text, seconds_text, value_text
 
 Row = Mapping[str, Any]
 

@@ -12,8 +12,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.arrays import I64, U8, U32
 from scone_cli.errors import DamagedArtifact
-from scone_cli.ngrams import I64, NONE, U8, U32, FgramIndex
+from scone_cli.ngrams import NONE, FgramIndex
 
 
 @dataclass(frozen=True)

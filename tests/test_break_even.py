@@ -16,7 +16,7 @@ from scone_cli.break_even import (
     hinge_of,
 )
 from scone_cli.errors import BadSetting
-from scone_cli.quantities import Quantity
+from scone_cli.settings import Quantity
 
 # A FLOP of training costs 2e-15 dollars, one of inference 1e-14; a GB of RAM a dollar a year; a billion tokens a day.
 PRICES = Prices(

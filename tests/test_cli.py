@@ -20,7 +20,7 @@ from scone_cli.artifacts import (
 )
 from scone_cli.commands import LOOKING, STAGES
 from scone_cli.errors import BadData, SconeError
-from scone_cli.quantities import Quantity
+from scone_cli.settings import Quantity
 from scone_cli.stages import Report, count_ngrams, evaluate, precompute, select_vocab, train_fgram
 
 MODULES = {

@@ -24,9 +24,8 @@ from scone_cli.figures import (
     LineChart,
     Section,
     Table,
-    short_count,
-    value_text,
 )
+from scone_cli.formatting import short_count, value_text
 from scone_cli.page import check_target, page, verdict_page, write_page
 
 EVIL = "</script><script>alert(\"x\")</script> & 'q'"

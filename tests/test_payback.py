@@ -7,8 +7,9 @@ import pytest
 from test_break_even import LARGE, PRICES, SCONE, SMALL
 
 from scone_cli.break_even import Contender
-from scone_cli.payback import big, payback
-from scone_cli.quantities import Quantity
+from scone_cli.formatting import big
+from scone_cli.payback import payback
+from scone_cli.settings import Quantity
 
 CHEAP = replace(SCONE, training_flops=1e17)
 GOOD, BAD = replace(SCONE, nats_per_token=1.7), replace(SCONE, nats_per_token=2.5)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scone_cli.errors import BadSetting
-from scone_cli.quantities import bytes_text, count_text, parse_bytes, parse_count, seconds_text
+from scone_cli.formatting import bytes_text, count_text, seconds_text
+from scone_cli.settings import parse_bytes, parse_count
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from scone_cli.errors import BadSetting
 from scone_cli.metrics import block_parameters, fgram_forward_flops, forward_flops
 from scone_cli.model import KeyValueCache
 from scone_cli.options import read_recipe
-from scone_cli.quantities import Quantity
 from scone_cli.recipe_shapes import shapes_of
+from scone_cli.settings import Quantity
 from scone_cli.shapes import (
     Shape,
     decode_flops,

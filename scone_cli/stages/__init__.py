@@ -1,13 +1,12 @@
 """The five stages. Each module holds a frozen config dataclass and `run(config, inputs, out, progress, force) -> Report`.
 
-A stage reads artifacts, writes one artifact, and never imports another stage. This file holds what they share: how a setting
-is declared, what a run reports, and how several processes run one stage together.
+A stage reads artifacts, writes one artifact, and never imports another stage. This file holds what they share: what a
+run reports, and how several processes run one stage together.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +14,6 @@ from typing import Any
 
 from scone_cli.artifacts import Manifest
 from scone_cli.launch import Alone, Launch, Team
-
-
-def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), affects_result: bool = True) -> Any:
-    """Declare one field of a stage's config: its default, its help, and whether another value gives another artifact.
-
-    The command line makes its options from these declarations, so a default is written down once.
-    """
-    return field(default=default, metadata={"help": help, "choices": choices, "affects_result": affects_result})
-
-
-def result_settings(config: Any) -> dict[str, Any]:
-    """The settings of a stage's config that its artifact depends on, as JSON values; what goes into the fingerprint."""
-    return {
-        item.name: str(value) if isinstance(value := getattr(config, item.name), Path) else value
-        for item in dataclasses.fields(config)
-        if item.metadata.get("affects_result", True)
-    }
 
 
 def joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Team]:

@@ -20,8 +20,8 @@ from scone_cli.artifacts import (
 from scone_cli.errors import BadSetting
 from scone_cli.preparing import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.progress import Progress
-from scone_cli.quantities import Quantity, parse_bytes
-from scone_cli.stages import Report, setting
+from scone_cli.settings import Quantity, parse_bytes, setting
+from scone_cli.stages import Report
 
 _LEAST_MEMORY = "512MiB"
 _MOST_BYTES = 5  # of a file on disk that are one token, however it is written

@@ -33,7 +33,8 @@ from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.eval_summary import summary_of
 from scone_cli.progress import Progress
 from scone_cli.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
-from scone_cli.stages import Report, result_settings, setting
+from scone_cli.settings import result_settings, setting
+from scone_cli.stages import Report
 
 if TYPE_CHECKING:
     from scone_cli.arms import Opened

@@ -23,8 +23,8 @@ from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.exits import storage_failures
 from scone_cli.launch import Team, launched
 from scone_cli.progress import Progress
-from scone_cli.quantities import Quantity, parse_bytes
-from scone_cli.stages import Report, joined, result_settings, setting
+from scone_cli.settings import Quantity, parse_bytes, result_settings, setting
+from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
     from scone_cli.model import SconeModel

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from scone_cli.artifacts import Manifest, fingerprint, open_artifact, publish, staging_folder, up_to_date
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
-from scone_cli.quantities import Quantity, parse_bytes, parse_count
-from scone_cli.stages import Report, setting
+from scone_cli.settings import Quantity, parse_bytes, parse_count, setting
+from scone_cli.stages import Report
 
 if TYPE_CHECKING:
     from scone_cli.ladder import Ladder, Rung

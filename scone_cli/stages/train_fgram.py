@@ -27,7 +27,8 @@ from scone_cli.launch import Launch, Team, launched
 from scone_cli.mixing import parse_mixture
 from scone_cli.progress import Progress
 from scone_cli.schemas import HELD_OUT, LOG
-from scone_cli.stages import Report, joined, result_settings, setting
+from scone_cli.settings import result_settings, setting
+from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
     import pyarrow as pa

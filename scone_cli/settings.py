@@ -1,12 +1,34 @@
-"""Quantities as people write and read them, `8GiB` or `12.3M` or `3:04:05`, and the numbers they mean."""
+"""How a stage declares a setting, and the numbers that quantities such as `8GiB` or `10k` mean."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 from scone_cli.errors import BadSetting
+
+
+def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), affects_result: bool = True) -> Any:
+    """Declare one field of a stage's config: its default, its help, and whether another value gives another artifact.
+
+    The command line makes its options from these declarations, so a default is written down once.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "affects_result": affects_result})
+
+
+def result_settings(config: Any) -> dict[str, Any]:
+    """The settings of a stage's config that its artifact depends on, as JSON values; what goes into the fingerprint."""
+    return {
+        item.name: str(value) if isinstance(value := getattr(config, item.name), Path) else value
+        for item in dataclasses.fields(config)
+        if item.metadata.get("affects_result", True)
+    }
+
 
 _BYTES: Mapping[str, int] = {"": 1, "b": 1} | {
     f"{letter}{unit}": base**power
@@ -52,30 +74,3 @@ def _parse(text: str, units: Mapping[str, int]) -> Fraction | None:
     if written is None or written[2] not in units:
         return None
     return Fraction(written[1].replace("_", "")) * units[written[2]]
-
-
-# ---- numbers to text -----------------------------------------------------------------------------------------------
-
-
-def count_text(value: float) -> str:
-    """A number of things in at most six characters or so: 12,345 or 12.3M."""
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(value) >= size:
-            return f"{value / size:.1f}{suffix}"
-    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
-
-
-def bytes_text(value: float) -> str:
-    """A number of bytes in binary units: 512 B or 12.3 MiB."""
-    for power, suffix in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if abs(value) >= 1024**power:
-            return f"{value / 1024**power:,.1f} {suffix}"
-    return f"{value:,.0f} B"
-
-
-def seconds_text(value: float) -> str:
-    """A duration: 0.4 s, 75 s, 12:34 or 3:04:05."""
-    if value < 100:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
-    hours, minutes, seconds = int(value) // 3600, int(value) // 60 % 60, int(value) % 60
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
