@@ -36,8 +36,8 @@ from count_rivals import MAX_N, MIN_COUNT, RIVALS
 from measuring import arguments, finish
 from processes import Cost, run_cold
 
+from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus import TokenStream, read_tokens
-from scone_cli.schemas import TRAIN
 
 U64 = npt.NDArray[np.uint64]
 

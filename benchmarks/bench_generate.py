@@ -25,11 +25,11 @@ import torch
 from measuring import arguments, finish
 from torch import Tensor
 
+from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus import iter_shards
 from scone_cli.generation import Embed
 from scone_cli.model import SconeModel
 from scone_cli.ngrams import NONE
-from scone_cli.schemas import HELD_OUT
 from scone_cli.serving import SconeEmbedding
 from scone_cli.speed import Server
 from scone_cli.table import Table

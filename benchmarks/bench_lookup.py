@@ -29,10 +29,10 @@ from lookup_rivals import FINDERS, STORES, Finder, LmdbFinder, Store, drop, key_
 from measuring import arguments, finish
 
 from scone_cli.arrays import U32, U64
-from scone_cli.artifacts import FileStamp, Manifest, read_manifest
+from scone_cli.artifacts.manifest import FileStamp, Manifest, read_manifest
+from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus import read_tokens
 from scone_cli.ngrams import NONE
-from scone_cli.schemas import HELD_OUT
 from scone_cli.table import Table, write_index, write_rows
 from scone_cli.trie import FgramTrie
 from scone_cli.vocabulary import Vocabulary

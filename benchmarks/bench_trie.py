@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from measuring import arguments, finish, in_turn
 
-from scone_cli.artifacts import open_artifact
+from scone_cli.artifacts.manifest import open_artifact
+from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus import end_of_document, read_tokens
 from scone_cli.gradients import CHUNK_FGRAMS, accumulate_gradients
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.ngrams import NONE
 from scone_cli.packing import PackedText
-from scone_cli.schemas import TRAIN
 from scone_cli.trie import FgramTrie, Trie, distinct_matches
 from scone_cli.vocabulary import Vocabulary
 

@@ -22,26 +22,19 @@ import pyarrow.parquet as pq
 from quality_arms import ARMS, Experiment, Run
 
 from scone_cli.arrays import F64
-from scone_cli.artifacts import (
-    MANIFEST,
-    Manifest,
-    digest_weights,
-    open_artifact,
-    read_manifest,
-    workspace_lock,
-    write_parquet,
-)
+from scone_cli.artifacts.manifest import MANIFEST, Manifest, digest_weights, open_artifact, read_manifest
+from scone_cli.artifacts.publish import workspace_lock, write_parquet
+from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.bars import listening
 from scone_cli.console import say
 from scone_cli.corpus import read_tokens, top_folder
 from scone_cli.errors import InputMissing, WorkspaceLocked
 from scone_cli.evaluation import Arm, run_arm
-from scone_cli.exits import storage_failures
 from scone_cli.metrics import per_document
 from scone_cli.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.row_formats import row_bytes
-from scone_cli.schemas import HELD_OUT
+from scone_cli.runtime.resources import storage_failures
 from scone_cli.stages import count_ngrams, select_vocab, train_fgram
 from scone_cli.table_size import table_bytes
 from scone_cli.training_record import read_config, training_record

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from measuring import arguments, finish
 from numba import njit
 
+from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus import read_tokens
-from scone_cli.schemas import TRAIN
 
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]

@@ -14,24 +14,24 @@ from typing import Any
 import click
 
 from scone_cli import commands, console
-from scone_cli.artifacts import workspace_lock
+from scone_cli.artifacts.publish import workspace_lock
+from scone_cli.artifacts.verify import artifact_folders, verify_artifact
 from scone_cli.bars import listening
 from scone_cli.break_even import Prices
 from scone_cli.commands import STAGES
 from scone_cli.cost_command import cost
 from scone_cli.describe import describe, describe_text
 from scone_cli.errors import BadData, SconeError
-from scone_cli.exits import storage_failures
 from scone_cli.formatting import bytes_text, seconds_text
-from scone_cli.launch import launched
 from scone_cli.options import Session, describe_sources, setting_options
 from scone_cli.page import check_target, write_page
 from scone_cli.progress import Progress
+from scone_cli.runtime.resources import storage_failures
+from scone_cli.runtime.torchrun import launched
 from scone_cli.screen import cut_text, description_text
 from scone_cli.stages import Report
 from scone_cli.table_actions import generate_command, lookup
 from scone_cli.tables import result_text
-from scone_cli.verify import artifact_folders, verify_artifact
 from scone_cli.views import portrait_page
 
 PATH = click.Path(path_type=Path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from scone_cli.arms import LIVE, TABLE, Opened
 from scone_cli.arrays import F64
-from scone_cli.artifacts import Manifest
+from scone_cli.artifacts.manifest import Manifest
 from scone_cli.break_even import Prices, contender
 from scone_cli.evaluation import Arm
 from scone_cli.measured_costs import MeasuredArm, cost_rows

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scone_cli.artifacts import Manifest, digest_weights, open_artifact
+from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact
 from scone_cli.devices import find_device
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.evaluation import Arm

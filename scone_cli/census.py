@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from scone_cli.arrays import I64, U64
-from scone_cli.artifacts import MADE_BY, Manifest, check_files
+from scone_cli.artifacts.manifest import MADE_BY, Manifest, check_files
 from scone_cli.errors import InputMissing, SconeError
 from scone_cli.legible import Speller
 from scone_cli.progress import Progress

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scone_cli.artifacts import fsync
+from scone_cli.artifacts.publish import fsync
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import click
 from scone_cli import __version__, console
 from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, RECIPE_TABLES, STAGES
 from scone_cli.errors import SconeError
-from scone_cli.exits import Stopped, stop_signals
-from scone_cli.launch import speaks
 from scone_cli.options import Session, read_recipe
+from scone_cli.runtime.signals import Stopped, stop_signals
+from scone_cli.runtime.torchrun import speaks
 
 
 class LazyGroup(click.Group):

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scone_cli.artifacts import Manifest, write_parquet
-from scone_cli.schemas import HELD_OUT, TOKENS, TRAIN
+from scone_cli.artifacts.manifest import Manifest
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.tokenizer import Tokenizer, Tokens
 
 _GROUP_TOKENS = 1 << 20  # of a row group: what writing takes in memory goes by it

@@ -25,12 +25,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.errors import DamagedArtifact
 from scone_cli.merging import appearing, merge_runs, num_rows, write_counts, write_run
 from scone_cli.plan import CountingPlan, record_layout
-from scone_cli.pool import Pool, Task, give_back_memory
 from scone_cli.progress import Clock, Progress, Seconds
-from scone_cli.schemas import TRAIN
+from scone_cli.runtime.worker_pool import Pool, Task, give_back_memory
 
 if TYPE_CHECKING:
     from scone_cli.corpus import TokenStream

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from scone_cli.artifacts import Manifest, check_files
+from scone_cli.artifacts.manifest import Manifest, check_files
 from scone_cli.errors import MismatchedArtifacts
 from scone_cli.legible import speller_of
 from scone_cli.ngrams import NONE

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.arms import Opened
-from scone_cli.artifacts import Manifest, read_manifest
+from scone_cli.artifacts.manifest import Manifest, read_manifest
 from scone_cli.errors import SconeError
 
 # What a manifest says beside the settings of its command.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scone_cli.kernel_cache import kernel
+from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.threads import share_out
 
 EPSILON = 1e-6  # of every norm

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scone_cli.artifacts import open_artifact
+from scone_cli.artifacts.manifest import open_artifact
 from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
 from scone_cli.settings import setting
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from scone_cli import fused
 from scone_cli.arrays import U32
 from scone_cli.direct_rows import TouchedRows, sum_of
-from scone_cli.exits import is_stop_noted
 from scone_cli.losses import token_losses, training_loss
 from scone_cli.model import SconeModel
 from scone_cli.packing import PackedText
+from scone_cli.runtime.signals import is_stop_noted
 from scone_cli.trie import FgramTrie, distinct_matches
 
 CHUNK_FGRAMS = 2048  # what A_f-gram does to so many at a time stays in a CPU's cache

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from scone_cli.arrays import I64, U8, U32
-from scone_cli.artifacts import write_parquet
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import LADDER
 from scone_cli.errors import BadSetting
-from scone_cli.kernel_cache import kernel
 from scone_cli.ngrams import FgramIndex, find, place_of
-from scone_cli.schemas import LADDER
+from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.table_size import table_bytes
 from scone_cli.vocabulary import Vocabulary
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scone_cli.artifacts import Manifest
+from scone_cli.artifacts.manifest import Manifest
 from scone_cli.formatting import visible
 
 if TYPE_CHECKING:

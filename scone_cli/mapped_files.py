@@ -28,7 +28,7 @@ import numpy.typing as npt
 from numba import carray, cfunc, types
 
 from scone_cli.errors import DamagedArtifact, SconeError, StorageFailure
-from scone_cli.raw_memory import pointer
+from scone_cli.runtime.native_memory import pointer
 
 _START, _SIZE = 0x1000_0000_0000, 0x4000_0000_0000  # 64 TiB that no system gives out by itself; its first page is ours
 _PAGE = mmap.PAGESIZE

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scone_cli.artifacts.schemas import counts_schema
 from scone_cli.progress import Clock
-from scone_cli.schemas import counts_schema
 
 if TYPE_CHECKING:
     from scone_cli.dealing import U32, U64

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scone_cli.artifacts import write_atomically
+from scone_cli.artifacts.publish import write_atomically
 from scone_cli.blocks import Block, RMSNorm, rotate
 from scone_cli.direct_rows import HashedRows, LearnedRows, sum_of
 from scone_cli.errors import DamagedArtifact

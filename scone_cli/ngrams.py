@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from scone_cli.arrays import I64, U8, U32
 from scone_cli.errors import BadSetting, DamagedArtifact
-from scone_cli.kernel_cache import kernel
-from scone_cli.raw_memory import LINE, prefetch
+from scone_cli.runtime.kernel_cache import kernel
+from scone_cli.runtime.native_memory import LINE, prefetch
 
 Shape = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scone_cli.dealing import I64, U32, U64
-from scone_cli.kernel_cache import kernel
+from scone_cli.runtime.kernel_cache import kernel
 
 _64 = 64
 _ONE = np.uint64(1)

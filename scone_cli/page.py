@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from scone_cli.artifacts import MANIFEST, write_atomically
+from scone_cli.artifacts.manifest import MANIFEST
+from scone_cli.artifacts.publish import write_atomically
 from scone_cli.charts import svg
 from scone_cli.errors import BadSetting
 from scone_cli.figures import Column, Fact, Figure, Section, Table

@@ -6,18 +6,14 @@ No result depends on a plan. What it leaves out: the page cache, which the syste
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from scone_cli.errors import BadSetting, StorageFailure
-
-MIB = 1 << 20
+from scone_cli.errors import BadSetting
+from scone_cli.runtime.resources import MIB
 
 # Measured: resident bytes of processes before they have work, libraries that they share counted in each; and what
 # comes on top of the arrays that are counted below.
@@ -149,32 +145,3 @@ def make_plan(
     raise BadSetting(
         f"--memory: {memory:,} bytes, counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB or more"
     )
-
-
-def available_memory() -> int:
-    """Bytes of memory that are free for this process: of the machine, or of the container if it is given less."""
-    free = _meminfo_available() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    return min(
-        [free, *(int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit())]
-    )
-
-
-def _meminfo_available() -> int | None:
-    path = Path("/proc/meminfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def check_disk(folder: Path, needed: int, what: str = "counting") -> None:
-    """Refuse work for which there is no room; `what` needs it.
-
-    Raises:
-        StorageFailure: less is free on the disk of `folder`.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageFailure(
-            f"{folder}: {free:,} bytes of disk are free, {what} needs about {needed:,}",
-            "free some, or name another disk with --workspace",
-        )

@@ -15,24 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scone_cli.artifacts import (
-    SCRATCH,
-    Manifest,
-    digest_file,
-    fingerprint,
-    publish,
-    staging_folder,
-    up_to_date,
-    write_atomically,
-)
+from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
+from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
 from scone_cli.settings import setting
 from scone_cli.sources import STDIN_KEPT
 
 if TYPE_CHECKING:
-    from scone_cli.pool import Pool
     from scone_cli.readers import OnBad
+    from scone_cli.runtime.worker_pool import Pool
     from scone_cli.shards import Shards, ShardStats, Then
     from scone_cli.sources import SourceFile
     from scone_cli.token_files import TokenFile
@@ -260,7 +252,7 @@ def _text(
     check_size: Callable[[int], None] | None,
 ) -> _Work:
     """What there is to do for a corpus of text; its tokenizer is trained first."""
-    from scone_cli.pool import give_back_memory  # noqa: PLC0415
+    from scone_cli.runtime.worker_pool import give_back_memory  # noqa: PLC0415
     from scone_cli.sampling import look_at  # noqa: PLC0415
     from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
 
@@ -292,7 +284,7 @@ def _own(config: TokenSettings) -> bytes | None:
 
 def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, progress: Progress) -> bytes:
     """Train a BPE on documents that are not held out: what is held out must teach nothing."""
-    from scone_cli.pool import give_back_memory  # noqa: PLC0415
+    from scone_cli.runtime.worker_pool import give_back_memory  # noqa: PLC0415
     from scone_cli.sampling import draw_texts  # noqa: PLC0415
     from scone_cli.tokenizer import train_tokenizer  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from scone_cli.fused import EPSILON
-from scone_cli.kernel_cache import kernel
+from scone_cli.runtime.kernel_cache import kernel
 
 
 @kernel()

@@ -11,10 +11,10 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus import split_of
 from scone_cli.progress import Progress
 from scone_cli.readers import Document, OnBad, read_with_position
-from scone_cli.schemas import TRAIN
 from scone_cli.sources import SourceFile
 from scone_cli.tokenizer import Tokenizer
 

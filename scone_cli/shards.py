@@ -20,13 +20,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from scone_cli.artifacts import SCRATCH, write_atomically
+from scone_cli.artifacts.publish import SCRATCH, write_atomically
+from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus import Encoded, TokenStream, write_part
 from scone_cli.encoding import Batch, encode_texts, take_tokens
-from scone_cli.pool import Pool, Task, num_cores
 from scone_cli.progress import Progress
 from scone_cli.readers import BadDocument, OnBad
-from scone_cli.schemas import HELD_OUT, TRAIN
+from scone_cli.runtime.worker_pool import Pool, Task, num_cores
 from scone_cli.sources import SourceFile
 from scone_cli.token_files import TokenFile
 from scone_cli.tokenizer import Tokenizer, limit_threads

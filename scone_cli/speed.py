@@ -30,8 +30,8 @@ from scone_cli.formatting import bytes_text
 from scone_cli.generation import Embed
 from scone_cli.model import KeyValueCache, SconeModel
 from scone_cli.ngrams import FgramIndex
-from scone_cli.plan import available_memory
 from scone_cli.progress import Progress
+from scone_cli.runtime.resources import available_memory
 from scone_cli.serving import embedding_of
 from scone_cli.table import Table
 from scone_cli.trie import FgramTrie

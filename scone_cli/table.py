@@ -28,15 +28,15 @@ import pyarrow.parquet as pq
 import torch
 
 from scone_cli.arrays import U32
-from scone_cli.artifacts import Manifest, check_files, digest_weights, read_manifest
+from scone_cli.artifacts.manifest import Manifest, check_files, digest_weights, read_manifest
+from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts, StorageFailure
 from scone_cli.gathering import MappedRows, Part, RowsInMemory, large_pages
 from scone_cli.mapped_files import MappedFile
 from scone_cli.ngrams import ID, NONE, REMAKE, FgramIndex, as_uint32, fewest_lines
-from scone_cli.raw_memory import LINE
 from scone_cli.row_files import RowFiles
 from scone_cli.row_formats import FORMATS, decode, row_bytes, torch_dtype
-from scone_cli.schemas import SCHEMA_VERSIONS
+from scone_cli.runtime.native_memory import LINE
 from scone_cli.streams import Matcher
 from scone_cli.table_size import PART_BYTES
 

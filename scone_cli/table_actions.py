@@ -15,10 +15,11 @@ import click
 from scone_cli import commands, console
 from scone_cli.bars import listening
 from scone_cli.errors import BadData, BadSetting
-from scone_cli.exits import Stopped, storage_failures
 from scone_cli.formatting import count_text, seconds_text
 from scone_cli.generation import Sampling, Speaker, Spelling, generate, open_speaker
 from scone_cli.options import Session, setting_options
+from scone_cli.runtime.resources import storage_failures
+from scone_cli.runtime.signals import Stopped
 from scone_cli.tables import result_text
 
 PATH = click.Path(path_type=Path)

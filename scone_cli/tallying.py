@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from scone_cli.dealing import I64, U64, Records, flag_place
-from scone_cli.kernel_cache import kernel
 from scone_cli.ordering import Ngrams, radix_order
+from scone_cli.runtime.kernel_cache import kernel
 
 _NONE = np.uint32(0xFFFFFFFF)
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: no row is so large

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from scone_cli.arrays import I64
-from scone_cli.artifacts import Manifest
+from scone_cli.artifacts.manifest import Manifest
+from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus import TokenStream, iter_shards
 from scone_cli.encoding import encode_texts
 from scone_cli.errors import InputMissing
-from scone_cli.schemas import HELD_OUT, TRAIN
 from scone_cli.sources import SourceFile
 from scone_cli.tokenizer import Tokenizer
 

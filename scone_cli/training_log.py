@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from scone_cli.artifacts import write_atomically
-from scone_cli.schemas import LOG
+from scone_cli.artifacts.publish import write_atomically
+from scone_cli.artifacts.schemas import LOG
 
 Row = dict[str, Any]  # of `schemas.LOG`
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.arrays import F64
-from scone_cli.artifacts import MADE_BY
+from scone_cli.artifacts.manifest import MADE_BY
 from scone_cli.errors import DamagedArtifact
 from scone_cli.metrics import fgram_pass_flops, forward_flops
 from scone_cli.weights import inner_width, parameters_by_part

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scone_cli.kernel_cache import kernel
+from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.threads import share_out
 from scone_cli.trie import Trie
 

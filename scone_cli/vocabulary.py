@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.arrays import U8, U32, U64
-from scone_cli.artifacts import Manifest, open_artifact, write_parquet
+from scone_cli.artifacts.manifest import Manifest, open_artifact
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import VOCAB
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
-from scone_cli.schemas import VOCAB
 from scone_cli.selection import RULES, rank, read_counts
 from scone_cli.trie import FgramTrie
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scone_cli.artifacts import MADE_BY
+from scone_cli.artifacts.manifest import MADE_BY
 from scone_cli.errors import DamagedArtifact
 
 _LIVES = {

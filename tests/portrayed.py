@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 from builders import Fgram, slow_counts, slow_ranking, trie_of, write_counts, write_part
 
-from scone_cli.artifacts import Manifest, publish, staging_folder, write_parquet
-from scone_cli.schemas import HELD_OUT, LADDER, TRAIN, counts_schema
+from scone_cli.artifacts.manifest import Manifest
+from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
+from scone_cli.artifacts.schemas import HELD_OUT, LADDER, TRAIN, counts_schema
 from scone_cli.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.vocabulary import Vocabulary
 

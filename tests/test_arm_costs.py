@@ -10,7 +10,7 @@ from trained import log_rows, publish_model
 
 from scone_cli.arm_costs import costs_of, payback_of
 from scone_cli.arms import Opened
-from scone_cli.artifacts import read_manifest
+from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.break_even import Prices
 from scone_cli.evaluation import Arm
 from scone_cli.table import Table

@@ -7,23 +7,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scone_cli import artifacts
-from scone_cli.artifacts import (
+from scone_cli.artifacts import publish as publishing
+from scone_cli.artifacts.manifest import (
     MANIFEST,
-    SCRATCH,
-    USED_UP,
     Manifest,
     check_files,
+    digest_file,
     fingerprint,
     open_artifact,
-    publish,
     read_manifest,
+)
+from scone_cli.artifacts.publish import (
+    SCRATCH,
+    USED_UP,
+    publish,
     staging_folder,
     up_to_date,
     workspace_lock,
     write_atomically,
     write_parquet,
 )
+from scone_cli.artifacts.schemas import VOCAB
 from scone_cli.errors import (
     DamagedArtifact,
     ForeignArtifact,
@@ -34,7 +38,6 @@ from scone_cli.errors import (
     StorageFailure,
     WorkspaceLocked,
 )
-from scone_cli.schemas import VOCAB
 
 
 def manifest_of(print_: str = "a" * 64, kind: str = "vocab", **changes: object) -> Manifest:
@@ -84,7 +87,7 @@ def edit_manifest(folder: Path, **changes: object) -> None:
 def test_a_published_artifact_is_whole_and_described(vocab):
     manifest = open_artifact(vocab, "vocab")
     assert {name: stamp.bytes for name, stamp in manifest.files.items()} == {"data.txt": 5, "part/more.txt": 10}
-    assert manifest.files["data.txt"].sha256 == artifacts.digest_file(vocab / "data.txt")
+    assert manifest.files["data.txt"].sha256 == digest_file(vocab / "data.txt")
     assert not (vocab / SCRATCH).exists()
     assert hidden(vocab.parent) == []
 
@@ -121,7 +124,7 @@ def test_the_old_artifact_stays_when_publishing_fails(vocab, monkeypatch):
     def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifacts, "write_atomically", disk_full)
+    monkeypatch.setattr(publishing, "write_atomically", disk_full)
     with pytest.raises(OSError, match="No space"):
         publish(staging, vocab, manifest_of("b" * 64))
     assert (vocab / "data.txt").read_text() == "first"
@@ -147,7 +150,7 @@ def test_a_crash_before_the_rename_costs_nothing(vocab, monkeypatch):
     staging = staging_folder(vocab, "b" * 64)
     (staging / "data.txt").write_text("second")
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, "_exchange", killed)
+        patch.setattr(publishing, "_exchange", killed)
         with pytest.raises(KeyboardInterrupt):
             publish(staging, vocab, manifest_of("b" * 64))
     assert open_artifact(vocab, "vocab").fingerprint == "a" * 64
@@ -173,7 +176,7 @@ def test_work_for_a_folder_of_a_similar_name_is_kept(tmp_path):
 
 def test_the_old_artifact_comes_back_after_a_crash_between_two_renames(vocab):
     staging = staging_folder(vocab, "b" * 64)
-    vocab.rename(staging.with_name(staging.name + artifacts.REPLACED))
+    vocab.rename(staging.with_name(staging.name + publishing.REPLACED))
     staging_folder(vocab, "b" * 64)
     assert open_artifact(vocab, "vocab").fingerprint == "a" * 64
 
@@ -188,7 +191,7 @@ def test_a_replaced_artifact_is_never_taken_for_work_to_continue(vocab, monkeypa
         replaced.rename(new)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts, "_exchange", swap_and_crash)
+    monkeypatch.setattr(publishing, "_exchange", swap_and_crash)
     with pytest.raises(KeyboardInterrupt):
         publish(staging, vocab, manifest_of("b" * 64))
     assert open_artifact(vocab, "vocab").fingerprint == "b" * 64
@@ -330,7 +333,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(_: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(artifacts, "fsync", fail)
+    monkeypatch.setattr(publishing, "fsync", fail)
     with pytest.raises(OSError, match="Input/output"):
         write_atomically(path, b"two")
     assert path.read_bytes() == b"one"
@@ -363,7 +366,7 @@ def test_a_workspace_has_one_writer(tmp_path):
 
 def test_the_lock_goes_with_a_killed_process(tmp_path):
     code = (
-        "import sys, time, pathlib\nfrom scone_cli.artifacts import workspace_lock\n"
+        "import sys, time, pathlib\nfrom scone_cli.artifacts.publish import workspace_lock\n"
         "with workspace_lock(pathlib.Path(sys.argv[1])):\n print('locked', flush=True)\n time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) as process:
@@ -396,13 +399,13 @@ def test_a_crash_just_before_the_exchange_costs_no_work(tmp_path):
 
 def test_what_an_interrupted_run_left_is_counted(tmp_path):
     target = tmp_path / "counts"
-    assert artifacts.unfinished_bytes(target) == 0
+    assert publishing.unfinished_bytes(target) == 0
     for mark in ("a" * 64, "b" * 64):  # one to continue, one to remove
-        (tmp_path / f".counts.partial-{mark[:16]}" / artifacts.SCRATCH).mkdir(parents=True)
-        (tmp_path / f".counts.partial-{mark[:16]}" / artifacts.SCRATCH / "records").write_bytes(bytes(300))
+        (tmp_path / f".counts.partial-{mark[:16]}" / publishing.SCRATCH).mkdir(parents=True)
+        (tmp_path / f".counts.partial-{mark[:16]}" / publishing.SCRATCH / "records").write_bytes(bytes(300))
     target.mkdir()
     (target / "n=2.parquet").write_bytes(bytes(50))
     (tmp_path / ".tokens.partial-c").mkdir()
     (tmp_path / ".tokens.partial-c" / "part").write_bytes(bytes(7))
-    assert artifacts.unfinished_bytes(target) == 600
-    assert artifacts.unfinished_bytes(tmp_path / "tokens") == 7
+    assert publishing.unfinished_bytes(target) == 600
+    assert publishing.unfinished_bytes(tmp_path / "tokens") == 7

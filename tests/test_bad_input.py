@@ -15,7 +15,8 @@ import zstandard
 from processes import Ended
 from workspaces import COUNT, SELECT, TRAIN, WRITES, contents, copy_of, timeless
 
-from scone_cli.artifacts import MANIFEST, workspace_lock
+from scone_cli.artifacts.manifest import MANIFEST
+from scone_cli.artifacts.publish import workspace_lock
 
 # What each stage reads of its workspace, and settings with which it has work to do.
 READS: dict[str, tuple[str, ...]] = {

@@ -24,9 +24,9 @@ import quality_rates  # noqa: E402
 import quality_report  # noqa: E402
 import quality_runs  # noqa: E402
 
-from scone_cli.artifacts import workspace_lock  # noqa: E402
+from scone_cli.artifacts.publish import workspace_lock  # noqa: E402
 from scone_cli.errors import StorageFailure  # noqa: E402
-from scone_cli.exits import Stopped, noting_stops  # noqa: E402
+from scone_cli.runtime.signals import Stopped, noting_stops  # noqa: E402
 
 HEADLINE = ROOT / "pipelines" / "headline.toml"
 RECIPE = """

@@ -15,9 +15,7 @@ import click
 import pytest
 
 from scone_cli import cli
-from scone_cli.artifacts import (
-    workspace_lock,
-)
+from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.commands import LOOKING, STAGES
 from scone_cli.errors import BadData, SconeError
 from scone_cli.settings import Quantity

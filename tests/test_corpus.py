@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.corpus import read_tokens, split_of
-from scone_cli.schemas import HELD_OUT, TOKENS, TRAIN
 
 # ---- the split ---------------------------------------------------------------------------------------------------
 

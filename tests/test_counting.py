@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scone_cli import merging
+from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.counting import CountingJob, count_ngrams
 from scone_cli.errors import DamagedArtifact
 from scone_cli.plan import CountingPlan
-from scone_cli.pool import Pool
 from scone_cli.progress import silent
-from scone_cli.schemas import HELD_OUT, TRAIN
+from scone_cli.runtime.worker_pool import Pool
 
 DOCUMENTS = random_documents(1, 5, [60, 0, 1, 40, 25, 70])
 LARGE, SMALL = 1_000_000, 3

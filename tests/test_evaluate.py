@@ -9,7 +9,8 @@ import pytest
 import torch
 from workspaces import TRAIN, copy_of, manifest, timeless
 
-from scone_cli import cli, schemas
+from scone_cli import cli
+from scone_cli.artifacts import schemas
 from scone_cli.commands import STAGES
 
 ARMS = ("plain", "live", "table", "none")

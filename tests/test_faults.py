@@ -15,7 +15,7 @@ import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 
 from scone_cli import gathering, mapped_files
-from scone_cli.artifacts import Manifest
+from scone_cli.artifacts.manifest import Manifest
 from scone_cli.errors import DamagedArtifact, SconeError, StorageFailure
 from scone_cli.mapped_files import MappedFile
 from scone_cli.table import PLACEMENTS, Table

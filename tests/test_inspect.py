@@ -10,7 +10,7 @@ import pytest
 from portrayed import MAX_N, Portrayed
 from test_page import Tags
 
-from scone_cli.artifacts import read_manifest
+from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.cutting import cut
 
 

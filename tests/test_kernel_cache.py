@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-import scone_cli.kernel_cache
-from scone_cli.kernel_cache import hash_of_sources
+from scone_cli.runtime import kernel_cache
+from scone_cli.runtime.kernel_cache import hash_of_sources
 
 SOURCES = {
     "scone_cli/__init__.py": "",
     "scone_cli/low/__init__.py": "",
     "scone_cli/low/words.py": "AROUND = 1\n",
     "scone_cli/low/part.py": """
-from scone_cli.kernel_cache import kernel
+from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.low.words import AROUND
 
 @kernel(inline="always")
@@ -24,7 +24,7 @@ def part(x):
 """,
     "scone_cli/high/__init__.py": "",
     "scone_cli/high/whole.py": """
-from scone_cli.kernel_cache import kernel
+from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.low import (
     part as lower,
 )
@@ -43,7 +43,7 @@ CALL = "from scone_cli.high.whole import whole; print(whole(1), sum(whole.stats.
 @pytest.fixture
 def package(tmp_path):
     """A package of two rooms, whose higher one has a kernel with a part of the lower one in it."""
-    files = SOURCES | {"scone_cli/kernel_cache.py": Path(scone_cli.kernel_cache.__file__).read_text()}
+    files = SOURCES | {"scone_cli/runtime/kernel_cache.py": Path(kernel_cache.__file__).read_text()}
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

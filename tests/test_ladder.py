@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scone_cli import ladder as ladder_module
+from scone_cli.artifacts.schemas import LADDER
 from scone_cli.errors import BadSetting
 from scone_cli.ladder import Ladder, Rung, count_ends, write_ladder
-from scone_cli.schemas import LADDER
 from scone_cli.table_size import table_bytes
 from scone_cli.vocabulary import Vocabulary
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import tokenizers
 
-from scone_cli.artifacts import Manifest
+from scone_cli.artifacts.manifest import Manifest
 from scone_cli.formatting import visible
 from scone_cli.legible import Speller, speller_of
 from scone_cli.tokenizer import Tokenizer, train_tokenizer

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from workspaces import contents, installed, manifest, quality
 
-from scone_cli import __version__, artifacts, schemas
+from scone_cli import __version__
+from scone_cli.artifacts import schemas
+from scone_cli.artifacts.manifest import MADE_BY
 
 FILES = {
     "tokens": {"part-00000-0000.parquet", "tokenizer.json"},
@@ -66,7 +68,7 @@ def test_a_manifest_says_what_made_the_artifact_from_what(work, folder):
     found = manifest(work / folder)
     kind = "model" if folder == "plain" else folder
     assert (found["artifact"], found["schema_version"]) == (kind, schemas.SCHEMA_VERSIONS[kind])
-    assert found["stage"] in artifacts.MADE_BY[kind]
+    assert found["stage"] in MADE_BY[kind]
     assert (found["code_version"], found["seed"]) == (__version__, 0)
     assert set(found["inputs"]) == MADE_FROM[folder]
     for name, fingerprint in found["inputs"].items():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from scone_cli.errors import BadSetting, StorageFailure
-from scone_cli.plan import available_memory, check_disk, make_plan
+from scone_cli.plan import make_plan
+from scone_cli.runtime.resources import available_memory, check_disk
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scone_cli.errors import BadData, SconeError
-from scone_cli.pool import Pool, num_cores
+from scone_cli.runtime.worker_pool import Pool, num_cores
 
 
 def square(number: int) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def test_workers_end_when_their_owner_is_killed(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import os, time\n"
-        "from scone_cli.pool import Pool\n"
+        "from scone_cli.runtime.worker_pool import Pool\n"
         "def work(number):\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"
@@ -96,7 +96,7 @@ def test_workers_end_when_their_owner_is_killed(tmp_path):
 PROGRAM = """
 import os, sys
 from multiprocessing import forkserver
-from scone_cli.pool import Pool
+from scone_cli.runtime.worker_pool import Pool
 if __name__ == "__main__":
     try:
         with Pool(2, ["slow"]) as pool:

@@ -9,7 +9,7 @@ import pytest
 from builders import slow_counts, slow_matches
 from portrayed import MAX_N, MIN_COUNT, SIZE, Portrayed
 
-from scone_cli.artifacts import read_manifest
+from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.census import CURVE_POINTS, curve_ranks
 from scone_cli.errors import DamagedArtifact
 from scone_cli.legible import speller_of

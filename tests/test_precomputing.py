@@ -12,7 +12,6 @@ from builders import random_documents, slow_ranking, tiny_model, trie_of
 
 from scone_cli import precomputing, row_maker
 from scone_cli.errors import BadSetting, SconeError
-from scone_cli.launch import Launch
 from scone_cli.model import SconeModel
 from scone_cli.precomputing import Sizes, compute_rows, plan_memory
 from scone_cli.progress import silent
@@ -20,6 +19,7 @@ from scone_cli.row_check import SAMPLE, check_rows, row_alone
 from scone_cli.row_files import RowFiles
 from scone_cli.row_formats import FORMATS, decode, row_bytes
 from scone_cli.row_maker import RowMaker
+from scone_cli.runtime.torchrun import Launch
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from torch.distributed import TCPStore
 from workspaces import TRAIN, contents, copy_of, manifest
 
-from scone_cli import ranks
 from scone_cli.errors import LostRank
-from scone_cli.exits import noting_stops
-from scone_cli.launch import Alone, Launch, launched
+from scone_cli.runtime import process_group
+from scone_cli.runtime.signals import noting_stops
+from scone_cli.runtime.torchrun import Alone, Launch, launched
 
 COMMAND = ("train-fgram", *TRAIN, "--steps", "80", "--learning-rate", "1e-3", "--checkpoint-every", "4", "--seed", "1")
 
@@ -117,8 +117,8 @@ SCRIPT = """
 import json, sys, torch
 from torch import nn
 from scone_cli.errors import SconeError
-from scone_cli.launch import launched
-from scone_cli.ranks import join
+from scone_cli.runtime.torchrun import launched
+from scone_cli.runtime.process_group import join
 launch = launched()
 told = []
 try:
@@ -186,10 +186,10 @@ import os, signal, sys
 from pathlib import Path
 import test_training as runs
 from scone_cli import gradients, training
-from scone_cli.exits import Stopped, stop_signals
-from scone_cli.launch import launched
+from scone_cli.runtime.signals import Stopped, stop_signals
+from scone_cli.runtime.torchrun import launched
 from scone_cli.progress import silent
-from scone_cli.ranks import join
+from scone_cli.runtime.process_group import join
 
 def rows(*args, made=gradients.live_rows):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -247,11 +247,11 @@ class NeverDone:
 
 
 def test_a_rank_that_is_asked_to_stop_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(ranks, "_GRACE", 0.05)
+    monkeypatch.setattr(process_group, "_GRACE", 0.05)
     with noting_stops() as stop:
         stop.signum = signal.SIGTERM
-        with pytest.raises(LostRank, match="another process of this run has gone"), ranks._losses():
-            ranks.Ranks._wait(NeverDone())
+        with pytest.raises(LostRank, match="another process of this run has gone"), process_group._losses():
+            process_group.Ranks._wait(NeverDone())
         stop.signum = 0
 
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from workspaces import COUNT, RECIPE, SELECT, TRAIN, commands, contents, copy_of, installed, manifest, quality, texts
 
+from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus import split_of
-from scone_cli.schemas import HELD_OUT
 
 # What is changed in the recipe, one after the other, and the commands that must do something then.
 CHANGES = [

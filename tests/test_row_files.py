@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scone_cli.artifacts import write_parquet
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import table_schema
 from scone_cli.row_files import RowFiles
-from scone_cli.schemas import table_schema
 from scone_cli.table import locate_rows
 
 SHAPES = [(1, 1, 1), (50, 7, 100), (50, 7, 7), (300, 520, 1 << 20), (40, 2000, 30_000)]

@@ -6,12 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from scone_cli import sampling
+from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus import split_of
 from scone_cli.errors import BadData
 from scone_cli.progress import silent
 from scone_cli.readers import read_documents
 from scone_cli.sampling import draw_texts, look_at
-from scone_cli.schemas import TRAIN
 from scone_cli.sources import find_files
 from scone_cli.tokenizer import Tokenizer, train_tokenizer
 

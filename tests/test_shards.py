@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from scone_cli import encoding, shards
+from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.corpus import TokenStream, iter_shards, read_tokens, split_of
 from scone_cli.errors import BadData
-from scone_cli.pool import Pool
 from scone_cli.progress import silent
-from scone_cli.schemas import HELD_OUT, TOKENS, TRAIN
+from scone_cli.runtime.worker_pool import Pool
 from scone_cli.shards import Shards, ShardStats, tasks_of, totals, write_shards
 from scone_cli.sources import find_files
 from scone_cli.tokenizer import Tokenizer, train_tokenizer

@@ -16,11 +16,12 @@ import torch
 from builders import make_table, random_documents, raw_of, slow_ranking, trie_of
 from torch import Tensor
 
-from scone_cli.artifacts import MANIFEST, FileStamp, Manifest, write_parquet
+from scone_cli.artifacts.manifest import MANIFEST, FileStamp, Manifest
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import table_schema
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
 from scone_cli.ngrams import NONE
 from scone_cli.row_formats import FORMATS, decode, encode
-from scone_cli.schemas import table_schema
 from scone_cli.table import DTYPES, PLACEMENTS, Table, locate_rows, write_index, write_rows
 from scone_cli.table_size import index_bytes
 

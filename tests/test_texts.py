@@ -7,7 +7,7 @@ import pytest
 from builders import random_documents, stream_of, write_part
 
 from scone_cli import encoding, texts
-from scone_cli.artifacts import Manifest
+from scone_cli.artifacts.manifest import Manifest
 from scone_cli.errors import InputMissing
 from scone_cli.sources import find_files
 from scone_cli.texts import (

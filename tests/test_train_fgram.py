@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from workspaces import TRAIN, contents, manifest
 
-from scone_cli.artifacts import digest_file, read_manifest
+from scone_cli.artifacts.manifest import digest_file, read_manifest
 
 
 @pytest.fixture

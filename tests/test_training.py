@@ -15,14 +15,14 @@ from builders import random_documents, slow_ranking, stream_of, tiny_model, trie
 from torch import nn
 
 from scone_cli import gradients, training
+from scone_cli.artifacts.schemas import LOG
 from scone_cli.errors import BadData, SconeError
-from scone_cli.exits import Stopped, stop_signals
 from scone_cli.gradients import mean_loss
-from scone_cli.launch import Alone
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.packing import PackedText
 from scone_cli.progress import silent
-from scone_cli.schemas import LOG
+from scone_cli.runtime.signals import Stopped, stop_signals
+from scone_cli.runtime.torchrun import Alone
 from scone_cli.training import TrainingPlan, TrainingText, train
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8

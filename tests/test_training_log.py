@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scone_cli.schemas import LOG
+from scone_cli.artifacts.schemas import LOG
 from scone_cli.training_log import RECENT, Course, TrainingLog
 
 

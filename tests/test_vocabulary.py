@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scone_cli import vocabulary as vocabulary_module
-from scone_cli.artifacts import write_parquet
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import VOCAB
 from scone_cli.errors import BadSetting, DamagedArtifact
-from scone_cli.schemas import VOCAB
 from scone_cli.vocabulary import Vocabulary
 
 DOCUMENTS = random_documents(0, 7, [90, 40, 0, 60])

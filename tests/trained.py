@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 from builders import tiny_model
 
-from scone_cli.artifacts import Manifest, publish, staging_folder, write_parquet
+from scone_cli.artifacts.manifest import Manifest
+from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
+from scone_cli.artifacts.schemas import LOG
 from scone_cli.model import SconeModel
-from scone_cli.schemas import LOG
 
 BATCH = 64  # tokens a step
 

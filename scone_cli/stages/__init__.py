@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scone_cli.artifacts import Manifest
-from scone_cli.launch import Alone, Launch, Team
+from scone_cli.artifacts.manifest import Manifest
+from scone_cli.runtime.torchrun import Alone, Launch, Team
 
 
 def joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Team]:
     """The processes of this run, for as long as the context lasts; `device` is the setting, `auto` or a device's name."""
     if launch.size == 1:
         return contextlib.nullcontext(Alone())
-    from scone_cli.ranks import join  # noqa: PLC0415 - it loads torch
+    from scone_cli.runtime.process_group import join  # noqa: PLC0415 - it loads torch
 
     return join(launch, device)
 

@@ -7,16 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scone_cli.artifacts import (
-    SCRATCH,
-    Manifest,
-    check_files,
-    fingerprint,
-    publish,
-    staging_folder,
-    unfinished_bytes,
-    up_to_date,
-)
+from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
+from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, unfinished_bytes, up_to_date
 from scone_cli.errors import BadSetting
 from scone_cli.preparing import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.progress import Progress
@@ -56,8 +48,9 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     """
     excluded = _check(config)
     from scone_cli.counting import KERNELS, CountingJob, count_ngrams  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.plan import check_disk, make_plan  # noqa: PLC0415
-    from scone_cli.pool import Pool, num_cores  # noqa: PLC0415
+    from scone_cli.plan import make_plan  # noqa: PLC0415
+    from scone_cli.runtime.resources import check_disk  # noqa: PLC0415
+    from scone_cli.runtime.worker_pool import Pool, num_cores  # noqa: PLC0415
 
     memory = _memory(config)
     workers = config.workers or num_cores()
@@ -103,7 +96,7 @@ def _memory(config: CountNgrams) -> int:
     """Bytes that all processes together may take."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
-    from scone_cli.plan import available_memory  # noqa: PLC0415 - see above
+    from scone_cli.runtime.resources import available_memory  # noqa: PLC0415 - see above
 
     return max(available_memory() // 2, parse_bytes(_LEAST_MEMORY, "--memory"))
 

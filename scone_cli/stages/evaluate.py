@@ -17,22 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scone_cli import __version__
-from scone_cli.artifacts import (
-    Manifest,
-    digest_weights,
-    fingerprint,
-    publish,
-    staging_folder,
-    up_to_date,
-    write_atomically,
-    write_parquet,
-)
+from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
+from scone_cli.artifacts.publish import publish, staging_folder, up_to_date, write_atomically, write_parquet
+from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.break_even import Prices
 from scone_cli.conditions import Condition, parse
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.eval_summary import summary_of
 from scone_cli.progress import Progress
-from scone_cli.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.settings import result_settings, setting
 from scone_cli.stages import Report
 
@@ -163,7 +155,7 @@ def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
 
 def _measured_before(out: Path, measured: str) -> Row | None:
     """The results in `out` if all that was measured is the same, and only what is asked of it has changed."""
-    from scone_cli.artifacts import open_artifact  # noqa: PLC0415
+    from scone_cli.artifacts.manifest import open_artifact  # noqa: PLC0415
 
     try:
         manifest = open_artifact(out, STAGE)

@@ -7,22 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scone_cli.artifacts import (
-    SCRATCH,
-    Manifest,
-    digest_weights,
-    fingerprint,
-    open_artifact,
-    publish,
-    read_manifest,
-    staging_folder,
-    unfinished_bytes,
-    up_to_date,
-)
+from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, open_artifact, read_manifest
+from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, unfinished_bytes, up_to_date
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
-from scone_cli.exits import storage_failures
-from scone_cli.launch import Team, launched
 from scone_cli.progress import Progress
+from scone_cli.runtime.resources import storage_failures
+from scone_cli.runtime.torchrun import Team, launched
 from scone_cli.settings import Quantity, parse_bytes, result_settings, setting
 from scone_cli.stages import Report, joined
 
@@ -203,13 +193,13 @@ def _memory(config: Precompute) -> int:
     """Bytes that all processes together may take."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
-    from scone_cli.plan import available_memory  # noqa: PLC0415 - see above
+    from scone_cli.runtime.resources import available_memory  # noqa: PLC0415 - see above
 
     return available_memory() // 2
 
 
 def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str, num_tokens: int) -> None:
-    from scone_cli.plan import check_disk  # noqa: PLC0415 - see above
+    from scone_cli.runtime.resources import check_disk  # noqa: PLC0415 - see above
     from scone_cli.table_size import table_bytes  # noqa: PLC0415
 
     check_disk(out.parent, table_bytes(num_fgrams, dim, dtype, num_tokens) - unfinished_bytes(out), "the table")

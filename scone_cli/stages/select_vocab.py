@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scone_cli.artifacts import Manifest, fingerprint, open_artifact, publish, staging_folder, up_to_date
+from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact
+from scone_cli.artifacts.publish import publish, staging_folder, up_to_date
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.settings import Quantity, parse_bytes, parse_count, setting
@@ -197,9 +198,9 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
     """Match the held-out text against the whole ranking, once."""
     import numpy as np  # noqa: PLC0415
 
+    from scone_cli.artifacts.schemas import HELD_OUT  # noqa: PLC0415
     from scone_cli.corpus import iter_shards  # noqa: PLC0415
     from scone_cli.ladder import Ladder, count_ends  # noqa: PLC0415
-    from scone_cli.schemas import HELD_OUT  # noqa: PLC0415
 
     what, done = "matching held-out text", 0
     progress(what, 0, None, "tokens")

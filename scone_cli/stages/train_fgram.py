@@ -9,24 +9,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scone_cli.artifacts import (
-    SCRATCH,
-    Manifest,
-    fingerprint,
-    open_artifact,
-    publish,
-    read_manifest,
-    staging_folder,
-    up_to_date,
-    write_atomically,
-    write_parquet,
-)
+from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact, read_manifest
+from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically, write_parquet
+from scone_cli.artifacts.schemas import HELD_OUT, LOG
 from scone_cli.errors import BadSetting, MismatchedArtifacts
-from scone_cli.exits import storage_failures
-from scone_cli.launch import Launch, Team, launched
 from scone_cli.mixing import parse_mixture
 from scone_cli.progress import Progress
-from scone_cli.schemas import HELD_OUT, LOG
+from scone_cli.runtime.resources import storage_failures
+from scone_cli.runtime.torchrun import Launch, Team, launched
 from scone_cli.settings import result_settings, setting
 from scone_cli.stages import Report, joined
 

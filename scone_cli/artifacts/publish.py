@@ -1,9 +1,7 @@
-"""What the stages hand to one another: manifests, the skip rule and the publish rule.
+"""How an artifact appears: whole or not at all, and not again where it is up to date.
 
-An artifact is a folder. Its `manifest.json` is written last and names every file with its size and SHA-256, so a folder
-without one is recognisably unfinished, and a flipped bit is found. An artifact is built in a hidden sibling folder
-(`staging_folder`), which survives a crash so that the next run continues there, and appears in its place by one rename
-(`publish`). This module knows nothing of what the files mean.
+It is built in a hidden folder beside its place (`staging_folder`), which survives a crash so that the next run continues
+there, and appears in its place by one rename (`publish`). A run that finds its fingerprint there does nothing (`up_to_date`).
 """
 
 from __future__ import annotations
@@ -11,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli import __version__
+from scone_cli.artifacts.manifest import MANIFEST, FileStamp, Manifest, check_files, digest_file, read_manifest
 from scone_cli.errors import (
     DamagedArtifact,
     ForeignArtifact,
@@ -34,147 +31,10 @@ from scone_cli.errors import (
     StorageFailure,
     WorkspaceLocked,
 )
-from scone_cli.schemas import SCHEMA_VERSIONS
 
-MANIFEST = "manifest.json"
 SCRATCH = "work"  # inside a staging folder: never published
 USED_UP = ".done"  # ends the name of a scratch folder that has served its purpose, until it is removed
 REPLACED = ".old"  # ends the name of an artifact that another one has replaced, until it is removed
-
-# What to run when an artifact is missing or bad.
-MADE_BY: Mapping[str, str] = {
-    "tokens": "scone count-ngrams CORPUS",
-    "counts": "scone count-ngrams CORPUS",
-    "vocab": "scone select-vocab",
-    "model": "scone train-fgram",
-    "table": "scone precompute",
-    "eval": "scone eval",
-}
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """Size in bytes and SHA-256 of one published file."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What made an artifact, from what, and what is in it. Equal runs write equal manifests: there is no time in it."""
-
-    artifact: str
-    schema_version: int
-    stage: str
-    stage_version: int
-    fingerprint: str
-    settings: dict[str, Any]
-    inputs: dict[str, str]
-    tokenizer: str
-    seed: int
-    summary: dict[str, Any]
-    code_version: str = __version__
-    files: dict[str, FileStamp] = field(default_factory=dict)
-
-    @classmethod
-    def new(cls, artifact: str, *made_by: Any) -> Manifest:
-        """The manifest of an artifact about to be published, in the schema version that this program writes."""
-        return cls(artifact, SCHEMA_VERSIONS[artifact], *made_by)
-
-
-def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """SHA-256 over everything an artifact depends on; equal fingerprints mean that there is nothing to do.
-
-    A fingerprint names a recipe. What another version of a library may make differently from the same recipe, a trained
-    tokenizer and weights, goes into `inputs` by its own hash.
-    """
-    return digest_json([stage, stage_version, settings, inputs])
-
-
-def digest_json(value: Any) -> str:
-    """SHA-256 of the canonical JSON text of `value`."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def digest_weights(model: Manifest) -> str:
-    """SHA-256 over the weights of a model: one trained again with other threads or libraries is another model.
-
-    Its fingerprint says only what it was made from. Every other artifact is the same bytes whenever that is the same.
-    """
-    return digest_json({name: stamp.sha256 for name, stamp in model.files.items() if name.endswith(".safetensors")})
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, read once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ---- reading -----------------------------------------------------------------------------------------------------
-
-
-def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
-    """Read the manifest of `folder`, which must hold an `artifact` (any kind when None).
-
-    Raises:
-        InputMissing: there is no such folder.
-        HalfWrittenArtifact: there is no manifest in it.
-        ForeignArtifact: the manifest is not ours, or is of another kind.
-        NewerArtifact: its schema version is larger than the one this program writes.
-    """
-    remake = f"run: {MADE_BY[artifact]}" if artifact else "name a folder that a scone stage wrote"
-    if not folder.is_dir():
-        raise InputMissing(f"{folder}: no such {artifact or 'artifact'} folder", remake)
-    path = folder / MANIFEST
-    if not path.is_file():
-        what = artifact or "artifact"
-        raise HalfWrittenArtifact(f"{folder}: no {MANIFEST}, so this is not a finished {what}", remake)
-    try:
-        raw = json.loads(path.read_bytes())
-        kind, version = str(raw["artifact"]), int(raw["schema_version"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise _not_ours(path, error, remake) from error
-    if kind not in SCHEMA_VERSIONS or (artifact and kind != artifact):
-        raise ForeignArtifact(f"{folder}: holds '{kind}', expected '{artifact or 'a scone artifact'}'", remake)
-    if version > SCHEMA_VERSIONS[kind]:
-        raise NewerArtifact(
-            f"{folder}: '{kind}' in format {version}; this scone ({__version__}) knows up to {SCHEMA_VERSIONS[kind]}",
-            "upgrade scone, or make the artifact again with this version",
-        )
-    try:  # after the version: a later one may well have other fields
-        return Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
-    except (TypeError, KeyError, AttributeError) as error:
-        raise _not_ours(path, error, remake) from error
-
-
-def _not_ours(path: Path, error: Exception, hint: str) -> ForeignArtifact:
-    return ForeignArtifact(f"{path}: not a manifest written by scone ({type(error).__name__}: {error})", hint)
-
-
-def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
-    """Compare every file with the manifest: sizes always, SHA-256 too when `hashes` (reads every byte).
-
-    Raises:
-        DamagedArtifact: naming the first file that differs, what was found and what was expected.
-    """
-    remake = f"make it again: {MADE_BY[manifest.artifact]} --force"
-    for name, stamp in manifest.files.items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else -1
-        if size < 0:
-            raise DamagedArtifact(f"{path}: missing, the manifest lists it with {stamp.bytes:,} bytes", remake)
-        if size != stamp.bytes:
-            raise DamagedArtifact(f"{path}: found {size:,} bytes, expected {stamp.bytes:,}", remake)
-        if hashes and (found := digest_file(path)) != stamp.sha256:
-            raise DamagedArtifact(f"{path}: SHA-256 {found[:16]}…, the manifest says {stamp.sha256[:16]}…", remake)
-
-
-def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
-    """Read a manifest and check the files it names; what every stage does with what it reads."""
-    manifest = read_manifest(folder, artifact)
-    check_files(folder, manifest, hashes)
-    return manifest
 
 
 def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manifest | None:
@@ -193,9 +53,6 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
     for leftover in folder.parent.glob(glob.escape(_staging_name(folder, expected_fingerprint)) + "*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return manifest
-
-
-# ---- writing -----------------------------------------------------------------------------------------------------
 
 
 def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True) -> Path:

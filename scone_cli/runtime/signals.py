@@ -1,22 +1,15 @@
-"""How a run ends that does not end well: signals and failing disks, made into exceptions with an exit code."""
+"""Signals that ask a run to stop, made into an exception with an exit code."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
-from scone_cli.errors import SconeError, StorageFailure
-
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# EFBIG arrives instead of a silent death because Python ignores SIGXFSZ.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Stopped(BaseException):
@@ -90,40 +83,3 @@ def stop_signals() -> Iterator[StopNote]:
     finally:
         for signum in mine:
             signal.signal(signum, before[signum])
-
-
-@contextlib.contextmanager
-def storage_failures(place: Path) -> Iterator[None]:
-    """Turn what the system says about files into `StorageFailure`; `place` is named where it does not name a file."""
-    try:
-        yield
-    except SconeError:
-        raise
-    except Exception as error:
-        failure = _storage_failure(error, place)
-        if failure is None:
-            raise
-        raise failure from error
-
-
-def _storage_failure(error: Exception, place: Path) -> StorageFailure | None:
-    number = _system_error(error)
-    filename = getattr(error, "filename", None)
-    if number in _FULL:
-        return StorageFailure(
-            f"no space left while writing {filename or f'in {place}'} ({os.strerror(number or 0)})",
-            "free some space, or raise the limit, and give the same command again: it continues from what is finished",
-        )
-    if number is None and not isinstance(error, OSError):
-        return None
-    reason = getattr(error, "strerror", None) or str(error)
-    return StorageFailure(f"{filename}: {reason}" if filename else reason)
-
-
-def _system_error(error: Exception) -> int | None:
-    """The errno of an error; polars and safetensors, written in Rust, have it in their text only; numpy loses it."""
-    if isinstance(error, OSError):
-        cut_off = error.errno is None and re.search(r"requested and \d+ written", str(error))
-        return errno.ENOSPC if cut_off else error.errno
-    in_text = re.search(r"\(os error (\d+)\)", str(error))
-    return int(in_text.group(1)) if in_text else None

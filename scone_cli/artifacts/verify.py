@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from scone_cli.artifacts import MADE_BY, MANIFEST, Manifest, check_files, digest_weights, read_manifest
+from scone_cli.artifacts.manifest import MADE_BY, MANIFEST, Manifest, check_files, digest_weights, read_manifest
+from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.errors import InputMissing, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
-from scone_cli.schemas import SCHEMA_VERSIONS
 
 
 def artifact_folders(path: Path) -> list[Path]:

@@ -136,7 +136,7 @@ def _context(preload: Iterable[str]) -> BaseContext:
     from multiprocessing import forkserver, resource_tracker  # noqa: PLC0415 - not on every system
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scone_cli.pool", *preload])
+    context.set_forkserver_preload(["scone_cli.runtime.worker_pool", *preload])
     resource_tracker.ensure_running()  # lets signals through when it has been started, so it comes first
     with _interrupts_blocked():
         forkserver.ensure_running()

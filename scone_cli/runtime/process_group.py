@@ -23,8 +23,8 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined] #
 from torch.distributed.rendezvous import rendezvous
 
 from scone_cli.errors import LostRank, SconeError
-from scone_cli.exits import is_stop_noted
-from scone_cli.launch import Launch
+from scone_cli.runtime.signals import is_stop_noted
+from scone_cli.runtime.torchrun import Launch
 
 _PATIENCE = timedelta(hours=1)  # rank 0 looks at held-out text and writes checkpoints while the others wait
 _POLL = 0.0002  # seconds; between looks at a transfer, and so between two chances to take note of a signal

@@ -1,0 +1,85 @@
+"""Free memory and free disk, and what the system says of files, made into `StorageFailure`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from scone_cli.errors import SconeError, StorageFailure
+
+MIB = 1 << 20
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free for this process: of the machine, or of the container if it is given less."""
+    free = _meminfo_available() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+    return min(
+        [free, *(int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit())]
+    )
+
+
+def _meminfo_available() -> int | None:
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def check_disk(folder: Path, needed: int, what: str = "counting") -> None:
+    """Refuse work for which there is no room; `what` needs it.
+
+    Raises:
+        StorageFailure: less is free on the disk of `folder`.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageFailure(
+            f"{folder}: {free:,} bytes of disk are free, {what} needs about {needed:,}",
+            "free some, or name another disk with --workspace",
+        )
+
+
+# EFBIG arrives instead of a silent death because Python ignores SIGXFSZ.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def storage_failures(place: Path) -> Iterator[None]:
+    """Turn what the system says about files into `StorageFailure`; `place` is named where it does not name a file."""
+    try:
+        yield
+    except SconeError:
+        raise
+    except Exception as error:
+        failure = _storage_failure(error, place)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _storage_failure(error: Exception, place: Path) -> StorageFailure | None:
+    number = _system_error(error)
+    filename = getattr(error, "filename", None)
+    if number in _FULL:
+        return StorageFailure(
+            f"no space left while writing {filename or f'in {place}'} ({os.strerror(number or 0)})",
+            "free some space, or raise the limit, and give the same command again: it continues from what is finished",
+        )
+    if number is None and not isinstance(error, OSError):
+        return None
+    reason = getattr(error, "strerror", None) or str(error)
+    return StorageFailure(f"{filename}: {reason}" if filename else reason)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The errno of an error; polars and safetensors, written in Rust, have it in their text only; numpy loses it."""
+    if isinstance(error, OSError):
+        cut_off = error.errno is None and re.search(r"requested and \d+ written", str(error))
+        return errno.ENOSPC if cut_off else error.errno
+    in_text = re.search(r"\(os error (\d+)\)", str(error))
+    return int(in_text.group(1)) if in_text else None
