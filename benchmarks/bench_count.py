@@ -37,7 +37,7 @@ from measuring import arguments, finish
 from processes import Cost, run_cold
 
 from scone_cli.artifacts.schemas import TRAIN
-from scone_cli.corpus import TokenStream, read_tokens
+from scone_cli.corpus.token_stream import TokenStream, read_tokens
 
 U64 = npt.NDArray[np.uint64]
 

@@ -26,7 +26,7 @@ from measuring import arguments, finish
 from torch import Tensor
 
 from scone_cli.artifacts.schemas import HELD_OUT
-from scone_cli.corpus import iter_shards
+from scone_cli.corpus.token_stream import iter_shards
 from scone_cli.generation import Embed
 from scone_cli.model import SconeModel
 from scone_cli.ngrams import NONE

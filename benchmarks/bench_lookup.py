@@ -31,7 +31,7 @@ from measuring import arguments, finish
 from scone_cli.arrays import U32, U64
 from scone_cli.artifacts.manifest import FileStamp, Manifest, read_manifest
 from scone_cli.artifacts.schemas import HELD_OUT
-from scone_cli.corpus import read_tokens
+from scone_cli.corpus.token_stream import read_tokens
 from scone_cli.ngrams import NONE
 from scone_cli.table import Table, write_index, write_rows
 from scone_cli.trie import FgramTrie

@@ -19,7 +19,7 @@ from measuring import arguments, finish, in_turn
 
 from scone_cli.artifacts.manifest import open_artifact
 from scone_cli.artifacts.schemas import TRAIN
-from scone_cli.corpus import end_of_document, read_tokens
+from scone_cli.corpus.token_stream import end_of_document, read_tokens
 from scone_cli.gradients import CHUNK_FGRAMS, accumulate_gradients
 from scone_cli.model import ModelConfig, SconeModel
 from scone_cli.ngrams import NONE

@@ -27,7 +27,7 @@ from scone_cli.artifacts.publish import workspace_lock, write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.bars import listening
 from scone_cli.console import say
-from scone_cli.corpus import read_tokens, top_folder
+from scone_cli.corpus.token_stream import read_tokens, top_folder
 from scone_cli.errors import InputMissing, WorkspaceLocked
 from scone_cli.evaluation import Arm, run_arm
 from scone_cli.metrics import per_document

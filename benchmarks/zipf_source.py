@@ -30,7 +30,7 @@ from measuring import arguments, finish
 from numba import njit
 
 from scone_cli.artifacts.schemas import TRAIN
-from scone_cli.corpus import read_tokens
+from scone_cli.corpus.token_stream import read_tokens
 
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.arrays import F64, I64
-from scone_cli.corpus import TokenStream, top_folder
+from scone_cli.corpus.token_stream import TokenStream, top_folder
+from scone_cli.counting.rarity import decades_of
 from scone_cli.evaluation import Arm, Losses
 from scone_cli.metrics import per_document
-from scone_cli.tail import decades_of
 from scone_cli.texts import document_digests
 
 

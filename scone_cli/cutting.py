@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, check_files
+from scone_cli.corpus.spelling import speller_of
 from scone_cli.errors import MismatchedArtifacts
-from scone_cli.legible import speller_of
 from scone_cli.ngrams import NONE
 from scone_cli.portrait import summarise_matches
 from scone_cli.vocabulary import Vocabulary

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from scone_cli.artifacts.manifest import Manifest, check_files, read_manifest
 from scone_cli.artifacts.verify import artifact_folders, check_neighbours
+from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
-from scone_cli.legible import Speller, speller_of
 from scone_cli.progress import Progress
 from scone_cli.training_record import read_config, training_record
 from scone_cli.weights import read_tensors

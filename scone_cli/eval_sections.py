@@ -9,16 +9,16 @@ from typing import Any
 
 from scone_cli.arm_costs import costs_of
 from scone_cli.arms import WITHOUT, Opened, load_arms
-from scone_cli.corpus import end_of_document
+from scone_cli.corpus.spelling import Speller
+from scone_cli.corpus.token_stream import end_of_document
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.corpus_tally import CorpusTally
 from scone_cli.evaluation import Arm
-from scone_cli.legible import Speller
 from scone_cli.progress import Progress
 from scone_cli.quality import Reading, evaluate_text
 from scone_cli.speed import measure_speed
 from scone_cli.tasks import run_tasks
 from scone_cli.texts import Text, documents_trained_on, training_counts
-from scone_cli.tokenizer import Tokenizer
 
 Row = dict[str, Any]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scone_cli.arrays import F32, I64, U8, U32
-from scone_cli.corpus import TokenStream
+from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.gradients import live_rows
 from scone_cli.losses import token_losses
 from scone_cli.model import SconeModel

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.arrays import F32, F64, I64, U32
-from scone_cli.corpus import TokenStream
+from scone_cli.corpus.spelling import Speller
+from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.evaluation import Losses
-from scone_cli.legible import Speller
 from scone_cli.ngrams import NONE
 from scone_cli.trie import FgramTrie
 

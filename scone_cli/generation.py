@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.model import SconeModel
-    from scone_cli.tokenizer import Tokenizer
 
 Embed = Callable[["Tensor"], "Tensor"]  # the next tokens [1, C] of a text to what enters the first block [1, C, D]
 
@@ -171,12 +171,12 @@ def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live:
             f"{folder}: a {kind} model, it has neither a table nor an f-gram model", "leave out --table and --live"
         )
 
-    from scone_cli.corpus import end_of_document  # noqa: PLC0415 - heavy from here on
+    from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415 - heavy from here on
+    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
     from scone_cli.devices import find_device  # noqa: PLC0415
     from scone_cli.model import SconeModel  # noqa: PLC0415
     from scone_cli.serving import LiveEmbedding, SconeEmbedding  # noqa: PLC0415
     from scone_cli.table import Table  # noqa: PLC0415
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
     from scone_cli.vocabulary import trie_of_model  # noqa: PLC0415
 
     model = SconeModel.load(folder).to(find_device(device))

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import MismatchedArtifacts
-from scone_cli.legible import Speller, speller_of
 from scone_cli.ngrams import NONE
 from scone_cli.progress import Progress
 from scone_cli.table import Table

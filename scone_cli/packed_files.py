@@ -22,7 +22,7 @@ from scone_cli.arrays import I64, U32
 from scone_cli.artifacts.manifest import digest_file
 from scone_cli.artifacts.publish import fsync, write_atomically
 from scone_cli.artifacts.schemas import TRAIN
-from scone_cli.corpus import TokenStream, iter_shards, top_folder
+from scone_cli.corpus.token_stream import TokenStream, iter_shards, top_folder
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.ngrams import NONE, FgramIndex
 from scone_cli.packing import PackedText, SubCorpus, pack_documents

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from scone_cli.arrays import I64, U8
 from scone_cli.artifacts.manifest import MADE_BY, Manifest, check_files, open_artifact, read_manifest
 from scone_cli.artifacts.schemas import HELD_OUT
-from scone_cli.census import NEIGHBOURS, LeftOut, curve, curve_ranks, portray_counts, shown, train_counts
-from scone_cli.corpus import TokenStream, read_tokens
+from scone_cli.corpus.spelling import Speller
+from scone_cli.corpus.token_stream import TokenStream, read_tokens
+from scone_cli.counting.rarity import describe_tail, share_of
+from scone_cli.counting.summary import NEIGHBOURS, LeftOut, curve, curve_ranks, portray_counts, shown, train_counts
 from scone_cli.errors import InputMissing, MismatchedArtifacts
-from scone_cli.legible import Speller
 from scone_cli.progress import Progress
-from scone_cli.tail import describe_tail, share_of
 from scone_cli.vocabulary import Vocabulary
 
 Row = dict[str, Any]

@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 from scone_cli import metrics
 from scone_cli.arrays import F64, I64
+from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus_tally import CorpusTally
+from scone_cli.counting.rarity import bounds_of
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation import Arm, Losses, run_arms
 from scone_cli.gains import Gains
-from scone_cli.legible import Speller
 from scone_cli.metrics import Estimate
 from scone_cli.prefixes import knee_of
 from scone_cli.progress import Progress
 from scone_cli.table_size import table_bytes
-from scone_cli.tail import bounds_of
 from scone_cli.texts import Text, num_words
 from scone_cli.trie import FgramTrie
 

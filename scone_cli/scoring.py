@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scone_cli.arrays import I64, U32
-from scone_cli.corpus import TokenStream
+from scone_cli.corpus.token_stream import TokenStream
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import BATCH_TOKENS, Arm, inputs_of, matches_of
 from scone_cli.generation import Sampling, Spelling, go_on
 from scone_cli.ngrams import NONE
 from scone_cli.progress import Progress, silent
 from scone_cli.serving import embedding_of
-from scone_cli.tokenizer import Tokenizer
 
 MAX_TOKENS = 256  # that are written where a task does not say
 _NAMES_OF_MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in their order

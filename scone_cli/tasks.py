@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from scone_cli import scoring
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import Arm
 from scone_cli.harness import harness_version, kept_quiet, one_error
 from scone_cli.progress import Progress
 from scone_cli.scoring import Scorer
 from scone_cli.task_files import TaskFile, find_tasks, is_path
-from scone_cli.tokenizer import Tokenizer
 
 BOOTSTRAPS = 1000  # resamplings for the standard error of a metric that has no formula
 SEED = 1234  # the harness's own: which examples a prompt shows

@@ -14,11 +14,11 @@ import numpy as np
 from scone_cli.arrays import I64
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
-from scone_cli.corpus import TokenStream, iter_shards
-from scone_cli.encoding import encode_texts
+from scone_cli.corpus.encode import encode_texts
+from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.token_stream import TokenStream, iter_shards
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
-from scone_cli.sources import SourceFile
-from scone_cli.tokenizer import Tokenizer
 
 PIECE_TOKENS = 1 << 20  # of documents held out; of other text, what 4 MB of it are
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from scone_cli.artifacts.manifest import Manifest, digest_json
 from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
 from scone_cli.artifacts.schemas import TOKENS, TRAIN
-from scone_cli.corpus import TokenStream
-from scone_cli.counting import write_counts as write_in_order
+from scone_cli.corpus.token_stream import TokenStream
+from scone_cli.counting.count import write_counts as write_in_order
+from scone_cli.counting.sort import Ngrams
 from scone_cli.model import ModelConfig, SconeModel
-from scone_cli.ordering import Ngrams
 from scone_cli.table import DTYPES, write_index, write_rows
 from scone_cli.trie import FgramTrie
 

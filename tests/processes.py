@@ -84,19 +84,21 @@ def import_everything() -> None:
         "scone_cli.eval_sections",
     ):
         importlib.import_module(name)  # the first comes with the optimizer
-    from scone_cli import counting, plan, precomputing, row_maker, shards, speed  # noqa: PLC0415 - not for those who start a server
+    from scone_cli import precomputing, row_maker, speed  # noqa: PLC0415 - not for those who start a server
+    from scone_cli.corpus import shards  # noqa: PLC0415 - not for those who start a server
+    from scone_cli.counting import count, plan  # noqa: PLC0415 - not for those who start a server
 
     shards._TASK_BYTES, shards._PART_TOKENS, plan._LEAST_BITS = 60_000, 10_000, 1
     row_maker.CPU_FGRAMS, precomputing.PIECE_BYTES = 64, 4096
     speed.SECONDS = 0.01
-    warm_kernels(counting.KERNELS)
+    warm_kernels(count.KERNELS)
 
 
 def warm_kernels(modules: Sequence[str]) -> None:
     """Load what is compiled once and not in every child; it starts no thread either."""
     for name in modules:
         importlib.import_module(name)
-    from scone_cli.ordering import radix_order  # noqa: PLC0415
+    from scone_cli.counting.sort import radix_order  # noqa: PLC0415
 
     radix_order(np.arange(3, dtype=np.uint64), 8)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
-from scone_cli.corpus import read_tokens, split_of
+from scone_cli.corpus.token_stream import read_tokens, split_of
 
 # ---- the split ---------------------------------------------------------------------------------------------------
 

@@ -15,11 +15,11 @@ from builders import Documents, random_documents, slow_counts, write_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli import merging
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
-from scone_cli.counting import CountingJob, count_ngrams
+from scone_cli.counting import merge
+from scone_cli.counting.count import CountingJob, count_ngrams
+from scone_cli.counting.plan import CountingPlan
 from scone_cli.errors import DamagedArtifact
-from scone_cli.plan import CountingPlan
 from scone_cli.progress import silent
 from scone_cli.runtime.worker_pool import Pool
 
@@ -84,7 +84,7 @@ def test_counts_are_those_of_a_counter(
         write_part(folder, number, [document for document, _ in shard], [split for _, split in shard])
     cut_up = dict(zip(["block_tokens", "group_records", "piece_records", "merge_rows"], sizes, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "_SAMPLED", 1)
+        patch.setattr(merge, "_SAMPLED", 1)
         limits = {"min_docs": min_docs, "excluded": tuple(excluded), "num_tokens": num_tokens}
         count(folder, folder / "out", max_n, min_count, bits=bits, **limits, **cut_up)
     train = [document for shard in shards for document, split in shard if split == TRAIN]
@@ -118,8 +118,8 @@ def test_a_count_by_hand(tmp_path):
 
 
 def test_neither_the_spread_over_shards_nor_the_plan_nor_the_workers_matter(tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(merging, "ROW_GROUP", 10)
-    monkeypatch.setattr(merging, "_SAMPLED", 2)
+    monkeypatch.setattr(merge, "ROW_GROUP", 10)
+    monkeypatch.setattr(merge, "_SAMPLED", 2)
     expected = count(tokens, tmp_path / "out")
     assert len(expected) == 4
     assert pq.ParquetFile(tmp_path / "out" / "n=3.parquet").num_row_groups > 3

@@ -10,7 +10,7 @@ import pytest
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
 from scone_cli.artifacts.schemas import TOKENS, VOCAB, counts_schema, table_schema
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 
 TEXT = "the cat sat on the mat \x1b[31m\n" * 20
 

@@ -4,13 +4,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from scone_cli import encoding
-from scone_cli.encoding import encode_corpus
+from scone_cli.corpus import encode
+from scone_cli.corpus.encode import encode_corpus
+from scone_cli.corpus.files import find_files
+from scone_cli.corpus.readers import read_documents
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import InputMissing
 from scone_cli.progress import silent
-from scone_cli.readers import read_documents
-from scone_cli.sources import find_files
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = [f"Document {number} says hello. " * (number % 5 + 1) for number in range(40)]
 TOKENIZER = Tokenizer(train_tokenizer(iter(TEXTS), 280), "tokenizer.json")
@@ -18,7 +18,7 @@ TOKENIZER = Tokenizer(train_tokenizer(iter(TEXTS), 280), "tokenizer.json")
 
 @pytest.mark.parametrize("batch_bytes", [1, 300, 1 << 20])
 def test_encoded_corpus_is_everything_in_order(tmp_path, monkeypatch, batch_bytes):
-    monkeypatch.setattr(encoding, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(encode, "_BATCH_BYTES", batch_bytes)
     for number in range(4):
         records = (json.dumps({"text": text}) + "\n" for text in TEXTS[number::4])
         (tmp_path / f"{number}.jsonl").write_text("".join(records))

@@ -7,9 +7,9 @@ import pytest
 from builders import random_documents, slow_matches, slow_ranking, stream_of, trie_of
 
 from scone_cli import gains
+from scone_cli.corpus.spelling import Speller
 from scone_cli.evaluation import Losses, matches_of
 from scone_cli.gains import Gains
-from scone_cli.legible import Speller
 from scone_cli.ngrams import NONE
 
 NUM_TOKENS, MAX_N = 7, 4

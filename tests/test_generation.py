@@ -7,13 +7,13 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_ranking, tiny_model, trie_of
 
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadSetting
 from scone_cli.generation import Sampling, Spelling, generate
 from scone_cli.gradients import live_rows
 from scone_cli.model import KeyValueCache
 from scone_cli.serving import LiveEmbedding, SconeEmbedding
 from scone_cli.table import Table
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 30, 4, 29, 24
 DOCUMENTS = random_documents(0, 29, [3000])

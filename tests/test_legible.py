@@ -7,9 +7,9 @@ import pytest
 import tokenizers
 
 from scone_cli.artifacts.manifest import Manifest
+from scone_cli.corpus.spelling import Speller, speller_of
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.formatting import visible
-from scone_cli.legible import Speller, speller_of
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 
 @pytest.mark.parametrize(

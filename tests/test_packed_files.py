@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from workspaces import TRAIN as OPTIONS
 
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
-from scone_cli.corpus import read_tokens
+from scone_cli.corpus.token_stream import read_tokens
 from scone_cli.errors import BadSetting, InputMissing, SconeError, StorageFailure
 from scone_cli.ngrams import NONE
 from scone_cli.packed_files import open_packed, write_packed

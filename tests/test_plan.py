@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from scone_cli.counting.plan import make_plan
 from scone_cli.errors import BadSetting, StorageFailure
-from scone_cli.plan import make_plan
 from scone_cli.runtime.resources import available_memory, check_disk
 
 MIB, GIB = 1 << 20, 1 << 30

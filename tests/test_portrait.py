@@ -10,12 +10,12 @@ from builders import slow_counts, slow_matches
 from portrayed import MAX_N, MIN_COUNT, SIZE, Portrayed
 
 from scone_cli.artifacts.manifest import read_manifest
-from scone_cli.census import CURVE_POINTS, curve_ranks
+from scone_cli.corpus.spelling import speller_of
+from scone_cli.counting.rarity import describe_tail
+from scone_cli.counting.summary import CURVE_POINTS, curve_ranks
 from scone_cli.errors import DamagedArtifact
-from scone_cli.legible import speller_of
 from scone_cli.portrait import by_position, portray, summarise_matches
 from scone_cli.progress import silent
-from scone_cli.tail import describe_tail
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
-from scone_cli.corpus import read_tokens
+from scone_cli.corpus.prepare import SKIPPED, PreparedTokens, TokenSettings, prepare_tokens
+from scone_cli.corpus.token_stream import read_tokens
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
-from scone_cli.preparing import SKIPPED, PreparedTokens, TokenSettings, prepare_tokens
 from scone_cli.progress import silent
 from scone_cli.runtime.worker_pool import Pool
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = [f"Document {number} says hello {number % 7} times, and the end.\n" * (number % 5 + 1) for number in range(60)]
 CONTENT = train_tokenizer(iter(TEXTS), 300)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, stream_of, tiny_model, trie_of
 
+from scone_cli.corpus.spelling import Speller
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation import Arm, run_arm
-from scone_cli.legible import Speller
 from scone_cli.prefixes import Prefix
 from scone_cli.progress import silent
 from scone_cli.quality import Reading, evaluate_text, finding

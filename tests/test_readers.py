@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from scone_cli import readers, sources
+from scone_cli.corpus import files as sources
+from scone_cli.corpus import readers
+from scone_cli.corpus.files import find_files
+from scone_cli.corpus.readers import BadDocument, read_documents
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
-from scone_cli.readers import BadDocument, read_documents
-from scone_cli.sources import find_files
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor(write_checksum=True).compress}
 

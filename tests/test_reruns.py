@@ -12,7 +12,7 @@ import pytest
 from workspaces import COUNT, RECIPE, SELECT, TRAIN, commands, contents, copy_of, installed, manifest, quality, texts
 
 from scone_cli.artifacts.schemas import HELD_OUT
-from scone_cli.corpus import split_of
+from scone_cli.corpus.token_stream import split_of
 
 # What is changed in the recipe, one after the other, and the commands that must do something then.
 CHANGES = [

@@ -5,15 +5,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scone_cli import sampling
 from scone_cli.artifacts.schemas import TRAIN
-from scone_cli.corpus import split_of
+from scone_cli.corpus import sample as sampling
+from scone_cli.corpus.files import find_files
+from scone_cli.corpus.readers import read_documents
+from scone_cli.corpus.sample import draw_texts, look_at
+from scone_cli.corpus.token_stream import split_of
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadData
 from scone_cli.progress import silent
-from scone_cli.readers import read_documents
-from scone_cli.sampling import draw_texts, look_at
-from scone_cli.sources import find_files
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = [f"Document {number} is about {number * number}. " * (1 + number % 9) for number in range(300)]
 SIZE = sum(map(len, TEXTS))

@@ -11,15 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scone_cli import encoding, shards
 from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
-from scone_cli.corpus import TokenStream, iter_shards, read_tokens, split_of
+from scone_cli.corpus import encode as encoding
+from scone_cli.corpus import shards
+from scone_cli.corpus.files import find_files
+from scone_cli.corpus.shards import Shards, ShardStats, tasks_of, totals, write_shards
+from scone_cli.corpus.token_stream import TokenStream, iter_shards, read_tokens, split_of
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadData
 from scone_cli.progress import silent
 from scone_cli.runtime.worker_pool import Pool
-from scone_cli.shards import Shards, ShardStats, tasks_of, totals, write_shards
-from scone_cli.sources import find_files
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = [f"Document {number} says hello {number % 7} times, and the end.\n" * (number % 5 + 1) for number in range(120)]
 CONTENT = train_tokenizer(iter(TEXTS), 300)
@@ -244,7 +245,7 @@ def test_workers_write_the_same_bytes_as_this_process(source, tmp_path, monkeypa
     expected = write(source, tmp_path / "one")
     tasks = tasks_of(find_files([source]))
     assert len(tasks) > 3
-    with Pool(2, ["scone_cli.shards"]) as pool:
+    with Pool(2, ["scone_cli.corpus.shards"]) as pool:
         then = functools.partial(note, tmp_path / "notes")
         made, _ = write_shards(job(tmp_path / "two"), tasks, pool, silent, then)
     assert totals(made)[0] == expected
@@ -264,7 +265,7 @@ def test_the_task_of_a_worker_that_is_killed_is_done_again(source, tmp_path, mon
     expected = write(source, tmp_path / "whole")
     tasks = tasks_of(find_files([source]))
     then = functools.partial(die_once, tmp_path)
-    with Pool(2, ["scone_cli.shards"]) as pool:
+    with Pool(2, ["scone_cli.corpus.shards"]) as pool:
         made, _ = write_shards(job(tmp_path / "out"), tasks, pool, silent, then)
     assert (tmp_path / "died").exists()
     assert totals(made)[0] == expected

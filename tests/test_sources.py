@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from scone_cli import sources
+from scone_cli.corpus import files as sources
+from scone_cli.corpus.files import STDIN_KEPT, find_files
+from scone_cli.corpus.readers import read_documents
 from scone_cli.errors import BadData, BadSetting, InputMissing
-from scone_cli.readers import read_documents
-from scone_cli.sources import STDIN_KEPT, find_files
 
 
 @pytest.fixture

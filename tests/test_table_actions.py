@@ -17,10 +17,10 @@ import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 
 from scone_cli import lookup, table_actions
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.lookup import nearest_rows
 from scone_cli.progress import silent
 from scone_cli.table import Table
-from scone_cli.tokenizer import Tokenizer
 from scone_cli.vocabulary import Vocabulary
 
 FGRAMS = slow_ranking(random_documents(0, 8, [300]), 4, 60, 1)

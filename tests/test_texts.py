@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from builders import random_documents, stream_of, write_part
 
-from scone_cli import encoding, texts
+from scone_cli import texts
 from scone_cli.artifacts.manifest import Manifest
+from scone_cli.corpus import encode
+from scone_cli.corpus.files import find_files
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import InputMissing
-from scone_cli.sources import find_files
 from scone_cli.texts import (
     document_digests,
     documents_trained_on,
@@ -18,7 +20,6 @@ from scone_cli.texts import (
     text_of_files,
     training_counts,
 )
-from scone_cli.tokenizer import Tokenizer, train_tokenizer
 
 DOCUMENTS = random_documents(0, 50, [30, 0, 7, 100, 1, 60])
 SPLITS = ["held-out", "train", "held-out", "held-out", "train", "held-out"]
@@ -66,7 +67,7 @@ def test_files_in_pieces_tell_how_much_of_them_was_read(tmp_path, monkeypatch):
     for number, line in enumerate(lines):
         (tmp_path / f"{number}.txt").write_text(line)
     tokenizer = Tokenizer(train_tokenizer(iter(lines), 300), "here", print)
-    monkeypatch.setattr(encoding, "_BATCH_BYTES", 800)
+    monkeypatch.setattr(encode, "_BATCH_BYTES", 800)
     text = text_of_files("text", find_files([tmp_path]), tokenizer, "text")
     pieces = list(text.pieces())
     assert len(pieces) > 2

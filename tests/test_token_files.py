@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scone_cli import token_documents
+from scone_cli.corpus import token_documents
+from scone_cli.corpus.files import find_files
+from scone_cli.corpus.token_documents import LARGEST_ID, largest_id, read_token_documents
+from scone_cli.corpus.token_files import TokenFile, recognise
 from scone_cli.errors import BadData
-from scone_cli.sources import find_files
-from scone_cli.token_documents import LARGEST_ID, largest_id, read_token_documents
-from scone_cli.token_files import TokenFile, recognise
 
 END = 9  # the separator
 IDS = [END, 1, 2, 3, END, 4, END, END, 5, 6]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
+from scone_cli.corpus.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
 from scone_cli.errors import BadData, BadSetting, InputMissing
-from scone_cli.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
 
 TEXTS = [
     f"The {word} sat on the {word}'s mat, {number} times.\r\n" for number in range(40) for word in ("cat", "bät", "猫")

@@ -9,8 +9,8 @@ from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, unfinished_bytes, up_to_date
+from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.errors import BadSetting
-from scone_cli.preparing import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.progress import Progress
 from scone_cli.settings import Quantity, parse_bytes, setting
 from scone_cli.stages import Report
@@ -47,8 +47,8 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         StorageFailure: too little disk.
     """
     excluded = _check(config)
-    from scone_cli.counting import KERNELS, CountingJob, count_ngrams  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.plan import make_plan  # noqa: PLC0415
+    from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.counting.plan import make_plan  # noqa: PLC0415
     from scone_cli.runtime.resources import check_disk  # noqa: PLC0415
     from scone_cli.runtime.worker_pool import Pool, num_cores  # noqa: PLC0415
 
@@ -77,7 +77,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     disk = plan.disk(prepared.num_tokens_bound, with_tokens=fresh)
     progress("plan", 0, 0, detail=plan.described(prepared.num_tokens_bound, disk))
     check_room(disk)
-    with Pool(plan.num_workers, [*KERNELS, *(["scone_cli.shards"] if fresh else [])]) as pool:
+    with Pool(plan.num_workers, [*KERNELS, *(["scone_cli.corpus.shards"] if fresh else [])]) as pool:
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, plan)
         tokens = prepared.write(pool, progress, job.then)

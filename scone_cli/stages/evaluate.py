@@ -30,9 +30,9 @@ from scone_cli.stages import Report
 
 if TYPE_CHECKING:
     from scone_cli.arms import Opened
-    from scone_cli.sources import SourceFile
+    from scone_cli.corpus.files import SourceFile
+    from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.texts import Text
-    from scone_cli.tokenizer import Tokenizer
 
 STAGE = "eval"
 STAGE_VERSION = 3  # results.json in its second form, with the filling of the table in training_flops
@@ -124,7 +124,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
     """The files of every corpus, by its name; none of the held-out documents, which `held-out`, or no corpus, stands for."""
-    from scone_cli.sources import find_files  # noqa: PLC0415
+    from scone_cli.corpus.files import find_files  # noqa: PLC0415
 
     named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
     if named and "tokenizer.json" not in found.artifacts["tokens"].files:
@@ -188,7 +188,7 @@ def _measure(
 
 def _tokenizer(found: Opened) -> Tokenizer | None:
     """The tokenizer of all that takes part, if there is one."""
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
 
     has_one = "tokenizer.json" in found.artifacts["tokens"].files
     return Tokenizer.load(found.workspace / "tokens" / "tokenizer.json") if has_one else None

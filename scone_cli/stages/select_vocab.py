@@ -199,7 +199,7 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
     import numpy as np  # noqa: PLC0415
 
     from scone_cli.artifacts.schemas import HELD_OUT  # noqa: PLC0415
-    from scone_cli.corpus import iter_shards  # noqa: PLC0415
+    from scone_cli.corpus.token_stream import iter_shards  # noqa: PLC0415
     from scone_cli.ladder import Ladder, count_ends  # noqa: PLC0415
 
     what, done = "matching held-out text", 0

@@ -231,7 +231,7 @@ def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, 
 
 def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Progress) -> TrainingText:
     """The training text, packed by rank 0 and mapped by all; the held-out text, at which only rank 0 looks; the f-grams."""
-    from scone_cli.corpus import end_of_document  # noqa: PLC0415
+    from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415
     from scone_cli.packed_files import open_packed, write_packed  # noqa: PLC0415
     from scone_cli.training import TrainingText  # noqa: PLC0415
     from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
@@ -259,7 +259,7 @@ def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
     """The model with its first weights, which depend on the seed and not on the device."""
     import torch  # noqa: PLC0415
 
-    from scone_cli.corpus import end_of_document  # noqa: PLC0415
+    from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415
     from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
 
     values = asdict(recipe.config) | {

@@ -15,7 +15,7 @@ from scone_cli.artifacts.manifest import Manifest
 from scone_cli.formatting import visible
 
 if TYPE_CHECKING:
-    from scone_cli.tokenizer import Tokenizer
+    from scone_cli.corpus.tokenizer import Tokenizer
 
 _UNKNOWN = "\ufffd"  # what a decoder puts in the place of bytes that are no character
 
@@ -41,7 +41,7 @@ def speller_of(folder: Path, manifest: Manifest) -> tuple[Speller, str]:
     path = folder.resolve().parent / "tokens" / "tokenizer.json"
     if not path.is_file():
         return Speller(None), f"shown as token ids: there is no {path}"
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415 - heavy, and not every artifact has tokens
+    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415 - heavy, and not every artifact has tokens
 
     tokenizer = Tokenizer.load(path)
     if tokenizer.sha256 != manifest.tokenizer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scone_cli.dealing import I64, U32, U64
+from scone_cli.counting.partition import I64, U32, U64
 from scone_cli.runtime.kernel_cache import kernel
 
 _64 = 64

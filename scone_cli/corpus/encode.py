@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scone_cli.corpus import Encoded, TokenStream, split_of
+from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.readers import OnBad, read_with_position
+from scone_cli.corpus.token_documents import read_token_documents
+from scone_cli.corpus.token_files import TokenFile
+from scone_cli.corpus.token_stream import Encoded, TokenStream, split_of
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
 from scone_cli.progress import Progress
-from scone_cli.readers import OnBad, read_with_position
-from scone_cli.sources import SourceFile
-from scone_cli.token_documents import read_token_documents
-from scone_cli.token_files import TokenFile
-from scone_cli.tokenizer import Tokenizer
 
 _BATCH_BYTES = 4 << 20  # of text encoded at a time: with its tokens, about 20 MB of memory
 _BATCH_TOKENS = 1 << 20  # of files that hold tokens

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from scone_cli.corpus.files import readable
+from scone_cli.corpus.readers import BadDocument, OnBad, parquet_errors
+from scone_cli.corpus.token_files import TokenFile, open_parquet, read_index
+from scone_cli.corpus.tokenizer import Tokens
 from scone_cli.errors import BadData
-from scone_cli.readers import BadDocument, OnBad, parquet_errors
-from scone_cli.sources import readable
-from scone_cli.token_files import TokenFile, open_parquet, read_index
-from scone_cli.tokenizer import Tokens
 
 LARGEST_ID = (1 << 24) - 1  # no vocabulary is nearly as large: numbers beyond it are no ids
 

@@ -26,17 +26,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts.schemas import TRAIN
+from scone_cli.counting.merge import appearing, merge_runs, num_rows, write_counts, write_run
+from scone_cli.counting.plan import CountingPlan, record_layout
 from scone_cli.errors import DamagedArtifact
-from scone_cli.merging import appearing, merge_runs, num_rows, write_counts, write_run
-from scone_cli.plan import CountingPlan, record_layout
 from scone_cli.progress import Clock, Progress, Seconds
 from scone_cli.runtime.worker_pool import Pool, Task, give_back_memory
 
 if TYPE_CHECKING:
-    from scone_cli.corpus import TokenStream
-    from scone_cli.dealing import U32, Records
+    from scone_cli.corpus.token_stream import TokenStream
+    from scone_cli.counting.partition import U32, Records
 
-KERNELS = ("scone_cli.dealing", "scone_cli.merging", "scone_cli.tallying")  # what a worker needs
+KERNELS = (
+    "scone_cli.counting.partition",
+    "scone_cli.counting.merge",
+    "scone_cli.counting.aggregate",
+)  # what a worker needs
 
 I64 = npt.NDArray[np.int64]
 
@@ -163,7 +167,7 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
 
     `seconds`: what was spent on it before.
     """
-    from scone_cli.dealing import Dealer, count_tokens  # noqa: PLC0415 - heavy: see above
+    from scone_cli.counting.partition import Dealer, count_tokens  # noqa: PLC0415 - heavy: see above
 
     mark = _dealt(job, name)
     if mark.exists():
@@ -211,8 +215,8 @@ def count_group(
     job: CountingJob, names: Sequence[str], group: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], Seconds]:
     """Count the buckets first..last - 1 of all shards into a run; returns how many n-grams of each length it has."""
-    from scone_cli.ordering import in_order  # noqa: PLC0415 - heavy: see above
-    from scone_cli.tallying import count_buckets, count_large_bucket  # noqa: PLC0415
+    from scone_cli.counting.aggregate import count_buckets, count_large_bucket  # noqa: PLC0415
+    from scone_cli.counting.sort import in_order  # noqa: PLC0415 - heavy: see above
 
     seconds = Seconds()
     marks = [_run(job, group, n) for n in range(2, job.max_n + 1)]
@@ -288,7 +292,7 @@ def finish(
 
 def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt.NDArray[np.uint64]:
     """Every token of the train split, however rare: what the n-grams are measured against."""
-    from scone_cli.ordering import Ngrams, in_order  # noqa: PLC0415 - heavy: see above
+    from scone_cli.counting.sort import Ngrams, in_order  # noqa: PLC0415 - heavy: see above
 
     counts, docs = np.zeros(job.num_tokens, np.uint64), np.zeros(job.num_tokens, np.uint32)
     for name in names:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scone_cli.artifacts.manifest import digest_file
-from scone_cli.compression import MARKS, decompress_beginning
+from scone_cli.corpus.compression import MARKS, decompress_beginning
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
 from scone_cli.progress import Progress, silent
 

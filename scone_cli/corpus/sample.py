@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scone_cli.artifacts.schemas import TRAIN
-from scone_cli.corpus import split_of
+from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.readers import Document, OnBad, read_with_position
+from scone_cli.corpus.token_stream import split_of
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import Progress
-from scone_cli.readers import Document, OnBad, read_with_position
-from scone_cli.sources import SourceFile
-from scone_cli.tokenizer import Tokenizer
 
 TRAINING_BYTES = 64 << 20  # of text
 

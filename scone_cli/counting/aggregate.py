@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from scone_cli.dealing import I64, U64, Records, flag_place
-from scone_cli.ordering import Ngrams, radix_order
+from scone_cli.counting.partition import I64, U64, Records, flag_place
+from scone_cli.counting.sort import Ngrams, radix_order
 from scone_cli.runtime.kernel_cache import kernel
 
 _NONE = np.uint32(0xFFFFFFFF)

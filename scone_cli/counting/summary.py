@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from scone_cli.arrays import I64, U64
 from scone_cli.artifacts.manifest import MADE_BY, Manifest, check_files
+from scone_cli.corpus.spelling import Speller
+from scone_cli.counting.rarity import describe_tail, share_of
 from scone_cli.errors import InputMissing, SconeError
-from scone_cli.legible import Speller
 from scone_cli.progress import Progress
-from scone_cli.tail import describe_tail, share_of
 
 CURVE_POINTS = 160  # of a rank-frequency curve, evenly spaced in the logarithm of the rank
 NEIGHBOURS = 3  # n-grams shown from one place in the ranks

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.compression import compression_of, decompressed
+from scone_cli.corpus.compression import compression_of, decompressed
+from scone_cli.corpus.files import SourceFile, readable
 from scone_cli.errors import BadData
-from scone_cli.sources import SourceFile, readable
 
 _PARQUET_ROWS = 256
 _SMALL_BYTES = 1 << 20

@@ -22,14 +22,14 @@ import numpy as np
 
 from scone_cli.artifacts.publish import SCRATCH, write_atomically
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
-from scone_cli.corpus import Encoded, TokenStream, write_part
-from scone_cli.encoding import Batch, encode_texts, take_tokens
+from scone_cli.corpus.encode import Batch, encode_texts, take_tokens
+from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.readers import BadDocument, OnBad
+from scone_cli.corpus.token_files import TokenFile
+from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
+from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
 from scone_cli.progress import Progress
-from scone_cli.readers import BadDocument, OnBad
 from scone_cli.runtime.worker_pool import Pool, Task, num_cores
-from scone_cli.sources import SourceFile
-from scone_cli.token_files import TokenFile
-from scone_cli.tokenizer import Tokenizer, limit_threads
 
 NAMED = 100  # bad documents named in the manifest
 

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
+from scone_cli.corpus.files import STDIN_KEPT
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
 from scone_cli.settings import setting
-from scone_cli.sources import STDIN_KEPT
 
 if TYPE_CHECKING:
-    from scone_cli.readers import OnBad
+    from scone_cli.corpus.files import SourceFile
+    from scone_cli.corpus.readers import OnBad
+    from scone_cli.corpus.shards import Shards, ShardStats, Then
+    from scone_cli.corpus.token_files import TokenFile
+    from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.runtime.worker_pool import Pool
-    from scone_cli.shards import Shards, ShardStats, Then
-    from scone_cli.sources import SourceFile
-    from scone_cli.token_files import TokenFile
-    from scone_cli.tokenizer import Tokenizer
 
 STAGE = "count-ngrams"
 STAGE_VERSION = 2
@@ -110,7 +110,7 @@ class PreparedTokens:
         """
         if self.manifest is not None:
             return self.manifest
-        from scone_cli.shards import tasks_of, totals, write_shards  # noqa: PLC0415 - heavy: only when the stage runs
+        from scone_cli.corpus.shards import tasks_of, totals, write_shards  # noqa: PLC0415 - heavy: only when the stage runs
 
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
@@ -173,7 +173,7 @@ def prepare_tokens(
         InputMissing, BadData: see `sources.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
-    from scone_cli.sources import find_files  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.corpus.files import find_files  # noqa: PLC0415 - heavy: only when the stage runs
 
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
@@ -234,7 +234,7 @@ def _on_bad(config: TokenSettings) -> OnBad | None:
 def _shards(
     config: TokenSettings, staging: Path, tokenizer: Tokenizer | None, separator: int | None, largest: int
 ) -> Shards:
-    from scone_cli.shards import Shards  # noqa: PLC0415
+    from scone_cli.corpus.shards import Shards  # noqa: PLC0415
 
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
@@ -252,9 +252,9 @@ def _text(
     check_size: Callable[[int], None] | None,
 ) -> _Work:
     """What there is to do for a corpus of text; its tokenizer is trained first."""
+    from scone_cli.corpus.sample import look_at  # noqa: PLC0415
+    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
     from scone_cli.runtime.worker_pool import give_back_memory  # noqa: PLC0415
-    from scone_cli.sampling import look_at  # noqa: PLC0415
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
 
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
@@ -284,9 +284,9 @@ def _own(config: TokenSettings) -> bytes | None:
 
 def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, progress: Progress) -> bytes:
     """Train a BPE on documents that are not held out: what is held out must teach nothing."""
+    from scone_cli.corpus.sample import draw_texts  # noqa: PLC0415
+    from scone_cli.corpus.tokenizer import train_tokenizer  # noqa: PLC0415
     from scone_cli.runtime.worker_pool import give_back_memory  # noqa: PLC0415
-    from scone_cli.sampling import draw_texts  # noqa: PLC0415
-    from scone_cli.tokenizer import train_tokenizer  # noqa: PLC0415
 
     texts, size = draw_texts(files, config.text_field, config.held_out, progress, _on_bad(config))
     facts = {"documents the tokenizer was trained on": len(texts), "bytes of text in them": size}
@@ -303,11 +303,11 @@ def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, pr
 
 def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
     """The files of token ids; None if all are text."""
-    from scone_cli.token_files import recognise  # noqa: PLC0415
+    from scone_cli.corpus.token_files import recognise  # noqa: PLC0415
 
     wide = False
     if config.tokenizer is not None and any(file.name.endswith((".bin", ".npy")) for file in files):
-        from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+        from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
 
         wide = Tokenizer.load(config.tokenizer).vocab_size > 1 << 16
     found = [recognise(file, config.text_field, config.token_dtype, wide) for file in files]
@@ -325,8 +325,8 @@ def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[Tok
 
 def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progress: Progress) -> _Work:
     """What there is to do for a corpus of token ids; their range is found out if no tokenizer says it."""
-    from scone_cli.token_documents import largest_id  # noqa: PLC0415
-    from scone_cli.tokenizer import Tokenizer  # noqa: PLC0415
+    from scone_cli.corpus.token_documents import largest_id  # noqa: PLC0415
+    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
 
     tokenizer, separator = None, config.separator
     if (content := _own(config)) is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.arrays import I64
-from scone_cli.legible import Speller
+from scone_cli.corpus.spelling import Speller
 
 EXAMPLES = 6  # tokens shown of a class
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.compression import compression_of
+from scone_cli.corpus.compression import compression_of
+from scone_cli.corpus.files import SourceFile, readable
+from scone_cli.corpus.readers import parquet_errors
 from scone_cli.errors import BadData
-from scone_cli.readers import parquet_errors
-from scone_cli.sources import SourceFile, readable
 
 _PARQUET_COLUMNS = ("tokens", "input_ids")  # taken when there is no text column
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
-from scone_cli.tokenizer import Tokenizer, Tokens
+from scone_cli.corpus.tokenizer import Tokenizer, Tokens
 
 _GROUP_TOKENS = 1 << 20  # of a row group: what writing takes in memory goes by it
 
