@@ -25,12 +25,12 @@ from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import TokenStream, end_of_document, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.evaluation import Arm, batches_of, inputs_of, matches_of
-from scone_cli.losses import token_losses
-from scone_cli.ngrams import NONE
+from scone_cli.model.losses import token_losses
 from scone_cli.progress import silent
 from scone_cli.quality import Reading, evaluate_text
 from scone_cli.texts import Text, training_counts
-from scone_cli.trie import distinct_matches
+from scone_cli.vocab.index import NONE
+from scone_cli.vocab.trie import distinct_matches
 
 
 def main() -> None:

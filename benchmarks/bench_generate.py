@@ -28,11 +28,11 @@ from torch import Tensor
 from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.token_stream import iter_shards
 from scone_cli.generation import Embed
-from scone_cli.model import SconeModel
-from scone_cli.ngrams import NONE
+from scone_cli.model.model import SconeModel
 from scone_cli.serving import SconeEmbedding
 from scone_cli.speed import Server
 from scone_cli.table import Table
+from scone_cli.vocab.index import NONE
 
 STREAMS = (1, 16)
 NEW_TOKENS = 32_768

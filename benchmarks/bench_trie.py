@@ -21,11 +21,11 @@ from scone_cli.artifacts.manifest import open_artifact
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus.token_stream import end_of_document, read_tokens
 from scone_cli.gradients import CHUNK_FGRAMS, accumulate_gradients
-from scone_cli.model import ModelConfig, SconeModel
-from scone_cli.ngrams import NONE
+from scone_cli.model.model import ModelConfig, SconeModel
 from scone_cli.packing import PackedText
-from scone_cli.trie import FgramTrie, Trie, distinct_matches
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab.index import NONE
+from scone_cli.vocab.trie import FgramTrie, Trie, distinct_matches
+from scone_cli.vocab.vocabulary import Vocabulary
 
 PADDED_TOKENS = 4096
 MICRO_TOKENS = 4096  # as the trainer does on a CPU

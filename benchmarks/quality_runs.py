@@ -31,14 +31,14 @@ from scone_cli.corpus.token_stream import read_tokens, top_folder
 from scone_cli.errors import InputMissing, WorkspaceLocked
 from scone_cli.evaluation import Arm, run_arm
 from scone_cli.metrics import per_document
-from scone_cli.model import SconeModel
+from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.row_formats import row_bytes
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.stages import count_ngrams, select_vocab, train_fgram
 from scone_cli.table_size import table_bytes
 from scone_cli.training_record import read_config, training_record
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab.vocabulary import Vocabulary
 
 DOCUMENTS = pa.schema(
     [

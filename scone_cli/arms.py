@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact
-from scone_cli.devices import find_device
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.evaluation import Arm
-from scone_cli.model import SconeModel
-from scone_cli.prefixes import Prefix, rungs_of
+from scone_cli.model.devices import find_device
+from scone_cli.model.model import SconeModel
 from scone_cli.table import Table
-from scone_cli.trie import FgramTrie
-from scone_cli.vocabulary import trie_of_model
+from scone_cli.vocab.coverage import Prefix, rungs_of
+from scone_cli.vocab.trie import FgramTrie
+from scone_cli.vocab.vocabulary import trie_of_model
 
 LIVE, TABLE, WITHOUT = "live", "table", "none"
 

@@ -58,7 +58,7 @@ def describe_text(path: Path, text: str) -> dict[str, Any]:
             f"--text: {path} holds '{manifest.artifact}', expected 'vocab'",
             "name the folder of an f-gram vocabulary; scone select-vocab makes one",
         )
-    from scone_cli.cutting import cut  # noqa: PLC0415 - heavy: it matches text
+    from scone_cli.vocab.segment import cut  # noqa: PLC0415 - heavy: it matches text
 
     return cut(folder, manifest, text)
 
@@ -117,7 +117,7 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
             shown, lambda file: _rows(file, manifest, shown, rows, spell)
         )
     if manifest.artifact in PORTRAYED and path == folder:
-        from scone_cli.portrait import portray  # noqa: PLC0415 - heavy: it matches text
+        from scone_cli.vocab.summary import portray  # noqa: PLC0415 - heavy: it matches text
 
         description["portrait"] = portray(folder, manifest, rows, spell, progress)
     elif manifest.artifact == "model" and path == folder:

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from scone_cli.arrays import F32, I64, U8, U32
 from scone_cli.corpus.token_stream import TokenStream
-from scone_cli.gradients import live_rows
-from scone_cli.losses import token_losses
-from scone_cli.model import SconeModel
-from scone_cli.ngrams import NONE, FgramIndex
-from scone_cli.prefixes import Prefix
+from scone_cli.model.live_rows import live_rows
+from scone_cli.model.losses import token_losses
+from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.table import Table
-from scone_cli.trie import FgramTrie, distinct_matches
+from scone_cli.vocab.coverage import Prefix
+from scone_cli.vocab.index import NONE, FgramIndex
+from scone_cli.vocab.trie import FgramTrie, distinct_matches
 
 BATCH_TOKENS = 8192
 
@@ -63,7 +63,7 @@ class Arm:
         if self.table is None:
             return live_rows(self.model, tokens, ids, self.trie)
         distinct, places = distinct_matches(ids)
-        device = self.model.main.token_embedding.weight.device
+        device = self.model.device
         return torch.from_numpy(places).to(device), self.table.rows(distinct).to(device)
 
     def losses(self, tokens: U32, ids: U32, targets: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def run_arms(
             for arm in readers:
                 begun = time.perf_counter()
                 ids = np.where(batch.inside, matches[arm.name][0][batch.at], np.uint32(NONE))
-                device = arm.model.main.token_embedding.weight.device
+                device = arm.model.device
                 found = arm.losses(tokens[:, history - arm.model.history :], ids, targets.to(device))
                 losses[arm.name][places] = found.cpu().numpy()[batch.inside]
                 seconds[arm.name] += time.perf_counter() - begun

@@ -18,8 +18,8 @@ from scone_cli.arrays import F32, F64, I64, U32
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.evaluation import Losses
-from scone_cli.ngrams import NONE
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.index import NONE
+from scone_cli.vocab.trie import FgramTrie
 
 SHOWN = 20  # in each direction
 BEFORE = 12  # tokens shown before one that is predicted

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scone_cli.corpus.tokenizer import Tokenizer
-    from scone_cli.model import SconeModel
+    from scone_cli.model.model import SconeModel
 
 Embed = Callable[["Tensor"], "Tensor"]  # the next tokens [1, C] of a text to what enters the first block [1, C, D]
 
@@ -86,10 +86,10 @@ def go_on(
     """Token ids that follow what the model reads, at most a context of them; `embed` may have seen what came before."""
     import torch  # noqa: PLC0415
 
-    from scone_cli.model import KeyValueCache  # noqa: PLC0415
+    from scone_cli.model.model import KeyValueCache  # noqa: PLC0415
 
     main, context = model.main, model.config.context
-    device = main.token_embedding.weight.device
+    device = main.device
     cache = KeyValueCache(model.config, 1, min(context, len(read) + max_tokens), device)
     random = torch.Generator().manual_seed(sampling.seed)
     with torch.inference_mode():
@@ -173,11 +173,11 @@ def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live:
 
     from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415 - heavy from here on
     from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
-    from scone_cli.devices import find_device  # noqa: PLC0415
-    from scone_cli.model import SconeModel  # noqa: PLC0415
+    from scone_cli.model.devices import find_device  # noqa: PLC0415
+    from scone_cli.model.model import SconeModel  # noqa: PLC0415
     from scone_cli.serving import LiveEmbedding, SconeEmbedding  # noqa: PLC0415
     from scone_cli.table import Table  # noqa: PLC0415
-    from scone_cli.vocabulary import trie_of_model  # noqa: PLC0415
+    from scone_cli.vocab.vocabulary import trie_of_model  # noqa: PLC0415
 
     model = SconeModel.load(folder).to(find_device(device))
     if kind != "scone" or live:

@@ -15,14 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scone_cli import fused
 from scone_cli.arrays import U32
-from scone_cli.direct_rows import TouchedRows, sum_of
-from scone_cli.losses import token_losses, training_loss
-from scone_cli.model import SconeModel
+from scone_cli.model import cpu_kernels
+from scone_cli.model.direct_rows import TouchedRows, sum_of
+from scone_cli.model.live_rows import live_rows
+from scone_cli.model.losses import token_losses, training_loss
+from scone_cli.model.model import SconeModel
 from scone_cli.packing import PackedText
 from scone_cli.runtime.signals import is_stop_noted
-from scone_cli.trie import FgramTrie, distinct_matches
+from scone_cli.vocab.trie import FgramTrie, distinct_matches
 
 CHUNK_FGRAMS = 2048  # what A_f-gram does to so many at a time stays in a CPU's cache
 GPU_CHUNK_FGRAMS = 65_536  # and so many keep a GPU busy
@@ -72,7 +73,7 @@ def accumulate_gradients(
     the batch, not with the micro-batch.
     """
     rows = _batch_rows(model, tokens, ids, trie)
-    inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(_device(model))
+    inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(model.device)
     of_rows = torch.zeros_like(rows.values) if rows else torch.empty(0)
     total = 0.0
     for first in range(0, len(inputs), micro_batch):
@@ -97,7 +98,7 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
     distinct, places = distinct_matches(ids)
     if not distinct.size:
         return None
-    pieces, order = trie.chunks(distinct, CHUNK_FGRAMS if _device(model).type == "cpu" else GPU_CHUNK_FGRAMS)
+    pieces, order = trie.chunks(distinct, CHUNK_FGRAMS if model.device.type == "cpu" else GPU_CHUNK_FGRAMS)
     place_of = np.empty(distinct.size + 1, np.int64)
     place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1, no match, stays what it is
     num_nodes = sum(piece.num_nodes for piece, _ in pieces)
@@ -120,7 +121,7 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
             output.backward(outputs_RD.grad[start : start + len(output)])  # type: ignore[no-untyped-call]
             start += len(output)
 
-    return BatchRows(torch.from_numpy(place_of[places]).to(_device(model)), rows.detach(), finish, num_nodes)
+    return BatchRows(torch.from_numpy(place_of[places]).to(model.device), rows.detach(), finish, num_nodes)
 
 
 def _learned_sums(
@@ -143,7 +144,7 @@ def _learned_sums(
 def _bytes_a_node(model: SconeModel) -> int:
     """What autograd keeps of a node: counted in vectors of the model's width, for each block."""
     config = model.config
-    is_fused = fused.is_for(model.main.token_embedding.weight)
+    is_fused = cpu_kernels.is_for(model.main.token_embedding.weight)
     vectors = 11 if is_fused else 14 + 5 * config.hidden / config.dim
     return round(4 * config.fgram_layers * vectors * config.dim)
 
@@ -154,12 +155,8 @@ def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows | None:
     touched = TouchedRows.of(weight, model.hashed.slots(tokens[:, :-1]))
     if not len(touched.values):
         return None
-    slots = torch.from_numpy(touched.places).to(_device(model))
+    slots = torch.from_numpy(touched.places).to(model.device)
     return BatchRows(slots, touched.values, lambda grad_RD: touched.give_gradient(weight, grad_RD))
-
-
-def _device(model: SconeModel) -> torch.device:
-    return model.main.token_embedding.weight.device
 
 
 @torch.no_grad()
@@ -175,25 +172,10 @@ def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_t
         if is_stop_noted():
             return None
         tokens, ids = text.windows(chosen[first : first + 16], before=model.history)
-        inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(_device(model))
+        inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(model.device)
         slots, rows = live_rows(model, tokens[:, :-1], ids, trie)
         hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
         losses = token_losses(hidden, model.main.head_weight, inputs[:, 1:]).cpu()  # not every device knows float64
         total += losses.sum(dtype=torch.float64).item()
         num_tokens += ids.size
     return total / num_tokens if num_tokens else math.nan
-
-
-def live_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) -> tuple[Tensor | None, Tensor | None]:
-    """Slots and rows for `MainModel.embed`, computed by A_f-gram or read from the hashed rows; (None, None) for a plain model.
-
-    tokens [B, H + C] with their history, ids [B, C].
-    """
-    device = _device(model)
-    if model.hashed is not None:
-        return torch.from_numpy(model.hashed.slots(tokens)).to(device), model.hashed.weight.detach()
-    if trie is None:
-        return None, None
-    distinct, places = distinct_matches(ids)
-    rows = model.rows(trie, distinct) if distinct.size else None
-    return torch.from_numpy(places).to(device), rows

@@ -93,6 +93,6 @@ def _offloaded(arm: MeasuredArm) -> Row:
 
 
 def _hashed_rows(config: Mapping[str, Any]) -> int:
-    from scone_cli.direct_rows import hashed_sizes  # noqa: PLC0415 - it loads torch
+    from scone_cli.model.direct_rows import hashed_sizes  # noqa: PLC0415 - it loads torch
 
     return sum(hashed_sizes(config["hashed_rows"], config["vocab_size"], config["max_n"]))

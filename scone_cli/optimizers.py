@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from scone_cli.errors import BadSetting
-from scone_cli.model import SconeModel
+from scone_cli.model.model import SconeModel
 
 _STABLE = 0.8  # of the steps of `wsd`, the warm-up among them; the last fifth is the decay
 _LAST = 0.1  # where the learning rate ends, as a share of its peak

@@ -24,10 +24,10 @@ from scone_cli.artifacts.publish import fsync, write_atomically
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus.token_stream import TokenStream, iter_shards, top_folder
 from scone_cli.errors import BadSetting, InputMissing
-from scone_cli.ngrams import NONE, FgramIndex
 from scone_cli.packing import PackedText, SubCorpus, pack_documents
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import MIB, check_disk
+from scone_cli.vocab.index import NONE, FgramIndex
 
 _NOTE, _TOKENS, _IDS = "text.json", "tokens.bin", "ids.bin"
 _LISTED = 20  # sub-corpora named in an error

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scone_cli.arrays import I64, U32
 from scone_cli.errors import BadData
 from scone_cli.mixing import Turns, WindowOrder
-from scone_cli.ngrams import NONE, FgramIndex
+from scone_cli.vocab.index import NONE, FgramIndex
 
 Tokens = npt.NDArray[np.uint16] | U32
 

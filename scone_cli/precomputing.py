@@ -22,14 +22,14 @@ from scone_cli.arrays import I64
 from scone_cli.artifacts.publish import write_atomically
 from scone_cli.errors import BadSetting
 from scone_cli.formatting import bytes_text, count_text
-from scone_cli.model import SconeModel
+from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.row_files import RowFiles
 from scone_cli.row_formats import Raw, encode
 from scone_cli.row_maker import CPU_FGRAMS, RowMaker
 from scone_cli.runtime.torchrun import Launch
 from scone_cli.table_size import PART_BYTES
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.trie import FgramTrie
 
 MIB = 1 << 20
 PIECE_BYTES = 16 * MIB  # of rows: what a crash may cost, for each process

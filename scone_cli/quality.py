@@ -19,11 +19,11 @@ from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation import Arm, Losses, run_arms
 from scone_cli.gains import Gains
 from scone_cli.metrics import Estimate
-from scone_cli.prefixes import knee_of
 from scone_cli.progress import Progress
 from scone_cli.table_size import table_bytes
 from scone_cli.texts import Text, num_words
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.coverage import knee_of
+from scone_cli.vocab.trie import FgramTrie
 
 TABLE = "table"  # the arm that all others are compared with
 LEAST_DIFFERENCE = 1e-5  # nats a token: what is less is rounding of losses, which are float32

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scone_cli.blocks import Block
 from scone_cli.errors import SconeError
-from scone_cli.model import SconeModel
-from scone_cli.ngrams import FgramIndex
+from scone_cli.model.blocks import Block
+from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.row_files import RowFiles
 from scone_cli.row_formats import FORMATS, decode
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.index import FgramIndex
+from scone_cli.vocab.trie import FgramTrie
 
 SAMPLE = 256  # rows
 _ROUNDING = 1e-3  # of a row's largest number: what another order of additions may change
@@ -70,7 +70,7 @@ def row_alone(model: SconeModel, index: FgramIndex, tokens: Sequence[int]) -> Te
     """The row [D] of one f-gram, computed by itself."""
     assert model.fgram is not None
     main, fgram, last = model.main, model.fgram, len(tokens) - 1
-    device = main.token_embedding.weight.device
+    device = main.device
     padded = torch.tensor([[*tokens, *[0] * (model.config.max_n - len(tokens))]], device=device)
     x = main.embed_tokens(padded) + fgram.positions.weight  # [1, K, D]
     for block in fgram.blocks:

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from scone_cli.fused import EPSILON
+from scone_cli.model.cpu_kernels import EPSILON
 from scone_cli.runtime.kernel_cache import kernel
 
 

@@ -15,12 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scone_cli import fused, row_kernels
+from scone_cli import row_kernels
 from scone_cli.arrays import I64
-from scone_cli.blocks import Block
-from scone_cli.model import SconeModel
-from scone_cli.trie import FgramTrie, Trie
-from scone_cli.trie_attention import attend_on_cpu
+from scone_cli.model import cpu_kernels
+from scone_cli.model.blocks import Block
+from scone_cli.model.model import SconeModel
+from scone_cli.model.trie_attention import attend_on_cpu
+from scone_cli.vocab.trie import FgramTrie, Trie
 
 CPU_FGRAMS = 1024  # at a time: what they take stays in a core's cache
 GPU_FGRAMS = 65_536  # and so many keep a GPU busy
@@ -35,7 +36,7 @@ class RowMaker:
         weight = model.main.token_embedding.weight
         self.device = weight.device
         self.num_fgrams = CPU_FGRAMS if self.device.type == "cpu" else GPU_FGRAMS
-        self._is_fused = fused.is_for(weight) and weight.dtype == torch.float32
+        self._is_fused = cpu_kernels.is_for(weight) and weight.dtype == torch.float32
         self._matrices = [_folded(block) for block in model.fgram.blocks] if self._is_fused else []
         self._memory = threading.local()
         self._suffixes = None if model.learned is None else trie.suffixes  # found once, before there are threads
@@ -85,7 +86,7 @@ class RowMaker:
 
     def _unit(self, x: Tensor) -> Tensor:
         """The rows divided by their root mean squares."""
-        return fused.unit_rows(x, self._room("unit", *x.shape))[0]
+        return cpu_kernels.unit_rows(x, self._room("unit", *x.shape))[0]
 
     def _room(self, name: str, rows: int, width: int) -> Tensor:
         """Memory [rows, width] for the results so named, the same in each thread as the last time."""

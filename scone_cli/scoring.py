@@ -25,9 +25,9 @@ from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import BATCH_TOKENS, Arm, inputs_of, matches_of
 from scone_cli.generation import Sampling, Spelling, go_on
-from scone_cli.ngrams import NONE
 from scone_cli.progress import Progress, silent
 from scone_cli.serving import embedding_of
+from scone_cli.vocab.index import NONE
 
 MAX_TOKENS = 256  # that are written where a task does not say
 _NAMES_OF_MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in their order
@@ -94,7 +94,7 @@ class Scorer:
         arm, main = self.arm, self.arm.model.main
         inputs, (ids, _) = inputs_of(stream, self._end), matches_of(stream, arm.index)
         losses, is_likeliest = np.zeros(stream.tokens.size, np.float32), np.ones(stream.tokens.size, np.bool_)
-        device, done = main.token_embedding.weight.device, 0
+        device, done = main.device, 0
         for batch in _batches(windows.reshape(-1, 3)):
             starts, firsts, lasts = batch[:, :1], batch[:, 1:2], batch[:, 2:]
             places = starts + np.arange(int((lasts - starts).max()))
@@ -134,7 +134,7 @@ class Scorer:
         if len(read) > room:
             self.cut.add(number)
             embed(
-                torch.tensor([read[:-room]], device=model.main.token_embedding.weight.device)
+                torch.tensor([read[:-room]], device=model.device)
             )  # f-grams that begin there are matched all the same
         spelling, text = Spelling(self._tokenizer, tokens), ""
         for token in go_on(model, embed, read[-room:], sampling, max_tokens, self._end):

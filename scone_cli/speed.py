@@ -24,17 +24,17 @@ import torch
 from torch import Tensor
 
 from scone_cli.arrays import U32
-from scone_cli.devices import peak_memory
 from scone_cli.evaluation import Arm
 from scone_cli.formatting import bytes_text
 from scone_cli.generation import Embed
-from scone_cli.model import KeyValueCache, SconeModel
-from scone_cli.ngrams import FgramIndex
+from scone_cli.model.devices import peak_memory
+from scone_cli.model.model import KeyValueCache, SconeModel
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory
 from scone_cli.serving import embedding_of
 from scone_cli.table import Table
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.index import FgramIndex
+from scone_cli.vocab.trie import FgramTrie
 
 SECONDS = 20.0
 STREAMS = (1, 8, 64)
@@ -53,7 +53,7 @@ def measure_speed(
     repeats: how often it was timed, after one time that does not count. length: tokens of a prompt; where decode begins, a
     stream has read so many. The peak is that of this process until now, before tables are read into RAM for this.
     """
-    peak = peak_memory(arms[0].model.main.token_embedding.weight.device)
+    peak = peak_memory(arms[0].model.device)
     tokens = tokens if tokens.size else np.zeros(1, np.uint32)
     contenders = [each for arm in arms for each in _contenders(arm, tables.get(arm.name), progress)]
     with_tables = [each for each in contenders if each.table is not None]
@@ -113,7 +113,7 @@ class Server:
 
     def __init__(self, model: SconeModel, embed: Embed, streams: int, room: int) -> None:
         self._main, self._embed = model.main, embed
-        self._cache = KeyValueCache(model.config, streams, room, model.main.token_embedding.weight.device)
+        self._cache = KeyValueCache(model.config, streams, room, model.device)
 
     def read(self, tokens_BC: Tensor) -> list[int]:
         """Read the next tokens of each stream; the likeliest to follow [B]."""
@@ -141,7 +141,7 @@ def _slowest(contenders: Sequence[Contender], tokens: U32) -> float:
 def _lines(contenders: Sequence[Contender], tokens: U32, streams: int, length: int) -> Tensor:
     """As many parts of the text as there are streams, again from its start where it is short [B, C]."""
     lines = torch.from_numpy(np.resize(tokens, (streams, length)).astype(np.int64))
-    return lines.to(contenders[0].model.main.token_embedding.weight.device)
+    return lines.to(contenders[0].model.device)
 
 
 def _speed(contenders: Sequence[Contender], streams: int, tokens: U32, rate: float, seconds: float) -> list[Row]:

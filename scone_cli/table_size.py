@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import bisect
 
-from scone_cli.ngrams import fewest_lines
 from scone_cli.row_formats import row_bytes
 from scone_cli.runtime.native_memory import LINE
+from scone_cli.vocab.index import fewest_lines
 
 PART_BYTES = 256 << 20  # of rows in one file, which are one page: in memory while it is written
 _PART_OVERHEAD = 1024  # at most: one page header, and the footer of a file with one column

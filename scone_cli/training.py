@@ -20,17 +20,17 @@ import pyarrow as pa
 from torch import nn
 
 from scone_cli.checkpoints import Checkpoints, Position
-from scone_cli.devices import autocast, micro_batch, peak_memory, torch_failures
 from scone_cli.errors import LostRank, SconeError
 from scone_cli.gradients import BatchResult, accumulate_gradients, mean_loss
-from scone_cli.model import SconeModel
+from scone_cli.model.devices import autocast, micro_batch, peak_memory, torch_failures
+from scone_cli.model.model import SconeModel
 from scone_cli.optimizers import SPARSE, Optimizers, Schedule, clip_gradients
 from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
 from scone_cli.runtime.signals import StopNote, noting_stops
 from scone_cli.runtime.torchrun import Alone, Team
 from scone_cli.training_log import RECENT, Course, Row, TrainingLog
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.trie import FgramTrie
 
 LOG_NAME = "log.jsonl"
 
@@ -124,7 +124,7 @@ class _Run:
 
     def __init__(self, model: SconeModel, text: TrainingText, plan: TrainingPlan, scratch: Path, team: Team) -> None:
         self.model, self.text, self.plan, self.team = model, text, plan, team
-        self.device = model.main.token_embedding.weight.device
+        self.device = model.device
         self.order = text.train.order(plan.seed)
         self.optimizers = Optimizers(model, plan.optimizer, plan.weight_decay)
         self.checkpoints = Checkpoints(scratch, plan.keep_checkpoints)

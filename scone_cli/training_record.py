@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from scone_cli.arrays import F64
 from scone_cli.artifacts.manifest import MADE_BY
 from scone_cli.errors import DamagedArtifact
-from scone_cli.metrics import fgram_pass_flops, forward_flops
+from scone_cli.model.flops import fgram_pass_flops, forward_flops
 from scone_cli.weights import inner_width, parameters_by_part
 
 CURVE_POINTS = 100  # of a curve, however long the training was

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from scone_cli.model import ModelConfig, SconeModel
+from scone_cli.model.model import ModelConfig, SconeModel
 
 
 class Letters:

@@ -11,7 +11,7 @@ from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT, LADDER, TRAIN, counts_schema
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab.vocabulary import Vocabulary
 
 MAX_N, MIN_COUNT, SIZE = 4, 2, 60
 SEEN = [

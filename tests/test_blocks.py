@@ -1,4 +1,4 @@
-"""The block's parts on a CPU (`fused.py`) against the readable ones (`blocks.py`) and against differences."""
+"""The block's parts on a CPU (`cpu_kernels.py`) against the readable ones (`blocks.py`) and against differences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scone_cli import fused, threads
-from scone_cli.blocks import Block, RMSNorm, rotate
+from scone_cli.model import cpu_kernels
+from scone_cli.model.blocks import Block, RMSNorm, rotate
 
 DIM, HEADS, HIDDEN = 12, 2, 40
 
@@ -17,7 +17,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def readable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "is_for", lambda _: False)
+    monkeypatch.setattr(cpu_kernels, "is_for", lambda _: False)
 
 
 def results(part: str, x: Tensor) -> list[Tensor]:
@@ -67,11 +67,13 @@ def test_turned_queries_and_keys_are_the_readable_ones(sequences, monkeypatch):
 def test_gradients_are_the_differences():
     x, gain = random(3, DIM).requires_grad_(), random(DIM, seed=1).requires_grad_()
     qkv, gate_up, down = (random(*shape, seed=2).requires_grad_() for shape in [(9, DIM), (16, DIM), (DIM, 8)])
-    assert torch.autograd.gradcheck(fused.norm, (x, gain))
-    assert torch.autograd.gradcheck(fused.norm_linear, (x, gain, qkv))
-    assert torch.autograd.gradcheck(fused.add_mlp, (x, gain, gate_up, down))
+    assert torch.autograd.gradcheck(cpu_kernels.norm, (x, gain))
+    assert torch.autograd.gradcheck(cpu_kernels.norm_linear, (x, gain, qkv))
+    assert torch.autograd.gradcheck(cpu_kernels.add_mlp, (x, gain, gate_up, down))
     cos, sin = random(3, 1, 2, seed=3), random(3, 1, 2, seed=4)
-    assert torch.autograd.gradcheck(lambda qkv: fused.rotate(qkv, cos, sin), random(2, 3, 3, 2, 4).requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda qkv: cpu_kernels.rotate(qkv, cos, sin), random(2, 3, 3, 2, 4).requires_grad_()
+    )
 
 
 def test_a_view_that_is_not_contiguous_is_read_as_it_is():
@@ -81,8 +83,8 @@ def test_a_view_that_is_not_contiguous_is_read_as_it_is():
 
 def test_a_row_of_zeros_has_a_norm_of_zeros_and_a_gradient():
     x = torch.zeros(1, DIM, dtype=torch.float64, requires_grad=True)
-    fused.norm(x, torch.ones(DIM, dtype=torch.float64)).sum().backward()
-    assert torch.equal(fused.norm(x, torch.ones(DIM, dtype=torch.float64)), x)
+    cpu_kernels.norm(x, torch.ones(DIM, dtype=torch.float64)).sum().backward()
+    assert torch.equal(cpu_kernels.norm(x, torch.ones(DIM, dtype=torch.float64)), x)
     torch.testing.assert_close(x.grad, torch.full_like(x, 1e3))
 
 
@@ -91,7 +93,7 @@ def test_large_gates_do_not_overflow():
     x = random(4, DIM, dtype=torch.float32)
     gain, down = torch.ones(DIM), random(DIM, 8, dtype=torch.float32)
     gate_up = (random(16, DIM, dtype=torch.float32) * 1e3).requires_grad_()
-    result = fused.add_mlp(x, gain, gate_up, down)
+    result = cpu_kernels.add_mlp(x, gain, gate_up, down)
     result.sum().backward()
     assert result.isfinite().all()
     assert gate_up.grad.isfinite().all()
@@ -101,13 +103,13 @@ def test_large_gates_do_not_overflow():
 def test_threads_share_out_every_row_once(count, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     found: list[range] = []
-    threads.share_out(lambda first, last: found.append(range(first, last)), count)
+    cpu_kernels.share_out(lambda first, last: found.append(range(first, last)), count)
     assert sorted(row for part in found for row in part) == list(range(count))
     assert len(found) == max(1, min(3, count // 1024))
 
 
 def test_threads_change_no_row(monkeypatch):
     x, gain = random(4096, DIM, dtype=torch.float32), torch.ones(DIM)
-    alone = fused.norm(x, gain)
+    alone = cpu_kernels.norm(x, gain)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert torch.equal(fused.norm(x, gain), alone)
+    assert torch.equal(cpu_kernels.norm(x, gain), alone)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from scone_cli.devices import autocast, find_device, micro_batch, peak_memory, torch_failures
 from scone_cli.errors import BadSetting, SconeError
+from scone_cli.model.devices import autocast, find_device, micro_batch, peak_memory, torch_failures
 from scone_cli.runtime.process_group import _losses
 
 CPU = torch.device("cpu")

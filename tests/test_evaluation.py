@@ -9,10 +9,10 @@ from builders import make_table, random_documents, slow_matches, slow_ranking, s
 
 from scone_cli import evaluation
 from scone_cli.evaluation import Arm, inputs_of, matches_of, run_arm, run_arms, windows_of
-from scone_cli.ngrams import NONE
-from scone_cli.prefixes import Prefix
 from scone_cli.progress import silent
 from scone_cli.table import Table
+from scone_cli.vocab.coverage import Prefix
+from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 FGRAMS = slow_ranking(random_documents(0, 7, [300]), MAX_N, 60, 1)

@@ -10,7 +10,7 @@ from scone_cli import gains
 from scone_cli.corpus.spelling import Speller
 from scone_cli.evaluation import Losses, matches_of
 from scone_cli.gains import Gains
-from scone_cli.ngrams import NONE
+from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 40, 1)

@@ -12,9 +12,9 @@ from builders import random_documents, slow_ranking, stream_of, tiny_model, trie
 
 from scone_cli import gradients
 from scone_cli.gradients import accumulate_gradients, mean_loss
-from scone_cli.model import SconeModel
-from scone_cli.ngrams import NONE
+from scone_cli.model.model import SconeModel
 from scone_cli.packing import PackedText
+from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 DOCUMENTS = random_documents(0, 6, [150, 80, 0, 90])  # tokens 0..5: token 6 is never seen

@@ -74,13 +74,13 @@ def test_stages_do_not_import_one_another():
 def test_the_walk_sees_every_way_of_importing():
     source = """
 from scone_cli import __version__, errors
-import scone_cli.artifacts as a
+import scone_cli.settings as a
 from scone_cli.stages import Report, evaluate
 def f():
-    from scone_cli.model import Model
+    from scone_cli.arrays import U32
 import scone_client, json
 """
-    assert imports_of(source) == {"", "errors", "artifacts", "stages", "stages.evaluate", "model"}
+    assert imports_of(source) == {"", "errors", "settings", "stages", "stages.evaluate", "arrays"}
 
 
 HEAVY = {"torch", "polars", "pyarrow", "numpy", "numba", "tokenizers", "fastokens", "safetensors", "rich"}

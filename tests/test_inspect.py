@@ -11,7 +11,7 @@ from portrayed import MAX_N, Portrayed
 from test_page import Tags
 
 from scone_cli.artifacts.manifest import read_manifest
-from scone_cli.cutting import cut
+from scone_cli.vocab.segment import cut
 
 
 @pytest.fixture(scope="module")

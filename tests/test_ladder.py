@@ -11,12 +11,11 @@ from builders import Documents, random_documents, slow_counts, slow_matches, slo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli import ladder as ladder_module
 from scone_cli.artifacts.schemas import LADDER
 from scone_cli.errors import BadSetting
-from scone_cli.ladder import Ladder, Rung, count_ends, write_ladder
-from scone_cli.table_size import table_bytes
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab import coverage as ladder_module
+from scone_cli.vocab.coverage import Ladder, Rung, count_ends, write_ladder
+from scone_cli.vocab.vocabulary import Vocabulary
 
 NUM_TOKENS = 4
 documents = st.lists(st.lists(st.integers(0, NUM_TOKENS - 1), max_size=12), min_size=1, max_size=5)
@@ -124,7 +123,7 @@ def test_without_held_out_text_nothing_is_matched_and_nothing_chosen_by_it():
 def test_the_file_says_what_the_rungs_say(tmp_path):
     ladder = ladder_of(COUNTED, HELD_OUT, 3)
     rungs = ladder.rungs([1, 2, 5])
-    write_ladder(tmp_path / "ladder.parquet", rungs, 2, 64, "float32", 5)
+    write_ladder(tmp_path / "ladder.parquet", rungs, 2, [512, 1024, 2560])
     table = pq.read_table(tmp_path / "ladder.parquet")
     assert table.schema.equals(LADDER)
     assert table.to_pylist() == [
@@ -134,7 +133,7 @@ def test_the_file_says_what_the_rungs_say(tmp_path):
             "matched": rung.matched,
             "mean_match_length": rung.mean_length,
             "fgrams": rung.num_fgrams,
-            "table_bytes": table_bytes(rung.size, 64, "float32", 5),
+            "table_bytes": 512 * rung.size,
             "chosen": rung.size == 2,
         }
         for rung in rungs

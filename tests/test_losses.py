@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scone_cli.losses import training_loss
+from scone_cli.model.losses import training_loss
 
 
 @pytest.mark.parametrize("sharpness", [0.2, 1.5])  # of a model that guesses, and of one that is nearly sure

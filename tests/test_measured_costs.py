@@ -7,7 +7,7 @@ import pytest
 from builders import slow_ranking, tiny_model, trie_of
 
 from scone_cli.measured_costs import MeasuredArm, cost_rows
-from scone_cli.metrics import fgram_forward_flops, forward_flops
+from scone_cli.model.flops import fgram_forward_flops, forward_flops
 from scone_cli.row_formats import row_bytes
 from scone_cli.shapes import Shape, live_flops
 

@@ -14,10 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from scone_cli.metrics import (
     Estimate,
     bits_per_byte,
-    block_parameters,
-    fgram_forward_flops,
-    fgram_pass_flops,
-    forward_flops,
     interval,
     nats_per_token,
     per_document,
@@ -25,6 +21,7 @@ from scone_cli.metrics import (
     student_quantile,
     word_perplexity,
 )
+from scone_cli.model.flops import block_parameters, fgram_forward_flops, fgram_pass_flops, forward_flops
 
 NATS, TOKENS, BYTES = np.array([4.0, 8.0]), np.array([2.0, 2.0]), np.array([8.0, 12.0])
 

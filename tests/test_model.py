@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from builders import Fgram, random_documents, slow_ranking, tiny_model, trie_of
 from torch import Tensor
 
-from scone_cli.blocks import rotate
-from scone_cli.direct_rows import hashed_sizes
 from scone_cli.errors import DamagedArtifact
-from scone_cli.losses import token_losses, training_loss
-from scone_cli.model import ModelConfig, SconeModel
-from scone_cli.trie import distinct_matches
+from scone_cli.model.blocks import rotate
+from scone_cli.model.direct_rows import hashed_sizes
+from scone_cli.model.losses import token_losses, training_loss
+from scone_cli.model.model import ModelConfig, SconeModel
+from scone_cli.vocab.trie import distinct_matches
 
 NUM_TOKENS, MAX_N = 7, 4
 [DOCUMENT] = random_documents(0, NUM_TOKENS, [300])

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from scone_cli import ngrams
 from scone_cli.arrays import U32
 from scone_cli.errors import BadSetting, DamagedArtifact
-from scone_cli.ngrams import NONE, FgramIndex, fewest_lines, find, place_of, shape_of
-from scone_cli.streams import Matcher
+from scone_cli.vocab import index as ngrams
+from scone_cli.vocab.index import NONE, FgramIndex, fewest_lines, find, place_of, shape_of
+from scone_cli.vocab.matcher import Matcher
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 3), max_size=20), min_size=1, max_size=6)
 

@@ -10,7 +10,7 @@ from builders import tiny_model
 from torch import nn
 
 from scone_cli.errors import BadSetting
-from scone_cli.model import SconeModel
+from scone_cli.model.model import SconeModel
 from scone_cli.optimizers import GROUPS, SPARSE, Optimizers, Schedule, clip_gradients, group_of
 
 NUM_TOKENS, MAX_N = 8, 4

@@ -17,10 +17,10 @@ from workspaces import TRAIN as OPTIONS
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.token_stream import read_tokens
 from scone_cli.errors import BadSetting, InputMissing, SconeError, StorageFailure
-from scone_cli.ngrams import NONE
 from scone_cli.packed_files import open_packed, write_packed
 from scone_cli.packing import PackedText
 from scone_cli.progress import silent
+from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 3, 7, 4
 DOCUMENTS = random_documents(0, 6, [30, 8, 0, 25, 1, 40])

@@ -7,8 +7,8 @@ import pytest
 from builders import random_documents, slow_ranking, stream_of, trie_of
 
 from scone_cli.errors import BadData
-from scone_cli.ngrams import NONE
 from scone_cli.packing import PackedText, SubCorpus
+from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 DOCUMENTS = random_documents(0, 6, [150, 80, 0, 90])  # tokens 0..5: token 6 is never seen

@@ -14,8 +14,8 @@ from scone_cli.corpus.spelling import speller_of
 from scone_cli.counting.rarity import describe_tail
 from scone_cli.counting.summary import CURVE_POINTS, curve_ranks
 from scone_cli.errors import DamagedArtifact
-from scone_cli.portrait import by_position, portray, summarise_matches
 from scone_cli.progress import silent
+from scone_cli.vocab.summary import by_position, portray, summarise_matches
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from builders import random_documents, slow_ranking, tiny_model, trie_of
 
 from scone_cli import precomputing, row_maker
 from scone_cli.errors import BadSetting, SconeError
-from scone_cli.model import SconeModel
+from scone_cli.model.model import SconeModel
 from scone_cli.precomputing import Sizes, compute_rows, plan_memory
 from scone_cli.progress import silent
 from scone_cli.row_check import SAMPLE, check_rows, row_alone

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from builders import random_documents, slow_matches, slow_ranking, stream_of, trie_of
 
-from scone_cli.ngrams import NONE
-from scone_cli.prefixes import Prefix, knee_of, rungs_of
+from scone_cli.vocab.coverage import Prefix, knee_of, rungs_of
+from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 90, 1)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scone_cli.errors import BadSetting, DamagedArtifact
-from scone_cli.selection import RULES, read_counts
 from scone_cli.stages.select_vocab import SelectVocab
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab.ranking import RULES, read_counts
+from scone_cli.vocab.vocabulary import Vocabulary
 
 DOCUMENTS = random_documents(0, 7, [90, 40, 0, 60])
 NUM_TOKENS, MAX_N = 7, 4

@@ -7,8 +7,8 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, tiny_model, trie_of
 
-from scone_cli.gradients import live_rows
-from scone_cli.model import KeyValueCache
+from scone_cli.model.live_rows import live_rows
+from scone_cli.model.model import KeyValueCache
 from scone_cli.serving import LiveEmbedding, SconeEmbedding, embedding_of
 from scone_cli.table import Table
 

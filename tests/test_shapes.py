@@ -10,8 +10,8 @@ from builders import slow_ranking, tiny_model, trie_of
 
 from scone_cli.commands import RECIPE_TABLES
 from scone_cli.errors import BadSetting
-from scone_cli.metrics import block_parameters, fgram_forward_flops, forward_flops
-from scone_cli.model import KeyValueCache
+from scone_cli.model.flops import block_parameters, fgram_forward_flops, forward_flops
+from scone_cli.model.model import KeyValueCache
 from scone_cli.options import read_recipe
 from scone_cli.recipe_shapes import shapes_of
 from scone_cli.settings import Quantity

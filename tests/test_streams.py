@@ -10,8 +10,8 @@ from builders import random_documents, slow_matches, slow_ranking, trie_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli.ngrams import NONE, FgramIndex
-from scone_cli.streams import ROLL_BACK, Matcher
+from scone_cli.vocab.index import NONE, FgramIndex
+from scone_cli.vocab.matcher import ROLL_BACK, Matcher
 
 MAX_N = 5
 SEEN = random_documents(0, 4, [300, 100])

@@ -20,10 +20,10 @@ from scone_cli.artifacts.manifest import MANIFEST, FileStamp, Manifest
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import table_schema
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
-from scone_cli.ngrams import NONE
 from scone_cli.row_formats import FORMATS, decode, encode
 from scone_cli.table import DTYPES, PLACEMENTS, Table, locate_rows, write_index, write_rows
 from scone_cli.table_size import index_bytes
+from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)

@@ -18,7 +18,7 @@ from scone_cli import gradients, training
 from scone_cli.artifacts.schemas import LOG
 from scone_cli.errors import BadData, SconeError
 from scone_cli.gradients import mean_loss
-from scone_cli.model import ModelConfig, SconeModel
+from scone_cli.model.model import ModelConfig, SconeModel
 from scone_cli.packing import PackedText
 from scone_cli.progress import silent
 from scone_cli.runtime.signals import Stopped, stop_signals

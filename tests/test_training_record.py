@@ -10,7 +10,7 @@ from trained import BATCH, log_rows, publish_model
 
 from scone_cli.artifacts.schemas import LOG
 from scone_cli.errors import DamagedArtifact
-from scone_cli.metrics import fgram_pass_flops, forward_flops
+from scone_cli.model.flops import fgram_pass_flops, forward_flops
 from scone_cli.training_record import CURVE_POINTS, LAST_STEPS, MOST_LOOKS, read_config, training_record
 from scone_cli.weights import parameters_by_part, read_tensors
 

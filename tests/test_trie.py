@@ -8,8 +8,8 @@ from builders import random_documents, slow_ranking, trie_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli.ngrams import NONE
-from scone_cli.trie import Trie, distinct_matches
+from scone_cli.vocab.index import NONE
+from scone_cli.vocab.trie import Trie, distinct_matches
 
 FGRAMS = slow_ranking(random_documents(0, 6, [200, 150]), max_n=5, size=300, min_count=1)
 TRIE = trie_of(FGRAMS, num_tokens=6, max_n=5)

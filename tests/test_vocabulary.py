@@ -10,11 +10,11 @@ from builders import random_documents, slow_counts, slow_ranking, write_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scone_cli import vocabulary as vocabulary_module
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import VOCAB
 from scone_cli.errors import BadSetting, DamagedArtifact
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab import vocabulary as vocabulary_module
+from scone_cli.vocab.vocabulary import Vocabulary
 
 DOCUMENTS = random_documents(0, 7, [90, 40, 0, 60])
 NUM_TOKENS, MAX_N = 7, 4

@@ -10,7 +10,7 @@ from builders import tiny_model
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
 from scone_cli.artifacts.schemas import LOG
-from scone_cli.model import SconeModel
+from scone_cli.model.model import SconeModel
 
 BATCH = 64  # tokens a step
 

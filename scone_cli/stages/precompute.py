@@ -17,9 +17,9 @@ from scone_cli.settings import Quantity, parse_bytes, result_settings, setting
 from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
-    from scone_cli.model import SconeModel
+    from scone_cli.model.model import SconeModel
     from scone_cli.row_files import RowFiles
-    from scone_cli.trie import FgramTrie
+    from scone_cli.vocab.trie import FgramTrie
 
 STAGE = "precompute"
 STAGE_VERSION = 3  # an index of lines; the rows are those of version 2
@@ -126,12 +126,12 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
     import pyarrow as pa  # noqa: PLC0415 - heavy: only when the stage runs
     import torch  # noqa: PLC0415
 
-    from scone_cli.devices import find_device  # noqa: PLC0415
-    from scone_cli.model import SconeModel  # noqa: PLC0415
+    from scone_cli.model.devices import find_device  # noqa: PLC0415
+    from scone_cli.model.model import SconeModel  # noqa: PLC0415
     from scone_cli.precomputing import Sizes, compute_rows, plan_memory  # noqa: PLC0415
     from scone_cli.row_files import RowFiles  # noqa: PLC0415
     from scone_cli.row_formats import row_bytes  # noqa: PLC0415
-    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
+    from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
 
     config, vocab, dim = made.config, made.vocab, made.model.settings["dim"]
     num_fgrams, width = vocab.summary["f-grams"], row_bytes(config.dtype, dim)

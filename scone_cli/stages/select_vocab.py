@@ -14,8 +14,8 @@ from scone_cli.settings import Quantity, parse_bytes, parse_count, setting
 from scone_cli.stages import Report
 
 if TYPE_CHECKING:
-    from scone_cli.ladder import Ladder, Rung
-    from scone_cli.vocabulary import Vocabulary
+    from scone_cli.vocab.coverage import Ladder, Rung
+    from scone_cli.vocab.vocabulary import Vocabulary
 
 STAGE = "select-vocab"
 STAGE_VERSION = 2
@@ -88,8 +88,9 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
 
-    from scone_cli.ladder import write_ladder  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
+    from scone_cli.table_size import table_bytes  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.vocab.coverage import write_ladder  # noqa: PLC0415
+    from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
 
     settings |= {"num_tokens": tokens.summary["vocabulary size"]}
     progress("ranking", 0, None, "n-grams")
@@ -107,7 +108,8 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     rungs = ladder.rungs(sorted({*ladder.sizes, size}))
     staging = staging_folder(out, mark)
     ranking.first(size).write(staging / "vocab.parquet")
-    write_ladder(staging / "ladder.parquet", rungs, size, config.dim, config.dtype, settings["num_tokens"])
+    num_bytes = [table_bytes(rung.size, config.dim, config.dtype, settings["num_tokens"]) for rung in rungs]
+    write_ladder(staging / "ladder.parquet", rungs, size, num_bytes)
     summary = _summary(rungs, size, ladder.num_positions, config, settings["num_tokens"])
     manifest = Manifest.new(
         "vocab", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
@@ -200,7 +202,7 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
 
     from scone_cli.artifacts.schemas import HELD_OUT  # noqa: PLC0415
     from scone_cli.corpus.token_stream import iter_shards  # noqa: PLC0415
-    from scone_cli.ladder import Ladder, count_ends  # noqa: PLC0415
+    from scone_cli.vocab.coverage import Ladder, count_ends  # noqa: PLC0415
 
     what, done = "matching held-out text", 0
     progress(what, 0, None, "tokens")

@@ -23,7 +23,7 @@ from scone_cli.stages import Report, joined
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from scone_cli.model import SconeModel
+    from scone_cli.model.model import SconeModel
     from scone_cli.training import TrainingText
 
 STAGE = "train-fgram"
@@ -208,7 +208,7 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
 
 def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, progress: Progress) -> dict[str, Any]:
     """Train the model and, on rank 0, write it and its log into `staging`; returns the summary."""
-    from scone_cli.devices import find_device  # noqa: PLC0415 - heavy: only when there is something to train
+    from scone_cli.model.devices import find_device  # noqa: PLC0415 - heavy: only when there is something to train
     from scone_cli.tracking import TensorBoard  # noqa: PLC0415
     from scone_cli.training import LOG_NAME, TrainingPlan, train  # noqa: PLC0415
 
@@ -234,7 +234,7 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
     from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415
     from scone_cli.packed_files import open_packed, write_packed  # noqa: PLC0415
     from scone_cli.training import TrainingText  # noqa: PLC0415
-    from scone_cli.vocabulary import Vocabulary  # noqa: PLC0415
+    from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
 
     config, folder, num_tokens = recipe.config, inputs / "tokens", recipe.tokens.summary["vocabulary size"]
     mixture = parse_mixture(config.mixture)
@@ -260,7 +260,7 @@ def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
     import torch  # noqa: PLC0415
 
     from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415
-    from scone_cli.model import ModelConfig, SconeModel  # noqa: PLC0415
+    from scone_cli.model.model import ModelConfig, SconeModel  # noqa: PLC0415
 
     values = asdict(recipe.config) | {
         "vocab_size": recipe.tokens.summary["vocabulary size"],

@@ -9,9 +9,9 @@ from typing import Any
 from scone_cli.artifacts.manifest import Manifest, check_files
 from scone_cli.corpus.spelling import speller_of
 from scone_cli.errors import MismatchedArtifacts
-from scone_cli.ngrams import NONE
-from scone_cli.portrait import summarise_matches
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab.index import NONE
+from scone_cli.vocab.summary import summarise_matches
+from scone_cli.vocab.vocabulary import Vocabulary
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # Python's stand-in for bytes of an argument that are no UTF-8
 

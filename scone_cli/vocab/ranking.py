@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from scone_cli.arrays import I64, U8, U32, U64
 from scone_cli.errors import BadSetting, DamagedArtifact
-from scone_cli.ngrams import NONE
 from scone_cli.runtime.kernel_cache import kernel
+from scone_cli.vocab.index import NONE
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scone_cli import fused
+from scone_cli.model import cpu_kernels
 
 
 class RMSNorm(nn.Module):
@@ -21,9 +21,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm over the last axis."""
-        if fused.is_for(x):
-            return fused.norm(x, self.gain)
-        return F.rms_norm(x, (x.shape[-1],), self.gain, eps=fused.EPSILON)
+        if cpu_kernels.is_for(x):
+            return cpu_kernels.norm(x, self.gain)
+        return F.rms_norm(x, (x.shape[-1],), self.gain, eps=cpu_kernels.EPSILON)
 
 
 class Block(nn.Module):
@@ -41,8 +41,8 @@ class Block(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Queries, keys and values, one after the other [..., 3, H, E], of x [..., D]."""
-        if fused.is_for(x):
-            qkv = fused.norm_linear(x, self.attention_norm.gain, self.qkv.weight)
+        if cpu_kernels.is_for(x):
+            qkv = cpu_kernels.norm_linear(x, self.attention_norm.gain, self.qkv.weight)
         else:
             qkv = self.qkv(self.attention_norm(x))
         return qkv.view(*x.shape[:-1], 3, self.heads, x.shape[-1] // self.heads)
@@ -50,8 +50,8 @@ class Block(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add attention's result [..., H, E] and the MLP to the stream x [..., D]."""
         x = x + self.out(attended.flatten(-2))
-        if fused.is_for(x):
-            return fused.add_mlp(x, self.mlp_norm.gain, self.gate_up.weight, self.down.weight)
+        if cpu_kernels.is_for(x):
+            return cpu_kernels.add_mlp(x, self.mlp_norm.gain, self.gate_up.weight, self.down.weight)
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
         y: Tensor = x + self.down(F.silu(gate) * up)
         return y
@@ -62,8 +62,8 @@ def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tenso
 
     Each pair (first half, second half) of a query or key is turned by its position's angle; cos and sin [C, 1, E / 2].
     """
-    if fused.is_for(qkv):
-        return fused.rotate(qkv, cos, sin)
+    if cpu_kernels.is_for(qkv):
+        return cpu_kernels.rotate(qkv, cos, sin)
     q, k, v = qkv.unbind(-3)
     return _turned(q, cos, sin), _turned(k, cos, sin), v
 

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scone_cli.artifacts.publish import write_atomically
-from scone_cli.blocks import Block, RMSNorm, rotate
-from scone_cli.direct_rows import HashedRows, LearnedRows, sum_of
 from scone_cli.errors import DamagedArtifact
-from scone_cli.metrics import swiglu_width
-from scone_cli.trie import FgramTrie, Trie
-from scone_cli.trie_attention import attend_to_ancestors
+from scone_cli.model.blocks import Block, RMSNorm, rotate
+from scone_cli.model.direct_rows import HashedRows, LearnedRows, sum_of
+from scone_cli.model.flops import swiglu_width
+from scone_cli.model.trie_attention import attend_to_ancestors
+from scone_cli.vocab.trie import FgramTrie, Trie
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,11 @@ class MainModel(nn.Module):
         self.register_buffer("sin", turns.sin()[:, None], persistent=False)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.token_embedding.weight.device
+
+    @property
     def head_weight(self) -> Tensor:
         """The output matrix [V, D]; T itself when the head is tied."""
         return self.head.weight if hasattr(self, "head") else self.token_embedding.weight
@@ -213,6 +218,11 @@ class SconeModel(nn.Module):
         self._initialise()
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.main.device
+
+    @property
     def history(self) -> int:
         """Tokens before a window that its rows depend on: those of hashed n-grams are found while the model runs."""
         return len(self.hashed.sizes) if self.hashed else 0
@@ -248,7 +258,7 @@ class SconeModel(nn.Module):
     def fgram_rows(self, trie: Trie, rows: Any) -> Tensor:
         """A_f-gram's output [len(rows), D] at the trie's nodes `rows`."""
         assert self.fgram is not None
-        device = self.main.token_embedding.weight.device
+        device = self.device
         embedded = self.main.embed_tokens(torch.from_numpy(trie.tokens).to(device))
         outputs: Tensor = self.fgram(embedded, trie, torch.from_numpy(rows).to(device))
         return outputs

@@ -21,7 +21,7 @@ from scone_cli.counting.rarity import describe_tail, share_of
 from scone_cli.counting.summary import NEIGHBOURS, LeftOut, curve, curve_ranks, portray_counts, shown, train_counts
 from scone_cli.errors import InputMissing, MismatchedArtifacts
 from scone_cli.progress import Progress
-from scone_cli.vocabulary import Vocabulary
+from scone_cli.vocab.vocabulary import Vocabulary
 
 Row = dict[str, Any]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scone_cli.arrays import I64, U32
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.trie import FgramTrie
 
 
 class LearnedRows(nn.Module):

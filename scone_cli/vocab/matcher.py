@@ -10,9 +10,9 @@ import numpy as np
 from numba import carray
 
 from scone_cli.arrays import I64, U32
-from scone_cli.ngrams import BLOCK, ID, NONE, FgramIndex, as_uint32, find, match_block, place_of, prefetch_place
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.runtime.native_memory import Addressed, pointer
+from scone_cli.vocab.index import BLOCK, ID, NONE, FgramIndex, as_uint32, find, match_block, place_of, prefetch_place
 
 ROLL_BACK = 64  # tokens that a stream can take back
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first

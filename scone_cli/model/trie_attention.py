@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scone_cli.model.cpu_kernels import share_out
 from scone_cli.runtime.kernel_cache import kernel
-from scone_cli.threads import share_out
-from scone_cli.trie import Trie
+from scone_cli.vocab.trie import Trie
 
 
 def attend_to_ancestors(qkv_N3HE: Tensor, trie: Trie, asked_Q: Tensor) -> Tensor:

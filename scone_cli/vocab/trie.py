@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from scone_cli.arrays import I64, U8, U32
 from scone_cli.errors import DamagedArtifact
-from scone_cli.ngrams import NONE, FgramIndex
+from scone_cli.vocab.index import NONE, FgramIndex
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from scone_cli.artifacts.manifest import Manifest, open_artifact
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import VOCAB
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
-from scone_cli.selection import RULES, rank, read_counts
-from scone_cli.trie import FgramTrie
+from scone_cli.vocab.ranking import RULES, rank, read_counts
+from scone_cli.vocab.trie import FgramTrie
 
 _MOST_TOKENS = 2**31 - 1  # of all f-grams: Arrow's lists have offsets of 32 bits
 _REMAKE = "run: scone select-vocab --force"
