@@ -31,7 +31,7 @@ from scone_cli.generation import Embed
 from scone_cli.model.model import SconeModel
 from scone_cli.serving import SconeEmbedding
 from scone_cli.speed import Server
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE
 
 STREAMS = (1, 16)

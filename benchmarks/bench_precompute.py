@@ -21,12 +21,12 @@ from measuring import arguments, finish, in_turn
 
 from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.model.model import SconeModel
-from scone_cli.precomputing import compute_rows
 from scone_cli.progress import silent
-from scone_cli.row_files import RowFiles
-from scone_cli.row_formats import row_bytes
-from scone_cli.row_maker import CPU_FGRAMS, RowMaker
 from scone_cli.runtime.torchrun import Launch
+from scone_cli.table.fgram_forward import CPU_FGRAMS, RowMaker
+from scone_cli.table.precompute import compute_rows
+from scone_cli.table.row_files import RowFiles
+from scone_cli.table.row_formats import row_bytes
 from scone_cli.vocab.trie import FgramTrie, Trie
 from scone_cli.vocab.vocabulary import Vocabulary
 

@@ -20,9 +20,9 @@ from measuring import arguments, finish, in_turn
 from scone_cli.artifacts.manifest import open_artifact
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus.token_stream import end_of_document, read_tokens
-from scone_cli.gradients import CHUNK_FGRAMS, accumulate_gradients
 from scone_cli.model.model import ModelConfig, SconeModel
-from scone_cli.packing import PackedText
+from scone_cli.training.gradients import CHUNK_FGRAMS, accumulate_gradients
+from scone_cli.training.packed_text import PackedText
 from scone_cli.vocab.index import NONE
 from scone_cli.vocab.trie import FgramTrie, Trie, distinct_matches
 from scone_cli.vocab.vocabulary import Vocabulary

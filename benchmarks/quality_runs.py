@@ -33,11 +33,11 @@ from scone_cli.evaluation import Arm, run_arm
 from scone_cli.metrics import per_document
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
-from scone_cli.row_formats import row_bytes
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.stages import count_ngrams, select_vocab, train_fgram
-from scone_cli.table_size import table_bytes
-from scone_cli.training_record import read_config, training_record
+from scone_cli.table.row_formats import row_bytes
+from scone_cli.table.sizes import table_bytes
+from scone_cli.training.summary import read_config, training_record
 from scone_cli.vocab.vocabulary import Vocabulary
 
 DOCUMENTS = pa.schema(

@@ -15,7 +15,7 @@ from scone_cli.evaluation import Arm
 from scone_cli.measured_costs import MeasuredArm, cost_rows
 from scone_cli.payback import payback
 from scone_cli.report_reading import judged_corpora
-from scone_cli.training_record import read_config, training_record
+from scone_cli.training.summary import read_config, training_record
 
 Row = dict[str, Any]
 

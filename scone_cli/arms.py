@@ -15,7 +15,7 @@ from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.evaluation import Arm
 from scone_cli.model.devices import find_device
 from scone_cli.model.model import SconeModel
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.coverage import Prefix, rungs_of
 from scone_cli.vocab.trie import FgramTrie
 from scone_cli.vocab.vocabulary import trie_of_model

@@ -17,8 +17,7 @@ from scone_cli.artifacts.verify import artifact_folders, check_neighbours
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
-from scone_cli.training_record import read_config, training_record
-from scone_cli.weights import read_tensors
+from scone_cli.training.summary import read_config, read_tensors, training_record
 
 PORTRAYED = ("counts", "vocab")  # the artifacts whose n-grams are shown in figures
 _MAIN_FILES = {"vocab": "vocab.parquet"}  # whose rows are shown, where that is not the first

@@ -24,7 +24,7 @@ from scone_cli.model.live_rows import live_rows
 from scone_cli.model.losses import token_losses
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.coverage import Prefix
 from scone_cli.vocab.index import NONE, FgramIndex
 from scone_cli.vocab.trie import FgramTrie, distinct_matches

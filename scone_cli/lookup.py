@@ -15,7 +15,7 @@ from torch import Tensor
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import MismatchedArtifacts
 from scone_cli.progress import Progress
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE
 
 CHUNK_BYTES = 32 << 20  # of rows, as float32, that are compared at a time

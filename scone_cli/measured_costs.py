@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scone_cli.row_formats import row_bytes
 from scone_cli.settings import Quantity
 from scone_cli.shapes import (
     Row,
@@ -20,6 +19,7 @@ from scone_cli.shapes import (
     precompute_flops,
     prefill_flops,
 )
+from scone_cli.table.row_formats import row_bytes
 
 
 @dataclass(frozen=True)

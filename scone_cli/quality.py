@@ -20,7 +20,7 @@ from scone_cli.evaluation import Arm, Losses, run_arms
 from scone_cli.gains import Gains
 from scone_cli.metrics import Estimate
 from scone_cli.progress import Progress
-from scone_cli.table_size import table_bytes
+from scone_cli.table.sizes import table_bytes
 from scone_cli.texts import Text, num_words
 from scone_cli.vocab.coverage import knee_of
 from scone_cli.vocab.trie import FgramTrie

@@ -13,7 +13,7 @@ from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import AUTO, DEFAULT_SIZE, SelectVocab
 from scone_cli.stages.train_fgram import TrainFgram
-from scone_cli.table_size import fgrams_within
+from scone_cli.table.sizes import fgrams_within
 
 Tables = Mapping[str, Mapping[str, Any]]
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from scone_cli.arrays import U32
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.model import MainModel, SconeModel
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE, FgramIndex
 from scone_cli.vocab.matcher import Matcher
 from scone_cli.vocab.trie import FgramTrie

@@ -14,10 +14,10 @@ from typing import Any
 
 from scone_cli.errors import BadSetting
 from scone_cli.model.flops import block_parameters, fgram_forward_flops, fgram_pass_flops, forward_flops, swiglu_width
-from scone_cli.row_formats import FORMATS, row_bytes
 from scone_cli.settings import Quantity, parse_count, setting
 from scone_cli.store_sizes import TOKEN_BYTES, dictionary_bytes, lmdb_bytes
-from scone_cli.table_size import index_bytes, table_bytes
+from scone_cli.table.row_formats import FORMATS, row_bytes
+from scone_cli.table.sizes import index_bytes, table_bytes
 
 Row = dict[str, Any]
 _BACKWARD = 2  # times the forward pass

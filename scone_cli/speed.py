@@ -32,7 +32,7 @@ from scone_cli.model.model import KeyValueCache, SconeModel
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory
 from scone_cli.serving import embedding_of
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.index import FgramIndex
 from scone_cli.vocab.trie import FgramTrie
 

@@ -79,17 +79,18 @@ def import_everything() -> None:
     for name in (
         "torch._dynamo",
         "scone_cli.actions",
-        "scone_cli.table",
-        "scone_cli.training",
+        "scone_cli.table.table",
+        "scone_cli.training.loop",
         "scone_cli.eval_sections",
     ):
         importlib.import_module(name)  # the first comes with the optimizer
-    from scone_cli import precomputing, row_maker, speed  # noqa: PLC0415 - not for those who start a server
+    from scone_cli import speed  # noqa: PLC0415 - not for those who start a server
     from scone_cli.corpus import shards  # noqa: PLC0415 - not for those who start a server
     from scone_cli.counting import count, plan  # noqa: PLC0415 - not for those who start a server
+    from scone_cli.table import fgram_forward, precompute  # noqa: PLC0415 - not for those who start a server
 
     shards._TASK_BYTES, shards._PART_TOKENS, plan._LEAST_BITS = 60_000, 10_000, 1
-    row_maker.CPU_FGRAMS, precomputing.PIECE_BYTES = 64, 4096
+    fgram_forward.CPU_FGRAMS, precompute.PIECE_BYTES = 64, 4096
     speed.SECONDS = 0.01
     warm_kernels(count.KERNELS)
 

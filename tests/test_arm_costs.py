@@ -13,8 +13,8 @@ from scone_cli.arms import Opened
 from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.break_even import Prices
 from scone_cli.evaluation import Arm
-from scone_cli.table import Table
-from scone_cli.training_record import read_config, training_record
+from scone_cli.table.table import Table
+from scone_cli.training.summary import read_config, training_record
 
 TRIE = trie_of(slow_ranking(random_documents(0, 7, [300]), 4, 60, 1), 50, 4)
 

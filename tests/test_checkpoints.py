@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scone_cli import checkpoints
-from scone_cli.checkpoints import Checkpoints, Position
+from scone_cli.training import checkpoints
+from scone_cli.training.checkpoints import Checkpoints, Position
 
 
 def save(folder, step: int, keep: int = 2) -> None:

@@ -10,7 +10,7 @@ from builders import make_table, random_documents, slow_matches, slow_ranking, s
 from scone_cli import evaluation
 from scone_cli.evaluation import Arm, inputs_of, matches_of, run_arm, run_arms, windows_of
 from scone_cli.progress import silent
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.coverage import Prefix
 from scone_cli.vocab.index import NONE
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 
-from scone_cli import gathering, mapped_files
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.errors import DamagedArtifact, SconeError, StorageFailure
-from scone_cli.mapped_files import MappedFile
-from scone_cli.table import PLACEMENTS, Table
+from scone_cli.table import fetch, mapped_files
+from scone_cli.table.mapped_files import MappedFile
+from scone_cli.table.table import PLACEMENTS, Table
 
 NUM_TOKENS, MAX_N, DIM, NUM_ROWS = 20, 4, 256, 400
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [3000]), MAX_N, NUM_ROWS, 1)
@@ -142,7 +142,7 @@ def test_a_fault_that_is_not_ours_ends_the_process_as_ever(tmp_path):
     path.write_bytes(bytes(8192))
     code = f"""
 import mmap, os
-from scone_cli.mapped_files import can_map
+from scone_cli.table.mapped_files import can_map
 assert can_map()
 with open({str(path)!r}, "r+b") as file:
     mapped = mmap.mmap(file.fileno(), 8192)
@@ -157,10 +157,10 @@ with open({str(path)!r}, "r+b") as file:
 def test_a_page_that_is_lost_as_others_are_looked_for_is_not_forgotten(tmp_path, monkeypatch):
     """By another thread, for example: the next read must look again."""
     table, lost = Table.open(make_table(tmp_path, TRIE, rows())), [7]
-    monkeypatch.setattr(gathering, "lost_pages", lambda: lost[0])
+    monkeypatch.setattr(fetch, "lost_pages", lambda: lost[0])
     monkeypatch.setattr(MappedFile, "damage", lambda _: lost.insert(0, 8))
-    table.stored._explain(gathering.SUSPECT, EVERY)
-    assert table.stored._numbers[gathering.KNOWN] == 7
+    table.stored._explain(fetch.SUSPECT, EVERY)
+    assert table.stored._numbers[fetch.KNOWN] == 7
 
 
 # ---- disks that fail ---------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def drop_from_cache(folder: Path) -> None:
         os.close(descriptor)
 
 
-@pytest.mark.skipif(not gathering.CAN_READ_WITHOUT_WAITING, reason="the page cache cannot be asked here")
+@pytest.mark.skipif(not fetch.CAN_READ_WITHOUT_WAITING, reason="the page cache cannot be asked here")
 def test_rows_that_are_not_in_the_page_cache_are_read(tmp_path):
     folder = make_table(tmp_path, TRIE, rows(), part_bytes=100 * DIM * 2)
     table = Table.open(folder)
@@ -188,7 +188,7 @@ def test_a_disk_that_fails_a_read(tmp_path):
     """As far as it can be played without one: the file's descriptor is gone, and its pages are not in memory."""
     folder = make_table(tmp_path, TRIE, rows())
     table = Table.open(folder)
-    table.stored._numbers[gathering.PARTS + 1] = 10_000
+    table.stored._numbers[fetch.PARTS + 1] = 10_000
     with pytest.raises(StorageFailure, match=r"rows-00000\.parquet: cannot be read"):
         table.rows(EVERY)
 
@@ -200,7 +200,7 @@ def test_a_disk_that_fails_as_a_table_is_opened(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(errno.EIO, "Error reading bytes from file")
 
-    monkeypatch.setattr("scone_cli.table.pq.read_metadata", fail)
+    monkeypatch.setattr("scone_cli.table.table.pq.read_metadata", fail)
     with pytest.raises(StorageFailure, match=r"rows-00000\.parquet: cannot be read"):
         Table.open(folder)
 

@@ -13,7 +13,7 @@ from scone_cli.generation import Sampling, Spelling, generate
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.model import KeyValueCache
 from scone_cli.serving import LiveEmbedding, SconeEmbedding
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 30, 4, 29, 24
 DOCUMENTS = random_documents(0, 29, [3000])

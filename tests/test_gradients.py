@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
 
-from scone_cli import gradients
-from scone_cli.gradients import accumulate_gradients, mean_loss
 from scone_cli.model.model import SconeModel
-from scone_cli.packing import PackedText
+from scone_cli.training import gradients
+from scone_cli.training.gradients import accumulate_gradients, mean_loss
+from scone_cli.training.packed_text import PackedText
 from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8

@@ -28,7 +28,11 @@ ROOMS = (
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 ONE_MORE = {("settings", "errors")}  # within the ground
 NOT = {("serving", "training")}
-OF_TABLE = {"table.precompute", "table.fgram_forward"}  # may import `model`: a table is read without a network
+OF_TABLE = {
+    "table.precompute",
+    "table.fgram_forward",
+    "table.fgram_kernels",
+}  # may import `model`: a table is read without a network
 
 
 def module_name(path: Path) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scone_cli.errors import BadSetting
-from scone_cli.mixing import Turns, WindowOrder, parse_mixture
+from scone_cli.training.window_order import Turns, WindowOrder, parse_mixture
 
 WEIGHTS = st.lists(st.integers(1, 12) | st.integers(1, 100_000), min_size=1, max_size=9)
 SIZES = st.integers(1, 12)

@@ -11,7 +11,7 @@ from torch import nn
 
 from scone_cli.errors import BadSetting
 from scone_cli.model.model import SconeModel
-from scone_cli.optimizers import GROUPS, SPARSE, Optimizers, Schedule, clip_gradients, group_of
+from scone_cli.training.optimizers import GROUPS, SPARSE, Optimizers, Schedule, clip_gradients, group_of
 
 NUM_TOKENS, MAX_N = 8, 4
 

@@ -17,9 +17,8 @@ from workspaces import TRAIN as OPTIONS
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.token_stream import read_tokens
 from scone_cli.errors import BadSetting, InputMissing, SconeError, StorageFailure
-from scone_cli.packed_files import open_packed, write_packed
-from scone_cli.packing import PackedText
 from scone_cli.progress import silent
+from scone_cli.training.packed_text import PackedText, open_packed, write_packed
 from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 3, 7, 4
@@ -208,8 +207,8 @@ def test_a_run_that_was_cut_off_leaves_nothing_that_is_taken_for_whole(tmp_path,
 def test_the_note_is_written_last(tmp_path, tokens_folder, monkeypatch):
     """And after the bytes it vouches for are on the disk."""
     done = []
-    monkeypatch.setattr("scone_cli.packed_files.fsync", lambda path: done.append(path.name))
-    monkeypatch.setattr("scone_cli.packed_files.write_atomically", lambda path, _: done.append(path.name))
+    monkeypatch.setattr("scone_cli.training.packed_text.fsync", lambda path: done.append(path.name))
+    monkeypatch.setattr("scone_cli.training.packed_text.write_atomically", lambda path, _: done.append(path.name))
     write(tmp_path / "packed", tokens_folder)
     assert done == ["tokens.bin", "ids.bin", "text.json"]
 
@@ -254,7 +253,7 @@ def test_training_holds_neither_text_in_memory(scone, small, tmp_path, monkeypat
             assert not each.ids.flags.owndata
         raise Enough("as it should be")
 
-    monkeypatch.setattr("scone_cli.training.train", look)
+    monkeypatch.setattr("scone_cli.training.loop.train", look)
     work = shutil.copytree(small / "work", tmp_path / "work")
     code, _, err = scone("--quiet", "--workspace", work, "train-fgram", *OPTIONS, "--seed", "1")
     assert (code, err) == (1, "error: as it should be\n")

@@ -7,7 +7,7 @@ import pytest
 from builders import random_documents, slow_ranking, stream_of, trie_of
 
 from scone_cli.errors import BadData
-from scone_cli.packing import PackedText, SubCorpus
+from scone_cli.training.packed_text import PackedText, SubCorpus
 from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from workspaces import contents, copy_of, manifest
 
-from scone_cli.row_formats import FORMATS, row_bytes
-from scone_cli.row_maker import RowMaker
+from scone_cli.table.fgram_forward import RowMaker
+from scone_cli.table.row_formats import FORMATS, row_bytes
 
 
 @pytest.fixture

@@ -10,16 +10,15 @@ import pytest
 import torch
 from builders import random_documents, slow_ranking, tiny_model, trie_of
 
-from scone_cli import precomputing, row_maker
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.model.model import SconeModel
-from scone_cli.precomputing import Sizes, compute_rows, plan_memory
 from scone_cli.progress import silent
-from scone_cli.row_check import SAMPLE, check_rows, row_alone
-from scone_cli.row_files import RowFiles
-from scone_cli.row_formats import FORMATS, decode, row_bytes
-from scone_cli.row_maker import RowMaker
 from scone_cli.runtime.torchrun import Launch
+from scone_cli.table import fgram_forward, precompute
+from scone_cli.table.fgram_forward import RowMaker
+from scone_cli.table.precompute import SAMPLE, Sizes, check_rows, compute_rows, plan_memory, row_alone
+from scone_cli.table.row_files import RowFiles
+from scone_cli.table.row_formats import FORMATS, decode, row_bytes
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)
@@ -33,8 +32,8 @@ PARAMETRIZE_MODEL = pytest.mark.parametrize("changes", MODELS, ids=str)
 @pytest.fixture
 def in_small_pieces(monkeypatch):
     """Pieces of 16 f-grams, computed 8 at a time, which 50 are no multiple of."""
-    monkeypatch.setattr(row_maker, "CPU_FGRAMS", 8)
-    monkeypatch.setattr(precomputing, "PIECE_BYTES", 16 * 32)
+    monkeypatch.setattr(fgram_forward, "CPU_FGRAMS", 8)
+    monkeypatch.setattr(precompute, "PIECE_BYTES", 16 * 32)
 
 
 def made(folder: Path, model: SconeModel, dtype: str = "float16", threads: int = 1, ranks: int = 1) -> RowFiles:
@@ -117,7 +116,7 @@ def test_pieces_of_another_size_are_not_taken_for_done(tmp_path, monkeypatch):
     for mark in tmp_path.glob("piece-*"):
         if "000001" not in mark.name:
             mark.unlink()
-    monkeypatch.setattr(row_maker, "CPU_FGRAMS", 32)
+    monkeypatch.setattr(fgram_forward, "CPU_FGRAMS", 32)
     assert made(tmp_path, model).read(ALL).any(1).all()
 
 
@@ -169,7 +168,7 @@ def test_a_trie_that_mixes_up_prefixes_is_found(tmp_path):
 
 
 def test_a_large_table_is_checked_by_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr("scone_cli.row_check.SAMPLE", 10)
+    monkeypatch.setattr("scone_cli.table.precompute.SAMPLE", 10)
     assert SAMPLE >= 100
     model = tiny_model(NUM_TOKENS, MAX_N)
     assert check_rows(model, TRIE, INDEX, made(tmp_path, model), "float16", 0, silent) == 10

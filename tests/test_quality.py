@@ -16,8 +16,8 @@ from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation import Arm, run_arm
 from scone_cli.progress import silent
 from scone_cli.quality import Reading, evaluate_text, finding
-from scone_cli.table import Table
-from scone_cli.table_size import table_bytes
+from scone_cli.table.sizes import table_bytes
+from scone_cli.table.table import Table
 from scone_cli.texts import Text
 from scone_cli.vocab.coverage import Prefix
 

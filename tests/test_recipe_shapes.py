@@ -10,7 +10,7 @@ from scone_cli.errors import BadSetting
 from scone_cli.options import read_recipe
 from scone_cli.recipe_shapes import shapes_of
 from scone_cli.shapes import Shape
-from scone_cli.table_size import fgrams_within
+from scone_cli.table.sizes import fgrams_within
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 MODEL = "[[cost.model]]\nname = 'a'\ndim = 8\nlayers = 1\nvocab-size = 50\ncontext = 4\n"

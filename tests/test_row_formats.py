@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scone_cli.row_formats import FORMATS, decode, encode, row_bytes, torch_dtype
+from scone_cli.table.row_formats import FORMATS, decode, encode, row_bytes, torch_dtype
 
 # The largest error of a number, as a share of the largest number in its row (for floats: of the number itself).
 ERRORS = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3": 2**-4, "int8": 1 / 254, "int4": 0.15}

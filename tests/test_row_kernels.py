@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders import random_documents, slow_ranking, trie_of
 
-from scone_cli import row_kernels
+from scone_cli.table import fgram_kernels
 
 NUM_TOKENS, MAX_N = 7, 4
 FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [300]), MAX_N, 50, 1)
@@ -16,7 +16,7 @@ TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
 def spelled(ids: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
     """The tokens of every node of the trie of some f-grams, by its parents alone; and the rows of the f-grams."""
     arrays = (TRIE.prefix_nodes, TRIE.last_tokens, TRIE.lengths, NUM_TOKENS, MAX_N)
-    tokens, levels, parents, rows = row_kernels.neighbours_trie(ids, *arrays)
+    tokens, levels, parents, rows = fgram_kernels.neighbours_trie(ids, *arrays)
     nodes = list[tuple[int, ...]]()
     for token, level, parent in zip(tokens.tolist(), levels.tolist(), parents.tolist(), strict=True):
         nodes.append((*(nodes[parent] if parent >= 0 else ()), token))
@@ -41,7 +41,7 @@ def test_f_grams_in_any_order_are_spelled_right():
 def test_learned_rows_of_all_endings_are_summed():
     learned = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
     sums = np.full((50, 6), np.nan, np.float32)
-    row_kernels.sum_learned(np.arange(50), TRIE.suffixes, NUM_TOKENS, learned, sums)
+    fgram_kernels.sum_learned(np.arange(50), TRIE.suffixes, NUM_TOKENS, learned, sums)
     places = {tuple(fgram): i for i, fgram in enumerate(FGRAMS)}
     for fgram, found in zip(FGRAMS, sums, strict=True):
         endings = [places[tuple(fgram[first:])] for first in range(len(fgram) - 1)]
@@ -51,6 +51,6 @@ def test_learned_rows_of_all_endings_are_summed():
 def test_swiglu():
     both = np.concatenate([np.linspace(-200, 200, 1000), np.linspace(-3, 3, 1000)]).astype(np.float32)[None]
     inner = np.empty((1, 1000), np.float32)
-    row_kernels.swiglu(both, inner)
+    fgram_kernels.swiglu(both, inner)
     gate, up = both[0, :1000].astype(np.float64), both[0, 1000:]
     np.testing.assert_allclose(inner[0], gate * up / (1 + np.exp(-gate)), rtol=1e-5, atol=1e-30)

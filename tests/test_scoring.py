@@ -16,7 +16,7 @@ from scone_cli.errors import BadData
 from scone_cli.evaluation import Arm
 from scone_cli.generation import Sampling
 from scone_cli.scoring import Scorer, encode_pairs, windows_of_request, wish_of
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 
 # ---- by hand -----------------------------------------------------------------------------------------------------
 

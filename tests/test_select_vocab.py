@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from workspaces import TRAIN, copy_of, manifest
 
-from scone_cli.table_size import table_bytes
+from scone_cli.table.sizes import table_bytes
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from scone_cli.evaluation import Arm
 from scone_cli.progress import silent
 from scone_cli.serving import LiveEmbedding
 from scone_cli.speed import LOOKUP_BATCHES, STREAMS, Server, lookup_microseconds, measure_speed
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 16
 FGRAMS = slow_ranking(random_documents(0, 7, [300]), MAX_N, 60, 1)

@@ -20,7 +20,7 @@ from scone_cli import lookup, table_actions
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.lookup import nearest_rows
 from scone_cli.progress import silent
-from scone_cli.table import Table
+from scone_cli.table.table import Table
 from scone_cli.vocab.vocabulary import Vocabulary
 
 FGRAMS = slow_ranking(random_documents(0, 8, [300]), 4, 60, 1)

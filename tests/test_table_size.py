@@ -5,13 +5,13 @@ from builders import random_documents, slow_ranking, trie_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scone_cli.row_files import RowFiles
-from scone_cli.row_formats import FORMATS, row_bytes
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import SelectVocab
 from scone_cli.stages.train_fgram import TrainFgram
-from scone_cli.table import write_index
-from scone_cli.table_size import PART_BYTES, fgrams_within, table_bytes
+from scone_cli.table.row_files import RowFiles
+from scone_cli.table.row_formats import FORMATS, row_bytes
+from scone_cli.table.sizes import PART_BYTES, fgrams_within, table_bytes
+from scone_cli.table.table import write_index
 
 FGRAMS = slow_ranking(random_documents(3, 9, [400, 300]), 4, 300, 1)
 
@@ -29,7 +29,7 @@ def test_the_files_take_no_more_and_hardly_less(tmp_path, size, dim, dtype):
 
 
 def test_every_file_of_rows_is_counted(monkeypatch, tmp_path):
-    monkeypatch.setattr("scone_cli.table_size.PART_BYTES", 1000)
+    monkeypatch.setattr("scone_cli.table.sizes.PART_BYTES", 1000)
     RowFiles(tmp_path, 300, 32, 1000).create()
     num_files = len(list(tmp_path.iterdir()))
     assert num_files == 10

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from scone_cli.errors import BadSetting
-from scone_cli.tracking import TensorBoard
+from scone_cli.training.log import TensorBoard
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the libraries that it imports

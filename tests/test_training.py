@@ -14,16 +14,17 @@ import torch
 from builders import random_documents, slow_ranking, stream_of, tiny_model, trie_of
 from torch import nn
 
-from scone_cli import gradients, training
 from scone_cli.artifacts.schemas import LOG
 from scone_cli.errors import BadData, SconeError
-from scone_cli.gradients import mean_loss
 from scone_cli.model.model import ModelConfig, SconeModel
-from scone_cli.packing import PackedText
 from scone_cli.progress import silent
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.torchrun import Alone
-from scone_cli.training import TrainingPlan, TrainingText, train
+from scone_cli.training import gradients
+from scone_cli.training import loop as training
+from scone_cli.training.gradients import mean_loss
+from scone_cli.training.loop import TrainingPlan, TrainingText, train
+from scone_cli.training.packed_text import PackedText
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8
 DOCUMENTS = random_documents(0, 6, [150, 80, 0, 90])  # tokens 0..5: token 6 is never seen

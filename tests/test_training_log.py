@@ -7,7 +7,7 @@ import json
 import pytest
 
 from scone_cli.artifacts.schemas import LOG
-from scone_cli.training_log import RECENT, Course, TrainingLog
+from scone_cli.training.log import RECENT, Course, TrainingLog
 
 
 def row(step: int, loss: float = 2.5) -> dict:

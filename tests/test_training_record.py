@@ -11,8 +11,15 @@ from trained import BATCH, log_rows, publish_model
 from scone_cli.artifacts.schemas import LOG
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.flops import fgram_pass_flops, forward_flops
-from scone_cli.training_record import CURVE_POINTS, LAST_STEPS, MOST_LOOKS, read_config, training_record
-from scone_cli.weights import parameters_by_part, read_tensors
+from scone_cli.training.summary import (
+    CURVE_POINTS,
+    LAST_STEPS,
+    MOST_LOOKS,
+    parameters_by_part,
+    read_config,
+    read_tensors,
+    training_record,
+)
 
 OLD_LOG = pa.schema([field for field in LOG if field.name != "tokens_per_second"])
 KINDS = {

@@ -18,7 +18,7 @@ from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
     from scone_cli.model.model import SconeModel
-    from scone_cli.row_files import RowFiles
+    from scone_cli.table.row_files import RowFiles
     from scone_cli.vocab.trie import FgramTrie
 
 STAGE = "precompute"
@@ -128,9 +128,9 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
 
     from scone_cli.model.devices import find_device  # noqa: PLC0415
     from scone_cli.model.model import SconeModel  # noqa: PLC0415
-    from scone_cli.precomputing import Sizes, compute_rows, plan_memory  # noqa: PLC0415
-    from scone_cli.row_files import RowFiles  # noqa: PLC0415
-    from scone_cli.row_formats import row_bytes  # noqa: PLC0415
+    from scone_cli.table.precompute import Sizes, compute_rows, plan_memory  # noqa: PLC0415
+    from scone_cli.table.row_files import RowFiles  # noqa: PLC0415
+    from scone_cli.table.row_formats import row_bytes  # noqa: PLC0415
     from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
 
     config, vocab, dim = made.config, made.vocab, made.model.settings["dim"]
@@ -163,8 +163,8 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
 
 def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, out: Path, progress: Progress) -> None:
     """Check a sample of the rows, write the index, and publish."""
-    from scone_cli.row_check import check_rows  # noqa: PLC0415 - see above
-    from scone_cli.table import write_index  # noqa: PLC0415
+    from scone_cli.table.precompute import check_rows  # noqa: PLC0415 - see above
+    from scone_cli.table.table import write_index  # noqa: PLC0415
 
     config, staging, dim = made.config, files.folder, network.config.dim
     index = trie.index()
@@ -200,6 +200,6 @@ def _memory(config: Precompute) -> int:
 
 def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str, num_tokens: int) -> None:
     from scone_cli.runtime.resources import check_disk  # noqa: PLC0415 - see above
-    from scone_cli.table_size import table_bytes  # noqa: PLC0415
+    from scone_cli.table.sizes import table_bytes  # noqa: PLC0415
 
     check_disk(out.parent, table_bytes(num_fgrams, dim, dtype, num_tokens) - unfinished_bytes(out), "the table")

@@ -88,7 +88,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
 
-    from scone_cli.table_size import table_bytes  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.table.sizes import table_bytes  # noqa: PLC0415 - heavy: only when the stage runs
     from scone_cli.vocab.coverage import write_ladder  # noqa: PLC0415
     from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
 
@@ -179,7 +179,7 @@ def _limits(config: SelectVocab, counted: dict[str, Any]) -> dict[str, int]:
 
 def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
     """The number of f-grams to keep."""
-    from scone_cli.table_size import fgrams_within, table_bytes  # noqa: PLC0415
+    from scone_cli.table.sizes import fgrams_within, table_bytes  # noqa: PLC0415
 
     form = config.dim, config.dtype, ladder.ranking.trie.num_tokens
     if "coverage" in goal:
@@ -217,7 +217,7 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
 
 def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVocab, num_tokens: int) -> dict[str, Any]:
     """What a person decides the size by: the chosen size, and the ladder."""
-    from scone_cli.table_size import table_bytes  # noqa: PLC0415
+    from scone_cli.table.sizes import table_bytes  # noqa: PLC0415
 
     chosen = next(rung for rung in rungs if rung.size == size)
     form = config.dim, config.dtype, num_tokens

@@ -13,18 +13,18 @@ from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact, r
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT, LOG
 from scone_cli.errors import BadSetting, MismatchedArtifacts
-from scone_cli.mixing import parse_mixture
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.torchrun import Launch, Team, launched
 from scone_cli.settings import result_settings, setting
 from scone_cli.stages import Report, joined
+from scone_cli.training.window_order import parse_mixture
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from scone_cli.model.model import SconeModel
-    from scone_cli.training import TrainingText
+    from scone_cli.training.loop import TrainingText
 
 STAGE = "train-fgram"
 STAGE_VERSION = 3
@@ -209,8 +209,8 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
 def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, progress: Progress) -> dict[str, Any]:
     """Train the model and, on rank 0, write it and its log into `staging`; returns the summary."""
     from scone_cli.model.devices import find_device  # noqa: PLC0415 - heavy: only when there is something to train
-    from scone_cli.tracking import TensorBoard  # noqa: PLC0415
-    from scone_cli.training import LOG_NAME, TrainingPlan, train  # noqa: PLC0415
+    from scone_cli.training.log import TensorBoard  # noqa: PLC0415
+    from scone_cli.training.loop import LOG_NAME, TrainingPlan, train  # noqa: PLC0415
 
     config, is_first = recipe.config, team.launch.rank == 0
     device = find_device(config.device, team.launch.local_rank)
@@ -232,8 +232,8 @@ def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, 
 def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Progress) -> TrainingText:
     """The training text, packed by rank 0 and mapped by all; the held-out text, at which only rank 0 looks; the f-grams."""
     from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415
-    from scone_cli.packed_files import open_packed, write_packed  # noqa: PLC0415
-    from scone_cli.training import TrainingText  # noqa: PLC0415
+    from scone_cli.training.loop import TrainingText  # noqa: PLC0415
+    from scone_cli.training.packed_text import open_packed, write_packed  # noqa: PLC0415
     from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
 
     config, folder, num_tokens = recipe.config, inputs / "tokens", recipe.tokens.summary["vocabulary size"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import bisect
 
-from scone_cli.row_formats import row_bytes
 from scone_cli.runtime.native_memory import LINE
+from scone_cli.table.row_formats import row_bytes
 from scone_cli.vocab.index import fewest_lines
 
 PART_BYTES = 256 << 20  # of rows in one file, which are one page: in memory while it is written

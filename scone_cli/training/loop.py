@@ -19,17 +19,17 @@ from pathlib import Path
 import pyarrow as pa
 from torch import nn
 
-from scone_cli.checkpoints import Checkpoints, Position
 from scone_cli.errors import LostRank, SconeError
-from scone_cli.gradients import BatchResult, accumulate_gradients, mean_loss
 from scone_cli.model.devices import autocast, micro_batch, peak_memory, torch_failures
 from scone_cli.model.model import SconeModel
-from scone_cli.optimizers import SPARSE, Optimizers, Schedule, clip_gradients
-from scone_cli.packing import PackedText
 from scone_cli.progress import Progress
 from scone_cli.runtime.signals import StopNote, noting_stops
 from scone_cli.runtime.torchrun import Alone, Team
-from scone_cli.training_log import RECENT, Course, Row, TrainingLog
+from scone_cli.training.checkpoints import Checkpoints, Position
+from scone_cli.training.gradients import BatchResult, accumulate_gradients, mean_loss
+from scone_cli.training.log import RECENT, Course, Row, TrainingLog
+from scone_cli.training.optimizers import SPARSE, Optimizers, Schedule, clip_gradients
+from scone_cli.training.packed_text import PackedText
 from scone_cli.vocab.trie import FgramTrie
 
 LOG_NAME = "log.jsonl"

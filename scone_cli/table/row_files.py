@@ -20,9 +20,9 @@ from numba import types
 
 from scone_cli.arrays import I64
 from scone_cli.artifacts.schemas import table_schema
-from scone_cli.row_formats import Raw
 from scone_cli.runtime.kernel_cache import kernel
-from scone_cli.table_size import PART_BYTES
+from scone_cli.table.row_formats import Raw
+from scone_cli.table.sizes import PART_BYTES
 
 _LARGEST_FRAME = 1 << 16  # bytes that Parquet writes at once and that are not rows
 # The system's call, addresses as numbers: called from Python, writing a row would cost twice as much.

@@ -20,9 +20,9 @@ from numba import carray, types
 
 from scone_cli.arrays import U32
 from scone_cli.errors import StorageFailure
-from scone_cli.mapped_files import MappedFile, lost_counter, lost_pages
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.runtime.native_memory import LINE, Addressed, copy, pointer, prefetch
+from scone_cli.table.mapped_files import MappedFile, lost_counter, lost_pages
 from scone_cli.vocab.index import NONE
 
 _NONE = np.uint32(NONE)

@@ -10,12 +10,17 @@ import json
 import os
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import pyarrow as pa
 
 from scone_cli.artifacts.publish import write_atomically
 from scone_cli.artifacts.schemas import LOG
+from scone_cli.errors import BadSetting
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 Row = dict[str, Any]  # of `schemas.LOG`
 
@@ -111,3 +116,41 @@ class Course:
         """Whether it makes no sense to go on."""
         given_back = self.mean - self.lowest
         return len(self._recent) == RECENT and given_back > max((self.first - self.lowest) / 2, _LEAST_RISE)
+
+
+# ---- the log for TensorBoard, while it grows ----------------------------------------------------------------------
+
+
+class TensorBoard:
+    """Writes the columns of each row of the log as scalars into event files in `folder`; use it as a context manager.
+
+    A resumed run purges from TensorBoard what the one before wrote of steps that are now taken again.
+
+    Raises:
+        BadSetting: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra, and slow to load
+        except ImportError as error:
+            raise BadSetting(
+                f"--tracker tensorboard: it is not installed ({error})", "run: pip install 'scone-cli[tracking]'"
+            ) from error
+        self._folder, self._make = folder, SummaryWriter
+        self._writer: SummaryWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Write one row; at the first it is known from which step on."""
+        if self._writer is None:
+            self._writer = self._make(str(self._folder), purge_step=row["step"])
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                self._writer.add_scalar(name, value, row["step"])

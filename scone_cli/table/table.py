@@ -31,12 +31,12 @@ from scone_cli.arrays import U32
 from scone_cli.artifacts.manifest import Manifest, check_files, digest_weights, read_manifest
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts, StorageFailure
-from scone_cli.gathering import MappedRows, Part, RowsInMemory, large_pages
-from scone_cli.mapped_files import MappedFile
-from scone_cli.row_files import RowFiles
-from scone_cli.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.runtime.native_memory import LINE
-from scone_cli.table_size import PART_BYTES
+from scone_cli.table.fetch import MappedRows, Part, RowsInMemory, large_pages
+from scone_cli.table.mapped_files import MappedFile
+from scone_cli.table.row_files import RowFiles
+from scone_cli.table.row_formats import FORMATS, decode, row_bytes, torch_dtype
+from scone_cli.table.sizes import PART_BYTES
 from scone_cli.vocab.index import ID, NONE, REMAKE, FgramIndex, as_uint32, fewest_lines
 from scone_cli.vocab.matcher import Matcher
 

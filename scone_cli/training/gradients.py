@@ -21,8 +21,8 @@ from scone_cli.model.direct_rows import TouchedRows, sum_of
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.losses import token_losses, training_loss
 from scone_cli.model.model import SconeModel
-from scone_cli.packing import PackedText
 from scone_cli.runtime.signals import is_stop_noted
+from scone_cli.training.packed_text import PackedText
 from scone_cli.vocab.trie import FgramTrie, distinct_matches
 
 CHUNK_FGRAMS = 2048  # what A_f-gram does to so many at a time stays in a CPU's cache

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scone_cli import row_kernels
 from scone_cli.arrays import I64
 from scone_cli.model import cpu_kernels
 from scone_cli.model.blocks import Block
 from scone_cli.model.model import SconeModel
 from scone_cli.model.trie_attention import attend_on_cpu
+from scone_cli.table import fgram_kernels
 from scone_cli.vocab.trie import FgramTrie, Trie
 
 CPU_FGRAMS = 1024  # at a time: what they take stays in a core's cache
@@ -49,25 +49,25 @@ class RowMaker:
         trie, main, learned = self._trie, self._model.main, self._model.learned
         x = self._outputs(ids)
         rows, gain = torch.empty_like(x), _array(main.embedding_norm.gain)
-        row_kernels.finish(x.numpy(), _array(self._fgram.norm.gain), gain, rows.numpy())
+        fgram_kernels.finish(x.numpy(), _array(self._fgram.norm.gain), gain, rows.numpy())
         if main.adds:
             sums = self._room("sums", *x.shape).numpy()
             if learned is None:
                 sums[:] = 0
             else:
-                row_kernels.sum_learned(ids, self._suffixes, trie.num_tokens, _array(learned.weight), sums)
+                fgram_kernels.sum_learned(ids, self._suffixes, trie.num_tokens, _array(learned.weight), sums)
             embeddings = _array(main.token_embedding.weight)
-            row_kernels.add_embeddings(trie.last_tokens[ids], embeddings, gain, sums, rows.numpy())
+            fgram_kernels.add_embeddings(trie.last_tokens[ids], embeddings, gain, sums, rows.numpy())
         return rows
 
     def _outputs(self, ids: I64) -> Tensor:
         """What A_f-gram has for some f-grams before its last norm [len(ids), D], see `FgramModel.forward`."""
         trie, main = self._trie, self._model.main
         arrays = (trie.prefix_nodes, trie.last_tokens, trie.lengths, trie.num_tokens, trie.max_n)
-        tokens, levels, parents, rows = row_kernels.neighbours_trie(ids, *arrays)
+        tokens, levels, parents, rows = fgram_kernels.neighbours_trie(ids, *arrays)
         x = self._room("x", len(tokens), self._model.config.dim)
         embeddings, gain = _array(main.token_embedding.weight), _array(main.embedding_norm.gain)
-        row_kernels.embed(tokens, levels, embeddings, gain, _array(self._fgram.positions.weight), x.numpy())
+        fgram_kernels.embed(tokens, levels, embeddings, gain, _array(self._fgram.positions.weight), x.numpy())
         paths = Trie(tokens, (0,) * (trie.max_n + 1), parents)
         asked = torch.arange(len(x))
         for number, (qkv, out, gate_up, down) in enumerate(self._matrices, 1):
@@ -80,7 +80,7 @@ class RowMaker:
             x.addmm_(attended, out)
             both = torch.mm(self._unit(x), gate_up, out=self._room("both", len(x), gate_up.shape[1]))
             inner = self._room("inner", len(x), len(down))
-            row_kernels.swiglu(both.numpy(), inner.numpy())
+            fgram_kernels.swiglu(both.numpy(), inner.numpy())
             x.addmm_(inner, down)
         return x
 
