@@ -18,17 +18,17 @@ import torch
 from measuring import arguments, finish, in_turn
 from torch import Tensor
 
-from scone_cli.arms import WITHOUT, load_arms, opened
 from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import TokenStream, end_of_document, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
-from scone_cli.evaluation import Arm, batches_of, inputs_of, matches_of
+from scone_cli.evaluation.arms import WITHOUT, load_arms, opened
+from scone_cli.evaluation.measure import Reading, evaluate_text
+from scone_cli.evaluation.run_arms import Arm, batches_of, inputs_of, matches_of
+from scone_cli.evaluation.texts import Text, training_counts
 from scone_cli.model.losses import token_losses
 from scone_cli.progress import silent
-from scone_cli.quality import Reading, evaluate_text
-from scone_cli.texts import Text, training_counts
 from scone_cli.vocab.index import NONE
 from scone_cli.vocab.trie import distinct_matches
 

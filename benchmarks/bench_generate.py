@@ -27,10 +27,10 @@ from torch import Tensor
 
 from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.token_stream import iter_shards
-from scone_cli.generation import Embed
+from scone_cli.evaluation.speed import Server
 from scone_cli.model.model import SconeModel
-from scone_cli.serving import SconeEmbedding
-from scone_cli.speed import Server
+from scone_cli.serving.embedding import SconeEmbedding
+from scone_cli.serving.generate import Embed
 from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE
 

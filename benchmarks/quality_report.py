@@ -21,8 +21,8 @@ from quality_arms import ARMS, BASE, Arm
 from quality_runs import Finding
 
 from scone_cli.arrays import F64
+from scone_cli.evaluation.metrics import Estimate, bits_per_byte
 from scone_cli.formatting import bytes_text, seconds_text
-from scone_cli.metrics import Estimate, bits_per_byte
 
 WHOLE = "all"  # documents, beside the domains
 REACHED, MISSED, OPEN = "reached", "not reached", "not measured yet"

@@ -29,8 +29,8 @@ from scone_cli.bars import listening
 from scone_cli.console import say
 from scone_cli.corpus.token_stream import read_tokens, top_folder
 from scone_cli.errors import InputMissing, WorkspaceLocked
-from scone_cli.evaluation import Arm, run_arm
-from scone_cli.metrics import per_document
+from scone_cli.evaluation.metrics import per_document
+from scone_cli.evaluation.run_arms import Arm, run_arm
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures

@@ -17,11 +17,11 @@ from scone_cli import commands, console
 from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.artifacts.verify import artifact_folders, verify_artifact
 from scone_cli.bars import listening
-from scone_cli.break_even import Prices
 from scone_cli.commands import STAGES
 from scone_cli.cost_command import cost
 from scone_cli.describe import describe, describe_text
 from scone_cli.errors import BadData, SconeError
+from scone_cli.evaluation.break_even import Prices
 from scone_cli.formatting import bytes_text, seconds_text
 from scone_cli.options import Session, describe_sources, setting_options
 from scone_cli.page import check_target, write_page

@@ -187,8 +187,8 @@ STAGES: dict[str, Stage] = {
 # The tables that a recipe may have: one a stage, and two of `scone cost`, of which `scone eval` reads the prices too.
 RECIPE_TABLES: dict[str, Callable[[], Any]] = {
     **{name: stage.config_class for name, stage in STAGES.items()},
-    "cost": lambda: importlib.import_module("scone_cli.shapes").Cost,
-    "prices": lambda: importlib.import_module("scone_cli.break_even").Prices,
+    "cost": lambda: importlib.import_module("scone_cli.evaluation.model_cost").Cost,
+    "prices": lambda: importlib.import_module("scone_cli.evaluation.break_even").Prices,
 }
 
 LOOKING = {

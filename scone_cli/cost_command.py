@@ -17,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from scone_cli import commands, console
-from scone_cli.break_even import Contender, Prices, contender
+from scone_cli.evaluation.break_even import Contender, Prices, contender
+from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text, dollars, short_count
 from scone_cli.options import Session, read_recipe
-from scone_cli.payback import payback
 from scone_cli.tables import drawn
 
 if TYPE_CHECKING:
-    from scone_cli.shapes import Shape
+    from scone_cli.evaluation.model_cost import Shape
 
 Row = Mapping[str, Any]
 _GB = 1e9
@@ -35,7 +35,7 @@ class CostCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options, then every key with what it means and its default."""
-        from scone_cli.shapes import Shape  # noqa: PLC0415 - heavy
+        from scone_cli.evaluation.model_cost import Shape  # noqa: PLC0415 - heavy
 
         super().format_options(ctx, formatter)
         for title, config_class in (("[[cost.model]]", Shape), ("[prices]", Prices)):
@@ -67,8 +67,8 @@ def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
     recipe = config or session.recipe
     if recipe is None:
         raise click.UsageError("no recipe: give --config RECIPE, such as pipelines/paper.toml")
+    from scone_cli.evaluation.model_cost import shape_cost  # noqa: PLC0415
     from scone_cli.recipe_shapes import shapes_of  # noqa: PLC0415 - heavy: not for `scone cost --help`
-    from scone_cli.shapes import shape_cost  # noqa: PLC0415
 
     tables = read_recipe(recipe, commands.RECIPE_TABLES)
     prices = Prices(**tables.get("prices", {}))

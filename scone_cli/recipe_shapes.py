@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.errors import BadSetting
+from scone_cli.evaluation.model_cost import Shape
 from scone_cli.settings import Quantity, parse_bytes
-from scone_cli.shapes import Shape
 from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import AUTO, DEFAULT_SIZE, SelectVocab

@@ -8,16 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scone_cli.figures import Fact
-from scone_cli.formatting import big, bytes_text, count_text, days_text, names_of, signed, signed_percent
-from scone_cli.page import verdict_page
-from scone_cli.report_cost import cost_section
-from scone_cli.report_gain import gain_section
-from scone_cli.report_ladder import ladder_section
-from scone_cli.report_method import method_section, tasks_section
-from scone_cli.report_payback import load_of, payback_section
-from scone_cli.report_quality import quality_section
-from scone_cli.report_reading import (
+from scone_cli.evaluation.results import (
     BETTER,
     TABLE,
     WORSE,
@@ -30,6 +21,15 @@ from scone_cli.report_reading import (
     text_of,
     times_resident,
 )
+from scone_cli.figures import Fact
+from scone_cli.formatting import big, bytes_text, count_text, days_text, names_of, signed, signed_percent
+from scone_cli.page import verdict_page
+from scone_cli.report_cost import cost_section
+from scone_cli.report_gain import gain_section
+from scone_cli.report_ladder import ladder_section
+from scone_cli.report_method import method_section, tasks_section
+from scone_cli.report_payback import load_of, payback_section
+from scone_cli.report_quality import quality_section
 from scone_cli.report_verdict import verdict
 
 __all__ = ["render", "verdict"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scone_cli.evaluation.results import TABLE, Results, Row, cost_of, is_table, opponent_of, rows_of
 from scone_cli.figures import Axis, BarChart, Bars, Column, Figure, Section, Table
 from scone_cli.formatting import bytes_text, count_text, listed
-from scone_cli.report_reading import TABLE, Results, Row, cost_of, is_table, opponent_of, rows_of
 
 _PLACES = {"ram": "in RAM", "mmap": "mapped from disk"}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from scone_cli.evaluation.results import Results, Row, drawn_corpus, rows_of, text_of
 from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Section, Table
 from scone_cli.formatting import bytes_text, plain, with_error
-from scone_cli.report_reading import Results, Row, drawn_corpus, rows_of, text_of
 
 _MIB, _GIB = 2**20, 2**30
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from scone_cli.evaluation.results import TABLE, Results, Row, rivals_of, rows_of
 from scone_cli.figures import Column, Figure, Section, Table
 from scone_cli.formatting import listed, seconds_text, with_error
-from scone_cli.report_reading import TABLE, Results, Row, rivals_of, rows_of
 
 _ACROSS = 6  # scores side by side: as many as fit on paper
 # What is not in an evaluation unless it was asked for: the section, what it would tell, and how to ask.

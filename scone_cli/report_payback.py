@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from scone_cli.evaluation.results import Results, Row
 from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Section, Table
 from scone_cli.formatting import big, days_text, dollars
-from scone_cli.report_reading import Results, Row
 from scone_cli.settings import parse_count
 
 _UNITS = (

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from scone_cli.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
-from scone_cli.formatting import plain, signed, with_error
-from scone_cli.report_reading import (
+from scone_cli.evaluation.results import (
     LIVE,
     NONE,
     TABLE,
@@ -18,12 +16,14 @@ from scone_cli.report_reading import (
     cost_of,
     drawn_corpus,
     headline_of,
+    how_much,
     rivals_of,
     rows_of,
     text_of,
     value_of,
 )
-from scone_cli.report_words import how_much
+from scone_cli.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
+from scone_cli.formatting import plain, signed, with_error
 
 NAMES = {
     "perplexity": "perplexity a token",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from scone_cli.formatting import listed, names_of
-from scone_cli.report_reading import (
+from scone_cli.evaluation.results import (
     BETTER,
     NONE,
     NOT_SHOWN,
@@ -15,12 +14,13 @@ from scone_cli.report_reading import (
     arms_of,
     comparisons,
     headline_of,
+    how_much,
     judged_corpora,
     rivals_of,
     text_of,
     times_resident,
 )
-from scone_cli.report_words import how_much
+from scone_cli.formatting import listed, names_of
 
 
 def verdict(results: Results) -> str:

@@ -16,10 +16,10 @@ from scone_cli import commands, console
 from scone_cli.bars import listening
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.formatting import count_text, seconds_text
-from scone_cli.generation import Sampling, Speaker, Spelling, generate, open_speaker
 from scone_cli.options import Session, setting_options
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.signals import Stopped
+from scone_cli.serving.generate import Sampling, Speaker, Spelling, generate, open_speaker
 from scone_cli.tables import result_text
 
 PATH = click.Path(path_type=Path)
@@ -44,7 +44,7 @@ def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
     """Show what the table has for a text."""
     folder = session.workspace / "table"
     text = _text("TEXT", text)
-    from scone_cli.lookup import look_up  # noqa: PLC0415 - heavy: not for `scone lookup --help`
+    from scone_cli.serving.lookup import look_up  # noqa: PLC0415 - heavy: not for `scone lookup --help`
 
     in_a_log = session.quiet or not console.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
     with storage_failures(folder), listening(in_a_log, session.verbose) as progress:

@@ -81,12 +81,12 @@ def import_everything() -> None:
         "scone_cli.actions",
         "scone_cli.table.table",
         "scone_cli.training.loop",
-        "scone_cli.eval_sections",
+        "scone_cli.evaluation.measure",
     ):
         importlib.import_module(name)  # the first comes with the optimizer
-    from scone_cli import speed  # noqa: PLC0415 - not for those who start a server
     from scone_cli.corpus import shards  # noqa: PLC0415 - not for those who start a server
     from scone_cli.counting import count, plan  # noqa: PLC0415 - not for those who start a server
+    from scone_cli.evaluation import speed  # noqa: PLC0415 - not for those who start a server
     from scone_cli.table import fgram_forward, precompute  # noqa: PLC0415 - not for those who start a server
 
     shards._TASK_BYTES, shards._PART_TOKENS, plan._LEAST_BITS = 60_000, 10_000, 1

@@ -2,8 +2,8 @@
 
 import math
 
-from scone_cli.break_even import Prices, contender
-from scone_cli.payback import payback
+from scone_cli.evaluation.break_even import Prices, contender
+from scone_cli.evaluation.payback import payback
 
 CORPORA = ("held-out", "wiki", "law")
 # nats a token on the first corpus, resident parameters, training FLOPs

@@ -8,11 +8,11 @@ import pytest
 from builders import make_table, random_documents, slow_ranking, tiny_model, trie_of
 from trained import log_rows, publish_model
 
-from scone_cli.arm_costs import costs_of, payback_of
-from scone_cli.arms import Opened
 from scone_cli.artifacts.manifest import read_manifest
-from scone_cli.break_even import Prices
-from scone_cli.evaluation import Arm
+from scone_cli.evaluation.arm_cost import costs_of, payback_of
+from scone_cli.evaluation.arms import Opened
+from scone_cli.evaluation.break_even import Prices
+from scone_cli.evaluation.run_arms import Arm
 from scone_cli.table.table import Table
 from scone_cli.training.summary import read_config, training_record
 

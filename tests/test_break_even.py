@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from scone_cli.break_even import (
+from scone_cli.errors import BadSetting
+from scone_cli.evaluation.break_even import (
     FOREVER,
     Contender,
     Prices,
@@ -15,7 +16,6 @@ from scone_cli.break_even import (
     equal_quality,
     hinge_of,
 )
-from scone_cli.errors import BadSetting
 from scone_cli.settings import Quantity
 
 # A FLOP of training costs 2e-15 dollars, one of inference 1e-14; a GB of RAM a dollar a year; a billion tokens a day.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scone_cli.conditions import METRICS, parse
 from scone_cli.errors import BadSetting
+from scone_cli.evaluation.fail_if import METRICS, parse
 
 ARMS = ["plain-1x", "plain-1x.5", "live", "table", "table:int8", "none"]
 VALUES = {

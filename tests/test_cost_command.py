@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scone_cli.break_even import Prices
-from scone_cli.shapes import Shape
+from scone_cli.evaluation.break_even import Prices
+from scone_cli.evaluation.model_cost import Shape
 
 PAPER = Path(__file__).parents[1] / "pipelines" / "paper.toml"
 PLAIN = "dim = 8\nlayers = 1\nvocab-size = 50\ncontext = 4\n"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, stream_of, tiny_model, trie_of
 
-from scone_cli import evaluation
-from scone_cli.evaluation import Arm, inputs_of, matches_of, run_arm, run_arms, windows_of
+from scone_cli.evaluation import run_arms as evaluation
+from scone_cli.evaluation.run_arms import Arm, inputs_of, matches_of, run_arm, run_arms, windows_of
 from scone_cli.progress import silent
 from scone_cli.table.table import Table
 from scone_cli.vocab.coverage import Prefix

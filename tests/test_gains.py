@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from builders import random_documents, slow_matches, slow_ranking, stream_of, trie_of
 
-from scone_cli import gains
 from scone_cli.corpus.spelling import Speller
-from scone_cli.evaluation import Losses, matches_of
-from scone_cli.gains import Gains
+from scone_cli.evaluation import accumulators
+from scone_cli.evaluation.accumulators import Gains
+from scone_cli.evaluation.run_arms import Losses, matches_of
 from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N = 7, 4
@@ -48,7 +48,7 @@ def tally():
 
 
 def test_tokens_against_a_loop(tally, monkeypatch):
-    monkeypatch.setattr(gains, "BEFORE", 3)
+    monkeypatch.setattr(accumulators, "BEFORE", 3)
     tally = Gains("table", ["plain", "none"], NUM_TOKENS, len(FGRAMS))
     seen = add_in_pieces(tally, [DOCUMENTS[:2], DOCUMENTS[2:]])
     rows = tally.tokens("text", SPELL)
@@ -89,7 +89,7 @@ def test_fgrams_against_a_loop(tally):
             expected = sorted(
                 (match for match in total if sign * total[match] > 0), key=lambda match: -sign * total[match]
             )
-            assert [FGRAMS[row["fgram"]] for row in here] == expected[: gains.SHOWN]
+            assert [FGRAMS[row["fgram"]] for row in here] == expected[: accumulators.SHOWN]
             for row in here:
                 match = FGRAMS[row["fgram"]]
                 assert (row["n"], row["text"]) == (uses[match], " ".join(map(str, match)))
@@ -98,7 +98,7 @@ def test_fgrams_against_a_loop(tally):
 
 
 def test_no_more_are_shown_than_can_be_read(tally, monkeypatch):
-    monkeypatch.setattr(gains, "SHOWN", 2)
+    monkeypatch.setattr(accumulators, "SHOWN", 2)
     add_in_pieces(tally, [DOCUMENTS])
     rows = tally.tokens("text", SPELL)
     assert len(rows) <= 2 * 2 * 2

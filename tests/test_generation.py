@@ -9,10 +9,10 @@ from builders import make_table, random_documents, slow_ranking, tiny_model, tri
 
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadSetting
-from scone_cli.generation import Sampling, Spelling, generate
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.model import KeyValueCache
-from scone_cli.serving import LiveEmbedding, SconeEmbedding
+from scone_cli.serving.embedding import LiveEmbedding, SconeEmbedding
+from scone_cli.serving.generate import Sampling, Spelling, generate
 from scone_cli.table.table import Table
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 30, 4, 29, 24

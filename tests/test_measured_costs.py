@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from builders import slow_ranking, tiny_model, trie_of
 
-from scone_cli.measured_costs import MeasuredArm, cost_rows
+from scone_cli.evaluation.arm_cost import MeasuredArm, cost_rows
+from scone_cli.evaluation.model_cost import Shape, live_flops
 from scone_cli.model.flops import fgram_forward_flops, forward_flops
-from scone_cli.shapes import Shape, live_flops
 from scone_cli.table.row_formats import row_bytes
 
 FGRAMS = slow_ranking([[0, 1, 2, 3, 1, 2, 0, 3] * 3], 4, 20, 1)

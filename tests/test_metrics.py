@@ -11,7 +11,7 @@ from builders import slow_ranking, tiny_model, trie_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scone_cli.metrics import (
+from scone_cli.evaluation.metrics import (
     Estimate,
     bits_per_byte,
     interval,

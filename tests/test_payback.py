@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from test_break_even import LARGE, PRICES, SCONE, SMALL
 
-from scone_cli.break_even import Contender
+from scone_cli.evaluation.break_even import Contender
+from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big
-from scone_cli.payback import payback
 from scone_cli.settings import Quantity
 
 CHEAP = replace(SCONE, training_flops=1e17)

@@ -13,12 +13,12 @@ from builders import make_table, random_documents, slow_matches, slow_ranking, s
 
 from scone_cli.corpus.spelling import Speller
 from scone_cli.errors import BadData, InputMissing
-from scone_cli.evaluation import Arm, run_arm
+from scone_cli.evaluation.measure import Reading, evaluate_text, finding
+from scone_cli.evaluation.run_arms import Arm, run_arm
+from scone_cli.evaluation.texts import Text
 from scone_cli.progress import silent
-from scone_cli.quality import Reading, evaluate_text, finding
 from scone_cli.table.sizes import table_bytes
 from scone_cli.table.table import Table
-from scone_cli.texts import Text
 from scone_cli.vocab.coverage import Prefix
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 8

@@ -9,9 +9,9 @@ import pytest
 from report_cases import HOSTILE, MANY_ARMS, minimum, pays, results
 from test_page import Tags
 
-from scone_cli.break_even import Prices, contender
+from scone_cli.evaluation.break_even import Prices, contender
+from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text
-from scone_cli.payback import payback
 from scone_cli.report import render, verdict
 
 MANY_CORPORA = [f"corpus-{i}-{'long' * (i % 4)}" for i in range(12)]

@@ -11,11 +11,11 @@ import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, tiny_model, trie_of
 from letters import Letters, bigram_model
 
-from scone_cli import scoring
 from scone_cli.errors import BadData
-from scone_cli.evaluation import Arm
-from scone_cli.generation import Sampling
-from scone_cli.scoring import Scorer, encode_pairs, windows_of_request, wish_of
+from scone_cli.evaluation import scoring
+from scone_cli.evaluation.run_arms import Arm
+from scone_cli.evaluation.scoring import Scorer, encode_pairs, windows_of_request, wish_of
+from scone_cli.serving.generate import Sampling
 from scone_cli.table.table import Table
 
 # ---- by hand -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from builders import make_table, random_documents, slow_matches, slow_ranking, t
 
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.model import KeyValueCache
-from scone_cli.serving import LiveEmbedding, SconeEmbedding, embedding_of
+from scone_cli.serving.embedding import LiveEmbedding, SconeEmbedding, embedding_of
 from scone_cli.table.table import Table
 
 NUM_TOKENS, MAX_N, END = 8, 4, 7

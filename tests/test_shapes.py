@@ -10,12 +10,7 @@ from builders import slow_ranking, tiny_model, trie_of
 
 from scone_cli.commands import RECIPE_TABLES
 from scone_cli.errors import BadSetting
-from scone_cli.model.flops import block_parameters, fgram_forward_flops, forward_flops
-from scone_cli.model.model import KeyValueCache
-from scone_cli.options import read_recipe
-from scone_cli.recipe_shapes import shapes_of
-from scone_cli.settings import Quantity
-from scone_cli.shapes import (
+from scone_cli.evaluation.model_cost import (
     Shape,
     decode_flops,
     fgram_parameters,
@@ -30,6 +25,11 @@ from scone_cli.shapes import (
     trie_training_flops,
     whole_training_flops,
 )
+from scone_cli.model.flops import block_parameters, fgram_forward_flops, forward_flops
+from scone_cli.model.model import KeyValueCache
+from scone_cli.options import read_recipe
+from scone_cli.recipe_shapes import shapes_of
+from scone_cli.settings import Quantity
 
 PAPER = Path(__file__).parents[1] / "pipelines" / "paper.toml"
 PLAIN = Shape(name="plain", dim=24, layers=3, vocab_size=50, context=16, weights="float32")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_ranking, tiny_model, trie_of
 
-from scone_cli import speed
-from scone_cli.evaluation import Arm
+from scone_cli.evaluation import speed
+from scone_cli.evaluation.run_arms import Arm
+from scone_cli.evaluation.speed import LOOKUP_BATCHES, STREAMS, Server, lookup_microseconds, measure_speed
 from scone_cli.progress import silent
-from scone_cli.serving import LiveEmbedding
-from scone_cli.speed import LOOKUP_BATCHES, STREAMS, Server, lookup_microseconds, measure_speed
+from scone_cli.serving.embedding import LiveEmbedding
 from scone_cli.table.table import Table
 
 NUM_TOKENS, MAX_N, END, CONTEXT = 8, 4, 7, 16

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from scone_cli.store_sizes import DICTIONARY_BYTES, dictionary_bytes, lmdb_bytes
+from scone_cli.evaluation.model_cost import DICTIONARY_BYTES, dictionary_bytes, lmdb_bytes
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 
-from scone_cli import lookup, table_actions
+from scone_cli import table_actions
 from scone_cli.corpus.tokenizer import Tokenizer
-from scone_cli.lookup import nearest_rows
 from scone_cli.progress import silent
+from scone_cli.serving import lookup
+from scone_cli.serving.lookup import nearest_rows
 from scone_cli.table.table import Table
 from scone_cli.vocab.vocabulary import Vocabulary
 

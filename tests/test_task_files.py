@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scone_cli.errors import BadData, InputMissing
-from scone_cli.task_files import find_tasks, is_path
+from scone_cli.evaluation.lm_eval_tasks import find_tasks, is_path
 
 pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'scone-cli[eval]'")
 

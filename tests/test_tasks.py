@@ -14,12 +14,12 @@ import pytest
 from letters import Letters, bigram_model
 from test_scoring import FOLLOWS
 
-from scone_cli import harness
 from scone_cli.errors import BadData, BadSetting, InputMissing
-from scone_cli.evaluation import Arm
+from scone_cli.evaluation import lm_eval as harness
+from scone_cli.evaluation.lm_eval import run_tasks, task_fingerprints
+from scone_cli.evaluation.run_arms import Arm
+from scone_cli.evaluation.scoring import Scorer
 from scone_cli.progress import silent
-from scone_cli.scoring import Scorer
-from scone_cli.tasks import run_tasks, task_fingerprints
 
 needs_harness = pytest.mark.skipif(
     not importlib.util.find_spec("lm_eval"),
@@ -340,7 +340,7 @@ def test_a_name_that_nobody_knows(monkeypatch):
 
 @needs_harness
 def test_a_mistake_of_ours_is_not_called_the_tasks(tmp_path, monkeypatch):
-    monkeypatch.setattr("scone_cli.scoring.judge", lambda *_: 1 / 0)
+    monkeypatch.setattr("scone_cli.evaluation.scoring.judge", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(task(tmp_path, CHOICES, **CHOOSE))
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from builders import random_documents, stream_of, write_part
 
-from scone_cli import texts
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.corpus import encode
 from scone_cli.corpus.files import find_files
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import InputMissing
-from scone_cli.texts import (
+from scone_cli.evaluation import texts
+from scone_cli.evaluation.texts import (
     document_digests,
     documents_trained_on,
     held_out_text,

@@ -20,19 +20,19 @@ from scone_cli import __version__
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
 from scone_cli.artifacts.publish import publish, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
-from scone_cli.break_even import Prices
-from scone_cli.conditions import Condition, parse
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.eval_summary import summary_of
+from scone_cli.evaluation.break_even import Prices
+from scone_cli.evaluation.fail_if import Condition, parse
 from scone_cli.progress import Progress
 from scone_cli.settings import result_settings, setting
 from scone_cli.stages import Report
 
 if TYPE_CHECKING:
-    from scone_cli.arms import Opened
     from scone_cli.corpus.files import SourceFile
     from scone_cli.corpus.tokenizer import Tokenizer
-    from scone_cli.texts import Text
+    from scone_cli.evaluation.arms import Opened
+    from scone_cli.evaluation.texts import Text
 
 STAGE = "eval"
 STAGE_VERSION = 3  # results.json in its second form, with the filling of the table in training_flops
@@ -77,8 +77,8 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         InputMissing: there is no held-out text, and no corpus was named; or there is not one document in it.
         BadSetting: two arms or corpora have one name; a condition that is not understood.
     """
-    from scone_cli.arm_costs import payback_of  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.arms import check_rivals, opened  # noqa: PLC0415
+    from scone_cli.evaluation.arm_cost import payback_of  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.evaluation.arms import check_rivals, opened  # noqa: PLC0415
     from scone_cli.report_verdict import verdict  # noqa: PLC0415
 
     inputs.prices.check()
@@ -148,7 +148,7 @@ def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
             f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a task has no ids",
             "leave --tasks out, or run scone count-ngrams again with --tokenizer",
         )
-    from scone_cli.tasks import task_fingerprints  # noqa: PLC0415
+    from scone_cli.evaluation.lm_eval import task_fingerprints  # noqa: PLC0415
 
     return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(inputs.tasks)
 
@@ -178,7 +178,7 @@ def _check(condition: Condition, results: Row) -> Row:
 def _measure(
     config: Evaluate, inputs: Inputs, found: Opened, files: dict[str, list[SourceFile]], progress: Progress
 ) -> Row:
-    from scone_cli.eval_sections import measure  # noqa: PLC0415
+    from scone_cli.evaluation.measure import measure  # noqa: PLC0415
 
     tokenizer = _tokenizer(found)
     texts = _texts(config, found, files, tokenizer)
@@ -197,7 +197,7 @@ def _tokenizer(found: Opened) -> Tokenizer | None:
 def _texts(
     config: Evaluate, found: Opened, files: dict[str, list[SourceFile]], tokenizer: Tokenizer | None
 ) -> list[Text]:
-    from scone_cli.texts import held_out_text, text_of_files  # noqa: PLC0415
+    from scone_cli.evaluation.texts import held_out_text, text_of_files  # noqa: PLC0415
 
     return [
         text_of_files(name, corpus, tokenizer, config.text_field)
@@ -209,7 +209,7 @@ def _texts(
 
 def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
     """What was compared, and all that is needed to do it again."""
-    from scone_cli.eval_commands import commands_of  # noqa: PLC0415
+    from scone_cli.evaluation.arms import commands_of  # noqa: PLC0415
 
     own = found.artifacts["model"].fingerprint
     tables = {"table": found.artifacts["table"]} if found.has_table else {}

@@ -23,10 +23,10 @@ from scone_cli.arrays import I64, U32
 from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting
-from scone_cli.evaluation import BATCH_TOKENS, Arm, inputs_of, matches_of
-from scone_cli.generation import Sampling, Spelling, go_on
+from scone_cli.evaluation.run_arms import BATCH_TOKENS, Arm, inputs_of, matches_of
 from scone_cli.progress import Progress, silent
-from scone_cli.serving import embedding_of
+from scone_cli.serving.embedding import embedding_of
+from scone_cli.serving.generate import Sampling, Spelling, go_on
 from scone_cli.vocab.index import NONE
 
 MAX_TOKENS = 256  # that are written where a task does not say

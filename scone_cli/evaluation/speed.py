@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from scone_cli.arrays import U32
-from scone_cli.evaluation import Arm
+from scone_cli.evaluation.run_arms import Arm
 from scone_cli.formatting import bytes_text
-from scone_cli.generation import Embed
 from scone_cli.model.devices import peak_memory
 from scone_cli.model.model import KeyValueCache, SconeModel
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory
-from scone_cli.serving import embedding_of
+from scone_cli.serving.embedding import embedding_of
+from scone_cli.serving.generate import Embed
 from scone_cli.table.table import Table
 from scone_cli.vocab.index import FgramIndex
 from scone_cli.vocab.trie import FgramTrie

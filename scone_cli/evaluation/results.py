@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scone_cli.formatting import NOTHING, percent, signed_percent
+
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -160,3 +162,20 @@ def bits_a_byte(results: Results, found: Comparison) -> float | None:
     if not facts.get("bytes"):
         return None
     return float(found.nats / math.log(2) * facts["tokens"] / facts["bytes"])
+
+
+# ---- what is found, in words --------------------------------------------------------------------------------------
+
+
+def how_much(found: Comparison) -> str:
+    """The change of the perplexity and its interval: '16.1% lower (95% interval 15.2% to 17.0%)'."""
+    change = f"{percent(found.change)} {'lower' if found.nats < 0 else 'higher'}"
+    if change.startswith(NOTHING):
+        change = "the same"
+    if found.interval is None:
+        return f"{change} (one document: no interval)"
+    low, high = found.interval
+    if found.finding == NOT_SHOWN:
+        return f"{change} (95% interval {signed_percent(low)} to {signed_percent(high)})"
+    ends = sorted((abs(low), abs(high)))
+    return f"{change} (95% interval {percent(ends[0])} to {percent(ends[1])})"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from scone_cli.break_even import (
+from scone_cli.evaluation.break_even import (
     DAYS_A_YEAR,
     Baseline,
     Contender,

@@ -175,7 +175,7 @@ def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live:
     from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
     from scone_cli.model.devices import find_device  # noqa: PLC0415
     from scone_cli.model.model import SconeModel  # noqa: PLC0415
-    from scone_cli.serving import LiveEmbedding, SconeEmbedding  # noqa: PLC0415
+    from scone_cli.serving.embedding import LiveEmbedding, SconeEmbedding  # noqa: PLC0415
     from scone_cli.table.table import Table  # noqa: PLC0415
     from scone_cli.vocab.vocabulary import trie_of_model  # noqa: PLC0415
 

@@ -99,6 +99,3 @@ def per_document(values: npt.NDArray[np.floating | np.bool_], starts: npt.NDArra
     sums = np.concatenate([np.zeros(1), np.cumsum(values, dtype=np.float64)])
     totals: F64 = sums[starts[1:]] - sums[starts[:-1]]
     return totals
-
-
-# ---- cost --------------------------------------------------------------------------------------------------------
