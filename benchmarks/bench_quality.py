@@ -25,11 +25,11 @@ from quality_report import WHOLE, arm_rows, markdown, outcomes_of, tables, verdi
 from quality_runs import Finding, carry_out, findings, held, held_out_size, prepare
 
 from scone_cli.artifacts.publish import write_atomically
-from scone_cli.console import say, say_error
+from scone_cli.console.output import say, say_error
+from scone_cli.console.results import result_text
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.runtime.signals import StopNote, Stopped, stop_signals
 from scone_cli.settings import result_settings
-from scone_cli.tables import result_text
 
 HERE = Path(__file__).parent
 QUESTION = "what is Scone worth"

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from scone_cli.commands import STAGES
+from scone_cli.console.help_texts import STAGES
+from scone_cli.console.options import read_recipe
 from scone_cli.errors import BadSetting
 from scone_cli.model.model import MainModel, ModelConfig
-from scone_cli.options import read_recipe
 from scone_cli.settings import Quantity, result_settings
 from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.select_vocab import SelectVocab

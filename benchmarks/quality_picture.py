@@ -11,9 +11,9 @@ from html import escape
 
 from quality_report import Outcome
 
-from scone_cli.figures import Axis
 from scone_cli.formatting import short_count
-from scone_cli.scales import Scale, scale_of
+from scone_cli.report.chart_axes import Scale, scale_of
+from scone_cli.report.figures import Axis
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 46, 58

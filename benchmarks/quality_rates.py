@@ -23,7 +23,7 @@ from quality_arms import ARMS, Arm, Experiment, Run
 from quality_runs import DEV, DOCUMENTS, carry_out, folder_of, half_of, prepare
 
 from scone_cli.artifacts.publish import write_atomically
-from scone_cli.console import say, say_error
+from scone_cli.console.output import say, say_error
 from scone_cli.errors import SconeError
 from scone_cli.evaluation.metrics import bits_per_byte, nats_per_token
 from scone_cli.runtime.signals import Stopped, stop_signals

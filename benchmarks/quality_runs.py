@@ -25,8 +25,8 @@ from scone_cli.arrays import F64
 from scone_cli.artifacts.manifest import MANIFEST, Manifest, digest_weights, open_artifact, read_manifest
 from scone_cli.artifacts.publish import workspace_lock, write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT
-from scone_cli.bars import listening
-from scone_cli.console import say
+from scone_cli.console.output import say
+from scone_cli.console.progress_bars import listening
 from scone_cli.corpus.token_stream import read_tokens, top_folder
 from scone_cli.errors import InputMissing, WorkspaceLocked
 from scone_cli.evaluation.metrics import per_document

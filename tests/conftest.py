@@ -6,7 +6,7 @@ import pytest
 from processes import Forks
 from workspaces import COUNT, SELECT, TRAIN, commands, installed, texts, write_corpus, write_small_corpus
 
-from scone_cli import cli
+from scone_cli.console import cli
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def import_everything() -> None:
     """Import what the stages import, and make small what a tiny corpus would never reach: parts, chunks, timings."""
     for name in (
         "torch._dynamo",
-        "scone_cli.actions",
+        "scone_cli.console.commands",
         "scone_cli.table.table",
         "scone_cli.training.loop",
         "scone_cli.evaluation.measure",
@@ -111,7 +111,7 @@ def work(request: dict) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
     seen = watch(request["moment"], request["signum"])
-    from scone_cli import cli  # noqa: PLC0415
+    from scone_cli.console import cli  # noqa: PLC0415
 
     try:
         cli.main(request["args"])

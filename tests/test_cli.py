@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 import pytest
 
-from scone_cli import cli
 from scone_cli.artifacts.publish import workspace_lock
-from scone_cli.commands import LOOKING, STAGES
+from scone_cli.console import cli
+from scone_cli.console.help_texts import LOOKING, STAGES
 from scone_cli.errors import BadData, SconeError
 from scone_cli.settings import Quantity
 from scone_cli.stages import Report, count_ngrams, evaluate, precompute, select_vocab, train_fgram

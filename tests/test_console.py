@@ -9,8 +9,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from scone_cli import bars, console, tables
-from scone_cli.bars import PlainProgress
+from scone_cli.console import output, progress_bars
+from scone_cli.console import results as tables
+from scone_cli.console.progress_bars import PlainProgress
 from scone_cli.errors import BadData
 
 
@@ -63,8 +64,8 @@ def test_a_column_has_the_same_decimals_unless_that_would_claim_digits():
 
 def test_values_can_be_read():
     values = [("rows", 1_000_000), ("nats", 4.5723456), ("table_bytes", 2048), ("seconds", 1.5), ("stderr", None)]
-    assert [console.value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
-    assert [console.value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
+    assert [output.value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
+    assert [output.value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
 
 
 # ---- progress ----------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def test_work_may_come_again_and_may_have_no_known_end(capsys):
 
 def test_what_failed_is_not_called_done(capsys):
     def fail() -> None:
-        with bars.listening(quiet=False, verbose=True) as progress:
+        with progress_bars.listening(quiet=False, verbose=True) as progress:
             progress("read", 5)
             raise BadData("no")
 
@@ -162,9 +163,9 @@ def drawn_on_a_terminal(columns: int, reports: str) -> str:
     pty = pytest.importorskip("pty")
     mine, theirs = pty.openpty()
     code = (
-        "from scone_cli import bars\n"
-        "bars.BarProgress.interval = 0\n"
-        "with bars.listening(False, False) as progress:\n"
+        "from scone_cli.console import progress_bars\n"
+        "progress_bars.BarProgress.interval = 0\n"
+        "with progress_bars.listening(False, False) as progress:\n"
         f"    {reports}\n"
     )
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "NO_COLOR": "1"}

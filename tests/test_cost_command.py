@@ -48,7 +48,7 @@ def test_json_has_everything(scone):
 
 
 def test_a_narrow_terminal_shows_the_models_one_below_the_other(scone, monkeypatch):
-    monkeypatch.setattr("scone_cli.tables.NO_WIDTH", 60)
+    monkeypatch.setattr("scone_cli.console.results.NO_WIDTH", 60)
     _, out, _ = scone("cost", "--config", PAPER)
     assert max(map(len, out.splitlines())) <= 60
     assert out.count("parameters") == 3

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from scone_cli.curves import draw
-from scone_cli.figures import Axis, Line, LineChart
+from scone_cli.console.figures import draw
+from scone_cli.report.figures import Axis, Line, LineChart
 
 TOKENS, LOSS = Axis("tokens", ends="last"), Axis("nats", "measure", ends="round")
 

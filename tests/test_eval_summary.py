@@ -5,8 +5,8 @@ import json
 import pytest
 from report_cases import MANY_ARMS, minimum, results
 
-from scone_cli.eval_summary import summary_of
-from scone_cli.tables import result_text
+from scone_cli.console.results import result_text
+from scone_cli.report.eval_summary import summary_of
 
 WIDTH = 100
 

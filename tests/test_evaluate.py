@@ -9,9 +9,9 @@ import pytest
 import torch
 from workspaces import TRAIN, copy_of, manifest, timeless
 
-from scone_cli import cli
 from scone_cli.artifacts import schemas
-from scone_cli.commands import STAGES
+from scone_cli.console import cli
+from scone_cli.console.help_texts import STAGES
 
 ARMS = ("plain", "live", "table", "none")
 SECTIONS = [

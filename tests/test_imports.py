@@ -93,7 +93,7 @@ HEAVY = {"torch", "polars", "pyarrow", "numpy", "numba", "tokenizers", "fastoken
 def loaded_by(*args: str) -> set[str]:
     """The top-level modules that a run of the command has imported when it ends."""
     code = (
-        "import sys\nfrom scone_cli.cli import main\n"
+        "import sys\nfrom scone_cli.console.cli import main\n"
         f"try: main({list(args)!r})\nexcept SystemExit as stop: assert stop.code == 0, stop.code\n"
         "print('loaded:', *{name.split('.')[0] for name in sys.modules})"
     )

@@ -29,7 +29,7 @@ FIGURES = {
 @pytest.mark.parametrize("columns", [None, 140, 80, 40])
 def test_figures_in_a_terminal_keep_to_its_width(scone, tiny, monkeypatch, kind, columns):
     if columns:
-        monkeypatch.setattr("scone_cli.tables.is_terminal", lambda _: True)
+        monkeypatch.setattr("scone_cli.console.results.is_terminal", lambda _: True)
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("NO_COLOR", "1")
     code, out, err = scone("inspect", tiny.folder / kind)
@@ -166,7 +166,7 @@ def test_a_text_is_cut_into_its_matches(tiny, text):
 @pytest.mark.parametrize("columns", [None, 30])
 def test_a_cut_text_breaks_no_terminal(scone, tiny, monkeypatch, text, columns):
     if columns:
-        monkeypatch.setattr("scone_cli.tables.is_terminal", lambda _: True)
+        monkeypatch.setattr("scone_cli.console.results.is_terminal", lambda _: True)
         monkeypatch.setenv("COLUMNS", str(columns))
     code, out, err = scone("inspect", tiny.folder / "vocab", "--text", text)
     assert (code, err) == (0, "")
@@ -184,7 +184,7 @@ def test_brackets_show_matches_without_colours_too(scone, tiny, monkeypatch):
     assert cut_line.replace("[", "").replace("]", "").replace("·", " ") == text
     assert "[" in cut_line
     assert "\x1b" not in plain
-    monkeypatch.setattr("scone_cli.tables.is_terminal", lambda _: True)
+    monkeypatch.setattr("scone_cli.console.results.is_terminal", lambda _: True)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert re.search(r"\x1b\[[0-9;]*3[0-9]m", scone("inspect", tiny.folder / "vocab", "--text", text)[1])

@@ -32,7 +32,7 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("columns", [None, 140, 120, 80, 40])
 def test_a_model_in_a_terminal(scone, models, monkeypatch, name, columns):
     if columns:
-        monkeypatch.setattr("scone_cli.tables.is_terminal", lambda _: True)
+        monkeypatch.setattr("scone_cli.console.results.is_terminal", lambda _: True)
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("NO_COLOR", "1")
     code, out, err = scone("inspect", models / name)

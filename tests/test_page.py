@@ -7,9 +7,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from scone_cli.charts import HEIGHT, WIDTH, svg
 from scone_cli.errors import BadSetting
-from scone_cli.figures import (
+from scone_cli.formatting import short_count, value_text
+from scone_cli.report.charts import HEIGHT, WIDTH, svg
+from scone_cli.report.figures import (
     Axis,
     BarChart,
     Bars,
@@ -25,8 +26,7 @@ from scone_cli.figures import (
     Section,
     Table,
 )
-from scone_cli.formatting import short_count, value_text
-from scone_cli.page import check_target, page, verdict_page, write_page
+from scone_cli.report.page import check_target, page, verdict_page, write_page
 
 EVIL = "</script><script>alert(\"x\")</script> & 'q'"
 LINES = [Line("one", [1, 10, 1000], [500.0, 20.0, 5.0]), Line(EVIL, [1, 2], [100.0, 10.0])]

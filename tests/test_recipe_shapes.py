@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from scone_cli.commands import RECIPE_TABLES
+from scone_cli.console.help_texts import RECIPE_TABLES
+from scone_cli.console.options import read_recipe
+from scone_cli.console.recipe_shapes import shapes_of
 from scone_cli.errors import BadSetting
 from scone_cli.evaluation.model_cost import Shape
-from scone_cli.options import read_recipe
-from scone_cli.recipe_shapes import shapes_of
 from scone_cli.table.sizes import fgrams_within
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"

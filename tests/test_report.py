@@ -12,7 +12,7 @@ from test_page import Tags
 from scone_cli.evaluation.break_even import Prices, contender
 from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text
-from scone_cli.report import render, verdict
+from scone_cli.report.eval_page import render, verdict
 
 MANY_CORPORA = [f"corpus-{i}-{'long' * (i % 4)}" for i in range(12)]
 CASES = {

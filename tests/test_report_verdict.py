@@ -5,7 +5,7 @@ import math
 import pytest
 from report_cases import ARMS, MANY_ARMS, minimum, results
 
-from scone_cli.report_verdict import verdict
+from scone_cli.report.eval_verdict import verdict
 
 TWO_ARMS = {arm: ARMS[arm] for arm in ("plain-1x", "live", "table", "none")}
 

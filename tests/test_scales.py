@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scone_cli.figures import Axis
-from scone_cli.scales import scale_of
+from scone_cli.report.chart_axes import scale_of
+from scone_cli.report.figures import Axis
 
 
 def up_to(largest):

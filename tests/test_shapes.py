@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from builders import slow_ranking, tiny_model, trie_of
 
-from scone_cli.commands import RECIPE_TABLES
+from scone_cli.console.help_texts import RECIPE_TABLES
+from scone_cli.console.options import read_recipe
+from scone_cli.console.recipe_shapes import shapes_of
 from scone_cli.errors import BadSetting
 from scone_cli.evaluation.model_cost import (
     Shape,
@@ -27,8 +29,6 @@ from scone_cli.evaluation.model_cost import (
 )
 from scone_cli.model.flops import block_parameters, fgram_forward_flops, forward_flops
 from scone_cli.model.model import KeyValueCache
-from scone_cli.options import read_recipe
-from scone_cli.recipe_shapes import shapes_of
 from scone_cli.settings import Quantity
 
 PAPER = Path(__file__).parents[1] / "pipelines" / "paper.toml"

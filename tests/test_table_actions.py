@@ -16,7 +16,7 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 
-from scone_cli import table_actions
+from scone_cli.console import table_commands
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import silent
 from scone_cli.serving import lookup
@@ -92,7 +92,7 @@ def test_lookup_says_of_every_token_what_the_table_has(scone, work, text):
 @pytest.mark.parametrize("columns", [None, 100, 60])
 def test_lookup_for_people_keeps_to_the_width(scone, work, text, monkeypatch, columns):
     if columns:
-        monkeypatch.setattr("scone_cli.tables.is_terminal", lambda _: True)
+        monkeypatch.setattr("scone_cli.console.results.is_terminal", lambda _: True)
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("NO_COLOR", "1")
     code, out, err = scone("--workspace", work, "lookup", text)
@@ -166,7 +166,7 @@ def test_a_signal_ends_the_line_and_the_command(scone, work, monkeypatch, text, 
         os.kill(os.getpid(), signum)
         yield 72
 
-    monkeypatch.setattr(table_actions, "generate", two_tokens)
+    monkeypatch.setattr(table_commands, "generate", two_tokens)
     code, out, err = scone("--workspace", work, "generate", "--prompt", text)
     tokenizer = Tokenizer.load(work / "tokens" / "tokenizer.json")
     assert (code, out, err) == (128 + signum, tokenizer.decode([70, 71]) + "\n", "")
@@ -187,9 +187,9 @@ def test_a_signal_before_anything_is_written_promises_nothing(scone, work, monke
 
 def test_control_characters_are_spelled_on_a_terminal_alone(monkeypatch):
     piece = "a\x1b[2Jb\n\tc\x9b"
-    assert table_actions._harmless(piece) == piece
+    assert table_commands._harmless(piece) == piece
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
-    assert table_actions._harmless(piece) == r"a\x1b[2Jb" + "\n\tc" + r"\x9b"
+    assert table_commands._harmless(piece) == r"a\x1b[2Jb" + "\n\tc" + r"\x9b"
 
 
 # ---- what cannot be ----------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
 from scone_cli.artifacts.publish import publish, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.errors import BadSetting, InputMissing, SconeError
-from scone_cli.eval_summary import summary_of
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import Condition, parse
 from scone_cli.progress import Progress
+from scone_cli.report.eval_summary import summary_of
 from scone_cli.settings import result_settings, setting
 from scone_cli.stages import Report
 
@@ -79,7 +79,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     """
     from scone_cli.evaluation.arm_cost import payback_of  # noqa: PLC0415 - heavy: only when the stage runs
     from scone_cli.evaluation.arms import check_rivals, opened  # noqa: PLC0415
-    from scone_cli.report_verdict import verdict  # noqa: PLC0415
+    from scone_cli.report.eval_verdict import verdict  # noqa: PLC0415
 
     inputs.prices.check()
     found = opened(inputs.workspace, inputs.against, inputs.tables)
@@ -239,7 +239,7 @@ def _arguments(inputs: Inputs) -> list[str]:
 
 
 def _write(staging: Path, results: Row) -> None:
-    from scone_cli.report import render  # noqa: PLC0415
+    from scone_cli.report.eval_page import render  # noqa: PLC0415
 
     write_atomically(staging / "results.json", (json.dumps(_known(results), indent=1, allow_nan=False) + "\n").encode())
     write_atomically(staging / "report.html", render(_known(results)).encode())

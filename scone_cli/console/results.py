@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scone_cli.console import is_terminal, value_text
+from scone_cli.console.output import is_terminal, value_text
 
 NO_WIDTH = 10_000
 

@@ -13,26 +13,26 @@ from typing import Any
 
 import click
 
-from scone_cli import commands, console
 from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.artifacts.verify import artifact_folders, verify_artifact
-from scone_cli.bars import listening
-from scone_cli.commands import STAGES
-from scone_cli.cost_command import cost
-from scone_cli.describe import describe, describe_text
+from scone_cli.console import help_texts, output
+from scone_cli.console.cost_command import cost
+from scone_cli.console.figures import cut_text, description_text
+from scone_cli.console.help_texts import STAGES
+from scone_cli.console.options import Session, describe_sources, setting_options
+from scone_cli.console.progress_bars import listening
+from scone_cli.console.results import result_text
+from scone_cli.console.table_commands import generate_command, lookup
 from scone_cli.errors import BadData, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.formatting import bytes_text, seconds_text
-from scone_cli.options import Session, describe_sources, setting_options
-from scone_cli.page import check_target, write_page
 from scone_cli.progress import Progress
+from scone_cli.report.describe import describe, describe_text
+from scone_cli.report.ngram_figures import portrait_page
+from scone_cli.report.page import check_target, write_page
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.torchrun import launched
-from scone_cli.screen import cut_text, description_text
 from scone_cli.stages import Report
-from scone_cli.table_actions import generate_command, lookup
-from scone_cli.tables import result_text
-from scone_cli.views import portrait_page
 
 PATH = click.Path(path_type=Path)
 _TOGETHER = ("train-fgram", "precompute")  # the stages that several processes may run together
@@ -114,9 +114,9 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
     prices = (ctx.find_root().default_map or {}).get("prices", {})
     inputs, out = _inputs_and_out(name, session.workspace, values, prices)
     if session.verbose and leads:
-        console.say(f"{name}: workspace {session.workspace}, writes {out}")
+        output.say(f"{name}: workspace {session.workspace}, writes {out}")
         for setting, value, source in describe_sources(ctx, config, session.recipe):
-            console.say(f"  {setting:18} {value:18} {source}")
+            output.say(f"  {setting:18} {value:18} {source}")
     with (
         storage_failures(session.workspace),
         workspace_lock(session.workspace) if leads else contextlib.nullcontext(),
@@ -124,25 +124,25 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
     ):
         report: Report = STAGES[name].module().run(config, inputs, out, progress, force)
     if session.verbose and leads and report.seconds:
-        console.say("processor seconds of all processes together:")
+        output.say("processor seconds of all processes together:")
         for what, seconds in report.seconds.items():
-            console.say(f"  {seconds:10.1f}  {what}")
+            output.say(f"  {seconds:10.1f}  {what}")
     return report
 
 
 def _print_report(report: Report, seconds: float, as_json: bool) -> None:
     if as_json:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date, "seconds": seconds}
-        console.print_result(json.dumps(facts | dict(report.details or report.summary)))
+        output.print_result(json.dumps(facts | dict(report.details or report.summary)))
         return
     how = "up to date" if report.up_to_date else f"made in {seconds_text(seconds)}"
-    console.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
+    output.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
 
 
 # ---- looking at artifacts ----------------------------------------------------------------------------------------
 
 
-@click.command(help=commands.INSPECT_ABOUT, short_help=commands.LOOKING["inspect"])
+@click.command(help=help_texts.INSPECT_ABOUT, short_help=help_texts.LOOKING["inspect"])
 @click.argument("path", type=PATH)
 @click.option("--rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show.")
 @click.option(
@@ -158,25 +158,25 @@ def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text:
     with storage_failures(html or path):
         if text is not None:
             cut = describe_text(path, text)
-            console.print_result(json.dumps(cut) if as_json else cut_text(cut))
+            output.print_result(json.dumps(cut) if as_json else cut_text(cut))
             return
         if html:
             check_target(html)
-        in_a_log = session.quiet or not console.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
+        in_a_log = session.quiet or not output.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
         with listening(in_a_log, session.verbose) as progress:
             description = describe(path, rows, progress)
         written: dict[str, Any] = {}
         if html:
             written = {"html": str(html), "html_bytes": write_page(html, portrait_page(path, description))}
     if as_json:
-        console.print_result(json.dumps(description | written))
+        output.print_result(json.dumps(description | written))
     elif written:
-        console.print_result(f"{path} -> {html}: one page of {bytes_text(written['html_bytes'])}")
+        output.print_result(f"{path} -> {html}: one page of {bytes_text(written['html_bytes'])}")
     else:
-        console.print_result(description_text(path, description))
+        output.print_result(description_text(path, description))
 
 
-@click.command(help=commands.VERIFY_ABOUT, short_help=commands.LOOKING["verify"])
+@click.command(help=help_texts.VERIFY_ABOUT, short_help=help_texts.LOOKING["verify"])
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 @click.pass_obj
 def verify(session: Session, /, paths: Sequence[Path]) -> None:
@@ -184,7 +184,7 @@ def verify(session: Session, /, paths: Sequence[Path]) -> None:
     folders = [folder for path in paths for folder in artifact_folders(path)]
     with listening(session.quiet, session.verbose) as progress:
         verdicts = [_verdict(folder, progress) for folder in folders]
-    console.print_result("\n".join(line for _, line in verdicts))
+    output.print_result("\n".join(line for _, line in verdicts))
     if wrong := sum(not is_right for is_right, _ in verdicts):
         raise BadData(f"{wrong} of {len(folders)} artifacts are not as they were written, or do not belong together")
 

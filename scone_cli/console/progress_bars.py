@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from scone_cli.console import is_bytes, is_terminal, quantity_text, say
+from scone_cli.console.output import is_bytes, is_terminal, quantity_text, say
 from scone_cli.formatting import bytes_text, count_text, seconds_text
 from scone_cli.progress import Progress, silent
 

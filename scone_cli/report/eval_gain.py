@@ -18,9 +18,9 @@ from scone_cli.evaluation.results import (
     rows_of,
     text_of,
 )
-from scone_cli.figures import Axis, BarChart, Bars, Column, Dot, DotChart, Figure, IntervalChart, Section, Table
 from scone_cli.formatting import short_count, signed, signed_percent
-from scone_cli.report_quality import change_axis, interval_of
+from scone_cli.report.eval_quality import change_axis, interval_of
+from scone_cli.report.figures import Axis, BarChart, Bars, Column, Dot, DotChart, Figure, IntervalChart, Section, Table
 
 _TO = "\N{EN DASH}"
 _SHOWN = 10  # tokens and f-grams in each direction

@@ -13,10 +13,11 @@ from typing import Any
 
 import click
 
-from scone_cli import __version__, console
-from scone_cli.commands import GROUP_ABOUT, GROUP_EPILOG, LOOKING, RECIPE_TABLES, STAGES
+from scone_cli import __version__
+from scone_cli.console import output
+from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, RECIPE_TABLES, STAGES
+from scone_cli.console.options import Session, read_recipe
 from scone_cli.errors import SconeError
-from scone_cli.options import Session, read_recipe
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.torchrun import speaks
 
@@ -32,7 +33,7 @@ class LazyGroup(click.Group):
         """Build a command, with what it imports."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        from scone_cli.actions import build_command  # noqa: PLC0415 - heavy: not for `scone --help`
+        from scone_cli.console.commands import build_command  # noqa: PLC0415 - heavy: not for `scone --help`
 
         return build_command(cmd_name)
 
@@ -106,16 +107,16 @@ def _run(args: Sequence[str] | None) -> int:
         with stop_signals():
             return scone.main(args, "scone", auto_envvar_prefix="SCONE", standalone_mode=False) or 0
     except click.ClickException as error:
-        console.say_error(error.format_message(), _usage_hint(error))
+        output.say_error(error.format_message(), _usage_hint(error))
         return error.exit_code
     except click.Abort as abort:  # click's reading of an EOFError or KeyboardInterrupt, which here can only be a bug
         raise (abort.__cause__ or abort) from None
     except SconeError as error:
         if not error.told:
-            console.say_error(error.message, error.hint)
+            output.say_error(error.message, error.hint)
         return error.exit_code
     except Stopped as stop:
         if speaks():
             kept = "; what is finished is kept, and the same command continues from there" if stop.continues else ""
-            console.say_error(f"stopped by {stop}{kept}")
+            output.say_error(f"stopped by {stop}{kept}")
         return stop.exit_code

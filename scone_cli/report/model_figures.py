@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scone_cli.figures import Axis, Column, Figure, Line, LineChart, Table
 from scone_cli.formatting import count_text, seconds_text, value_text
+from scone_cli.report.figures import Axis, Column, Figure, Line, LineChart, Table
 
 Row = Mapping[str, Any]
 

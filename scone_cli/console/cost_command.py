@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scone_cli import commands, console
+from scone_cli.console import help_texts, output
+from scone_cli.console.options import Session, read_recipe
+from scone_cli.console.results import drawn
 from scone_cli.evaluation.break_even import Contender, Prices, contender
 from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text, dollars, short_count
-from scone_cli.options import Session, read_recipe
-from scone_cli.tables import drawn
 
 if TYPE_CHECKING:
     from scone_cli.evaluation.model_cost import Shape
@@ -53,7 +53,7 @@ def _key(item: Field[Any]) -> tuple[str, str]:
     return item.name.replace("_", "-"), " ".join(told)
 
 
-@click.command(cls=CostCommand, help=commands.COST_ABOUT, short_help=commands.LOOKING["cost"])
+@click.command(cls=CostCommand, help=help_texts.COST_ABOUT, short_help=help_texts.LOOKING["cost"])
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -67,19 +67,19 @@ def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
     recipe = config or session.recipe
     if recipe is None:
         raise click.UsageError("no recipe: give --config RECIPE, such as pipelines/paper.toml")
+    from scone_cli.console.recipe_shapes import shapes_of  # noqa: PLC0415 - heavy: not for `scone cost --help`
     from scone_cli.evaluation.model_cost import shape_cost  # noqa: PLC0415
-    from scone_cli.recipe_shapes import shapes_of  # noqa: PLC0415 - heavy: not for `scone cost --help`
 
-    tables = read_recipe(recipe, commands.RECIPE_TABLES)
+    tables = read_recipe(recipe, help_texts.RECIPE_TABLES)
     prices = Prices(**tables.get("prices", {}))
     prices.check()
     shapes = shapes_of(recipe, tables)
     costs = [shape_cost(shape) for shape in shapes]
     paybacks = _paybacks(shapes, costs, prices)
     if as_json:
-        console.print_result(json.dumps({"models": costs, "prices": asdict(prices), "payback": paybacks}))
+        output.print_result(json.dumps({"models": costs, "prices": asdict(prices), "payback": paybacks}))
     else:
-        console.print_result(_text(shapes, costs, prices, paybacks))
+        output.print_result(_text(shapes, costs, prices, paybacks))
 
 
 def _paybacks(shapes: Sequence[Shape], costs: Sequence[Row], prices: Prices) -> list[Row]:

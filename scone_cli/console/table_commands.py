@@ -12,15 +12,15 @@ from typing import Any
 
 import click
 
-from scone_cli import commands, console
-from scone_cli.bars import listening
+from scone_cli.console import help_texts, output
+from scone_cli.console.options import Session, setting_options
+from scone_cli.console.progress_bars import listening
+from scone_cli.console.results import result_text
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.formatting import count_text, seconds_text
-from scone_cli.options import Session, setting_options
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.signals import Stopped
 from scone_cli.serving.generate import Sampling, Speaker, Spelling, generate, open_speaker
-from scone_cli.tables import result_text
 
 PATH = click.Path(path_type=Path)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline: a terminal would obey them
@@ -29,7 +29,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newli
 # ---- lookup ------------------------------------------------------------------------------------------------------
 
 
-@click.command(help=commands.LOOKUP_ABOUT, short_help=commands.LOOKING["lookup"])
+@click.command(help=help_texts.LOOKUP_ABOUT, short_help=help_texts.LOOKING["lookup"])
 @click.argument("text")
 @click.option(
     "--nearest",
@@ -46,10 +46,10 @@ def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
     text = _text("TEXT", text)
     from scone_cli.serving.lookup import look_up  # noqa: PLC0415 - heavy: not for `scone lookup --help`
 
-    in_a_log = session.quiet or not console.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
+    in_a_log = session.quiet or not output.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
     with storage_failures(folder), listening(in_a_log, session.verbose) as progress:
         found = look_up(folder, text, nearest, progress)
-    console.print_result(json.dumps(found) if as_json else _lookup_text(found))
+    output.print_result(json.dumps(found) if as_json else _lookup_text(found))
 
 
 def _lookup_text(found: dict[str, Any]) -> str:
@@ -95,9 +95,9 @@ def _generate(
         speaker = open_speaker(session.workspace, model, table, live, device)
         result = _speak(speaker, text, sampling, max_tokens, aloud=not as_json)
     if as_json:
-        console.print_result(json.dumps(result))
+        output.print_result(json.dumps(result))
     elif not session.quiet:
-        console.say(_summary(result))
+        output.say(_summary(result))
 
 
 def generate_command() -> click.Command:
@@ -126,8 +126,10 @@ def generate_command() -> click.Command:
         ),
         click.Option(["as_json", "--json"], is_flag=True, help="Print text and times as one JSON object, at the end."),
     ]
-    short = commands.LOOKING["generate"]
-    return click.Command("generate", params=params, help=commands.GENERATE_ABOUT, short_help=short, callback=_generate)
+    short = help_texts.LOOKING["generate"]
+    return click.Command(
+        "generate", params=params, help=help_texts.GENERATE_ABOUT, short_help=short, callback=_generate
+    )
 
 
 def _text(name: str, given: str) -> str:
@@ -161,7 +163,7 @@ def _speak(speaker: Speaker, text: str, sampling: Sampling, max_tokens: int, alo
     def tell(piece: str) -> None:
         pieces.append(piece)
         if aloud and piece:
-            console.write_result(_harmless(piece))
+            output.write_result(_harmless(piece))
 
     try:
         for token in generate(speaker.model, speaker.embed, prompt, sampling, max_tokens, speaker.end):
@@ -172,7 +174,7 @@ def _speak(speaker: Speaker, text: str, sampling: Sampling, max_tokens: int, alo
         tell(spelling.rest() + "\n")
     except Stopped as stop:
         if aloud:
-            console.write_result("\n")
+            output.write_result("\n")
         raise click.exceptions.Exit(stop.exit_code) from stop
     decoding = times[-1] - times[1]
     ended_by = "max tokens" if len(tokens) == max_tokens else "context"

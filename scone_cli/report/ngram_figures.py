@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.errors import BadSetting
-from scone_cli.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Table
 from scone_cli.formatting import short_count, value_text
-from scone_cli.page import page
-from scone_cli.training_views import training_figures, training_headline
+from scone_cli.report.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Table
+from scone_cli.report.model_figures import training_figures, training_headline
+from scone_cli.report.page import page
 
 Row = Mapping[str, Any]
 

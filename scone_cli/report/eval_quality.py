@@ -22,8 +22,8 @@ from scone_cli.evaluation.results import (
     text_of,
     value_of,
 )
-from scone_cli.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
 from scone_cli.formatting import plain, signed, with_error
+from scone_cli.report.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
 
 NAMES = {
     "perplexity": "perplexity a token",

@@ -1,0 +1,366 @@
+"""What it costs, on the page of an evaluation: memory, work, speed and look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from scone_cli.evaluation.results import (
+    TABLE,
+    Results,
+    Row,
+    cost_of,
+    drawn_corpus,
+    is_table,
+    opponent_of,
+    rows_of,
+    text_of,
+)
+from scone_cli.formatting import big, bytes_text, count_text, days_text, dollars, listed, plain, with_error
+from scone_cli.report.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Section, Table
+from scone_cli.settings import parse_count
+
+_PLACES = {"ram": "in RAM", "mmap": "mapped from disk"}
+
+
+def cost_section(results: Results) -> Section | None:
+    """None where nothing was counted and nothing measured."""
+    found = [_memory(results), _work(results), _speed(results), _lookup(results)]
+    figures = [figure for figure in found if figure is not None]
+    says = (
+        "What each model takes when it is served. Resident is what the accelerator holds; offloaded is the table, in memory or "
+        "on a disk beside it, which is cheaper by far."
+    )
+    return Section("Cost", says, figures) if figures else None
+
+
+def _strong(arms: Sequence[str]) -> list[int]:
+    return [i for i, arm in enumerate(arms) if arm == TABLE]
+
+
+# ---- what is counted ---------------------------------------------------------------------------------------------
+
+
+def _memory(results: Results) -> Figure | None:
+    rows = rows_of(results, "cost")
+    if not rows:
+        return None
+    own = cost_of(results, TABLE).get("resident_parameters")
+    columns = [
+        *(Column("", "text"), Column("resident parameters", "count"), Column("times the table's", "written")),
+        *(Column("resident", "written"), Column("offloaded rows", "count"), Column("offloaded, in RAM", "written")),
+        *(Column("offloaded, on disk", "written"), Column("of which index", "written")),
+    ]
+    values = [
+        (
+            *(
+                row["arm"],
+                row["resident_parameters"],
+                _times(row["resident_parameters"], own),
+                _bytes(row["resident_bytes"]),
+            ),
+            *(row["offloaded_rows"] or None, _bytes(row["offloaded_bytes_ram"]), _bytes(row["offloaded_bytes_disk"])),
+            _bytes(row["index_bytes"]),
+        )
+        for row in rows
+    ]
+    caption = "Parameters and bytes; the table lies either in RAM or on disk, not in both."
+    if peak := results.get("peak_memory_bytes"):
+        caption += f" The evaluation itself, with all its models, took {bytes_text(peak)} at most."
+    return Figure("Memory", caption, [], [Table(columns, values, strong=_strong([row["arm"] for row in rows]))])
+
+
+def _bytes(value: float | None) -> str:
+    return bytes_text(value) if value else "-"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else count_text(value)
+
+
+def _times(value: float | None, own: float | None) -> str:
+    return f"{value / own:.2f}" if value and own else "-"
+
+
+def _work(results: Results) -> Figure | None:
+    rows = [row for row in rows_of(results, "cost") if row.get("prefill_flops") or row.get("decode_flops")]
+    if not rows:
+        return None
+    own = cost_of(results, TABLE)
+    columns = [
+        *(Column("", "text"), Column("FLOPs a token, prefill", "written"), Column("FLOPs a token, decode", "written")),
+        *(Column("times the table's", "written"), Column("key-value cache a token", "written")),
+        *(Column("FLOPs of its training", "written"), Column("times the table's", "written")),
+    ]
+    values = [
+        (
+            *(row["arm"], _count(row["prefill_flops"]), _count(row["decode_flops"])),
+            *(_times(row["decode_flops"], own.get("decode_flops")), _bytes(row["kv_bytes_a_token"])),
+            *(_count(row["training_flops"]), _times(row["training_flops"], own.get("training_flops"))),
+        )
+        for row in rows
+    ]
+    caption = (
+        "Operations are counted from the shapes: prefill reads the whole context at once, decode one token after it. Training is "
+        "once, the f-gram model's part and the filling of the table included; a table that is read takes no operation of the "
+        "accelerator."
+    )
+    return Figure("Work", caption, [], [Table(columns, values, strong=_strong([row["arm"] for row in rows]))])
+
+
+# ---- what is measured --------------------------------------------------------------------------------------------
+
+
+def _speed(results: Results) -> Figure | None:
+    rows = rows_of(results, "speed")
+    if not rows:
+        return None
+    series = list(dict.fromkeys((row["arm"], row["placement"]) for row in rows))
+    batches = sorted({row["batch"] for row in rows})
+    phases = [phase for phase in ("prefill", "decode") if any(row["phase"] == phase for row in rows)]
+    found = {(row["arm"], row["placement"], row["phase"], row["batch"]): row["tokens_a_second"] for row in rows}
+    drawn = [each for each in series if each[0] in (TABLE, opponent_of(results))] or series[:3]
+    charts = [
+        BarChart(
+            phase,
+            "streams at once (batch)",
+            Axis("tokens a second"),
+            [str(batch) for batch in batches],
+            [Bars(_series_name(*each), [found.get((*each, phase, batch)) for batch in batches]) for each in drawn],
+        )
+        for phase in phases
+    ]
+    columns = [
+        Column("", "text"),
+        *(Column(f"{phase}, batch {batch}", "written") for phase in phases for batch in batches),
+    ]
+    values = [
+        (
+            _series_name(*each),
+            *(_count(found.get((*each, phase, batch))) for phase in phases for batch in batches),
+        )
+        for each in series
+    ]
+    strong = [i for i, (arm, _) in enumerate(series) if arm == TABLE]
+    repeats = min(row["repeats"] for row in rows)
+    lengths = {row["batch"]: row["length"] for row in rows if row.get("length")}
+    caption = (
+        f"Tokens a second of all streams together, measured on the machine of the evaluation ({repeats} or more runs each). "
+        "Compare rivals with one another here: another machine has other speeds."
+    )
+    if lengths:
+        told = listed([f"{lengths[batch]:,} (batch {batch})" for batch in batches if batch in lengths])
+        caption += f" Prompts have {told} tokens; decode writes what follows them."
+    return Figure("Measured speed", caption, charts, [Table(columns, values, strong=strong)])
+
+
+def _series_name(arm: str, placement: str | None) -> str:
+    return f"{arm}, {_PLACES.get(placement, placement)}" if is_table(arm) and placement else arm
+
+
+def _lookup(results: Results) -> Figure | None:
+    rows = rows_of(results, "lookup")
+    if not rows:
+        return None
+    columns = [
+        *(Column("the table lies", "text"), Column("tokens at once", "count")),
+        *(
+            Column("median, \N{MICRO SIGN}s a token", "written"),
+            Column("99th percentile, \N{MICRO SIGN}s a token", "written"),
+        ),
+    ]
+    values = [
+        (_PLACES.get(row["placement"], row["placement"]), row["batch"], _micro(row, "median_us"), _micro(row, "p99_us"))
+        for row in rows
+    ]
+    caption = (
+        "How long it takes to match the tokens and to fetch their rows, in millionths of a second a token: what the table adds "
+        "to the time of the model's own work. Mapped rows are those that the system holds in memory already."
+    )
+    return Figure("Look-ups", caption, [], [Table(columns, values)])
+
+
+def _micro(row: Row, key: str) -> str:
+    return "-" if row[key] is None else f"{row[key]:,.3g}"
+
+
+# ---- does it pay: the break-even, what it hinges on, and the prices assumed ---------------------------------------
+
+
+_UNITS = (
+    *((1e6, "million dollars"), (1e3, "thousand dollars"), (1.0, "dollars")),
+    *((1e-3, "thousandths of a dollar"), (1e-6, "millionths of a dollar"), (1e-9, "billionths of a dollar")),
+)
+_PRICES = {
+    "accelerator_hour": "dollars for an accelerator hour",
+    "accelerator_flops": "operations a second of an accelerator",
+    "training_utilisation": "of which training reaches",
+    "inference_utilisation": "of which inference reaches",
+    "table_on": "the table lies in",
+    "copies": "machines that hold the table",
+    "ram_gb": "dollars for a GB of RAM, bought",
+    "ssd_gb": "dollars for a GB of SSD, bought",
+    "depreciation_years": "years until memory is written off",
+    "ram_gb_month": "dollars for a GB of RAM a month",
+    "ssd_gb_month": "dollars for a GB of SSD a month",
+    "tokens_a_day": "tokens served a day",
+}
+_BOUNDS = {
+    "at least": "no rival is as good: the best is taken, so this is the least that Scone saves",
+    "at most": "all rivals are better: the cheapest is taken, so this is the most that Scone saves",
+}
+
+
+def payback_section(results: Results) -> Section | None:
+    """None where no prices were applied."""
+    found = results.get("payback")
+    if not found:
+        return None
+    figures = [_break_even(found)] if found.get("baseline") else []
+    if found.get("assumptions"):
+        figures.append(_assumptions(found))
+    figures.append(_prices(found))
+    return Section("Does it pay", found["verdict"], figures)
+
+
+def _break_even(found: Row) -> Figure:
+    baseline = found["baseline"]
+    rows = [("compared with", baseline["name"])]
+    if found["outcome"] in ("after", "at first"):
+        word = "cheaper after" if found["outcome"] == "after" else "dearer after"
+        rows += [
+            (word, f"{big(found['break_even_tokens'])} tokens"),
+            ("at this load", days_text(found["break_even_days"])),
+        ]
+    if found["least_tokens_a_day"] is not None:
+        rows.append(("least tokens a day to pay", big(found["least_tokens_a_day"])))
+    rows += [
+        ("training costs more by", dollars(found["extra_training_dollars"])),
+        ("saved on a million tokens written", dollars(found["saving_dollars_a_million_tokens"])),
+        ("the table costs a month", dollars(found["table_dollars_a_month"])),
+    ]
+    dearer = "more" if found["extra_training_dollars"] > 0 else "no more"
+    caption = (
+        f"Scone costs {dearer} to train, once, and its table costs a little every day. It pays if every token that is written "
+        "costs so much less than one of a plain model of equal quality that this makes up for it."
+    )
+    if bound := _BOUNDS.get(baseline["bound"] or ""):
+        caption += f" Here {bound}."
+    charts = [_course(found)] if found["outcome"] == "after" else []
+    return Figure("Break-even", caption, charts, [Table([Column("", "text"), Column("", "written")], rows)])
+
+
+def _course(found: Row) -> LineChart:
+    """What Scone has cost more than its rival after so many tokens: from its training's price down through zero."""
+    tokens, extra = found["break_even_tokens"], found["extra_training_dollars"]
+    unit, name = next(each for each in _UNITS if extra >= each[0] or each is _UNITS[-1])
+    line = Line("", [0.0, tokens, 2 * tokens], [extra / unit, 0.0, -extra / unit])
+    y = Axis(f"{name} that Scone has cost more", "measure", ends="signed")
+    return LineChart(
+        "cost against tokens served", Axis("tokens served", ends="last"), y, [line], (tokens, "break-even")
+    )
+
+
+def _assumptions(found: Row) -> Figure:
+    rows = [
+        (each["text"], _value(each["value"]), _if(each, "halved"), _if(each, "doubled"))
+        for each in found["assumptions"]
+    ]
+    strong = [i for i, each in enumerate(found["assumptions"]) if each["assumption"] == found["hinges_on"]]
+    columns = [
+        *(Column("assumption", "text"), Column("assumed", "written"), Column("break-even with half", "written")),
+        Column("with twice", "written"),
+    ]
+    caption = (
+        "The tokens after which Scone is cheaper, if one assumption were half or twice what it is; what moves it most "
+        "stands out."
+    )
+    return Figure("What it hinges on", caption, [], [Table(columns, rows, strong=strong)])
+
+
+def _if(assumption: Row, key: str) -> str:
+    outcome = assumption.get(f"{key}_outcome", "after")
+    return f"{_big(assumption[key])} tokens" if outcome == "after" else outcome
+
+
+def _prices(found: Row) -> Figure:
+    prices = {name: value for name, value in found["prices"].items() if value is not None}
+    prices["tokens_a_day"] = load_of(found)
+    given = [(_PRICES.get(name, name.replace("_", " ")), _value(value)) for name, value in prices.items()]
+    caption = "Every one can be set in the table [prices] of a recipe."
+    return Figure("Prices assumed", caption, [], [Table([Column("", "text"), Column("", "written")], given)])
+
+
+def _value(value: Any) -> str:
+    return value.upper() if isinstance(value, str) else f"{value:,.4g}" if value < 1e6 else big(value)
+
+
+def load_of(found: Row) -> float:
+    """Tokens served a day; a recipe may say 500M."""
+    given = str(found["prices"]["tokens_a_day"])
+    return 0.0 if given == "0" else parse_count(given)
+
+
+def _big(value: float | None) -> str:
+    return "never" if value is None else big(value)
+
+
+# ---- which size: quality against the bytes of the table, with the knee marked -------------------------------------
+
+
+_MIB, _GIB = 2**20, 2**30
+
+
+def ladder_section(results: Results) -> Section | None:
+    """None where no smaller table was tried; of several corpora, one is drawn."""
+    rows = rows_of(results, "ladder")
+    if not rows:
+        return None
+    corpora = list(dict.fromkeys(row["corpus"] for row in rows))
+    drawn = min(corpora, key=lambda corpus: corpus != drawn_corpus(results))
+    corpora.sort(key=lambda corpus: corpus != drawn)
+    by_corpus = {corpus: [row for row in rows if row["corpus"] == corpus] for corpus in corpora}
+    tables = [_table(corpus, rungs, folded=corpus != drawn) for corpus, rungs in by_corpus.items()]
+    figure = Figure(f"Smaller tables, on {text_of(drawn)}", "", list(_charts(by_corpus[drawn])), tables)
+    says = (
+        "The first rows of the table are those of the most frequent f-grams, so a smaller table is a part of this one: what it "
+        "would lose, without training again. The knee is where more bytes begin to buy little."
+    )
+    return Section("Which size", says, [figure])
+
+
+def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
+    """Quality and hit rate against bytes; no rows at all have no place on a logarithmic axis."""
+    drawn = [row for row in rungs if row["bytes"]]
+    if len(drawn) < 2:
+        return
+    unit, name = (_GIB, "GiB") if drawn[-1]["bytes"] >= 100 * _GIB else (_MIB, "MiB")
+    x = Axis(f"size of the table ({name})", "measure", log=True)
+    sizes = [row["bytes"] / unit for row in drawn]
+    knee = next(((row["bytes"] / unit, f"knee: {bytes_text(row['bytes'])}") for row in drawn if row["is_knee"]), None)
+    has_bytes = all(row["bits_per_byte"] is not None for row in drawn)
+    key, told = ("bits_per_byte", "bits a byte") if has_bytes else ("perplexity", "perplexity")
+    for title, of, y in (
+        ("quality", key, Axis(f"{told} (lower is better)", "measure", ends="round")),
+        ("hit rate", "hit_rate", Axis("share of tokens with a match", "share")),
+    ):
+        values = [row[of] for row in drawn]
+        if None not in values:
+            yield LineChart(title, x, y, [Line("", sizes, values, dots=True)], knee)
+
+
+def _table(corpus: str, rungs: Sequence[Row], folded: bool) -> Table:
+    columns = [
+        *(Column("rows", "count"), Column("size", "written"), Column("perplexity", "written")),
+        *(Column("bits a byte", "written"), Column("nats a token", "written"), Column("hit rate", "share", bars=True)),
+        Column("", "text"),
+    ]
+    values = [
+        (
+            *(row["rows"], bytes_text(row["bytes"]), plain(row["perplexity"]), plain(row["bits_per_byte"])),
+            *(with_error(row["nats_per_token"], row["stderr"]), row["hit_rate"], "knee" if row["is_knee"] else ""),
+        )
+        for row in rungs
+    ]
+    strong = [i for i, row in enumerate(rungs) if row["is_knee"]]
+    return Table(columns, values, f"On {text_of(corpus)}" if folded else "", strong, folded)
