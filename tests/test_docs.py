@@ -40,6 +40,11 @@ def test_every_room_and_benchmark_is_on_the_map():
     assert not [name for name in benchmarks if not re.search(rf"`{name}(\.py)?`", README)]
 
 
+def test_paths_in_the_architecture_exist():
+    for path in re.findall(r"`(\w+/\w+\.py)`", ARCHITECTURE):
+        assert (ROOT / "scone_cli" / path).exists() or (ROOT / path).exists(), path
+
+
 def test_make_targets_and_paths_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z]+)`?", README):

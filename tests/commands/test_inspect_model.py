@@ -1,0 +1,106 @@
+"""`scone inspect` on a trained model: what a person sees, in a terminal, on a page and as JSON."""
+
+import json
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree as ET
+
+import pytest
+from html_tags import Tags
+from trained import log_rows, publish_model
+
+FIGURES = ["What it is", "What it takes", "How the loss fell", "How training went"]
+KINDS = {
+    "scone": ({"kind": "scone", "combine": "add", "tied_head": False}, ["is added to", "training only", "A_f-gram"]),
+    "plain": ({"kind": "plain"}, ["the token embeddings (tied)", "token embeddings only"]),
+    "hashed": ({"kind": "hashed", "hashed_rows": 300}, ["hashed rows", "offloaded"]),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for kind, (changes, _) in KINDS.items():
+        publish_model(folder / kind, log_rows(250, 25, 60 if kind == "scone" else 0), **changes)
+    publish_model(folder / "one", log_rows(1, 1, 0), kind="plain")
+    publish_model(folder / "two", log_rows(2, 5, 0), kind="plain")
+    return folder
+
+
+@pytest.mark.parametrize("name", [*KINDS, "one", "two"])
+@pytest.mark.parametrize("columns", [None, 140, 120, 80, 40])
+def test_a_model_in_a_terminal(scone, models, monkeypatch, name, columns):
+    if columns:
+        monkeypatch.setattr("scone_cli.console.results.is_terminal", lambda _: True)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("NO_COLOR", "1")
+    code, out, err = scone("inspect", models / name)
+    assert (code, err) == (0, "")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    places = [plain.index(f"\n{title}") for title in FIGURES]
+    assert places == sorted(places)
+    assert max(map(len, plain[places[0] :].splitlines())) <= (columns or 100)
+    curve = plain[places[2] : places[3]]
+    assert "nats a token" in curve
+    assert "─┬─" in curve
+    assert ("o held-out" in curve) == (name != "two")
+    words = " ".join(plain.split())
+    for text in KINDS[name][1] if name in KINDS else ["token embeddings only"]:
+        assert text in words
+    assert ("A_f-gram" in plain[places[0] : places[1]]) == (name == "scone")
+
+
+def test_it_is_drawn_in_what_stdout_can_show(models):
+    command = [sys.executable, "-m", "scone_cli", "inspect", str(models / "scone")]
+    ended = subprocess.run(command, env={"PYTHONIOENCODING": "ascii", "PATH": "/bin"}, capture_output=True, check=True)
+    assert ended.stdout.isascii()
+    assert b"\\u" not in ended.stdout
+    assert b"-+-" in ended.stdout
+
+
+@pytest.mark.parametrize(("name", "num_charts"), [("scone", 5), ("plain", 4), ("hashed", 4), ("one", 4), ("two", 4)])
+def test_a_page_of_a_model(scone, models, tmp_path, name, num_charts):
+    page = tmp_path / "model.html"
+    code, out, err = scone("inspect", models / name, "--html", page)
+    assert (code, err) == (0, "")
+    assert str(page) in out
+    html = page.read_text(encoding="utf-8")
+    found = Tags(html)
+    assert re.findall(r"<h2>(.*?)</h2>", html) == FIGURES
+    assert not re.search(r"https?:|//|url\(|@import|nan|None", html)
+    charts = [ET.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+    assert len(charts) == num_charts
+    for chart in charts:
+        ticks = [text for text in chart.iter("text") if text.get("class") == "tick"]
+        assert all(6.2 * len(text.text) < 40 for text in ticks if text.get("text-anchor") == "end")  # beside the title
+    marks = list(charts[0].iter("circle"))
+    assert len(marks) == {"one": 2, "two": 2}.get(name, 10)
+    assert {"kind", "held-out loss", "parameters, resident"} <= set(found.text)
+
+
+def test_one_object_with_the_same_numbers(scone, models):
+    found = json.loads(scone("inspect", models / "scone", "--json", "--rows", 2)[1])
+    assert (found["config"]["kind"], found["config"]["combine"]) == ("scone", "add")
+    assert [row["step"] for row in found["last rows of log.parquet"]] == [249, 250]
+    assert {"parameters", "cost", "training", "curve", "held_out"} <= set(found["portrait"])
+    by_file = {row["file"]: row["parameters"] for row in found["files"] if "parameters" in row}
+    by_part = {row["part"]: row["parameters"] for row in found["portrait"]["parameters"]}
+    assert by_file["fgram.safetensors"] == by_part["A_f-gram"]
+    assert sum(by_file.values()) == sum(by_part.values())
+
+
+def test_a_file_of_a_model_is_shown_as_it_is(scone, models):
+    found = json.loads(scone("inspect", models / "scone" / "log.parquet", "--json", "--rows", 1)[1])
+    assert "portrait" not in found
+    assert len(found["last rows of log.parquet"]) == 1
+
+
+def test_a_spoiled_model_is_one_line(scone, tmp_path):
+    publish_model(tmp_path / "model", log_rows(3, 1, 0))
+    path = tmp_path / "model" / "main.safetensors"
+    path.write_bytes(bytes(path.stat().st_size))
+    code, out, err = scone("inspect", tmp_path / "model")
+    assert (code, out) == (65, "")
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 2

@@ -1,0 +1,418 @@
+"""The command line around the stages: help, settings, output, errors, signals. What would do the work is replaced."""
+
+import dataclasses
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from scone_cli.artifacts.publish import workspace_lock
+from scone_cli.console import cli
+from scone_cli.console.help_texts import LOOKING, STAGES
+from scone_cli.errors import BadData, SconeError
+from scone_cli.settings import Quantity
+from scone_cli.stages import Report, count_ngrams, evaluate, precompute, select_vocab, train_fgram
+
+MODULES = {
+    "count-ngrams": count_ngrams,
+    "select-vocab": select_vocab,
+    "train-fgram": train_fgram,
+    "precompute": precompute,
+    "eval": evaluate,
+}
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replace every stage's `run` by one that notes what it was given, in the returned list."""
+    noted = []
+
+    def fake(stage: str):
+        def run(config, inputs, out, progress, force=False):
+            noted.append((config, inputs, out, force))
+            progress("work", 1, 1, "bytes")
+            summary = {"num_fgrams": 12345678, "share": 0.25, "lengths": [{"n": 2, "rows": 1500}]}
+            return Report(stage, out, False, summary)
+
+        return run
+
+    for name, module in MODULES.items():
+        monkeypatch.setattr(module, "run", fake(name))
+    return noted
+
+
+def fail_with(monkeypatch, error: BaseException) -> None:
+    def run(*_):
+        raise error
+
+    monkeypatch.setattr(select_vocab, "run", run)
+
+
+# ---- help --------------------------------------------------------------------------------------------------------
+
+
+def test_the_groups_help_shows_the_way_of_the_data(scone):
+    code, out, _ = scone("--help")
+    assert code == 0
+    positions = [out.index(f"\n  {name} ") for name in [*STAGES, *LOOKING]]
+    assert positions == sorted(positions)
+    assert all(stage.flow in out for stage in STAGES.values())
+    assert "Exit codes:" in out
+    assert "SCONE_<COMMAND>_<OPTION>" in out
+    assert scone() == (0, out, "")
+
+
+@pytest.mark.parametrize("name", [*STAGES, *LOOKING])
+def test_every_command_has_help_with_an_example_that_parses(scone, name):
+    code, out, _ = scone(name, "--help")
+    assert code == 0
+    examples = [
+        shlex.split(line) for line in out.split("Example:")[1].split("Options:")[0].splitlines() if line.strip()
+    ]
+    assert examples
+    for prog, command, *args in examples:
+        assert (prog, command) == ("scone", name)
+        words = args[: args.index(">")] if ">" in args else args
+        cli.scone.get_command(click.Context(cli.scone), command).make_context(command, words)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_setting_is_an_option_with_its_help_and_default(scone, name):
+    _, out, _ = scone(name, "--help")
+    flat = " ".join(out.split())
+    config_class = STAGES[name].config_class()
+    for item in dataclasses.fields(config_class):
+        assert f"--{item.name.replace('_', '-')}" in flat
+        assert " ".join(item.metadata["help"].split()) in flat
+    assert "--force" in flat
+    assert "--json" in flat
+    assert "--seed" in flat
+
+
+@pytest.mark.parametrize("name", [*STAGES, *LOOKING])
+def test_the_readme_shows_every_command(name):
+    assert f"scone {name}" in README.read_text(encoding="utf-8")
+
+
+def test_help_is_instant():
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "scone_cli", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - start < 1  # 0.1 s on a quiet machine; what it loads is in test_imports
+
+
+# ---- what a stage is given ---------------------------------------------------------------------------------------
+
+
+def test_stages_chain_through_the_workspace(scone, calls):
+    for args in (["count-ngrams", "a", "b"], ["select-vocab"], ["train-fgram"], ["precompute"], ["eval"]):
+        assert scone(*args)[0] == 0
+    work = Path("scone-work")
+    assert [(inputs, out) for _, inputs, out, _ in calls] == [
+        ((Path("a"), Path("b")), work),
+        (work, work / "vocab"),
+        (work, work / "model"),
+        (work, work / "table"),
+        (evaluate.Inputs(work), work / "eval"),
+    ]
+    configs = [getattr(module, STAGES[name].config_name)() for name, module in MODULES.items()]
+    assert [config for config, *_ in calls] == configs  # defaults are the dataclass's
+
+
+def test_a_stage_is_given_its_own_arguments(scone, calls, monkeypatch):
+    monkeypatch.setenv("SCONE_WORKSPACE", "elsewhere")
+    scone("train-fgram", "--out", "plain", "--kind", "plain", "--no-tied-head", "--learning-rate", "1e-4", "--force")
+    config, inputs, out, force = calls.pop()
+    assert config == train_fgram.TrainFgram(kind="plain", tied_head=False, learning_rate=1e-4)
+    assert (inputs, out, force) == (Path("elsewhere"), Path("plain"), True)
+    scone("--workspace", "w", "eval", "books", "wiki.jsonl", "--against", "m1", "--against", "m2", "--seed", 7)
+    config, inputs, out, force = calls.pop()
+    corpora, rivals = (Path("books"), Path("wiki.jsonl")), (Path("m1"), Path("m2"))
+    assert (config.seed, inputs, out) == (7, evaluate.Inputs(Path("w"), corpora, rivals), Path("w/eval"))
+    assert force is False
+
+
+def test_the_first_of_flag_variable_recipe_default_wins(scone, calls, monkeypatch):
+    Path("r.toml").write_text("[train-fgram]\ndim = 1\nfgram-layers = 2\nheads = 3\n")
+    monkeypatch.setenv("SCONE_TRAIN_FGRAM_DIM", "11")
+    monkeypatch.setenv("SCONE_TRAIN_FGRAM_HEADS", "12")
+    code, _, err = scone("--config", "r.toml", "--verbose", "train-fgram", "--dim", 111)
+    assert code == 0
+    config = calls.pop()[0]
+    assert (config.dim, config.heads, config.fgram_layers, config.layers) == (111, 12, 2, 4)
+    shown = {line.split()[0]: line.split()[1:] for line in err.splitlines() if line.startswith("  ")}
+    assert shown["dim"] == ["111", "flag"]
+    assert shown["heads"] == ["12", "SCONE_TRAIN_FGRAM_HEADS"]
+    assert shown["fgram-layers"] == ["2", "r.toml"]
+    assert shown["layers"] == ["4", "default"]
+
+
+def test_a_recipe_gives_every_type_of_setting(scone, calls, monkeypatch):
+    text = '[count_ngrams]\nheld_out = 1\ntokenizer = "t.json"\n[train-fgram]\ntied-head = false\nsteps = 9\n'
+    text += '[select-vocab]\nsize = 4000\nbudget = "8GiB"\n'
+    Path("r.toml").write_text(text)
+    monkeypatch.setenv("SCONE_CONFIG", "r.toml")
+    scone("count-ngrams", "a")
+    assert calls.pop()[0] == count_ngrams.CountNgrams(held_out=1.0, tokenizer=Path("t.json"))
+    scone("train-fgram")
+    assert calls.pop()[0] == train_fgram.TrainFgram(tied_head=False, steps=9)
+    scone("select-vocab")
+    assert calls.pop()[0] == select_vocab.SelectVocab(size=Quantity("4000"), budget=Quantity("8GiB"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train-fgram]\nfgram-layer = 2", "no setting 'fgram-layer'; did you mean 'fgram-layers'?"),
+        ("[precompute]\nqqq = 2", "no setting 'qqq'; known settings: dtype, memory, device, seed"),
+        ("[trian-fgram]\ndim = 2", "no command 'trian-fgram'; did you mean 'train-fgram'?"),
+        ("qqq = 1", "no command 'qqq'; known tables: count-ngrams, select-vocab, train-fgram, precompute, eval"),
+        ("eval = 1", "'eval' must be a table"),
+        ("[train-fgram]\ndim = '128'", "dim = '128': expected a whole number"),
+        ("[train-fgram]\ndim = 1.5", "dim = 1.5: expected a whole number"),
+        ("[train-fgram]\ndim = true", "dim = True: expected a whole number"),
+        ("[train-fgram]\ntied-head = 1", "tied-head = 1: expected true or false"),
+        ("[count-ngrams]\nheld-out = 'x'", "expected a number"),
+        ("[count-ngrams]\ntokenizer = 1", "expected a path"),
+        ("[select-vocab]\nsize = 1.5", 'size = 1.5: expected a whole number, or a string such as "8GiB" or "10k"'),
+        ("[precompute]\ndtype = 'int3'", "expected one of float32, float16, bfloat16"),
+        ("[train-fgram]\neval-every = 1\neval_every = 2", "gives 'eval-every' twice"),
+        ("[train-fgram\n", "not valid TOML"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_and_exit_2(scone, calls, text, message):
+    Path("r.toml").write_text(text)
+    code, out, err = scone("--config", "r.toml", "select-vocab")
+    assert (code, out, calls) == (2, "", [])
+    assert message in err
+    assert err.startswith("error: recipe r.toml: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_recipe_that_cannot_be_read_is_exit_2(scone):
+    assert scone("--config", "none.toml", "eval")[::2] == (
+        2,
+        "error: recipe none.toml: cannot be read (No such file or directory)\n",
+    )
+    Path("r.toml").write_bytes(b"\xff\xfe")
+    assert scone("--config", "r.toml", "eval")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["evla"], "No such command 'evla'"),
+        (["count-ngrams"], "Missing argument 'CORPUS...'"),
+        (["select-vocab", "--min-count", "many"], "'many' is not a valid integer"),
+        (["precompute", "--dtype", "int3"], "'int3' is not one of 'float32'"),
+        (["eval", "--quiet"], "it goes before the command: scone --quiet"),
+        (["--quiet", "--verbose", "eval"], "exclude one another"),
+        (["eval", "--agains", "x"], "hint: see: scone eval --help"),
+    ],
+)
+def test_wrong_usage_is_exit_2(scone, calls, args, message):
+    code, out, err = scone(*args)
+    assert (code, out, calls) == (2, "", [])
+    assert message in err
+    assert err.startswith("error: ")
+
+
+def test_a_bad_variable_is_named(scone, calls, monkeypatch):
+    monkeypatch.setenv("SCONE_SELECT_VOCAB_MIN_COUNT", "many")
+    code, _, err = scone("select-vocab")
+    assert (code, calls) == (2, [])
+    assert "variable SCONE_SELECT_VOCAB_MIN_COUNT" in err
+
+
+# ---- what comes out ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("calls")
+def test_json_is_one_object_on_stdout(scone):
+    code, out, _ = scone("select-vocab", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert isinstance(result.pop("seconds"), float)
+    assert result == {
+        "stage": "select-vocab",
+        "out": "scone-work/vocab",
+        "up_to_date": False,
+        "num_fgrams": 12345678,
+        "share": 0.25,
+        "lengths": [{"n": 2, "rows": 1500}],
+    }
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_result_reads_well(scone):
+    _, out, _ = scone("--quiet", "select-vocab")
+    first, *lines = out.splitlines()
+    assert first.startswith("select-vocab -> scone-work/vocab (made in ")
+    assert lines == [
+        "  num fgrams  12,345,678",
+        "  share       0.25",
+        "",
+        "lengths",
+        " n    rows",
+        "───────────",
+        " 2   1,500",
+    ]
+
+
+def test_what_is_up_to_date_is_said(scone, monkeypatch):
+    monkeypatch.setattr(select_vocab, "run", lambda _c, _i, out, *_: Report("select-vocab", out, True, {}))
+    assert scone("select-vocab")[1] == "select-vocab -> scone-work/vocab (up to date)\n"
+    assert json.loads(scone("select-vocab", "--json")[1])["up_to_date"] is True
+
+
+@pytest.mark.usefixtures("calls")
+def test_quiet_and_verbose(scone):
+    assert scone("--quiet", "select-vocab")[2] == ""
+    normal = scone("select-vocab")[2]
+    assert normal == "work: done, 1 B in 0.0 s\n"
+    verbose = scone("--verbose", "select-vocab")[2]
+    assert normal in verbose
+    assert "dim                128                default" in verbose
+    assert verbose.splitlines()[-2:] == ["seconds for each piece of work:", "         0.0  work"]
+
+
+# ---- errors and exit codes ---------------------------------------------------------------------------------------
+
+
+def test_an_error_is_one_line_and_a_hint(scone, monkeypatch):
+    fail_with(monkeypatch, BadData("corpus/a.txt: not UTF-8 at byte 7, expected UTF-8 text", "convert it"))
+    code, out, err = scone("select-vocab")
+    assert (code, out) == (65, "")
+    assert err == "error: corpus/a.txt: not UTF-8 at byte 7, expected UTF-8 text\nhint: convert it\n"
+    fail_with(monkeypatch, SconeError("failed"))
+    assert scone("select-vocab")[::2] == (1, "error: failed\n")
+
+
+class RustError(Exception):
+    """Stands for the exceptions of polars and safetensors, which have the errno in their text only."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), "no space left while writing in scone-work"),
+        (OSError(122, "Disk quota exceeded", "a.parquet"), "no space left while writing a.parquet"),
+        (OSError(27, "Error writing bytes to file. Detail: ..."), "no space left while writing in scone-work"),
+        (RustError("parquet: underlying IO error: No space left on device (os error 28)"), "no space left"),
+        (PermissionError(13, "Permission denied", "corpus/a"), "corpus/a: Permission denied"),
+        (OSError("200000 requested and 0 written"), "no space left while writing in scone-work"),
+        (OSError("a text and no number"), "a text and no number"),
+    ],
+)
+def test_what_the_system_says_about_files_is_exit_74(scone, monkeypatch, error, message):
+    fail_with(monkeypatch, error)
+    code, _, err = scone("select-vocab")
+    assert code == 74
+    assert err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), EOFError("a bug"), NotImplementedError("a bug")])
+def test_a_bug_shows_its_traceback(monkeypatch, error):
+    fail_with(monkeypatch, error)
+    with pytest.raises(type(error), match="a bug"):
+        cli.main(["select-vocab"])
+
+
+def test_a_locked_workspace_is_exit_75_at_once(scone, calls):
+    with workspace_lock(Path("scone-work")):
+        code, _, err = scone("select-vocab")
+        assert (code, calls) == (75, [])
+        assert "another scone run is writing here" in err
+        assert scone("--workspace", "other", "select-vocab")[0] == 0
+    assert scone("select-vocab")[0] == 0
+
+
+# The real command in a process of its own, with a stage that does what the code in its place says.
+DRIVER = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+from scone_cli.console import cli
+from scone_cli.stages import Report, select_vocab
+def run(config, inputs, out, progress, force=False):
+    {body}
+    return Report("select-vocab", out, False, {{"text": "x" * 100}})
+select_vocab.run = run
+cli.main(["select-vocab"])
+"""
+
+
+def start(body: str, **options: object) -> subprocess.Popen[str]:
+    code = DRIVER.format(body=body)
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_file_size_limit_is_a_full_disk():
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    body = """
+    import pyarrow as pa, pyarrow.parquet as pq
+    pq.write_table(pa.table({"bytes": [os.urandom(1000) for _ in range(200)]}), inputs / "big.parquet")"""
+    with start(body, preexec_fn=limit_file_size) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 74
+    assert err.startswith("error: no space left while writing in scone-work (File too large)\nhint: free some space")
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_unwinds_and_says_that_work_is_kept(signum, code):
+    body = """
+    try:
+        progress("ready", 0, 1)
+        time.sleep(60)
+    finally:
+        (inputs / "unwound").touch()"""
+    with start(body) as process:
+        assert process.stderr.readline() == "ready: started, 1\n"
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.startswith(f"error: stopped by {signum.name}; what is finished is kept")
+    assert len(err.splitlines()) == 1
+    assert Path("scone-work/unwound").exists()
+
+
+def test_a_forked_worker_dies_quietly_of_the_signal():
+    body = """
+    if (child := os.fork()) == 0:
+        progress("ready", 0, 1)
+        time.sleep(60)
+        os._exit(1)
+    time.sleep(0.3)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM"""
+    with start(body, stdout=subprocess.DEVNULL) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "ready: started, 1\n")
+
+
+def test_a_reader_that_has_gone_is_not_an_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with start("pass", stdout=writing) as process:
+        os.close(writing)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, "")
+
+
+def test_a_result_that_cannot_be_written_is_exit_74():
+    with Path("/dev/full").open("w") as full, start("pass", stdout=full) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 74
+    assert err == "error: stdout: the result could not be written (No space left on device)\n"
