@@ -22,7 +22,7 @@ from scone_cli.arrays import U32
 from scone_cli.errors import StorageFailure
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.runtime.native_memory import LINE, Addressed, copy, pointer, prefetch
-from scone_cli.table.mapped_files import MappedFile, lost_counter, lost_pages
+from scone_cli.table.stored_file import StoredFile
 from scone_cli.vocab.index import NONE
 
 _NONE = np.uint32(NONE)
@@ -39,10 +39,8 @@ _c_pread = types.ExternalFunction("pread", types.intp(types.int32, types.intp, t
 _c_fadvise = types.ExternalFunction("posix_fadvise", types.int32(types.int32, types.intp, types.intp, types.int32))
 
 # The address of these numbers is what the kernels are called with, as an array costs a call more than the copy of a row does.
-# After them, three for each part: the address of its rows, its descriptor, the first byte of its rows in the file. LOST is the
-# address of the number of lost pages, KNOWN how many of them are known.
-NUM_ROWS, ROW_BYTES, ROWS_A_PART, LOST, KNOWN, NUM_PARTS, PARTS = range(7)
-FOREIGN, SUSPECT = 1, 2  # bits of what they return
+# After them, three for each part: the address of its rows, its descriptor, the first byte of its rows in the file.
+NUM_ROWS, ROW_BYTES, ROWS_A_PART, NUM_PARTS, PARTS = range(5)
 
 
 @kernel(inline="always")
@@ -59,16 +57,8 @@ def _address(numbers, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
 
 @kernel(inline="always")
 def _copy_row(numbers, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Copy one row to the address `out`; returns SUSPECT or 0, see `gather`."""
-    source, row_bytes = _address(numbers, row), np.uint64(numbers[ROW_BYTES])
-    copy(np.uint64(out), source, row_bytes)
-    last = carray(pointer(source + row_bytes - np.uint64(1)), (1,), np.uint8)
-    return SUSPECT if last[0] == 0 else 0
-
-
-@kernel(inline="always")
-def _lost_since(numbers):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return SUSPECT if carray(pointer(np.uint64(numbers[LOST])), (1,), np.int64)[0] != numbers[KNOWN] else 0
+    """Copy one row to the address `out`."""
+    copy(np.uint64(out), _address(numbers, row), np.uint64(numbers[ROW_BYTES]))
 
 
 @kernel(nogil=False)  # to let another thread run would take longer than this, but where the disk is read
@@ -76,21 +66,21 @@ def gather_one(address, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN0
     """Copy the row of one id, as `gather` does: what decoding one stream asks for."""
     numbers = _numbers(address)
     if row < numbers[NUM_ROWS]:
-        return _copy_row(numbers, row, out) | _lost_since(numbers)
-    return 0 if row == NONE else FOREIGN
+        _copy_row(numbers, row, out)
+        return False
+    return row != NONE
 
 
 @kernel()
 def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Copy the rows of ids[first:end] to the address `out` of the row of ids[0]; where there is NONE, leave what is there.
 
-    Returns FOREIGN if an id is none of the table's, and SUSPECT if a row ends in a zero byte, as what a file has lost does,
-    or if a page has been lost.
+    Returns whether an id is none of the table's.
     """
     numbers = _numbers(address)
     num_rows, row_bytes = np.uint32(numbers[NUM_ROWS]), numbers[ROW_BYTES]
     lines = min(-(-row_bytes // LINE), _MOST_LINES)
-    flags, ahead = 0, first
+    is_foreign, ahead = False, first
     for i in range(first, end):
         while ahead < min(i + _AHEAD, end):
             if ids[ahead] < num_rows:
@@ -99,10 +89,10 @@ def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # no
                     prefetch(start + np.uint64(LINE * line))
             ahead += 1
         if ids[i] < num_rows:
-            flags |= _copy_row(numbers, np.int64(ids[i]), out + i * row_bytes)
+            _copy_row(numbers, np.int64(ids[i]), out + i * row_bytes)
         elif ids[i] != _NONE:
-            flags |= FOREIGN
-    return flags | _lost_since(numbers)
+            is_foreign = True
+    return is_foreign
 
 
 @kernel()
@@ -151,11 +141,11 @@ def read_missing(address, ids, out, missing):  # type: ignore[no-untyped-def]  #
 
 
 def as_numbers(
-    num_rows: int, row_bytes: int, rows_a_part: int, lost: int, parts: Sequence[tuple[int, int, int]]
+    num_rows: int, row_bytes: int, rows_a_part: int, parts: Sequence[tuple[int, int, int]]
 ) -> npt.NDArray[np.int64]:
     """What the kernels are called with: see above."""
     each = [number for part in parts for number in part]
-    return np.array([num_rows, row_bytes, max(1, rows_a_part), lost, 0, len(parts), *each], np.int64)
+    return np.array([num_rows, row_bytes, max(1, rows_a_part), len(parts), *each], np.int64)
 
 
 # ---- where rows lie ----------------------------------------------------------------------------------------------
@@ -169,7 +159,7 @@ _SLOW = (50e-6, 3e-6)  # seconds for a call and for a row that memory alone cann
 class Part:
     """The rows of one file, from its byte `start` on."""
 
-    file: MappedFile
+    file: StoredFile
     start: int
     num_rows: int
 
@@ -185,9 +175,7 @@ class RowsInMemory(Addressed):
             end = start + part.num_rows * row_bytes
             part.file.read_into(self._rows[start:end], part.start)
             start = end
-        self._never = np.zeros(1, np.int64)
-        place = (int(self._rows.ctypes.data), -1, 0)
-        self._numbers = as_numbers(num_rows, row_bytes, num_rows, self._never.ctypes.data, [place])
+        self._numbers = as_numbers(num_rows, row_bytes, num_rows, [(int(self._rows.ctypes.data), -1, 0)])
         self._address = int(self._numbers.ctypes.data)
 
     def read(self, ids: U32, out: int) -> None:
@@ -197,48 +185,47 @@ class RowsInMemory(Addressed):
             IndexError: an id is none of the table's.
         """
         one = ids.size == 1
-        flags = gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, 0, ids.size, out)
-        if flags & FOREIGN:
+        if gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, 0, ids.size, out):
             raise foreign(ids, self._numbers)
 
 
-class MappedRows(Addressed):
-    """Rows that stay in their files, mapped.
+class RowsInFiles(Addressed):
+    """Rows that stay in their files.
 
     As long as all that is asked for is in the page cache, rows are copied from the mapped files. A read that takes longer than
     memory would has met the disk, one page after the other; the next reads then go the careful way, until nothing has been
-    missing for a while.
+    missing for a while. Files that cannot be mapped are always read the careful way.
     """
 
     def __init__(self, parts: Sequence[Part], row_bytes: int) -> None:
         self._parts, self._row_bytes = parts, row_bytes
-        places = [(part.file.address + part.start, part.file.descriptor, part.start) for part in parts]
+        self._is_mapped = all(part.file.can_be_mapped for part in parts)
+        begins = [int(part.file.bytes.ctypes.data) if self._is_mapped else 0 for part in parts]
+        places = [(at + part.start, part.file.descriptor, part.start) for at, part in zip(begins, parts, strict=True)]
         num_rows = sum(part.num_rows for part in parts)
-        self._numbers = as_numbers(num_rows, row_bytes, parts[0].num_rows if parts else 0, lost_counter(), places)
-        self._numbers[KNOWN] = lost_pages()  # those of tables before
+        self._numbers = as_numbers(num_rows, row_bytes, parts[0].num_rows if parts else 0, places)
         self._address = int(self._numbers.ctypes.data)
-        self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0
+        self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0  # reads still to be careful with
 
     def read(self, ids: U32, out: int) -> None:
         """Copy the rows of `ids` to the address `out` and after; where there is NONE, leave what is there.
 
         Raises:
             IndexError: an id is none of the table's.
-            DamagedArtifact: a file has been cut short since it was opened.
+            DamagedArtifact: a file that is read has become shorter.
             StorageFailure: the disk fails.
         """
         for first in range(0, ids.size, _CHUNK):
             end = min(first + _CHUNK, ids.size)
-            if self._careful:
+            if self._careful or not self._is_mapped:
                 self._read_carefully(ids[first:end], out + first * self._row_bytes)
                 continue
             started = time.perf_counter()
             one = ids.size == 1
-            flags = gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, first, end, out)
+            if gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, first, end, out):
+                raise foreign(ids, self._numbers)
             if CAN_READ_WITHOUT_WAITING and time.perf_counter() - started > _SLOW[0] + _SLOW[1] * (end - first):
                 self._careful = _CAREFUL
-            if flags:
-                self._explain(flags, ids)
 
     def _read_carefully(self, ids: U32, out: int) -> None:
         missing = np.empty(ids.size, np.int64)
@@ -250,16 +237,6 @@ class MappedRows(Addressed):
             failed = read_missing(self._address, ids, out, missing[:count])
             if failed >= 0:
                 raise self._parts[int(ids[failed]) // int(self._numbers[ROWS_A_PART])].file.failure()
-
-    def _explain(self, flags: int, ids: U32) -> None:
-        """Raise for an id that is none, and for a file that is not what it was; a row may well end in zero."""
-        if flags & FOREIGN:
-            raise foreign(ids, self._numbers)
-        lost = lost_pages()  # counted before: one that another thread loses meanwhile will be looked for again
-        for part in self._parts:
-            if error := part.file.damage():
-                raise error
-        self._numbers[KNOWN] = lost  # those of another table
 
 
 def foreign(ids: U32, numbers: npt.NDArray[np.int64]) -> IndexError:

@@ -32,11 +32,11 @@ from scone_cli.artifacts.manifest import Manifest, check_files, digest_weights, 
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts, StorageFailure
 from scone_cli.runtime.native_memory import LINE
-from scone_cli.table.fetch import MappedRows, Part, RowsInMemory, large_pages
-from scone_cli.table.mapped_files import MappedFile
+from scone_cli.table.fetch import Part, RowsInFiles, RowsInMemory, large_pages
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.table.sizes import PART_BYTES
+from scone_cli.table.stored_file import StoredFile
 from scone_cli.vocab.index import ID, NONE, REMAKE, FgramIndex, as_uint32, fewest_lines
 from scone_cli.vocab.matcher import Matcher
 
@@ -57,7 +57,7 @@ class Table:
     dim: int
     format: str
     manifest: Manifest
-    stored: MappedRows | RowsInMemory
+    stored: RowsInFiles | RowsInMemory
     plain_type: torch.dtype | None  # of rows that are numbers and nothing else
 
     @classmethod
@@ -98,7 +98,7 @@ class Table:
             raise DamagedArtifact(
                 f"{folder}: files that do not all have {most:,} rows, expected of all but the last", REMAKE
             )
-        stored = RowsInMemory(parts, width) if placement == "ram" else MappedRows(parts, width)
+        stored = RowsInMemory(parts, width) if placement == "ram" else RowsInFiles(parts, width)
         form = FORMATS[settings["dtype"]]
         plain_type = None if form.largest else torch_dtype(form.name)
         return cls(index, num_rows, settings["dim"], form.name, manifest, stored, plain_type)
@@ -126,7 +126,7 @@ class Table:
         Raises:
             ValueError: `out` is too small, or on another device; ids that have not one dimension.
             IndexError: an id is none of the table's.
-            DamagedArtifact, StorageFailure: see `gathering.MappedRows`.
+            DamagedArtifact, StorageFailure: see `fetch.RowsInFiles`.
         """
         if ids.size != 1 or ids.dtype is not ID:
             ids = as_uint32(ids, NONE - 1)  # of which no table has a row
@@ -176,7 +176,7 @@ def write_rows(folder: Path, raw: Raw, part_bytes: int = PART_BYTES) -> None:
 
 
 def _part(path: Path, width: int) -> Part:
-    file = MappedFile(path)
+    file = StoredFile(path)
     return Part(file, *locate_rows(path, width))
 
 
@@ -234,9 +234,9 @@ def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
 
 
 def _read_index(path: Path, settings: Mapping[str, Any], placement: str) -> FgramIndex:
-    file = MappedFile(path)
+    file = StoredFile(path)
     try:
-        shape = json.loads(file.bytes()[:_HEADER_BYTES].tobytes())
+        shape = json.loads(file.bytes[:_HEADER_BYTES].tobytes())
     except ValueError as error:
         raise DamagedArtifact(f"{path}: not an index ({error})", REMAKE) from error
     num_lines = shape.pop("num_lines", None) if isinstance(shape, dict) else None
@@ -247,7 +247,7 @@ def _read_index(path: Path, settings: Mapping[str, Any], placement: str) -> Fgra
     index_bytes = num_lines * LINE
     if file.size != _HEADER_BYTES + index_bytes:
         raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {_HEADER_BYTES + index_bytes:,}", REMAKE)
-    lines = file.bytes()[_HEADER_BYTES:]
+    lines = file.bytes[_HEADER_BYTES:]
     if placement == "ram":
         lines = large_pages(index_bytes)
         file.read_into(lines, _HEADER_BYTES)

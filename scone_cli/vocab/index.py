@@ -14,7 +14,7 @@ together say that the line was written, and are a filter of those that found it 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ _0, _1, _3, _7, _16, _23, _29, _31, _32 = (np.uint64(number) for number in (0, 1
 _LOW16 = np.uint64(0xFFFF)
 _TAG = np.uint32(0x1FFFFFFF)
 _EMPTY = np.uint32(0x1FFFFFFF)  # a tag that none is: as many lines are never tried
-_WRITTEN = np.uint32(0x20000000)  # in the first tag of every line: one that a file has lost is zero
+_WRITTEN = np.uint32(0x20000000)  # in the first tag of every line: one that was never written is zero
 _MOST_TRIED = 31
 _TAGS = 8  # of a line, and as many ids
 _WORDS = np.uint64(2 * _TAGS)
@@ -311,18 +311,13 @@ def _suffixes(prefix_nodes, last_tokens, lines, shape, num_tokens, suffixes):  #
 class FgramIndex:
     """Finds the longest f-gram that ends at a position (paper, section 3.1), with K - 1 probes a token at most.
 
-    lines uint32 [16 L], 16 words a line: see above. A mapped file that is cut short leaves zeros, in a line that was cut
-    through as well: `last_word`, as it was when the index was opened, is looked at after all probes of a call.
+    lines uint32 [16 L], 16 words a line: see above.
     """
 
     lines: U32
     num_fgrams: int
     num_tokens: int
     max_n: int
-    last_word: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "last_word", int(self.lines[-1]))
 
     @classmethod
     def build(cls, prefix_nodes: U32, last_tokens: U32, num_tokens: int, max_n: int) -> FgramIndex:
@@ -353,7 +348,7 @@ class FgramIndex:
 
         Raises:
             ValueError: the documents are not all of the tokens.
-            DamagedArtifact: the index is mapped, and its file has changed.
+            DamagedArtifact: a line of the index is not what was written.
         """
         tokens = as_uint32(tokens, NONE)
         if starts is None:
@@ -365,16 +360,14 @@ class FgramIndex:
         width = self.max_n - 1
         sizes = self.num_tokens, self.num_fgrams
         lost = _match(tokens, starts, self.lines, address, self.shape, sizes, width, ids, lengths)
-        if lost or self.lines[-1] != self.last_word:
+        if lost:
             raise self.damage()
         return ids, lengths
 
     @staticmethod
     def damage() -> DamagedArtifact:
         """What to say when a probe met what no index holds."""
-        return DamagedArtifact(
-            "the index of the f-grams: its file was changed, cut short or not readable while it was in use", REMAKE
-        )
+        return DamagedArtifact("the index of the f-grams: it holds what no index holds", REMAKE)
 
     def suffixes(self, prefix_nodes: U32, last_tokens: U32) -> U32:
         """The node of each of the index's f-grams without its first token [S].

@@ -20,7 +20,7 @@ _NONE, _LOST = np.uint32(NONE), NONE - 1
 _empty = np.empty  # named here: see `ngrams.ID`
 # The address of an array of these numbers is what the kernels are called with: every array costs a call more than a probe does.
 _LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN = range(8)
-_OLDEST, _CALLED, _CALL, _WORK, _LAST_WORD, _SHAPE = range(8, 14)  # the last is the first of four
+_OLDEST, _CALLED, _CALL, _WORK, _SHAPE = range(8, 13)  # the last is the first of four
 
 
 @kernel(inline="always")
@@ -106,7 +106,7 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
             oldest[stream] = max(oldest[stream], seen[stream] - ROLL_BACK)
             for n in range(width):
                 states[stream, seen[stream] % _HELD, n] = nodes[n, j]
-    return lost + (lines[-1] != numbers[_LAST_WORD])
+    return lost
 
 
 @kernel()
@@ -149,7 +149,7 @@ def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN00
         match = found
         if n + 1 < width:
             states[0, after, n + 1] = np.uint32(numbers[_NUM_TOKENS]) + found
-    return np.int64(match if lines[-1] == numbers[_LAST_WORD] else _LOST)
+    return np.int64(match)
 
 
 @kernel()
@@ -174,7 +174,7 @@ class Matcher(Addressed):
         work = np.empty((33 + 8 * width + 4) * BLOCK + 32, np.uint8)
         addresses = [array.ctypes.data for array in (self._states, self._seen, self._oldest, called)]
         shape = [index.lines.ctypes.data, index.lines.size, index.num_tokens, index.num_fgrams, width, streams]
-        numbers = np.array([*shape, *addresses, 0, work.ctypes.data, index.last_word, *index.shape], np.int64)
+        numbers = np.array([*shape, *addresses, 0, work.ctypes.data, *index.shape], np.int64)
         self._kept, self._address = (called, work, numbers), int(numbers.ctypes.data)
 
     def match(self, tokens: U32, starts: I64 | None = None, streams: I64 | None = None) -> U32:
@@ -185,7 +185,7 @@ class Matcher(Addressed):
 
         Raises:
             ValueError: the pieces are not all of the tokens, or not for different streams of this matcher.
-            DamagedArtifact: the index is mapped, and its file has changed.
+            DamagedArtifact: a line of the index is not what was written.
         """
         if starts is None and streams is None and tokens.size == 1:
             ids = _empty(1, ID)
