@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from numba import carray, types
 
-from scone_cli.arrays import U32
+from scone_cli.arrays import U8, U32
 from scone_cli.errors import StorageFailure
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.runtime.native_memory import LINE, Addressed, copy, pointer, prefetch
@@ -38,35 +37,38 @@ _c_preadv2 = types.ExternalFunction(
 _c_pread = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.intp, types.intp))
 _c_fadvise = types.ExternalFunction("posix_fadvise", types.int32(types.int32, types.intp, types.intp, types.int32))
 
-# The address of these numbers is what the kernels are called with, as an array costs a call more than the copy of a row does.
-# After them, three for each part: the address of its rows, its descriptor, the first byte of its rows in the file.
-NUM_ROWS, ROW_BYTES, ROWS_A_PART, NUM_PARTS, PARTS = range(5)
+# What the kernels are called with is the address of one of these, as an array costs a call more than the copy of a row does;
+# after it lie its parts.
+_ROWS = np.dtype([(name, np.int64) for name in ("num_rows", "row_bytes", "rows_a_part", "num_parts")])
+# A file of rows: the address of the first if they are in memory or mapped, its descriptor, the first byte of its rows in it.
+_PART = np.dtype([(name, np.int64) for name in ("address", "descriptor", "start")])
+_ROWS_BYTES = _ROWS.itemsize
 
 
 @kernel(inline="always")
-def _numbers(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
-    num_parts = carray(pointer(np.uint64(address)), (PARTS,), np.int64)[NUM_PARTS]
-    return carray(pointer(np.uint64(address)), (PARTS + 3 * num_parts,), np.int64)
+def _rows_at(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+    rows = carray(pointer(np.uint64(address)), (1,), _ROWS)[0]
+    return rows, carray(pointer(np.uint64(address) + np.uint64(_ROWS_BYTES)), (rows.num_parts,), _PART)
 
 
 @kernel(inline="always")
-def _address(numbers, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    part = row // numbers[ROWS_A_PART]
-    return np.uint64(numbers[PARTS + 3 * part] + (row - part * numbers[ROWS_A_PART]) * numbers[ROW_BYTES])
+def _address(rows, parts, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    part = row // rows.rows_a_part
+    return np.uint64(parts[part].address + (row - part * rows.rows_a_part) * rows.row_bytes)
 
 
 @kernel(inline="always")
-def _copy_row(numbers, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _copy_row(rows, parts, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Copy one row to the address `out`."""
-    copy(np.uint64(out), _address(numbers, row), np.uint64(numbers[ROW_BYTES]))
+    copy(np.uint64(out), _address(rows, parts, row), np.uint64(rows.row_bytes))
 
 
 @kernel(nogil=False)  # to let another thread run would take longer than this, but where the disk is read
 def gather_one(address, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Copy the row of one id, as `gather` does: what decoding one stream asks for."""
-    numbers = _numbers(address)
-    if row < numbers[NUM_ROWS]:
-        _copy_row(numbers, row, out)
+    rows, parts = _rows_at(address)
+    if row < rows.num_rows:
+        _copy_row(rows, parts, row, out)
         return False
     return row != NONE
 
@@ -77,19 +79,19 @@ def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # no
 
     Returns whether an id is none of the table's.
     """
-    numbers = _numbers(address)
-    num_rows, row_bytes = np.uint32(numbers[NUM_ROWS]), numbers[ROW_BYTES]
+    rows, parts = _rows_at(address)
+    num_rows, row_bytes = np.uint32(rows.num_rows), rows.row_bytes
     lines = min(-(-row_bytes // LINE), _MOST_LINES)
     is_foreign, ahead = False, first
     for i in range(first, end):
         while ahead < min(i + _AHEAD, end):
             if ids[ahead] < num_rows:
-                start = _address(numbers, np.int64(ids[ahead]))
+                start = _address(rows, parts, np.int64(ids[ahead]))
                 for line in range(lines):
                     prefetch(start + np.uint64(LINE * line))
             ahead += 1
         if ids[i] < num_rows:
-            _copy_row(numbers, np.int64(ids[i]), out + i * row_bytes)
+            _copy_row(rows, parts, np.int64(ids[i]), out + i * row_bytes)
         elif ids[i] != _NONE:
             is_foreign = True
     return is_foreign
@@ -101,19 +103,19 @@ def read_cached(address, ids, out, missing):  # type: ignore[no-untyped-def]  # 
 
     Returns their number, or -1 if an id is none of the table's.
     """
-    numbers = _numbers(address)
-    row_bytes, count = numbers[ROW_BYTES], 0
+    rows, parts = _rows_at(address)
+    row_bytes, count = rows.row_bytes, 0
     vector = np.empty(2, np.int64)
     for i in range(ids.size):
         if ids[i] == _NONE:
             continue
         row = np.int64(ids[i])
-        if row >= numbers[NUM_ROWS]:
+        if row >= rows.num_rows:
             return -1
-        part = row // numbers[ROWS_A_PART]
-        at = numbers[PARTS + 3 * part + 2] + (row - part * numbers[ROWS_A_PART]) * row_bytes
+        part = row // rows.rows_a_part
+        at = parts[part].start + (row - part * rows.rows_a_part) * row_bytes
         vector[0], vector[1] = out + i * row_bytes, row_bytes
-        if _c_preadv2(numbers[PARTS + 3 * part + 1], vector.ctypes.data, 1, at, _NOWAIT) != row_bytes:
+        if _c_preadv2(parts[part].descriptor, vector.ctypes.data, 1, at, _NOWAIT) != row_bytes:
             missing[count] = i
             count += 1
     return count
@@ -125,14 +127,14 @@ def read_missing(address, ids, out, missing):  # type: ignore[no-untyped-def]  #
 
     Returns the place of the first that could not be read, or -1.
     """
-    numbers = _numbers(address)
-    row_bytes = numbers[ROW_BYTES]
+    rows, parts = _rows_at(address)
+    row_bytes = rows.row_bytes
     for is_waiting in (False, True):
         for i in missing:
             row = np.int64(ids[i])
-            part = row // numbers[ROWS_A_PART]
-            descriptor = numbers[PARTS + 3 * part + 1]
-            at = numbers[PARTS + 3 * part + 2] + (row - part * numbers[ROWS_A_PART]) * row_bytes
+            part = row // rows.rows_a_part
+            descriptor = parts[part].descriptor
+            at = parts[part].start + (row - part * rows.rows_a_part) * row_bytes
             if not is_waiting:
                 _c_fadvise(descriptor, at, row_bytes, _WILL_NEED)
             elif _c_pread(descriptor, out + i * row_bytes, row_bytes, at) != row_bytes:
@@ -140,12 +142,10 @@ def read_missing(address, ids, out, missing):  # type: ignore[no-untyped-def]  #
     return -1
 
 
-def as_numbers(
-    num_rows: int, row_bytes: int, rows_a_part: int, parts: Sequence[tuple[int, int, int]]
-) -> npt.NDArray[np.int64]:
-    """What the kernels are called with: see above."""
-    each = [number for part in parts for number in part]
-    return np.array([num_rows, row_bytes, max(1, rows_a_part), len(parts), *each], np.int64)
+def described(num_rows: int, row_bytes: int, rows_a_part: int, parts: Sequence[tuple[int, int, int]]) -> U8:
+    """What the kernels are called with the address of: see above."""
+    rows = np.array([(num_rows, row_bytes, max(1, rows_a_part), len(parts))], _ROWS)
+    return np.concatenate([rows.view(np.uint8), np.array(parts, _PART).view(np.uint8)])
 
 
 # ---- where rows lie ----------------------------------------------------------------------------------------------
@@ -175,8 +175,9 @@ class RowsInMemory(Addressed):
             end = start + part.num_rows * row_bytes
             part.file.read_into(self._rows[start:end], part.start)
             start = end
-        self._numbers = as_numbers(num_rows, row_bytes, num_rows, [(int(self._rows.ctypes.data), -1, 0)])
-        self._address = int(self._numbers.ctypes.data)
+        self._num_rows = num_rows
+        self._described = described(num_rows, row_bytes, num_rows, [(int(self._rows.ctypes.data), -1, 0)])
+        self._address = int(self._described.ctypes.data)
 
     def read(self, ids: U32, out: int) -> None:
         """Copy the rows of `ids` to the address `out` and after; where there is NONE, leave what is there.
@@ -186,7 +187,7 @@ class RowsInMemory(Addressed):
         """
         one = ids.size == 1
         if gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, 0, ids.size, out):
-            raise foreign(ids, self._numbers)
+            raise foreign(ids, self._num_rows)
 
 
 class RowsInFiles(Addressed):
@@ -202,9 +203,9 @@ class RowsInFiles(Addressed):
         self._is_mapped = all(part.file.can_be_mapped for part in parts)
         begins = [int(part.file.bytes.ctypes.data) if self._is_mapped else 0 for part in parts]
         places = [(at + part.start, part.file.descriptor, part.start) for at, part in zip(begins, parts, strict=True)]
-        num_rows = sum(part.num_rows for part in parts)
-        self._numbers = as_numbers(num_rows, row_bytes, parts[0].num_rows if parts else 0, places)
-        self._address = int(self._numbers.ctypes.data)
+        self._num_rows = sum(part.num_rows for part in parts)
+        self._described = described(self._num_rows, row_bytes, parts[0].num_rows if parts else 0, places)
+        self._address = int(self._described.ctypes.data)
         self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0  # reads still to be careful with
 
     def read(self, ids: U32, out: int) -> None:
@@ -223,7 +224,7 @@ class RowsInFiles(Addressed):
             started = time.perf_counter()
             one = ids.size == 1
             if gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, first, end, out):
-                raise foreign(ids, self._numbers)
+                raise foreign(ids, self._num_rows)
             if CAN_READ_WITHOUT_WAITING and time.perf_counter() - started > _SLOW[0] + _SLOW[1] * (end - first):
                 self._careful = _CAREFUL
 
@@ -231,20 +232,20 @@ class RowsInFiles(Addressed):
         missing = np.empty(ids.size, np.int64)
         count = read_cached(self._address, ids, out, missing)
         if count < 0:
-            raise foreign(ids, self._numbers)
+            raise foreign(ids, self._num_rows)
         self._careful = _CAREFUL if count else self._careful - 1
         if count:
             failed = read_missing(self._address, ids, out, missing[:count])
             if failed >= 0:
-                raise self._parts[int(ids[failed]) // int(self._numbers[ROWS_A_PART])].file.failure()
+                raise self._parts[int(ids[failed]) // self._parts[0].num_rows].file.failure()
 
 
-def foreign(ids: U32, numbers: npt.NDArray[np.int64]) -> IndexError:
+def foreign(ids: U32, num_rows: int) -> IndexError:
     """What to say to an id that is no row's."""
-    return IndexError(f"f-gram {ids[ids != _NONE].max()}: the table has {numbers[NUM_ROWS]} rows")
+    return IndexError(f"f-gram {ids[ids != _NONE].max()}: the table has {num_rows} rows")
 
 
-def large_pages(size: int) -> npt.NDArray[np.uint8]:
+def large_pages(size: int) -> U8:
     """Memory in pages as large as the system has them: random reads then find their pages without a walk.
 
     Raises:

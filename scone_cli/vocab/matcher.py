@@ -18,9 +18,28 @@ ROLL_BACK = 64  # tokens that a stream can take back
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first
 _NONE, _LOST = np.uint32(NONE), NONE - 1
 _empty = np.empty  # named here: see `ngrams.ID`
-# The address of an array of these numbers is what the kernels are called with: every array costs a call more than a probe does.
-_LINES, _NUM_WORDS, _NUM_TOKENS, _NUM_FGRAMS, _WIDTH, _STREAMS, _STATES, _SEEN = range(8)
-_OLDEST, _CALLED, _CALL, _WORK, _SHAPE = range(8, 13)  # the last is the first of four
+# What the kernels are called with is the address of one of these: every array costs a call more than a probe does. Fields that
+# hold addresses are named for what lies there.
+_STATE = np.dtype(
+    [
+        ("lines", np.int64),  # of the index
+        ("num_words", np.int64),
+        ("num_tokens", np.int64),
+        ("num_fgrams", np.int64),
+        ("width", np.int64),  # K - 1
+        ("num_streams", np.int64),
+        ("states", np.int64),
+        ("seen", np.int64),  # tokens of each stream
+        ("oldest", np.int64),  # of the states that are kept, by the tokens before it
+        ("called", np.int64),  # the last call in which each stream had a piece
+        ("call", np.int64),
+        ("work", np.int64),
+        ("token_bits", np.uint64),  # from here on: the shape of the index
+        ("bits", np.uint64),
+        ("num_lines", np.uint64),
+        ("pace", np.uint64),
+    ]
+)
 
 
 @kernel(inline="always")
@@ -29,41 +48,40 @@ def _i64(address, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @kernel(inline="always")
-def _numbers(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return _i64(address, _SHAPE + 4)
+def _state(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return carray(pointer(np.uint64(address)), (1,), _STATE)[0]
 
 
 @kernel(inline="always")
-def _shape(numbers):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    at = _SHAPE
-    return np.uint64(numbers[at]), np.uint64(numbers[at + 1]), np.uint64(numbers[at + 2]), np.uint64(numbers[at + 3])
+def _shape(state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return state.token_bits, state.bits, state.num_lines, state.pace
 
 
 @kernel()
-def _is_sound(numbers, starts, streams, num_tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _is_sound(state, starts, streams, num_tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Whether the pieces are all of the tokens, in order, each for a stream that is there, none of them twice."""
-    called = _i64(numbers[_CALLED], numbers[_STREAMS])
-    numbers[_CALL] += 1
+    called = _i64(state.called, state.num_streams)
+    state.call += 1
     if starts.size != streams.size + 1 or starts[0] != 0 or starts[-1] != num_tokens:
         return False
     for piece in range(streams.size):
         stream = streams[piece]
-        if starts[piece] > starts[piece + 1] or stream < 0 or stream >= numbers[_STREAMS]:
+        if starts[piece] > starts[piece + 1] or stream < 0 or stream >= state.num_streams:
             return False
-        if called[stream] == numbers[_CALL]:
+        if called[stream] == state.call:
             return False
-        called[stream] = numbers[_CALL]
+        called[stream] = state.call
     return True
 
 
 @kernel()
-def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match(state, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match a piece for each of some streams and step their states; returns the number of lines that were lost."""
-    width, count = numbers[_WIDTH], numbers[_STREAMS]
-    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint32)
-    states = carray(pointer(np.uint64(numbers[_STATES])), (count, _HELD, width), np.uint32)
-    seen, oldest = _i64(numbers[_SEEN], count), _i64(numbers[_OLDEST], count)
-    work = np.uint64(numbers[_WORK])  # eight bytes a number for each of BLOCK positions and one more, then nodes
+    width, count = state.width, state.num_streams
+    lines = carray(pointer(np.uint64(state.lines)), (state.num_words,), np.uint32)
+    states = carray(pointer(np.uint64(state.states)), (count, _HELD, width), np.uint32)
+    seen, oldest = _i64(state.seen, count), _i64(state.oldest, count)
+    work = np.uint64(state.work)  # eight bytes a number for each of BLOCK positions and one more, then nodes
     owners, firsts, waiting, places = (
         _i64(work, BLOCK + 1),
         _i64(work + np.uint64(8 * BLOCK + 8), BLOCK),
@@ -73,7 +91,7 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
     lengths = carray(pointer(work + np.uint64(32 * BLOCK + 32)), (BLOCK,), np.uint8)
     carried = carray(pointer(work + np.uint64(33 * BLOCK + 32)), (BLOCK, width), np.uint32)
     nodes = carray(pointer(work + np.uint64((33 + 4 * width) * BLOCK + 32)), (width + 1, BLOCK), np.uint32)
-    shape, lost, piece = _shape(numbers), 0, 0
+    shape, lost, piece = _shape(state), 0, 0
     for start in range(0, tokens.size, BLOCK):
         size = min(BLOCK, tokens.size - start)
         for j in range(size):
@@ -91,9 +109,9 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
             firsts,
             carried,
             lines,
-            np.uint64(numbers[_LINES]),
+            np.uint64(state.lines),
             shape,
-            (numbers[_NUM_TOKENS], numbers[_NUM_FGRAMS]),
+            (state.num_tokens, state.num_fgrams),
             nodes,
             waiting,
             places,
@@ -111,31 +129,31 @@ def _match(numbers, tokens, starts, streams, ids):  # type: ignore[no-untyped-de
 
 @kernel()
 def _match_pieces(address, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    numbers = _numbers(address)
-    return _match(numbers, tokens, starts, streams, ids) if _is_sound(numbers, starts, streams, tokens.size) else -1
+    state = _state(address)
+    return _match(state, tokens, starts, streams, ids) if _is_sound(state, starts, streams, tokens.size) else -1
 
 
 @kernel(nogil=False)  # to let another thread run would take longer than this
 def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Match one token of stream 0: what decoding does. All its probes are known at once. Returns its id, or _LOST."""
-    numbers = _numbers(address)
-    width, count = numbers[_WIDTH], numbers[_STREAMS]
-    lines = carray(pointer(np.uint64(numbers[_LINES])), (numbers[_NUM_WORDS],), np.uint32)
-    states = carray(pointer(np.uint64(numbers[_STATES])), (count, _HELD, width), np.uint32)
-    seen, oldest = _i64(numbers[_SEEN], count), _i64(numbers[_OLDEST], count)
+    state = _state(address)
+    width, count = state.width, state.num_streams
+    lines = carray(pointer(np.uint64(state.lines)), (state.num_words,), np.uint32)
+    states = carray(pointer(np.uint64(state.states)), (count, _HELD, width), np.uint32)
+    seen, oldest = _i64(state.seen, count), _i64(state.oldest, count)
     before = seen[0] % _HELD
     seen[0] += 1
     oldest[0] = max(oldest[0], seen[0] - ROLL_BACK)
     after = seen[0] % _HELD
     for n in range(width):
         states[0, after, n] = _NONE
-    if token < 0 or token >= numbers[_NUM_TOKENS]:
+    if token < 0 or token >= state.num_tokens:
         return np.int64(_NONE)
-    shape, places = _shape(numbers), carray(pointer(np.uint64(numbers[_WORK])), (width,), np.uint64)
+    shape, places = _shape(state), carray(pointer(np.uint64(state.work)), (width,), np.uint64)
     for n in range(width):
         if states[0, before, n] != _NONE:
             places[n] = place_of(states[0, before, n], token, shape)
-            prefetch_place(np.uint64(numbers[_LINES]), places[n], shape)
+            prefetch_place(np.uint64(state.lines), places[n], shape)
     states[0, after, 0] = token
     match = _NONE
     for n in range(width):  # the node of n + 1 tokens that ended before
@@ -144,17 +162,17 @@ def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN00
             found = find(lines, places[n], shape)
         if found == _NONE:
             break
-        if found >= numbers[_NUM_FGRAMS]:
+        if found >= state.num_fgrams:
             return np.int64(_LOST)
         match = found
         if n + 1 < width:
-            states[0, after, n + 1] = np.uint32(numbers[_NUM_TOKENS]) + found
+            states[0, after, n + 1] = np.uint32(state.num_tokens) + found
     return np.int64(match)
 
 
 @kernel()
 def _match_first(address, tokens, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return _match(_numbers(address), tokens, (0, tokens.size), (0,), ids)
+    return _match(_state(address), tokens, (0, tokens.size), (0,), ids)
 
 
 class Matcher(Addressed):
@@ -172,10 +190,10 @@ class Matcher(Addressed):
         self._states = np.full((streams, _HELD, width), _NONE, np.uint32)  # after p tokens: row p % _HELD
         self._seen, self._oldest, called = (np.zeros(streams, np.int64) for _ in range(3))
         work = np.empty((33 + 8 * width + 4) * BLOCK + 32, np.uint8)
+        sizes = (index.lines.ctypes.data, index.lines.size, index.num_tokens, index.num_fgrams, width, streams)
         addresses = [array.ctypes.data for array in (self._states, self._seen, self._oldest, called)]
-        shape = [index.lines.ctypes.data, index.lines.size, index.num_tokens, index.num_fgrams, width, streams]
-        numbers = np.array([*shape, *addresses, 0, work.ctypes.data, *index.shape], np.int64)
-        self._kept, self._address = (called, work, numbers), int(numbers.ctypes.data)
+        state = np.array([(*sizes, *addresses, 0, work.ctypes.data, *index.shape)], _STATE)
+        self._kept, self._address = (called, work, state), int(state.ctypes.data)
 
     def match(self, tokens: U32, starts: I64 | None = None, streams: I64 | None = None) -> U32:
         """Ids [N] of the longest f-grams that end at each of the next tokens [N], NONE where there is none.

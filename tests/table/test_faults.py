@@ -186,7 +186,7 @@ def test_a_disk_that_fails_a_read(tmp_path):
     """As far as it can be played without one: the file's descriptor is gone, and its pages are not in memory."""
     folder = make_table(tmp_path, TRIE, rows())
     table = Table.open(folder)
-    table.stored._numbers[fetch.PARTS + 1] = 10_000
+    table.stored._described[fetch._ROWS_BYTES :].view(fetch._PART)["descriptor"] = 10_000
     with pytest.raises(StorageFailure, match=r"rows-00000\.parquet: cannot be read"):
         table.rows(EVERY)
 
