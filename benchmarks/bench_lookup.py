@@ -106,7 +106,14 @@ def make_table(folder: Path, trie: FgramTrie, rows: Path, dim: int) -> float:
     settings = {"dtype": "float16", "dim": dim, "num_fgrams": trie.num_fgrams}
     settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
     stamps = {path.name: FileStamp(path.stat().st_size, "") for path in folder.iterdir()}
-    manifest = Manifest.new("table", "precompute", 0, "", settings, {}, "", 0, {}, "", stamps)
+    made_by: dict[str, Any] = {
+        "stage": "precompute",
+        "stage_version": 0,
+        "fingerprint": "",
+        "inputs": {},
+        "tokenizer": "",
+    }
+    manifest = Manifest.new("table", **made_by, settings=settings, summary={}, files=stamps)
     (folder / "manifest.json").write_text(json.dumps(asdict(manifest)))
     return seconds
 

@@ -56,15 +56,14 @@ class Manifest:
     settings: dict[str, Any]
     inputs: dict[str, str]
     tokenizer: str
-    seed: int
     summary: dict[str, Any]
     code_version: str = __version__
     files: dict[str, FileStamp] = field(default_factory=dict)
 
     @classmethod
-    def new(cls, artifact: str, *made_by: Any) -> Manifest:
+    def new(cls, artifact: str, **made_by: Any) -> Manifest:
         """The manifest of an artifact about to be published, in the schema version that this program writes."""
-        return cls(artifact, SCHEMA_VERSIONS[artifact], *made_by)
+        return cls(artifact=artifact, schema_version=SCHEMA_VERSIONS[artifact], **made_by)
 
 
 def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -126,6 +125,7 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
             f"{folder}: '{kind}' in format {version}; this scone ({__version__}) knows up to {SCHEMA_VERSIONS[kind]}",
             "upgrade scone, or make the artifact again with this version",
         )
+    raw.pop("seed", None)  # in manifests of early versions
     try:  # after the version: a later one may well have other fields
         return Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
     except (TypeError, KeyError, AttributeError) as error:

@@ -134,8 +134,17 @@ class PreparedTokens:
             summary |= json.loads(sample.read_bytes())
         if stats.num_skipped:
             summary |= {"documents skipped": stats.num_skipped, SKIPPED: skipped}
-        made_by = (STAGE, STAGE_VERSION, self.mark, self._settings, {"corpus": self._corpus}, self.tokenizer_sha)
-        return publish(staging, self.target, Manifest.new("tokens", *made_by, 0, summary))
+        manifest = Manifest.new(
+            "tokens",
+            stage=STAGE,
+            stage_version=STAGE_VERSION,
+            fingerprint=self.mark,
+            settings=self._settings,
+            inputs={"corpus": self._corpus},
+            tokenizer=self.tokenizer_sha,
+            summary=summary,
+        )
+        return publish(staging, self.target, manifest)
 
 
 def in_short(summary: dict[str, Any]) -> dict[str, Any]:

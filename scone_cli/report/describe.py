@@ -97,7 +97,6 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
         "format_version": manifest.schema_version,
         "stage": manifest.stage,
         "code_version": manifest.code_version,
-        "seed": manifest.seed,
         "fingerprint": manifest.fingerprint,
         "tokenizer": manifest.tokenizer,
         "token_text": note,

@@ -138,7 +138,6 @@ def _settings(method: Row) -> Figure:
         "scone": ("version of scone", str),
         "window": ("window", "{:,} tokens".format),
         "stride": ("stride", "{:,} tokens".format),
-        "seed": ("seed", str),
         "seconds": ("time taken", seconds_text),
     }
     rows = [(name, write(method[key])) for key, (name, write) in told.items() if method.get(key) is not None]

@@ -35,7 +35,6 @@ class CountNgrams(TokenSettings):
         affects_result=False,
     )
     workers: int | None = setting(None, "Worker processes.  [default: one a core]", affects_result=False)
-    seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
 def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progress, force: bool = False) -> Report:
@@ -87,8 +86,16 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         check_files(out / "tokens", replace(tokens, files=others), hashes=not fresh)
         parts = [(out / "tokens" / name, None if fresh else stamp.sha256) for name, stamp in stamps]
         kept, spent = count_ngrams(job, parts, staging, pool, progress)
-    made_by = (STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed)
-    manifest = Manifest.new("counts", *made_by, {**in_short(tokens.summary), "counts": kept})
+    manifest = Manifest.new(
+        "counts",
+        stage=STAGE,
+        stage_version=STAGE_VERSION,
+        fingerprint=mark,
+        settings=settings,
+        inputs=made_from,
+        tokenizer=tokens.tokenizer,
+        summary={**in_short(tokens.summary), "counts": kept},
+    )
     return Report.of(target, publish(staging, target, manifest), up_to_date=False, seconds=spent)
 
 
@@ -121,4 +128,4 @@ def _count_settings(config: CountNgrams, excluded: list[int], vocab_size: int) -
     if excluded and not 0 <= excluded[0] <= excluded[-1] < vocab_size:
         raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids of 0 to {vocab_size - 1}")
     limits = {"max_n": config.max_n, "min_count": config.min_count, "min_docs": config.min_docs}
-    return {**limits, "exclude_tokens": excluded, "seed": config.seed}
+    return {**limits, "exclude_tokens": excluded}

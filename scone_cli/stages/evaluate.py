@@ -53,7 +53,6 @@ class Evaluate:
         choices=("auto", "cpu", "cuda", "mps"),
         affects_result=False,
     )
-    seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,17 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     given = {name: each.fingerprint for name, (_, each) in found.rivals.items()} | {"measured": measured}
     given |= {name: each.fingerprint for name, each in found.artifacts.items()}
     given["weights"] = digest_weights(found.artifacts["model"])
-    made_by = (STAGE, STAGE_VERSION, mark, settings, given, found.artifacts["tokens"].tokenizer, config.seed)
-    lasting = summary_of(results | {"speed": []})  # equal runs write equal manifests: there is no time in them
-    publish(staging, out, Manifest.new("eval", *made_by, lasting))
+    manifest = Manifest.new(
+        "eval",
+        stage=STAGE,
+        stage_version=STAGE_VERSION,
+        fingerprint=mark,
+        settings=settings,
+        inputs=given,
+        tokenizer=found.artifacts["tokens"].tokenizer,
+        summary=summary_of(results | {"speed": []}),  # equal runs write equal manifests: there is no time in them
+    )
+    publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
 
 
@@ -227,7 +234,6 @@ def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
             for name, table in tables.items()
         },
         "commands": commands_of(found, _arguments(inputs), result_settings(config)),
-        "seed": config.seed,
     }
 
 

@@ -45,7 +45,7 @@ class Precompute:
         choices=("auto", "cpu", "cuda", "mps"),
         affects_result=False,
     )
-    seed: int = setting(0, "Of the sample of rows that are checked.")
+    seed: int = setting(0, "Of the sample of rows that are checked.", affects_result=False)
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,17 @@ def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, 
         "bytes of index": index.nbytes,
         "rows computed again alone, and equal": checked,
     }
-    made_by = (STAGE, STAGE_VERSION, made.mark, settings, made.made_from, made.tokens.tokenizer, config.seed, summary)
-    publish(staging, out, Manifest.new("table", *made_by))
+    manifest = Manifest.new(
+        "table",
+        stage=STAGE,
+        stage_version=STAGE_VERSION,
+        fingerprint=made.mark,
+        settings=settings,
+        inputs=made.made_from,
+        tokenizer=made.tokens.tokenizer,
+        summary=summary,
+    )
+    publish(staging, out, manifest)
 
 
 def _memory(config: Precompute) -> int:

@@ -64,7 +64,6 @@ class SelectVocab:
     max_n: int | None = setting(
         None, "Keep only n-grams of at most this many tokens.  [default: all that were counted]"
     )
-    seed: int = setting(0, "Recorded in the manifest; nothing in this stage is random.")
 
 
 def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
@@ -82,7 +81,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
             f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
         )
     limits = _limits(config, counts.settings)
-    settings = goal | limits | {"by": config.by, "dim": config.dim, "dtype": config.dtype, "seed": config.seed}
+    settings = goal | limits | {"by": config.by, "dim": config.dim, "dtype": config.dtype}
     made_from = {"tokens": tokens.fingerprint, "counts": counts.fingerprint}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": tokens.tokenizer})
     if not force and (manifest := up_to_date(out, "vocab", mark)):
@@ -112,7 +111,14 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     write_ladder(staging / "ladder.parquet", rungs, size, num_bytes)
     summary = _summary(rungs, size, ladder.num_positions, config, settings["num_tokens"])
     manifest = Manifest.new(
-        "vocab", STAGE, STAGE_VERSION, mark, settings, made_from, tokens.tokenizer, config.seed, summary
+        "vocab",
+        stage=STAGE,
+        stage_version=STAGE_VERSION,
+        fingerprint=mark,
+        settings=settings,
+        inputs=made_from,
+        tokenizer=tokens.tokenizer,
+        summary=summary,
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 

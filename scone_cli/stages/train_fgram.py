@@ -173,8 +173,17 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         summary = _train(recipe, inputs, out, staging, team, progress)
 
         def finish() -> str:
-            manifest = (STAGE, STAGE_VERSION, recipe.mark, recipe.settings, recipe.made_from)
-            publish(staging, out, Manifest.new("model", *manifest, recipe.tokens.tokenizer, config.seed, summary))
+            manifest = Manifest.new(
+                "model",
+                stage=STAGE,
+                stage_version=STAGE_VERSION,
+                fingerprint=recipe.mark,
+                settings=recipe.settings,
+                inputs=recipe.made_from,
+                tokenizer=recipe.tokens.tokenizer,
+                summary=summary,
+            )
+            publish(staging, out, manifest)
             return "yes"
 
         team.first("is published", finish)

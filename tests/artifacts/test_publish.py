@@ -50,7 +50,6 @@ def manifest_of(print_: str = "a" * 64, kind: str = "vocab", **changes: object) 
         "settings": {"size": 10},
         "inputs": {"counts": "c" * 64},
         "tokenizer": "t" * 64,
-        "seed": 0,
         "summary": {},
     }
     return Manifest(**facts | changes)

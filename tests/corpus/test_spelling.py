@@ -67,7 +67,7 @@ def test_tokens_that_have_no_text_are_named():
 
 
 def test_without_its_own_tokenizer_ids_are_shown(tmp_path):
-    manifest = Manifest("vocab", 1, "s", 1, "f", {}, {}, "t" * 64, 0, {})
+    manifest = Manifest("vocab", 1, "s", 1, "f", {}, {}, "t" * 64, {})
     spell, note = speller_of(tmp_path / "vocab", manifest)
     assert spell([3, 14]) == "3 14"
     assert "there is no" in note

@@ -148,5 +148,6 @@ def make_table(folder: Path, trie: FgramTrie, rows: Tensor, part_bytes: int = 1 
     settings = {"dtype": dtype, "dim": rows.shape[1], "num_fgrams": size}
     settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
     made_from = {"model": "m" * 64, "vocab": "v" * 64, "weights": digest_json({})}
-    publish(staging, target, Manifest.new("table", "precompute", 2, "f" * 64, settings, made_from, "t" * 64, 0, {}))
+    made_by = {"stage": "precompute", "stage_version": 2, "fingerprint": "f" * 64, "tokenizer": "t" * 64}
+    publish(staging, target, Manifest.new("table", **made_by, settings=settings, inputs=made_from, summary={}))
     return target

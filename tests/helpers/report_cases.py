@@ -100,7 +100,6 @@ def method(corpora, arms, documents, has_bytes):
             "scone precompute",
             "scone eval wiki law.jsonl.zst --against arms/plain-1x --against arms/plain-2.5x --ladder",
         ],
-        "seed": 0,
         "seconds": 1312.0,
     }
 

@@ -43,5 +43,5 @@ def publish_model(target: Path, rows: list[dict[str, Any]], schema: pa.Schema = 
     known = [{name: row[name] for name in schema.names} for row in rows]
     write_parquet(staging / "log.parquet", schema, pa.Table.from_pylist(known, schema))
     settings = {"steps": len(rows), "learning_rate": 0.003}
-    publish(staging, target, Manifest("model", 1, "train-fgram", 1, mark, settings, {}, "t" * 64, 0, {}))
+    publish(staging, target, Manifest("model", 1, "train-fgram", 1, mark, settings, {}, "t" * 64, {}))
     return model

@@ -26,7 +26,7 @@ FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [3000]), MAX_N, NUM_ROWS, 
 TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
 TEXT = np.array(random_documents(1, NUM_TOKENS, [300])[0], np.uint32)
 EVERY = np.arange(NUM_ROWS, dtype=np.uint32)
-MODEL = Manifest("model", 1, "train-fgram", 1, "m" * 64, {}, {"vocab": "v" * 64}, "t" * 64, 0, {})
+MODEL = Manifest("model", 1, "train-fgram", 1, "m" * 64, {}, {"vocab": "v" * 64}, "t" * 64, {})
 
 
 def rows() -> torch.Tensor:

@@ -266,7 +266,7 @@ def test_a_flipped_bit_is_found_when_every_byte_is_read(tmp_path):
 
 def test_rows_of_another_model_are_refused(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
-    model = Manifest("model", 1, "train-fgram", 1, "m" * 64, {}, {"vocab": "v" * 64}, "t" * 64, 0, {})
+    model = Manifest("model", 1, "train-fgram", 1, "m" * 64, {}, {"vocab": "v" * 64}, "t" * 64, {})
     assert Table.open(folder, model=model).num_rows == 50
     for changed, message in (
         ({"fingerprint": "n" * 64}, f"rows of model {'m' * 12}, expected {'n' * 12}"),
