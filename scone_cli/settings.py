@@ -30,6 +30,9 @@ def result_settings(config: Any) -> dict[str, Any]:
     }
 
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+ROW_DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4")  # of a table; see `table/row_formats.py`
+
 _BYTES: Mapping[str, int] = {"": 1, "b": 1} | {
     f"{letter}{unit}": base**power
     for power, letter in enumerate("kmgt", start=1)

@@ -21,6 +21,7 @@ from scone_cli.formatting import count_text, seconds_text
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.signals import Stopped
 from scone_cli.serving.generate import Sampling, Speaker, Spelling, generate, open_speaker
+from scone_cli.settings import DEVICES
 
 PATH = click.Path(path_type=Path)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline: a terminal would obey them
@@ -119,7 +120,7 @@ def generate_command() -> click.Command:
         click.Option(["--live"], is_flag=True, help="Run the f-gram model instead of reading the table."),
         click.Option(
             ["--device"],
-            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            type=click.Choice(DEVICES),
             default="auto",
             show_default=True,
             help="Where the model runs: `auto` is a CUDA GPU if there is one, else the CPU.",

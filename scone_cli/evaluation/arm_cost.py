@@ -9,7 +9,7 @@ from typing import Any
 
 from scone_cli.arrays import F64
 from scone_cli.artifacts.manifest import Manifest
-from scone_cli.evaluation.arms import LIVE, TABLE, Opened
+from scone_cli.evaluation.arms import Opened
 from scone_cli.evaluation.break_even import Prices, contender
 from scone_cli.evaluation.model_cost import (
     Row,
@@ -24,7 +24,7 @@ from scone_cli.evaluation.model_cost import (
     prefill_flops,
 )
 from scone_cli.evaluation.payback import payback
-from scone_cli.evaluation.results import judged_corpora
+from scone_cli.evaluation.results import LIVE, NONE, TABLE, judged_corpora
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.settings import Quantity
 from scone_cli.table.row_formats import row_bytes
@@ -46,7 +46,7 @@ class MeasuredArm:
 
     name: str
     config: Mapping[str, Any]
-    source: str = "none"
+    source: str = NONE
     num_rows: int = 0
     row_bytes: int = 0
     index_bytes: int = 0
@@ -64,10 +64,10 @@ def _arm_cost(arm: MeasuredArm) -> Row:
     config = arm.config
     keys = ("dim", "layers", "vocab_size", "context", "tied_head", "fgram_layers", "max_n")
     shape = Shape(name=arm.name, weights="float32", **{key: config[key] for key in keys})
-    is_live = config["kind"] == "scone" and arm.source == "live"
+    is_live = config["kind"] == "scone" and arm.source == LIVE
     live = live_flops(shape, arm.match_shares) if is_live else 0.0
     training = arm.training_flops
-    if training is not None and arm.source == "table" and arm.num_rows:
+    if training is not None and arm.source == TABLE and arm.num_rows:
         training += precompute_flops(replace(shape, fgrams=Quantity(arm.num_rows)))
     parameters = main_parameters(shape) + (fgram_parameters(shape) if is_live else 0)
     return {
@@ -89,10 +89,10 @@ def _offloaded(arm: MeasuredArm) -> Row:
     if kind == "hashed":
         rows = _hashed_rows(arm.config)
         in_ram = on_disk = rows * trained
-    elif kind == "scone" and arm.source == "table":
+    elif kind == "scone" and arm.source == TABLE:
         rows, on_disk, of_index = arm.num_rows, arm.disk_bytes, arm.index_bytes
         in_ram = rows * arm.row_bytes + of_index
-    elif kind == "scone" and arm.source == "live":
+    elif kind == "scone" and arm.source == LIVE:
         rows, of_index = arm.config["learned_rows"], arm.index_bytes
         on_disk, in_ram = rows * trained, rows * trained + of_index
     return {
@@ -119,7 +119,7 @@ def costs_of(arms: Sequence[Arm], found: Opened, shares: Mapping[str, F64]) -> l
             MeasuredArm(
                 arm.name,
                 asdict(arm.model.config),
-                TABLE if arm.table else LIVE if arm.trie else "none",
+                TABLE if arm.table else LIVE if arm.trie else NONE,
                 num_rows=arm.table.num_rows if arm.table else 0,
                 row_bytes=arm.table.row_bytes if arm.table else 0,
                 index_bytes=arm.index.nbytes if arm.index else 0,

@@ -14,6 +14,7 @@ from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact, read_manifest
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
+from scone_cli.evaluation.results import LIVE, NONE, TABLE
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.model.devices import find_device
 from scone_cli.model.model import SconeModel
@@ -21,8 +22,6 @@ from scone_cli.table.table import Table
 from scone_cli.vocab.coverage import Prefix, rungs_of
 from scone_cli.vocab.trie import FgramTrie
 from scone_cli.vocab.vocabulary import trie_of_model
-
-LIVE, TABLE, WITHOUT = "live", "table", "none"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Opened:
     def names(self) -> list[str]:
         """The arms in the order of the report: rivals, then live, the tables and none."""
         own = [LIVE, TABLE, *(f"{TABLE}:{name}" for name in self.tables)] if self.has_table else []
-        return [*self.rivals, *own, WITHOUT]
+        return [*self.rivals, *own, NONE]
 
     def model_of(self, arm: str) -> tuple[Path, Manifest]:
         """The model of an arm, and where it lies."""
@@ -85,7 +84,7 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
     found = Opened(workspace, artifacts)
     for given in against:
         name, folder = _named(given)
-        if name in (*found.rivals, LIVE, TABLE, WITHOUT):
+        if name in (*found.rivals, LIVE, TABLE, NONE):
             raise BadSetting(
                 f"--against {given}: an arm named '{name}' exists already", "give it a name: NAME=MODEL_DIR"
             )
@@ -184,7 +183,7 @@ def load_arms(found: Opened, ladder: bool, device: str = "cpu") -> tuple[list[Ar
         for rows in rungs_of(table.num_rows)[:-1] if ladder else []:
             prefix = Prefix(rows, trie.suffixes, trie.num_tokens)
             rungs.append(Arm(f"{TABLE}[:{rows}]", model, table=table, prefix=prefix))
-    return [*arms, Arm(WITHOUT, model), *rungs], trie
+    return [*arms, Arm(NONE, model), *rungs], trie
 
 
 # ---- the commands that make again what was compared, from what the manifests say ----------------------------------

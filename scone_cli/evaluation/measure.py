@@ -21,9 +21,10 @@ from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation import metrics
 from scone_cli.evaluation.accumulators import CorpusTally, Gains
 from scone_cli.evaluation.arm_cost import costs_of
-from scone_cli.evaluation.arms import WITHOUT, Opened, load_arms
+from scone_cli.evaluation.arms import Opened, load_arms
 from scone_cli.evaluation.lm_eval import run_tasks
 from scone_cli.evaluation.metrics import Estimate
+from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, TABLE, WORSE
 from scone_cli.evaluation.run_arms import Arm, Losses, run_arms
 from scone_cli.evaluation.speed import measure_speed
 from scone_cli.evaluation.texts import Text, documents_trained_on, num_words, training_counts
@@ -32,9 +33,7 @@ from scone_cli.table.sizes import table_bytes
 from scone_cli.vocab.coverage import knee_of
 from scone_cli.vocab.trie import FgramTrie
 
-TABLE = "table"  # the arm that all others are compared with
 LEAST_DIFFERENCE = 1e-5  # nats a token: what is less is rounding of losses, which are float32
-BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 
 Row = dict[str, Any]
 Sections = dict[str, list[Row]]
@@ -278,7 +277,7 @@ def measure(
     arms, trie = load_arms(found, ladder, device)
     config = arms[-1].model.config
     counts = training_counts(folder, config.vocab_size)
-    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, WITHOUT], ladder)
+    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, NONE], ladder)
     results: Row = {}
     tallies = list[CorpusTally]()
     for text in texts:

@@ -14,7 +14,7 @@ from typing import Any
 
 from scone_cli.errors import BadSetting
 from scone_cli.model.flops import block_parameters, fgram_forward_flops, fgram_pass_flops, forward_flops, swiglu_width
-from scone_cli.settings import Quantity, parse_count, setting
+from scone_cli.settings import ROW_DTYPES, Quantity, parse_count, setting
 from scone_cli.table.row_formats import FORMATS, row_bytes
 from scone_cli.table.sizes import index_bytes, table_bytes
 
@@ -86,7 +86,7 @@ class Shape:
     fgrams: Quantity | None = setting(None, "F-grams, such as 10M.  [default: none, a plain model]")
     fgram_layers: int = setting(0, "Layers of the f-gram model.")
     max_n: int = setting(5, "Tokens of the longest f-grams (K).")
-    dtype: str = setting("float16", "Format of the table's rows.", choices=tuple(FORMATS))
+    dtype: str = setting("float16", "Format of the table's rows.", choices=ROW_DTYPES)
     matched: float = setting(1.0, "Share of the positions where an f-gram matches; 1 is a bound from above.")
     trie_nodes: float | None = setting(
         None, "Nodes a position of the trie of a training batch (`scone inspect` tells)."

@@ -16,6 +16,7 @@ from scone_cli.formatting import NOTHING, percent, signed_percent
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
+# Arms of the model that is evaluated: rows from the table, A_f-gram runs, no rows.
 TABLE, LIVE, NONE = "table", "live", "none"
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 _HARDLY_ANY = 0.1  # of the documents of a corpus

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE
+
 Row = dict[str, Any]
 
-TABLE = "table"
 MOST_RIVALS = 3  # beside one another
-_OWN = ("live", "none")  # arms that are the same model
-_FINDINGS = {"no difference shown": "not shown to differ"}
+_OWN = (LIVE, NONE)  # arms that are the same model
+_FINDINGS = {NOT_SHOWN: "not shown to differ"}
 
 
 def summary_of(results: Row) -> Row:

@@ -25,7 +25,7 @@ from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import Condition, parse
 from scone_cli.progress import Progress
 from scone_cli.report.eval_summary import summary_of
-from scone_cli.settings import result_settings, setting
+from scone_cli.settings import DEVICES, result_settings, setting
 from scone_cli.stages import Report
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Evaluate:
     device: str = setting(
         "auto",
         "Where to compute: `auto` is a CUDA GPU if there is one, else the CPU.",
-        choices=("auto", "cpu", "cuda", "mps"),
+        choices=DEVICES,
         affects_result=False,
     )
 

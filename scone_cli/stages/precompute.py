@@ -13,7 +13,7 @@ from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.torchrun import Team, launched
-from scone_cli.settings import Quantity, parse_bytes, result_settings, setting
+from scone_cli.settings import DEVICES, ROW_DTYPES, Quantity, parse_bytes, result_settings, setting
 from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Precompute:
     dtype: str = setting(
         "float16",
         "Number format of the rows; those of 8 bits or fewer have a scale in each row.",
-        choices=("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4"),
+        choices=ROW_DTYPES,
     )
     memory: Quantity | None = setting(
         None,
@@ -42,7 +42,7 @@ class Precompute:
     device: str = setting(
         "auto",
         "Where to compute: `auto` is a CUDA GPU if there is one, else the CPU.",
-        choices=("auto", "cpu", "cuda", "mps"),
+        choices=DEVICES,
         affects_result=False,
     )
     seed: int = setting(0, "Of the sample of rows that are checked.", affects_result=False)

@@ -10,7 +10,7 @@ from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact
 from scone_cli.artifacts.publish import publish, staging_folder, up_to_date
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
-from scone_cli.settings import Quantity, parse_bytes, parse_count, setting
+from scone_cli.settings import ROW_DTYPES, Quantity, parse_bytes, parse_count, setting
 from scone_cli.stages import Report
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SelectVocab:
     dtype: str = setting(
         "float16",
         "Number format of the rows, for the bytes of the table.",
-        choices=("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4"),
+        choices=ROW_DTYPES,
     )
     by: str = setting(
         "count",

@@ -16,7 +16,7 @@ from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.torchrun import Launch, Team, launched
-from scone_cli.settings import result_settings, setting
+from scone_cli.settings import DEVICES, result_settings, setting
 from scone_cli.stages import Report, joined
 from scone_cli.training.window_order import parse_mixture
 
@@ -99,7 +99,7 @@ class TrainFgram:
     device: str = setting(
         "auto",
         "Where to train: `auto` is a CUDA GPU if there is one, else the CPU.",
-        choices=("auto", "cpu", "cuda", "mps"),
+        choices=DEVICES,
         affects_result=False,
     )
     precision: str = setting(

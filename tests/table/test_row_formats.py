@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from scone_cli.settings import ROW_DTYPES
 from scone_cli.table.row_formats import FORMATS, decode, encode, row_bytes, torch_dtype
 
 # The largest error of a number, as a share of the largest number in its row (for floats: of the number itself).
@@ -102,3 +103,7 @@ def test_a_scaled_row_times_two_is_its_scale_times_two(name):
 def test_bytes_of_a_row(name, dim):
     bits = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3": 8, "int8": 8, "int4": 4}[name]
     assert row_bytes(name, dim) == (bits * dim + 7) // 8 + (4 if name in SCALED else 0)
+
+
+def test_formats_are_those_that_settings_offer():
+    assert tuple(FORMATS) == ROW_DTYPES
