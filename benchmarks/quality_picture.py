@@ -11,7 +11,7 @@ from html import escape
 
 from quality_report import Outcome
 
-from scone_cli.formatting import short_count
+from scone_cli.formatting import count_text
 from scone_cli.report.chart_axes import Scale, scale_of
 from scone_cli.report.figures import Axis
 
@@ -85,7 +85,7 @@ def _axes(x: Scale, y: Scale) -> Iterator[str]:
     ticks = [factor * 10.0**power for power in range(2, 13) for factor in _ROUND]
     for tick in (tick for tick in ticks if x.low <= tick <= x.high):
         yield f'<path class="grid" d="M{x(tick)} {TOP}V{HEIGHT - BOTTOM}"/>'
-        yield f'<text class="soft" x="{x(tick)}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{short_count(tick)}</text>'
+        yield f'<text class="soft" x="{x(tick)}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{count_text(tick)}</text>'
     yield f'<path class="base" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
     across, up = (x.start + x.end) / 2, (TOP + HEIGHT - BOTTOM) / 2
     named = "resident parameters without embeddings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -35,12 +36,18 @@ def harmless(text: str) -> str:
     return "".join(each if each.isprintable() else _visible(each) for each in text)
 
 
-def count_text(value: float) -> str:
-    """A number of things in at most six characters or so: 12,345 or 12.3M."""
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(value) >= size:
-            return f"{value / size:.1f}{suffix}"
-    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+def count_text(value: float, full_below: float = 10_000) -> str:
+    """A number of things in at most five characters: 1.5, 500, 9,876, 12.3k, 1.5M."""
+    rounded = float(f"{value:.3g}")  # first: 999,600 is 1M
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(rounded) >= max(size, full_below):
+            return f"{rounded / size:.3g}{suffix}"
+    return f"{rounded if abs(value) < 1000 else value:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+
+
+def power_text(value: float) -> str:
+    """A number of operations as the literature writes it: 2.73e13."""
+    return f"{value:.2e}".replace("e+", "e")
 
 
 def bytes_text(value: float) -> str:
@@ -77,12 +84,55 @@ def value_text(kind: Kind, value: Any) -> str:
     return f"{value:,.2f}" if kind == "number" else str(value)
 
 
-def short_count(value: float) -> str:
-    """A number in at most five characters, for the ticks of an axis: 500, 20k, 1.5M."""
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"
+def amount_text(value: float, unit: str) -> str:
+    """An amount of work in its unit: 12.3M tokens, 4.5 MiB."""
+    return bytes_text(value) if is_bytes(unit) else f"{count_text(value)} {unit}".rstrip()
+
+
+def is_bytes(unit: str) -> bool:
+    """Whether a unit of work is the byte, which is shown as KiB, MiB and so on."""
+    return unit in {"B", "bytes"}
+
+
+def named_value_text(name: str, value: Any) -> str:
+    """A value of a result; its name says whether it counts bytes or seconds."""
+    if isinstance(value, list | tuple):
+        return ", ".join(named_value_text(name, item) for item in value) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if not isinstance(value, int | float):
+        return str(value)
+    if re.search(r"\bbytes$", name.replace("_", " ")):
+        return bytes_text(value)
+    if re.search(r"\bseconds$", name.replace("_", " ")):
+        return seconds_text(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+def narrow_value_text(name: str, value: Any) -> str:
+    """The same in a narrow table: of large numbers, and of bytes, the first three digits, such as 12.3k or 126 MiB."""
+    text = named_value_text(name, value)
+    if re.fullmatch(r"[\d,]{3,}\.\d .iB", text):
+        number, unit = text.replace(",", "").split()
+        return f"{float(number):.0f} {unit}"
+    return count_text(value) if isinstance(value, int) and text == f"{value:,}" and abs(value) >= 10_000 else text
+
+
+def with_same_decimals(texts: Sequence[str]) -> list[str]:
+    """Numbers with as many decimals as the longest, so far as they have the six digits that `named_value_text` shows."""
+    is_plain = [re.fullmatch(r"-?[\d,]+(\.\d+)?", text) is not None for text in texts]
+    decimals = [len(text.partition(".")[2]) for text in texts]
+    most = max((each for each, plain in zip(decimals, is_plain, strict=True) if plain), default=0)
+    padded = []
+    for text, each, plain in zip(texts, decimals, is_plain, strict=True):
+        room = min(most - each, 6 - sum(map(str.isdigit, text))) if plain else 0
+        padded.append(f"{text if each else text + '.'}{'0' * room}" if room > 0 else text)
+    return padded
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many characters of a text."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 _LARGE = 1e6
@@ -102,21 +152,28 @@ def signed_percent(share: float) -> str:
     return text if text == NOTHING else ("\N{MINUS SIGN}" if share < 0 else "+") + text
 
 
-def signed(value: float, digits: int) -> str:
-    """A difference with its sign, and a minus as wide as a plus."""
-    return f"{value:+,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float, size: str) -> str:
+    """A difference with its sign, a minus as wide as a plus; `size` is its absolute value as text. Nothing has no sign."""
+    is_nothing = not any(digit in size for digit in "123456789")
+    return size if is_nothing else ("\N{MINUS SIGN}" if value < 0 else "+") + size
 
 
-def with_error(value: float | None, stderr: float | None) -> str:
-    """A value with as many digits as its standard error has a use for: 42.46 ± 0.38."""
+def signed_number(value: float, digits: int) -> str:
+    """A difference with its sign and so many decimals."""
+    return signed(value, f"{abs(value):,.{digits}f}")
+
+
+def with_error(value: float | None, stderr: float | None, digits: int | None = None) -> str:
+    """A value and its standard error, 42.46 ± 0.38, with the digits given, or as many as the error has a use for."""
     if value is None:
         return "-"
-    if not stderr:
-        return plain(value)
-    if abs(value) >= _LARGE:
-        return f"{count_text(value)} ± {count_text(stderr)}"
-    digits = min(4, max(0, 1 - math.floor(math.log10(stderr))))
-    return f"{value:,.{digits}f} ± {stderr:,.{digits}f}"
+    if digits is None:
+        if not stderr:
+            return plain(value)
+        if abs(value) >= _LARGE:
+            return f"{count_text(value)} ± {count_text(stderr)}"
+        digits = min(4, max(0, 1 - math.floor(math.log10(stderr))))
+    return f"{value:,.{digits}f}" + ("" if stderr is None else f" ± {stderr:,.{digits}f}")
 
 
 def plain(value: float | None) -> str:

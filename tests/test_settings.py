@@ -60,7 +60,7 @@ def test_what_is_no_count(text):
 
 def test_numbers_can_be_read():
     assert [count_text(n) for n in (0, 7, 12_345, 0.5, 12_345_678, 2.5e9)] == [
-        *("0", "7", "12,345", "0.5", "12.3M", "2.5G"),
+        *("0", "7", "12.3k", "0.5", "12.3M", "2.5G"),
     ]
     assert [bytes_text(n) for n in (0, 1023, 1536, 5 * 2**30)] == ["0 B", "1,023 B", "1.5 KiB", "5.0 GiB"]
     assert [seconds_text(n) for n in (0.25, 75, 754, 11045)] == ["0.2 s", "75 s", "12:34", "3:04:05"]

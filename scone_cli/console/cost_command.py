@@ -21,7 +21,7 @@ from scone_cli.console.options import Session, read_recipe
 from scone_cli.console.results import drawn
 from scone_cli.evaluation.break_even import Contender, Prices, contender
 from scone_cli.evaluation.payback import payback
-from scone_cli.formatting import big, bytes_text, dollars, short_count
+from scone_cli.formatting import big, bytes_text, count_text, dollars, power_text
 
 if TYPE_CHECKING:
     from scone_cli.evaluation.model_cost import Shape
@@ -103,12 +103,11 @@ Shown = tuple[str, Callable[[Row], str]]
 
 
 def _count(key: str) -> Callable[[Row], str]:
-    return lambda row: short_count(row[key]) if row[key] else "-"
+    return lambda row: count_text(row[key]) if row[key] else "-"
 
 
 def _power(key: str) -> Callable[[Row], str]:
-    """Numbers of operations as the literature writes them: 2.73e13."""
-    return lambda row: f"{row[key]:.2e}".replace("e+", "e") if row[key] else "-"
+    return lambda row: power_text(row[key]) if row[key] else "-"
 
 
 def _bytes(key: str) -> Callable[[Row], str]:

@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from scone_cli.console.results import drawn, result_text
-from scone_cli.formatting import Kind, short_count, value_text
+from scone_cli.formatting import Kind, count_text, shortened, value_text
 from scone_cli.report.chart_axes import Scale, scale_of
 from scone_cli.report.figures import Chart, Column, Figure, Line, LineChart, Table
 from scone_cli.report.ngram_figures import figures_of
@@ -167,7 +167,7 @@ def _grid(table: Table, console: Console) -> Grid:
     cells = _cells(table, value_text)
     if (room := _room(table, cells, console)) < 0:
         cells = _cells(
-            table, lambda kind, value: short_count(value) if _is_long(kind, value) else value_text(kind, value)
+            table, lambda kind, value: count_text(value) if _is_long(kind, value) else value_text(kind, value)
         )
         room = _room(table, cells, console)
     bar_width = min(BAR, room - _GAP)
@@ -189,17 +189,13 @@ def _grid(table: Table, console: Console) -> Grid:
 def _cells(table: Table, written: Callable[[Kind, Any], str]) -> list[list[str]]:
     """The texts of every column."""
     return [
-        [_shortened(written(column.kind, value)) for value in values]
+        [shortened(written(column.kind, value), LONGEST_TEXT) for value in values]
         for column, values in zip(table.columns, zip(*table.rows, strict=True), strict=True)
     ]
 
 
 def _is_long(kind: Kind, value: Any) -> bool:
     return kind == "count" and value is not None and value >= 10_000
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def _width(column: Column, texts: Sequence[str]) -> int:

@@ -1,47 +1,17 @@
-"""What the user reads: results on stdout, messages on stderr, and numbers in both that a person can take in."""
+"""What the user reads: results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
 from scone_cli.errors import StorageFailure
-from scone_cli.formatting import bytes_text, count_text, seconds_text
 
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
-
-# ---- numbers -----------------------------------------------------------------------------------------------------
-
-
-def is_bytes(unit: str) -> bool:
-    """Whether a unit of work is the byte, which is shown as KiB, MiB and so on."""
-    return unit in {"B", "bytes"}
-
-
-def quantity_text(value: float, unit: str) -> str:
-    """An amount of work in its unit."""
-    return bytes_text(value) if is_bytes(unit) else f"{count_text(value)} {unit}".rstrip()
-
-
-def value_text(key: str, value: Any) -> str:
-    """A value of a result; its key says whether it counts bytes or seconds."""
-    if isinstance(value, list | tuple):
-        return ", ".join(value_text(key, item) for item in value) or "none"
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    if not isinstance(value, int | float):
-        return str(value)
-    if re.search(r"\bbytes$", key.replace("_", " ")):
-        return bytes_text(value)
-    if re.search(r"\bseconds$", key.replace("_", " ")):
-        return seconds_text(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
-
 
 # ---- stdout ------------------------------------------------------------------------------------------------------
 

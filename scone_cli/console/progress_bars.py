@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from scone_cli.console.output import is_bytes, is_terminal, quantity_text, say
-from scone_cli.formatting import bytes_text, count_text, seconds_text
+from scone_cli.console.output import is_terminal, say
+from scone_cli.formatting import amount_text, bytes_text, count_text, is_bytes, seconds_text
 from scone_cli.progress import Progress, silent
 
 PLAIN_INTERVAL = 30.0  # seconds between two lines about the same piece of work, in a log
@@ -42,9 +42,9 @@ class Piece:
     def amount(self) -> str:
         """How much is done, of how much."""
         if self.total is None:
-            return quantity_text(self.done, self.unit)
+            return amount_text(self.done, self.unit)
         done = bytes_text(self.done) if is_bytes(self.unit) else count_text(self.done)
-        return f"{done} of {quantity_text(self.total, self.unit)}"  # the unit once: a line is short
+        return f"{done} of {amount_text(self.total, self.unit)}"  # the unit once: a line is short
 
     def pace(self, now: float) -> str:
         """How fast it went on average, and how long it will take at that pace."""
@@ -62,7 +62,7 @@ class Piece:
         if self.total == 0 and self.detail:
             return f"{self.what}: {self.detail}"
         took = seconds_text((self.ended or self.started) - self.started)
-        return _joined(f"{self.what}: done", f"{quantity_text(self.done, self.unit)} in {took}", self.detail)
+        return _joined(f"{self.what}: done", f"{amount_text(self.done, self.unit)} in {took}", self.detail)
 
 
 def _joined(*parts: str) -> str:
@@ -110,8 +110,8 @@ class PlainProgress:
         self._show_end(piece)
 
     def _show_start(self, piece: Piece) -> None:
-        size = "" if piece.total is None else quantity_text(piece.total, piece.unit)
-        already = f"{quantity_text(piece.first, piece.unit)} already done" if piece.first else ""
+        size = "" if piece.total is None else amount_text(piece.total, piece.unit)
+        already = f"{amount_text(piece.first, piece.unit)} already done" if piece.first else ""
         say(_joined(f"{piece.what}: started", size, already, piece.detail))
 
     def _show(self, piece: Piece, now: float) -> None:

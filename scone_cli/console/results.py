@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scone_cli.console.output import is_terminal, value_text
+from scone_cli.console.output import is_terminal
+from scone_cli.formatting import named_value_text, narrow_value_text, with_same_decimals
 
 NO_WIDTH = 10_000
 
@@ -69,15 +69,15 @@ def _block(values: Mapping[str, Any]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for key, value in values.items():
-        grid.add_row(f"  {_label(key)}", value_text(key, value))
+        grid.add_row(f"  {_label(key)}", named_value_text(key, value))
     return grid
 
 
 def _table(console: Console, rows: Sequence[Mapping[str, Any]]) -> Table:
     """A table that fits the console if it can: where it must, numbers are cut short and columns move together."""
-    table = _drawn(rows, value_text, 1)
+    table = _drawn(rows, named_value_text, 1)
     whole = console.measure(table, options=console.options.update(width=NO_WIDTH)).maximum
-    return table if whole <= console.width else _drawn(rows, _short_text, 0)
+    return table if whole <= console.width else _drawn(rows, narrow_value_text, 0)
 
 
 def _drawn(rows: Sequence[Mapping[str, Any]], as_text: Callable[[str, Any], str], space: int) -> Table:
@@ -87,33 +87,8 @@ def _drawn(rows: Sequence[Mapping[str, Any]], as_text: Callable[[str, Any], str]
         values = [row.get(name) for row in rows]
         is_number = all(isinstance(value, int | float | None) for value in values)
         texts = [as_text(name, value) for value in values]
-        columns.append(_same_decimals(texts) if is_number else texts)
+        columns.append(with_same_decimals(texts) if is_number else texts)
         table.add_column(_label(name), justify="right" if is_number else "left", overflow="fold")
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     return table
-
-
-def _short_text(key: str, value: Any) -> str:
-    """A value in a narrow table: of large numbers, and of bytes, the first three digits, such as 12.3k or 126 MiB."""
-    text = value_text(key, value)
-    if re.fullmatch(r"[\d,]{3,}\.\d .iB", text):
-        number, unit = text.replace(",", "").split()
-        return f"{float(number):.0f} {unit}"
-    if not isinstance(value, int) or text != f"{value:,}" or abs(value) < 10_000:
-        return text
-    rounded = float(f"{value:.3g}")  # first: 999,600 is 1.00M
-    power = (len(f"{abs(rounded):.0f}") - 1) // 3
-    return f"{rounded / 1000**power:#.3g}".removesuffix(".") + "kMGTPE"[power - 1]
-
-
-def _same_decimals(texts: Sequence[str]) -> list[str]:
-    """Numbers with as many decimals as the longest, so far as they have the six digits that `value_text` shows."""
-    is_plain = [re.fullmatch(r"-?[\d,]+(\.\d+)?", text) is not None for text in texts]
-    decimals = [len(text.partition(".")[2]) for text in texts]
-    most = max((each for each, plain in zip(decimals, is_plain, strict=True) if plain), default=0)
-    padded = []
-    for text, each, plain in zip(texts, decimals, is_plain, strict=True):
-        room = min(most - each, 6 - sum(map(str.isdigit, text))) if plain else 0
-        padded.append(f"{text if each else text + '.'}{'0' * room}" if room > 0 else text)
-    return padded

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from scone_cli.formatting import Kind, harmless, short_count
+from scone_cli.formatting import Kind, count_text, harmless, shortened
 from scone_cli.report.figures import Axis
 
 # ---- scales: from values to places along an axis, and the round numbers that stand there --------------------------
@@ -86,7 +86,7 @@ def _step(span: float) -> float:
 
 
 def _tick_text(value: float) -> str:
-    return short_count(value) if abs(value) >= _SHORTENED else f"{value:.6g}"
+    return count_text(value, _SHORTENED) if abs(value) >= _SHORTENED else f"{value:.6g}"
 
 
 WIDTH, HEIGHT = 400, 272  # HEIGHT: with a legend of one line at most
@@ -118,11 +118,6 @@ class Frame:
 def clean(text: str) -> str:
     """Text as it may stand in SVG."""
     return escape(harmless(text), quote=True)
-
-
-def shortened(text: str, most: int) -> str:
-    """At most so many characters."""
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def picture(title: str, height: float, marks: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from scone_cli.evaluation.results import BETTER, NOT_SHOWN, WORSE
-from scone_cli.formatting import Kind, short_count, value_text
+from scone_cli.formatting import Kind, count_text, shortened, signed, value_text
 from scone_cli.report.chart_axes import (
     BOTTOM,
     CHARACTER,
@@ -26,7 +26,6 @@ from scone_cli.report.chart_axes import (
     legend,
     picture,
     scale_of,
-    shortened,
     tick_labels,
     x_tick,
     x_ticks,
@@ -48,10 +47,8 @@ Place = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def signed(kind: Kind, value: float) -> str:
-    """A difference with its sign; nothing has none."""
-    text = value_text(kind, abs(value))
-    return text if value == 0 else ("\N{MINUS SIGN}" if value < 0 else "+") + text
+def _signed(kind: Kind, value: float) -> str:
+    return signed(value, value_text(kind, abs(value)))
 
 
 # ---- intervals ---------------------------------------------------------------------------------------------------
@@ -60,7 +57,7 @@ def signed(kind: Kind, value: float) -> str:
 def interval_chart(chart: IntervalChart) -> str:
     """One line an interval: its name, the interval as a bar with the value as a dot, and the value in digits."""
     names = [shortened(each.name, _LONGEST) for each in chart.intervals]
-    values = [signed(chart.x.kind, each.value) for each in chart.intervals]
+    values = [_signed(chart.x.kind, each.value) for each in chart.intervals]
     left = CHARACTER * max(map(len, names)) + 12
     right = WIDTH - CHARACTER * max(6, *map(len, values)) - 10
     frame = Frame(left, 44, right, 44 + _ROW * len(names) + 4)
@@ -91,9 +88,9 @@ def _directions(x: Scale) -> Iterator[str]:
 
 def _interval(each: Interval, kind: Kind, x: Scale, y: float) -> Iterator[str]:
     """Filled where a difference was shown, hollow where not: colours alone do not reach everybody."""
-    told = f"{each.name}: {signed(kind, each.value)}"
+    told = f"{each.name}: {_signed(kind, each.value)}"
     if each.low is not None and each.high is not None:
-        told += f" ({signed(kind, each.low)} to {signed(kind, each.high)}), {each.finding}"
+        told += f" ({_signed(kind, each.low)} to {_signed(kind, each.high)}), {each.finding}"
         yield f'<path class="interval {_CLASSES[each.finding]}" d="M{x(each.low)} {y}H{x(each.high)}"/>'
     yield (
         f'<circle class="{_CLASSES[each.finding]}" cx="{x(each.value)}" cy="{y}" r="4.5"><title>{clean(told)}</title></circle>'
@@ -282,4 +279,4 @@ def _categories(chart: BarChart, frame: Frame, y: Scale) -> Iterator[str]:
 
 def _digits(chart: BarChart, value: float | None) -> str:
     """What stands above a bar, where all of them have room."""
-    return "" if value is None else short_count(value) if chart.y.kind == "count" else value_text(chart.y.kind, value)
+    return "" if value is None else count_text(value) if chart.y.kind == "count" else value_text(chart.y.kind, value)

@@ -18,7 +18,7 @@ from scone_cli.evaluation.results import (
     rows_of,
     text_of,
 )
-from scone_cli.formatting import short_count, signed, signed_percent
+from scone_cli.formatting import count_text, signed_number, signed_percent
 from scone_cli.report.eval_quality import change_axis, interval_of
 from scone_cli.report.figures import Axis, BarChart, Bars, Column, Dot, DotChart, Figure, IntervalChart, Section, Table
 
@@ -131,8 +131,8 @@ def class_name(first: int, last: int | None) -> str:
     if last == 0:
         return "never"
     if last is None:
-        return f"{short_count(first)} or more"
-    return f"{first}{_TO}{last}" if last < 1000 else f"{short_count(first)}{_TO}{short_count(last + 1)}"
+        return f"{count_text(first)} or more"
+    return f"{first}{_TO}{last}" if last < 1000 else f"{count_text(first)}{_TO}{count_text(last + 1)}"
 
 
 def _comparison(row: Row, against: str | None) -> Comparison | None:
@@ -217,8 +217,8 @@ def _examples(results: Results, kind: str) -> Figure | None:
 
 def _token(row: Row) -> tuple[Any, ...]:
     losses = (_nats(row["against_loss"]), _nats(row["table"]))
-    return (row["text"], row["n"], *losses, signed(row["nats"], 0), row["before"] or "")
+    return (row["text"], row["n"], *losses, signed_number(row["nats"], 0), row["before"] or "")
 
 
 def _fgram(row: Row) -> tuple[Any, ...]:
-    return (row["text"], row["fgram"], row["n"], signed(row["nats_per_use"], 3), signed(row["nats"], 0))
+    return (row["text"], row["fgram"], row["n"], signed_number(row["nats_per_use"], 3), signed_number(row["nats"], 0))

@@ -32,7 +32,7 @@ from scone_cli.formatting import (
     listed,
     names_of,
     seconds_text,
-    signed,
+    signed_number,
     signed_percent,
     with_error,
 )
@@ -222,7 +222,7 @@ def _gain(results: Results) -> Iterator[Fact]:
         low, high = found.interval
         note = f"95% interval {signed_percent(low)} to {signed_percent(high)}"
     if (bits := bits_a_byte(results, found)) is not None:
-        note += f"; {signed(bits, 4)} bits a byte"
+        note += f"; {signed_number(bits, 4)} bits a byte"
     if found.finding not in (BETTER, WORSE):
         note += "; no difference shown"
     yield Fact(f"perplexity against {found.against}", signed_percent(found.change), note)

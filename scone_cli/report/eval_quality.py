@@ -22,7 +22,7 @@ from scone_cli.evaluation.results import (
     text_of,
     value_of,
 )
-from scone_cli.formatting import plain, signed, with_error
+from scone_cli.formatting import plain, signed_number, with_error
 from scone_cli.report.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
 
 NAMES = {
@@ -101,7 +101,7 @@ def _difference_table(found: Sequence[Comparison]) -> Table:
         *(Column("corpus", "text"), Column("against", "text"), Column("perplexity", "text")),
         *(Column("nats a token", "written"), Column("finding", "text")),
     ]
-    rows = [(each.corpus, each.against, how_much(each), signed(each.nats, 4), each.finding) for each in found]
+    rows = [(each.corpus, each.against, how_much(each), signed_number(each.nats, 4), each.finding) for each in found]
     return Table(columns, rows, "The same in numbers", folded=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE
+from scone_cli.formatting import signed, with_error
 
 Row = dict[str, Any]
 
@@ -65,7 +66,7 @@ def _quality(results: Row, corpus: str) -> Iterable[Row]:
         words, row = values.get((arm, "word_perplexity")), compared.get(arm)
         yield {
             "arm": arm,
-            "perplexity": _with_error(ppl["value"], ppl["stderr"], 3),
+            "perplexity": with_error(ppl["value"], ppl["stderr"], 3),
             "a word": round(words["value"], 1 if words["value"] < 1000 else None) if words else None,
             "bits a byte": _rounded(bits["value"], 4) if bits else None,
             "table - arm, nats": _signed(row, 4) if row else "-",
@@ -96,12 +97,7 @@ def _where(results: Row, corpus: str) -> list[Row]:
 def _signed(row: Row, digits: int) -> str:
     """A difference and half of its interval."""
     half = None if row["high"] is None else row["high"] - row["nats_per_token"]
-    value = round(row["nats_per_token"], digits) + 0.0  # not -0.0
-    return ("" if value < 0 else "+") + _with_error(value, half, digits)
-
-
-def _with_error(value: float, error: float | None, digits: int) -> str:
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    return signed(row["nats_per_token"], with_error(abs(row["nats_per_token"]), half, digits))
 
 
 def _rung(row: Row) -> Row:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.errors import BadSetting
-from scone_cli.formatting import short_count, value_text
+from scone_cli.formatting import count_text, value_text
 from scone_cli.report.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Table
 from scone_cli.report.model_figures import training_figures, training_headline
 from scone_cli.report.page import page
@@ -77,7 +77,7 @@ def _class_name(row: Row) -> str:
     first, last = row["first"], row["last"]
     if last < 1000:
         return str(first) if first == last else f"{first}{_TO}{last}"
-    return f"{short_count(first)}{_TO}{short_count(last + 1)}"
+    return f"{count_text(first)}{_TO}{count_text(last + 1)}"
 
 
 # ---- size and length ---------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def _coverage(portrait: Row, _: str) -> Figure | None:
         return None
     sizes = [row["size"] for row in ladder]
     x = Axis("f-grams in the vocabulary", log=True)
-    chosen = next(((row["size"], f"chosen: {short_count(row['size'])}") for row in ladder if row["chosen"]), None)
+    chosen = next(((row["size"], f"chosen: {count_text(row['size'])}") for row in ladder if row["chosen"]), None)
     matched, length = ([row[key] or 0.0 for row in ladder] for key in ("matched", "mean_match_length"))
     charts = [
         LineChart("held-out text matched", x, Axis("share of positions", "share"), [Line("", sizes, matched)], chosen),
@@ -212,7 +212,7 @@ def _tail(portrait: Row, artifact: str) -> Figure | None:
         return None
     gram, where = "f-gram" if artifact == "vocab" else "counted n-gram", tail["where"]
     classes: Sequence[Row] = tail["classes"]
-    names, firsts = [_class_name(row) for row in classes], [short_count(row["first"]) for row in classes]
+    names, firsts = [_class_name(row) for row in classes], [count_text(row["first"]) for row in classes]
     x = "count of the token in training (least of each class)"
     missed = [row["share_unmatched"] for row in classes]
     never = [row["share_never_matched"] for row in classes]

@@ -61,7 +61,7 @@ def test_lines_that_say_nothing_are_left_out(scone):
     assert "Table, off the accelerator" not in out
     assert "Does the table pay?" not in out
     assert "trie" not in out
-    assert line(out, "parameters") == ["1.66k"]
+    assert line(out, "parameters") == ["1,664"]
 
 
 def test_a_table_without_plain_rivals_is_not_known_to_pay(scone):

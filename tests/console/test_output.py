@@ -9,10 +9,11 @@ import sys
 import pytest
 from rich.console import Console
 
-from scone_cli.console import output, progress_bars
+from scone_cli.console import progress_bars
 from scone_cli.console import results as tables
 from scone_cli.console.progress_bars import PlainProgress
 from scone_cli.errors import BadData
+from scone_cli.formatting import named_value_text, narrow_value_text, with_same_decimals
 
 
 def test_nothing_is_cut_off_in_a_pipe():
@@ -40,10 +41,10 @@ def test_a_narrow_table_shows_three_digits_and_is_not_folded():
     ("key", "value", "text"),
     [
         ("n", 9_999, "9,999"),
-        ("n", 10_000, "10.0k"),
+        ("n", 10_000, "10k"),
         ("n", -123_456, "-123k"),
-        ("n", 999_600, "1.00M"),
-        ("n", 10**12, "1.00T"),
+        ("n", 999_600, "1M"),
+        ("n", 10**12, "1T"),
         ("x", 123456.789, "123457"),
         ("bytes", 131_600_000, "126 MiB"),
         ("bytes", 1_072_668_082, "1023 MiB"),
@@ -53,19 +54,19 @@ def test_a_narrow_table_shows_three_digits_and_is_not_folded():
     ],
 )
 def test_numbers_cut_short(key, value, text):
-    assert tables._short_text(key, value) == text
+    assert narrow_value_text(key, value) == text
 
 
 def test_a_column_has_the_same_decimals_unless_that_would_claim_digits():
     shown = ["0.317", "-0.26", "1", "-", "1e-05", "1,234.5", "123456"]
-    assert tables._same_decimals(shown) == ["0.317", "-0.260", "1.000", "-", "1e-05", "1,234.50", "123456"]
-    assert tables._same_decimals(["3", "-", "12,345"]) == ["3", "-", "12,345"]
+    assert with_same_decimals(shown) == ["0.317", "-0.260", "1.000", "-", "1e-05", "1,234.50", "123456"]
+    assert with_same_decimals(["3", "-", "12,345"]) == ["3", "-", "12,345"]
 
 
 def test_values_can_be_read():
     values = [("rows", 1_000_000), ("nats", 4.5723456), ("table_bytes", 2048), ("seconds", 1.5), ("stderr", None)]
-    assert [output.value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
-    assert [output.value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
+    assert [named_value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
+    assert [named_value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
 
 
 # ---- progress ----------------------------------------------------------------------------------------------------

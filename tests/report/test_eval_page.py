@@ -179,9 +179,9 @@ def test_costs_on_the_page_are_those_of_the_results(law):
     found, told = law
     for row in found["cost"]:
         assert f"{row['arm']} {row['resident_parameters']:,}" in told["Cost"]
-        flops = [f"{row[key] / 1e6:.1f}M" for key in ("prefill_flops", "decode_flops")]
+        flops = [f"{row[key] / 1e6:.3g}M" for key in ("prefill_flops", "decode_flops")]
         times = f"{row['decode_flops'] / found['cost'][3]['decode_flops']:.2f}"
-        assert " ".join([row["arm"], *flops, times, "1.5 KiB", f"{row['training_flops'] / 1e12:.1f}T"]) in told["Cost"]
+        assert " ".join([row["arm"], *flops, times, "1.5 KiB", f"{row['training_flops'] / 1e12:.3g}T"]) in told["Cost"]
     for row in found["speed"]:
         assert f"{row['tokens_a_second']:,.0f}" in told["Cost"]
     for row in found["lookup"]:

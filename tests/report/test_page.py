@@ -8,7 +8,7 @@ import pytest
 from html_tags import Tags
 
 from scone_cli.errors import BadSetting
-from scone_cli.formatting import short_count, value_text
+from scone_cli.formatting import count_text, value_text
 from scone_cli.report.charts import HEIGHT, WIDTH, svg
 from scone_cli.report.figures import (
     Axis,
@@ -229,4 +229,4 @@ def test_values_in_tables(kind, value, text):
 
 def test_short_counts():
     numbers = [0, 0.5, 12, 999, 1000, 20_000, 1_500_000, 2e9, 3e12]
-    assert [short_count(number) for number in numbers] == ["0", "0.5", "12", "999", "1k", "20k", "1.5M", "2G", "3T"]
+    assert [count_text(number) for number in numbers] == ["0", "0.5", "12", "999", "1,000", "20k", "1.5M", "2G", "3T"]
