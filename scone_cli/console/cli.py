@@ -33,7 +33,7 @@ class LazyGroup(click.Group):
         """Build a command, with what it imports."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        from scone_cli.console.commands import build_command  # noqa: PLC0415 - heavy: not for `scone --help`
+        from scone_cli.console.commands import build_command  # heavy: not for `scone --help`
 
         return build_command(cmd_name)
 

@@ -35,7 +35,7 @@ class CostCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options, then every key with what it means and its default."""
-        from scone_cli.evaluation.model_cost import Shape  # noqa: PLC0415 - heavy
+        from scone_cli.evaluation.model_cost import Shape  # heavy
 
         super().format_options(ctx, formatter)
         for title, config_class in (("[[cost.model]]", Shape), ("[prices]", Prices)):
@@ -67,8 +67,8 @@ def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
     recipe = config or session.recipe
     if recipe is None:
         raise click.UsageError("no recipe: give --config RECIPE, such as pipelines/paper.toml")
-    from scone_cli.console.recipe_shapes import shapes_of  # noqa: PLC0415 - heavy: not for `scone cost --help`
-    from scone_cli.evaluation.model_cost import shape_cost  # noqa: PLC0415
+    from scone_cli.console.recipe_shapes import shapes_of  # heavy: not for `scone cost --help`
+    from scone_cli.evaluation.model_cost import shape_cost
 
     tables = read_recipe(recipe, help_texts.RECIPE_TABLES)
     prices = Prices(**tables.get("prices", {}))

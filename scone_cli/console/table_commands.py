@@ -45,7 +45,7 @@ def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
     """Show what the table has for a text."""
     folder = session.workspace / "table"
     text = _text("TEXT", text)
-    from scone_cli.serving.lookup import look_up  # noqa: PLC0415 - heavy: not for `scone lookup --help`
+    from scone_cli.serving.lookup import look_up  # heavy: not for `scone lookup --help`
 
     in_a_log = session.quiet or not output.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
     with storage_failures(folder), listening(in_a_log, session.verbose) as progress:

@@ -100,7 +100,7 @@ def find_files(
 
 def _size(location: str) -> int:
     with readable(location):
-        return os.path.getsize(location)  # noqa: PTH202 - there may be a million of them
+        return os.path.getsize(location)  # there may be a million of them
 
 
 def _tell(progress: Progress, before: int, total: int, done: int) -> None:
@@ -108,7 +108,7 @@ def _tell(progress: Progress, before: int, total: int, done: int) -> None:
 
 
 def _hashed(name: str, location: str, index: str | None, tell: Callable[[int], None]) -> SourceFile:
-    with readable(location), open(location, "rb", buffering=0) as file:  # noqa: PTH123 - there may be a million of them
+    with readable(location), open(location, "rb", buffering=0) as file:  # there may be a million of them
         found = os.fstat(file.fileno())  # before hashing: a change from now on will be seen
         hashing, done = hashlib.sha256(), 0
         at_once = min(_HASHED_BYTES, found.st_size + 1)  # room for more than there is would have to be claimed
@@ -138,13 +138,13 @@ def _take_indexes(found: dict[str, str]) -> dict[str, str]:
     """Take the `.idx` files out of `found`: each belongs to the `.bin` beside it; returns them by the name of that."""
     for name in [name for name in found if name.endswith(".idx")]:
         tokens = found.pop(name).removesuffix(".idx") + ".bin"
-        if not os.path.isfile(tokens):  # noqa: PTH113
+        if not os.path.isfile(tokens):
             raise BadData(
                 f"{tokens.removesuffix('.bin')}.idx: the index of a .bin that is not there", f"put {tokens} beside it"
             )
         found[name.removesuffix(".idx") + ".bin"] = tokens
     beside = {name: location.removesuffix(".bin") + ".idx" for name, location in found.items() if name.endswith(".bin")}
-    return {name: index for name, index in beside.items() if os.path.isfile(index)}  # noqa: PTH113
+    return {name: index for name, index in beside.items() if os.path.isfile(index)}
 
 
 # ---- listing -----------------------------------------------------------------------------------------------------
@@ -195,22 +195,22 @@ def _walk(folder: str, corpus: str) -> Iterator[str]:
             yield from _walk(entry.path, corpus)
         elif entry.is_file():
             yield entry.path
-        elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
-            target = os.readlink(entry.path)  # noqa: PTH115
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            target = os.readlink(entry.path)
             raise InputMissing(f"{entry.path}: a link to {target}, which does not exist", "remove it or mend it")
 
 
 def _matching(pattern: Path, base: Path) -> Iterator[str]:
     """The files that match a pattern, and those of folders that do."""
-    for location in sorted(glob.glob(str(pattern), recursive=True)):  # noqa: PTH207 - that of Path follows no links
+    for location in sorted(glob.glob(str(pattern), recursive=True)):  # that of Path follows no links
         above = Path(location)
         while above not in (base, above.parent):
             if above.is_dir():
                 _check_no_loop(above, base)
             above = above.parent
-        if os.path.isdir(location):  # noqa: PTH112
+        if os.path.isdir(location):
             yield from _walk(location, location)
-        elif stat.S_ISREG(os.stat(location).st_mode):  # noqa: PTH116
+        elif stat.S_ISREG(os.stat(location).st_mode):
             yield location
 
 

@@ -110,7 +110,7 @@ class PreparedTokens:
         """
         if self.manifest is not None:
             return self.manifest
-        from scone_cli.corpus.shards import tasks_of, totals, write_shards  # noqa: PLC0415 - heavy: only when the stage runs
+        from scone_cli.corpus.shards import tasks_of, totals, write_shards  # heavy: only when the stage runs
 
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
@@ -182,7 +182,7 @@ def prepare_tokens(
         InputMissing, BadData: see `sources.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
-    from scone_cli.corpus.files import find_files  # noqa: PLC0415 - heavy: only when the stage runs
+    from scone_cli.corpus.files import find_files  # heavy: only when the stage runs
 
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
@@ -243,7 +243,7 @@ def _on_bad(config: TokenSettings) -> OnBad | None:
 def _shards(
     config: TokenSettings, staging: Path, tokenizer: Tokenizer | None, separator: int | None, largest: int
 ) -> Shards:
-    from scone_cli.corpus.shards import Shards  # noqa: PLC0415
+    from scone_cli.corpus.shards import Shards
 
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
@@ -261,9 +261,9 @@ def _text(
     check_size: Callable[[int], None] | None,
 ) -> _Work:
     """What there is to do for a corpus of text; its tokenizer is trained first."""
-    from scone_cli.corpus.sample import look_at  # noqa: PLC0415
-    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
-    from scone_cli.runtime.worker_pool import give_back_memory  # noqa: PLC0415
+    from scone_cli.corpus.sample import look_at
+    from scone_cli.corpus.tokenizer import Tokenizer
+    from scone_cli.runtime.worker_pool import give_back_memory
 
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
@@ -293,9 +293,9 @@ def _own(config: TokenSettings) -> bytes | None:
 
 def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, progress: Progress) -> bytes:
     """Train a BPE on documents that are not held out: what is held out must teach nothing."""
-    from scone_cli.corpus.sample import draw_texts  # noqa: PLC0415
-    from scone_cli.corpus.tokenizer import train_tokenizer  # noqa: PLC0415
-    from scone_cli.runtime.worker_pool import give_back_memory  # noqa: PLC0415
+    from scone_cli.corpus.sample import draw_texts
+    from scone_cli.corpus.tokenizer import train_tokenizer
+    from scone_cli.runtime.worker_pool import give_back_memory
 
     texts, size = draw_texts(files, config.text_field, config.held_out, progress, _on_bad(config))
     facts = {"documents the tokenizer was trained on": len(texts), "bytes of text in them": size}
@@ -312,11 +312,11 @@ def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, pr
 
 def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
     """The files of token ids; None if all are text."""
-    from scone_cli.corpus.token_files import recognise  # noqa: PLC0415
+    from scone_cli.corpus.token_files import recognise
 
     wide = False
     if config.tokenizer is not None and any(file.name.endswith((".bin", ".npy")) for file in files):
-        from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
+        from scone_cli.corpus.tokenizer import Tokenizer
 
         wide = Tokenizer.load(config.tokenizer).vocab_size > 1 << 16
     found = [recognise(file, config.text_field, config.token_dtype, wide) for file in files]
@@ -334,8 +334,8 @@ def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[Tok
 
 def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progress: Progress) -> _Work:
     """What there is to do for a corpus of token ids; their range is found out if no tokenizer says it."""
-    from scone_cli.corpus.token_documents import largest_id  # noqa: PLC0415
-    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
+    from scone_cli.corpus.token_documents import largest_id
+    from scone_cli.corpus.tokenizer import Tokenizer
 
     tokenizer, separator = None, config.separator
     if (content := _own(config)) is not None:

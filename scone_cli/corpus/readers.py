@@ -89,7 +89,7 @@ def read_with_position(
     """
     compression = compression_of(file.location)
     records, text_of, unit = _format_of(file.location, compression)
-    with readable(file.location), open(file.location, "rb") as raw:  # noqa: PTH123 - there may be a million of them
+    with readable(file.location), open(file.location, "rb") as raw:  # there may be a million of them
         content = decompressed(raw, compression, file.location) if compression else raw
         try:
             if beginning is not None and records is _whole:
@@ -132,7 +132,7 @@ _Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], s
 
 
 def _format_of(location: str, compression: str) -> _Format:
-    ending = os.path.splitext(location.lower().removesuffix(compression))[1]  # noqa: PTH122 - of a million files
+    ending = os.path.splitext(location.lower().removesuffix(compression))[1]  # of a million files
     if ending in (".jsonl", ".ndjson"):
         return _lines, _text_of_line, "line"
     if ending == ".parquet":

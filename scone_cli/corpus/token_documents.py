@@ -60,7 +60,7 @@ def read_token_documents(
                 on_bad(bad)
             elif tokens.size:
                 yield f"{source.name}:{place}", tokens
-        now = os.stat(source.location)  # noqa: PTH116
+        now = os.stat(source.location)
     if (now.st_size, now.st_mtime_ns) != (source.bytes, source.mtime_ns):
         raise BadData(f"{source.location}: changed while it was being read", "run the command again")
 
@@ -179,7 +179,7 @@ def _blocks(file: TokenFile, first: int, largest: int, last: int | None = None) 
     """The ids of a flat file from one on, a block at a time, each with the position of its first."""
     end = file.num_units if last is None else last
     dtype = np.dtype(file.dtype)
-    with open(file.source.location, "rb") as raw:  # noqa: PTH123
+    with open(file.source.location, "rb") as raw:
         raw.seek(file.offset + first * dtype.itemsize)
         while first < end:
             block = np.fromfile(raw, dtype, min(_BLOCK_TOKENS, end - first))

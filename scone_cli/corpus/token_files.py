@@ -72,7 +72,7 @@ def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide
         StorageFailure: it cannot be read.
     """
     compression = compression_of(source.location)
-    ending = os.path.splitext(source.location.lower().removesuffix(compression))[1]  # noqa: PTH122 - of a million files
+    ending = os.path.splitext(source.location.lower().removesuffix(compression))[1]  # of a million files
     if ending not in (".bin", ".npy", ".parquet") or (compression and ending == ".parquet"):
         return None
     if compression:
@@ -156,14 +156,14 @@ def read_index(source: SourceFile) -> MegatronIndex:
         BadData: it is none, or is not the index of that file.
     """
     assert source.index is not None
-    with readable(source.index), open(source.index, "rb") as raw:  # noqa: PTH123
+    with readable(source.index), open(source.index, "rb") as raw:
         head = raw.read(34)
     fields = np.frombuffer(head[18:], "<u8") if len(head) == 34 else np.zeros(0, np.uint64)
     code = head[17] if len(head) == 34 else 0
     if not head.startswith(_MEGATRON_MAGIC) or len(head) < 34 or code not in _MEGATRON_DTYPES:
         raise BadData(f"{source.index}: not the index of a Megatron data set, or of a kind of numbers unknown here")
     num_sequences, num_documents = (int(value) for value in fields)
-    if os.path.getsize(source.index) < 34 + 12 * num_sequences + 8 * num_documents or num_documents < 1:  # noqa: PTH202
+    if os.path.getsize(source.index) < 34 + 12 * num_sequences + 8 * num_documents or num_documents < 1:
         raise BadData(f"{source.index}: truncated, expected {num_sequences:,} sequences", "get the file again")
     lengths = _mapped(source.index, "<i4", 34, num_sequences)
     pointers = _mapped(source.index, "<i8", 34 + 4 * num_sequences, num_sequences)

@@ -6,6 +6,10 @@ distinct keys, is counted exactly in a table that stays in the cache. Only recor
 looked at again for n + 1. Buckets and records are those of `dealing`.
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -32,18 +36,18 @@ _MOST_FILTER_BITS = 22  # 4 MiB: larger would not fit any cache
 
 
 @kernel(inline="always")
-def _hash(key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+def _hash(key):
     return (key ^ (key >> _29)) * _MIX
 
 
 @kernel(inline="always")
-def _raise_counter(counters, key, shift, by):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _raise_counter(counters, key, shift, by):
     at = _hash(key) >> shift
     counters[at] += np.uint8(counters[at] != _MOST) & by
 
 
 @kernel()
-def _begin(records, max_n, begins, ends, keys, live, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _begin(records, max_n, begins, ends, keys, live, counters, shift):
     """The 2-gram of every record of a bucket that lies in the segments [begins[s], ends[s]); returns how many.
 
     A live record is its row << 32 | its document, which are counted from 1 in the order in which they come.
@@ -63,7 +67,7 @@ def _begin(records, max_n, begins, ends, keys, live, counters, shift):  # type: 
 
 
 @kernel()
-def _sift(keys, live, num_live, counters, shift, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sift(keys, live, num_live, counters, shift, least):
     """Keep what may be frequent; returns how many."""
     kept = 0
     for j in range(num_live):
@@ -74,7 +78,7 @@ def _sift(keys, live, num_live, counters, shift, least):  # type: ignore[no-unty
 
 
 @kernel()
-def _rehash(entry_keys, used, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _rehash(entry_keys, used, size):
     """A table of `size` slots (a power of two) that finds the entries."""
     slots, entries = np.full(size, _EMPTY, np.uint64), np.empty(size, np.uint32)
     mask, shift = np.uint64(size - 1), np.uint64(_64 - np.int64(np.log2(size) + 0.5))
@@ -87,14 +91,14 @@ def _rehash(entry_keys, used, size):  # type: ignore[no-untyped-def]  # noqa: AN
 
 
 @kernel()
-def _longer(array, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _longer(array, used):
     longer = np.zeros(4 * array.size, array.dtype)
     longer[:used] = array[:used]
     return longer
 
 
 @kernel()
-def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used):
     """Count keys [begin, end) until there are as many entries as there is room for; returns where it stopped."""
     mask, shift = np.uint64(slots.size - 1), np.uint64(_64 - np.int64(np.log2(slots.size) + 0.5))
     for j in range(begin, end):
@@ -120,7 +124,7 @@ def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_ke
 
 
 @kernel()
-def _tally(keys, live, num_live, entry_of, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _tally(keys, live, num_live, entry_of, table):
     """Count every key exactly, and the documents that hold it; entry_of[j] becomes the entry of keys[j].
 
     `table` is (slots, entries, entry_keys, counts, docs, last_doc, used); returns it, grown if it had to.
@@ -139,7 +143,7 @@ def _tally(keys, live, num_live, entry_of, table):  # type: ignore[no-untyped-de
 
 
 @kernel()
-def _empty_table():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _empty_table():
     """A table that is half full when its entries are used up. Documents count from 1, so 0 is none."""
     size = 1 << (_FIRST_SLOTS_BITS - 1)
     slots, entries = np.full(2 * size, _EMPTY, np.uint64), np.empty(2 * size, np.uint32)
@@ -155,7 +159,7 @@ def _empty_table():  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @kernel()
-def _keep(table, n, min_count, min_docs, found, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _keep(table, n, min_count, min_docs, found, end):
     """Append the frequent entries of a table to `found` from row `end` on, in the order of their tokens.
 
     Returns `found`, its new end, and for every entry its row or NONE. Prefixes lie in the order of their tokens too, so
@@ -189,7 +193,7 @@ def _keep(table, n, min_count, min_docs, found, end):  # type: ignore[no-untyped
 
 
 @kernel()
-def _room_for_rows(rows, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _room_for_rows(rows, end, more):
     if end + more <= rows.shape[0]:
         return rows
     longer = np.empty((2 * (end + more), rows.shape[1]), rows.dtype)
@@ -198,7 +202,7 @@ def _room_for_rows(rows, end, more):  # type: ignore[no-untyped-def]  # noqa: AN
 
 
 @kernel()
-def _room_for(array, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _room_for(array, end, more):
     """The array, of which `end` values are used, with room for more."""
     if end + more <= array.size:
         return array
@@ -208,7 +212,7 @@ def _room_for(array, end, more):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @kernel()
-def _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift):
     """From frequent n-grams to the candidates of length n + 1; returns how many there are."""
     pad = records.dtype.type(~records.dtype.type(0))
     kept = 0
@@ -224,7 +228,7 @@ def _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift): 
 
 
 @kernel()
-def _filter_bits(num_keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _filter_bits(num_keys):
     bits = _LEAST_FILTER_BITS
     while bits < _MOST_FILTER_BITS and 1 << bits < 2 * num_keys:
         bits += 1
@@ -232,7 +236,7 @@ def _filter_bits(num_keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
 
 
 @kernel()
-def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _count_buckets(records, bounds, max_n, min_count, min_docs):
     num_buckets = bounds.shape[1] - 1
     widest = 0
     for bucket in range(num_buckets):
@@ -260,7 +264,7 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):  # type: ignore
 
 
 @kernel()
-def _nothing_found(room, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _nothing_found(room, max_n):
     """Tokens, counts, documents and lengths of no n-gram yet."""
     return (
         np.empty((room, max_n), np.uint32),
@@ -277,7 +281,7 @@ def _nothing_found(room, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @kernel()
-def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):
     """The candidates of length n among the records; tables of the lengths before lie end to end in slots and rows."""
     column, mask = flag_place(records, max_n)
     top = 8 * records.itemsize - 1
@@ -306,7 +310,7 @@ def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):  # type: ign
 
 
 @kernel()
-def _raise_counters(keys, counters, shift):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _raise_counters(keys, counters, shift):
     for key in keys:
         _raise_counter(counters, key, shift, np.uint8(1))
 

@@ -167,7 +167,7 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
 
     `seconds`: what was spent on it before.
     """
-    from scone_cli.counting.partition import Dealer, count_tokens  # noqa: PLC0415 - heavy: see above
+    from scone_cli.counting.partition import Dealer, count_tokens  # heavy: see above
 
     mark = _dealt(job, name)
     if mark.exists():
@@ -215,8 +215,8 @@ def count_group(
     job: CountingJob, names: Sequence[str], group: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], Seconds]:
     """Count the buckets first..last - 1 of all shards into a run; returns how many n-grams of each length it has."""
-    from scone_cli.counting.aggregate import count_buckets, count_large_bucket  # noqa: PLC0415
-    from scone_cli.counting.sort import in_order  # noqa: PLC0415 - heavy: see above
+    from scone_cli.counting.aggregate import count_buckets, count_large_bucket
+    from scone_cli.counting.sort import in_order  # heavy: see above
 
     seconds = Seconds()
     marks = [_run(job, group, n) for n in range(2, job.max_n + 1)]
@@ -292,7 +292,7 @@ def finish(
 
 def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt.NDArray[np.uint64]:
     """Every token of the train split, however rare: what the n-grams are measured against."""
-    from scone_cli.counting.sort import Ngrams, in_order  # noqa: PLC0415 - heavy: see above
+    from scone_cli.counting.sort import Ngrams, in_order  # heavy: see above
 
     counts, docs = np.zeros(job.num_tokens, np.uint64), np.zeros(job.num_tokens, np.uint32)
     for name in names:

@@ -62,7 +62,7 @@ def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock
 
 
 def _merge_window(window: _Window, n: int, writer: _CountsWriter, clock: Clock) -> int:
-    from scone_cli.counting.sort import merged  # noqa: PLC0415 - heavy: only where tasks are run
+    from scone_cli.counting.sort import merged  # heavy: only where tasks are run
 
     bounds = np.cumsum([0, *(end - begin for _, (begin, end) in window)])
     rows = _read_window(window, n)
@@ -76,7 +76,7 @@ def _merge_window(window: _Window, n: int, writer: _CountsWriter, clock: Clock) 
 
 
 def _read_window(window: _Window, n: int) -> Ngrams:
-    from scone_cli.counting.sort import Ngrams  # noqa: PLC0415 - heavy: only where tasks are run
+    from scone_cli.counting.sort import Ngrams  # heavy: only where tasks are run
 
     pieces = [_read_rows(run, n, begin, end) for run, (begin, end) in window]
     return Ngrams(*(np.concatenate(column) for column in zip(*pieces, strict=True)))

@@ -4,6 +4,10 @@ A *record* is a position with the tokens that follow it, K tokens, and a flag. A
 tokens are in the same bucket, so a bucket can be counted for n = 2..K by itself, and the corpus is dealt out once.
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -28,7 +32,7 @@ _ONE = np.uint64(1)
 
 
 @kernel(inline="always")
-def flag_place(records, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def flag_place(records, max_n):
     """Where the flag is: the column whose highest bit it is, and the bits of that column's type a first token may have."""
     ones = records.dtype.type(~records.dtype.type(0))
     if records.shape[1] == max_n:
@@ -40,7 +44,7 @@ def flag_place(records, max_n):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @kernel()
-def _split_runs(tokens, firsts, lasts, excluded):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _split_runs(tokens, firsts, lasts, excluded):
     """Cut documents [first, last) at excluded tokens: the runs between them, and the document of each."""
     num_runs = firsts.size
     for doc in range(firsts.size):
@@ -60,7 +64,7 @@ def _split_runs(tokens, firsts, lasts, excluded):  # type: ignore[no-untyped-def
 
 
 @kernel()
-def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):
     """The bucket of every position in [begin, end) that has a token after it in its run; and the buckets' offsets."""
     shift = np.uint64(_64 - bits)
     for run in range(firsts.size):
@@ -73,7 +77,7 @@ def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):  # type: i
 
 
 @kernel()
-def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, records, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, records, width):
     column, _ = flag_place(records, width)
     top = 8 * records.itemsize - 1
     pad = records.dtype.type(~records.dtype.type(0))
@@ -146,7 +150,7 @@ class Dealer:
 
 
 @kernel()
-def _count_tokens(tokens, firsts, lasts, counts, docs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _count_tokens(tokens, firsts, lasts, counts, docs):
     last_doc = np.full(counts.size, _NONE, np.uint32)
     for doc in range(firsts.size):
         for i in range(firsts[doc], lasts[doc]):

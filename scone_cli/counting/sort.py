@@ -1,5 +1,9 @@
 """N-grams in their order: by count descending, then by tokens; sorted by digits, which takes linear time."""
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ _DIGIT_BITS = 11  # the counters of one digit fit the first cache
 
 
 @kernel()
-def radix_order(keys, digit_bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def radix_order(keys, digit_bits):
     """The stable order (uint32 [M]) that sorts uint64 keys [M]; linear, and digits that are all the same cost nothing."""
     num_digits, radix = (_64 + digit_bits - 1) // digit_bits, 1 << digit_bits
     mask = np.uint64(radix - 1)
@@ -94,7 +98,7 @@ def _keys(ngrams: Ngrams) -> U64 | None:
 
 
 @kernel()
-def _merge(keys, bounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _merge(keys, bounds):
     """The order (uint32 [M]) that sorts keys which are sorted from bounds[r] to bounds[r + 1]; two by two runs become one."""
     order = np.arange(keys.size).astype(np.uint32)
     next_keys, next_order = np.empty_like(keys), np.empty_like(order)

@@ -228,7 +228,7 @@ def _local(file: TaskFile, cache: str) -> Group:
     if file.is_local:
         config["dataset_kwargs"] = (config.get("dataset_kwargs") or {}) | {"cache_dir": cache}
     with one_error(str(file.path), OURS):
-        from lm_eval.api.task import ConfigurableTask  # noqa: PLC0415 - heavy, and an extra
+        from lm_eval.api.task import ConfigurableTask  # heavy, and an extra
 
         return {"tasks": {file.name: ConfigurableTask(config=config)}, "groups": {}, "group_map": {}}
 
@@ -241,7 +241,7 @@ def _registered(names: Sequence[str]) -> dict[str, Group]:
     """Tasks, and groups of them, by the harness's names."""
     if not names:
         return {}
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+    from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
     found = {}
@@ -263,7 +263,7 @@ def _registered(names: Sequence[str]) -> dict[str, Group]:
 
 def _answered(group: Group, scorer: Scorer) -> list[Row]:
     """The metrics of a group of tasks, as the harness works them out of the answers."""
-    from lm_eval.evaluator import evaluate  # noqa: PLC0415
+    from lm_eval.evaluator import evaluate
 
     for task in group["tasks"].values():
         if task.get_config("num_fewshot") is None:
@@ -299,7 +299,7 @@ def _number(value: Any) -> float | None:
 
 def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
     """A scorer as the harness's kind of model; how many requests were cut is counted by task."""
-    from lm_eval.api.model import LM  # noqa: PLC0415
+    from lm_eval.api.model import LM
 
     def answered(ask: Callable[[list[Any]], list[Any]], requests: list[Any], asked: list[Any]) -> list[Any]:
         answers = ask(asked)

@@ -6,6 +6,10 @@ a given number of threads every result is the same to the last bit. Shapes: N ro
 MLP, O outputs, B sequences, C context, H heads, E = D / H.
 """
 
+# Of kernels numba infers the types; those of `Function.apply` torch does not tell.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -65,20 +69,20 @@ def is_for(x: Tensor) -> bool:
 
 def norm(x: Tensor, gain_D: Tensor) -> Tensor:
     """The rows of x [..., D] divided by their root mean squares, times the gain."""
-    result: Tensor = _Norm.apply(x.reshape(-1, x.shape[-1]), gain_D)  # type: ignore[no-untyped-call]
+    result: Tensor = _Norm.apply(x.reshape(-1, x.shape[-1]), gain_D)
     return result.view_as(x)
 
 
 def norm_linear(x: Tensor, gain_D: Tensor, weight_OD: Tensor) -> Tensor:
     """The norm of x [..., D], times a matrix [..., O]."""
-    result: Tensor = _NormLinear.apply(x.reshape(-1, x.shape[-1]), gain_D, weight_OD)  # type: ignore[no-untyped-call]
+    result: Tensor = _NormLinear.apply(x.reshape(-1, x.shape[-1]), gain_D, weight_OD)
     return result.view(*x.shape[:-1], len(weight_OD))
 
 
 def add_mlp(x: Tensor, gain_D: Tensor, gate_up: Tensor, down_DF: Tensor) -> Tensor:
     """Add to x [..., D] what a SwiGLU MLP, of matrices [2F, D] and [D, F], makes of its norm."""
     flat = x.reshape(-1, x.shape[-1])
-    result: Tensor = _AddMLP.apply(flat, gain_D, gate_up, down_DF)  # type: ignore[no-untyped-call]
+    result: Tensor = _AddMLP.apply(flat, gain_D, gate_up, down_DF)
     return result.view_as(x)
 
 
@@ -146,7 +150,7 @@ class _AddMLP(torch.autograd.Function):
 
 def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys turned by their positions' angles, and the values, of qkv [B, C, 3, H, E]; each [B, C, H, E]."""
-    turned: tuple[Tensor, Tensor, Tensor] = _Rotate.apply(qkv, cos, sin)  # type: ignore[no-untyped-call]
+    turned: tuple[Tensor, Tensor, Tensor] = _Rotate.apply(qkv, cos, sin)
     return turned
 
 
@@ -195,7 +199,7 @@ def _unit_backward(unit_ND: Tensor, scale_N: Tensor, grad_ND: Tensor) -> Tensor:
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _unit_forward(first, last, x, unit, scale):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _unit_forward(first, last, x, unit, scale):
     dim = x.shape[1]
     for row in range(first, last):
         total = x[row, 0] * x[row, 0]
@@ -208,7 +212,7 @@ def _unit_forward(first, last, x, unit, scale):  # type: ignore[no-untyped-def] 
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _unit_backward_rows(first, last, unit, scale, grad):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _unit_backward_rows(first, last, unit, scale, grad):
     dim = unit.shape[1]
     for row in range(first, last):
         total = grad[row, 0] * unit[row, 0]
@@ -220,7 +224,7 @@ def _unit_backward_rows(first, last, unit, scale, grad):  # type: ignore[no-unty
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):
     """`inner` comes as the sigmoid of the gate and leaves as what SwiGLU gave: so this is one pass."""
     width = inner.shape[1]
     for row in range(first, last):
@@ -235,7 +239,7 @@ def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):  #
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _turn(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _turn(first, last, heads, qkv, cos, sin, q, k, v):
     dim = v.shape[1]
     for row in range(first, last):
         c, s = cos[row % len(cos)], sin[row % len(cos)]
@@ -247,7 +251,7 @@ def _turn(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untype
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _turn_back(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _turn_back(first, last, heads, qkv, cos, sin, q, k, v):
     dim = v.shape[1]
     for row in range(first, last):
         c, s = cos[row % len(cos)], sin[row % len(cos)]
@@ -259,7 +263,7 @@ def _turn_back(first, last, heads, qkv, cos, sin, q, k, v):  # type: ignore[no-u
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _turn_head(x, at, cos, sin, y, to):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _turn_head(x, at, cos, sin, y, to):
     half = cos.size
     first, second = x[at : at + half], x[at + half : at + 2 * half]
     of_first, of_second = y[to : to + half], y[to + half : to + 2 * half]
@@ -270,6 +274,6 @@ def _turn_head(x, at, cos, sin, y, to):  # type: ignore[no-untyped-def] # noqa: 
 
 
 @kernel()
-def _copy(x, y):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _copy(x, y):
     for i in range(y.size):
         y[i] = x[i]

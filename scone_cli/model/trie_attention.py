@@ -5,6 +5,10 @@ gathering each node's path into a tensor of its own costs more than everything e
 Q of them asked for, H heads, E = D / H, K tokens in the longest f-gram.
 """
 
+# Of kernels numba infers the types; those of `Function.apply` torch does not tell.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
 from __future__ import annotations
 
 from typing import Any
@@ -21,7 +25,7 @@ from scone_cli.vocab.trie import Trie
 def attend_to_ancestors(qkv_N3HE: Tensor, trie: Trie, asked_Q: Tensor) -> Tensor:
     """What the nodes `asked` (row numbers, int64 [Q]) take from their ancestors and themselves [Q, H, E]."""
     if qkv_N3HE.device.type == "cpu" and qkv_N3HE.dtype in {torch.float32, torch.float64}:
-        attended: Tensor = _TrieAttention.apply(qkv_N3HE, trie, asked_Q)  # type: ignore[no-untyped-call]
+        attended: Tensor = _TrieAttention.apply(qkv_N3HE, trie, asked_Q)
         return attended
     return attend(qkv_N3HE, trie).index_select(0, asked_Q)
 
@@ -76,7 +80,7 @@ class _TrieAttention(torch.autograd.Function):
 
 
 @kernel()
-def _climb(parents, node, path):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _climb(parents, node, path):
     """Write the node and its ancestors into `path`; returns how many these are."""
     length = 0
     while node >= 0:
@@ -86,7 +90,7 @@ def _climb(parents, node, path):  # type: ignore[no-untyped-def] # noqa: ANN001,
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _forward(first_head, last_head, qkv, parents, asked, width, out, weights):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _forward(first_head, last_head, qkv, parents, asked, width, out, weights):
     dim, longest = qkv.shape[1] // 3, weights.shape[2]
     path = np.empty(longest, np.int64)
     scale = 1.0 / np.sqrt(width)
@@ -118,7 +122,7 @@ def _forward(first_head, last_head, qkv, parents, asked, width, out, weights):  
 
 
 @kernel(fastmath=True, error_model="numpy")
-def _backward(first_head, last_head, qkv, parents, asked, width, given, weights, grad):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _backward(first_head, last_head, qkv, parents, asked, width, given, weights, grad):
     dim, longest = qkv.shape[1] // 3, weights.shape[2]
     path = np.empty(longest, np.int64)
     of_weights = np.empty(longest, qkv.dtype)

@@ -96,8 +96,8 @@ class Staging:
 
     def __init__(self, table: Table, device: torch.device) -> None:
         self._table, self._device = table, device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)
+        self._copied = torch.cuda.Event()
         self._rows = self._is_row = torch.empty(0)
 
     def fetch(self, ids: U32) -> tuple[Tensor, Tensor]:

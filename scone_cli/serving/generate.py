@@ -47,7 +47,7 @@ class Sampling:
 
     def choose(self, logits_V: Tensor, random: torch.Generator) -> int:
         """One token id; of equally likely ones the first, at a temperature of 0."""
-        import torch  # noqa: PLC0415 - heavy, and `scone generate --help` needs it not
+        import torch  # heavy, and `scone generate --help` needs it not
 
         if self.temperature == 0:
             return int(logits_V.argmax())
@@ -84,9 +84,9 @@ def go_on(
     model: SconeModel, embed: Embed, read: Sequence[int], sampling: Sampling, max_tokens: int, end: int
 ) -> Iterator[int]:
     """Token ids that follow what the model reads, at most a context of them; `embed` may have seen what came before."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from scone_cli.model.model import KeyValueCache  # noqa: PLC0415
+    from scone_cli.model.model import KeyValueCache
 
     main, context = model.main, model.config.context
     device = main.device
@@ -171,13 +171,13 @@ def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live:
             f"{folder}: a {kind} model, it has neither a table nor an f-gram model", "leave out --table and --live"
         )
 
-    from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415 - heavy from here on
-    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
-    from scone_cli.model.devices import find_device  # noqa: PLC0415
-    from scone_cli.model.model import SconeModel  # noqa: PLC0415
-    from scone_cli.serving.embedding import LiveEmbedding, SconeEmbedding  # noqa: PLC0415
-    from scone_cli.table.table import Table  # noqa: PLC0415
-    from scone_cli.vocab.vocabulary import trie_of_model  # noqa: PLC0415
+    from scone_cli.corpus.token_stream import end_of_document  # heavy from here on
+    from scone_cli.corpus.tokenizer import Tokenizer
+    from scone_cli.model.devices import find_device
+    from scone_cli.model.model import SconeModel
+    from scone_cli.serving.embedding import LiveEmbedding, SconeEmbedding
+    from scone_cli.table.table import Table
+    from scone_cli.vocab.vocabulary import trie_of_model
 
     model = SconeModel.load(folder).to(find_device(device))
     if kind != "scone" or live:

@@ -20,7 +20,7 @@ def joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Tea
     """The processes of this run, for as long as the context lasts; `device` is the setting, `auto` or a device's name."""
     if launch.size == 1:
         return contextlib.nullcontext(Alone())
-    from scone_cli.runtime.process_group import join  # noqa: PLC0415 - it loads torch
+    from scone_cli.runtime.process_group import join  # it loads torch
 
     return join(launch, device)
 

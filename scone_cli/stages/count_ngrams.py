@@ -46,10 +46,10 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         StorageFailure: too little disk.
     """
     excluded = _check(config)
-    from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.counting.plan import make_plan  # noqa: PLC0415
-    from scone_cli.runtime.resources import check_disk  # noqa: PLC0415
-    from scone_cli.runtime.worker_pool import Pool, num_cores  # noqa: PLC0415
+    from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
+    from scone_cli.counting.plan import make_plan
+    from scone_cli.runtime.resources import check_disk
+    from scone_cli.runtime.worker_pool import Pool, num_cores
 
     memory = _memory(config)
     workers = config.workers or num_cores()
@@ -103,7 +103,7 @@ def _memory(config: CountNgrams) -> int:
     """Bytes that all processes together may take."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
-    from scone_cli.runtime.resources import available_memory  # noqa: PLC0415 - see above
+    from scone_cli.runtime.resources import available_memory  # see above
 
     return max(available_memory() // 2, parse_bytes(_LEAST_MEMORY, "--memory"))
 

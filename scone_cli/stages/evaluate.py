@@ -76,9 +76,9 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         InputMissing: there is no held-out text, and no corpus was named; or there is not one document in it.
         BadSetting: two arms or corpora have one name; a condition that is not understood.
     """
-    from scone_cli.evaluation.arm_cost import payback_of  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.evaluation.arms import check_rivals, opened  # noqa: PLC0415
-    from scone_cli.report.eval_verdict import verdict  # noqa: PLC0415
+    from scone_cli.evaluation.arm_cost import payback_of  # heavy: only when the stage runs
+    from scone_cli.evaluation.arms import check_rivals, opened
+    from scone_cli.report.eval_verdict import verdict
 
     inputs.prices.check()
     found = opened(inputs.workspace, inputs.against, inputs.tables)
@@ -131,7 +131,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
     """The files of every corpus, by its name; none of the held-out documents, which `held-out`, or no corpus, stands for."""
-    from scone_cli.corpus.files import find_files  # noqa: PLC0415
+    from scone_cli.corpus.files import find_files
 
     named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
     if named and "tokenizer.json" not in found.artifacts["tokens"].files:
@@ -155,14 +155,14 @@ def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
             f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a task has no ids",
             "leave --tasks out, or run scone count-ngrams again with --tokenizer",
         )
-    from scone_cli.evaluation.lm_eval import task_fingerprints  # noqa: PLC0415
+    from scone_cli.evaluation.lm_eval import task_fingerprints
 
     return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(inputs.tasks)
 
 
 def _measured_before(out: Path, measured: str) -> Row | None:
     """The results in `out` if all that was measured is the same, and only what is asked of it has changed."""
-    from scone_cli.artifacts.manifest import open_artifact  # noqa: PLC0415
+    from scone_cli.artifacts.manifest import open_artifact
 
     try:
         manifest = open_artifact(out, STAGE)
@@ -185,7 +185,7 @@ def _check(condition: Condition, results: Row) -> Row:
 def _measure(
     config: Evaluate, inputs: Inputs, found: Opened, files: dict[str, list[SourceFile]], progress: Progress
 ) -> Row:
-    from scone_cli.evaluation.measure import measure  # noqa: PLC0415
+    from scone_cli.evaluation.measure import measure
 
     tokenizer = _tokenizer(found)
     texts = _texts(config, found, files, tokenizer)
@@ -195,7 +195,7 @@ def _measure(
 
 def _tokenizer(found: Opened) -> Tokenizer | None:
     """The tokenizer of all that takes part, if there is one."""
-    from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415
+    from scone_cli.corpus.tokenizer import Tokenizer
 
     has_one = "tokenizer.json" in found.artifacts["tokens"].files
     return Tokenizer.load(found.workspace / "tokens" / "tokenizer.json") if has_one else None
@@ -204,7 +204,7 @@ def _tokenizer(found: Opened) -> Tokenizer | None:
 def _texts(
     config: Evaluate, found: Opened, files: dict[str, list[SourceFile]], tokenizer: Tokenizer | None
 ) -> list[Text]:
-    from scone_cli.evaluation.texts import held_out_text, text_of_files  # noqa: PLC0415
+    from scone_cli.evaluation.texts import held_out_text, text_of_files
 
     return [
         text_of_files(name, corpus, tokenizer, config.text_field)
@@ -216,7 +216,7 @@ def _texts(
 
 def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
     """What was compared, and all that is needed to do it again."""
-    from scone_cli.evaluation.arms import commands_of  # noqa: PLC0415
+    from scone_cli.evaluation.arms import commands_of
 
     own = found.artifacts["model"].fingerprint
     tables = {"table": found.artifacts["table"]} if found.has_table else {}
@@ -245,7 +245,7 @@ def _arguments(inputs: Inputs) -> list[str]:
 
 
 def _write(staging: Path, results: Row) -> None:
-    from scone_cli.report.eval_page import render  # noqa: PLC0415
+    from scone_cli.report.eval_page import render
 
     write_atomically(staging / "results.json", (json.dumps(_known(results), indent=1, allow_nan=False) + "\n").encode())
     write_atomically(staging / "report.html", render(_known(results)).encode())

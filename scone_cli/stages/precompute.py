@@ -123,15 +123,15 @@ def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
 
 def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
     """Make the table: rank 0 its files, all the rows in them, rank 0 what is left."""
-    import pyarrow as pa  # noqa: PLC0415 - heavy: only when the stage runs
-    import torch  # noqa: PLC0415
+    import pyarrow as pa  # heavy: only when the stage runs
+    import torch
 
-    from scone_cli.model.devices import find_device  # noqa: PLC0415
-    from scone_cli.model.model import SconeModel  # noqa: PLC0415
-    from scone_cli.table.precompute import Sizes, compute_rows, plan_memory  # noqa: PLC0415
-    from scone_cli.table.row_files import RowFiles  # noqa: PLC0415
-    from scone_cli.table.row_formats import row_bytes  # noqa: PLC0415
-    from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
+    from scone_cli.model.devices import find_device
+    from scone_cli.model.model import SconeModel
+    from scone_cli.table.precompute import Sizes, compute_rows, plan_memory
+    from scone_cli.table.row_files import RowFiles
+    from scone_cli.table.row_formats import row_bytes
+    from scone_cli.vocab.vocabulary import Vocabulary
 
     config, vocab, dim = made.config, made.vocab, made.model.settings["dim"]
     num_fgrams, width = vocab.summary["f-grams"], row_bytes(config.dtype, dim)
@@ -163,8 +163,8 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
 
 def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, out: Path, progress: Progress) -> None:
     """Check a sample of the rows, write the index, and publish."""
-    from scone_cli.table.precompute import check_rows  # noqa: PLC0415 - see above
-    from scone_cli.table.table import write_index  # noqa: PLC0415
+    from scone_cli.table.precompute import check_rows  # see above
+    from scone_cli.table.table import write_index
 
     config, staging, dim = made.config, files.folder, network.config.dim
     index = trie.index()
@@ -202,13 +202,13 @@ def _memory(config: Precompute) -> int:
     """Bytes that all processes together may take."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
-    from scone_cli.runtime.resources import available_memory  # noqa: PLC0415 - see above
+    from scone_cli.runtime.resources import available_memory  # see above
 
     return available_memory() // 2
 
 
 def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str, num_tokens: int) -> None:
-    from scone_cli.runtime.resources import check_disk  # noqa: PLC0415 - see above
-    from scone_cli.table.sizes import table_bytes  # noqa: PLC0415
+    from scone_cli.runtime.resources import check_disk  # see above
+    from scone_cli.table.sizes import table_bytes
 
     check_disk(out.parent, table_bytes(num_fgrams, dim, dtype, num_tokens) - unfinished_bytes(out), "the table")

@@ -87,9 +87,9 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
 
-    from scone_cli.table.sizes import table_bytes  # noqa: PLC0415 - heavy: only when the stage runs
-    from scone_cli.vocab.coverage import write_ladder  # noqa: PLC0415
-    from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
+    from scone_cli.table.sizes import table_bytes  # heavy: only when the stage runs
+    from scone_cli.vocab.coverage import write_ladder
+    from scone_cli.vocab.vocabulary import Vocabulary
 
     settings |= {"num_tokens": tokens.summary["vocabulary size"]}
     progress("ranking", 0, None, "n-grams")
@@ -185,7 +185,7 @@ def _limits(config: SelectVocab, counted: dict[str, Any]) -> dict[str, int]:
 
 def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
     """The number of f-grams to keep."""
-    from scone_cli.table.sizes import fgrams_within, table_bytes  # noqa: PLC0415
+    from scone_cli.table.sizes import fgrams_within, table_bytes
 
     form = config.dim, config.dtype, ladder.ranking.trie.num_tokens
     if "coverage" in goal:
@@ -204,11 +204,11 @@ def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
 
 def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
     """Match the held-out text against the whole ranking, once."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from scone_cli.artifacts.schemas import HELD_OUT  # noqa: PLC0415
-    from scone_cli.corpus.token_stream import iter_shards  # noqa: PLC0415
-    from scone_cli.vocab.coverage import Ladder, count_ends  # noqa: PLC0415
+    from scone_cli.artifacts.schemas import HELD_OUT
+    from scone_cli.corpus.token_stream import iter_shards
+    from scone_cli.vocab.coverage import Ladder, count_ends
 
     what, done = "matching held-out text", 0
     progress(what, 0, None, "tokens")
@@ -223,7 +223,7 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
 
 def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVocab, num_tokens: int) -> dict[str, Any]:
     """What a person decides the size by: the chosen size, and the ladder."""
-    from scone_cli.table.sizes import table_bytes  # noqa: PLC0415
+    from scone_cli.table.sizes import table_bytes
 
     chosen = next(rung for rung in rungs if rung.size == size)
     form = config.dim, config.dtype, num_tokens

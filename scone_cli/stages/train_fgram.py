@@ -217,9 +217,9 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
 
 def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, progress: Progress) -> dict[str, Any]:
     """Train the model and, on rank 0, write it and its log into `staging`; returns the summary."""
-    from scone_cli.model.devices import find_device  # noqa: PLC0415 - heavy: only when there is something to train
-    from scone_cli.training.log import TensorBoard  # noqa: PLC0415
-    from scone_cli.training.loop import LOG_NAME, TrainingPlan, train  # noqa: PLC0415
+    from scone_cli.model.devices import find_device  # heavy: only when there is something to train
+    from scone_cli.training.log import TensorBoard
+    from scone_cli.training.loop import LOG_NAME, TrainingPlan, train
 
     config, is_first = recipe.config, team.launch.rank == 0
     device = find_device(config.device, team.launch.local_rank)
@@ -240,10 +240,10 @@ def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, 
 
 def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Progress) -> TrainingText:
     """The training text, packed by rank 0 and mapped by all; the held-out text, at which only rank 0 looks; the f-grams."""
-    from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415
-    from scone_cli.training.loop import TrainingText  # noqa: PLC0415
-    from scone_cli.training.packed_text import open_packed, write_packed  # noqa: PLC0415
-    from scone_cli.vocab.vocabulary import Vocabulary  # noqa: PLC0415
+    from scone_cli.corpus.token_stream import end_of_document
+    from scone_cli.training.loop import TrainingText
+    from scone_cli.training.packed_text import open_packed, write_packed
+    from scone_cli.vocab.vocabulary import Vocabulary
 
     config, folder, num_tokens = recipe.config, inputs / "tokens", recipe.tokens.summary["vocabulary size"]
     mixture = parse_mixture(config.mixture)
@@ -266,10 +266,10 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
 
 def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
     """The model with its first weights, which depend on the seed and not on the device."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from scone_cli.corpus.token_stream import end_of_document  # noqa: PLC0415
-    from scone_cli.model.model import ModelConfig, SconeModel  # noqa: PLC0415
+    from scone_cli.corpus.token_stream import end_of_document
+    from scone_cli.model.model import ModelConfig, SconeModel
 
     values = asdict(recipe.config) | {
         "vocab_size": recipe.tokens.summary["vocabulary size"],

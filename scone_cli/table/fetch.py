@@ -5,6 +5,10 @@ the disk are read one by one from the page cache, without waiting; those that ar
 so that the disk works on all of them at a time, and each page is read once however many ids want it.
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import contextlib
@@ -46,25 +50,25 @@ _ROWS_BYTES = _ROWS.itemsize
 
 
 @kernel(inline="always")
-def _rows_at(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+def _rows_at(address):
     rows = carray(pointer(np.uint64(address)), (1,), _ROWS)[0]
     return rows, carray(pointer(np.uint64(address) + np.uint64(_ROWS_BYTES)), (rows.num_parts,), _PART)
 
 
 @kernel(inline="always")
-def _address(rows, parts, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _address(rows, parts, row):
     part = row // rows.rows_a_part
     return np.uint64(parts[part].address + (row - part * rows.rows_a_part) * rows.row_bytes)
 
 
 @kernel(inline="always")
-def _copy_row(rows, parts, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _copy_row(rows, parts, row, out):
     """Copy one row to the address `out`."""
     copy(np.uint64(out), _address(rows, parts, row), np.uint64(rows.row_bytes))
 
 
 @kernel(nogil=False)  # to let another thread run would take longer than this, but where the disk is read
-def gather_one(address, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def gather_one(address, row, out):
     """Copy the row of one id, as `gather` does: what decoding one stream asks for."""
     rows, parts = _rows_at(address)
     if row < rows.num_rows:
@@ -74,7 +78,7 @@ def gather_one(address, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN0
 
 
 @kernel()
-def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def gather(address, ids, first, end, out):
     """Copy the rows of ids[first:end] to the address `out` of the row of ids[0]; where there is NONE, leave what is there.
 
     Returns whether an id is none of the table's.
@@ -98,7 +102,7 @@ def gather(address, ids, first, end, out):  # type: ignore[no-untyped-def]  # no
 
 
 @kernel()
-def read_cached(address, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def read_cached(address, ids, out, missing):
     """Read rows that the page cache has, as `gather` does; the places of all others go into `missing`.
 
     Returns their number, or -1 if an id is none of the table's.
@@ -122,7 +126,7 @@ def read_cached(address, ids, out, missing):  # type: ignore[no-untyped-def]  # 
 
 
 @kernel()
-def read_missing(address, ids, out, missing):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def read_missing(address, ids, out, missing):
     """Read the rows at the places `missing` from the disk: ask for all of them, then wait for each.
 
     Returns the place of the first that could not be read, or -1.

@@ -4,8 +4,9 @@ Sums may be added up in any order, which is what lets several be added up at a t
 bit, what the model's own norms and embeddings give. Shapes: N nodes, R f-grams, D = dim, F = inner width of the MLP.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# Of kernels numba infers the types.
 # ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 

@@ -6,6 +6,10 @@ the disk holds no more than the table at any time. What surrounds the rows in a 
 width alone, and is known before them. This module does not know what is in a row; reading a finished table is `table`'s.
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import os
@@ -139,7 +143,7 @@ class RowFiles:
 
 
 @kernel()
-def _write(file, raw, lines, places):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _write(file, raw, lines, places):
     """Write raw[lines[i]] at places[i] of an open file; returns how many were written whole before one that was not."""
     size = raw.shape[1]
     for i in range(lines.size):

@@ -71,7 +71,7 @@ def row_bytes(name: str, dim: int) -> int:
 
 def torch_dtype(name: str) -> torch.dtype:
     """What a number of the format is to torch; int4's levels are int8."""
-    import torch  # noqa: PLC0415 - heavy, and not needed to know how many bytes a table takes
+    import torch  # heavy, and not needed to know how many bytes a table takes
 
     known = {"float8_e4m3": torch.float8_e4m3fn, "int4": torch.int8}
     found: torch.dtype = known.get(name) or getattr(torch, name)
@@ -80,7 +80,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 def encode(rows_RD: Tensor, name: str) -> Raw:
     """The bytes [R, row_bytes] of rows; each row depends on itself alone."""
-    import torch  # noqa: PLC0415
+    import torch
 
     form, dtype = FORMATS[name], torch_dtype(name)
     if not form.largest:
@@ -97,7 +97,7 @@ def encode(rows_RD: Tensor, name: str) -> Raw:
 
 def _nearest_levels(rows_RD: Tensor, scale_R1: Tensor) -> tuple[Tensor, Tensor]:
     """The place in `LEVELS` of each number [R, D], and the scale of each row [R, 1]: the better of those that are tried."""
-    import torch  # noqa: PLC0415
+    import torch
 
     levels = torch.tensor(LEVELS, dtype=torch.float32, device=rows_RD.device)
 
@@ -116,7 +116,7 @@ def decode(raw: Raw, name: str, dim: int, out: Tensor | None = None) -> Tensor:
     Rows without a scale keep their type and are not copied, rows with one become float32; `out` [R, D], of any floating-point
     type, is written and returned if it is given.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     form, dtype = FORMATS[name], torch_dtype(name)
     if not form.largest:
@@ -130,7 +130,7 @@ def decode(raw: Raw, name: str, dim: int, out: Tensor | None = None) -> Tensor:
 
 
 def _bytes_of(numbers: Tensor) -> Raw:
-    import torch  # noqa: PLC0415
+    import torch
 
     whole: Raw = numbers.detach().contiguous().cpu().view(torch.uint8).numpy()
     return whole

@@ -81,7 +81,7 @@ def accumulate_gradients(
         numbers, slots, leaf = rows.picked(part) if rows else (None, None, None)
         hidden = model.main(model.main.embed(inputs[part, :-1], slots, leaf))
         loss = training_loss(hidden, model.main.head_weight, inputs[part, 1:]) / ids.size
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
         if numbers is not None and leaf is not None and leaf.grad is not None:
             of_rows.index_add_(0, numbers, leaf.grad)
@@ -112,13 +112,13 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
     rows = model.finish_rows(trie, distinct[order], outputs_RD, learned)
 
     def finish(grad_RD: Tensor) -> None:
-        rows.backward(grad_RD)  # type: ignore[no-untyped-call]
+        rows.backward(grad_RD)
         finish_learned()
         assert outputs_RD.grad is not None
         start = 0
         for kept, piece in zip(outputs, pieces, strict=True):
             output = kept if kept.requires_grad else model.fgram_rows(*piece)
-            output.backward(outputs_RD.grad[start : start + len(output)])  # type: ignore[no-untyped-call]
+            output.backward(outputs_RD.grad[start : start + len(output)])
             start += len(output)
 
     return BatchRows(torch.from_numpy(place_of[places]).to(model.device), rows.detach(), finish, num_nodes)

@@ -6,6 +6,10 @@ enough to count once, for every f-gram of the whole ranking, the positions at wh
 size matches is a sum over the first S of these counts.
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import itertools
@@ -32,7 +36,7 @@ _MOST = 2**63 - 1
 
 
 @kernel()
-def _count_ends(tokens, starts, lines, shape, num_tokens, max_n, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+def _count_ends(tokens, starts, lines, shape, num_tokens, max_n, ends):
     none = np.uint32(0xFFFFFFFF)
     first_fgram = np.uint32(num_tokens)
     state = np.empty(max_n, np.uint32)  # nodes of the f-grams of 1 .. max_n tokens that end at the last position

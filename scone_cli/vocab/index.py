@@ -11,6 +11,10 @@ those bits, the number of lines that were full before this one was tried, and 3 
 together say that the line was written, and are a filter of those that found it full.
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import math
@@ -86,7 +90,7 @@ def _prime(number: int) -> int:
 
 
 @kernel(inline="always")
-def place_of(node, token, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - compiled: numba infers the types
+def place_of(node, token, shape):
     """The place of the n-gram that is a node and one token more."""
     bits = shape[_BITS]
     half, mask = (bits + _1) >> _1, (_1 << bits) - _1
@@ -97,38 +101,38 @@ def place_of(node, token, shape):  # type: ignore[no-untyped-def]  # noqa: ANN00
 
 
 @kernel(inline="always")
-def _first_line(place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _first_line(place, shape):
     """By the high 32 bits: any number of lines will do, not just powers of two."""
     return ((place >> (shape[_BITS] - _32)) * shape[_NUM_LINES]) >> _32
 
 
 @kernel(inline="always")
-def _rest(place, line, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _rest(place, line, shape):
     """What tells a place from all others with the same first line: how far it lies behind where that line's begin."""
     low_bits = shape[_BITS] - _32
     return place - ((line * shape[_PACE]) >> _31 << low_bits)
 
 
 @kernel(inline="always")
-def _stride(rest, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _stride(rest, shape):
     """From a full line to the next to be tried: by the rest, so that line, rest and lines tried still name one place."""
     return _1 + ((((rest * _MIX_1) >> _32) * (shape[_NUM_LINES] - _1)) >> _32)
 
 
 @kernel(inline="always")
-def _filter_bit(place):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _filter_bit(place):
     """Which of the 23 bits, beside _WRITTEN, stands for a place: by its low bits."""
     return _1 + (((place & _LOW16) * _23) >> _16)
 
 
 @kernel(inline="always")
-def prefetch_place(address, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def prefetch_place(address, place, shape):
     """Begin to read the line in which a place is looked for first; the lines lie at `address`."""
     prefetch(address + np.uint64(LINE) * _first_line(place, shape))
 
 
 @kernel(inline="always")
-def find(lines, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def find(lines, place, shape):
     """The id of what has this place, NONE, or _LOST."""
     line = _first_line(place, shape)
     rest = _rest(place, line, shape)
@@ -149,7 +153,7 @@ def find(lines, place, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 
 
 @kernel(inline="always")
-def _insert(lines, place, value, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _insert(lines, place, value, shape):
     """Put a place into the first line with room: 0 if that was done, 1 if it was there, 2 if there was no room."""
     line = _first_line(place, shape)
     rest = _rest(place, line, shape)
@@ -172,7 +176,7 @@ def _insert(lines, place, value, shape):  # type: ignore[no-untyped-def]  # noqa
 
 
 @kernel()
-def _fill(lines, prefix_nodes, last_tokens, address, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _fill(lines, prefix_nodes, last_tokens, address, shape):
     """Insert all f-grams; returns how many were already there, and whether all found room."""
     for line in range(shape[_NUM_LINES]):
         for i in range(_TAGS):
@@ -217,7 +221,7 @@ def as_uint32(numbers: npt.NDArray[Any], other: int) -> U32:
 
 
 @kernel()
-def match_block(tokens, firsts, carried, lines, address, shape, sizes, nodes, waiting, places, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def match_block(tokens, firsts, carried, lines, address, shape, sizes, nodes, waiting, places, ids, lengths):
     """Match up to BLOCK tokens, length by length: all probes of one length are on their way together.
 
     sizes: how many tokens and f-grams there are. firsts[j]: token j does not follow token j - 1; the nodes that end before it
@@ -256,7 +260,7 @@ def match_block(tokens, firsts, carried, lines, address, shape, sizes, nodes, wa
 
 
 @kernel()
-def _match(tokens, starts, lines, address, shape, sizes, width, ids, lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match(tokens, starts, lines, address, shape, sizes, width, ids, lengths):
     """Match documents tokens[starts[d] : starts[d + 1]]; returns the number of lines that were lost."""
     firsts, carried = np.empty(BLOCK, np.bool_), np.full((BLOCK, width), _NONE, np.uint32)
     nodes = np.empty((width + 1, BLOCK), np.uint32)
@@ -293,7 +297,7 @@ def _match(tokens, starts, lines, address, shape, sizes, width, ids, lengths):  
 
 
 @kernel()
-def _suffixes(prefix_nodes, last_tokens, lines, shape, num_tokens, suffixes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _suffixes(prefix_nodes, last_tokens, lines, shape, num_tokens, suffixes):
     """A prefix ranks before what continues it, so its own suffix is known; returns how many suffixes are missing."""
     missing = 0
     for i in range(prefix_nodes.size):

@@ -4,6 +4,10 @@ A stream's state is the nodes of 1..K-1 tokens that end at its last token; no lo
 tokens are kept, so that drafted tokens can be taken back. Left out: rows, see `table`.
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import numpy as np
@@ -43,22 +47,22 @@ _STATE = np.dtype(
 
 
 @kernel(inline="always")
-def _i64(address, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+def _i64(address, size):
     return carray(pointer(np.uint64(address)), (size,), np.int64)
 
 
 @kernel(inline="always")
-def _state(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _state(address):
     return carray(pointer(np.uint64(address)), (1,), _STATE)[0]
 
 
 @kernel(inline="always")
-def _shape(state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _shape(state):
     return state.token_bits, state.bits, state.num_lines, state.pace
 
 
 @kernel()
-def _is_sound(state, starts, streams, num_tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _is_sound(state, starts, streams, num_tokens):
     """Whether the pieces are all of the tokens, in order, each for a stream that is there, none of them twice."""
     called = _i64(state.called, state.num_streams)
     state.call += 1
@@ -75,7 +79,7 @@ def _is_sound(state, starts, streams, num_tokens):  # type: ignore[no-untyped-de
 
 
 @kernel()
-def _match(state, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match(state, tokens, starts, streams, ids):
     """Match a piece for each of some streams and step their states; returns the number of lines that were lost."""
     width, count = state.width, state.num_streams
     lines = carray(pointer(np.uint64(state.lines)), (state.num_words,), np.uint32)
@@ -128,13 +132,13 @@ def _match(state, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _match_pieces(address, tokens, starts, streams, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match_pieces(address, tokens, starts, streams, ids):
     state = _state(address)
     return _match(state, tokens, starts, streams, ids) if _is_sound(state, starts, streams, tokens.size) else -1
 
 
 @kernel(nogil=False)  # to let another thread run would take longer than this
-def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match_token(address, token):
     """Match one token of stream 0: what decoding does. All its probes are known at once. Returns its id, or _LOST."""
     state = _state(address)
     width, count = state.width, state.num_streams
@@ -171,7 +175,7 @@ def _match_token(address, token):  # type: ignore[no-untyped-def]  # noqa: ANN00
 
 
 @kernel()
-def _match_first(address, tokens, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _match_first(address, tokens, ids):
     return _match(_state(address), tokens, (0, tokens.size), (0,), ids)
 
 

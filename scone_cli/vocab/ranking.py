@@ -7,6 +7,10 @@ Linear but for the sort, and at its peak 70 bytes an n-gram in memory.
 Not here: how many of them are kept (`ladder`), and how they are written (`vocabulary`).
 """
 
+# Of kernels numba infers the types.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -235,7 +239,7 @@ def _index(tokens: U32) -> U64:
 
 
 @kernel(inline="always")
-def _hash_row(tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - compiled: numba infers the types
+def _hash_row(tokens, row):
     mixed = np.uint64(0)
     for i in range(tokens.shape[1]):
         mixed = (mixed ^ tokens[row, i]) * _MIX
@@ -244,7 +248,7 @@ def _hash_row(tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
 
 
 @kernel()
-def _index_rows(tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _index_rows(tokens, slots):
     capacity = np.uint64(slots.size)
     for row in range(tokens.shape[0]):
         mixed = _hash_row(tokens, row)
@@ -257,7 +261,7 @@ def _index_rows(tokens, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @kernel(inline="always")
-def _is_same(wanted, i, tokens, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _is_same(wanted, i, tokens, row):
     same = True
     for k in range(wanted.shape[1]):
         same &= wanted[i, k] == tokens[row, k]
@@ -265,7 +269,7 @@ def _is_same(wanted, i, tokens, row):  # type: ignore[no-untyped-def]  # noqa: A
 
 
 @kernel()
-def _find_rows(wanted, tokens, slots, first_row, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _find_rows(wanted, tokens, slots, first_row, found):
     """Set `found` to first_row + the row of `tokens` that equals each row of `wanted`; returns how many have none."""
     capacity = np.uint64(slots.size)
     hashes, places = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, np.uint64)
