@@ -5,7 +5,7 @@ many are on their way at a time. Addresses are passed as numbers because unpacki
 """
 
 # Numba infers the types of kernels; what makes one is called with arguments that not all of them need.
-# ruff: noqa: ANN001, ANN201
+# ruff: noqa: ANN001, ANN201, ARG001
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Portrayed:
 
     def publish(self, kind: str, digit: str, settings: dict[str, object], inputs: dict[str, str]) -> None:
         target, summary = self.folder / kind, {"vocabulary size": self.num_tokens}
-        manifest = Manifest(kind, 1, "stage", 1, digit * 64, settings, inputs, self.tokenizer.sha256, 0, summary)
+        manifest = Manifest(kind, 1, "stage", 1, digit * 64, settings, inputs, self.tokenizer.sha256, summary)
         publish(staging_folder(target, digit * 64), target, manifest)
 
     def write_vocabulary(self, folder: Path) -> None:

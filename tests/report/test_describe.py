@@ -27,7 +27,7 @@ def put(kind: str, print_: str, files: dict[str, object], tokenizer: str, **chan
             write_parquet(staging / name, schema, pa.Table.from_pylist(rows, schema))
     inputs = changes.pop("inputs", {})
     settings = changes.pop("settings", {"size": 10, "max_n": 2, "num_tokens": 300})
-    publish(staging, target, Manifest(kind, 1, "some-stage", 1, print_, settings, inputs, tokenizer, 0, {"rows": 3}))
+    publish(staging, target, Manifest(kind, 1, "some-stage", 1, print_, settings, inputs, tokenizer, {"rows": 3}))
 
 
 @pytest.fixture
