@@ -66,7 +66,7 @@ def seconds_text(value: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-# "text" is prose; "literal" is text of a corpus, escaped by `legible`; "written" is a number with its unit or error that is
+# "text" is prose; "literal" is text of a corpus, escaped by `visible`; "written" is a number with its unit or error that is
 # text already; the others are numbers, a "measure" one of any size.
 Kind = Literal["text", "literal", "written", "count", "number", "measure", "share"]
 

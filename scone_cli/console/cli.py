@@ -1,6 +1,6 @@
 """The `scone` command: the group, its options, and the way out.
 
-It loads no torch, polars, pyarrow or numpy: the commands themselves are in `actions`, imported when one is asked for.
+It loads no torch, polars, pyarrow or numpy: the commands themselves are in `commands`, imported when one is asked for.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def prepare_tokens(
     before a tokenizer is trained on it; it may refuse them.
 
     Raises:
-        InputMissing, BadData: see `sources.find_files`, `token_files.recognise` and `Tokenizer.load`.
+        InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
     from scone_cli.corpus.files import find_files  # heavy: only when the stage runs

@@ -1,6 +1,6 @@
 """Tokenised documents as streams of tokens: in memory, and in the parts of `tokens/` on disk.
 
-What makes them is elsewhere: `encoding.py` turns documents into tokens, `shards.py` a corpus into parts.
+What makes them is elsewhere: `encode.py` turns documents into tokens, `shards.py` a corpus into parts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An n-gram is its prefix's row and its last token: an exact 64-bit key for every n. For each n every key raises its
 counter in a small filter; a key whose counter stays below the minimum cannot be frequent and goes; what is left, few
 distinct keys, is counted exactly in a table that stays in the cache. Only records whose prefix was frequent enough are
-looked at again for n + 1. Buckets and records are those of `dealing`.
+looked at again for n + 1. Buckets and records are those of `partition`.
 """
 
 # Of kernels numba infers the types.

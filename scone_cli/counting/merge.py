@@ -181,7 +181,7 @@ def counts_table(ngrams: Ngrams) -> pa.Table:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is at `path` whole or not at all. It need not outlive the machine: see `artifacts.staging_folder`."""
+    """A file that is at `path` whole or not at all. It need not outlive the machine: see `publish.staging_folder`."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with beside.open("wb") as file:
         yield file

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Row:
-    """The figures of the counts in `folder`, see `portrait.portray`.
+    """The figures of the counts in `folder`, see `vocab.summary.portray`.
 
     `share_of_positions` is the share of positions of the training text where a counted n-gram of that length ends.
     """

@@ -41,7 +41,7 @@ class MeasuredArm:
     A_f-gram runs; `none`, no rows (of a plain or a hashed model it does not matter). num_rows, row_bytes: of the table.
     index_bytes: of the index in which f-grams are looked for (`arm.index().nbytes`). disk_bytes: of the table's files `rows-*`
     and `index.*`. match_shares: of a `live` arm, see `live_flops`. training_flops: of the whole training, as
-    `training_record` works them out from the log; those of filling the table are added to them.
+    `training.summary.training_record` works them out from the log; those of filling the table are added to them.
     """
 
     name: str

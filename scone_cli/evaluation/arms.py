@@ -72,7 +72,7 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
     Raises:
         MismatchedArtifacts: table, model, vocabulary, tokens and tokenizer do not belong together.
         BadSetting: two arms would have one name; a further table, and the model has no f-grams.
-        InputMissing, BadData: see `artifacts.open_artifact`.
+        InputMissing, BadData: see `manifest.open_artifact`.
     """
     artifacts = {name: open_artifact(workspace / name, name) for name in ("tokens", "model")}
     if artifacts["model"].summary["kind"] == "scone":

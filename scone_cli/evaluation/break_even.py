@@ -80,7 +80,7 @@ class Contender:
 
 
 def contender(cost: Mapping[str, Any], nats_per_token: float) -> Contender:
-    """A contender of a row of the section `cost` of an evaluation (or of `shapes.shape_cost`), and its loss."""
+    """A contender of a row of the section `cost` of an evaluation (or of `model_cost.shape_cost`), and its loss."""
     name = cost["arm"] if "arm" in cost else cost["model"]
     return Contender(
         name,

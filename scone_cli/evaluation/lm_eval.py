@@ -164,7 +164,7 @@ def task_fingerprints(tasks: Sequence[str]) -> dict[str, str]:
 
     Raises:
         BadSetting: lm-evaluation-harness is not installed.
-        InputMissing, BadData: see `task_files.find_tasks`.
+        InputMissing, BadData: see `lm_eval_tasks.find_tasks`.
     """
     found = {"lm-eval": harness_version()}
     for task in _files(tasks):

@@ -41,7 +41,7 @@ def describe(path: Path, rows: int, progress: Progress) -> dict[str, Any]:
 
 
 def describe_text(path: Path, text: str) -> dict[str, Any]:
-    """Cut a text into its matches with the vocabulary at `path`, as JSON values; see `cutting.cut`.
+    """Cut a text into its matches with the vocabulary at `path`, as JSON values; see `vocab.segment.cut`.
 
     Raises:
         BadSetting: there is no vocabulary at `path`.

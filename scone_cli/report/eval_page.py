@@ -1,7 +1,7 @@
 """The page of an evaluation, which people decide from: `render` makes it of results.json, `verdict` its first sentence.
 
-What a page says and shows of each question is in `report_quality`, `report_gain`, `report_cost`, `report_payback`,
-`report_ladder` and `report_method`; a section without numbers is left out.
+What a page says and shows of each question is in `eval_quality`, `eval_gain` and `eval_cost`; a section without numbers is
+left out.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _FINDINGS = {NOT_SHOWN: "not shown to differ"}
 
 
 def summary_of(results: Row) -> Row:
-    """What is shown, as `tables.result_text` takes it."""
+    """What is shown, as `console.results.result_text` takes it."""
     method = results["method"]
     corpora = [row["corpus"] for row in method["corpora"]]
     first = corpora[0]

@@ -1,7 +1,7 @@
 """What there is to see, before it is drawn: charts and tables with their titles, alike for a terminal and for a page.
 
 A figure says in its caption what one learns from it. `charts` draws its charts as SVG, `page` makes a page of figures,
-`screen` shows them in a terminal, `curves` draws with its characters.
+`console.figures` shows them in a terminal.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A trained model as figures: its shape, its parts and their cost, the loss, and what else there was to watch.
 
-`training_record` finds the numbers; here is what a person is told about them, on a page and in a terminal alike.
+`training.summary` finds the numbers; here is what a person is told about them, on a page and in a terminal alike.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Artifacts as figures: which charts and tables, under which titles, and what they say; and the page of them.
 
-`portrait` finds the numbers of counts and of a vocabulary; here is what a person is told about them, on a page and in a
-terminal alike. `training_views` does this for a model.
+`counting.summary` and `vocab.summary` find the numbers; here is what a person is told about them, on a page and in a
+terminal alike. `model_figures` does this for a model.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _GRACE = 20.0  # seconds, of the 30 that torchrun gives a process between asking
 
 
 class Ranks:
-    """A `launch.Team` of several."""
+    """A `torchrun.Team` of several."""
 
     def __init__(self, launch: Launch, store: Store) -> None:
         self.launch = launch

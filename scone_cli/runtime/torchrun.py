@@ -1,7 +1,7 @@
 """Whether this process works alone, or is one of several that torchrun started for one run. It loads no torch.
 
 Each of these is a rank. They run the same code; what only one of them may do, rank 0 does: it writes, holds the lock of
-the workspace and speaks. What several have to tell one another is in `ranks`.
+the workspace and speaks. What several have to tell one another is in `process_group`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Going on with a text: the prompt is read in one pass, then every token by itself, with what was read held in a cache.
 
-What this leaves out: several texts at once (`serving.SconeEmbedding` has streams for that), and texts longer than the context
+What this leaves out: several texts at once (`SconeEmbedding` has streams for that), and texts longer than the context
 that the model was trained with: there generation ends.
 """
 

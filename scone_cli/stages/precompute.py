@@ -84,7 +84,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         MismatchedArtifacts: model, vocabulary and tokenizer do not belong together.
         BadSetting: the model has no f-gram model, and so no rows; too little memory.
         StorageFailure: too little disk.
-        SconeError: a row is not what its f-gram gives alone; see `row_check`.
+        SconeError: a row is not what its f-gram gives alone; see `table.precompute.check_rows`.
     """
     launch = launched()
     with joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it

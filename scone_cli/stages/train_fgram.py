@@ -40,7 +40,7 @@ class TrainFgram:
     What decides only how a run is watched, or how often it is saved, is no part of what results from it. Nor are the device,
     compilation, the number of processes and the micro-batch, which only splits the work of a step: they move the last bits
     of the weights, as another version of torch does, and the weights have a hash of their own
-    (`artifacts.digest_weights`). The precision is, as it is asked for: bfloat16 on a CPU is something else to try. `auto`
+    (`manifest.digest_weights`). The precision is, as it is asked for: bfloat16 on a CPU is something else to try. `auto`
     leaves it to the machine.
     """
 
@@ -160,7 +160,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
     Raises:
         BadSetting: a setting out of its range, a mixture of what is not there, a device that is not there.
         MismatchedArtifacts: the vocabulary was not made from these tokens.
-        SconeError: training went wrong; see `training.train`.
+        SconeError: training went wrong; see `training.loop.train`.
     """
     launch = launched()
     with joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it

@@ -1,4 +1,4 @@
-"""The loops of `row_maker`: what is around the matrix products, each reading and writing what it needs once.
+"""The loops of `fgram_forward`: what is around the matrix products, each reading and writing what it needs once.
 
 Sums may be added up in any order, which is what lets several be added up at a time (`fastmath`); the rest is, to the last
 bit, what the model's own norms and embeddings give. Shapes: N nodes, R f-grams, D = dim, F = inner width of the MLP.

@@ -9,7 +9,7 @@ A `rows-*.parquet` file holds one required fixed-size binary column, uncompresse
 Its rows therefore lie contiguous in the file, from `data_page_offset + total_compressed_size - rows * row_bytes` on:
 what any Parquet reader opens is also what is served, without a second copy. Row number = f-gram id = frequency rank, so
 hot rows lie together and a smaller table is a prefix of a larger one. `index.bin` is a line of JSON, padded to 256 bytes, and
-the lines of the index (see `ngrams`). Left out: what a row is made of (`model`), and its formats (`row_formats`).
+the lines of the index (see `vocab.index`). Left out: what a row is made of (`model`), and its formats (`row_formats`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Table:
             MismatchedArtifacts: the table was made from another model, vocabulary or tokenizer, or by an earlier version.
             DamagedArtifact: a file is not what the manifest and this module say it is.
             StorageFailure: a file cannot be read, or does not fit into memory.
-            InputMissing, HalfWrittenArtifact, ForeignArtifact, NewerArtifact: see `artifacts.read_manifest`.
+            InputMissing, HalfWrittenArtifact, ForeignArtifact, NewerArtifact: see `manifest.read_manifest`.
         """
         if placement not in PLACEMENTS:
             raise BadSetting(f"placement {placement!r}, expected one of {', '.join(PLACEMENTS)}")

@@ -2,7 +2,7 @@
 
 A checkpoint is one safetensors file: weights as `model/<parameter>`, the optimisers' state as
 `optimizer/<parameter>/<what>`, and in its header the step and the number of windows read, which is the position in the data.
-What it leaves out: the log, which is a file of its own (`training_log`).
+What it leaves out: the log, which is a file of its own (`log`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A run is a function of (data, plan): the windows of a step follow from the seed and the windows read before, so a run that
 continues from a checkpoint ends with the weights of one that was never interrupted. What it leaves out: where the data comes
 from and where the result goes (`stages/train_fgram`); how gradients are made (`gradients`) and what several processes
-tell one another (`ranks`).
+tell one another (`runtime.process_group`).
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def read_config(folder: Path) -> Row:
 
 
 def training_record(folder: Path, config: Row) -> Row:
-    """What there is to know of the model in `folder`, as JSON values; see `training_views`.
+    """What there is to know of the model in `folder`, as JSON values; see `report.model_figures`.
 
     Raises:
         DamagedArtifact: a file is not what it claims to be.

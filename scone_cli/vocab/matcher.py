@@ -21,7 +21,7 @@ from scone_cli.vocab.index import BLOCK, ID, NONE, FgramIndex, as_uint32, find, 
 ROLL_BACK = 64  # tokens that a stream can take back
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first
 _NONE, _LOST = np.uint32(NONE), NONE - 1
-_empty = np.empty  # named here: see `ngrams.ID`
+_empty = np.empty  # named here: see `index.ID`
 # What the kernels are called with is the address of one of these: every array costs a call more than a probe does. Fields that
 # hold addresses are named for what lies there.
 _STATE = np.dtype(

@@ -4,7 +4,7 @@ A rule gives every n-gram a score. An n-gram then counts for no more than its pr
 shorter one, so that whatever is ranked comes after its prefix and its suffix: every beginning of the ranking is closed.
 Linear but for the sort, and at its peak 70 bytes an n-gram in memory.
 
-Not here: how many of them are kept (`ladder`), and how they are written (`vocabulary`).
+Not here: how many of them are kept (`coverage`), and how they are written (`vocabulary`).
 """
 
 # Of kernels numba infers the types.

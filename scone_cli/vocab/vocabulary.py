@@ -36,11 +36,11 @@ class Vocabulary:
         """All n-grams that occur `min_count` times and in `min_docs` documents, in the order of the rule `by`.
 
         Whatever the rule, every beginning of it is closed under prefixes and suffixes, ties at the cutoff included, and
-        ids do not depend on the input's order: see `selection.rank`.
+        ids do not depend on the input's order: see `ranking.rank`.
 
         Raises:
             BadSetting: more n-grams than ids.
-            DamagedArtifact: see `selection.read_counts`.
+            DamagedArtifact: see `ranking.read_counts`.
         """
         with_suffixes = not RULES[by].is_closed
         ranking = rank(read_counts(counts_folder, max_n, min_count, min_docs, num_tokens, with_suffixes), by)

@@ -51,7 +51,7 @@ def slow_prediction(counts: dict[Fgram, int], gram: Fgram) -> float:
 
 
 def slow_ranking(documents: Documents, max_n: int, min_count: int, by: str) -> list[Fgram]:
-    """All n-grams in the order of a rule; the slow twin of `selection.rank`."""
+    """All n-grams in the order of a rule; the slow twin of `ranking.rank`."""
     scores = slow_scores(documents, max_n, min_count, by)
     for gram in sorted(scores, key=len):
         if len(gram) > 2:
