@@ -1,4 +1,4 @@
-"""The loops of `fgram_forward`: the trie of neighbours against `FgramTrie.subtrie`, sums and SwiGLU against a line of numpy each."""
+"""The loops of `fgram_forward`: the trie of neighbours against `FgramTrie.subtrie`, sums and SwiGLU against numpy."""
 
 from __future__ import annotations
 
