@@ -67,6 +67,13 @@ def error_of(err: str, *facts: Fact, hint: tuple[Fact, ...] | None = None) -> tu
     return message.removeprefix("error: "), told
 
 
+def was_made(out: str) -> bool:
+    """Whether the first line of a result says that it was made, and in what time, or else that it is up to date."""
+    heading = re.fullmatch(r"[\w-]+ -> \S+ \(([^()]+)\)", out.splitlines()[0])
+    assert heading, out
+    return re.search(r"\d", heading[1]) is not None
+
+
 # ---- what only words can tell: when a text is told in others, add them here ---------------------------------------
 
 _BETTER = r"better|beats?|wins?|ahead of|improves|outperforms"
