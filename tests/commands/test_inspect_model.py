@@ -14,9 +14,9 @@ from trained import log_rows, publish_model
 from scone_cli.report.ngram_figures import figures_of
 
 KINDS = {  # and what a person must be told of each
-    "scone": ({"kind": "scone", "combine": "add", "tied_head": False}, ["added", "A_f-gram", 6800, 27_200]),
+    "scone": ({"kind": "scone", "combine": "add", "tied_head": False}, ["added", "A_f-gram", 6800]),
     "plain": ({"kind": "plain"}, ["plain", "tied", 6656]),
-    "hashed": ({"kind": "hashed", "hashed_rows": 300}, ["hashed", 300, 4624, 18_496]),
+    "hashed": ({"kind": "hashed", "hashed_rows": 300}, ["hashed", 300, 4624]),
 }
 
 
@@ -86,7 +86,7 @@ def test_a_page_of_a_model(scone, models, tmp_path, name, num_charts):
     assert len(marks) == {"one": 2, "two": 2}.get(name, 10)
     facts = [fact.text for fact in tree_of(html).one("dl").all("dd", "value")]
     assert {"scone": "8,352"}.get(name, "7,552") in facts  # resident parameters
-    assert {"two": "-"}.get(name, "4.6000") in facts or name == "one"  # held-out loss
+    assert name not in KINDS or "4.6" in facts  # held-out loss
     assert name in facts if name in KINDS else "plain" in facts
 
 
