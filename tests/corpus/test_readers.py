@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from messages import refusal
+from messages import names, refusal
 
 from scone_cli.corpus import files as sources
 from scone_cli.corpus import readers
@@ -364,7 +364,7 @@ def test_bad_lines_are_left_out_and_told_of(tmp_path):
     assert texts == ["a", "b"]
     assert [name for name, _ in bad] == ["a.jsonl:2", "a.jsonl:4", "a.jsonl:5", "a.jsonl:6"]
     for (_, cause), expected in zip(bad, ("JSON", "surrogate", "UTF-8", "'text'"), strict=True):
-        assert cause.startswith(expected)
+        assert names(cause, expected)
 
 
 def test_bad_rows_and_files_are_left_out_and_told_of(tmp_path):
