@@ -115,7 +115,7 @@ def test_a_tokenizer_that_cannot_be_read(refused, small, tmp_path, content, code
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)
-    refused(code, (str(path),), "count-ngrams", small / "corpus", "--tokenizer", path)
+    refused(code, ("tokenizer.json",), "count-ngrams", small / "corpus", "--tokenizer", path)
 
 
 # ---- artifacts ---------------------------------------------------------------------------------------------------
