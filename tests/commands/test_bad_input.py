@@ -295,7 +295,8 @@ def test_a_recipe_with_a_mistake(refused, tmp_path, recipe, facts):
 )
 def test_a_setting_that_cannot_be_used(refused, small, args):
     option = next(arg for arg in args if arg.startswith("--"))
-    refused(2, (option,), *(small / "corpus" if arg == "corpus" else arg for arg in args))
+    facts = ("100", "257") if option == "--vocab-size" else (option,)
+    refused(2, facts, *(small / "corpus" if arg == "corpus" else arg for arg in args))
 
 
 def test_a_report_is_not_a_list_of_bad_documents(scone, tmp_path):
