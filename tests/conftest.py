@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from messages import was_made
 from processes import Forks
 from workspaces import COUNT, SELECT, TRAIN, commands, installed, texts, write_corpus, write_small_corpus
 
@@ -62,7 +63,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     write_corpus(folder / "corpus", texts())
     for command in commands(folder / "corpus", folder / "work"):
-        first_line = installed(folder / "work", *command).stdout.splitlines()[0]
-        assert first_line.startswith(f"{command[0]} -> {folder / 'work'}/")
-        assert "(made in " in first_line
+        out = installed(folder / "work", *command).stdout
+        assert out.startswith(f"{command[0]} -> {folder / 'work'}/")
+        assert was_made(out)
     return folder

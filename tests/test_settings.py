@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import names, refusal
 
 from scone_cli.errors import BadSetting
 from scone_cli.formatting import bytes_text, count_text, seconds_text
@@ -48,12 +49,12 @@ def test_a_bare_number_is_itself(number):
 def test_what_is_no_size(text):
     with pytest.raises(BadSetting) as caught:
         parse_bytes(text, "--memory")
-    assert caught.value.message == f"--memory {text!r}: expected a size in bytes, such as 2GiB, 500MB or 4096"
+    assert names(caught.value.message, "--memory", repr(text), "2GiB", "500MB", "4096")
 
 
 @pytest.mark.parametrize("text", ["", "0", "1.5", "1.0001k", "-1", "1KiB", "k", "many"])
 def test_what_is_no_count(text):
-    with pytest.raises(BadSetting, match="expected a whole number of 1 or more") as caught:
+    with refusal(BadSetting, "whole number", "1") as caught:
         parse_count(text)
     assert caught.value.message.startswith(repr(text))
 

@@ -1,10 +1,12 @@
 """Token ids without a tokenizer go through all stages; what needs text says that there is none."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from builders import random_documents
+from messages import error_of
 from workspaces import SELECT, TRAIN, quality
 
 END = 0
@@ -49,7 +51,7 @@ def test_a_rival_whose_ids_may_mean_something_else(ids, forks, tmp_path):
         assert ended.code == 0, ended.err
     ended = forks.run("--workspace", ids / "work", "eval", "--against", tmp_path / "work" / "model")
     assert (ended.code, ended.out) == (65, "")
-    assert "hint: compare models made from one workspace" in ended.err
+    error_of(ended.err, str(tmp_path / "work" / "model"), hint=("workspace",))
 
 
 def test_what_needs_text_says_that_there_is_none(ids, forks):
@@ -57,9 +59,13 @@ def test_what_needs_text_says_that_there_is_none(ids, forks):
     (ids / "b.txt").write_text("hello")
     ended = forks.run("--workspace", work, "eval", ids / "b.txt")
     assert (ended.code, ended.out) == (66, "")
-    assert ended.err.startswith(f"error: {work / 'tokens'}: made from token ids without a tokenizer")
-    assert "not known: no byte-level tokenizer" in forks.run("--workspace", work, "eval").out
-    shown = forks.run("--workspace", work, "inspect", work / "vocab").out
-    assert "shown as token ids" in shown
+    error_of(ended.err, str(work / "tokens"), "token ids", "tokenizer")
+    (bits,) = [line for line in forks.run("--workspace", work, "eval").out.splitlines() if line.startswith("  bits")]
+    assert "tokenizer" in bits
+    assert not re.search(r"\d", bits)
+    shown = forks.run("--workspace", work, "inspect", work / "vocab", "--json").out
+    described = json.loads(shown)
+    assert "token ids" in described["token_text"]
+    assert all(set(row["tokens"]) <= set("0123456789 ") for row in described["first rows of vocab.parquet"])
     verified = forks.run("--workspace", work, "verify", work)
     assert verified.code == 0, verified.out

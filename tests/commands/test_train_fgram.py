@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from messages import error_of, was_made
 from safetensors.torch import load_file, save_file
 from workspaces import TRAIN, contents, manifest
 
@@ -31,32 +32,30 @@ def work(small, tmp_path):
 def test_its_table_is_stale_until_it_is_precomputed_again(scone, work):
     code, _, err = scone("--workspace", work, "eval")
     assert code == 65
-    assert "before that was trained again" in err
-    assert "hint: run: scone precompute\n" in err
+    error_of(err, str(work / "table"), hint=("scone precompute",))
     code, out, _ = scone("verify", work)
     assert code == 65
     assert [line.split(": ")[0] for line in out.splitlines() if line.startswith("WRONG")] == [
         f"WRONG  {work / 'table'}",
         f"WRONG  {work / 'eval'}",
     ]
-    for again in ("made in", "up to date"):
+    for made in (True, False):
         for command in ("precompute", "eval"):
             code, out, _ = scone("--workspace", work, command)
-            assert code == 0
-            assert f"({again}" in out.splitlines()[0]
+            assert (code, was_made(out)) == (0, made)
     assert scone("verify", work)[0] == 0
 
 
 def test_a_rival_trained_again_is_evaluated_again(scone, small, tmp_path):
     rival = shutil.copytree(small / "work" / "plain", tmp_path / "rival")
     work = shutil.copytree(small / "work", tmp_path / "work")
-    assert "(made in" in scone("--workspace", work, "eval", "--against", rival)[1]
+    assert was_made(scone("--workspace", work, "eval", "--against", rival)[1])
     path, manifest = rival / "main.safetensors", json.loads((rival / "manifest.json").read_text())
     save_file({name: tensor * 1.0001 for name, tensor in load_file(path).items()}, path)
     manifest["files"][path.name]["sha256"] = digest_file(path)
     (rival / "manifest.json").write_text(json.dumps(manifest))
-    for again in ("made in", "up to date"):
-        assert f"({again}" in scone("--workspace", work, "eval", "--against", rival)[1]
+    for made in (True, False):
+        assert was_made(scone("--workspace", work, "eval", "--against", rival)[1]) == made
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
@@ -87,43 +86,36 @@ def test_settings_that_training_cannot_use(scone, small, tmp_path, monkeypatch, 
     code, _, err = scone("--workspace", tmp_path / "work", *args.split())
     assert code == 2
     assert err.startswith("error: ")
-    assert args.split()[1] in err.splitlines()[0]
+    error_of(err, args.split()[1])
 
 
-def train(scone, work, *args: str) -> str:
+def trains(scone, work, *args: str) -> bool:
     code, out, err = scone("--quiet", "--workspace", work, "train-fgram", *TRAIN, *args)
     assert (code, err) == (0, "")
-    return out.splitlines()[0].rsplit("(", 1)[1].removesuffix(")")
+    return was_made(out)
 
 
 def test_what_does_not_change_the_weights_trains_nothing_again(scone, work):
     watching = "--eval-every 5 --eval-tokens 300 --checkpoint-every 3 --checkpoint-minutes 1 --keep-checkpoints 5"
     watching += " --micro-batch 1"
-    assert (
-        train(scone, work, *watching.split(), "--device", "cpu", "--tracker", "tensorboard", "--compile")
-        == "up to date"
-    )
+    assert not trains(scone, work, *watching.split(), "--device", "cpu", "--tracker", "tensorboard", "--compile")
     assert not (work / "runs").exists()
-    assert train(scone, work, "--precision", "bfloat16", "--kind", "plain", "--out", str(work / "other")).startswith(
-        "made"
-    )
+    assert trains(scone, work, "--precision", "bfloat16", "--kind", "plain", "--out", str(work / "other"))
 
 
 def test_settings_of_another_kind_of_model_say_nothing(scone, work):
     plain = ("--kind", "plain", "--out", str(work / "plain"))
-    assert train(scone, work, *plain, "--fgram-layers", "3", "--combine", "add", "--hashed-rows", "700") == "up to date"
-    assert train(scone, work, "--hashed-rows", "7000") == "up to date"
+    assert not trains(scone, work, *plain, "--fgram-layers", "3", "--combine", "add", "--hashed-rows", "700")
+    assert not trains(scone, work, "--hashed-rows", "7000")
     hashed = ("--kind", "hashed", "--out", str(work / "hashed"))
-    assert train(scone, work, *hashed).startswith("made in")
-    assert (
-        train(scone, work, *hashed, "--fgram-layers", "3", "--hashed-rows", "600") == "up to date"
-    )  # as many as f-grams
-    assert train(scone, work, *hashed, "--hashed-rows", "500").startswith("made in")
+    assert trains(scone, work, *hashed)
+    assert not trains(scone, work, *hashed, "--fgram-layers", "3", "--hashed-rows", "600")  # as many as f-grams
+    assert trains(scone, work, *hashed, "--hashed-rows", "500")
 
 
 def test_the_kinds_of_models(scone, work):
     """What each consists of, and which of them has a table."""
-    assert train(scone, work, "--kind", "hashed", "--out", str(work / "hashed")).startswith("made in")
+    assert trains(scone, work, "--kind", "hashed", "--out", str(work / "hashed"))
     facts = {name: manifest(work / name) for name in ("model", "plain", "hashed")}
     assert {name: found["summary"]["kind"] for name, found in facts.items()} == {
         "model": "scone",
@@ -143,13 +135,13 @@ def test_the_kinds_of_models(scone, work):
     shutil.copytree(work / "hashed", work / "model")
     code, _, err = scone("--workspace", work, "precompute")
     assert code == 2
-    assert err.startswith(f"error: {work / 'model'}: a hashed model, it has no table\n")
+    error_of(err, str(work / "model"), "hashed", "table")
 
 
 def test_the_tracker_writes_beside_the_model(scone, work):
     before = contents(work / "plain")
     args = ("--kind", "plain", "--out", str(work / "plain"), "--tracker", "tensorboard", "--force")
-    assert train(scone, work, *args).startswith("made in")
+    assert trains(scone, work, *args)
     assert [path.name.split(".")[0] for path in (work / "runs" / "plain").iterdir()] == ["events"]
     assert contents(work / "plain").keys() == before.keys()
     code, out, _ = scone("--quiet", "verify", work / "plain")

@@ -1,8 +1,10 @@
 """Curves drawn with characters."""
 
 import math
+import re
 
 import pytest
+from messages import names
 
 from scone_cli.console.figures import draw
 from scone_cli.report.figures import Axis, Line, LineChart
@@ -23,29 +25,30 @@ FALLING = chart([8.0, 5.0, 4.0, 4.0, 4.5, 4.0], [(3000, 4.5), (6000, 4.0)])
 
 def test_a_curve_as_it_stands_in_a_terminal():
     """From 8 at 1,000 tokens down to 4 and up and down once; 17 rows, four for every nat; marks over the curve."""
-    expected = """
-nats            ── training   o held-out
-8 ┤      ─╮
-  │       │
-  │       ╰╮
-  │        │
-7 ┤        ╰╮
-  │         │
-  │         ╰╮
-  │          │
-6 ┤          ╰╮
-  │           │
-  │           ╰╮
-  │            │
-5 ┤            ╰╮
-  │             ╰─╮
-  │               ╰╮ o          ╭──╮
-  │                ╰─╮       ╭──╯  ╰──╮
-4 ┤                  ╰───────╯        ╰o
-  └┬─────┬─────┬─────┬─────┬─────┬─────┬
-   0    1k    2k    3k    4k    5k    6k
-                   tokens"""
-    assert draw(FALLING, 40) == expected.strip().splitlines()
+    drawn = draw(FALLING, 40)
+    assert max(map(len, drawn)) == 40
+    heading, *rows, axis, numbers, title = drawn
+    assert len(rows) == 17
+    assert [row.split("┤")[0].strip() for row in rows if "┤" in row] == ["8", "7", "6", "5", "4"]
+    assert [number for number, row in enumerate(rows) if "┤" in row] == [0, 4, 8, 12, 16]
+    assert {row[2] for row in rows} == {"┤", "│"}
+    assert (axis[2], axis.count("┬"), set(axis[3:])) == ("└", 7, {"┬", "─"})
+    assert numbers.split() == ["0", "1k", "2k", "3k", "4k", "5k", "6k"]
+    ticks = [at for at, mark in enumerate(axis) if mark == "┬"]
+    labels = [label.span() for label in re.finditer(r"\S+", numbers)]
+    assert all(start <= tick < end for tick, (start, end) in zip(ticks, labels, strict=True))
+    assert names(heading, "nats", "training", "held-out")
+    assert title.strip() == "tokens"
+    curve = [{at for at, mark in enumerate(row) if at > 2 and mark in "─│╭╮╰╯"} for row in rows]
+    assert all(curve), "it is in every row between its ends"
+    down = [min(columns) for columns in curve]
+    assert down == sorted(down), "it falls from left to right"
+    assert min(curve[0]) == 9  # 1,000 tokens are a sixth of the width
+    assert min(curve[16]) < max(curve[14]) < max(curve[16]), "and rises once"
+    assert [(number, at) for number, row in enumerate(rows) for at, mark in enumerate(row) if mark == "o"] == [
+        (14, 21),
+        (16, 39),
+    ]
 
 
 def test_the_same_in_ascii():

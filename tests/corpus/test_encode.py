@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from messages import refusal
 
 from scone_cli.corpus import encode
 from scone_cli.corpus.encode import encode_corpus
@@ -38,5 +39,5 @@ def test_encoded_corpus_is_everything_in_order(tmp_path, monkeypatch, batch_byte
 def test_corpus_without_text(tmp_path):
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.jsonl").write_text('{"text": ""}\n')
-    with pytest.raises(InputMissing, match="no document with text"):
+    with refusal(InputMissing, "document", "text"):
         encode_corpus(find_files([tmp_path]), TOKENIZER, "text", silent)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from messages import refusal
 
 from scone_cli.corpus import files as sources
 from scone_cli.corpus.files import STDIN_KEPT, find_files
@@ -44,7 +45,7 @@ def test_patterns(corpus, pattern, expected):
 
 def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputMissing, match="pipe: neither a file nor a folder") as caught:
+    with refusal(InputMissing, str(tmp_path / "pipe")) as caught:
         find_files([tmp_path / "pipe"])
     assert caught.value.hint.endswith(": -")
 
@@ -60,7 +61,7 @@ def test_a_pattern_from_where_one_is(corpus, monkeypatch):
 
 
 def test_a_pattern_without_matches_is_named(corpus):
-    with pytest.raises(InputMissing, match=r"corpus/\*\.nothing: no file matches this pattern"):
+    with refusal(InputMissing, "corpus/*.nothing"):
         find_files([corpus / "*.nothing"])
 
 
@@ -71,7 +72,7 @@ def test_a_file_that_is_called_like_a_pattern_is_itself(tmp_path):
 
 def test_a_pattern_through_a_link_in_a_loop(corpus):
     (corpus / "law" / "again").symlink_to(corpus / "law")
-    with pytest.raises(BadData, match="a loop"):
+    with refusal(BadData, "loop"):
         find_files([corpus / "*" / "again" / "*.txt"])
 
 
@@ -119,9 +120,9 @@ def test_standard_input_is_what_its_beginning_says(tmp_path, monkeypatch, conten
 def test_standard_input_beside_files_once_and_not_empty(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("x")
     assert sorted(f.name for f in piped(b"y", tmp_path, monkeypatch, "-", tmp_path / "a.txt")) == ["a.txt", "stdin.txt"]
-    with pytest.raises(BadSetting, match="twice"):
+    with refusal(BadSetting, "-"):
         piped(b"y", tmp_path, monkeypatch, "-", "-")
-    with pytest.raises(InputMissing, match="standard input is empty"):
+    with refusal(InputMissing, "standard input"):
         piped(b"", tmp_path, monkeypatch)
-    with pytest.raises(InputMissing, match="no such file"):
+    with refusal(InputMissing, "file"):
         find_files([Path("-")])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import names, refusal
 
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.prepare import SKIPPED, PreparedTokens, TokenSettings, prepare_tokens
@@ -88,7 +89,7 @@ def test_the_tokenizer_that_was_given(tmp_path, work):
     assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER.encode_batch(TEXTS))
     same = {"tokenizer": tmp_path / "tokenizer.json"}
     assert prepare(tmp_path / "a.jsonl", work, **same, vocab_size=999).manifest is not None
-    with pytest.raises(InputMissing, match=r"nothing\.json: no such tokenizer"):
+    with refusal(InputMissing, "nothing.json", "tokenizer"):
         prepare(tmp_path / "a.jsonl", work, tokenizer=tmp_path / "nothing.json")
 
 
@@ -104,15 +105,16 @@ def test_documents_left_out_are_in_the_manifest(tmp_path, work):
     path = lines(tmp_path / "a.jsonl")
     with path.open("a") as file:
         file.write('{"text": "half \\ud800"}\n{"body": "x"}\n')
-    with pytest.raises(BadData, match=r"a\.jsonl: line 61: half a surrogate pair") as caught:
+    with refusal(BadData, "a.jsonl", "line 61", "surrogate") as caught:
         make(path, work)
     assert "--on-bad-document skip" in caught.value.hint
     summary = make(path, work, on_bad_document="skip")
     assert (summary["documents"], summary["documents skipped"]) == (60, 2)
     first, second = summary[SKIPPED]
     assert first["document"] == "a.jsonl:61"
-    assert first["cause"].startswith("half a surrogate pair (U+D800) at character 5")
-    assert second == {"document": "a.jsonl:62", "cause": "no field 'text', found 'body'"}
+    assert names(first["cause"], "surrogate", "U+D800", "5")
+    assert second["document"] == "a.jsonl:62"
+    assert names(second["cause"], "'text'", "'body'")
 
 
 def test_too_large_a_text_is_refused_before_a_tokenizer_is_trained(tmp_path, work):
@@ -133,14 +135,14 @@ def test_too_large_a_text_is_refused_before_a_tokenizer_is_trained(tmp_path, wor
 
 def test_nothing_but_bad_documents(tmp_path, work):
     (tmp_path / "a.txt").write_bytes(b"\xff")
-    with pytest.raises(InputMissing, match=r"no document with text in 1 file\(s\), 1 skipped"):
+    with refusal(InputMissing, "document", "text", 1):
         make(tmp_path / "a.txt", work, on_bad_document="skip")
 
 
-@pytest.mark.parametrize(("held_out", "expected"), [(0.0, "no document with text"), (0.999999, "are held out")])
+@pytest.mark.parametrize(("held_out", "expected"), [(0.0, "text"), (0.999999, "held out")])
 def test_nothing_to_train_on(tmp_path, work, held_out, expected):
     (tmp_path / "a.txt").write_text("" if held_out == 0 else "hello")
-    with pytest.raises(InputMissing, match=expected):
+    with refusal(InputMissing, "document", expected):
         make(tmp_path / "a.txt", work, held_out=held_out)
 
 
@@ -163,7 +165,7 @@ def test_the_backend_is_chosen_once_and_kept(tmp_path, work, monkeypatch, capsys
     make(lines(tmp_path / "a.jsonl"), work, tokenizer=tmp_path / "tokenizer.json")
     assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER._encode_reference(TEXTS))
     assert compared == [TEXTS]
-    assert capsys.readouterr().err.count("fastokens gives other ids") == (not parity)
+    assert capsys.readouterr().err.count("fastokens") == (not parity)
 
 
 # ---- standard input ----------------------------------------------------------------------------------------------
@@ -224,21 +226,21 @@ def test_documents_that_an_index_tells_apart_need_no_separator(tmp_path, work):
 
 def test_what_makes_no_sense_together(tmp_path, work):
     path, text = flat(tmp_path / "a.bin"), lines(tmp_path / "a.jsonl")
-    with pytest.raises(BadSetting, match=r"a\.bin: token ids, and nothing says where a document ends") as caught:
+    with refusal(BadSetting, "a.bin", "token ids", "document") as caught:
         prepare(path, work)
     assert "--separator" in caught.value.hint
-    with pytest.raises(BadSetting, match="is for a corpus of token ids, and this one is text"):
+    with refusal(BadSetting, "token ids", "text"):
         prepare(text, work, separator=0)
-    with pytest.raises(BadSetting, match=r"--separator 300: expected an id of the vocabulary, 0 to 299"):
+    with refusal(BadSetting, "--separator", "300", "0", "299"):
         prepare(path, work, separator=300, tokenizer=tmp_path / "tokenizer.json")
-    with pytest.raises(BadSetting, match=r"--separator -1"):
+    with refusal(BadSetting, "--separator", "-1"):
         prepare(path, work, separator=-1)
-    with pytest.raises(BadSetting, match=r"a\.jsonl is text and .*a\.bin holds token ids"):
+    with refusal(BadSetting, "a.jsonl", "text", "a.bin", "token ids"):
         prepare(tmp_path / "a.*", work, separator=0)
 
 
 def test_ids_that_the_tokenizer_does_not_know(tmp_path, work):
     path = tmp_path / "a.bin"
     path.write_bytes(np.array([1, END, 2, 300], np.uint16).tobytes())
-    with pytest.raises(BadData, match=r"a\.bin: token 3: id 300, expected 0 to 299"):
+    with refusal(BadData, "a.bin", "3", "300", "0", "299"):
         make(path, work, tokenizer=tmp_path / "tokenizer.json")

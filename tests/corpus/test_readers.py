@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from messages import names, refusal
 
 from scone_cli.corpus import files as sources
 from scone_cli.corpus import readers
@@ -43,11 +44,8 @@ def parquet(table: dict[str, pa.Array], **options: object) -> bytes:
 
 def fails(path: Path, *expected: str, text_field: str = "text") -> None:
     """Reading is BadData in one line that names the file and everything expected."""
-    with pytest.raises(BadData) as caught:
+    with refusal(BadData, str(path), *expected):
         read(path, text_field)
-    assert "\n" not in caught.value.message
-    for part in (str(path), *expected):
-        assert part in caught.value.message
 
 
 # ---- finding -----------------------------------------------------------------------------------------------------
@@ -83,7 +81,7 @@ def test_names_tell_several_corpora_apart(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     first, second = write(tmp_path / "x" / "a.txt", b"a"), write(tmp_path / "y" / "a.txt", b"b")
-    with pytest.raises(BadSetting, match=r"a\.txt") as caught:
+    with refusal(BadSetting, "a.txt") as caught:
         find_files([first, second])
     assert str(first) in caught.value.message
     assert str(second) in caught.value.message
@@ -95,7 +93,7 @@ def test_links_to_files_are_followed_and_broken_ones_refused(tmp_path):
     (tmp_path / "corpus" / "link.txt").symlink_to(target)
     assert read(tmp_path / "corpus") == [("link.txt", "text")]
     target.unlink()
-    with pytest.raises(InputMissing, match=r"link\.txt"):
+    with refusal(InputMissing, "link.txt"):
         find_files([tmp_path / "corpus"])
 
 
@@ -128,16 +126,16 @@ def test_links_in_a_loop_are_refused(tmp_path, monkeypatch, link, target, relati
     (tmp_path / "corpus" / "other").symlink_to(tmp_path / "elsewhere")
     (tmp_path / link).symlink_to(tmp_path / target)
     monkeypatch.chdir(tmp_path / "corpus")
-    with pytest.raises(BadData, match=r"(sub|other)/link: a link to .* a loop"):
+    with refusal(BadData, "link", "loop"):
         find_files([Path() if relative else tmp_path / "corpus"])
 
 
 def test_missing_path_and_empty_folder(tmp_path):
-    with pytest.raises(InputMissing, match="no such file"):
+    with refusal(InputMissing, "file"):
         find_files([tmp_path / "nowhere"])
     (tmp_path / "empty" / "sub").mkdir(parents=True)
     write(tmp_path / "empty" / ".hidden", b"x")
-    with pytest.raises(InputMissing, match="without files"):
+    with refusal(InputMissing, "files"):
         find_files([tmp_path / "empty"])
 
 
@@ -153,14 +151,14 @@ def test_file_name_that_is_no_utf8_becomes_text(tmp_path):
 def test_file_that_goes_away_and_file_that_cannot_be_read(tmp_path, monkeypatch):
     (file,) = find_files([write(tmp_path / "a.txt", b"a")])
     file.path.unlink()
-    with pytest.raises(InputMissing, match=r"a\.txt"):
+    with refusal(InputMissing, "a.txt"):
         list(read_documents(file))
 
     def denied(path: str, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(sources, "open", denied, raising=False)  # root, as in containers, may read everything
-    with pytest.raises(StorageFailure, match=r"b\.txt: cannot be read \(Permission denied\)"):
+    with refusal(StorageFailure, "b.txt", "Permission denied"):
         find_files([write(tmp_path / "b.txt", b"b")])
 
 
@@ -173,9 +171,9 @@ def test_file_that_changes_after_it_was_found(tmp_path, change, compression, rep
     new = write(tmp_path / "new", compress(change))
     os.utime(new, ns=(0, file.mtime_ns + 1))  # a clock may be too coarse to tell two writes apart
     new.replace(file.path) if replaced else (shutil.copyfile(new, file.path), shutil.copystat(new, file.path))
-    with pytest.raises(BadData, match=r"a\.txt.*: changed while it was being read") as caught:
+    with refusal(BadData, "changed", hint=("again",)) as caught:
         list(read_documents(file))
-    assert caught.value.hint == "run the command again"
+    assert "a.txt" in caught.value.message
 
 
 @pytest.mark.parametrize("tail", [b'{"text": "c"}\n', b'{"te'])
@@ -185,7 +183,7 @@ def test_file_that_grows_while_it_is_read(tmp_path, tail):
     next(documents)
     with file.path.open("ab") as log:
         log.write(tail)
-    with pytest.raises(BadData, match=r"a\.jsonl: changed while it was being read"):
+    with refusal(BadData, "a.jsonl", "changed"):
         list(documents)
 
 
@@ -194,7 +192,7 @@ def test_parquet_file_that_changes_and_file_that_is_only_read(tmp_path):
     for _ in range(2):
         assert [document.text for document in read_documents(file)] == ["x"]
     os.utime(file.path, ns=(0, file.mtime_ns + 1))
-    with pytest.raises(BadData, match=r"a\.parquet: changed"):
+    with refusal(BadData, "a.parquet", "changed"):
         list(read_documents(file))
 
 
@@ -277,27 +275,27 @@ def test_damaged_compression_is_found(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_text_that_is_not_utf8(tmp_path, suffix):
     compress = COMPRESS[suffix]
-    fails(write(tmp_path / f"a.txt{suffix}", compress(b"caf\xe9 au lait")), "not UTF-8", "0xe9", "offset 3", "expected")
-    fails(write(tmp_path / f"a.jsonl{suffix}", compress(b'{"text": "x"}\n{"text": "\xff"}\n')), "line 2", "not UTF-8")
+    fails(write(tmp_path / f"a.txt{suffix}", compress(b"caf\xe9 au lait")), "UTF-8", "0xe9", "3")
+    fails(write(tmp_path / f"a.jsonl{suffix}", compress(b'{"text": "x"}\n{"text": "\xff"}\n')), "line 2", "UTF-8")
     column = pa.array([b"ok", b"\xff"]).view(pa.string())
-    fails(write(tmp_path / f"a.parquet{suffix}", compress(parquet({"text": column}))), "row 1", "not UTF-8")
+    fails(write(tmp_path / f"a.parquet{suffix}", compress(parquet({"text": column}))), "row 1", "UTF-8")
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (b'{"text": ', "not JSON"),
-        (b"hello", "not JSON"),
-        (b"[" * 100_000, "cannot be read"),
-        (b'{"text": ' + b"9" * 5000 + b"}", "cannot be read"),
-        (b'["text"]', "found a JSON array, expected an object"),
-        (b'"text"', "found a JSON string, expected an object"),
-        (b"3", "found a JSON number, expected an object"),
-        (b'{"id": 1, "body": "x"}', "no field 'text', found 'id', 'body'"),
-        (b"{}", "no field 'text', found none"),
-        (b'{"text": null}', "field 'text' is a JSON null, expected a string"),
-        (b'{"text": true}', "field 'text' is a JSON boolean, expected a string"),
-        (b'{"text": ["x"]}', "field 'text' is a JSON array, expected a string"),
+        (b'{"text": ', "JSON"),
+        (b"hello", "JSON"),
+        (b"[" * 100_000, "line 2"),
+        (b'{"text": ' + b"9" * 5000 + b"}", "line 2"),
+        (b'["text"]', "array"),
+        (b'"text"', "string"),
+        (b"3", "number"),
+        (b'{"id": 1, "body": "x"}', "'id', 'body'"),
+        (b"{}", "'text'"),
+        (b'{"text": null}', "null"),
+        (b'{"text": true}', "boolean"),
+        (b'{"text": ["x"]}', "array"),
         (b'{"text": "a\\ud800b"}', "U+D800"),
     ],
 )
@@ -320,32 +318,32 @@ def test_parquet_of_many_row_groups(tmp_path):
 
 def test_bad_parquet(tmp_path):
     whole = parquet({"text": pa.array([f"text {number}" for number in range(5000)])}, compression="zstd")
-    fails(write(tmp_path / "a.parquet", b"no parquet"), "not a Parquet file")
-    fails(write(tmp_path / "b.parquet", whole[: len(whole) // 2]), "not a Parquet file, or a damaged one")
+    fails(write(tmp_path / "a.parquet", b"no parquet"), "Parquet")
+    fails(write(tmp_path / "b.parquet", whole[: len(whole) // 2]), "Parquet")
     fails(write(tmp_path / "c.parquet", whole[:200] + bytes(2000) + whole[2200:]), "damaged")
     fails(write(tmp_path / "d.parquet.gz", gzip.compress(whole)[:-9]), "truncated")
-    fails(write(tmp_path / "e.parquet", b""), "not a Parquet file")
+    fails(write(tmp_path / "e.parquet", b""), "Parquet")
 
 
 def test_parquet_column_missing_of_another_type_or_null(tmp_path):
     path = write(tmp_path / "a.parquet", parquet({"id": pa.array([1]), "body": pa.array(["x"])}))
-    fails(path, "no column 'text', found 'id', 'body'")
-    fails(path, "column 'id' is int64, expected string", text_field="id")
+    fails(path, "'text'", "'id', 'body'")
+    fails(path, "'id'", "int64", "string", text_field="id")
     path = write(tmp_path / "b.parquet", parquet({"text": pa.array(["x"] * 300 + [None, "y"])}))
-    fails(path, "row 300", "null, expected a string")
+    fails(path, "row 300", "null")
 
 
 def test_plain_text_too_large_for_one_document(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "_LARGEST_DOCUMENT", 10)
     assert read(write(tmp_path / "a.txt", b"x" * 10))
-    fails(write(tmp_path / "b.txt", b"x" * 11), "one document", "10 bytes")
+    fails(write(tmp_path / "b.txt", b"x" * 11), "10 bytes")
 
 
 def test_documents_come_as_a_stream(tmp_path):
     (file,) = find_files([write(tmp_path / "a.jsonl", b'{"text": "first"}\nnot JSON\n')])
     documents = read_documents(file)
     assert next(documents).text == "first"
-    with pytest.raises(BadData, match="line 2"):
+    with refusal(BadData, "line 2"):
         next(documents)
 
 
@@ -365,8 +363,8 @@ def test_bad_lines_are_left_out_and_told_of(tmp_path):
     texts, bad = skipping(write(tmp_path / "a.jsonl", content))
     assert texts == ["a", "b"]
     assert [name for name, _ in bad] == ["a.jsonl:2", "a.jsonl:4", "a.jsonl:5", "a.jsonl:6"]
-    for (_, cause), expected in zip(bad, ("not JSON", "half a surrogate pair", "not UTF-8", "no field"), strict=True):
-        assert cause.startswith(expected)
+    for (_, cause), expected in zip(bad, ("JSON", "surrogate", "UTF-8", "'text'"), strict=True):
+        assert names(cause, expected)
 
 
 def test_bad_rows_and_files_are_left_out_and_told_of(tmp_path):
@@ -384,8 +382,9 @@ def test_documents_beyond_the_largest_are_left_out_and_reading_goes_on(tmp_path,
     path = write(tmp_path / f"a.jsonl{suffix}", COMPRESS[suffix](content))
     texts, bad = skipping(path)
     assert texts == ["a", "b", "y" * 27]  # its line is 40 bytes long, with its end
-    assert bad == [(f"{path.name}:{line}", "expected at most 40 bytes") for line in (2, 5)]
-    fails(path, "line 2: expected at most 40 bytes")
+    assert [name for name, _ in bad] == [f"{path.name}:{line}" for line in (2, 5)]
+    assert all("40 bytes" in cause for _, cause in bad)
+    fails(path, "line 2", "40 bytes")
     whole = write(tmp_path / f"b.txt{suffix}", COMPRESS[suffix](b"x" * 41))
     assert skipping(whole)[1][0][0] == whole.name
     assert read(write(tmp_path / f"c.txt{suffix}", COMPRESS[suffix](b"x" * 40))) == [(f"c.txt{suffix}", "x" * 40)]
@@ -393,9 +392,9 @@ def test_documents_beyond_the_largest_are_left_out_and_reading_goes_on(tmp_path,
 
 def test_a_damaged_file_is_an_error_even_so(tmp_path):
     whole = gzip.compress(lines(*({"text": f"text {number}"} for number in range(2000))))
-    with pytest.raises(BadData, match="truncated"):
+    with refusal(BadData, "truncated"):
         skipping(write(tmp_path / "a.jsonl.gz", whole[:-9]))
-    with pytest.raises(BadData, match="no column 'text'"):
+    with refusal(BadData, "'text'"):
         skipping(write(tmp_path / "a.parquet", parquet({"body": pa.array(["x"])})))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from messages import refusal
 
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus import sample as sampling
@@ -74,7 +75,7 @@ def test_of_a_very_large_corpus_the_beginnings_are_read(tmp_path, monkeypatch):
 def test_bad_documents_stop_it_or_are_left_out(source):
     (source / "bad.jsonl").write_text('{"text": 1}\n')
     files = find_files([source])
-    with pytest.raises(BadData, match=r"bad\.jsonl: line 1"):
+    with refusal(BadData, "bad.jsonl", "line 1"):
         draw_texts(files, "text", 0.0, silent, None)
     bad = []
     assert draw_texts(files, "text", 0.0, silent, bad.append)[1] == SIZE

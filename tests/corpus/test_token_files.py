@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import refusal
 
 from scone_cli.corpus import token_documents
 from scone_cli.corpus.files import find_files
@@ -92,7 +93,7 @@ def test_llm_c(tmp_path, magic, dtype):
     assert (file.num_tokens, largest_id(file)) == (10, 9)
     assert documents(file) == texts(DOCUMENTS)
     path.write_bytes(llmc(IDS, magic, dtype)[:-4])
-    with pytest.raises(BadData, match="as its header says"):
+    with refusal(BadData, "header"):
         opened(path)
 
 
@@ -106,7 +107,7 @@ def test_npy_with_its_header(tmp_path, dtype):
 @pytest.mark.parametrize("array", [np.zeros((2, 2), np.uint16), np.zeros(3, np.float32)])
 def test_npy_of_another_kind(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(BadData, match=r"a\.npy: .*expected one dimension of whole numbers"):
+    with refusal(BadData, "a.npy", "dimension", "whole numbers"):
         opened(tmp_path / "a.npy")
 
 
@@ -136,20 +137,20 @@ def test_bad_megatron_index(tmp_path):
     path = megatron(tmp_path, [[1, 2], [3]], [0, 1, 2])
     index = (tmp_path / "a.idx").read_bytes()
     for content, expected in (
-        (b"no index at all" * 10, "not the index"),
-        (index[:20], "not the index"),
-        (index[:17] + b"\x07" + index[18:], "not the index"),
+        (b"no index at all" * 10, None),
+        (index[:20], None),
+        (index[:17] + b"\x07" + index[18:], None),
         (index[:-1], "truncated"),
     ):
         (tmp_path / "a.idx").write_bytes(content)
-        with pytest.raises(BadData, match=rf"a\.idx: .*{expected}"):
+        with refusal(BadData, "a.idx", *([expected] if expected else [])):
             opened(path)
     (tmp_path / "a.idx").write_bytes(index)
     path.write_bytes(path.read_bytes() + b"\0\0")
-    with pytest.raises(BadData, match=r"describes 6 bytes of tokens, .*a\.bin has 8"):
+    with refusal(BadData, "6 bytes", "a.bin", "8"):
         opened(path)
     path.unlink()
-    with pytest.raises(BadData, match=r"a\.idx: the index of a \.bin that is not there"):
+    with refusal(BadData, "a.idx", ".bin"):
         find_files([tmp_path])
 
 
@@ -177,13 +178,13 @@ def test_parquet_rows_that_are_null_or_empty(tmp_path):
     table = pa.table({"tokens": pa.array([[1], None, [], [2]], pa.list_(pa.uint16()))})
     pq.write_table(table, tmp_path / "a.parquet")
     file = opened(tmp_path / "a.parquet")
-    with pytest.raises(BadData, match=r"a\.parquet: row 1: null"):
+    with refusal(BadData, "a.parquet", "row 1", "null"):
         documents(file)
     bad = []
     assert documents(file, on_bad=bad.append) == {"0": [1], "3": [2]}
     assert [(error.name, error.cause) for error in bad] == [("a.parquet:1", "null")]
     pq.write_table(pa.table({"tokens": pa.array([[1, None]], pa.list_(pa.uint16()))}), tmp_path / "a.parquet")
-    with pytest.raises(BadData, match=r"row 0, token 1: null, expected a token id"):
+    with refusal(BadData, "row 0", "token 1", "null"):
         documents(opened(tmp_path / "a.parquet"))
 
 
@@ -224,29 +225,29 @@ def test_pieces_of_megatron(tmp_path, step):
 
 def test_id_beyond_the_vocabulary_is_named_with_its_place(tmp_path):
     (tmp_path / "a.bin").write_bytes(np.array([*IDS, 500], np.uint16).tobytes())
-    with pytest.raises(BadData, match=r"a\.bin: token 10: id 500, expected 0 to 99"):
+    with refusal(BadData, "a.bin", "10", "500", "0", "99"):
         documents(opened(tmp_path / "a.bin", "uint16"), largest=99)
     np.save(tmp_path / "b.npy", np.array([1, -2], np.int32))
-    with pytest.raises(BadData, match=r"b\.npy: token 1: id -2, expected"):
+    with refusal(BadData, "b.npy", "1", "-2"):
         documents(opened(tmp_path / "b.npy"))
     (tmp_path / "c.bin").write_bytes(np.array([1, 1 << 30], np.uint32).tobytes())
-    with pytest.raises(BadData, match=r"c\.bin: token 1: id 1073741824, expected"):
+    with refusal(BadData, "c.bin", "1", 1073741824):
         largest_id(opened(tmp_path / "c.bin", "uint32"))
 
 
 def test_numbers_of_another_size(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"123")
-    with pytest.raises(BadData, match=r"3 bytes of token ids, expected a multiple of 2"):
+    with refusal(BadData, "3 bytes", "2"):
         opened(tmp_path / "a.bin")
     (tmp_path / "b.bin").write_bytes(np.array(IDS, np.uint32).tobytes())
-    with pytest.raises(BadData, match=r"every second number is 0") as caught:
+    with refusal(BadData, "0") as caught:
         opened(tmp_path / "b.bin")
     assert "--token-dtype" in caught.value.hint
 
 
 def test_compressed_tokens_are_refused(tmp_path):
     (tmp_path / "a.bin.gz").write_bytes(b"x")
-    with pytest.raises(BadData, match=r"a\.bin\.gz: tokens are read as they lie"):
+    with refusal(BadData, "a.bin.gz"):
         opened(tmp_path / "a.bin.gz")
 
 
@@ -255,7 +256,7 @@ def test_a_document_beyond_the_largest(tmp_path, monkeypatch):
     monkeypatch.setattr(token_documents, "_LARGEST_DOCUMENT", 4)
     (tmp_path / "a.bin").write_bytes(np.array([1, END, 2, 2, 2, 2, 2, 2, 2, END, 3], np.uint16).tobytes())
     file = opened(tmp_path / "a.bin", "uint16")
-    with pytest.raises(BadData, match=r"a\.bin: token 2: more than 4 tokens without a separator") as caught:
+    with refusal(BadData, "a.bin", "2", "4 tokens", "separator") as caught:
         documents(file)
     assert "--separator" in caught.value.hint
     bad = []
@@ -267,5 +268,5 @@ def test_file_that_changes(tmp_path):
     (tmp_path / "a.bin").write_bytes(np.array(IDS, np.uint16).tobytes())
     file = opened(tmp_path / "a.bin", "uint16")
     (tmp_path / "a.bin").write_bytes(np.array(IDS[:4], np.uint16).tobytes())
-    with pytest.raises(BadData, match=r"a\.bin: changed while it was being read"):
+    with refusal(BadData, "a.bin", "changed"):
         documents(file)

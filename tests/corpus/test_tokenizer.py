@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import names, refusal
 from tokenizers import models, pre_tokenizers, processors
 
 from scone_cli.corpus.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
@@ -155,7 +156,7 @@ def test_other_ids_make_it_fall_back_loudly(monkeypatch):
         assert all(map(np.array_equal, found, right))
     assert tokenizer.backend == "tokenizers"
     assert len(notices) == 1
-    assert "other ids" in notices[0]
+    assert names(notices[0], "ids")
 
 
 def test_a_difference_in_the_documents_alone_is_seen(monkeypatch):
@@ -168,7 +169,7 @@ def test_a_difference_in_the_documents_alone_is_seen(monkeypatch):
 
     monkeypatch.setattr(tokenizer, "_encode_fast", wrong)
     assert tokenizer.decode(tokenizer.encode_batch(["a", "a rare word"])[1]) == "a rare word"
-    assert "'a rare word'" in notices[0]
+    assert names(notices[0], "'a rare word'")
 
 
 def test_a_difference_in_the_added_tokens_is_seen(monkeypatch):
@@ -204,7 +205,7 @@ def test_an_error_makes_it_fall_back_loudly(monkeypatch, bad_calls, num_calls, b
     assert [tokenizer.decode(tokens) for tokens in found] == TEXTS[:4]
     assert (len(calls), tokenizer.backend) == (num_calls, backend)  # a batch that fails says nothing of the next
     assert len(notices) == 1
-    assert "match limit exceeded" in notices[0]
+    assert names(notices[0], "match limit exceeded")
 
 
 @pytest.mark.parametrize(("kept", "expected"), [("fastokens", ["fastokens", 0]), ("tokenizers", ["tokenizers", 1])])
@@ -224,7 +225,7 @@ def test_the_notice_goes_to_stderr_by_default(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert "t.json: fastokens gives other ids" in err
+    assert names(err, "t.json", "fastokens", "ids")
 
 
 # ---- bad files ---------------------------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ def test_the_notice_goes_to_stderr_by_default(capsys, monkeypatch):
 def test_file_that_is_no_tokenizer(tmp_path, content):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(BadData, match=r"not a tokenizer\.json") as caught:
+    with refusal(BadData, str(path), "tokenizer.json") as caught:
         Tokenizer.load(path)
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
@@ -257,7 +258,7 @@ def test_file_that_is_no_tokenizer(tmp_path, content):
 
 def test_file_that_is_not_there(tmp_path: Path):
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(InputMissing, match="no such tokenizer"):
+        with refusal(InputMissing, "tokenizer"):
             Tokenizer.load(path)
 
 
@@ -274,7 +275,7 @@ def test_smallest_vocabulary_is_the_bytes():
     tokenizer = make(train_tokenizer(iter(TEXTS), 257))
     assert tokenizer.vocab_size == 257
     assert len(ids(tokenizer, "猫 cat")) == 7
-    with pytest.raises(BadSetting, match=r"256.*257"):
+    with refusal(BadSetting, 256, 257):
         train_tokenizer(iter(TEXTS), 256)
 
 
@@ -288,7 +289,7 @@ def test_an_error_of_the_reader_comes_through():
         yield "fine"
         raise BadData("line 2: not UTF-8")
 
-    with pytest.raises(BadData, match="line 2"):
+    with refusal(BadData, "line 2"):
         train_tokenizer(texts(), 300)
 
 

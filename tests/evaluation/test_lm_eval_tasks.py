@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from messages import refusal
 
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation.lm_eval_tasks import find_tasks, is_path
@@ -89,24 +90,24 @@ def test_data_are_looked_for_where_we_are_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
-        ("a: 1\nb: [", BadData, r"t\.yaml, line 2: not YAML"),
-        ("a: \x00", BadData, r"t\.yaml.*: not YAML"),
-        ("a: !python/name:os.system", BadData, "not YAML"),
-        ("- task", BadData, "list, expected a mapping"),
-        ("", BadData, "NoneType, expected a mapping"),
-        ("dataset_path: json", BadData, "no name, expected a task"),
-        ("group: g\ntask: [a]", BadData, "a group of tasks, expected a task"),
-        ("task: t\ninclude: t.yaml", BadData, "includes itself"),
-        ("task: t\ninclude: ../{here}/t.yaml", BadData, "includes itself"),
-        ("task: t\ninclude: other.yaml", InputMissing, r"other\.yaml: cannot be read \(No such file"),
-        (TASK, InputMissing, r"t\.yaml: no data file d\.jsonl"),
-        (TASK.replace("d.jsonl", "'*.jsonl'"), InputMissing, r"no data file \*\.jsonl"),
-        ("task: t\ndataset_path: json\ndataset_kwargs: [x]", BadData, "`dataset_kwargs` is a list, expected a mapping"),
-        ("task: t\ndataset_path: .\ndataset_kwargs: x", BadData, "`dataset_kwargs` is a str, expected a mapping"),
-        ("task: t\ndataset_path: json", BadData, "data in json without `data_files`"),
-        ("task: t\nx: !function utils.f", BadData, r"!function utils\.f: ModuleNotFoundError"),
-        ("task: t\nx: !function math.nothing", BadData, r"!function math\.nothing: AttributeError"),
-        ("task: t\nx: !function broken.f", BadData, r"!function broken\.f: ZeroDivisionError"),
+        ("a: 1\nb: [", BadData, ["t.yaml", "line 2", "YAML"]),
+        ("a: \x00", BadData, ["t.yaml", "YAML"]),
+        ("a: !python/name:os.system", BadData, ["YAML"]),
+        ("- task", BadData, ["t.yaml", "list", "mapping"]),
+        ("", BadData, ["t.yaml", "NoneType", "mapping"]),
+        ("dataset_path: json", BadData, ["t.yaml", "name"]),
+        ("group: g\ntask: [a]", BadData, ["t.yaml", "group"]),
+        ("task: t\ninclude: t.yaml", BadData, ["t.yaml", "itself"]),
+        ("task: t\ninclude: ../{here}/t.yaml", BadData, ["t.yaml", "itself"]),
+        ("task: t\ninclude: other.yaml", InputMissing, ["other.yaml", "No such file"]),
+        (TASK, InputMissing, ["t.yaml", "d.jsonl"]),
+        (TASK.replace("d.jsonl", "'*.jsonl'"), InputMissing, ["*.jsonl"]),
+        ("task: t\ndataset_path: json\ndataset_kwargs: [x]", BadData, ["`dataset_kwargs`", "list", "mapping"]),
+        ("task: t\ndataset_path: .\ndataset_kwargs: x", BadData, ["`dataset_kwargs`", "str", "mapping"]),
+        ("task: t\ndataset_path: json", BadData, ["json", "`data_files`"]),
+        ("task: t\nx: !function utils.f", BadData, ["!function utils.f", "ModuleNotFoundError"]),
+        ("task: t\nx: !function math.nothing", BadData, ["!function math.nothing", "AttributeError"]),
+        ("task: t\nx: !function broken.f", BadData, ["!function broken.f", "ZeroDivisionError"]),
     ],
     ids=str,
 )
@@ -114,19 +115,19 @@ def test_every_way_to_be_wrong_has_its_error(tmp_path, text, error, said):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     path = tmp_path / "t.yaml"
     path.write_text(text.replace("{here}", tmp_path.name))
-    with pytest.raises(error, match=said) as raised:
+    with refusal(error, *said) as raised:
         find_tasks(path)
     assert raised.value.hint
     assert "\n" not in raised.value.message
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(InputMissing, match="no such task file or folder"):
+    with refusal(InputMissing, "file", "folder"):
         find_tasks(tmp_path / "nowhere")
-    with pytest.raises(InputMissing, match="no task in this folder"):
+    with refusal(InputMissing, "task", "folder"):
         find_tasks(tmp_path)
     (tmp_path / "bad.yaml").write_text("{")
-    with pytest.raises(BadData, match="not YAML"):  # the harness would pass over it
+    with refusal(BadData, "YAML"):  # the harness would pass over it
         find_tasks(tmp_path)
 
 

@@ -1,9 +1,11 @@
 """What is told of what pays: one sentence for every outcome, and a section that is JSON."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
+from messages import leanings, names, wording
 from prices import LARGE, PRICES, SCONE, SMALL
 
 from scone_cli.evaluation.break_even import Contender
@@ -15,8 +17,6 @@ CHEAP = replace(SCONE, training_flops=1e17)
 GOOD, BAD = replace(SCONE, nats_per_token=1.7), replace(SCONE, nats_per_token=2.5)
 IDLE, BUSY = replace(PRICES, tokens_a_day=Quantity("0")), replace(PRICES, tokens_a_day=Quantity("50G"))
 QUIET = replace(PRICES, tokens_a_day=Quantity("20k"))
-NO_HINGE = "; no assumption, halved or doubled, changes that."
-EQUAL = "a plain model of equal quality (between small and large)"
 
 
 def test_worked_by_hand():
@@ -29,80 +29,84 @@ def test_worked_by_hand():
     assert found["table_dollars_a_month"] == pytest.approx(365 / 12)
     assert found["least_tokens_a_day"] == pytest.approx(1e5)
     assert found["hinges_on"] == "inference_utilisation"
-    assert found["verdict"] == (
-        f"Scone pays: after 600 million tokens (14 hours at 1 billion a day) it is cheaper than {EQUAL}; that hinges most on the "
-        "accelerator's utilisation in inference: at half of it after 300 million tokens, at twice after 1.2 billion tokens."
-    )
+    told = found["verdict"]
+    assert names(told, "small and large", "600 million tokens", "14 hours", "1 billion", "utilisation in inference")
+    assert names(told, "300 million tokens", "1.2 billion tokens")
+    assert told.index("600 million") < told.index("300 million") < told.index("1.2 billion"), "at half of it, at twice"
+    assert bounds_of(told) == set()
+
+
+BOUNDS = {"at most": r"latest|at most|no later|within", "at least": r"earliest|at least|no earlier|if at all"}
+
+
+def bounds_of(told):
+    """Whether a verdict says of its tokens or days that they are the most, or the least, that it takes."""
+    return {bound for bound, words in BOUNDS.items() if re.search(rf"\b({words})\b", told)}
 
 
 @pytest.mark.parametrize(
-    ("scone", "rivals", "prices", "outcome", "sentence"),
+    ("scone", "rivals", "prices", "outcome", "facts", "bound"),
     [
-        (SCONE, [], PRICES, "no rivals", "Whether Scone pays is not known: no plain model was measured beside it."),
+        (SCONE, [], PRICES, "no rivals", [], None),
+        (CHEAP, [SMALL, LARGE], PRICES, "at once", ["1 billion tokens", "small and large"], None),
+        (CHEAP, [LARGE], PRICES, "at once", ["large"], None),
+        (GOOD, [SMALL, LARGE], PRICES, "after", ["large", "1 billion"], "at most"),
+        (SCONE, [LARGE], PRICES, "after", ["large", "1 billion"], "at least"),
+        (BAD, [SMALL, LARGE], PRICES, "never", ["small"], None),
+        (GOOD, [SMALL], PRICES, "never", ["small"], None),
+        (SCONE, [SMALL, LARGE], IDLE, "never", ["100,000"], None),
         (
-            CHEAP,
-            [SMALL, LARGE],
-            PRICES,
-            "at once",
-            f"Scone pays at once: at 1 billion tokens a day it costs less to train and to run than {EQUAL}",
+            *(SCONE, [SMALL, LARGE], QUIET, "never"),
+            ["20,000 tokens", "$1.00", "$0.20", "small and large", "100,000"],
+            None,
         ),
-        (
-            CHEAP,
-            [LARGE],
-            PRICES,
-            "at once",
-            "Whether Scone pays is not known: it costs less to train and to run than large",
-        ),
-        (GOOD, [SMALL, LARGE], PRICES, "after", "Scone pays: at the latest after"),
-        (GOOD, [SMALL, LARGE], PRICES, "after", "(none that was measured is as good: large, the best, stands for it)"),
-        (SCONE, [LARGE], PRICES, "after", "Scone pays, if at all: at the earliest after"),
-        (SCONE, [LARGE], PRICES, "after", "(all that were measured are better: large, the smallest, stands for it)"),
-        (
-            BAD,
-            [SMALL, LARGE],
-            PRICES,
-            "never",
-            "Scone does not pay: small, a plain model, is better and costs no more a",
-        ),
-        (
-            GOOD,
-            [SMALL],
-            PRICES,
-            "never",
-            "It is not shown that Scone pays: a token costs it no less than a plain model",
-        ),
-        (
-            SCONE,
-            [SMALL, LARGE],
-            IDLE,
-            "never",
-            "Scone does not pay: nothing is served, so nothing is saved; from 100,000",
-        ),
-        (
-            SCONE,
-            [SMALL, LARGE],
-            QUIET,
-            "never",
-            (
-                "Scone does not pay at 20,000 tokens a day: its table costs $1.00 a day, more than the $0.20 a day that it saves "
-                f"over {EQUAL}; from 100,000 a day on it would{NO_HINGE}"
-            ),
-        ),
-        (
-            CHEAP,
-            [SMALL, LARGE],
-            QUIET,
-            "at first",
-            f"Scone is cheaper for the first 13 years than {EQUAL}: it costs less to train, but its table costs more a day",
-        ),
+        (CHEAP, [SMALL, LARGE], QUIET, "at first", ["13 years", "small and large"], None),
     ],
 )
-def test_every_outcome_has_its_sentence(scone, rivals, prices, outcome, sentence):
+def test_every_outcome_has_its_sentence(scone, rivals, prices, outcome, facts, bound):
     found = payback(scone, rivals, prices)
+    told = found["verdict"]
     assert found["outcome"] == outcome
-    assert sentence in found["verdict"]
-    assert found["verdict"].endswith(".")
-    assert found["verdict"].count(". ") == 0
+    assert names(told, "Scone", *facts)
+    assert bounds_of(told) == ({bound} if bound else set())
+    if outcome == "after":
+        assert names(told, f"{big(found['break_even_tokens'])} tokens")
+    assert told.endswith(".")
+    assert told.count(". ") == 0
+
+
+YES, NO, UNKNOWN = "pays", "does not pay", "unknown"
+
+
+def answer_of(told):
+    """Whether a verdict says that Scone pays."""
+    if leanings(told)[:1] == ["unknown"]:
+        return UNKNOWN
+    return NO if re.search(r"\b(not pay|never pays?|does not|no)\b", told.split(":")[0]) else YES
+
+
+@pytest.mark.parametrize(
+    ("scone", "rivals", "prices", "answer"),
+    [
+        (SCONE, [], PRICES, UNKNOWN),
+        (CHEAP, [SMALL, LARGE], PRICES, YES),
+        (CHEAP, [LARGE], PRICES, UNKNOWN),
+        (GOOD, [SMALL, LARGE], PRICES, YES),
+        (BAD, [SMALL, LARGE], PRICES, NO),
+        (GOOD, [SMALL], PRICES, UNKNOWN),
+        (SCONE, [SMALL, LARGE], IDLE, NO),
+        (SCONE, [SMALL, LARGE], QUIET, NO),
+    ],
+)
+def test_a_verdict_says_yes_no_or_not_known(scone, rivals, prices, answer):
+    assert answer_of(payback(scone, rivals, prices)["verdict"]) == answer
+
+
+def test_outcomes_are_told_in_other_words():
+    told = [payback(*case, PRICES)["verdict"] for case in ((SCONE, [SMALL, LARGE]), (CHEAP, [SMALL, LARGE]))]
+    told += [payback(*case)["verdict"] for case in ((SCONE, [SMALL, LARGE], QUIET), (CHEAP, [SMALL, LARGE], QUIET))]
+    told += [payback(SCONE, [SMALL, LARGE], IDLE)["verdict"]]
+    assert len({wording(each.split(";")[0]) for each in told}) == len(told)
 
 
 def test_the_section_is_json_and_has_the_same_keys_whatever_comes_out():

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from builders import random_documents, stream_of, write_part
+from messages import refusal
 
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.corpus import encode
@@ -58,7 +59,7 @@ def test_held_out_documents_in_pieces(tokens, monkeypatch, piece_tokens):
 
 
 def test_nothing_is_held_out(tokens):
-    with pytest.raises(InputMissing, match="no document is held out"):
+    with refusal(InputMissing, "held out"):
         held_out_text(tokens, manifest(0))
 
 

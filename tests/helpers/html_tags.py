@@ -1,8 +1,11 @@
-"""A page taken apart: its tags are closed in order."""
+"""A page taken apart: its tags are closed in order, and what is in them can be asked for by tag, class and id."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
 
 
 class Tags(HTMLParser):
@@ -30,3 +33,79 @@ class Tags(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+
+
+class Element:
+    """A tag with what is in it: text and elements."""
+
+    def __init__(self, tag: str, attrs: dict[str, str | None]) -> None:
+        self.tag, self.attrs, self.inside = tag, attrs, []
+
+    @property
+    def classes(self) -> set[str]:
+        return set((self.attrs.get("class") or "").split())
+
+    @property
+    def text(self) -> str:
+        """All text in it, blanks put together."""
+        return " ".join(" ".join(self._texts()).split())
+
+    def _texts(self) -> Iterator[str]:
+        for each in self.inside:
+            if isinstance(each, str):
+                yield each
+            else:
+                yield from each._texts()
+
+    def all(self, tag: str, of_class: str | None = None) -> list[Element]:
+        """Every element of this tag, and class, in the order of the page."""
+        return [each for each in self._elements() if each.tag == tag and (not of_class or of_class in each.classes)]
+
+    def one(self, tag: str, of_class: str | None = None) -> Element:
+        (found,) = self.all(tag, of_class)
+        return found
+
+    def _elements(self) -> Iterator[Element]:
+        for each in self.inside:
+            if not isinstance(each, str):
+                yield each
+                yield from each._elements()
+
+    def rows(self) -> list[list[str]]:
+        """The cells of every row of the bodies of its tables."""
+        return [[cell.text for cell in row.all("td")] for row in self.all("tr") if row.all("td")]
+
+
+class Tree(HTMLParser):
+    """Builds the elements of a page that `Tags` has found to be in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        Tags(html)
+        self.root = Element("", {})
+        self.path = [self.root]
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        element = Element(tag, dict(attrs))
+        self.path[-1].inside.append(element)
+        if tag not in Tags.EMPTY:
+            self.path.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.path[-1].inside.append(Element(tag, dict(attrs)))
+
+    def handle_endtag(self, _):
+        self.path.pop()
+
+    def handle_data(self, data):
+        self.path[-1].inside.append(data)
+
+
+def tree_of(html: str) -> Element:
+    return Tree(html).root
+
+
+def charts_of(html: str) -> list[ET.Element]:
+    return [ET.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from messages import refusal
 from torch._dynamo.exc import BackendCompilerFailed
 
 from scone_cli.errors import BadSetting, SconeError
@@ -23,7 +24,7 @@ def test_auto_is_a_gpu_if_there_is_one(monkeypatch):
     assert find_device("auto", local_rank=1) == torch.device("cuda", 1)
     assert chosen == [torch.device("cuda", 1)]
     assert find_device("cpu") == CPU
-    with pytest.raises(BadSetting, match="--device cuda: found 2 CUDA devices, expected 3 or more"):
+    with refusal(BadSetting, "--device cuda", "2", "CUDA", "3"):
         find_device("cuda", local_rank=2)
 
 
@@ -31,7 +32,7 @@ def test_auto_is_a_gpu_if_there_is_one(monkeypatch):
 def test_a_device_that_is_not_there(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(BadSetting, match=f"--device {name}: ") as caught:
+    with refusal(BadSetting, f"--device {name}") as caught:
         find_device(name)
     assert "--device cpu" in caught.value.hint
 
@@ -51,9 +52,8 @@ def test_a_cpu_takes_what_its_cache_holds_a_gpu_takes_all():
 
 
 def test_a_compiler_that_is_not_there_is_said_in_one_line():
-    with pytest.raises(SconeError, match=r"^--compile: .*no such backend") as caught, torch_failures():
+    with refusal(SconeError, "--compile", "no such backend", hint=("C++ compiler",)), torch_failures():
         raise BackendCompilerFailed(len, RuntimeError("no such backend\nmore"), None)
-    assert "install a C++ compiler" in caught.value.hint
     with pytest.raises(RuntimeError, match="ours"), torch_failures():
         raise RuntimeError("ours")
 

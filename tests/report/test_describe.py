@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from messages import error_of, names
 
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
@@ -85,10 +86,12 @@ def test_inspect_shows_ids_when_the_tokenizer_is_another(scone, workspace):
     put("vocab", "v", {"vocab.parquet": (VOCAB, [fgram])}, "another")
     described = json.loads(scone("inspect", workspace / "vocab", "--json")[1])
     assert described["first rows of vocab.parquet"][0]["tokens"] == "7 8"
-    assert "is not the tokenizer of this artifact" in described["token_text"]
+    another = described["token_text"]
+    assert names(another, "tokenizer.json")
     (workspace / "tokens").rename("moved")
     described = json.loads(scone("inspect", workspace / "vocab", "--json")[1])
-    assert "there is no" in described["token_text"]
+    assert names(described["token_text"], "tokenizer.json")
+    assert described["token_text"] != another
 
 
 def test_no_rows_are_no_trouble(scone, workspace):
@@ -103,8 +106,14 @@ def test_inspect_lists_a_workspace(scone, workspace):
     put("vocab", "vocab-2", {"vocab.parquet": (VOCAB, [])}, "another")
     listed = json.loads(scone("inspect", workspace, "--json")[1])["artifacts"]
     assert [row["folder"] for row in listed] == ["tokens", "counts", "vocab", "table"]
-    states = [row["state"].split(":")[0] for row in listed]
-    assert states == ["complete", "unusable", "out of date", "out of date"]
+    tokens, counts, vocab, table = (row["state"] for row in listed)
+    assert tokens == "complete"
+    assert names(counts, "scone-work/counts", "manifest.json")
+    assert names(vocab, "scone-work/vocab", "tokenizer")
+    assert names(table, "scone-work/table", "vocab", "scone-work/vocab")
+    kinds = [state.split(":")[0] for state in (tokens, counts, vocab, table)]
+    assert len(set(kinds)) == 3
+    assert kinds[2] == kinds[3]
     assert "scone-work" in scone("inspect", workspace)[1]
 
 
@@ -114,7 +123,7 @@ def test_what_is_not_an_artifact(scone, command):
     Path("empty").mkdir()
     code, out, err = scone(command, "empty")
     assert code == 65
-    assert "no manifest.json" in out + err
+    assert names(out + err, "empty", "manifest.json")
 
 
 def test_inspect_of_flipped_bytes_is_one_line(scone, workspace):
@@ -122,14 +131,14 @@ def test_inspect_of_flipped_bytes_is_one_line(scone, workspace):
     path.write_bytes(bytes(path.stat().st_size))
     code, out, err = scone("inspect", workspace / "vocab")
     assert (code, out) == (65, "")
-    assert "cannot be read as Parquet" in err
+    error_of(err, "scone-work/vocab/vocab.parquet", "Parquet", hint=("scone verify scone-work/vocab",))
 
 
 def test_verify_reads_every_byte(scone, workspace):
     code, out, _ = scone("verify", workspace)
     assert code == 0
-    assert [line.split(":")[0] for line in out.splitlines()] == [
-        f"ok     scone-work/{name}" for name in ("tokens", "counts", "vocab", "table")
+    assert [line.split(":")[0].split() for line in out.splitlines()] == [
+        ["ok", f"scone-work/{name}"] for name in ("tokens", "counts", "vocab", "table")
     ]
     path = workspace / "table" / "rows-1.parquet"
     content = bytearray(path.read_bytes())
@@ -138,17 +147,21 @@ def test_verify_reads_every_byte(scone, workspace):
     code, out, err = scone("verify", workspace / "vocab", workspace / "table")
     assert code == 65
     ok, wrong = out.splitlines()
-    assert ok.startswith("ok     scone-work/vocab: vocab, ")
-    assert wrong.startswith("WRONG  scone-work/table/rows-1.parquet: SHA-256 ")
-    assert "error: 1 of 2 artifacts" in err
+    assert ok.split()[:2] == ["ok", "scone-work/vocab:"]
+    assert wrong.split()[:2] == ["WRONG", "scone-work/table/rows-1.parquet:"]
+    assert names(wrong, "SHA-256")
+    error_of("\n".join(err.splitlines()[-2:]), 1, 2)
 
 
 def test_verify_sees_artifacts_that_do_not_belong_together(scone, workspace):
     put("counts", "counts-2", {}, Tokenizer.load(workspace / "tokens" / "tokenizer.json").sha256)
     code, out, _ = scone("verify", workspace)
     assert code == 65
-    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
-    assert wrong == ["WRONG  scone-work/vocab: was made from another 'counts' than the one in scone-work/counts"]
+    (wrong,) = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert wrong.split()[1] == "scone-work/vocab:"
+    assert names(wrong, "scone-work/counts")
     put("counts", "counts-1", {}, "another tokenizer")
     _, out, _ = scone("verify", workspace / "counts")
-    assert out == "WRONG  scone-work/counts: was made with another tokenizer than scone-work/tokens\n"
+    assert out.count("\n") == 1
+    assert out.split()[:2] == ["WRONG", "scone-work/counts:"]
+    assert names(out, "tokenizer", "scone-work/tokens")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+from messages import names, wording
 from safetensors.torch import load_file, save_file
 
 from scone_cli.training import checkpoints
@@ -15,7 +18,7 @@ def save(folder, step: int, keep: int = 2) -> None:
     Checkpoints(folder, keep).save(Position(step, 4 * step), parts)
 
 
-def names(folder) -> list[str]:
+def files_in(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -36,7 +39,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 def test_the_newest_are_kept(tmp_path, keep):
     for step in (5, 10, 15, 20):
         save(tmp_path, step, keep)
-    assert names(tmp_path) == [f"step-{step:08d}.safetensors" for step in (5, 10, 15, 20)[-keep:]]
+    assert files_in(tmp_path) == [f"step-{step:08d}.safetensors" for step in (5, 10, 15, 20)[-keep:]]
 
 
 def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch):
@@ -54,17 +57,17 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch):
     for step in (11, 12):
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, step)
-    assert len(names(tmp_path)) == 2  # not the remains of every crash
+    assert len(files_in(tmp_path)) == 2  # not the remains of every crash
     monkeypatch.undo()
     save(tmp_path, 10)
-    assert names(tmp_path) == ["step-00000005.safetensors", "step-00000010.safetensors"]
+    assert files_in(tmp_path) == ["step-00000005.safetensors", "step-00000010.safetensors"]
 
 
 def test_a_damaged_one_takes_no_place_of_those_that_are_kept(tmp_path):
     save(tmp_path, 10, keep=1)
     (tmp_path / "step-00000010.safetensors").write_bytes(b"")
     save(tmp_path, 5, keep=1)
-    assert names(tmp_path) == ["step-00000005.safetensors"]
+    assert files_in(tmp_path) == ["step-00000005.safetensors"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}      ", None])
@@ -75,7 +78,7 @@ def test_what_is_not_whole_is_passed_over(tmp_path, content):
     newest.write_bytes(newest.read_bytes()[:-1] if content is None else content)
     store = Checkpoints(tmp_path, 2)
     assert store.newest() == "step-00000005.safetensors"
-    assert store.last_before(12) == f"the last good checkpoint is {tmp_path / 'step-00000005.safetensors'} (step 5)"
+    assert names(store.last_before(12), str(tmp_path / "step-00000005.safetensors"), "step 5")
 
 
 def test_the_last_one_before_a_step(tmp_path):
@@ -83,10 +86,15 @@ def test_the_last_one_before_a_step(tmp_path):
     save(tmp_path, 1000)
     store = Checkpoints(tmp_path, 2)
     oldest, newest = (tmp_path / f"step-0000{step}.safetensors" for step in ("0005", "1000"))
-    assert store.last_before(1000) == f"the last good checkpoint is {newest} (step 1,000)"
-    assert store.last_before(999) == f"the last good checkpoint is {oldest} (step 5)"
-    assert store.last_before(4) == f"no good checkpoint is kept: the oldest is {oldest} (step 5), after step 4"
+    good, same = store.last_before(1000), store.last_before(999)
+    assert names(good, str(newest), "step 1,000")
+    assert names(same, str(oldest), "step 5")
+    assert wording(good, str(newest)) == wording(same, str(oldest))
+    too_young = store.last_before(4)
+    assert names(too_young, str(oldest), "step 5", "step 4")
+    assert wording(too_young, str(oldest)) != wording(same, str(oldest)), "it is none to go back to"
     oldest.write_bytes(b"")
-    assert store.last_before(4) == f"no good checkpoint is kept: the oldest is {newest} (step 1,000), after step 4"
+    assert names(store.last_before(4), str(newest), "step 1,000", "step 4")
     newest.unlink()
-    assert store.last_before(4) == "there is no checkpoint"
+    assert names(store.last_before(4), "checkpoint")
+    assert not re.search(r"\d", store.last_before(4))

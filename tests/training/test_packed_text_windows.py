@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import random_documents, slow_ranking, stream_of, trie_of
+from messages import refusal
 
 from scone_cli.errors import BadData
 from scone_cli.training.packed_text import PackedText, SubCorpus
@@ -123,7 +124,7 @@ def test_epochs():
 
 
 def test_a_text_shorter_than_a_window():
-    with pytest.raises(BadData, match="the training text has 8 tokens, less than one context of 8"):
+    with refusal(BadData, "training text", "8 tokens", "8"):
         PackedText(TEXT.tokens[:CONTEXT], None, CONTEXT).order(0)
-    with pytest.raises(BadData, match="sub-corpus 'b' has 5 tokens, less than one context of 5"):
+    with refusal(BadData, "'b'", "5 tokens", "5"):
         PackedText(MIXED.tokens, None, 5, MIXED.sub_corpora).order(0)

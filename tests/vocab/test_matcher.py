@@ -9,6 +9,7 @@ import pytest
 from builders import random_documents, slow_matches, slow_ranking, trie_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import refusal
 
 from scone_cli.vocab.index import NONE, FgramIndex
 from scone_cli.vocab.matcher import ROLL_BACK, Matcher
@@ -96,14 +97,14 @@ def test_as_much_can_be_taken_back_as_is_said():
     matcher = Matcher(INDEX)
     matcher.match(tokens_of(document[:200]))
     matcher.roll_back(ROLL_BACK)
-    with pytest.raises(ValueError, match="1 tokens to take back, expected 0 to 0"):
+    with refusal(ValueError, "1", "0"):
         matcher.roll_back(1)
     assert matcher.match(tokens_of(document[200 - ROLL_BACK :])).tolist() == whole(document)[200 - ROLL_BACK :]
     matcher.reset()
     matcher.match(tokens_of(document[:10]))
-    with pytest.raises(ValueError, match="11 tokens to take back, expected 0 to 10"):
+    with refusal(ValueError, "11", "0", "10"):
         matcher.roll_back(11)
-    with pytest.raises(ValueError, match="-1 tokens"):
+    with refusal(ValueError, "-1"):
         matcher.roll_back(-1)
     matcher.roll_back(10)
     assert matcher.match(tokens_of(document)).tolist() == whole(document)
@@ -136,7 +137,7 @@ def test_pieces_that_are_none_are_refused(starts, streams):
     """Twice the same stream, one that is not there, tokens left over or missing, pieces that go backwards, one too few."""
     matcher = Matcher(INDEX, 2)
     tokens = np.array([1, 2, 3], np.uint32)
-    with pytest.raises(ValueError, match="pieces that are not all of the tokens"):
+    with refusal(ValueError, "pieces", "tokens"):
         matcher.match(tokens, np.array(starts), None if streams is None else np.array(streams))
     assert matcher.match(tokens).tolist() == whole([1, 2, 3])
 
@@ -149,11 +150,11 @@ def test_streams_without_pieces_are_refused(size):
 
 
 def test_a_matcher_has_a_stream():
-    with pytest.raises(ValueError, match="0 streams, expected 1 or more"):
+    with refusal(ValueError, "0 streams", "1"):
         Matcher(INDEX, 0)
 
 
 def test_a_matcher_is_not_copied():
     """The copy would step the streams of the first."""
-    with pytest.raises(TypeError, match="cannot be copied"):
+    with refusal(TypeError, "copied"):
         copy.deepcopy(Matcher(INDEX))
