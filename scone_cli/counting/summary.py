@@ -5,7 +5,7 @@ Everything comes from the counts themselves; the text that was counted is not re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,10 @@ def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, 
         progress("reading counts", n - 1, longest, "lengths")
         ngrams = _scan(path)
         size, occurrences = ngrams.select(pl.len(), pl.col("count").sum()).collect().row(0)
-        ranks = curve_ranks(size)
-        curves.append(curve(n, ranks, _at(ngrams.select("count"), ranks - 1)["count"]))
+        curves.append(_curve(ngrams, n, size))
         lengths.append({"n": n, "ngrams": size, "occurrences": occurrences})
-        examples += [
-            {"n": n, "rank": row["rank"]} | shown(row, spell)
-            for row in _at(ngrams, _places(size, (rows + 1) // 2)).iter_rows(named=True)
-        ]
+        found = _examples(ngrams, size, (rows + 1) // 2).iter_rows(named=True)
+        examples += [{"n": n, "rank": row["rank"]} | shown(row, spell) for row in found]
     tail, positions = None, None
     by_token = left_out.attempt("tail", lambda: train_counts(folder, manifest))
     if by_token is not None:
@@ -71,16 +68,17 @@ def _scan(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path, glob=False)
 
 
-def _at(ngrams: pl.LazyFrame, places: Iterable[int]) -> pl.DataFrame:
-    """The rows at these places, which are their column `rank`."""
-    return ngrams.with_row_index("rank").filter(pl.col("rank").is_in(list(places))).collect()
+def _curve(ngrams: pl.LazyFrame, n: int, size: int) -> Row:
+    ranks = curve_ranks(size)
+    ranked = ngrams.select("count").with_row_index("rank", 1)
+    return curve(n, ranks, ranked.filter(pl.col("rank").is_in(ranks.tolist())).collect()["count"])
 
 
-def _places(size: int, top: int) -> list[int]:
-    """Row numbers: the first `top`, some halfway down in the logarithm of the rank, and the last."""
-    middle = int(size**0.5)
-    wanted = [*range(top), *range(middle, middle + NEIGHBOURS), *range(size - NEIGHBOURS, size)]
-    return sorted({place for place in wanted if 0 <= place < size})
+def _examples(ngrams: pl.LazyFrame, size: int, top: int) -> pl.DataFrame:
+    """The first `top`, some halfway down in the logarithm of the rank, and the last; what lies between is not read."""
+    runs = (0, top), (int(size**0.5), NEIGHBOURS), (max(0, size - NEIGHBOURS), NEIGHBOURS)
+    ranked = ngrams.with_row_index("rank")
+    return pl.concat([ranked.slice(*run) for run in runs]).unique("rank").sort("rank").collect()
 
 
 def _occurrences_of_last_tokens(bigrams: Path, num_tokens: int) -> I64:
