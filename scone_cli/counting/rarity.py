@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from scone_cli.arrays import I64
 from scone_cli.corpus.spelling import Speller
@@ -27,13 +28,13 @@ def describe_tail(
     All arrays are [T], one value a token: `train` its count in the training text, `occurrences` in the text that is
     matched (`where` says which), `unmatched` those where no f-gram ends, `is_last` whether any f-gram ends in it.
     """
-    decade = decades_of(train)
-    classes = []
-    for power in np.unique(decade).tolist():
-        tokens = np.flatnonzero(decade == power)
-        examples = _examples(tokens, occurrences, unmatched, spell)
-        classes.append(bounds_of(power) | _class(tokens, occurrences, unmatched, is_last) | {"examples": examples})
-    return {"where": where, "classes": classes, "all": _class(np.arange(train.size), occurrences, unmatched, is_last)}
+    columns = {"class": decades_of(train), "seen": occurrences, "missed": unmatched, "is_last": is_last}
+    tokens = pl.DataFrame(columns).with_row_index("token")
+    classes = [
+        bounds_of(decade) | _class(members) | {"examples": _examples(members, spell)}
+        for (decade,), members in tokens.sort("class", maintain_order=True).group_by("class", maintain_order=True)
+    ]
+    return {"where": where, "classes": classes, "all": _class(tokens)}
 
 
 def decades_of(counts: I64) -> I64:
@@ -46,34 +47,25 @@ def bounds_of(decade: int) -> Row:
     return {"first": 10 ** (decade - 1), "last": 10**decade - 1} if decade else {"first": 0, "last": 0}
 
 
-def _class(tokens: I64, occurrences: I64, unmatched: I64, is_last: npt.NDArray[np.bool_]) -> Row:
-    seen, missed = occurrences[tokens], unmatched[tokens]
-    num_seen, total = int((seen > 0).sum()), int(seen.sum())
-    never = int(((seen > 0) & (missed == seen)).sum())
+def _class(tokens: pl.DataFrame) -> Row:
+    seen, total = tokens.filter(pl.col("seen") > 0), int(tokens["seen"].sum())
     return {
-        "tokens": int(tokens.size),
-        "tokens_in_no_fgram": int((~is_last[tokens]).sum()),
+        "tokens": tokens.height,
+        "tokens_in_no_fgram": tokens.filter(~pl.col("is_last")).height,
         "occurrences": total,
-        "share_unmatched": share_of(int(missed.sum()), total),
-        "tokens_seen": num_seen,
-        "share_never_matched": share_of(never, num_seen),
+        "share_unmatched": share_of(int(tokens["missed"].sum()), total),
+        "tokens_seen": seen.height,
+        "share_never_matched": share_of(seen.filter(pl.col("missed") == pl.col("seen")).height, seen.height),
     }
 
 
-def _examples(tokens: I64, occurrences: I64, unmatched: I64, spell: Speller) -> list[Row]:
+def _examples(tokens: pl.DataFrame, spell: Speller) -> list[Row]:
     """The tokens of a class with the smallest share of matches, the frequent before the rare, that are not all matched."""
-    seen, missed = occurrences[tokens], unmatched[tokens]
-    share = missed / np.maximum(seen, 1)
-    order = np.lexsort((tokens, -seen, -share))
-    worst = [i for i in order[:EXAMPLES].tolist() if missed[i]]
+    share = pl.col("missed") / pl.col("seen")
+    missed = tokens.filter(pl.col("missed") > 0).sort(share, "seen", "token", descending=[True, True, False])
     return [
-        {
-            "token": int(tokens[i]),
-            "text": spell([int(tokens[i])]),
-            "occurrences": int(seen[i]),
-            "unmatched": int(missed[i]),
-        }
-        for i in worst
+        {"token": row["token"], "text": spell([row["token"]]), "occurrences": row["seen"], "unmatched": row["missed"]}
+        for row in missed.head(EXAMPLES).iter_rows(named=True)
     ]
 
 

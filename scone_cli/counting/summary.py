@@ -5,15 +5,15 @@ Everything comes from the counts themselves; the text that was counted is not re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import polars as pl
 
-from scone_cli.arrays import I64, U64
+from scone_cli.arrays import I64
 from scone_cli.artifacts.manifest import MADE_BY, Manifest, check_files
 from scone_cli.corpus.spelling import Speller
 from scone_cli.counting.rarity import describe_tail, share_of
@@ -22,7 +22,6 @@ from scone_cli.progress import Progress
 
 CURVE_POINTS = 160  # of a rank-frequency curve, evenly spaced in the logarithm of the rank
 NEIGHBOURS = 3  # n-grams shown from one place in the ranks
-_BATCH_ROWS = 1 << 20
 
 Row = dict[str, Any]
 
@@ -38,11 +37,12 @@ def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, 
     curves, lengths, examples = [], [], []
     for n, path in paths.items():
         progress("reading counts", n - 1, longest, "lengths")
-        found, occurrences = _read_curve(path, n)
-        size = pq.read_metadata(path).num_rows
-        curves.append(found)
+        ngrams = _scan(path)
+        size, occurrences = ngrams.select(pl.len(), pl.col("count").sum()).collect().row(0)
+        curves.append(_curve(ngrams, n, size))
         lengths.append({"n": n, "ngrams": size, "occurrences": occurrences})
-        examples += _examples(path, n, _places(size, (rows + 1) // 2), spell)
+        found = _examples(ngrams, size, (rows + 1) // 2).iter_rows(named=True)
+        examples += [{"n": n, "rank": row["rank"]} | shown(row, spell) for row in found]
     tail, positions = None, None
     by_token = left_out.attempt("tail", lambda: train_counts(folder, manifest))
     if by_token is not None:
@@ -59,56 +59,38 @@ def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, 
     }
 
 
-def _read_curve(path: Path, n: int) -> tuple[Row, int]:
-    """The rank-frequency curve of a file, and the sum of its counts."""
-    ranks = curve_ranks(pq.read_metadata(path).num_rows)
-    counts = np.zeros(ranks.size, np.uint64)
-    occurrences = seen = 0
-    for batch in _batches(path, ["count"]):
-        column = batch["count"].to_numpy()
-        here = (ranks > seen) & (ranks <= seen + column.size)
-        counts[here] = column[ranks[here] - 1 - seen]
-        occurrences += int(column.sum())
-        seen += column.size
-    return curve(n, ranks, counts), occurrences
-
-
 def _path(folder: Path, n: int) -> Path:
     return folder / f"n={n}.parquet"
 
 
-def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(_BATCH_ROWS, columns=columns)
+def _scan(path: Path) -> pl.LazyFrame:
+    """The n-grams of a file, whose hash has been checked: of flipped bits polars may panic."""
+    return pl.scan_parquet(path, glob=False)
 
 
-def _places(size: int, top: int) -> list[int]:
-    """Row numbers: the first `top`, some halfway down in the logarithm of the rank, and the last."""
-    middle = int(size**0.5)
-    wanted = [*range(top), *range(middle, middle + NEIGHBOURS), *range(size - NEIGHBOURS, size)]
-    return sorted({place for place in wanted if 0 <= place < size})
+def _curve(ngrams: pl.LazyFrame, n: int, size: int) -> Row:
+    ranks = curve_ranks(size)
+    ranked = ngrams.select("count").with_row_index("rank", 1)
+    return curve(n, ranks, ranked.filter(pl.col("rank").is_in(ranks.tolist())).collect()["count"])
 
 
-def _examples(path: Path, n: int, places: list[int], spell: Speller) -> list[Row]:
-    """The n-grams at these rows of a file; row groups that hold none of them are not read."""
-    found, first = [], 0
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            here = [place - first for place in places if first <= place < first + size]
-            if here:
-                found += file.read_row_group(group).take(here).to_pylist()
-            first += size
-    return [{"n": n, "rank": rank} | shown(row, spell) for rank, row in zip(places, found, strict=True)]
+def _examples(ngrams: pl.LazyFrame, size: int, top: int) -> pl.DataFrame:
+    """The first `top`, some halfway down in the logarithm of the rank, and the last; what lies between is not read."""
+    runs = (0, top), (int(size**0.5), NEIGHBOURS), (max(0, size - NEIGHBOURS), NEIGHBOURS)
+    ranked = ngrams.with_row_index("rank")
+    return pl.concat([ranked.slice(*run) for run in runs]).unique("rank").sort("rank").collect()
 
 
 def _occurrences_of_last_tokens(bigrams: Path, num_tokens: int) -> I64:
     """How often each token ends a counted bigram in the training text: there, and only there, something matches [T]."""
-    matched = np.zeros(num_tokens, np.int64)
-    for batch in _batches(bigrams, ["tokens", "count"]):
-        last = batch["tokens"].flatten().to_numpy().reshape(-1, 2)[:, 1]
-        np.add.at(matched, last, batch["count"].to_numpy().astype(np.int64))
-    return matched
+    found = _scan(bigrams).group_by(pl.col("tokens").arr.last()).agg(pl.col("count").sum()).collect()
+    return _by_token(found["tokens"], found["count"], num_tokens)
+
+
+def _by_token(tokens: pl.Series, counts: pl.Series, num_tokens: int) -> I64:
+    by_token = np.zeros(num_tokens, np.int64)
+    by_token[tokens.to_numpy()] = counts.to_numpy()
+    return by_token
 
 
 # ---- shared with vocabularies ------------------------------------------------------------------------------------
@@ -139,11 +121,8 @@ def train_counts(counts: Path, manifest: Manifest) -> I64:
     if path.name not in manifest.files:
         raise InputMissing(f"there is no {path}, the counts of single tokens", f"run: {MADE_BY['counts']} --force")
     check_files(counts, replace(manifest, files={path.name: manifest.files[path.name]}), hashes=True)
-    table = pq.ParquetFile(path).read(["tokens", "count"]).combine_chunks()
-    tokens = table.column("tokens").combine_chunks().flatten().to_numpy()
-    by_token = np.zeros(manifest.summary["vocabulary size"], np.int64)
-    by_token[tokens] = table.column("count").to_numpy()
-    return by_token
+    found = _scan(path).select(pl.col("tokens").arr.first(), "count").collect()
+    return _by_token(found["tokens"], found["count"], manifest.summary["vocabulary size"])
 
 
 def curve_ranks(size: int) -> I64:
@@ -154,9 +133,9 @@ def curve_ranks(size: int) -> I64:
     return np.unique(np.concatenate([spaced, 10 ** np.arange(len(str(size)))]))
 
 
-def curve(n: int, ranks: I64, counts: U64) -> Row:
+def curve(n: int, ranks: I64, counts: pl.Series) -> Row:
     """Counts of the n-grams of these ranks."""
-    return {"n": n, "rank": ranks.tolist(), "count": counts.tolist()}
+    return {"n": n, "rank": ranks.tolist(), "count": counts.to_list()}
 
 
 def shown(row: Row, spell: Speller) -> Row:

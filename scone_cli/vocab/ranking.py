@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 
 from scone_cli.arrays import I64, U8, U32, U64
@@ -31,7 +32,6 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
 _OWN_WORTH = 1.0  # nats an occurrence: found by training, see benchmarks/LOG.md
-_BATCH_ROWS = 1 << 20  # of a file: some MB at a time
 _AT_ONCE = 64
 
 
@@ -159,9 +159,8 @@ RULES: Mapping[str, Rule] = {
 def _unigrams(counted: Counted) -> U64:
     """Occurrences of every token in what was counted [num_tokens]."""
     found = np.zeros(counted.num_tokens, np.uint64)
-    counts, docs = np.empty_like(found), np.empty(found.size, np.uint32)
-    tokens = _read_level(counted.folder, 1, 1, 1, counts, docs)
-    found[tokens[:, 0]] = counts[: len(tokens)]
+    level = _read_level(counted.folder, 1, 1, 1)
+    found[level["tokens"].to_numpy()[:, 0]] = level["count"].to_numpy()
     return found
 
 
@@ -171,7 +170,7 @@ def _unigrams(counted: Counted) -> U64:
 def read_counts(
     folder: Path, max_n: int, min_count: int, min_docs: int, num_tokens: int, with_suffixes: bool = True
 ) -> Counted:
-    """Read `n=2.parquet` to `n=<max_n>.parquet`, of them what occurs often enough and in enough documents.
+    """Read `n=2.parquet` to `n=<max_n>.parquet` (hashes have been checked), of them what occurs often and widely enough.
 
     Both floors keep the n-grams closed: a prefix and a suffix occur wherever the n-gram does.
 
@@ -185,8 +184,11 @@ def read_counts(
     suffixes = np.empty(room if with_suffixes else 0, np.uint32)
     offsets, shorter = [0], np.empty((0, 1), np.uint32)
     for n in range(2, max_n + 1):
-        tokens = _read_level(folder, n, min_count, min_docs, counts[offsets[-1] :], docs[offsets[-1] :])
-        here = slice(offsets[-1], offsets[-1] + len(tokens))
+        level = _read_level(folder, n, min_count, min_docs)
+        here = slice(offsets[-1], offsets[-1] + level.height)
+        counts[here], docs[here] = level["count"].to_numpy(), level["docs"].to_numpy()
+        tokens = level["tokens"].to_numpy()
+        del level
         last_tokens[here] = tokens[:, -1]
         parts = {"prefix": (prefixes, tokens[:, :-1])}
         if with_suffixes:
@@ -212,19 +214,10 @@ def read_counts(
     return Counted(folder, num_tokens, tuple(offsets), *(column[:end] for column in columns))
 
 
-def _read_level(folder: Path, n: int, min_count: int, min_docs: int, counts: U64, docs: U32) -> U32:
-    """Read the n-grams of one length: tokens [M, n], and the first M of `counts` and `docs` are filled."""
-    end = 0
-    with pq.ParquetFile(folder / f"n={n}.parquet") as file:
-        tokens = np.empty((file.metadata.num_rows, n), np.uint32)
-        for batch in file.iter_batches(_BATCH_ROWS):
-            batch_counts, batch_docs = batch.column("count").to_numpy(), batch.column("docs").to_numpy()
-            frequent = (batch_counts >= min_count) & (batch_docs >= min_docs)
-            here = slice(end, end + int(np.count_nonzero(frequent)))
-            counts[here], docs[here] = batch_counts[frequent], batch_docs[frequent]
-            tokens[here] = batch.column("tokens").flatten().to_numpy().reshape(-1, n)[frequent]
-            end = here.stop
-    return tokens[:end]
+def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> pl.DataFrame:
+    """The n-grams of one length that occur often enough and in enough documents."""
+    ngrams = pl.scan_parquet(folder / f"n={n}.parquet", glob=False)
+    return ngrams.filter(pl.col("count") >= min_count, pl.col("docs") >= min_docs).collect()
 
 
 def _index(tokens: U32) -> U64:

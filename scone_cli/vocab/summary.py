@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import polars as pl
 
 from scone_cli.arrays import I64, U8
 from scone_cli.artifacts.manifest import MADE_BY, Manifest, check_files, open_artifact, read_manifest
@@ -51,11 +51,11 @@ def _portray_vocabulary(folder: Path, manifest: Manifest, rows: int, spell: Spel
         found["tail"] = left_out.attempt("tail", lambda: _tail(folder, manifest, vocabulary, held_out, matched, spell))
     lengths, curves = [], []
     for n in range(2, vocabulary.trie.max_n + 1):
-        counts = np.sort(vocabulary.counts[vocabulary.trie.lengths == n])[::-1]
-        ranks = curve_ranks(counts.size)
+        counts = pl.Series(vocabulary.counts[vocabulary.trie.lengths == n]).sort(descending=True)
+        ranks = curve_ranks(counts.len())
         curves.append(curve(n, ranks, counts[ranks - 1]))
         share = share_of(int((matched == n).sum()), matched.size)
-        row = {"n": n, "ngrams": int(counts.size), "occurrences": int(counts.sum()), "share_of_positions": share}
+        row = {"n": n, "ngrams": counts.len(), "occurrences": counts.sum(), "share_of_positions": share}
         lengths.append(row)
     return {
         "ladder": left_out.attempt("coverage against size", lambda: _ladder(folder)),
@@ -102,8 +102,7 @@ def _ladder(folder: Path) -> list[Row]:
         raise InputMissing(
             f"there is no {path}: an earlier version made the vocabulary", f"run: {MADE_BY['vocab']} --force"
         )
-    rows: list[Row] = pq.read_table(path).to_pylist()
-    return rows
+    return pl.read_parquet(path, glob=False).to_dicts()
 
 
 def _tail(
@@ -134,33 +133,28 @@ def _fgram_places(size: int, top: int) -> list[int]:
 # ---- matches -----------------------------------------------------------------------------------------------------
 
 
+_FACTS = (pl.len(), (pl.col("length") > 0).sum().alias("hits"), pl.col("length").sum().alias("matched"))
+_GROUPS = (0, 1, 2, 3, *(2**power for power in range(2, 63)))  # of positions: where each begins
+
+
 def summarise_matches(lengths: U8) -> Row:
     """Of positions with matches of these lengths (0: none): how many are matched, and by how long an f-gram."""
-    hits = lengths[lengths > 0]
-    return {
-        "tokens": int(lengths.size),
-        "share_matched": share_of(int(hits.size), lengths.size),
-        "mean_match_length": round(float(hits.mean()), 4) if hits.size else None,
-    }
+    return _summary(*pl.DataFrame({"length": lengths}).select(_FACTS).row(0))
 
 
 def by_position(starts: I64, lengths: U8) -> list[Row]:
     """The same by position in the document, which counts from 0: 0, 1, 2, 3, 4 to 7, 8 to 15 and so on."""
     position = np.arange(lengths.size) - np.repeat(starts[:-1], np.diff(starts))
-    longest = int(position.max(initial=0))
-    edges = [0, 1, 2, 3, *(2**power for power in range(2, longest.bit_length() + 1))]
-    bucket = np.searchsorted(np.array(edges), position, side="right") - 1
-    sizes = np.bincount(bucket, minlength=len(edges))
-    hits = np.bincount(bucket[lengths > 0], minlength=len(edges))
-    total = np.bincount(bucket, weights=lengths, minlength=len(edges))
-    return [
-        {
-            "first": edges[i],
-            "last": min(edges[i + 1] - 1 if i + 1 < len(edges) else longest, longest),
-            "tokens": int(sizes[i]),
-            "share_matched": share_of(int(hits[i]), int(sizes[i])),
-            "mean_match_length": round(float(total[i] / hits[i]), 4) if hits[i] else None,
-        }
-        for i in range(len(edges))
-        if sizes[i]
-    ]
+    group = np.searchsorted(_GROUPS, position, side="right")
+    matches = pl.DataFrame({"group": group, "position": position, "length": lengths})
+    bounds = pl.col("position").min().alias("first"), pl.col("position").max().alias("last")
+    found = matches.group_by("group").agg(*bounds, *_FACTS).sort("group")
+    return [{"first": first, "last": last} | _summary(*facts) for _, first, last, *facts in found.iter_rows()]
+
+
+def _summary(tokens: int, hits: int, matched: int) -> Row:
+    return {
+        "tokens": tokens,
+        "share_matched": share_of(hits, tokens),
+        "mean_match_length": round(matched / hits, 4) if hits else None,
+    }

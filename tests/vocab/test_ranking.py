@@ -138,6 +138,19 @@ def test_counts_that_are_not_closed_are_damaged(tmp_path, lost):
         read_counts(tmp_path, 3, 1, 1, 3)
 
 
+def test_floors_beyond_what_columns_hold_leave_nothing(workspace):
+    assert read_counts(workspace / "counts", 3, 2**63 - 1, 1, NUM_TOKENS).counts.size == 0
+    assert read_counts(workspace / "counts", 3, 1, 2**63 - 1, NUM_TOKENS).counts.size == 0
+
+
+def test_a_folder_is_no_pattern(tmp_path):
+    """Neither of names nor of columns: `max_n=3` in a path is where some programs look for a column of that name."""
+    folder = tmp_path / "max_n=3" / "[a]*"
+    folder.mkdir(parents=True)
+    write_counts(folder, [[0, 1, 2]], 3, 1)
+    assert read_counts(folder, 3, 1, 1, 3).counts.tolist() == [1, 1, 1]
+
+
 def test_no_more_ngrams_than_ids(tmp_path):
     write_counts(tmp_path, [[0, 1, 2, 3]], 3, 1)
     most = 2**32 - 1

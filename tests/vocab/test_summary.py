@@ -10,7 +10,9 @@ from builders import slow_counts, slow_matches
 from messages import names
 from portrayed import MAX_N, MIN_COUNT, SIZE, Portrayed
 
-from scone_cli.artifacts.manifest import read_manifest
+from scone_cli.artifacts.manifest import digest_file, read_manifest
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import counts_schema
 from scone_cli.corpus.spelling import speller_of
 from scone_cli.counting.rarity import describe_tail
 from scone_cli.counting.summary import CURVE_POINTS, curve_ranks
@@ -176,6 +178,23 @@ def test_long_curves_are_thinned_evenly():
     assert len(ranks) <= CURVE_POINTS + 7
     assert {1, 10, 100, 1000, 10_000, 100_000, 1_000_000} <= set(ranks)
     assert max(b / a for a, b in itertools.pairwise(ranks) if a > 20) < 1.15
+
+
+@pytest.mark.parametrize("kind", ["counts", "vocab"])
+def test_a_folder_is_no_pattern(tiny, tmp_path, kind):
+    assert portrait(Portrayed(tmp_path / "n=3" / "[a]*"), kind) == portrait(tiny, kind)
+
+
+def test_a_length_without_ngrams(spoilt):
+    path, manifest = (spoilt.folder / "counts" / name for name in ("n=4.parquet", "manifest.json"))
+    write_parquet(path, counts_schema(4), counts_schema(4).empty_table())
+    raw = json.loads(manifest.read_text())
+    raw["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+    manifest.write_text(json.dumps(raw))
+    found = portrait(spoilt, "counts")
+    assert found["lengths"][-1] == {"n": 4, "ngrams": 0, "occurrences": 0, "share_of_positions": 0.0}
+    assert found["rank_frequency"][-1] == {"n": 4, "rank": [], "count": []}
+    assert {row["n"] for row in found["examples"]} == {1, 2, 3}
 
 
 def test_what_is_missing_is_said(spoilt):
