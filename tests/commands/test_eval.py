@@ -108,10 +108,10 @@ def test_the_commands_that_make_it_again_can_be_given(all_of_it):
 
 
 def test_equal_runs_are_equal_and_the_second_is_skipped(evaluate, work):
-    assert was_made(evaluate("--seed", 1)[1])
+    assert was_made(evaluate("--ladder")[1])
     first = timeless(work / "eval")
-    assert not was_made(evaluate("--seed", 1)[1])
-    assert was_made(evaluate("--seed", 1, "--force")[1])
+    assert not was_made(evaluate("--ladder")[1])
+    assert was_made(evaluate("--ladder", "--force")[1])
     assert timeless(work / "eval") == first
 
 
@@ -152,7 +152,7 @@ def test_a_condition_that_holds_fails_every_time(evaluate):
     ],
 )
 def test_a_condition_that_is_not_understood_is_refused_before_any_work(evaluate, condition, facts):
-    code, out, err, _ = evaluate("--fail-if", condition, "--seed", 5)
+    code, out, err, _ = evaluate("--fail-if", condition, "--ladder")
     assert (code, out) == (2, "")
     error_of(err, *facts)
     assert "evaluating" not in err

@@ -19,7 +19,7 @@ CHANGED = {
     "select-vocab": ("--size", "500"),
     "train-fgram": (*TRAIN, "--seed", "1"),
     "precompute": ("--dtype", "float32"),
-    "eval": ("--seed", "1"),
+    "eval": ("--ladder",),
 }
 # Moments tried of each stage; half of them are the last, where the new artifact takes the place of the old.
 TRIED = 12

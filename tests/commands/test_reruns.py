@@ -22,7 +22,7 @@ CHANGES = [
     ("steps = 120", "steps = 3", "train-fgram plain precompute eval"),
     ("size = 4000", "size = 3000", "select-vocab train-fgram precompute eval"),
     ("min-count = 4", "min-count = 5", "count-ngrams select-vocab train-fgram precompute eval"),
-    ('text-field = "text"', "seed = 1", "eval"),
+    ('text-field = "text"', "ladder = true", "eval"),
 ]
 
 
