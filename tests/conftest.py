@@ -1,6 +1,7 @@
 """What tests of the command line share, and a small workspace that the real stages made."""
 
 import os
+import signal
 
 import pytest
 from messages import was_made
@@ -8,6 +9,8 @@ from processes import Forks
 from workspaces import COUNT, SELECT, TRAIN, commands, installed, texts, write_corpus, write_small_corpus
 
 from scone_cli.console import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
 
 @pytest.fixture

@@ -120,7 +120,8 @@ def test_a_training_run_killed_from_outside_continues_from_its_checkpoint(forks,
     again = forks.run("--workspace", work, *args)
     assert again.code == 0
     begun = next(line for line in again.err.splitlines() if line.startswith("training: "))
-    total, done = (int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d(?= tokens)", begun))
+    amounts = re.findall(r"([\d,.]+)(k?) tokens", begun)
+    total, done = (float(number.replace(",", "")) * (1000 if kilo else 1) for number, kilo in amounts)
     assert 0 < done < total, begun
     assert timeless(work / "model") == timeless(expected / "model"), f"killed after step {step}"
 
