@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 # Every stage is called every time, and says itself whether it is up to date: scone knows more than make's file times.
-demo: $(INSTALLED)  ## from raw text to a table that pays, in ten minutes: plain against Scone on this Python's own sources
+demo: $(INSTALLED)  ## from raw text to a table and its evaluation, in ten minutes: plain against Scone on this Python's own sources
 	$(BIN)/python pipelines/demo-corpus.py demo/corpus
 	$(SCONE) count-ngrams demo/corpus
 	$(SCONE) select-vocab

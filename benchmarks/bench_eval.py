@@ -23,8 +23,9 @@ from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import TokenStream, end_of_document, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
-from scone_cli.evaluation.arms import WITHOUT, load_arms, opened
+from scone_cli.evaluation.arms import load_arms, opened
 from scone_cli.evaluation.measure import Reading, evaluate_text
+from scone_cli.evaluation.results import NONE as WITHOUT
 from scone_cli.evaluation.run_arms import Arm, batches_of, inputs_of, matches_of
 from scone_cli.evaluation.texts import Text, training_counts
 from scone_cli.model.losses import token_losses

@@ -38,11 +38,14 @@ def harmless(text: str) -> str:
 
 def count_text(value: float, full_below: float = 10_000) -> str:
     """A number of things in at most five characters: 1.5, 500, 9,876, 12.3k, 1.5M."""
+    if abs(value) < full_below:
+        return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
     rounded = float(f"{value:.3g}")  # first: 999,600 is 1M
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(rounded) >= max(size, full_below):
-            return f"{rounded / size:.3g}{suffix}"
-    return f"{rounded if abs(value) < 1000 else value:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+    if abs(rounded) >= 1e15:
+        return power_text(value)
+    sizes = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    size, suffix = next(each for each in sizes if abs(rounded) >= each[0])
+    return f"{rounded / size:.3g}{suffix}"
 
 
 def power_text(value: float) -> str:
@@ -154,7 +157,7 @@ def signed_percent(share: float) -> str:
 
 def signed(value: float, size: str) -> str:
     """A difference with its sign, a minus as wide as a plus; `size` is its absolute value as text. Nothing has no sign."""
-    is_nothing = not any(digit in size for digit in "123456789")
+    is_nothing = not any(digit in size.partition(" ")[0] for digit in "123456789")  # before an error
     return size if is_nothing else ("\N{MINUS SIGN}" if value < 0 else "+") + size
 
 

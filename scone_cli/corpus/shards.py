@@ -28,6 +28,7 @@ from scone_cli.corpus.readers import BadDocument, OnBad
 from scone_cli.corpus.token_files import TokenFile
 from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
+from scone_cli.formatting import count_text
 from scone_cli.progress import Progress
 from scone_cli.runtime.worker_pool import Pool, Task, num_cores
 
@@ -302,7 +303,7 @@ class _Meter:
     def tell(self) -> None:
         with self._lock:
             num_bytes, num_tokens = np.fromfile(self._path, "<u8").reshape(-1, 2).sum(axis=0).tolist()
-            self._progress("tokenising", num_bytes, self._total, "B", f"{num_tokens / 1e6:.1f}M tokens")
+            self._progress("tokenising", num_bytes, self._total, "B", f"{count_text(num_tokens)} tokens")
 
     def _watch(self) -> None:
         while not self._ended.wait(_TELL_SECONDS):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.errors import BadSetting
+from scone_cli.formatting import bytes_text, count_text
 from scone_cli.runtime.resources import MIB
 
 # Measured: resident bytes of processes before they have work, libraries that they share counted in each; and what
@@ -72,9 +73,9 @@ class CountingPlan:
     def described(self, num_tokens: int, disk: int) -> str:
         """The plan in one line."""
         processes = f"{self.num_workers} processes" if self.num_workers > 1 else "1 process"
-        takes = f"{self.memory / MIB:,.0f} MiB of memory and {disk / MIB:,.0f} MiB of disk"
-        pieces = f"{1 << self.bits:,} buckets, {self.group_records / 1e6:,.1f}M positions at a time"
-        return f"up to {num_tokens / 1e6:,.1f}M tokens, {takes}; {processes}, {pieces}"
+        takes = f"{bytes_text(self.memory)} of memory and {bytes_text(disk)} of disk"
+        pieces = f"{1 << self.bits:,} buckets, {count_text(self.group_records)} positions at a time"
+        return f"up to {count_text(num_tokens)} tokens, {takes}; {processes}, {pieces}"
 
     def groups(self, bucket_records: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Ranges [first, last) of buckets that are counted together."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE
-from scone_cli.formatting import signed, with_error
+from scone_cli.formatting import signed, value_text, with_error
 
 Row = dict[str, Any]
 
@@ -26,7 +26,9 @@ def summary_of(results: Row) -> Row:
     }
     if results["hit_rates"]:
         rates = {row["corpus"]: row["hit_rate"] for row in results["hit_rates"]}
-        summary["hit rate"] = [f"{corpus} {100 * rates[corpus]:.1f}%" for corpus in corpora if corpus in rates]
+        summary["hit rate"] = [
+            f"{corpus} {value_text('share', rates[corpus])}" for corpus in corpora if corpus in rates
+        ]
     if method["corpora"][0]["bytes"] is None:
         summary["bits a byte"] = "not known: no byte-level tokenizer says how much text the tokens stand for"
     learned = [row for row in method["corpora"] if row["in_training_split"]]
@@ -88,7 +90,7 @@ def _where(results: Row, corpus: str) -> list[Row]:
     shown = sorted(against, key=lambda arm: arm in _OWN)[:MOST_RIVALS]
     return [
         {"occurs": f"{row['first']:,} to {row['last']:,} times" if row["last"] else "never"}
-        | {"share": f"{100 * row['share']:.2f}%", TABLE: _rounded(row["losses"].get(TABLE), 3)}
+        | {"share": value_text("share", row["share"]), TABLE: _rounded(row["losses"].get(TABLE), 3)}
         | {f"- {each['against']}": _signed(each, 3) for each in row["differences"] if each["against"] in shown}
         for row in rows
     ]

@@ -61,8 +61,11 @@ def _places(source: Path) -> list[Path]:
     """The folders to try: the one that the user gave numba, or that of Python's own compiled files, then the user's cache."""
     if numba.config.CACHE_DIR:
         return [Path(numba.config.CACHE_DIR)]
-    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - without a home: as it is
-    return [source.parent / "__pycache__", users / "scone" / hashlib.sha256(str(_FOLDER).encode()).hexdigest()[:8]]
+    places = [source.parent / "__pycache__"]
+    with contextlib.suppress(RuntimeError):  # there is no home
+        users = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        places.append(users / "scone" / hashlib.sha256(str(_FOLDER).encode()).hexdigest()[:8])
+    return places
 
 
 def hash_of_sources(source: Path, package: Path = _FOLDER) -> str:

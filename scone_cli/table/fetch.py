@@ -12,6 +12,7 @@ so that the disk works on all of them at a time, and each page is read once howe
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 import time
@@ -237,11 +238,19 @@ class RowsInFiles(Addressed):
         count = read_cached(self._address, ids, out, missing)
         if count < 0:
             raise foreign(ids, self._num_rows)
-        self._careful = _CAREFUL if count else self._careful - 1
-        if count:
-            failed = read_missing(self._address, ids, out, missing[:count])
-            if failed >= 0:
-                raise self._parts[int(ids[failed]) // self._parts[0].num_rows].file.failure()
+        self._careful = _CAREFUL if count else max(0, self._careful - 1)  # threads may share it
+        missing = missing[:count]
+        while missing.size:
+            failed = read_missing(self._address, ids, out, missing)
+            if failed < 0:
+                return
+            self._read_one(int(ids[failed]), out + failed * self._row_bytes)  # only part of it may have come
+            missing = missing[missing > failed]
+
+    def _read_one(self, row: int, out: int) -> None:
+        number, row = divmod(row, self._parts[0].num_rows)
+        memory = np.ctypeslib.as_array((ctypes.c_uint8 * self._row_bytes).from_address(out))
+        self._parts[number].file.read_into(memory, self._parts[number].start + row * self._row_bytes)
 
 
 def foreign(ids: U32, num_rows: int) -> IndexError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import weakref
 from functools import cached_property
 from pathlib import Path
@@ -33,26 +34,27 @@ _REMOTE = {
     "nfs",
     "nfs4",
     "smb3",
+    "smbfs",
+    "vboxsf",
     "virtiofs",
 }
 
 
 class StoredFile:
-    """A file of which the size is known and the bytes can be had, mapped or read.
+    """A file of which the size is known and the bytes can be had, mapped where that is safe (`is_local`) or read.
 
     Raises:
         StorageFailure: it cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, can_be_mapped: bool) -> None:
+        self.path, self.can_be_mapped = path, can_be_mapped
         try:
             self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             weakref.finalize(self, os.close, self.descriptor)
             self.size = os.fstat(self.descriptor).st_size
         except OSError as error:
             raise StorageFailure(f"{path}: cannot be read ({error.strerror})") from error
-        self.can_be_mapped = is_local(path)
 
     @cached_property
     def bytes(self) -> U8:
@@ -108,7 +110,7 @@ def is_local(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     longest = -1
     for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        point = Path(before.split(" ")[4].encode().decode("unicode_escape"))  # a blank is written as \040
+        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]))  # a blank is \040
         if place.is_relative_to(point) and len(point.parts) >= longest:  # of two on one place the later hides the other
             longest, kind = len(point.parts), after.split(" ")[0]
     return kind.partition(".")[0] not in _REMOTE

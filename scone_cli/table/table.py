@@ -36,7 +36,7 @@ from scone_cli.table.fetch import Part, RowsInFiles, RowsInMemory, large_pages
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.table.sizes import PART_BYTES
-from scone_cli.table.stored_file import StoredFile
+from scone_cli.table.stored_file import StoredFile, is_local
 from scone_cli.vocab.index import ID, NONE, REMAKE, FgramIndex, as_uint32, fewest_lines
 from scone_cli.vocab.matcher import Matcher
 
@@ -88,8 +88,10 @@ class Table:
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             problem = f"{folder}: a manifest that no table has ({type(error).__name__}: {error})"
             raise ForeignArtifact(problem, REMAKE) from error
-        index = _read_index(folder / _INDEX, settings, placement)
-        parts = [_part(path, width) for path in sorted(folder.glob("rows-*.parquet"))]
+        can_be_mapped = is_local(folder)
+        index = _read_index(StoredFile(folder / _INDEX, can_be_mapped), settings, placement)
+        paths = sorted(folder.glob("rows-*.parquet"))
+        parts = [Part(StoredFile(path, can_be_mapped), *locate_rows(path, width)) for path in paths]
         num_rows = sum(part.num_rows for part in parts)
         if num_rows != index.num_fgrams:
             raise DamagedArtifact(f"{folder}: {num_rows:,} rows, expected {index.num_fgrams:,} rows", REMAKE)
@@ -175,11 +177,6 @@ def write_rows(folder: Path, raw: Raw, part_bytes: int = PART_BYTES) -> None:
     files.write(np.arange(len(raw)), raw)
 
 
-def _part(path: Path, width: int) -> Part:
-    file = StoredFile(path)
-    return Part(file, *locate_rows(path, width))
-
-
 def locate_rows(path: Path, width: int) -> tuple[int, int]:
     """The first byte of the rows in a file, and their number: they lie contiguous from there on.
 
@@ -233,10 +230,11 @@ def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
         index.lines.tofile(file)
 
 
-def _read_index(path: Path, settings: Mapping[str, Any], placement: str) -> FgramIndex:
-    file = StoredFile(path)
+def _read_index(file: StoredFile, settings: Mapping[str, Any], placement: str) -> FgramIndex:
+    path, header = file.path, np.empty(min(file.size, _HEADER_BYTES), np.uint8)
+    file.read_into(header, 0)
     try:
-        shape = json.loads(file.bytes[:_HEADER_BYTES].tobytes())
+        shape = json.loads(header.tobytes())
     except ValueError as error:
         raise DamagedArtifact(f"{path}: not an index ({error})", REMAKE) from error
     num_lines = shape.pop("num_lines", None) if isinstance(shape, dict) else None
@@ -247,8 +245,9 @@ def _read_index(path: Path, settings: Mapping[str, Any], placement: str) -> Fgra
     index_bytes = num_lines * LINE
     if file.size != _HEADER_BYTES + index_bytes:
         raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {_HEADER_BYTES + index_bytes:,}", REMAKE)
-    lines = file.bytes[_HEADER_BYTES:]
     if placement == "ram":
         lines = large_pages(index_bytes)
         file.read_into(lines, _HEADER_BYTES)
+    else:
+        lines = file.bytes[_HEADER_BYTES:]
     return FgramIndex(lines.view(np.uint32), shape["num_fgrams"], shape["num_tokens"], shape["max_n"])

@@ -20,6 +20,7 @@ import pyarrow as pa
 from torch import nn
 
 from scone_cli.errors import LostRank, SconeError
+from scone_cli.formatting import bytes_text, count_text
 from scone_cli.model.devices import autocast, micro_batch, peak_memory, torch_failures
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
@@ -264,12 +265,12 @@ class _Run:
         """The parameters of each part of the model."""
         parts = [self.model.main, *self.model.parts_aside().values()]
         sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
-        return f"{' + '.join(f'{size / 1e6:.1f}M' for size in sizes)} parameters"
+        return f"{' + '.join(map(count_text, sizes))} parameters"
 
     def state(self) -> str:
         """How the training goes: recent loss, the last held-out loss, memory."""
         held_out = "" if self.last_look is None else f", held-out {self.last_look:.3f}"
-        return f"loss {self.course.mean:.3f}{held_out}, {peak_memory(self.device) / 2**30:.1f} GiB"
+        return f"loss {self.course.mean:.3f}{held_out}, {bytes_text(peak_memory(self.device))}"
 
     def _tokens(self, windows: int) -> int:
         return windows * self.text.train.context

@@ -26,8 +26,9 @@ from scone_cli.artifacts.publish import fsync, write_atomically
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus.token_stream import TokenStream, iter_shards, top_folder
 from scone_cli.errors import BadData, BadSetting, InputMissing
+from scone_cli.formatting import bytes_text
 from scone_cli.progress import Progress
-from scone_cli.runtime.resources import MIB, check_disk
+from scone_cli.runtime.resources import check_disk
 from scone_cli.training.window_order import Turns, WindowOrder
 from scone_cli.vocab.index import NONE, FgramIndex
 
@@ -177,7 +178,7 @@ def write_packed(
         columns[_IDS] = np.dtype(np.uint32)
     disk = sum(sizes) * sum(dtype.itemsize for dtype in columns.values())
     check_disk(folder, disk, f"the packed {what}")
-    progress(f"packing {what}", 0, sum(sizes), "tokens", f"{disk / MIB:,.0f} MiB of disk")
+    progress(f"packing {what}", 0, sum(sizes), "tokens", f"{bytes_text(disk)} of disk")
     at, done = [0, *accumulate(sizes)], 0
     with contextlib.ExitStack() as stack:
         # Written, not mapped: where a map meets a full disk, the process dies.

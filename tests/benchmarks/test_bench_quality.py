@@ -1,5 +1,7 @@
 """The harness of the headline: it trains what is missing, continues, leaves out what does not belong, and reports."""
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -175,6 +177,16 @@ def test_a_run_that_cannot_be_saved_when_it_is_stopped_is_the_last(folder, monke
     said = capsys.readouterr().err
     assert "error: plain-1x, seed 0: no space left" in said
     assert names(said.splitlines()[-1], "error: ", "SIGTERM", "same command")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_of_the_package_is_there(path):
+    """Rivals may not be installed, so benchmarks are not run: each name is looked up."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scone_cli"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
 
 
 # ---- the arms ----------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def rows() -> torch.Tensor:
 @pytest.fixture
 def remote(monkeypatch):
     """All files lie on the file system of another machine."""
-    monkeypatch.setattr(stored_file, "is_local", lambda _: False)
+    monkeypatch.setattr("scone_cli.table.table.is_local", lambda _: False)
 
 
 # ---- files of another machine ------------------------------------------------------------------------------------
@@ -79,6 +79,7 @@ def test_rows_of_a_file_that_shrinks(tmp_path, cut):
         ("/database", True),
         ("/cloud/x", False),
         ("/twice/x", False),
+        ("/données/x", False),
     ],
 )
 def test_what_is_local(tmp_path, path, expected):
@@ -90,7 +91,10 @@ def test_what_is_local(tmp_path, path, expected):
         "42 22 0:41 / /cloud rw - fuse.s3fs s3fs rw\n"
         "43 22 8:3 / /twice rw - ext4 /dev/sdc rw\n"
         "44 22 0:42 / /twice rw - cifs //server/share rw\n"
+        "45 22 0:43 / /données rw - nfs server:/x rw\n"
     )
+    with mounts.open("ab") as file:
+        file.write(b"46 22 0:44 / /mnt/caf\xe9 rw - ext4 /dev/sdd rw\n")  # no UTF-8
     assert stored_file.is_local(Path(path), mounts) == expected
     assert stored_file.is_local(Path(path), tmp_path / "none")
 
@@ -184,11 +188,17 @@ def test_rows_that_are_not_in_the_page_cache_are_read(tmp_path):
         assert torch.equal(table.rows(ids), rows()[ids.astype(np.int64)])
 
 
-def test_a_disk_that_fails_a_read(tmp_path):
-    """As far as it can be played without one: the file's descriptor is gone, and its pages are not in memory."""
-    folder = make_table(tmp_path, TRIE, rows())
+def test_a_disk_that_fails_a_read(tmp_path, monkeypatch):
+    """As far as it can be played without one: the descriptor that the kernel has is none, and then Python's read fails too."""
+    folder = make_table(tmp_path, TRIE, rows(), part_bytes=100 * DIM * 2)
     table = Table.open(folder)
     table.stored._described[fetch._ROWS_BYTES :].view(fetch._PART)["descriptor"] = 10_000
+    assert torch.equal(table.rows(EVERY), rows())  # what the kernel has not read is read again
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
     with refusal(StorageFailure, "rows-00000.parquet"):
         table.rows(EVERY)
 

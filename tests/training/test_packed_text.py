@@ -234,7 +234,7 @@ def test_progress(tmp_path, tokens_folder):
         [report for report in said if report[0] == what] for what in dict.fromkeys(report[0] for report in said)
     )
     assert packing[0][1:4] == (0, 102, "tokens")
-    assert names(packing[0][4], "0 MiB")
+    assert names(packing[0][4], "612 B")
     assert packing[-1][1:] == (102, 102, "tokens")
     assert len(measuring) == 3
 
