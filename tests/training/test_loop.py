@@ -108,7 +108,7 @@ def test_the_log_and_the_checkpoints_of_a_run(tmp_path):
     ]
     assert told[0][:3] == ("log", 0, 0)
     assert names(told[0][3]["detail"], str(tmp_path / "log.jsonl"), "tail -f")
-    assert names(told[1][-2], f"{sum(p.numel() for p in model.main.parameters()) / 1e6:.1f}M", "0.0M")
+    assert names(told[1][-2], f"{sum(p.numel() for p in model.main.parameters()):,}")
     mean, held_out = np.mean([row["loss"] for row in log]), log[-1]["held_out_loss"]
     assert names(told[-1][-2], f"loss {mean:.3f}", f"held-out {held_out:.3f}")
     assert told[-1][-2].endswith("iB")
