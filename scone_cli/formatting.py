@@ -151,8 +151,7 @@ def percent(share: float) -> str:
 
 def signed_percent(share: float) -> str:
     """The same with its sign."""
-    text = percent(share)
-    return text if text == NOTHING else ("\N{MINUS SIGN}" if share < 0 else "+") + text
+    return signed(share, percent(share))
 
 
 def signed(value: float, size: str) -> str:
