@@ -22,13 +22,13 @@ from measuring import finish
 from quality_arms import ARMS, BASE, Experiment, non_embedding_parameters
 from quality_picture import picture
 from quality_report import WHOLE, arm_rows, markdown, outcomes_of, tables, verdicts
-from quality_runs import Finding, carry_out, findings, held, held_out_size, prepare
+from quality_runs import Finding, carry_out, exit_code_of, findings, held, held_out_size, prepare
 
 from scone_cli.artifacts.publish import write_atomically
 from scone_cli.console.output import say, say_error
 from scone_cli.console.results import result_text
 from scone_cli.errors import BadSetting, InputMissing, SconeError
-from scone_cli.runtime.signals import StopNote, Stopped, stop_signals
+from scone_cli.runtime.signals import StopNote, Stopped
 from scone_cli.settings import result_settings
 
 HERE = Path(__file__).parent
@@ -40,15 +40,7 @@ OF_THE_ARM = ("kind", "dim", "layers", "heads", "fgram_layers", "learned_rows", 
 def main(args: list[str] | None = None) -> int:
     """Run what is asked for; the exit code is that of `scone`."""
     chosen = _parse(args)
-    try:
-        with stop_signals() as stop:
-            return _run(chosen, stop)
-    except SconeError as error:
-        say_error(error.message, error.hint)
-        return error.exit_code
-    except Stopped as stop:
-        say_error(f"stopped by {stop}; the same command continues")
-        return stop.exit_code
+    return exit_code_of(lambda stop: _run(chosen, stop))
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:

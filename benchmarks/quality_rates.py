@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from quality_arms import ARMS, Arm, Experiment, Run
-from quality_runs import DEV, DOCUMENTS, carry_out, folder_of, half_of, prepare
+from quality_runs import DEV, DOCUMENTS, carry_out, exit_code_of, folder_of, half_of, prepare
 
 from scone_cli.artifacts.publish import write_atomically
-from scone_cli.console.output import say, say_error
-from scone_cli.errors import SconeError
+from scone_cli.console.output import say
 from scone_cli.evaluation.metrics import bits_per_byte, nats_per_token
-from scone_cli.runtime.signals import Stopped, stop_signals
 
 HERE = Path(__file__).parent
 CENTRES = {"plain-1x": 3e-2, "plain-4x": 2.5e-2}
@@ -42,28 +40,25 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, default=HERE.parent / "pipelines" / "headline-long.toml")
     parser.add_argument("--out", type=Path, default=HERE / "quality" / "rates.json")
     chosen = parser.parse_args()
-    try:
-        with stop_signals():
-            search(Experiment.read(chosen.recipe, list(CENTRES)), chosen.corpus, chosen.workspace, chosen.out)
-    except SconeError as error:
-        say_error(error.message, error.hint)
-        return error.exit_code
-    except Stopped as stop:
-        say_error(f"stopped by {stop}; the same command continues")
-        return stop.exit_code
-    return 0
+    return exit_code_of(lambda _: search(chosen))
 
 
-def search(experiment: Experiment, corpus: list[Path], work: Path, out: Path) -> None:
-    """Run every rate of every arm in turn."""
-    prepare(experiment, corpus, work)
+def search(chosen: argparse.Namespace) -> int:
+    """Run every rate of every arm in turn; returns 0.
+
+    Raises:
+        SconeError: the recipe cannot be used, or training went wrong.
+    """
+    experiment, work = Experiment.read(chosen.recipe, list(CENTRES)), chosen.workspace
+    prepare(experiment, chosen.corpus, work)
     found: list[dict[str, Any]] = []
     for run in (run for factor in FACTORS for run in runs_at(experiment, factor)):
         say(f"== {run.title}")
         carry_out(run, work)
         found.append(result(run, work))
-        write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
+        write_atomically(chosen.out, (json.dumps(found, indent=1) + "\n").encode())
         say(f"{run.title}: {found[-1]['dev_nats_per_token']:.4f} nats per token on dev")
+    return 0
 
 
 def runs_at(experiment: Experiment, factor: float) -> list[Run]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,16 @@ from scone_cli.arrays import F64
 from scone_cli.artifacts.manifest import MANIFEST, Manifest, digest_weights, open_artifact, read_manifest
 from scone_cli.artifacts.publish import workspace_lock, write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT
-from scone_cli.console.output import say
+from scone_cli.console.output import say, say_error
 from scone_cli.console.progress_bars import listening
 from scone_cli.corpus.token_stream import read_tokens, top_folder
-from scone_cli.errors import InputMissing, WorkspaceLocked
+from scone_cli.errors import InputMissing, SconeError, WorkspaceLocked
 from scone_cli.evaluation.metrics import per_document
 from scone_cli.evaluation.run_arms import Arm, run_arm
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
+from scone_cli.runtime.signals import StopNote, Stopped, stop_signals
 from scone_cli.stages import count_ngrams, select_vocab, train_fgram
 from scone_cli.table.row_formats import row_bytes
 from scone_cli.table.sizes import table_bytes
@@ -57,6 +58,19 @@ _WAIT = 2.0  # seconds between two looks at a lock
 def half_of(document: str) -> str:
     """`DEV` or `TEST`: a half each of the held-out documents, by the hash of the document's name."""
     return (DEV, TEST)[hashlib.blake2b(document.encode(), digest_size=8).digest()[-1] % 2]
+
+
+def exit_code_of(work: Callable[[StopNote], int]) -> int:
+    """Do the work, which gets the note of a signal to stop; errors are told, and end it, as those of `scone`."""
+    try:
+        with stop_signals() as stop:
+            return work(stop)
+    except SconeError as error:
+        say_error(error.message, error.hint)
+        return error.exit_code
+    except Stopped as stopped:
+        say_error(f"stopped by {stopped}; the same command continues")
+        return stopped.exit_code
 
 
 @contextlib.contextmanager
