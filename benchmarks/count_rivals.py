@@ -137,7 +137,7 @@ def count_scone(stream: Path, out: Path) -> None:
     from scone_cli.settings import parse_bytes
 
     tokens = stream / "work" / "tokens"
-    size, vocab_size = (read_manifest(tokens).summary[name] for name in ("tokens", "vocabulary size"))
+    size, vocab_size = (read_manifest(tokens).summary[name] for name in ("tokens", "vocab_size"))
     memory = parse_bytes(os.environ.get("RIVAL_MEMORY") or "8GiB")
     plan = make_plan(size, vocab_size, MAX_N, MIN_COUNT, memory, int(os.environ["RIVAL_THREADS"]), tokenising=False)
     scratch = out / "scratch"

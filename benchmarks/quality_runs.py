@@ -208,19 +208,19 @@ def _facts(run: Run, folder: Path, model: Manifest, inputs: Path) -> dict[str, A
     record = training_record(folder, config)
     rows, num_bytes = 0, 0
     if run.config.kind == "scone":
-        rows = read_manifest(inputs / "vocab").summary["f-grams"]
+        rows = read_manifest(inputs / "vocab").summary["fgrams"]
         num_bytes = table_bytes(rows, config["dim"], _TABLE_DTYPE, config["vocab_size"])
     elif run.config.kind == "hashed":
-        rows = model.summary["offloaded parameters"] // config["dim"]
+        rows = model.summary["offloaded_parameters"] // config["dim"]
         num_bytes = rows * row_bytes(_TABLE_DTYPE, config["dim"])
     return {
         "dim": config["dim"],
         "layers": config["layers"],
         "fgram_layers": config["fgram_layers"],
         "learning_rate": run.config.learning_rate,
-        "resident_parameters": model.summary["resident parameters"],
-        "resident_non_embedding_parameters": model.summary["resident non-embedding parameters"],
-        "training_only_parameters": model.summary["training-only parameters"],
+        "resident_parameters": model.summary["resident_parameters"],
+        "resident_non_embedding_parameters": model.summary["resident_non_embedding_parameters"],
+        "training_only_parameters": model.summary["training_only_parameters"],
         "offloaded_rows": rows,
         "offloaded_bytes": num_bytes,
         "inference_flops_a_token": record["cost"]["inference_flops_a_token"],

@@ -97,6 +97,16 @@ def is_bytes(unit: str) -> bool:
     return unit in {"B", "bytes"}
 
 
+def label(name: str) -> str:
+    """A name of a result as people read it: `held_out_tokens` is 'held-out tokens'."""
+    return (
+        re.sub(r"(?<![a-z])(held|non)_", r"\1-", name)
+        .replace("fgram", "f-gram")
+        .replace("ngram", "n-gram")
+        .replace("_", " ")
+    )
+
+
 def named_value_text(name: str, value: Any) -> str:
     """A value of a result; its name says whether it counts bytes or seconds."""
     if isinstance(value, list | tuple):

@@ -125,11 +125,19 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
             f"{folder}: '{kind}' in format {version}; this scone ({__version__}) knows up to {SCHEMA_VERSIONS[kind]}",
             "upgrade scone, or make the artifact again with this version",
         )
-    raw.pop("seed", None)  # in manifests of early versions
     try:  # after the version: a later one may well have other fields
+        raw.pop("seed", None)  # in manifests of early versions, as are names with blanks
+        raw["summary"] = {_without_blanks(name): value for name, value in raw["summary"].items()}
         return Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
     except (TypeError, KeyError, AttributeError) as error:
         raise _not_ours(path, error, remake) from error
+
+
+def _without_blanks(name: str) -> str:
+    """The name that a finding has today."""
+    return (
+        name.replace("f-grams", "fgrams").replace("vocabulary size", "vocab_size").replace(" ", "_").replace("-", "_")
+    )
 
 
 def _not_ours(path: Path, error: Exception, hint: str) -> ForeignArtifact:

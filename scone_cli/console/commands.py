@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -133,7 +132,7 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
 def _print_report(report: Report, seconds: float, as_json: bool) -> None:
     if as_json:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date, "seconds": seconds}
-        output.print_result(json.dumps(facts | dict(report.details or report.summary)))
+        output.print_json(facts | dict(report.details or report.summary))
         return
     how = "up to date" if report.up_to_date else f"made in {seconds_text(seconds)}"
     output.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
@@ -158,7 +157,10 @@ def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text:
     with storage_failures(html or path):
         if text is not None:
             cut = describe_text(path, text)
-            output.print_result(json.dumps(cut) if as_json else cut_text(cut))
+            if as_json:
+                output.print_json(cut)
+            else:
+                output.print_result(cut_text(cut))
             return
         if html:
             check_target(html)
@@ -169,7 +171,7 @@ def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text:
         if html:
             written = {"html": str(html), "html_bytes": write_page(html, portrait_page(path, description))}
     if as_json:
-        output.print_result(json.dumps(description | written))
+        output.print_json(description | written)
     elif written:
         output.print_result(f"{path} -> {html}: one page of {bytes_text(written['html_bytes'])}")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +76,7 @@ def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
     costs = [shape_cost(shape) for shape in shapes]
     paybacks = _paybacks(shapes, costs, prices)
     if as_json:
-        output.print_result(json.dumps({"models": costs, "prices": asdict(prices), "payback": paybacks}))
+        output.print_json({"models": costs, "prices": asdict(prices), "payback": paybacks})
     else:
         output.print_result(_text(shapes, costs, prices, paybacks))
 

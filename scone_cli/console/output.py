@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 import click
 
 from scone_cli.errors import StorageFailure
 
+JSON_SCHEMA = (
+    1  # of what `--json` prints: goes up when a name is taken away or means something else, not when one is added
+)
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
 # ---- stdout ------------------------------------------------------------------------------------------------------
@@ -19,6 +24,11 @@ BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 def print_result(text: str) -> None:
     """Write a result and the end of its line to stdout; see `write_result`."""
     write_result(text + "\n")
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Write a result to stdout as one JSON object on one line, with the version of the names in it."""
+    print_result(json.dumps({"schema_version": JSON_SCHEMA, **result}))
 
 
 def write_result(text: str) -> None:

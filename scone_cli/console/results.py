@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scone_cli.console.output import is_terminal
-from scone_cli.formatting import named_value_text, narrow_value_text, with_same_decimals
+from scone_cli.formatting import label, named_value_text, narrow_value_text, with_same_decimals
 
 NO_WIDTH = 10_000
 
@@ -50,9 +50,9 @@ def _print(console: Console, heading: str, result: Mapping[str, Any]) -> None:
         console.print(_block(scalars))
     for key, value in result.items():
         if isinstance(value, dict) and value:
-            _print(console, f"\n{_label(key)}", value)
+            _print(console, f"\n{label(key)}", value)
         elif _is_table(value):
-            console.print(Text(f"\n{_label(key)}", style="bold"))  # not the table's own title: that wraps at its width
+            console.print(Text(f"\n{label(key)}", style="bold"))  # not the table's own title: that wraps at its width
             console.print(_table(console, value))
 
 
@@ -60,16 +60,12 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _label(key: str) -> str:
-    return key.replace("_", " ")
-
-
 def _block(values: Mapping[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for key, value in values.items():
-        grid.add_row(f"  {_label(key)}", named_value_text(key, value))
+        grid.add_row(f"  {label(key)}", named_value_text(key, value))
     return grid
 
 
@@ -88,7 +84,7 @@ def _drawn(rows: Sequence[Mapping[str, Any]], as_text: Callable[[str, Any], str]
         is_number = all(isinstance(value, int | float | None) for value in values)
         texts = [as_text(name, value) for value in values]
         columns.append(with_same_decimals(texts) if is_number else texts)
-        table.add_column(_label(name), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(label(name), justify="right" if is_number else "left", overflow="fold")
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     return table

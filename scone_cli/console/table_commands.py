@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import sys
 import time
@@ -50,7 +49,10 @@ def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
     in_a_log = session.quiet or not output.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
     with storage_failures(folder), listening(in_a_log, session.verbose) as progress:
         found = look_up(folder, text, nearest, progress)
-    output.print_result(json.dumps(found) if as_json else _lookup_text(found))
+    if as_json:
+        output.print_json(found)
+    else:
+        output.print_result(_lookup_text(found))
 
 
 def _lookup_text(found: dict[str, Any]) -> str:
@@ -96,7 +98,7 @@ def _generate(
         speaker = open_speaker(session.workspace, model, table, live, device)
         result = _speak(speaker, text, sampling, max_tokens, aloud=not as_json)
     if as_json:
-        output.print_result(json.dumps(result))
+        output.print_json(result)
     elif not session.quiet:
         output.say(_summary(result))
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STAGE = "count-ngrams"
 STAGE_VERSION = 2
 
-SKIPPED = "first documents skipped"  # in a summary
+SKIPPED = "first_skipped_documents"  # in a summary
 SHOWN = 5  # of them, where they are not the subject
 
 _SAMPLE = "sample.json"
@@ -124,16 +124,16 @@ class PreparedTokens:
             "documents": stats.num_documents,
             "bytes": stats.num_bytes or None,  # of token ids it may be unknown
             "tokens": stats.num_tokens,
-            "bytes a token": round(stats.num_bytes / stats.num_tokens, 3) if stats.num_bytes else None,
-            "held-out documents": stats.num_held_out_documents,
-            "held-out tokens": stats.num_held_out_tokens,
-            "vocabulary size": work.vocab_size,
-            "end of document": work.end_of_document,
+            "bytes_per_token": round(stats.num_bytes / stats.num_tokens, 3) if stats.num_bytes else None,
+            "held_out_documents": stats.num_held_out_documents,
+            "held_out_tokens": stats.num_held_out_tokens,
+            "vocab_size": work.vocab_size,
+            "end_of_document": work.end_of_document,
         }
         if (sample := staging / SCRATCH / _SAMPLE).exists():
             summary |= json.loads(sample.read_bytes())
         if stats.num_skipped:
-            summary |= {"documents skipped": stats.num_skipped, SKIPPED: skipped}
+            summary |= {"skipped_documents": stats.num_skipped, SKIPPED: skipped}
         manifest = Manifest.new(
             "tokens",
             stage=STAGE,
@@ -193,7 +193,7 @@ def prepare_tokens(
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
         stdin.unlink(missing_ok=True)
-        size, bound = manifest.summary["vocabulary size"], manifest.summary["tokens"]
+        size, bound = manifest.summary["vocab_size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
     staging = staging_folder(target, mark, lasting=False)
     files = _move_stdin(files, stdin, staging / SCRATCH)
@@ -298,7 +298,7 @@ def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, pr
     from scone_cli.runtime.worker_pool import give_back_memory
 
     texts, size = draw_texts(files, config.text_field, config.held_out, progress, _on_bad(config))
-    facts = {"documents the tokenizer was trained on": len(texts), "bytes of text in them": size}
+    facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
     trained = train_tokenizer((texts.pop() for _ in range(len(texts))), config.vocab_size)  # what is read may go

@@ -91,8 +91,8 @@ def write_part(path: Path, documents: Sequence[Encoded]) -> None:
 
 def end_of_document(folder: Path, manifest: Manifest) -> int:
     """The id that `tokens/` has for the end of a document; no document holds it."""
-    if "end of document" in manifest.summary:
-        return int(manifest.summary["end of document"])
+    if "end_of_document" in manifest.summary:
+        return int(manifest.summary["end_of_document"])
     return Tokenizer.load(folder / "tokenizer.json").end_of_document  # made before token ids could come without one
 
 

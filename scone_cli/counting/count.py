@@ -131,7 +131,7 @@ def count_ngrams(
             rows_done += int(frequent[lengths[number]])
             occurrences[lengths[number]] = num_occurrences
         progress("putting n-grams in order", rows_done, rows, "n-grams")
-    kept = [{"n": n, "n-grams": int(frequent[n]), "occurrences": occurrences[n]} for n in range(2, job.max_n + 1)]
+    kept = [{"n": n, "ngrams": int(frequent[n]), "occurrences": occurrences[n]} for n in range(2, job.max_n + 1)]
     return kept, spent
 
 

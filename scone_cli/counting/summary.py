@@ -122,7 +122,7 @@ def train_counts(counts: Path, manifest: Manifest) -> I64:
         raise InputMissing(f"there is no {path}, the counts of single tokens", f"run: {MADE_BY['counts']} --force")
     check_files(counts, replace(manifest, files={path.name: manifest.files[path.name]}), hashes=True)
     found = _scan(path).select(pl.col("tokens").arr.first(), "count").collect()
-    return _by_token(found["tokens"], found["count"], manifest.summary["vocabulary size"])
+    return _by_token(found["tokens"], found["count"], manifest.summary["vocab_size"])
 
 
 def curve_ranks(size: int) -> I64:

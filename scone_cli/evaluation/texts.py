@@ -39,7 +39,7 @@ def held_out_text(folder: Path, tokens: Manifest) -> Text:
     Raises:
         InputMissing: there are none.
     """
-    total = tokens.summary.get("held-out tokens", 0)
+    total = tokens.summary.get("held_out_tokens", 0)
     if not total:
         raise InputMissing(
             f"{folder}: no document is held out",

@@ -110,10 +110,9 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
     if shown is not None:
         schema = _read(shown, lambda file: file.schema_arrow)
         description["columns"] = [{"column": field.name, "type": str(field.type)} for field in schema]
-        which = "last" if shown.name == "log.parquet" else "first"
-        description[f"{which} rows of {shown.name}"] = _read(
-            shown, lambda file: _rows(file, manifest, shown, rows, spell)
-        )
+        description["rows_file"] = shown.name
+        which = "last_rows" if shown.name == "log.parquet" else "first_rows"
+        description[which] = _read(shown, lambda file: _rows(file, manifest, shown, rows, spell))
     if manifest.artifact in PORTRAYED and path == folder:
         from scone_cli.vocab.summary import portray  # noqa: PLC0415 - heavy: it matches text
 

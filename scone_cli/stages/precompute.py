@@ -134,7 +134,7 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
     from scone_cli.vocab.vocabulary import Vocabulary
 
     config, vocab, dim = made.config, made.vocab, made.model.settings["dim"]
-    num_fgrams, width = vocab.summary["f-grams"], row_bytes(config.dtype, dim)
+    num_fgrams, width = vocab.summary["fgrams"], row_bytes(config.dtype, dim)
     weights = made.weight_bytes
     sizes = Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
     plan = plan_memory(_memory(config), team.launch.size, torch.get_num_threads(), sizes)
@@ -181,9 +181,9 @@ def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, 
         "rows": files.num_rows,
         "dim": dim,
         "dtype": config.dtype,
-        "bytes of rows": files.num_rows * files.row_bytes,
-        "bytes of index": index.nbytes,
-        "rows computed again alone, and equal": checked,
+        "rows_bytes": files.num_rows * files.row_bytes,
+        "index_bytes": index.nbytes,
+        "rows_verified": checked,
     }
     manifest = Manifest.new(
         "table",

@@ -91,7 +91,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     from scone_cli.vocab.coverage import write_ladder
     from scone_cli.vocab.vocabulary import Vocabulary
 
-    settings |= {"num_tokens": tokens.summary["vocabulary size"]}
+    settings |= {"num_tokens": tokens.summary["vocab_size"]}
     progress("ranking", 0, None, "n-grams")
     ranking = Vocabulary.rank(inputs / "counts", num_tokens=settings["num_tokens"], by=config.by, **limits)
     num_ngrams = ranking.trie.num_fgrams
@@ -228,16 +228,17 @@ def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVoc
     chosen = next(rung for rung in rungs if rung.size == size)
     form = config.dim, config.dtype, num_tokens
     return {
-        "f-grams": size,
-        "ranked by": config.by,
-        "cutoff count": chosen.cutoff_count,
-        "held-out tokens": num_positions,
-        "share of held-out positions matched": _rounded(chosen.matched, 4),
-        "mean match length": _rounded(chosen.mean_length, 3),
-        "dim and dtype of the table": f"{config.dim} {config.dtype}",
-        "table bytes": table_bytes(size, *form),
+        "fgrams": size,
+        "ranked_by": config.by,
+        "cutoff_count": chosen.cutoff_count,
+        "held_out_tokens": num_positions,
+        "matched": _rounded(chosen.matched, 4),
+        "mean_match_length": _rounded(chosen.mean_length, 3),
+        "table_dim": config.dim,
+        "table_dtype": config.dtype,
+        "table_bytes": table_bytes(size, *form),
         "lengths": [
-            {"n": n, "f-grams": number, "occurrences": occurrences, "share of held-out positions": _rounded(share, 4)}
+            {"n": n, "fgrams": number, "occurrences": occurrences, "held_out_share": _rounded(share, 4)}
             for n, (number, occurrences, share) in enumerate(
                 zip(chosen.num_fgrams, chosen.occurrences, chosen.shares, strict=True), start=2
             )
@@ -245,11 +246,11 @@ def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVoc
         "ladder": [
             {
                 "size": rung.size,
-                "cutoff": rung.cutoff_count,
+                "cutoff_count": rung.cutoff_count,
                 "matched": _rounded(rung.matched, 4),
-                "mean length": _rounded(rung.mean_length, 3),
+                "mean_match_length": _rounded(rung.mean_length, 3),
                 **{f"n={n}": number for n, number in enumerate(rung.num_fgrams, start=2)},
-                "table bytes": table_bytes(rung.size, *form),
+                "table_bytes": table_bytes(rung.size, *form),
             }
             | ({"chosen": True} if rung is chosen else {})
             for rung in rungs

@@ -204,7 +204,7 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
             f"{inputs / 'vocab'}: selected from other tokens than {inputs / 'tokens'}", "run: scone select-vocab"
         )
     made_from["vocab"] = vocab.fingerprint
-    max_n, num_fgrams = vocab.settings["max_n"], vocab.summary["f-grams"]
+    max_n, num_fgrams = vocab.settings["max_n"], vocab.summary["fgrams"]
     if config.kind == "scone":
         learned = min(config.learned_rows, num_fgrams)
         return _Recipe(replace(config, learned_rows=learned, hashed_rows=0), tokens, made_from, max_n, num_fgrams)
@@ -245,7 +245,7 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
     from scone_cli.training.packed_text import open_packed, write_packed
     from scone_cli.vocab.vocabulary import Vocabulary
 
-    config, folder, num_tokens = recipe.config, inputs / "tokens", recipe.tokens.summary["vocabulary size"]
+    config, folder, num_tokens = recipe.config, inputs / "tokens", recipe.tokens.summary["vocab_size"]
     mixture = parse_mixture(config.mixture)
     is_first, held_out = team.launch.rank == 0, None
     trie = Vocabulary.read(inputs / "vocab", num_tokens, recipe.max_n).trie if config.kind == "scone" else None
@@ -272,7 +272,7 @@ def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
     from scone_cli.model.model import ModelConfig, SconeModel
 
     values = asdict(recipe.config) | {
-        "vocab_size": recipe.tokens.summary["vocabulary size"],
+        "vocab_size": recipe.tokens.summary["vocab_size"],
         "max_n": recipe.max_n,
         "end_of_document": end_of_document(inputs / "tokens", recipe.tokens),
     }
@@ -325,15 +325,15 @@ def _summary(model: SconeModel, log: pa.Table) -> dict[str, Any]:
 
     held_out = [loss for loss in log.column("held_out_loss").to_pylist() if loss is not None]
     last = log.column("loss").to_pylist()[-50:]
-    hashed = {"offloaded parameters": size(model.hashed)} if model.hashed else {}
+    hashed = {"offloaded_parameters": size(model.hashed)} if model.hashed else {}
     return {
         "kind": model.config.kind,
-        "resident parameters": size(model.main),
-        "resident non-embedding parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
-        "training-only parameters": size(model.fgram, model.learned),
+        "resident_parameters": size(model.main),
+        "resident_non_embedding_parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
+        "training_only_parameters": size(model.fgram, model.learned),
         **hashed,
         "steps": log.num_rows,
         "tokens": log.column("tokens").to_pylist()[-1],
-        "training loss (last 50 steps)": round(sum(last) / len(last), 4),
-        "held-out loss": round(held_out[-1], 4) if held_out else None,
+        "training_loss": round(sum(last) / len(last), 4),
+        "held_out_loss": round(held_out[-1], 4) if held_out else None,
     }

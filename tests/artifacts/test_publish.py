@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,6 +55,12 @@ def manifest_of(print_: str = "a" * 64, kind: str = "vocab", **changes: object) 
         "summary": {},
     }
     return Manifest(**facts | changes)
+
+
+def test_a_manifest_of_an_early_version_is_read_with_the_names_of_today(tmp_path):
+    facts = asdict(manifest_of(summary={"vocabulary size": 9, "held-out tokens": 3, "f-grams": 4, "tokens": 5}))
+    (tmp_path / MANIFEST).write_text(json.dumps(facts | {"seed": 0}))
+    assert read_manifest(tmp_path).summary == {"vocab_size": 9, "held_out_tokens": 3, "fgrams": 4, "tokens": 5}
 
 
 def make(target: Path, content: str = "first", print_: str = "a" * 64) -> Manifest:

@@ -305,9 +305,9 @@ def test_a_report_is_not_a_list_of_bad_documents(scone, tmp_path):
     code, out, _ = scone("--workspace", tmp_path / "work", *args, "--on-bad-document", "skip", "--json")
     report = json.loads(out)
     tokens = json.loads((tmp_path / "work" / "tokens" / MANIFEST).read_text())
-    in_manifest = tokens["summary"]["first documents skipped"]
-    assert (code, report["documents skipped"], len(in_manifest)) == (0, 12, 12)
-    assert report["first documents skipped"] == in_manifest[:5]
+    in_manifest = tokens["summary"]["first_skipped_documents"]
+    assert (code, report["skipped_documents"], len(in_manifest)) == (0, 12, 12)
+    assert report["first_skipped_documents"] == in_manifest[:5]
 
 
 # ---- the machine -------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_one_object_with_all_figures(scone, tiny, tmp_path):
         assert {"ladder", "lengths", "rank_frequency", "matched", "positions", "tail", "examples"} <= set(
             found["portrait"]
         )
-        assert found["first rows of vocab.parquet"]
+        assert found["first_rows"]
     assert (found["html"], found["html_bytes"]) == (
         str(tmp_path / "page.html"),
         (tmp_path / "page.html").stat().st_size,
@@ -111,7 +111,7 @@ def test_one_object_with_all_figures(scone, tiny, tmp_path):
 def test_a_file_of_counts_is_shown_as_it_is(scone, tiny):
     found = json.loads(scone("inspect", tiny.folder / "counts" / "n=3.parquet", "--json")[1])
     assert "portrait" not in found
-    assert len(found["first rows of n=3.parquet"]) == 10
+    assert len(found["first_rows"]) == 10
 
 
 def test_what_pages_and_texts_do_not_fit(scone, tiny, tmp_path):

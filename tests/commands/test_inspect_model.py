@@ -93,7 +93,7 @@ def test_a_page_of_a_model(scone, models, tmp_path, name, num_charts):
 def test_one_object_with_the_same_numbers(scone, models):
     found = json.loads(scone("inspect", models / "scone", "--json", "--rows", 2)[1])
     assert (found["config"]["kind"], found["config"]["combine"]) == ("scone", "add")
-    assert [row["step"] for row in found["last rows of log.parquet"]] == [249, 250]
+    assert [row["step"] for row in found["last_rows"]] == [249, 250]
     assert {"parameters", "cost", "training", "curve", "held_out"} <= set(found["portrait"])
     by_file = {row["file"]: row["parameters"] for row in found["files"] if "parameters" in row}
     by_part = {row["part"]: row["parameters"] for row in found["portrait"]["parameters"]}
@@ -104,7 +104,7 @@ def test_one_object_with_the_same_numbers(scone, models):
 def test_a_file_of_a_model_is_shown_as_it_is(scone, models):
     found = json.loads(scone("inspect", models / "scone" / "log.parquet", "--json", "--rows", 1)[1])
     assert "portrait" not in found
-    assert len(found["last rows of log.parquet"]) == 1
+    assert len(found["last_rows"]) == 1
 
 
 def test_a_spoiled_model_is_one_line(scone, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 
 import duckdb
@@ -61,6 +62,19 @@ def test_folders_and_files_have_their_names(work):
 def test_every_file_can_be_read_by_whom_the_workspace_can(work):
     modes = {path.stat().st_mode & 0o777 for folder in FILES for path in (work / folder).iterdir()}
     assert modes == {(work / "tokens").stat().st_mode & 0o666}
+
+
+def names_in(value: object) -> set[str]:
+    """Every name in a JSON value, however deep."""
+    if isinstance(value, list):
+        return set().union(*map(names_in, value))
+    return set(value) | names_in(list(value.values())) if isinstance(value, dict) else set()
+
+
+@pytest.mark.parametrize("folder", FILES.keys() - {"eval"})
+def test_a_program_can_use_every_name_of_a_summary_as_it_is(work, folder):
+    names = names_in(manifest(work / folder)["summary"])
+    assert [name for name in names if not re.fullmatch("[a-z][a-z0-9_]*|n=[0-9]", name)] == []
 
 
 @pytest.mark.parametrize("folder", FILES)
@@ -191,7 +205,7 @@ def test_inspect_shows_every_artifact_and_table(scone, work, name):
 
 def test_inspect_shows_text(scone, work):
     _, out, _ = scone("inspect", work / "vocab", "--json")
-    shown = json.loads(out)["first rows of vocab.parquet"]
+    shown = json.loads(out)["first_rows"]
     tokens = pl.read_parquet(work / "vocab/vocab.parquet")["tokens"].to_list()
     assert [row["id"] for row in shown] == list(range(10))
     assert all(isinstance(row["text"], str) and "tokens" not in row for row in shown)

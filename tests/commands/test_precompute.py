@@ -33,7 +33,7 @@ def test_every_format_makes_a_table_that_eval_reads(scone, work, dtype):
     assert 256 in manifest(work / "table")["summary"].values()  # rows that were computed again alone, and are equal
     assert re.search(r" 256$", out, re.MULTILINE)
     table = manifest(work / "table")
-    assert table["summary"]["bytes of rows"] == 600 * row_bytes(dtype, 16)
+    assert table["summary"]["rows_bytes"] == 600 * row_bytes(dtype, 16)
     assert table["settings"]["dtype"] == dtype
     assert scone("--workspace", work, "--quiet", "verify", work / "table")[0] == 0
 

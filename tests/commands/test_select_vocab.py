@@ -48,8 +48,8 @@ def vocab(work):
 
 
 def test_sizes_are_as_people_write_them_and_at_most_all(select, work):
-    counted = sum(level["n-grams"] for level in manifest(work / "counts")["summary"]["counts"])
-    sizes = [select(*options)["f-grams"] for options in (["--size", "1_100"], ["--size", "0.7k"], ["--size", "1M"], [])]
+    counted = sum(level["ngrams"] for level in manifest(work / "counts")["summary"]["counts"])
+    sizes = [select(*options)["fgrams"] for options in (["--size", "1_100"], ["--size", "0.7k"], ["--size", "1M"], [])]
     assert sizes == [1100, 700, counted, counted]
     assert len(vocab(work)) == counted
     assert select("--size", "1000000")["up_to_date"]  # the default, and 1M
@@ -60,13 +60,13 @@ def test_every_way_of_choosing_keeps_a_beginning_of_the_ranking(select, work):
     ranking = vocab(work)
     for options in (["--coverage", "0.5"], ["--size", "auto"], ["--budget", "60kB", "--dim", "16"]):
         found = select(*options)
-        assert 0 < found["f-grams"] < len(ranking)
-        assert vocab(work).equals(ranking.head(found["f-grams"]))
+        assert 0 < found["fgrams"] < len(ranking)
+        assert vocab(work).equals(ranking.head(found["fgrams"]))
 
 
 def test_the_coverage_that_was_asked_for(select, work):
     shares = []
-    enough = select("--coverage", "0.5")["f-grams"]
+    enough = select("--coverage", "0.5")["fgrams"]
     for size in (enough - 1, enough):
         select("--size", size)
         shares += pl.read_parquet(work / "vocab" / "ladder.parquet").filter("chosen")["matched"].to_list()
@@ -76,7 +76,7 @@ def test_the_coverage_that_was_asked_for(select, work):
 def test_a_budget_is_kept_by_the_files_of_the_table(select, work, forks):
     """By the real ones, of a model trained on that vocabulary; one more f-gram would not fit."""
     budget = 60_000
-    size = select("--budget", "60kB", "--dim", "16", "--dtype", "float32")["f-grams"]
+    size = select("--budget", "60kB", "--dim", "16", "--dtype", "float32")["fgrams"]
     for args in (("train-fgram", *TRAIN), ("precompute", "--dtype", "float32")):
         ended = forks.run("--workspace", work, *args)
         assert ended.code == 0, ended.err
@@ -114,8 +114,8 @@ def test_the_ladder_is_told_and_written(select, work):
     assert ladder["fgrams"].to_list() == [[row[f"n={n}"] for n in (2, 3, 4)] for row in told]
     assert ladder["fgrams"].list.sum().to_list() == ladder["size"].to_list()
     chosen = next(row for row in told if "chosen" in row)
-    assert chosen["matched"] == found["share of held-out positions matched"]
-    assert chosen["cutoff"] == found["cutoff count"] == vocab(work)["count"].min()
+    assert chosen["matched"] == found["matched"]
+    assert chosen["cutoff_count"] == found["cutoff_count"] == vocab(work)["count"].min()
 
 
 def test_other_rules_select_other_fgrams(select, work):

@@ -66,6 +66,6 @@ def test_what_needs_text_says_that_there_is_none(ids, forks):
     shown = forks.run("--workspace", work, "inspect", work / "vocab", "--json").out
     described = json.loads(shown)
     assert "token ids" in described["token_text"]
-    assert all(set(row["tokens"]) <= set("0123456789 ") for row in described["first rows of vocab.parquet"])
+    assert all(set(row["tokens"]) <= set("0123456789 ") for row in described["first_rows"])
     verified = forks.run("--workspace", work, "verify", work)
     assert verified.code == 0, verified.out

@@ -122,14 +122,14 @@ def test_the_kinds_of_models(scone, work):
         "plain": "plain",
         "hashed": "hashed",
     }
-    assert len({found["summary"]["resident parameters"] for found in facts.values()}) == 1
+    assert len({found["summary"]["resident_parameters"] for found in facts.values()}) == 1
     assert [name for name, found in facts.items() if "vocab" in found["inputs"]] == ["model", "hashed"]
     common = {"config.json", "main.safetensors", "log.parquet", "log.jsonl"}
     assert facts["model"]["files"].keys() == common | {"fgram.safetensors", "learned.safetensors"}
     assert facts["plain"]["files"].keys() == common
     assert facts["hashed"]["files"].keys() == common | {"hashed.safetensors"}
     rows = load_file(work / "hashed" / "hashed.safetensors")["weight"]
-    assert facts["hashed"]["summary"]["offloaded parameters"] == rows.numel()
+    assert facts["hashed"]["summary"]["offloaded_parameters"] == rows.numel()
     assert 580 < len(rows) <= 600  # f-grams; a little less, as their numbers are coprime with the vocabulary
     shutil.rmtree(work / "model")
     shutil.copytree(work / "hashed", work / "model")

@@ -245,6 +245,7 @@ def test_json_is_one_object_on_stdout(scone):
     assert code == 0
     assert isinstance(result.pop("seconds"), float)
     assert result == {
+        "schema_version": 1,
         "stage": "select-vocab",
         "out": "scone-work/vocab",
         "up_to_date": False,
@@ -261,7 +262,7 @@ def test_a_result_reads_well(scone):
     assert first.startswith("select-vocab -> scone-work/vocab (")
     assert "0.0 s" in first
     words = [line.split() for line in lines if "─" not in line]
-    assert words == [["num", "fgrams", "12,345,678"], ["share", "0.25"], [], ["lengths"], ["n", "rows"], ["2", "1,500"]]
+    assert words == [["num", "f-grams", "12,345,678"], ["share", "0.25"], [], ["lengths"], ["n", "rows"], ["2", "1,500"]]
     assert lines[0].index("12,345,678") == lines[1].index("0.25"), "values stand below one another"
     assert lines[-3].rindex("s") == lines[-1].rindex("0"), "numbers stand right"
 

@@ -14,7 +14,13 @@ from scone_cli.console import progress_bars
 from scone_cli.console import results as tables
 from scone_cli.console.progress_bars import PlainProgress
 from scone_cli.errors import BadData
-from scone_cli.formatting import named_value_text, narrow_value_text, with_same_decimals
+from scone_cli.formatting import label, named_value_text, narrow_value_text, with_same_decimals
+
+
+def test_names_as_people_read_them():
+    named = ("held_out_tokens", "resident_non_embedding_parameters", "fgrams", "ngrams", "n=2", "withheld_out")
+    texts = ["held-out tokens", "resident non-embedding parameters", "f-grams", "n-grams", "n=2", "withheld out"]
+    assert list(map(label, named)) == texts
 
 
 def test_nothing_is_cut_off_in_a_pipe():

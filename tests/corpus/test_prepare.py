@@ -42,7 +42,7 @@ def make(corpus: Path | str, work: Path, **settings) -> dict:
     assert prepared.manifest is None
     with Pool(1) as pool:
         manifest = prepared.write(pool, silent)
-    assert (manifest.tokenizer, manifest.summary["vocabulary size"]) == (prepared.tokenizer_sha, prepared.vocab_size)
+    assert (manifest.tokenizer, manifest.summary["vocab_size"]) == (prepared.tokenizer_sha, prepared.vocab_size)
     assert manifest.summary["tokens"] <= prepared.num_tokens_bound
     assert not [path for path in work.iterdir() if path.name.startswith(".")]
     return manifest.summary
@@ -75,9 +75,9 @@ def documents(work: Path) -> list[list[int]]:
 def test_text_and_a_trained_tokenizer(tmp_path, work):
     summary = make(lines(tmp_path / "a.jsonl"), work)
     assert (summary["files"], summary["documents"], summary["bytes"]) == (1, 60, sum(map(len, TEXTS)))
-    assert summary["documents the tokenizer was trained on"] == 60 - summary["held-out documents"]
-    assert 0 < summary["bytes of text in them"] < summary["bytes"]
-    assert summary["end of document"] == 0
+    assert summary["tokenizer_documents"] == 60 - summary["held_out_documents"]
+    assert 0 < summary["tokenizer_bytes"] < summary["bytes"]
+    assert summary["end_of_document"] == 0
     again = prepare(tmp_path / "a.jsonl", work)
     assert (again.manifest.summary, again.num_tokens_bound) == (summary, summary["tokens"])
     assert prepare(tmp_path / "a.jsonl", work, held_out=0.3).manifest is None
@@ -109,7 +109,7 @@ def test_documents_left_out_are_in_the_manifest(tmp_path, work):
         make(path, work)
     assert "--on-bad-document skip" in caught.value.hint
     summary = make(path, work, on_bad_document="skip")
-    assert (summary["documents"], summary["documents skipped"]) == (60, 2)
+    assert (summary["documents"], summary["skipped_documents"]) == (60, 2)
     first, second = summary[SKIPPED]
     assert first["document"] == "a.jsonl:61"
     assert names(first["cause"], "surrogate", "U+D800", "5")
@@ -207,9 +207,9 @@ def test_token_ids_with_their_tokenizer_are_as_the_text(tmp_path, work, dtype):
 def test_token_ids_without_a_tokenizer(tmp_path, work):
     summary = make(flat(tmp_path / "a.bin"), work, separator=END)
     assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER.encode_batch(TEXTS))
-    assert (summary["bytes"], summary["bytes a token"], summary["end of document"]) == (None, None, END)
-    assert summary["vocabulary size"] == max(map(max, documents(work))) + 1
-    assert 0 < summary["held-out documents"] < 60
+    assert (summary["bytes"], summary["bytes_per_token"], summary["end_of_document"]) == (None, None, END)
+    assert summary["vocab_size"] == max(map(max, documents(work))) + 1
+    assert 0 < summary["held_out_documents"] < 60
     assert not (work / "tokens" / "tokenizer.json").exists()
     assert prepare(tmp_path / "a.bin", work, separator=END).manifest.tokenizer == ""
 
@@ -221,7 +221,7 @@ def test_documents_that_an_index_tells_apart_need_no_separator(tmp_path, work):
     pq.write_table(pa.table({"input_ids": [[1, 2], [3, 7, 3]]}), tmp_path / "a.parquet")
     summary = make(tmp_path / "a.parquet", work, held_out=0.0)
     assert documents(work) == [[1, 2], [3, 7, 3]]
-    assert (summary["end of document"], summary["vocabulary size"]) == (8, 9)
+    assert (summary["end_of_document"], summary["vocab_size"]) == (8, 9)
 
 
 def test_what_makes_no_sense_together(tmp_path, work):

@@ -35,7 +35,7 @@ def tokens(tmp_path):
 
 
 def manifest(held_out):
-    return Manifest("tokens", 1, "count-ngrams", 1, "", {}, {}, "", {"held-out tokens": held_out})
+    return Manifest("tokens", 1, "count-ngrams", 1, "", {}, {}, "", {"held_out_tokens": held_out})
 
 
 @pytest.mark.parametrize("piece_tokens", [1, 40, 10**6])

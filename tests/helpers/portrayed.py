@@ -52,7 +52,7 @@ class Portrayed:
         self.publish("vocab", "3", {"max_n": MAX_N, "num_tokens": self.num_tokens}, inputs)
 
     def publish(self, kind: str, digit: str, settings: dict[str, object], inputs: dict[str, str]) -> None:
-        target, summary = self.folder / kind, {"vocabulary size": self.num_tokens}
+        target, summary = self.folder / kind, {"vocab_size": self.num_tokens}
         manifest = Manifest(kind, 1, "stage", 1, digit * 64, settings, inputs, self.tokenizer.sha256, summary)
         publish(staging_folder(target, digit * 64), target, manifest)
 

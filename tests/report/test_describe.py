@@ -57,20 +57,20 @@ def test_inspect_decodes_tokens(scone, workspace):
     assert {"column": "split", "type": "string"} in described["columns"]
     files = [(row["file"], row.get("rows")) for row in described["files"]]
     assert files == [("part-0.parquet", 1), ("tokenizer.json", None)]
-    (row,) = described["first rows of part-0.parquet"]
+    (row,) = described["first_rows"]
     assert row["text"].startswith(r"the·cat·sat·on·the·mat·\x1b[31m\nthe·cat")
     assert (row["doc"], row["split"]) == ("a.txt", "train")
     vocab = json.loads(scone("inspect", workspace / "vocab", "--json", "--rows", 2)[1])
-    assert [row["id"] for row in vocab["first rows of vocab.parquet"]] == [0, 1]
-    assert list(vocab["first rows of vocab.parquet"][0]) == ["id", "n", "text", "count", "docs", "parent"]
+    assert [row["id"] for row in vocab["first_rows"]] == [0, 1]
+    assert list(vocab["first_rows"][0]) == ["id", "n", "text", "count", "docs", "parent"]
     assert "\x1b" not in scone("inspect", workspace / "tokens")[1]
 
 
 def test_inspect_shows_one_file_and_the_rows_of_a_table(scone, workspace):
     described = json.loads(scone("inspect", workspace / "table" / "rows-1.parquet", "--json")[1])
-    assert described["first rows of rows-1.parquet"] == [{"id": 2, "width": 4, "norm": 10.0, "values": "6 8 0 0"}]
+    assert described["first_rows"] == [{"id": 2, "width": 4, "norm": 10.0, "values": "6 8 0 0"}]
     by_manifest = json.loads(scone("inspect", workspace / "table" / "manifest.json", "--json")[1])
-    assert [row["norm"] for row in by_manifest["first rows of rows-0.parquet"]] == [0.0, 5.0]
+    assert [row["norm"] for row in by_manifest["first_rows"]] == [0.0, 5.0]
 
 
 def test_bfloat16_rows_are_read(scone, workspace):
@@ -78,14 +78,14 @@ def test_bfloat16_rows_are_read(scone, workspace):
     files = {"rows-0.parquet": (table_schema(4), [{"embedding": raw}])}
     put("table", "table-2", files, "t", settings={"dtype": "bfloat16"})
     described = json.loads(scone("inspect", workspace / "table", "--json")[1])
-    assert described["first rows of rows-0.parquet"][0]["norm"] == 5.0
+    assert described["first_rows"][0]["norm"] == 5.0
 
 
 def test_inspect_shows_ids_when_the_tokenizer_is_another(scone, workspace):
     fgram = {"id": 0, "n": 2, "tokens": [7, 8], "count": 1, "docs": 1, "parent": None}
     put("vocab", "v", {"vocab.parquet": (VOCAB, [fgram])}, "another")
     described = json.loads(scone("inspect", workspace / "vocab", "--json")[1])
-    assert described["first rows of vocab.parquet"][0]["tokens"] == "7 8"
+    assert described["first_rows"][0]["tokens"] == "7 8"
     another = described["token_text"]
     assert names(another, "tokenizer.json")
     (workspace / "tokens").rename("moved")
@@ -96,9 +96,9 @@ def test_inspect_shows_ids_when_the_tokenizer_is_another(scone, workspace):
 
 def test_no_rows_are_no_trouble(scone, workspace):
     put("vocab", "v", {"vocab.parquet": (VOCAB, [])}, "t")
-    assert json.loads(scone("inspect", workspace / "vocab", "--json")[1])["first rows of vocab.parquet"] == []
+    assert json.loads(scone("inspect", workspace / "vocab", "--json")[1])["first_rows"] == []
     asked_for_none = json.loads(scone("inspect", workspace / "table", "--json", "--rows", 0)[1])
-    assert asked_for_none["first rows of rows-0.parquet"] == []
+    assert asked_for_none["first_rows"] == []
 
 
 def test_inspect_lists_a_workspace(scone, workspace):

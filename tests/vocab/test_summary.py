@@ -239,9 +239,9 @@ def test_shares_agree_with_select_vocab(small):
     manifest = read_manifest(folder)
     found = portray(folder, manifest, 3, speller_of(folder, manifest)[0], silent)
     summary = manifest.summary
-    assert found["matched"]["tokens"] == summary["held-out tokens"]
-    assert found["matched"]["share_matched"] == pytest.approx(summary["share of held-out positions matched"], abs=1e-4)
-    assert found["matched"]["mean_match_length"] == pytest.approx(summary["mean match length"], abs=1e-3)
+    assert found["matched"]["tokens"] == summary["held_out_tokens"]
+    assert found["matched"]["share_matched"] == pytest.approx(summary["matched"], abs=1e-4)
+    assert found["matched"]["mean_match_length"] == pytest.approx(summary["mean_match_length"], abs=1e-3)
     assert isinstance(found["positions"], list)
     chosen = [row for row in found["ladder"] or [] if row["chosen"]]
     assert [row["matched"] for row in chosen] == [pytest.approx(found["matched"]["share_matched"], abs=1e-6)]
