@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from scone_cli.console.help_texts import STAGES
-from scone_cli.console.options import read_recipe
+from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadSetting
 from scone_cli.model.model import MainModel, ModelConfig
 from scone_cli.settings import Quantity, result_settings
@@ -117,16 +116,16 @@ class Experiment:
         Raises:
             BadSetting: the recipe has what no stage understands, or there is no such arm.
         """
-        tables = read_recipe(recipe, {name: stage.config_class for name, stage in STAGES.items()})
-        train = TrainFgram(**tables.get("train-fgram", {}))
+        found = read_recipe(recipe)
+        train = found.settings("train-fgram", TrainFgram)
         if num_tokens:
             train = replace(train, steps=max(1, round(num_tokens / (train.batch * train.context))))
         known = {arm.name: arm for arm in ARMS}
         if unknown := [name for name in names if name not in known]:
             raise BadSetting(f"--arms {unknown[0]}: no such arm", f"there are {', '.join(known)}")
         chosen = tuple(arm for arm in ARMS if (arm.name in names if names else arm.by_default))
-        count = CountNgrams(**tables.get("count-ngrams", {}))
-        return cls(count, SelectVocab(**tables.get("select-vocab", {})), train, chosen)
+        count, select = found.settings("count-ngrams", CountNgrams), found.settings("select-vocab", SelectVocab)
+        return cls(count, select, train, chosen)
 
     @cached_property
     def sizes(self) -> dict[str, SelectVocab]:

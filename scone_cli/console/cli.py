@@ -15,8 +15,9 @@ import click
 
 from scone_cli import __version__
 from scone_cli.console import output
-from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, RECIPE_TABLES, STAGES
-from scone_cli.console.options import Session, read_recipe
+from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
+from scone_cli.console.options import Session
+from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import SconeError
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.torchrun import speaks
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     help=GROUP_ABOUT,
     epilog=GROUP_EPILOG,
     invoke_without_command=True,
@@ -82,9 +83,11 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
         return
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude one another")
+    recipe = None
     if config:
-        ctx.default_map = read_recipe(config, RECIPE_TABLES)
-    ctx.obj = Session(workspace, config, quiet, verbose)
+        recipe = read_recipe(config, workspace)
+        ctx.default_map = recipe.tables
+    ctx.obj = Session(workspace, recipe, quiet, verbose)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -18,8 +18,18 @@ from scone_cli.console import help_texts, output
 from scone_cli.console.cost_command import cost
 from scone_cli.console.figures import cut_text, description_text
 from scone_cli.console.help_texts import STAGES
-from scone_cli.console.options import Session, describe_sources, setting_options
+from scone_cli.console.options import (
+    Corpora,
+    NamedFolder,
+    PlainPath,
+    Session,
+    SettingOption,
+    TaskName,
+    describe_sources,
+    setting_options,
+)
 from scone_cli.console.progress_bars import listening
+from scone_cli.console.recipes import TRAIN
 from scone_cli.console.results import result_text
 from scone_cli.console.table_commands import generate_command, lookup
 from scone_cli.errors import BadData, SconeError
@@ -33,7 +43,7 @@ from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.torchrun import launched
 from scone_cli.stages import Report
 
-PATH = click.Path(path_type=Path)
+PATH = PlainPath()
 _TOGETHER = ("train-fgram", "precompute")  # the stages that several processes may run together
 
 
@@ -74,35 +84,58 @@ def _stage_command(name: str) -> click.Command:
 def _own_parameters(name: str) -> list[click.Parameter]:
     """The parameters that are not settings: what a stage reads, and where it writes."""
     if name == "count-ngrams":
-        return [click.Argument(["corpus"], nargs=-1, required=True, type=PATH)]
+        return [Corpora(name, required=True)]
     if name in {"train-fgram", "precompute"}:
         artifact = STAGES[name].artifact
         help_text = f"Folder of the {artifact}.  [default: {artifact} in the workspace]"
-        return [click.Option(["--out"], type=PATH, metavar="DIR", help=help_text)]
+        out = SettingOption(["--out"], type=PATH, metavar="DIR", help=help_text)
+        return [out, _baseline_option()] if name == TRAIN else [out]
     if name == "eval":
         texts = {
-            "against": "Evaluate this model too, under its folder's name or as NAME=MODEL_DIR; may be given more than once.",
+            "against": "Evaluate this model too, under its folder's name or as NAME=MODEL_DIR, or a baseline of the recipe by "
+            "its name; may be given more than once.",
             "table": "Evaluate this table of the same model too; may be given more than once.",
             "tasks": "A task of lm-evaluation-harness: a file, a folder of them, or a name; may be given more than once.",
             "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given more than once.",
         }
-        kinds: dict[str, tuple[click.ParamType[Any], str]] = {"against": (PATH, "MODEL_DIR"), "table": (PATH, "DIR")}
-        kinds |= {"tasks": (click.STRING, "TASK"), "fail-if": (click.STRING, "CONDITION")}
+        kinds: dict[str, tuple[click.ParamType[Any], str]] = {"against": (NamedFolder(), "MODEL_DIR")}
+        kinds |= {
+            "table": (NamedFolder(), "DIR"),
+            "tasks": (TaskName(), "TASK"),
+            "fail-if": (click.STRING, "CONDITION"),
+        }
         options = [
-            click.Option([f"--{flag}"], multiple=True, type=kind, metavar=metavar, help=texts[flag])
+            SettingOption([f"--{flag}"], multiple=True, type=kind, metavar=metavar, help=texts[flag])
             for flag, (kind, metavar) in kinds.items()
         ]
-        return [click.Argument(["corpus"], nargs=-1, type=PATH), *options]
+        return [Corpora(name, required=False), *options]
     return []
 
 
-def _inputs_and_out(name: str, workspace: Path, values: dict[str, Any], prices: dict[str, Any]) -> tuple[Any, Path]:
-    """What the stage's `run` reads, and the folder it writes; `prices` are those of the recipe."""
+def _baseline_option() -> click.Parameter:
+    """`--baseline NAME`, taken before the settings: the recipe's values for them are then those of the baseline."""
+
+    def take(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:  # noqa: ARG001
+        if name is not None:
+            session: Session = ctx.obj
+            folder, settings = session.baseline(name)
+            ctx.default_map = {**(ctx.default_map or {}), **settings, "out": str(folder)}
+        return name
+
+    help_text = "Train this baseline of the recipe, [train-fgram.NAME], into the folder NAME of the workspace."
+    return SettingOption(["--baseline"], metavar="NAME", is_eager=True, callback=take, help=help_text)
+
+
+def _inputs_and_out(session: Session, name: str, values: dict[str, Any]) -> tuple[Any, Path]:
+    """What the stage's `run` reads, and the folder it writes."""
+    workspace = session.workspace
     if name == "count-ngrams":
         return values["corpus"], workspace
     out = values.get("out") or workspace / STAGES[name].artifact
     if name == "eval":
+        values["against"] = tuple(map(session.rival, values["against"]))
         given = (values[part] for part in ("corpus", "against", "table", "fail_if", "tasks"))
+        prices = session.recipe.tables.get("prices", {}) if session.recipe else {}
         return STAGES[name].module().Inputs(workspace, *given, Prices(**prices)), out
     return workspace, out
 
@@ -110,8 +143,7 @@ def _inputs_and_out(name: str, workspace: Path, values: dict[str, Any], prices: 
 def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool, leads: bool) -> Report:
     """Run a stage under the workspace's lock; one that does not lead is silent, and relies on the lock of the one that does."""
     session: Session = ctx.obj
-    prices = (ctx.find_root().default_map or {}).get("prices", {})
-    inputs, out = _inputs_and_out(name, session.workspace, values, prices)
+    inputs, out = _inputs_and_out(session, name, values)
     if session.verbose and leads:
         output.say(f"{name}: workspace {session.workspace}, writes {out}")
         for setting, value, source in describe_sources(ctx, config, session.recipe):

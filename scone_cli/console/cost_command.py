@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scone_cli.console import help_texts, output
-from scone_cli.console.options import Session, read_recipe
+from scone_cli.console.options import Session
+from scone_cli.console.recipes import read_recipe
 from scone_cli.console.results import drawn
 from scone_cli.evaluation.break_even import Contender, Prices, contender
 from scone_cli.evaluation.payback import payback
@@ -63,16 +64,15 @@ def _key(item: Field[Any]) -> tuple[str, str]:
 @click.pass_obj
 def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
     """Work out what models cost."""
-    recipe = config or session.recipe
+    recipe = read_recipe(config) if config else session.recipe
     if recipe is None:
         raise click.UsageError("no recipe: give --config RECIPE, such as pipelines/paper.toml")
     from scone_cli.console.recipe_shapes import shapes_of  # heavy: not for `scone cost --help`
     from scone_cli.evaluation.model_cost import shape_cost
 
-    tables = read_recipe(recipe, help_texts.RECIPE_TABLES)
-    prices = Prices(**tables.get("prices", {}))
+    prices = Prices(**recipe.tables.get("prices", {}))
     prices.check()
-    shapes = shapes_of(recipe, tables)
+    shapes = shapes_of(recipe)
     costs = [shape_cost(shape) for shape in shapes]
     paybacks = _paybacks(shapes, costs, prices)
     if as_json:

@@ -7,7 +7,6 @@ with the control character `\b` keeps its line breaks: that is click's rule.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -182,13 +181,6 @@ STAGES: dict[str, Stage] = {
           scone eval novels/ --no-speed --fail-if 'table.ppl > live.ppl * 1.001' --json > results.json
         """,
     ),
-}
-
-# The tables that a recipe may have: one a stage, and two of `scone cost`, of which `scone eval` reads the prices too.
-RECIPE_TABLES: dict[str, Callable[[], Any]] = {
-    **{name: stage.config_class for name, stage in STAGES.items()},
-    "cost": lambda: importlib.import_module("scone_cli.evaluation.model_cost").Cost,
-    "prices": lambda: importlib.import_module("scone_cli.evaluation.break_even").Prices,
 }
 
 LOOKING = {

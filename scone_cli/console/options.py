@@ -1,41 +1,88 @@
-"""Settings on the command line: options made from a stage's config dataclass, and recipes that give them values.
+"""Settings on the command line: options made from a stage's config dataclass, and what else a command takes.
 
-A setting is declared once, in the dataclass; its flag, its variable and its recipe key all come from there.
+A setting is declared once, in the dataclass; its flag, its variable and its recipe key all come from there. What is no
+setting, a corpus or a rival, is declared as a parameter of its command. How a recipe gives values is in `recipes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import tomllib
+import glob
+import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from scone_cli.errors import BadSetting
+from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.settings import Quantity
+
+if TYPE_CHECKING:
+    from scone_cli.console.recipes import Recipe
+
+
+class QuantityText(click.types.StringParamType):
+    """A quantity: a string, which a recipe may also write as a bare whole number."""
+
+
+class PlainPath(click.Path):
+    """A path. Written in a recipe, it is relative to the recipe's folder: cron's folder is not yours."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
+        """What is meant by a value in a recipe that lies in `folder`."""
+        return str(folder / Path(written).expanduser())
+
+
+class CorpusPath(PlainPath):
+    """A file, a folder or a pattern; or a word that stands for standard input or for the held-out documents."""
+
+    def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
+        """The two words are no paths; of a pattern only what is written is one."""
+        from scone_cli.artifacts.schemas import HELD_OUT  # heavy: not for `scone --help`
+        from scone_cli.corpus.files import STDIN
+
+        path = Path(written).expanduser()
+        if written == STDIN or (written == HELD_OUT and not (folder / path).exists()):
+            return written
+        is_pattern = glob.has_magic(written) and not (folder / path).exists()
+        return str((Path(glob.escape(str(folder))) if is_pattern else folder) / path)
+
+
+class NamedFolder(PlainPath):
+    """The folder of an artifact, or NAME=DIR. In a recipe, a word without a slash is a folder of the workspace."""
+
+    def within(self, folder: Path, workspace: Path, written: str) -> str:
+        """The path is what follows the name."""
+        name, separator, path = written.partition("=")
+        if not separator or "/" in name:
+            name, separator, path = "", "", written
+        return f"{name}{separator}{super().within(folder if '/' in path else workspace, workspace, path)}"
+
+
+class TaskName(click.types.StringParamType):
+    """A file or a folder of tasks, or the name of a task."""
+
+    def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
+        """It is a path where there is one, or it looks like one."""
+        path = folder / Path(written).expanduser()
+        return str(path) if path.exists() or "/" in written or written.endswith((".yaml", ".yml")) else written
+
 
 _CLICK_TYPES: Mapping[type, Any] = {
     bool: click.BOOL,
     int: click.INT,
     float: click.FLOAT,
     str: click.STRING,
-    Path: click.Path(path_type=Path),
-    Quantity: click.STRING,
-}
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a string",
-    Path: "a path (a string)",
-    Quantity: 'a whole number, or a string such as "8GiB" or "10k"',
+    Path: PlainPath(),
+    Quantity: QuantityText(),
 }
 
 
@@ -44,13 +91,43 @@ class Session:
     """The options of the group, which hold for every command."""
 
     workspace: Path
-    recipe: Path | None
+    recipe: Recipe | None
     quiet: bool
     verbose: bool
 
+    def baseline(self, name: str) -> tuple[Path, dict[str, Any]]:
+        """The folder of a baseline of the recipe, and its own settings.
+
+        Raises:
+            BadSetting: the recipe has none of that name, or there is no recipe.
+        """
+        if self.recipe is None:
+            hint = f"run: scone --config RECIPE train-fgram --baseline {name}"
+            raise BadSetting(f"--baseline {name}: is [train-fgram.{name}] of a recipe, and none is given", hint)
+        known = self.recipe.baselines
+        if name not in known:
+            hint = f"it has {', '.join(known)}" if known else f'add one: [train-fgram.{name}] and below kind = "plain"'
+            raise BadSetting(f"--baseline {name}: there is no [train-fgram.{name}] in recipe {self.recipe.path}", hint)
+        return self.workspace / name, known[name]
+
+    def rival(self, given: Path) -> Path:
+        """What `--against` means: the folder of a baseline where its name is given, else what is given.
+
+        Raises:
+            InputMissing: a baseline of the recipe that was not trained.
+        """
+        named, separator, folder = str(given).rpartition("=")
+        name = Path(folder).name
+        if self.recipe is None or name not in self.recipe.baselines or folder not in (name, str(self.workspace / name)):
+            return given
+        if not (self.workspace / name).exists():
+            hint = f"run: scone --config {shlex.quote(str(self.recipe.path))} train-fgram --baseline {name}"
+            raise InputMissing(f"{self.workspace / name}: the baseline '{name}' of the recipe is not trained", hint)
+        return Path(f"{named}{separator}{self.workspace / name}")
+
 
 class SettingOption(click.Option):
-    """An option whose errors name the variable when the bad value came from there."""
+    """An option whose errors name the variable when the bad value came from there; of several values one is on a line."""
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         """The option's name, and the variable's if that is where the value was found."""
@@ -58,6 +135,27 @@ class SettingOption(click.Option):
         if ctx and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
             hint += f" (variable {variable_name(ctx, self.name)})"
         return hint
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """The variable's value; of an option that may be given more than once, a list."""
+        return _lines(self.resolve_envvar_value(ctx)) if self.multiple else super().value_from_envvar(ctx)
+
+
+class Corpora(click.Argument):
+    """CORPUS, any number of them; also from a variable, one a line, and from the recipe."""
+
+    def __init__(self, command: str, required: bool) -> None:
+        variable = f"SCONE_{command.replace('-', '_').upper()}_CORPUS"
+        super().__init__(["corpus"], nargs=-1, required=required, type=CorpusPath(), envvar=variable)
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """The lines of the variable."""
+        return _lines(self.resolve_envvar_value(ctx))
+
+
+def _lines(value: str | None) -> list[str] | None:
+    """Values that stand one on a line: a blank or a colon may be part of each."""
+    return (value and [line.strip() for line in value.split("\n") if line.strip()]) or None
 
 
 def variable_name(ctx: click.Context, name: str) -> str:
@@ -67,7 +165,7 @@ def variable_name(ctx: click.Context, name: str) -> str:
 
 def setting_options(config_class: type) -> list[click.Parameter]:
     """One option for every field of a stage's config, in the order of its fields."""
-    return [_option(item, _value_type(config_class, item.name)) for item in _fields(config_class)]
+    return [_option(item, value_type_of(config_class, item.name)) for item in fields_of(config_class)]
 
 
 def _option(item: dataclasses.Field[Any], value_type: type) -> click.Option:
@@ -82,11 +180,12 @@ def _option(item: dataclasses.Field[Any], value_type: type) -> click.Option:
     )
 
 
-def _fields(config_class: Any) -> tuple[dataclasses.Field[Any], ...]:
+def fields_of(config_class: Any) -> tuple[dataclasses.Field[Any], ...]:
+    """The settings that a config declares, in their order."""
     return dataclasses.fields(config_class)
 
 
-def _value_type(config_class: type, name: str) -> type:
+def value_type_of(config_class: type, name: str) -> type:
     """The type of a field, without its `| None`."""
     annotation: type = typing.get_type_hints(config_class)[name]
     if isinstance(annotation, types.UnionType):
@@ -94,89 +193,16 @@ def _value_type(config_class: type, name: str) -> type:
     return annotation
 
 
-def describe_sources(ctx: click.Context, config: Any, recipe: Path | None) -> list[tuple[str, str, str]]:
+def describe_sources(ctx: click.Context, config: Any, recipe: Recipe | None) -> list[tuple[str, str, str]]:
     """Every setting of a config with its value and where that came from, for `--verbose`."""
     places: dict[ParameterSource | None, Callable[[str], str]] = {
         ParameterSource.COMMANDLINE: lambda _: "flag",
         ParameterSource.ENVIRONMENT: lambda name: variable_name(ctx, name),
-        ParameterSource.DEFAULT_MAP: lambda _: str(recipe),
+        ParameterSource.DEFAULT_MAP: lambda _: str(recipe and recipe.path),
     }
     described = []
-    for item in _fields(type(config)):
+    for item in fields_of(type(config)):
         source = ctx.get_parameter_source(item.name)
         place = places[source](item.name) if source in places else "default"
         described.append((item.name.replace("_", "-"), str(getattr(config, item.name)), place))
     return described
-
-
-# ---- recipes -----------------------------------------------------------------------------------------------------
-
-
-def read_recipe(path: Path, config_classes: Mapping[str, Callable[[], type]]) -> dict[str, dict[str, Any]]:
-    """Read a recipe, TOML with one table a command, into what click calls a default map.
-
-    `config_classes` gives, for every table that there may be, a function that imports its dataclass. A field that is a tuple of
-    dataclasses is an array of tables.
-
-    Raises:
-        BadSetting: the file cannot be read, is not TOML, or holds a table, a key or a value that no stage understands.
-    """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadSetting(f"recipe {path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise BadSetting(f"recipe {path}: not valid TOML: {error}") from error
-    defaults = {}
-    for title, table in tables.items():
-        command = title.replace("_", "-")
-        if command not in config_classes:
-            raise BadSetting(f"recipe {path}: no command '{title}'; {_suggest(command, config_classes, 'tables')}")
-        if not isinstance(table, dict):
-            raise BadSetting(f"recipe {path}: '{title}' must be a table, [{title}], not a value")
-        defaults[command] = _read_table(f"recipe {path}: [{title}]", table, config_classes[command]())
-    return defaults
-
-
-def _read_table(where: str, table: Mapping[str, Any], config_class: type) -> dict[str, Any]:
-    known = {item.name.replace("_", "-"): item for item in _fields(config_class)}
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        flag = key.replace("_", "-")
-        if flag not in known:
-            raise BadSetting(f"{where} has no setting '{key}'; {_suggest(flag, known, 'settings')}")
-        name = known[flag].name
-        if name in values:
-            raise BadSetting(f"{where} gives '{flag}' twice, with dashes and with underscores")
-        value_type = _value_type(config_class, name)
-        if typing.get_origin(value_type) is tuple:
-            values[name] = _read_tables(where, key, value, typing.get_args(value_type)[0])
-            continue
-        _check_value(f"{where} {key} = {value!r}", value, known[flag], value_type)
-        values[name] = value
-    return values
-
-
-def _read_tables(where: str, key: str, value: Any, config_class: type) -> tuple[Any, ...]:
-    """The tables of an array, such as [[cost.model]]."""
-    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise BadSetting(f"{where} {key} = {value!r}: expected tables, each with its title in double brackets")
-    return tuple(
-        config_class(**_read_table(f"{where} {key} {number}", table, config_class))
-        for number, table in enumerate(value, 1)
-    )
-
-
-def _check_value(where: str, value: Any, item: dataclasses.Field[Any], value_type: type) -> None:
-    """Refuse what TOML wrote as another type: click would take "12" for a number and 1 for true."""
-    accepted = {float: (float, int), Path: (str,), Quantity: (str, int)}.get(value_type, (value_type,))
-    if not isinstance(value, accepted) or (isinstance(value, bool) and value_type is not bool):
-        raise BadSetting(f"{where}: expected {_NAMES[value_type]}")
-    choices = item.metadata.get("choices", ())
-    if choices and value not in choices:
-        raise BadSetting(f"{where}: expected one of {', '.join(choices)}")
-
-
-def _suggest(word: str, known: Mapping[str, Any], what: str) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known {what}: {', '.join(known)}"

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from scone_cli.console import help_texts, output
-from scone_cli.console.options import Session, setting_options
+from scone_cli.console.options import PlainPath, Session, setting_options
 from scone_cli.console.progress_bars import listening
 from scone_cli.console.results import result_text
 from scone_cli.errors import BadData, BadSetting
@@ -22,7 +22,7 @@ from scone_cli.runtime.signals import Stopped
 from scone_cli.serving.generate import Sampling, Speaker, Spelling, generate, open_speaker
 from scone_cli.settings import DEVICES
 
-PATH = click.Path(path_type=Path)
+PATH = PlainPath()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline: a terminal would obey them
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from messages import refusal
 
-from scone_cli.console.help_texts import RECIPE_TABLES
-from scone_cli.console.options import read_recipe
 from scone_cli.console.recipe_shapes import shapes_of
+from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadSetting
 from scone_cli.evaluation.model_cost import Shape
 from scone_cli.table.sizes import fgrams_within
@@ -21,7 +20,7 @@ STAGES = "[count-ngrams]\nvocab-size = 512\nmax-n = 4\n[train-fgram]\ndim = 32\n
 def shapes(tmp_path, text):
     recipe = tmp_path / "r.toml"
     recipe.write_text(text)
-    return shapes_of(recipe, read_recipe(recipe, RECIPE_TABLES))
+    return shapes_of(read_recipe(recipe))
 
 
 def test_its_own_list(tmp_path):
@@ -51,7 +50,7 @@ def test_a_plain_model_alone(tmp_path):
 
 @pytest.mark.parametrize("recipe", sorted(PIPELINES.glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_of_ours_describes_models(recipe):
-    found = shapes_of(recipe, read_recipe(recipe, RECIPE_TABLES))
+    found = shapes_of(read_recipe(recipe))
     assert len(found) >= 2
     listed = tomllib.loads(recipe.read_text()).get("cost", {}).get("model", [])
     assert not listed or [shape.name for shape in found] == [model["name"] for model in listed]

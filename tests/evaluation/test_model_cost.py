@@ -10,9 +10,8 @@ import pytest
 from builders import slow_ranking, tiny_model, trie_of
 from messages import refusal
 
-from scone_cli.console.help_texts import RECIPE_TABLES
-from scone_cli.console.options import read_recipe
 from scone_cli.console.recipe_shapes import shapes_of
+from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadSetting
 from scone_cli.evaluation.model_cost import (
     DICTIONARY_BYTES,
@@ -57,7 +56,7 @@ SCONE = Shape(
 @pytest.fixture(scope="module")
 def paper():
     """The costs of the paper's models, by name."""
-    return {shape.name: shape_cost(shape) for shape in shapes_of(PAPER, read_recipe(PAPER, RECIPE_TABLES))}
+    return {shape.name: shape_cost(shape) for shape in shapes_of(read_recipe(PAPER))}
 
 
 GIB = 2**30  # what the paper calls GB

@@ -1,0 +1,267 @@
+"""Recipes: TOML files that give values to what commands take, one table a command, and name baselines.
+
+A key is the name of an option, or of an argument; `[train-fgram.NAME]` is a baseline, trained with its own settings over
+those of `[train-fgram]`. `[[cost.model]]` and `[prices]` are read into dataclasses. A relative path is relative to the
+recipe's folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import os
+import tomllib
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scone_cli.console.help_texts import LOOKING, STAGES
+from scone_cli.console.options import PlainPath, QuantityText, TaskName, fields_of, value_type_of
+from scone_cli.errors import BadSetting
+from scone_cli.settings import Quantity
+
+Tables = dict[str, dict[str, Any]]
+Places = tuple[Path, Path]  # the recipe's folder, the workspace
+
+TRAIN = "train-fgram"
+_OF_A_CALL = {"force", "json", "plan", "html", "config", "baseline"}  # what is asked of one call, no recipe says
+_TAKEN = {
+    "live",
+    "table",
+    "none",
+    "tokens",
+    "counts",
+    "vocab",
+    "model",
+    "eval",
+    "runs",
+    "logs",
+}  # names no baseline may have
+_TYPES: Mapping[Any, type] = {
+    click.types.BoolParamType: bool,
+    click.types.IntParamType: int,
+    click.types.FloatParamType: float,
+    click.Path: Path,
+    QuantityText: Quantity,
+}
+_NAMES: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path (a string)",
+    Quantity: 'a whole number, or a string such as "8GiB" or "10k"',
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that was read.
+
+    Attributes:
+        path: where it lies.
+        sha256: of its bytes.
+        tables: the values of every table by the names of parameters: what click calls a default map.
+        baselines: what `[train-fgram.NAME]` sets, over `tables`.
+    """
+
+    path: Path
+    sha256: str
+    tables: Tables
+    baselines: Tables
+
+    def settings(self, command: str, config_class: Callable[..., Any]) -> Any:
+        """The settings of a stage as the recipe has them: its config dataclass."""
+        values = self.tables.get(command, {})
+        return config_class(**{item.name: values[item.name] for item in fields_of(config_class) if item.name in values})
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What stands in the manifests of what is made with it."""
+        return {"path": os.path.abspath(self.path), "sha256": self.sha256}  # noqa: PTH100 - of a link its own name
+
+
+def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
+    """Read a recipe; in `workspace` lie the models and tables that it names by a word.
+
+    Raises:
+        BadSetting: the file cannot be read, is not TOML, or holds a table, a key or a value that no command understands.
+    """
+    where, places = f"recipe {path}:", (path.parent, workspace)
+    try:
+        content = path.read_bytes()
+        tables = tomllib.loads(content.decode())
+    except OSError as error:
+        raise BadSetting(f"{where} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8; brackets a thousand deep
+        raise BadSetting(f"{where} not valid TOML: {error}") from error
+    found, baselines = Tables(), Tables()
+    for title, table in tables.items():
+        command = title.replace("_", "-")
+        if command not in _TABLES:
+            raise BadSetting(f"{where} no command '{title}'; {_suggest(command, _TABLES, 'tables')}")
+        if not isinstance(table, dict):
+            raise BadSetting(f"{where} '{title}' must be a table, [{title}], not a value")
+        if command in found:
+            raise BadSetting(f"{where} has [{command}] twice, with dashes and with underscores")
+        keys = _keys_of(command)
+        within = (
+            {} if command != TRAIN else {key: value for key, value in table.items() if _is_baseline(key, value, keys)}
+        )
+        own = {key: value for key, value in table.items() if key not in within}
+        found[command] = _read_table(f"{where} [{title}]", own, keys, places)
+        for name, values in within.items():
+            _check_name(f"{where} [{title}.{name}]", name)
+            rest = {key: each for key, each in keys.items() if key != "out"}  # it has a folder of its name
+            baselines[name] = _read_table(f"{where} [{title}.{name}]", values, rest, places)
+    if "dim" in found.get(TRAIN, {}):
+        found.setdefault("select-vocab", {}).setdefault("dim", found[TRAIN]["dim"])  # the bytes shown are of its table
+    return Recipe(path, hashlib.sha256(content).hexdigest(), found, baselines)
+
+
+# ---- what there may be -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A key of a table: the parameter or the field that it sets, and what may stand there."""
+
+    name: str
+    value_type: type
+    choices: tuple[str, ...] = ()
+    several: bool = False
+    within: Callable[[Path, Path, str], str] | None = None
+
+
+def _field_keys(config_class: type) -> dict[str, _Key]:
+    """A key for every field of a dataclass; one that is a tuple of dataclasses is an array of tables."""
+    keys = {}
+    for item in fields_of(config_class):
+        value_type = value_type_of(config_class, item.name)
+        several = typing.get_origin(value_type) is tuple
+        given = typing.get_args(value_type)[0] if several else value_type
+        keys[item.name.replace("_", "-")] = _Key(item.name, given, item.metadata.get("choices", ()), several)
+    return keys
+
+
+def _cost() -> dict[str, _Key]:
+    from scone_cli.evaluation.model_cost import Cost
+
+    return _field_keys(Cost)
+
+
+def _prices() -> dict[str, _Key]:
+    from scone_cli.evaluation.break_even import Prices
+
+    return _field_keys(Prices)
+
+
+# The tables that a recipe may have: one a command, and two of `scone cost`, of which `scone eval` reads the prices too.
+_TABLES: dict[str, Callable[[], dict[str, _Key]] | None] = {
+    **dict.fromkeys([*STAGES, *(name for name in LOOKING if name not in {"cost", "recipe"})]),
+    "cost": _cost,
+    "prices": _prices,
+}
+
+
+def _keys_of(title: str) -> dict[str, _Key]:
+    if own := _TABLES[title]:
+        return own()
+    from scone_cli.console.commands import build_command  # it imports this module
+
+    return dict(_parameter_key(param) for param in build_command(title).params)
+
+
+def _parameter_key(param: click.Parameter) -> tuple[str, _Key]:
+    """The key of what a command takes: the flag without its dashes, or the name of the argument."""
+    flag = param.opts[0].lstrip("-") if isinstance(param, click.Option) else str(param.name)
+    kind = param.type
+    value_type = next((ours for theirs, ours in _TYPES.items() if isinstance(kind, theirs)), str)
+    several = param.nargs == -1 or getattr(param, "multiple", False)
+    choices = tuple(kind.choices) if isinstance(kind, click.Choice) else ()
+    within = kind.within if isinstance(kind, PlainPath | TaskName) else None
+    return flag, _Key(str(param.name), value_type, choices, several, within)
+
+
+def _is_baseline(key: str, value: Any, keys: Mapping[str, _Key]) -> bool:
+    return isinstance(value, dict) and key.replace("_", "-") not in keys
+
+
+def _check_name(where: str, name: str) -> None:
+    """Refuse a name that is no folder of the workspace, or cannot be told from something else there or in conditions."""
+    if not name or name in _TAKEN or name.startswith((".", "-")) or set(name) & set("/[]:=") or not name.isprintable():
+        raise BadSetting(
+            f"{where} '{name}' cannot be the name of a baseline",
+            "it is the name of a folder in the workspace and of an arm: plain, say; not model, table, live or none",
+        )
+
+
+# ---- reading a table ---------------------------------------------------------------------------------------------
+
+
+def _read_table(where: str, table: Mapping[str, Any], keys: Mapping[str, _Key], places: Places) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for written, value in table.items():
+        flag = written.replace("_", "-")
+        if flag in _OF_A_CALL:
+            raise BadSetting(
+                f"{where} {written}: is for one call, not for a recipe", f"give it to the command: --{flag}"
+            )
+        if flag not in keys:
+            raise _unknown(where, written, keys)
+        key = keys[flag]
+        if key.name in values:
+            raise BadSetting(f"{where} gives '{flag}' twice, with dashes and with underscores")
+        if dataclasses.is_dataclass(key.value_type):
+            values[key.name] = _read_tables(where, written, value, key.value_type)
+        elif key.several:
+            given = value if isinstance(value, list) else [value]
+            values[key.name] = [_read_value(f"{where} {written} = {each!r}", each, key, places) for each in given]
+        else:
+            values[key.name] = _read_value(f"{where} {written} = {value!r}", value, key, places)
+    return values
+
+
+def _unknown(where: str, written: str, keys: Mapping[str, _Key]) -> BadSetting:
+    flag = written.replace("_", "-")
+    if flag == "seed":
+        return BadSetting(
+            f"{where} has no setting 'seed' any more: nothing is drawn by chance there", "remove the line"
+        )
+    return BadSetting(f"{where} has no setting '{written}'; {_suggest(flag, keys, 'settings')}")
+
+
+def _read_tables(where: str, written: str, value: Any, config_class: Any) -> tuple[Any, ...]:
+    """The tables of an array, such as [[cost.model]]."""
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise BadSetting(f"{where} {written} = {value!r}: expected tables, each with its title in double brackets")
+    keys = _field_keys(config_class)
+    return tuple(
+        config_class(**_read_table(f"{where} {written} {number}", table, keys, (Path(), Path())))
+        for number, table in enumerate(value, 1)
+    )
+
+
+def _read_value(where: str, value: Any, key: _Key, places: Places) -> Any:
+    """A value; what TOML wrote as another type is refused: click would take "12" for a number and 1 for true."""
+    accepted = {float: (float, int), Path: (str,), Quantity: (str, int)}.get(key.value_type, (key.value_type,))
+    if not isinstance(value, accepted) or (isinstance(value, bool) and key.value_type is not bool):
+        raise BadSetting(
+            f"{where}: expected {_NAMES[key.value_type]}{', or several in an array' if key.several else ''}"
+        )
+    if key.choices and value not in key.choices:
+        raise BadSetting(f"{where}: expected one of {', '.join(key.choices)}")
+    if key.within and not value:
+        raise BadSetting(f"{where}: empty, expected {_NAMES[key.value_type]}")
+    return key.within(*places, str(value)) if key.within else value
+
+
+def _suggest(word: str, known: Mapping[str, Any], what: str) -> str:
+    known_words = [each for each in known if each not in _OF_A_CALL]
+    close = difflib.get_close_matches(word, known_words, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known {what}: {', '.join(known_words)}"
