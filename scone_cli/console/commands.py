@@ -29,6 +29,7 @@ from scone_cli.console.options import (
     setting_options,
 )
 from scone_cli.console.progress_bars import listening
+from scone_cli.console.recipe_command import recipe
 from scone_cli.console.recipes import TRAIN
 from scone_cli.console.results import result_text
 from scone_cli.console.table_commands import generate_command, lookup
@@ -49,7 +50,8 @@ _TOGETHER = ("train-fgram", "precompute")  # the stages that several processes m
 
 def build_command(name: str) -> click.Command:
     """The command `name` with its parameters; a stage's module is imported here."""
-    looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "cost": cost, "verify": verify}
+    looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "verify": verify}
+    looking |= {"recipe": recipe, "cost": cost}
     return looking.get(name) or _stage_command(name)
 
 

@@ -66,7 +66,7 @@ def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
     """Work out what models cost."""
     recipe = read_recipe(config) if config else session.recipe
     if recipe is None:
-        raise click.UsageError("no recipe: give --config RECIPE, such as pipelines/paper.toml")
+        raise click.UsageError("no recipe: give --config RECIPE; run `scone recipe paper` to see one")
     from scone_cli.console.recipe_shapes import shapes_of  # heavy: not for `scone cost --help`
     from scone_cli.evaluation.model_cost import shape_cost
 

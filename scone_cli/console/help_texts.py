@@ -177,19 +177,32 @@ STAGES: dict[str, Stage] = {
         Example:
           scone eval --against scone-work/plain
           scone eval held-out wiki/ law.jsonl.zst --against plain=scone-work/plain --ladder
-          scone eval --table scone-work/int8 --tasks pipelines/tasks
+          scone eval --table scone-work/int8 --tasks piqa.yaml
           scone eval novels/ --no-speed --fail-if 'table.ppl > live.ppl * 1.001' --json > results.json
         """,
     ),
 }
 
 LOOKING = {
+    "recipe": "List the recipes that come with scone, or print one.",
     "inspect": "Show what an artifact is; counts/, vocab/ and model/ also in figures.",
     "lookup": "Show what the table has for a text, and what lies near it.",
     "generate": "Go on with a text: the model writes, reading the table.",
     "cost": "Work out what models of any shape cost, and whether a table pays.",
     "verify": "Check every byte of artifacts against their manifests.",
 }
+
+RECIPE_ABOUT = """Print a recipe that comes with scone, to start from; or list what there is.
+
+    A recipe has the settings of all stages; its comments say what they are for. Beside recipes there are a makefile that
+    brings a workspace up to date, a wrapper of it for cron, the maker of the demo's corpus, and two small tasks.
+
+    \b
+    Example:
+      scone recipe --list
+      scone recipe tiny > recipe.toml
+      scone recipe --path rebuild.mk
+    """
 
 INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as readable text.
 
@@ -249,7 +262,7 @@ GENERATE_ABOUT = """Go on with a text: the prompt is read in one pass, then the 
 
 COST_ABOUT = """Work out what models cost, built or not, from their shapes: parameters, bytes, operations, tables, training.
 
-    RECIPE has a table [[cost.model]] for each model, as pipelines/paper.toml has for those of the paper, and may have one of
+    RECIPE has a table [[cost.model]] for each model, as `scone recipe paper` has for those of the paper, and may have one of
     [prices], which holds for `scone eval` too. Of a recipe without models, that is shown which its [train-fgram] would train.
 
     Beside our table stand the dictionary in RAM and the LMDB on SSD that the paper used, and beside our way of training
@@ -258,7 +271,7 @@ COST_ABOUT = """Work out what models cost, built or not, from their shapes: para
 
     \b
     Example:
-      scone cost --config pipelines/paper.toml
+      scone cost --config paper.toml
       scone cost --config recipe.toml --json
     """
 
@@ -292,6 +305,7 @@ Settings, the first that is given wins:
   1. flag               scone train-fgram --dim 256
   2. variable           SCONE_TRAIN_FGRAM_DIM=256   (SCONE_<COMMAND>_<OPTION>)
   3. recipe             scone --config recipe.toml, with [train-fgram] dim = 256
+                        (scone recipe tiny > recipe.toml has one to start from)
   4. default            scone train-fgram --help shows it
 
 \b

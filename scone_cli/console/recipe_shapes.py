@@ -25,7 +25,7 @@ def shapes_of(recipe: Recipe) -> list[Shape]:
     if not shapes and "train-fgram" in recipe.tables:
         shapes = _of_the_stages(recipe)
     if not shapes:
-        hint = "see pipelines/paper.toml for an example"
+        hint = "for an example, run: scone recipe paper"
         raise BadSetting(f"recipe {recipe.path}: describes no model, expected [[cost.model]] or [train-fgram]", hint)
     for shape in shapes:
         shape.check()

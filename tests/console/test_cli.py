@@ -72,13 +72,14 @@ def test_the_groups_help_shows_the_way_of_the_data(scone):
     assert all(stage.flow in out for stage in STAGES.values())
     assert names(out, 65, 66, 74, 75, 130, 143), "exit codes"
     assert "SCONE_<COMMAND>_<OPTION>" in out
-    assert scone() == (0, out, "")
+    assert scone() == scone("-h") == (0, out, "")
 
 
 @pytest.mark.parametrize("name", [*STAGES, *LOOKING])
 def test_every_command_has_help_with_an_example_that_parses(scone, name):
     code, out, _ = scone(name, "--help")
     assert code == 0
+    assert scone(name, "-h")[1] == out
     examples = [
         shlex.split(line) for line in out.split("Example:")[1].split("Options:")[0].splitlines() if line.strip()
     ]
@@ -262,7 +263,14 @@ def test_a_result_reads_well(scone):
     assert first.startswith("select-vocab -> scone-work/vocab (")
     assert "0.0 s" in first
     words = [line.split() for line in lines if "─" not in line]
-    assert words == [["num", "f-grams", "12,345,678"], ["share", "0.25"], [], ["lengths"], ["n", "rows"], ["2", "1,500"]]
+    assert words == [
+        ["num", "f-grams", "12,345,678"],
+        ["share", "0.25"],
+        [],
+        ["lengths"],
+        ["n", "rows"],
+        ["2", "1,500"],
+    ]
     assert lines[0].index("12,345,678") == lines[1].index("0.25"), "values stand below one another"
     assert lines[-3].rindex("s") == lines[-1].rindex("0"), "numbers stand right"
 

@@ -1,0 +1,71 @@
+"""`scone recipe`: the recipes and scripts that come with scone, to list, to print and to start from.
+
+They lie in `pipelines/` of a checkout; the build puts that folder into the package.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import click
+
+import scone_cli
+from scone_cli.console import help_texts, output
+from scone_cli.console.results import result_text
+from scone_cli.errors import BadSetting
+
+
+def shipped() -> Path:
+    """The folder of what comes with scone: within an installed package, beside the package in a checkout."""
+    package = Path(scone_cli.__file__).parent
+    return package / "pipelines" if (package / "pipelines").is_dir() else package.parent / "pipelines"
+
+
+@click.command(help=help_texts.RECIPE_ABOUT, short_help=help_texts.LOOKING["recipe"])
+@click.argument("name", required=False)
+@click.option("--list", "lists", is_flag=True, help="List what there is, a line each; also without NAME.")
+@click.option("--path", "as_path", is_flag=True, help="Print where it lies instead of what is in it.")
+@click.option("as_json", "--json", is_flag=True, help="Print the list as one JSON object.")
+def recipe(name: str | None, lists: bool, as_path: bool, as_json: bool) -> None:
+    """Print a recipe, or list them."""
+    folder = shipped()
+    if lists or (name is None and not as_path):
+        found = [{"name": each, "about": _about(path)} for each, path in _files(folder).items()]
+        told = {"folder": str(folder), "files": found}
+        if as_json:
+            output.print_json(told)
+        else:
+            output.print_result(result_text(str(folder), {"files": found}))
+        return
+    path = _find(folder, name) if name else folder
+    if as_path:
+        output.print_result(str(path))
+    elif path.is_dir():
+        raise BadSetting(f"{name}: a folder", f"name a file in it, or run: scone recipe --path {name}")
+    else:
+        output.write_result(path.read_text(encoding="utf-8"))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file by its name: its place in the folder, of a recipe without its ending."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(folder).as_posix().removesuffix(".toml"): path for path in found}
+
+
+def _find(folder: Path, name: str) -> Path:
+    """What is named by its place, with or without `.toml`, or by its last part alone."""
+    files = _files(folder)
+    places = files | {path.name: path for path in files.values()} | {"tasks": folder / "tasks"}
+    if name not in places:
+        close = difflib.get_close_matches(name, places, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "run: scone recipe --list"
+        raise BadSetting(f"there is no recipe '{name}' with this scone", hint)
+    return places[name]
+
+
+def _about(path: Path) -> str:
+    """The first sentence or line of a file's first comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    told = [line.strip('#" ') for line in lines[:2] if line.startswith(("#", '"""')) and not line.startswith("#!")]
+    return told[0] if told else ""
