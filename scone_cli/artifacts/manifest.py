@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,22 @@ MADE_BY: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a command was given, beside the values of settings.
+
+    Attributes:
+        recipe: its path and its SHA-256; empty where there was none.
+        named: the settings whose values do not come from a recipe or from their defaults.
+    """
+
+    recipe: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
+
+
+GIVEN: ContextVar[Given] = ContextVar("given", default=Given())  # noqa: B039 - it is frozen
+
+
+@dataclass(frozen=True)
 class FileStamp:
     """Size in bytes and SHA-256 of one published file."""
 
@@ -58,12 +75,14 @@ class Manifest:
     tokenizer: str
     summary: dict[str, Any]
     code_version: str = __version__
+    recipe: dict[str, str] = field(default_factory=dict)  # its path and its SHA-256, if there was one
     files: dict[str, FileStamp] = field(default_factory=dict)
 
     @classmethod
     def new(cls, artifact: str, **made_by: Any) -> Manifest:
         """The manifest of an artifact about to be published, in the schema version that this program writes."""
-        return cls(artifact=artifact, schema_version=SCHEMA_VERSIONS[artifact], **made_by)
+        recipe = dict(GIVEN.get().recipe)
+        return cls(artifact=artifact, schema_version=SCHEMA_VERSIONS[artifact], recipe=recipe, **made_by)
 
 
 def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

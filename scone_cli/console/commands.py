@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from scone_cli.artifacts.manifest import GIVEN, Given, read_manifest
 from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.artifacts.verify import artifact_folders, verify_artifact
 from scone_cli.console import help_texts, output
@@ -146,6 +148,8 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
     """Run a stage under the workspace's lock; one that does not lead is silent, and relies on the lock of the one that does."""
     session: Session = ctx.obj
     inputs, out = _inputs_and_out(session, name, values)
+    if leads and not session.quiet:
+        _tell_recipe(session, out)
     if session.verbose and leads:
         output.say(f"{name}: workspace {session.workspace}, writes {out}")
         for setting, value, source in describe_sources(ctx, config, session.recipe):
@@ -154,6 +158,7 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
         storage_failures(session.workspace),
         workspace_lock(session.workspace) if leads else contextlib.nullcontext(),
         listening(session.quiet or not leads, session.verbose) as progress,
+        _given(ctx, session),
     ):
         report: Report = STAGES[name].module().run(config, inputs, out, progress, force)
     if session.verbose and leads and report.seconds:
@@ -161,6 +166,32 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
         for what, seconds in report.seconds.items():
             output.say(f"  {seconds:10.1f}  {what}")
     return report
+
+
+@contextlib.contextmanager
+def _given(ctx: click.Context, session: Session) -> Iterator[None]:
+    """Let the manifests that are written meanwhile tell of the recipe."""
+    recipe = session.recipe.origin if session.recipe else {}
+    known = {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
+    token = GIVEN.set(Given(recipe, frozenset(name for name in ctx.params if ctx.get_parameter_source(name) in known)))
+    try:
+        yield
+    finally:
+        GIVEN.reset(token)
+
+
+def _tell_recipe(session: Session, out: Path) -> None:
+    """Say that what is there was made with a recipe, and another one is given, or none."""
+    for folder in (out, session.workspace / "tokens"):
+        try:
+            made_with = read_manifest(folder).recipe
+        except SconeError:
+            continue  # not there yet, or not readable, of which the stage tells
+        now = session.recipe.origin if session.recipe else {}
+        if made_with and made_with["path"] != now.get("path") and made_with["sha256"] != now.get("sha256"):
+            instead = "another one is given now" if now else "none is given now (--config)"
+            output.say(f"note: {folder} was made with the recipe {made_with['path']}; {instead}")
+        return
 
 
 def _print_report(report: Report, seconds: float, as_json: bool) -> None:

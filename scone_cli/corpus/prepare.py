@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
+from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.corpus.files import STDIN_KEPT
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
@@ -195,6 +196,7 @@ def prepare_tokens(
         stdin.unlink(missing_ok=True)
         size, bound = manifest.summary["vocab_size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
+    tell_replacing(target.parent, target, "tokens", config, settings, {"corpus": corpus}, progress, force)
     staging = staging_folder(target, mark, lasting=False)
     files = _move_stdin(files, stdin, staging / SCRATCH)
     tokens = _token_files(config, files)

@@ -100,6 +100,7 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
         "fingerprint": manifest.fingerprint,
         "tokenizer": manifest.tokenizer,
         "token_text": note,
+        "recipe": manifest.recipe,
         "settings": manifest.settings,
         "inputs": manifest.inputs,
         "summary": manifest.summary,

@@ -9,6 +9,7 @@ from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, unfinished_bytes, up_to_date
+from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.errors import BadSetting
 from scone_cli.progress import Progress
@@ -71,6 +72,8 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
     if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
         return Report.of(target, manifest, up_to_date=True)
+    sources = {} if fresh else made_from  # that the tokens are others has been told
+    tell_replacing(out, target, "counts", config, settings, sources, progress, force)
     plan = make_plan(prepared.num_tokens_bound, prepared.vocab_size, *limits, memory, workers, fresh)
     staging = staging_folder(target, mark, lasting=False)
     disk = plan.disk(prepared.num_tokens_bound, with_tokens=fresh)

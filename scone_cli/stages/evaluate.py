@@ -19,6 +19,7 @@ import pyarrow as pa
 from scone_cli import __version__
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
 from scone_cli.artifacts.publish import publish, staging_folder, up_to_date, write_atomically, write_parquet
+from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
@@ -98,6 +99,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     if not force and up_to_date(out, STAGE, mark):
         return _report(out, conditions, up_to_date=True)
 
+    tell_replacing(inputs.workspace, out, STAGE, config, settings, {}, progress, force)
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     results = None if force else _measured_before(out, measured)
     if results is None:

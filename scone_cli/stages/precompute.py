@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, open_artifact, read_manifest
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, unfinished_bytes, up_to_date
+from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
@@ -92,7 +93,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         done = None if force or launch.rank else up_to_date(out, "table", made.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "table"), up_to_date=True)
-        _compute(made, out, team, progress)
+        _compute(made, out, team, progress, force)
         return Report.of(out, read_manifest(out, "table"), up_to_date=False)
 
 
@@ -121,7 +122,7 @@ def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
     return _Made(config, inputs, tokens, vocab, model)
 
 
-def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
+def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool) -> None:
     """Make the table: rank 0 its files, all the rows in them, rank 0 what is left."""
     import pyarrow as pa  # heavy: only when the stage runs
     import torch
@@ -141,6 +142,8 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress) -> None:
 
     def begin() -> str:
         _check_disk(out, num_fgrams, dim, config.dtype, vocab.settings["num_tokens"])
+        settings = result_settings(config)
+        tell_replacing(made.inputs, out, "table", config, settings, made.made_from, progress, force)
         folder = staging_folder(out, made.mark, lasting=False)
         progress("plan", 0, 0, detail=plan.described(num_fgrams, width))
         RowFiles(folder, num_fgrams, width).create()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact
 from scone_cli.artifacts.publish import publish, staging_folder, up_to_date
+from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.settings import ROW_DTYPES, Quantity, parse_bytes, parse_count, setting
@@ -86,6 +87,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": tokens.tokenizer})
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
+    tell_replacing(inputs, out, "vocab", config, settings, made_from, progress, force)
 
     from scone_cli.table.sizes import table_bytes  # heavy: only when the stage runs
     from scone_cli.vocab.coverage import write_ladder

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact, read_manifest
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically, write_parquet
+from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, LOG
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
@@ -169,7 +170,12 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "model"), up_to_date=True)
-        staging = Path(team.first("staging folder", lambda: str(staging_folder(out, recipe.mark))))
+
+        def begin() -> str:
+            tell_replacing(inputs, out, "model", recipe.config, recipe.settings, recipe.made_from, progress, force)
+            return str(staging_folder(out, recipe.mark))
+
+        staging = Path(team.first("staging folder", begin))
         summary = _train(recipe, inputs, out, staging, team, progress)
 
         def finish() -> str:
