@@ -4,7 +4,6 @@ VENV ?= .venv
 EXTRAS ?= dev
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SCONE = $(BIN)/scone --workspace demo/work --config pipelines/demo.toml
 
 .PHONY: help setup demo test check bench clean
 
@@ -20,15 +19,9 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[$(EXTRAS)]'
 	@touch $@
 
-# Every stage is called every time, and says itself whether it is up to date: scone knows more than make's file times.
 demo: $(INSTALLED)  ## from raw text to a table and its evaluation, in ten minutes: plain against Scone on this Python's own sources
 	$(BIN)/python pipelines/demo-corpus.py demo/corpus
-	$(SCONE) count-ngrams demo/corpus
-	$(SCONE) select-vocab
-	$(SCONE) train-fgram
-	$(SCONE) train-fgram --kind plain --out demo/work/plain
-	$(SCONE) precompute
-	$(SCONE) eval --against demo/work/plain
+	@$(MAKE) --no-print-directory -f pipelines/rebuild.mk SCONE=$(BIN)/scone CORPUS=demo/corpus WORKSPACE=demo/work RECIPE=pipelines/demo.toml
 
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest

@@ -1,12 +1,13 @@
 """What tests of the command line share, and a small workspace that the real stages made."""
 
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
-from messages import was_made
 from processes import Forks
-from workspaces import COUNT, SELECT, TRAIN, commands, installed, texts, write_corpus, write_small_corpus
+from workspaces import COUNT, SELECT, TRAIN, commands, rebuilt, texts, write_corpus, write_small_corpus
 
 from scone_cli.console import cli
 
@@ -62,11 +63,12 @@ def small(tmp_path_factory, forks):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A folder with a `corpus` and the `work` that `pipelines/tiny.toml` made of it; to look at, not to change."""
+    """A folder with a `corpus` and the `work` that rebuild.mk made of it by tiny.toml; to look at, not to change."""
     folder = tmp_path_factory.mktemp("made")
     write_corpus(folder / "corpus", texts())
-    for command in commands(folder / "corpus", folder / "work"):
-        out = installed(folder / "work", *command).stdout
-        assert out.startswith(f"{command[0]} -> {folder / 'work'}/")
-        assert was_made(out)
+    told = re.findall(r"^(\S+) -> (\S+) \((.*)\)$", rebuilt(folder / "corpus", folder / "work"), re.MULTILINE)
+    assert [(stage, Path(out).parent) for stage, out, _ in told] == [
+        (command[0], folder / "work") for command in commands(folder / "corpus")
+    ]
+    assert all(re.search(r"\d", how) for _, _, how in told), "made, in what time"
     return folder

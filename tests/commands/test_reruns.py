@@ -33,7 +33,7 @@ def times(folder: Path) -> dict[Path, int]:
 def test_a_second_run_is_up_to_date_and_touches_nothing(made):
     work = made / "work"
     before = contents(work), times(work)
-    for command in commands(made / "corpus", work):
+    for command in commands(made / "corpus"):
         found = json.loads(installed(work, *command, "--json").stdout)
         assert (found["stage"], found["up_to_date"]) == (command[0], True)
         assert Path(found["out"]).parent == work
@@ -58,11 +58,11 @@ def test_one_changed_setting_reruns_just_what_depends_on_it(made, forks, tmp_pat
         text = text.replace(old, new)
         recipe.write_text(text)
         ran = []
-        for command in commands(made / "corpus", work):
+        for command in commands(made / "corpus"):
             ended = forks.run("--config", recipe, "--workspace", work, *command, "--json")
             assert ended.code == 0, ended.err
             if not json.loads(ended.out)["up_to_date"]:
-                ran.append("plain" if "--out" in command else command[0])
+                ran.append("plain" if "--baseline" in command else command[0])
         assert ran == expected.split(), new
         live, table = (quality(work)[arm, "nats_per_token"]["value"] for arm in ("live", "table"))
         differences[new] = abs(live - table)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 RECIPE = Path(__file__).parents[2] / "pipelines" / "tiny.toml"
+SCONE = Path(sys.executable).with_name("scone")
 
 _CORPUS_BYTES = 1_500_000
 
@@ -81,23 +82,33 @@ def write_corpus(folder: Path, documents: list[str]) -> Path:
 
 def installed(workspace: Path, *args: object, recipe: Path = RECIPE) -> subprocess.CompletedProcess[str]:
     """The installed command in a process of its own, without settings from outside."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCONE_")}
-    command = [Path(sys.executable).with_name("scone"), "--config", recipe, "--workspace", workspace, *args]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return _run([SCONE, "--config", recipe, "--workspace", workspace, *args])
+
+
+def rebuilt(corpus: Path, workspace: Path) -> str:
+    """What `pipelines/rebuild.mk` prints on stdout, with the installed command and the recipe."""
+    variables = [f"SCONE={SCONE}", f"CORPUS='{corpus}'", f"WORKSPACE={workspace}", f"RECIPE={RECIPE}"]
+    return _run(["make", "--no-print-directory", "-f", RECIPE.with_name("rebuild.mk"), *variables]).stdout
+
+
+def _run(command: list[object]) -> subprocess.CompletedProcess[str]:
+    outside = ("SCONE_", "MAKE", "MFLAGS")  # and what the make that runs these tests would tell another
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    ended = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     return ended
 
 
-def commands(corpus: Path, workspace: Path) -> list[tuple[object, ...]]:
-    """The five stages, and the plain baseline, in their order."""
+def commands(corpus: Path) -> list[tuple[object, ...]]:
+    """The five stages, and the plain baseline, in their order, as `pipelines/rebuild.mk` has them."""
     return [
         ("count-ngrams", corpus),
         ("select-vocab",),
         ("train-fgram",),
-        ("train-fgram", "--kind", "plain", "--out", workspace / "plain"),
+        ("train-fgram", "--baseline", "plain"),
         ("precompute",),
-        ("eval", "--against", workspace / "plain"),
+        ("eval",),
     ]
 
 
