@@ -21,6 +21,7 @@ from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
 from scone_cli.artifacts.publish import publish, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
+from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import Condition, parse
@@ -46,6 +47,7 @@ class Evaluate:
     """Settings of `eval`. The device moves the last bits of losses; what they were computed on is in no fingerprint."""
 
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
+    document_separator: str | None = setting(None, f"In the plain text of CORPUS: {SEPARATOR_HELP}")
     speed: bool = setting(True, "Also measure how fast the arms are, in half a minute.")
     ladder: bool = setting(False, "Also evaluate the first 1,000, 10,000, ... rows of the table: which size is enough.")
     device: str = setting(
@@ -82,6 +84,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     from scone_cli.report.eval_verdict import verdict
 
     inputs.prices.check()
+    Separator.of(config.document_separator)  # it may be refused
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
@@ -209,7 +212,7 @@ def _texts(
     from scone_cli.evaluation.texts import held_out_text, text_of_files
 
     return [
-        text_of_files(name, corpus, tokenizer, config.text_field)
+        text_of_files(name, corpus, tokenizer, config.text_field, config.document_separator)
         if corpus and tokenizer
         else held_out_text(found.workspace / "tokens", found.artifacts["tokens"])
         for name, corpus in files.items()
