@@ -157,7 +157,9 @@ def _kind_of_json(head: bytes, is_named: bool) -> str:
     beginning = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if _ARRAY.match(head) or (is_named and beginning.startswith(b"[")):
         return "a JSON array"
-    return "a .json file that is not JSON Lines" if is_named and beginning else TEXT
+    if not is_named:
+        return TEXT
+    return "a .json file that is not JSON Lines" if beginning else LINES
 
 
 def _is_object(line: bytes) -> bool:

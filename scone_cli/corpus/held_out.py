@@ -157,6 +157,5 @@ def _cut_of_text(utf8: bytes, share: float) -> int:
     for mark in (b"\n", b" "):
         if (found := utf8.find(mark, place, place + (end - place) // 2)) >= 0:
             return found + 1
-    while place and 0x80 <= utf8[place] < 0xC0:
-        place -= 1
-    return place
+    ahead = next((at for at in range(place, end) if not 0x80 <= utf8[at] < 0xC0), 0)
+    return ahead or next((at for at in range(place, 0, -1) if not 0x80 <= utf8[at] < 0xC0), 0)

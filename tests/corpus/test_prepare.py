@@ -141,9 +141,9 @@ def test_nothing_but_bad_documents(tmp_path, work):
 
 @pytest.mark.parametrize(("held_out", "expected"), [(0.0, "text"), (0.999999, "held out")])
 def test_nothing_to_train_on(tmp_path, work, held_out, expected):
-    (tmp_path / "a.txt").write_text("" if held_out == 0 else "hello")
+    path = lines(tmp_path / "a.jsonl", [] if held_out == 0 else TEXTS)
     with refusal(InputMissing, "document", expected):
-        make(tmp_path / "a.txt", work, held_out=held_out)
+        make(path, work, held_out=held_out)
 
 
 @pytest.mark.parametrize("text", ["one\r\ntwo\r\n", "nul \0 in\0side", "\r\n", "\ufeffmark"])
