@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 import glob
 import hashlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -95,17 +96,17 @@ def find_files(
 
 def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Locations by names, each file once: of its names the first in order, whichever way came first."""
-    files, again = dict[tuple[int, int], tuple[str, str]](), list[str]()
+    files, again = dict[tuple[int, int], tuple[str, str]](), set[tuple[int, int]]()
     for each in reached:
         with readable(each[1]):
             status = os.stat(each[1])  # there may be a million of them
         identity = status.st_dev, status.st_ino
         if identity in files:
-            again.append(each[0])
+            again.add(identity)
         files[identity] = min(each, files.get(identity, each))
     if again:
-        shown = names_of(sorted(set(again)), "names")
-        sys.stderr.write(f"{len(again):,} file(s) reached more than once are counted once: {shown}\n")
+        shown = names_of(sorted(files[identity][0] for identity in again), "files")
+        sys.stderr.write(f"reached in more than one way and counted once: {shown}\n")
     found: dict[str, str] = {}
     for name, location in files.values():
         if found.setdefault(name, location) != location:
@@ -221,11 +222,14 @@ def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
 
 def _matching(pattern: Path, base: Path) -> Iterator[str]:
     """The files that match a pattern, and those of folders that do. `glob` calls itself for every folder of a `**`."""
-    found = [str(base)]
+    found = dict.fromkeys([str(base)])
     for part in pattern.parts[len(base.parts) :]:
-        found = list(dict.fromkeys(path for folder in found for path in _step(folder, part, str(base))))
-    files = (_walk(path) if os.path.isdir(path) else filter(os.path.isfile, [path]) for path in found)
-    yield from dict.fromkeys(path for each in files for path in each)
+        found = dict.fromkeys(path for folder in found for path in _step(folder, part, str(base)))
+    folders = (
+        path for path in found if os.path.isdir(path) and os.path.dirname(path) not in found
+    )  # else walked there
+    files = itertools.chain(filter(os.path.isfile, found), *map(_walk, folders))
+    yield from dict.fromkeys(files)
 
 
 def _step(folder: str, part: str, base: str) -> Iterator[str]:

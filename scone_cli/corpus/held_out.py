@@ -100,16 +100,19 @@ def held_out_of_texts(
     Raises:
         BadData, StorageFailure: see `readers.read_documents`.
     """
+    total = sum(file.bytes for file in files)
 
     def documents() -> Iterator[_Facts]:
-        done, total = 0, sum(file.bytes for file in files)
+        done = 0
         for file in files:
             progress(_WHAT, done, total, "B")
             for document, _ in read_with_position(file, text_field, on_bad, separator):
                 yield document.utf8, document.num_bytes, _cut_of_text(document.utf8, share)
             done += file.bytes
 
-    return _choose(documents(), share)
+    found = _choose(documents(), share)
+    progress(_WHAT, total, total, "B")
+    return found
 
 
 def held_out_of_tokens(

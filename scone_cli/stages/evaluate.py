@@ -136,7 +136,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
     """The files of every corpus, by its name; none of the held-out documents, which `held-out`, or no corpus, stands for."""
-    from scone_cli.corpus.files import find_files
+    from scone_cli.corpus.files import find_files, printable
 
     named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
     if named and "tokenizer.json" not in found.artifacts["tokens"].files:
@@ -145,7 +145,7 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
             "evaluate the held-out documents (no CORPUS), or run scone count-ngrams again with --tokenizer",
         )
     corpora = inputs.corpora or (Path(HELD_OUT),)
-    files = {path.resolve().name: find_files([path], progress) if path in named else [] for path in corpora}
+    files = {printable(path.resolve().name): find_files([path], progress) if path in named else [] for path in corpora}
     if len(files) < len(corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
     return files

@@ -22,7 +22,7 @@ from messages import refusal
 
 from scone_cli.corpus import formats
 from scone_cli.corpus.files import find_files
-from scone_cli.corpus.formats import LINES, PARQUET, TEXT, format_of
+from scone_cli.corpus.formats import LINES, TEXT, format_of
 from scone_cli.corpus.readers import BadDocument, read_documents
 from scone_cli.errors import BadData
 
@@ -71,7 +71,9 @@ def texts(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("compression", ["", *COMPRESS])
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a", "a.jsonl.gz", "a.json.zstd", "c4.00000-of-01024.json.xz"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.json", "a.txt", "a", "a.jsonl.gz", "a.json.zstd", "c4.00000-of-01024.json.xz"]
+)
 def test_json_lines_under_any_name(tmp_path, compression, name):
     path = tmp_path / name
     path.write_bytes(COMPRESS.get(compression, bytes)(RECORDS))

@@ -89,7 +89,9 @@ def test_reading_ends_where_the_draw_decides(tmp_path):
 def test_token_ids_are_cut_too():
     tokens = np.arange(10, dtype=np.uint32)
     held_out = HeldOut(0.2, 0, 8)
-    assert [(name, len(ids)) for name, ids, _ in held_out.split_tokens("a", tokens)] == [("a", 10)]  # not the chosen one
+    assert [(name, len(ids)) for name, ids, _ in held_out.split_tokens("a", tokens)] == [
+        ("a", 10)
+    ]  # not the chosen one
 
 
 @pytest.mark.parametrize(

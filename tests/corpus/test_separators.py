@@ -14,7 +14,10 @@ from scone_cli.corpus.readers import BadDocument, read_documents
 from scone_cli.corpus.separators import Separator
 from scone_cli.errors import BadSetting
 
-WIKITEXT = " \n = Robert Boulter = \n \n Robert <unk> is an actor . \n = = Career = = \n \n In 2000 , \n \n = Du Fu = \n \n Du Fu was \n"
+WIKITEXT = (
+    " \n = Robert Boulter = \n \n Robert <unk> is an actor . \n = = Career = = \n \n In 2000 , \n \n"
+    " = Du Fu = \n \n Du Fu was \n"
+)
 
 
 def split(pattern: str, text: str, most: int = 1 << 20) -> list[tuple[int, str]]:
@@ -74,7 +77,7 @@ def test_text_that_is_not_utf8_is_one_bad_document(tmp_path):
     found = [document.name for document in read_documents(file, on_bad=bad.append, separator=Separator("--"))]
     assert (found, [error.name for error in bad]) == (["a.txt:1", "a.txt:5"], ["a.txt:3"])
     with refusal(BadDocument, "a.txt", "line 3", "UTF-8"):
-        list(read_documents(file, separator=Separator("^b")))[0]
+        list(read_documents(file, separator=Separator("^b")))
 
 
 @pytest.mark.parametrize("line", ["x" * 500, "x\n" * 250])

@@ -58,7 +58,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def job(staging: Path, held_out: float = 0.2, skip_bad: bool = False, backend: str = "fastokens") -> Shards:
     (staging / "work").mkdir(parents=True, exist_ok=True)
     (staging / "tokenizer.json").write_bytes(CONTENT)
-    return Shards(staging, TOKENIZER.sha256, backend, "text", HeldOut(held_out), skip_bad, None, TOKENIZER.vocab_size - 1)
+    return Shards(
+        staging, TOKENIZER.sha256, backend, "text", HeldOut(held_out), skip_bad, None, TOKENIZER.vocab_size - 1
+    )
 
 
 def write(source: Path, staging: Path, held_out: float = 0.2, progress=silent, then=None) -> ShardStats:
