@@ -22,14 +22,12 @@ from scone_cli.errors import BadData
 
 # By the ending that says how a file is compressed: the bytes with which one begins. A Zstandard file may begin with a
 # skippable frame, as those of pzstd do; behind what bzip2 writes first comes the mark of a block, or of the end.
-_MARKS = {
-    ".gz": re.compile(rb"\x1f\x8b"),
-    ".zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
-    ".bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"),
-    ".xz": re.compile(rb"\xfd7zXZ\x00"),
-}
+_MARKS = re.compile(
+    rb"(?P<gz>\x1f\x8b)|(?P<zst>\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18)"
+    rb"|(?P<bz2>BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90))|(?P<xz>\xfd7zXZ\x00)"
+)
 _SHORTEST = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh91AY&SY", ".xz": b"\xfd7zXZ\0"}
-_ENDINGS = {compression: compression for compression in _MARKS} | {".zstd": ".zst", ".gzip": ".gz", ".bz": ".bz2"}
+_ENDINGS = {compression: compression for compression in _SHORTEST} | {".zstd": ".zst", ".gzip": ".gz", ".bz": ".bz2"}
 
 # At a time: a few KB that hold a text of nothing but zeros become hundreds of MB.
 _CHUNK_BYTES = 1 << 14
@@ -57,9 +55,9 @@ def endings_of(name: str) -> tuple[str, str]:
 
 def compression_of(head: bytes, named: str = "") -> str:
     """How a file is compressed, by its first bytes; where they are too few to tell, as it is `named`."""
-    found = next((compression for compression, mark in _MARKS.items() if mark.match(head)), "")
-    is_cut = bool(named) and _SHORTEST[named].startswith(head)
-    return found or (named if is_cut else "")
+    if found := _MARKS.match(head):
+        return f".{found.lastgroup}"
+    return named if named and _SHORTEST[named].startswith(head) else ""
 
 
 def decompressed(raw: BinaryIO, compression: str, source: str) -> BinaryIO:

@@ -27,16 +27,14 @@ _UNPACK = "unpack it, and name the files of text in it"
 _CONVERT = "write its column of text as Parquet or JSON Lines, and name that"
 _READ = "decompress it, or compress it with gzip, zstd, bzip2 or xz"
 
-# What files that are not read begin with.
+# What files that are not read begin with, those that are no plain text and those that look like it.
 _REFUSED = {
     **dict.fromkeys((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"), ("a zip archive", _UNPACK)),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
     b"Rar!\x1a\x07": ("a rar archive", _UNPACK),
     b"MSCF\0\0\0\0": ("a cab archive", _UNPACK),
-    b"!<arch>\n": ("an ar archive", _UNPACK),
     b"xar!\0": ("a xar archive", _UNPACK),
     b"\xed\xab\xee\xdb": ("an rpm package", _UNPACK),
-    b"WARC/1.": ("a WARC web archive", "take the text out of its records, as JSON Lines"),
     b"\x04\x22\x4d\x18": ("compressed with lz4", _READ),
     b"\x02\x21\x4c\x18": ("compressed with lz4", _READ),
     b"\xff\x06\0\0sNaPpY": ("compressed with snappy", _READ),
@@ -49,13 +47,17 @@ _REFUSED = {
     b"Obj\x01": ("an Avro file", _CONVERT),
     b"SQLite format 3\0": ("an SQLite database", _CONVERT),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", _CONVERT),
+    b"ORC": ("an ORC file", _CONVERT),
+    b"FEA1": ("a Feather file", _CONVERT),
     b"\x93NUMPY": ("an array of numpy", "name it .npy if it holds token ids"),
     **{bytes((0x80, protocol)): ("a pickle of Python", _CONVERT) for protocol in range(2, 6)},
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("a document of an old Office", "save it as plain text"),
 }
-_REFUSED_MARKS = tuple(_REFUSED)
-# The same, of marks that are letters a text may begin with too.
-_REFUSED_BINARY = {b"ORC": ("an ORC file", _CONVERT), b"FEA1": ("a Feather file", _CONVERT)}
+_REFUSED_TEXT = {
+    b"!<arch>\n": ("an ar archive", _UNPACK),
+    b"WARC/1.": ("a WARC web archive", "take the text out of its records, as JSON Lines"),
+}
+_TEXT_MARKS = tuple(_REFUSED_TEXT)
 _NO_MARK = (".br", ".snappy", ".sz", ".lz4")  # endings of what may be compressed without a mark
 
 # Kinds of files of which each is one document, and a bad one; what to do about it.
@@ -80,12 +82,14 @@ _BAD_MARKS = {
     b"%!PS-": "a PostScript document",
 }
 
+_BAD_BEGINNINGS = tuple(_BAD_MARKS)
+
 _STRING = rb'"(?:[^"\\\r\n]|\\.)*"'
 _BLANK = rb"(?:\xef\xbb\xbf)?[\s\x1e]*"  # some writers put 0x1e before every record
 _OBJECT_LINE = re.compile(_BLANK + rb"\{[ \t]*(?:" + _STRING + rb"[ \t]*:|\}[ \t]*\r?(?:\n|\Z))")
 _OBJECT = re.compile(_BLANK + rb"\{\s*" + _STRING + rb"\s*:")
 _ARRAY = re.compile(_BLANK + rb'\[\s*(?:\{\s*["}]|' + _STRING + rb"\s*(?:,|\]\s*\Z)|" + _STRING[:-1] + rb"\Z)")
-_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+_CONTROLS = bytes({*range(32)} - {*b"\t\n\v\f\r\x1b\x1e"})
 _LINES_TRIED = 16
 
 
@@ -110,38 +114,41 @@ def format_of(head: bytes, location: str) -> Format:
         compression = named  # of which the beginning is damaged: reading will say so
     content = decompress_beginning(head, compression, _HEAD_BYTES) if compression else head
     content = content[:_HEAD_BYTES]
-    if (refused := _refused(content, ending, bool(compression))) is not None:
-        what, hint = refused
-        raise BadData(f"{location}: {what}, which is not read", hint)
-    return Format(_kind_of(content, ending), compression)
+    is_text = _is_text(content)
+    refused = _refused_text(content) if is_text else _refused_binary(content, ending, bool(compression))
+    if refused is not None:
+        raise BadData(f"{location}: {refused[0]}, which is not read", refused[1])
+    return Format(_kind_of(content, ending, is_text), compression)
 
 
-def _refused(head: bytes, ending: str, is_inside: bool) -> tuple[str, str] | None:
-    """What a content is that is not read, and what to do about it."""
-    if head.startswith(_REFUSED_MARKS):
-        return next(facts for mark, facts in _REFUSED.items() if head.startswith(mark))
+def _refused_text(head: bytes) -> tuple[str, str] | None:
+    """What a content is that is not read, and what to do about it; there may be a million files of text."""
+    if not head.startswith(_TEXT_MARKS):
+        return None
+    return next(facts for mark, facts in _REFUSED_TEXT.items() if head.startswith(mark))
+
+
+def _refused_binary(head: bytes, ending: str, is_inside: bool) -> tuple[str, str] | None:
+    """The same of what is no plain text."""
+    if (found := next((facts for mark, facts in _REFUSED.items() if head.startswith(mark)), None)) is not None:
+        return found
     if _is_tar(head):
         return "a tar archive", "unpack it, and name the folder"
     if is_inside and (again := compression_of(head)):
         return f"compressed twice, with {again} inside", "decompress it once"
-    return None if _is_text(head) else _refused_binary(head, ending)
-
-
-def _refused_binary(head: bytes, ending: str) -> tuple[str, str] | None:
-    """The same where there is no mark, or one that plain text could begin with."""
     if head[:2] in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda") and _is_zlib(head):
         return "compressed with zlib", _READ
     if ending in _NO_MARK:
         return f"compressed as {ending}", _READ
-    return next((facts for mark, facts in _REFUSED_BINARY.items() if head.startswith(mark)), None)
+    return None
 
 
-def _kind_of(head: bytes, ending: str) -> str:
-    if ending == ".parquet" or (head.startswith(b"PAR1") and not _is_text(head)):
+def _kind_of(head: bytes, ending: str, is_text: bool) -> str:
+    if ending == ".parquet" or (head.startswith(b"PAR1") and not is_text):
         return PARQUET
-    if (bad := next((kind for mark, kind in _BAD_MARKS.items() if head.startswith(mark)), None)) is not None:
-        return bad
-    if b"\0" in head and _is_utf16(head):
+    if head.startswith(_BAD_BEGINNINGS):
+        return next(kind for mark, kind in _BAD_MARKS.items() if head.startswith(mark))
+    if not is_text and _is_utf16(head):
         return "UTF-16 text"
     return LINES if ending in (".jsonl", ".ndjson") else _kind_of_json(head, ending == ".json")
 
@@ -170,30 +177,27 @@ def _is_object(line: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether it can be plain text in UTF-8, with no more control characters than such has."""
+    """Whether it can be plain text in UTF-8, with no other control characters than such has; its first 4 KB tell."""
+    head = head[:4096]
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # it may end within a character
+        codecs.utf_8_decode(head)  # it may end within a character
     except UnicodeDecodeError:
         return False
-    return _CONTROL.search(head) is None
+    return len(head.translate(None, _CONTROLS)) == len(head)
 
 
 def _is_utf16(head: bytes) -> bool:
     """Whether nearly every second byte is NUL and nearly no other: Latin text in UTF-16 without a mark."""
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    fewer, more = sorted((even, odd))
+    fewer, more = sorted((head[0::2].count(0), head[1::2].count(0)))
     return len(head) >= 4 and more > 0.7 * (len(head) // 2) and fewer < 0.1 * (len(head) // 2)
 
 
 def _is_tar(head: bytes) -> bool:
     """Whether the first 512 bytes have the checksum that the header of every tar has, of whichever kind."""
-    if len(head) < 512 or head[0] == 0:
+    told = re.fullmatch(rb"[ 0]*([0-7]+)[\0 ]+", head[148:156])
+    if told is None or len(head) < 512:
         return False
-    try:
-        told = int(head[148:156].strip(b" \0"), 8)
-    except ValueError:
-        return False
-    return told == sum(head[:148]) + 8 * ord(" ") + sum(head[156:512])
+    return int(told[1], 8) == sum(head[:148]) + 8 * ord(" ") + sum(head[156:512])
 
 
 def _is_zlib(head: bytes) -> bool:
