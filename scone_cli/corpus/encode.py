@@ -21,6 +21,7 @@ from scone_cli.progress import Progress
 
 _BATCH_BYTES = 4 << 20  # of text encoded at a time: with its tokens, about 20 MB of memory
 _BATCH_TOKENS = 1 << 20  # of files that hold tokens
+_BATCH_DOCUMENTS = 1 << 15  # each takes some 500 bytes besides: a million of one word would take 500 MB
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def encode_texts(
                 texts.append(part.text)
                 about.append((part.name, split, part.num_bytes))
             del document, part  # the bytes are not needed while it is encoded
-            if size >= _BATCH_BYTES:
+            if size >= _BATCH_BYTES or len(texts) >= _BATCH_DOCUMENTS:
                 yield batch(before + position)
                 texts, about, size, told = [], [], 0, before + position
         before += file.bytes
@@ -85,7 +86,7 @@ def take_tokens(
             num_bytes = 0 if byte_lengths is None else int(byte_lengths[ids].sum())
             documents.append(Encoded(part, split, num_bytes, ids))
         size += len(tokens)
-        if size >= _BATCH_TOKENS:
+        if size >= _BATCH_TOKENS or len(documents) >= _BATCH_DOCUMENTS:
             num_read = min(size * 2, total - told)  # how far it is can only be guessed: the end tells it rightly
             yield Batch(documents, num_read)
             documents, size, told = [], 0, told + num_read

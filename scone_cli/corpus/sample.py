@@ -20,6 +20,7 @@ from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import Progress
 
 TRAINING_BYTES = 64 << 20  # of text
+_TRAINING_TEXTS = 1 << 20  # each takes some 200 bytes besides
 
 _READ_BYTES = 256 << 20  # of files on disk, from which it is drawn: a larger corpus is not read through for it
 _LOOKED_FILES = 16
@@ -36,7 +37,7 @@ def draw_texts(
     on_bad: OnBad | None,
     separator: Separator | None = None,
 ) -> tuple[list[str], int]:
-    """About 64 MB of the documents that are not held out, and their bytes; all of them if there are no more.
+    """About 64 MB of the documents that are not held out (at most a million), and their bytes; all if there are no more.
 
     Documents are drawn by a hash of their own text, so neither names nor order matter. Of a very large corpus the
     beginning of every file is looked at.
@@ -61,12 +62,12 @@ def draw_texts(
 def _draw(drawn: list[tuple[int, int, str]], document: Document, size: int) -> int:
     """Keep the documents with the smallest keys that make up the sample; returns by how much it has grown."""
     key = int.from_bytes(hashlib.blake2b(document.utf8, digest_size=8, key=b"scone sample").digest(), "big")
-    if size >= TRAINING_BYTES and -key < drawn[0][0]:
+    if (size >= TRAINING_BYTES or len(drawn) == _TRAINING_TEXTS) and -key < drawn[0][0]:
         return 0
     text = document.text[:TRAINING_BYTES]
     grown = min(document.num_bytes, TRAINING_BYTES)
     heapq.heappush(drawn, (-key, grown, text))
-    while size + grown - drawn[0][1] >= TRAINING_BYTES:
+    while size + grown - drawn[0][1] >= TRAINING_BYTES or len(drawn) > _TRAINING_TEXTS:
         grown -= heapq.heappop(drawn)[1]
     return grown
 

@@ -39,6 +39,7 @@ NAMED = 100  # bad documents named in the manifest
 _TASK_BYTES = 32 << 20  # of files on disk: what an interrupted run may have to do again
 _TASK_FILES = 4096
 _PART_TOKENS = 4_000_000  # a part in memory is 16 MB, and a few times that while it is written
+_PART_DOCUMENTS = 200_000  # as much again, if they have a token each
 _TELL_SECONDS = 0.5
 
 # Is given the name of a part and its documents of the train split, in the worker that wrote it, before its task is done.
@@ -202,7 +203,7 @@ def make_shard(
         for batch in _batches(shards, pieces, num_threads, on_bad, separator, notices):
             for document in batch.documents:
                 size = len(document.tokens)
-                if waiting and num_waiting + size > _PART_TOKENS:
+                if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) == _PART_DOCUMENTS):
                     _finish_part(shards.part(task, num_parts), waiting, then)
                     waiting, num_waiting, num_parts = [], 0, num_parts + 1
                 waiting.append(document)
