@@ -325,6 +325,7 @@ def _train(
     config: TokenSettings, files: Sequence[SourceFile], held_out: HeldOut, scratch: Path, progress: Progress
 ) -> bytes:
     """Train a BPE on documents that are not held out: what is held out must teach nothing."""
+    from scone_cli.corpus.long_words import in_pieces
     from scone_cli.corpus.sample import draw_texts
     from scone_cli.corpus.tokenizer import train_tokenizer
     from scone_cli.runtime.worker_pool import give_back_memory
@@ -334,7 +335,9 @@ def _train(
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
-    trained = train_tokenizer((texts.pop() for _ in range(len(texts))), config.vocab_size)  # what is read may go
+    trained = train_tokenizer(
+        in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size
+    )  # what is read may go
     give_back_memory()  # several hundred MB, which belong to --memory
     progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
     return trained

@@ -56,6 +56,7 @@ def draw_texts(
                 break
         done += file.bytes
     progress("reading text for the tokenizer", done, total, "B")
+    drawn.sort()  # in the order of their keys: whatever came first
     return [text for _, _, text in drawn], size
 
 
