@@ -1,8 +1,9 @@
 """Text without blanks, as a tokenizer can be trained on it: base64, DNA, or a script that sets none, a book at a time.
 
-Training takes time by the square of a word's length, where a word is a run of letters, of digits or of signs, and half a KB
-of memory for every word that is another one: 50 MB of base64 would take 5 GB, and one word of 100 kB half an hour. So what
-is far longer than words are is learned from in pieces, and not from more than a million characters of it. Other text is left as it is.
+Training takes time by the square of a word's length, where a word is a run of letters, of digits or of signs, and some
+600 bytes of memory for every word that is another one: 50 MB of base64 would take 5 GB, and a word of 5 MB more than ten
+minutes. So what is far longer than words are is learned from in pieces, and not from more than a million characters of
+it. Other text is left as it is.
 """
 
 from __future__ import annotations
