@@ -14,7 +14,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -297,3 +297,15 @@ def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Pat
             piece = stream.read(_PIECE_BYTES)
     progress("reading standard input", done, done, "B")
     return path, "stdin" + {LINES: ".jsonl", PARQUET: ".parquet"}.get(kind, ".txt") + compression
+
+
+def move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
+    """Put what came from standard input where it stays as long as the work needs it."""
+    moved = []
+    for file in files:
+        if file.location == str(kept):
+            place = scratch / file.name
+            kept.replace(place)
+            file = replace(file, location=str(place))  # noqa: PLW2901
+        moved.append(file)
+    return moved

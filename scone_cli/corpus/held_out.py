@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.files import SourceFile
@@ -18,6 +19,9 @@ from scone_cli.corpus.token_stream import draw_of, split_of
 from scone_cli.corpus.tokenizer import Tokens
 from scone_cli.formatting import percent
 from scone_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from scone_cli.corpus.shards import ShardStats  # which uses what is here
 
 # With less than that held out, what is measured on it is hardly known.
 _FEW_DOCUMENTS = 20
@@ -65,22 +69,22 @@ class HeldOut:
             for part, split in self.parts(tokens.tobytes())
         ]
 
-    def warning(self, asked: float, documents: tuple[int, int], tokens: tuple[int, int], can_split: bool) -> str | None:
+    def warning(self, asked: float, made: ShardStats, can_split: bool) -> str | None:
         """What to say where next to nothing is held out although a share was `asked` for, and what to do about it.
 
-        `documents` and `tokens`: those held out, and all. `can_split`: whether there is plain text without a separator.
+        `can_split`: whether there is plain text without a separator.
         """
-        if not asked or (documents[0] >= _FEW_DOCUMENTS and tokens[0] >= _FEW_TOKENS * tokens[1]):
+        share = made.num_held_out_tokens / max(1, made.num_tokens)
+        if not asked or (made.num_held_out_documents >= _FEW_DOCUMENTS and share >= _FEW_TOKENS):
             return None
-        what = f"{documents[0]:,} of {documents[1]:,} documents"
+        what = f"{made.num_held_out_documents:,} of {made.num_documents:,} documents"
         if self.cut:
             what = "the last part of the only document"
         advice = ["hold out more (--held-out 0.1)"] if asked < 0.1 else []
         if can_split:
             advice.append("say where documents begin in plain text (--document-separator)")
-        share = percent(tokens[0] / max(1, tokens[1]))
         to_do = f"; {' or '.join(advice)}" if advice else ""
-        return f"warning: held out is {what} ({share} of the tokens), little to measure on{to_do}"
+        return f"warning: held out is {what} ({percent(share)} of the tokens), little to measure on{to_do}"
 
 
 # Content of a document, its length (bytes or tokens), and where it would be cut.

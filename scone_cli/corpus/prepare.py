@@ -160,9 +160,7 @@ class PreparedTokens:
         if separator is not None and not stats.num_separators:
             sys.stderr.write(f"{separator.found_nowhere('CORPUS')}\n")
         can_split = separator is None and any(isinstance(f, SourceFile) and f.kind == TEXT for f in self._work.files)
-        documents = stats.num_held_out_documents, stats.num_documents
-        tokens = stats.num_held_out_tokens, stats.num_tokens
-        if warning := shards.held_out.warning(self._settings["held_out"], documents, tokens, can_split):
+        if warning := shards.held_out.warning(self._settings["held_out"], stats, can_split):
             sys.stderr.write(f"{warning}\n")
 
 
@@ -201,7 +199,7 @@ def prepare_tokens(
         InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
-    from scone_cli.corpus.files import find_files  # heavy: only when the stage runs
+    from scone_cli.corpus.files import find_files, move_stdin  # heavy: only when the stage runs
 
     Separator.of(config.document_separator)  # it may be refused
     if config.tokenizer is not None and not config.tokenizer.is_file():
@@ -217,7 +215,7 @@ def prepare_tokens(
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
     tell_replacing(target.parent, target, "tokens", config, settings, {"corpus": corpus}, progress, force)
     staging = staging_folder(target, mark, lasting=False)
-    files = _move_stdin(files, stdin, staging / SCRATCH)
+    files = move_stdin(files, stdin, staging / SCRATCH)
     tokens = _token_files(config, files)
     work = (
         _text(config, files, staging, progress, check_size)
@@ -244,18 +242,6 @@ def _digest(files: Sequence[SourceFile]) -> str:
     return digest.hexdigest()
 
 
-def _move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
-    """Put what came from standard input where it stays as long as the work needs it."""
-    moved = []
-    for file in files:
-        if file.location == str(kept):
-            place = scratch / file.name
-            kept.replace(place)
-            file = dataclasses.replace(file, location=str(place))  # noqa: PLW2901
-        moved.append(file)
-    return moved
-
-
 def _on_bad(config: TokenSettings) -> OnBad | None:
     """Looking ahead takes no notice of bad documents that will be left out: the tasks count them."""
     return (lambda _: None) if config.on_bad_document == "skip" else None
@@ -273,8 +259,8 @@ def _shards(
 
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
-    own = config.document_separator
-    return Shards(staging, sha, backend, config.text_field, held_out, skip_bad, separator, largest, own)
+    reading = (config.text_field, held_out, skip_bad, separator, largest, config.document_separator)
+    return Shards(staging, sha, backend, *reading)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def test_one_file_of_many_documents_is_counted(scone, tmp_path, wikitext):
     assert found["documents"] == 40
     assert names(err, "held out")  # 4 documents
     found, err = counted(scone, tmp_path, wikitext)
-    assert (found["documents"], found["held-out documents"]) == (2, 1)
+    assert (found["documents"], found["held_out_documents"]) == (2, 1)
     assert names(err, "held out", "only document", "--document-separator")
 
 

@@ -11,6 +11,7 @@ from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.files import find_files
 from scone_cli.corpus.held_out import HeldOut, held_out_of_texts
 from scone_cli.corpus.readers import read_documents
+from scone_cli.corpus.shards import ShardStats
 from scone_cli.corpus.token_stream import split_of
 from scone_cli.progress import silent
 
@@ -105,7 +106,8 @@ def test_token_ids_are_cut_too():
     ],
 )
 def test_next_to_nothing_held_out_is_told(asked, documents, tokens, named):
-    warning = HeldOut(asked).warning(asked, documents, tokens, can_split=True)
+    made = ShardStats(documents[1], 0, tokens[1], documents[0], tokens[0])
+    warning = HeldOut(asked).warning(asked, made, can_split=True)
     assert (warning is None) == (named is None)
     assert all(fact in (warning or "") for fact in named or [])
     assert "\n" not in (warning or "")

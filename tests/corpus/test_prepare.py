@@ -176,7 +176,7 @@ def test_a_text_of_many_documents(tmp_path, work, capsys):
     own = {"tokenizer": tmp_path / "tokenizer.json"}
     summary = make(tmp_path / "a.txt", work, **own, document_separator="-----")
     assert (summary["files"], summary["documents"]) == (1, 60)
-    assert 0 < summary["held-out documents"] < 60
+    assert 0 < summary["held_out_documents"] < 60
     assert documents(work) == sorted(
         tokens.tolist() for tokens in TOKENIZER.encode_batch([f"{t}\n" for t in TEXTS[:-1]] + TEXTS[-1:])
     )
@@ -187,7 +187,7 @@ def test_a_text_of_many_documents(tmp_path, work, capsys):
 def test_a_trained_tokenizer_sees_no_document_that_is_held_out(tmp_path, work):
     (tmp_path / "a.txt").write_text("\n-----\n".join(TEXTS))
     summary = make(tmp_path / "a.txt", work, document_separator="-----")
-    assert summary["documents the tokenizer was trained on"] == 60 - summary["held-out documents"]
+    assert summary["tokenizer_documents"] == 60 - summary["held_out_documents"]
 
 
 def test_a_separator_that_occurs_nowhere_is_told(tmp_path, work, capsys):
@@ -205,8 +205,8 @@ def test_the_end_of_a_single_document_is_held_out(tmp_path, work, capsys, kind):
         summary = make(tmp_path / "a.txt", work, held_out=0.1)
     else:
         summary = make(flat(tmp_path / "a.bin", texts=["".join(TEXTS)]), work, held_out=0.1, separator=END)
-    assert (summary["documents"], summary["held-out documents"]) == (2, 1)
-    assert 0.05 < summary["held-out tokens"] / summary["tokens"] < 0.15
+    assert (summary["documents"], summary["held_out_documents"]) == (2, 1)
+    assert 0.05 < summary["held_out_tokens"] / summary["tokens"] < 0.15
     err = capsys.readouterr().err
     assert names(err, "held out", "only document")
     assert ("--document-separator" in err) == (kind == "text")
@@ -218,7 +218,7 @@ def test_one_of_few_documents_is_held_out(tmp_path, work, capsys, kind):
     corpus = lines(tmp_path / "a.jsonl", few) if kind == "text" else flat(tmp_path / "a.bin", texts=few)
     own = {} if kind == "text" else {"separator": END}
     summary = make(corpus, work, held_out=0.001, **own)
-    assert (summary["documents"], summary["held-out documents"]) == (5, 1)
+    assert (summary["documents"], summary["held_out_documents"]) == (5, 1)
     assert names(capsys.readouterr().err, "1 of 5", "--held-out 0.1")
 
 
