@@ -34,10 +34,10 @@ from scone_cli.console.progress_bars import listening
 from scone_cli.console.recipe_command import recipe
 from scone_cli.console.recipes import TRAIN
 from scone_cli.console.results import result_text
-from scone_cli.console.table_commands import generate_command, lookup
+from scone_cli.console.table_commands import generate_command, given_text, lookup
 from scone_cli.errors import BadData, SconeError
 from scone_cli.evaluation.break_even import Prices
-from scone_cli.formatting import bytes_text, seconds_text
+from scone_cli.formatting import bytes_text, harmless, seconds_text
 from scone_cli.progress import Progress
 from scone_cli.report.describe import describe, describe_text
 from scone_cli.report.ngram_figures import portrait_page
@@ -200,7 +200,7 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
         output.print_json(facts | dict(report.details or report.summary))
         return
     how = "up to date" if report.up_to_date else f"made in {seconds_text(seconds)}"
-    output.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
+    output.print_result(result_text(harmless(f"{report.stage} -> {report.out} ({how})"), report.summary))
 
 
 # ---- looking at artifacts ----------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
 @click.option(
     "--html", type=PATH, metavar="FILE", help="Write the figures of counts/, vocab/ or model/ as one HTML page."
 )
-@click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text.")
+@click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text; `-` is standard input.")
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
 @click.pass_obj
 def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text: str | None, as_json: bool) -> None:
@@ -221,7 +221,7 @@ def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text:
         raise click.UsageError("--html and --text exclude one another")
     with storage_failures(html or path):
         if text is not None:
-            cut = describe_text(path, text)
+            cut = describe_text(path, given_text("--text", text) if text else text)
             if as_json:
                 output.print_json(cut)
             else:
@@ -238,7 +238,7 @@ def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text:
     if as_json:
         output.print_json(description | written)
     elif written:
-        output.print_result(f"{path} -> {html}: one page of {bytes_text(written['html_bytes'])}")
+        output.print_result(harmless(f"{path} -> {html}") + f": one page of {bytes_text(written['html_bytes'])}")
     else:
         output.print_result(description_text(path, description))
 
@@ -262,6 +262,6 @@ def _verdict(folder: Path, progress: Progress) -> tuple[bool, str]:
         with storage_failures(folder):
             manifest = verify_artifact(folder, progress)
     except SconeError as error:
-        return False, f"WRONG  {error.message}"
+        return False, f"WRONG  {harmless(error.message)}"
     size = bytes_text(sum(stamp.bytes for stamp in manifest.files.values()))
-    return True, f"ok     {folder}: {manifest.artifact}, {size}"
+    return True, f"ok     {harmless(str(folder))}: {manifest.artifact}, {size}"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.arrays import F64, I64
+from scone_cli.corpus.remarks import LEFT_OUT, UNKNOWN
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import end_of_document
 from scone_cli.corpus.tokenizer import Tokenizer
@@ -84,6 +85,8 @@ def evaluate_text(
         found = run_arms(arms, stream, reading.end_of_document, told)
         _check_losses(text.name, found)
         tally.add(stream, num_words(stream, reading.spell.tokenizer), found)
+        if reading.spell.tokenizer and reading.spell.tokenizer.unknown is not None:
+            tally.num_unknown += int((stream.tokens == reading.spell.tokenizer.unknown).sum())
         if gains:
             gains.add(stream, found)
         done += size
@@ -306,11 +309,17 @@ def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -
 
 
 def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) -> list[Row]:
-    """The corpora as they are described in `method`."""
+    """The corpora as they are described in `method`, with the shares of text and tokens that say nothing, unless they are 0."""
     known = documents_trained_on([tally.digests for tally in tallies], tokens)
-    return [
+    rows: list[Row] = [
         {"corpus": text.name, "documents": len(tally.folders)}
         | {what: int(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
         | {"in_training_split": trained}
         for text, tally, trained in zip(texts, tallies, known, strict=True)
     ]
+    for row, text, tally in zip(rows, texts, tallies, strict=True):
+        if share := text.left_out or tally.num_left_out / (row["bytes"] or 1):
+            row[LEFT_OUT] = share
+        if tally.num_unknown:
+            row[UNKNOWN] = tally.num_unknown / row["tokens"]
+    return rows

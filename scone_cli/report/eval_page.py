@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from scone_cli.corpus.remarks import flattery
 from scone_cli.evaluation.results import (
     BETTER,
     TABLE,
@@ -276,6 +277,7 @@ def _notes(results: Results) -> list[str]:
                 f"{seen:,} of the {row['documents']:,} documents of {corpus} are in the training text too: on those a model only "
                 "remembers."
             )
+        notes += [f"On {corpus}, {text}." for text in flattery(row)]
         if row.get("documents") == 1:
             notes.append(f"{corpus[:1].upper()}{corpus[1:]} is one document: no errors, no intervals.")
     return notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from scone_cli.corpus.remarks import flattery
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE
 from scone_cli.formatting import signed, value_text, with_error
 
@@ -31,6 +32,8 @@ def summary_of(results: Row) -> Row:
         ]
     if method["corpora"][0]["bytes"] is None:
         summary["bits a byte"] = "not known: no byte-level tokenizer says how much text the tokens stand for"
+    if flattered := [f"{row['corpus']}: {text}" for row in method["corpora"] for text in flattery(row)]:
+        summary["why_bits_per_byte_are_too_good"] = flattered
     learned = [row for row in method["corpora"] if row["in_training_split"]]
     if learned:
         summary["documents that the models have learned from"] = [
