@@ -6,6 +6,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from scone_cli.console.recipes import read_recipe
+
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +33,14 @@ def test_python_runs_in_a_workspace(made, monkeypatch, block):
 def test_sql_runs_in_a_workspace(made, monkeypatch, query):
     monkeypatch.chdir(made / "work")
     assert duckdb.sql(query).fetchall()
+
+
+@pytest.mark.parametrize("block", blocks("toml"))
+def test_recipes_are_understood(tmp_path, block):
+    (tmp_path / "recipe.toml").write_text(block)
+    found = read_recipe(tmp_path / "recipe.toml")
+    assert found.tables
+    assert found.baselines
 
 
 def test_every_room_and_benchmark_is_on_the_map():
