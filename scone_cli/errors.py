@@ -33,6 +33,10 @@ class BadData(SconeError):
     exit_code = 65
 
 
+class UnknownToken(BadData, ValueError):
+    """A token id outside the vocabulary: below 0, or as large as the vocabulary or larger."""
+
+
 class InputMissing(SconeError):
     """Input that is not there, or holds nothing. Exit code 66."""
 

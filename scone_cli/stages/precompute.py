@@ -166,8 +166,8 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool
 
 def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, out: Path, progress: Progress) -> None:
     """Check a sample of the rows, write the index, and publish."""
+    from scone_cli.table.layout import write_index
     from scone_cli.table.precompute import check_rows  # see above
-    from scone_cli.table.table import write_index
 
     config, staging, dim = made.config, files.folder, network.config.dim
     index = trie.index()
