@@ -85,7 +85,7 @@ class _Kept(FunctionCache):  # type: ignore[misc]
             return None  # it is compiled, and kept anew
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """One process at a time: of two that write their lists of kernels at once, one would find the other's kernel as its own."""
+        """One process at a time: of two that write their lists at once, one would take the other's kernel for its own."""
         with contextlib.suppress(OSError), FileLock(Path(self.cache_path) / ".lock"):
             try:
                 super().save_overload(signature, compiled)

@@ -26,7 +26,7 @@ from scone_cli.artifacts.manifest import Manifest, check_files, digest_weights, 
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.corpus.same_tokenizer import check_same_tokenizer
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
-from scone_cli.runtime.forks import compute_alone_in_forks
+from scone_cli.runtime.forks import work_alone_in_forks
 from scone_cli.runtime.native_memory import Addressed
 from scone_cli.table.fetch import Part, RowsInFiles, RowsInMemory
 from scone_cli.table.layout import INDEX, locate_rows, read_index
@@ -84,7 +84,7 @@ class Table(Addressed):
         self._bits = np.dtype(f"u{self.dtype.itemsize}")
         self._on_disk = on_disk
         self._matchers = weakref.WeakSet[Matcher]()
-        compute_alone_in_forks()
+        work_alone_in_forks()
 
     @classmethod
     def open(

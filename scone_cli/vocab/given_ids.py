@@ -20,8 +20,10 @@ _MOST = 0xFFFFFFFF
 Ids = npt.ArrayLike | Sequence[int]  # and tensors on the CPU, which numpy reads through `__array__`
 
 
-def as_whole_numbers(given: Any, what: str) -> npt.NDArray[Any]:
-    """An array [N] of the whole numbers of an array, a list or a tensor on the CPU; `what` names them in messages.
+def as_whole_numbers(given: Any, what: str, most_dims: int = 1) -> npt.NDArray[Any]:
+    """An array [N], or of up to `most_dims` dimensions, of the whole numbers of an array, a list or a tensor on the CPU.
+
+    `what` names them in messages.
 
     Raises:
         ValueError: they are something else.
@@ -34,11 +36,12 @@ def as_whole_numbers(given: Any, what: str) -> npt.NDArray[Any]:
         RuntimeError,
         OverflowError,
     ) as error:  # ragged lists; tensors that are not in memory
-        raise ValueError(f"{what}: {_first_line(error)}; expected whole numbers in memory, in one dimension") from error
-    if numbers.ndim != 1:
-        raise ValueError(f"{what}: {_described(given, numbers)}, expected whole numbers in one dimension")
+        raise ValueError(f"{what}: {_first_line(error)}; expected whole numbers in memory") from error
+    if not 1 <= numbers.ndim <= most_dims:
+        dims = "one dimension" if most_dims == 1 else "one dimension or two"
+        raise ValueError(f"{what}: {_described(given, numbers)}, expected whole numbers in {dims}")
     if not numbers.size and not hasattr(given, "dtype"):
-        return np.empty(0, ID)  # of an empty list numpy makes floats
+        return numbers.astype(ID)  # of an empty list numpy makes floats
     if numbers.dtype.kind not in "iu":
         raise ValueError(f"{what} of type {numbers.dtype}, expected whole numbers (uint32, int64, ...)")
     return numbers
