@@ -61,7 +61,7 @@ class SconeEmbedding(nn.Module):
         self._table = table
         self._staging: Staging | None = None
 
-    def forward(self, tokens: Tensor | Ids, lengths: Ids | None = None, streams: Ids | None = None) -> Tensor:
+    def forward(self, tokens: Ids, lengths: Ids | None = None, streams: Ids | None = None) -> Tensor:
         """What enters the first block [*tokens.shape, D] of the next tokens of streams, in the model's type, on its device.
 
         tokens [B, C]: the next C of each stream; [N]: the next N of one stream; or, with `lengths` [B], [N]: the pieces of the
@@ -110,7 +110,7 @@ class SconeEmbedding(nn.Module):
         return torch.where(is_row, rows.to(x.dtype), x)
 
 
-def _is_on_a_device(tokens: Tensor | Ids) -> TypeGuard[Tensor]:
+def _is_on_a_device(tokens: Ids) -> TypeGuard[Tensor]:
     return isinstance(tokens, Tensor) and tokens.device.type not in ("cpu", "meta")
 
 

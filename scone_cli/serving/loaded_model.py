@@ -46,7 +46,6 @@ class LoadedModel:
         kind: "scone", "plain" or "hashed".
         vocab_size, dim, context: V, D and C.
         end_of_document: the token id that stands before a document and after it; every training text began with it.
-        table: the `Table` that is read, None where rows are computed live or the model has none.
         network: the `torch.nn.Module`, in evaluation mode; its `main` is all that is resident when a table is read.
         tokenizer: not for use from outside: see `encode` and `decode`.
     """
@@ -55,12 +54,25 @@ class LoadedModel:
         self, network: SconeModel, table: Table | None, trie: FgramTrie | None, tokenizer: Tokenizer | None, end: int
     ) -> None:
         """Of parts that `open_model` has checked."""
-        self.network, self.table, self.tokenizer, self.end_of_document = network.eval(), table, tokenizer, end
+        self.network, self.tokenizer, self.end_of_document = network.eval(), tokenizer, end
         config = network.config
         self.kind, self.vocab_size, self.dim, self.context = config.kind, config.vocab_size, config.dim, config.context
-        self._trie = trie
+        self._table, self._trie = table, trie
         self._index: FgramIndex | None = trie.index() if trie is not None else None
         work_alone_in_forks()
+
+    @property
+    def table(self) -> Table:
+        """The table that is read.
+
+        Raises:
+            BadSetting: there is none: rows are computed live, or the model has none.
+        """
+        if self._table is None:
+            raise BadSetting(
+                f"a {self.kind} model that was opened without a table", "open a Scone model without live=True"
+            )
+        return self._table
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text; none is added.
@@ -140,12 +152,12 @@ class LoadedModel:
         together.
         """
         streams = whole_number(streams, "streams:", least=1)
-        return embedding_of(self.network, self.table, self._trie, self._index, streams)
+        return embedding_of(self.network, self._table, self._trie, self._index, streams)
 
     def close(self) -> None:
         """Close the table, if there is one: what reads it from then on is a ValueError."""
-        if self.table is not None:
-            self.table.close()
+        if self._table is not None:
+            self._table.close()
 
     def __enter__(self) -> Self:
         """The model itself, whose table is closed when the context is left."""
@@ -157,7 +169,7 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         """One line."""
-        rows = repr(self.table) if self.table is not None else "live" if self._trie is not None else "no table"
+        rows = repr(self._table) if self._table is not None else "live" if self._trie is not None else "no table"
         tokens = f"{self.vocab_size:,} tokens"
         return f"<LoadedModel: {self.kind}, {tokens}, dim {self.dim}, context {self.context}, {self.network.device}, {rows}>"
 

@@ -203,7 +203,7 @@ class Table(Addressed):
     @overload
     def rows(self, ids: Ids, out: Out) -> Out: ...
 
-    def rows(self, ids: Ids, out: Any = None) -> Any:
+    def rows(self, ids: Any, out: Any = None) -> Any:
         """The rows [N, D] of f-grams; where an id is NONE (2**32 - 1), zero.
 
         `ids` [N] are whole numbers of any type: an array (uint32 and contiguous: nothing is copied), a list, or a tensor on

@@ -7,7 +7,7 @@ Looking at the largest id costs a hundredth of matching.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,12 @@ import numpy.typing as npt
 from scone_cli.arrays import U32
 from scone_cli.errors import UnknownToken
 
+if TYPE_CHECKING:
+    import torch
+
 ID = np.dtype(np.uint32)  # named: looked up anew each time, it would be a tenth of what a token takes
 _MOST = 0xFFFFFFFF
-Ids = npt.ArrayLike | Sequence[int]  # and tensors on the CPU, which numpy reads through `__array__`
+Ids: TypeAlias = "npt.NDArray[np.integer[Any]] | Sequence[int] | torch.Tensor"  # a tensor on the CPU: numpy reads it
 
 
 def as_whole_numbers(given: Any, what: str, most_dims: int = 1) -> npt.NDArray[Any]:

@@ -73,7 +73,10 @@ def test_what_embeds_is_for_a_serving_system(model, work):
     embedding = model.embedding(streams=3)
     assert isinstance(embedding, SconeEmbedding)
     assert embedding(torch.tensor([[5, 9], [7, 7]])).shape == (2, 2, 16)
-    assert isinstance(load_model(work, live=True, device="cpu").embedding(2), LiveEmbedding)
+    live = load_model(work, live=True, device="cpu")
+    assert isinstance(live.embedding(2), LiveEmbedding)
+    with refusal(BadSetting, "scone", "without a table"):
+        _ = live.table
 
 
 def test_text_and_its_manifest_are_all_that_is_needed_of_tokens(tmp_path, work):
