@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scone_cli.vocab.trie import FgramTrie
 
 STAGE = "precompute"
-STAGE_VERSION = 3  # an index of lines; the rows are those of version 2
+STAGE_VERSION = 4  # with the tokenizer; rows and index are those of version 3
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool
 
 def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, out: Path, progress: Progress) -> None:
     """Check a sample of the rows, write the index, and publish."""
+    from scone_cli.table.layout import write_index
     from scone_cli.table.precompute import check_rows  # see above
-    from scone_cli.table.table import write_index
 
     config, staging, dim = made.config, files.folder, network.config.dim
     index = trie.index()
@@ -178,6 +178,8 @@ def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, 
         raise
     write_index(staging, index, dim, config.dtype)
     shutil.copyfile(made.inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
+    if "tokenizer.json" in made.tokens.files:  # a table that was taken elsewhere still tells its tokenizer from others
+        shutil.copyfile(made.inputs / "tokens" / "tokenizer.json", staging / "tokenizer.json")
     settings = {**result_settings(config), "dim": dim, "num_fgrams": files.num_rows}
     settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
     summary = {
