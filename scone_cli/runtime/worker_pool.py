@@ -30,15 +30,6 @@ _MOST_LOSSES = 3  # of workers with nothing finished in between: then it is no a
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def num_cores() -> int:
-    """The cores that this process may use, which in a container or under `taskset` are fewer than there are."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Pool:
     """Runs tasks in `num_workers` processes; with one, in this process, which saves the memory of another.
 

@@ -49,8 +49,8 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     excluded = _check(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
     from scone_cli.counting.plan import make_plan
-    from scone_cli.runtime.resources import check_disk
-    from scone_cli.runtime.worker_pool import Pool, num_cores
+    from scone_cli.runtime.resources import check_disk, num_cores
+    from scone_cli.runtime.worker_pool import Pool
 
     memory = _memory(config)
     workers = config.workers or num_cores()

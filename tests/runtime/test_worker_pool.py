@@ -13,7 +13,7 @@ import pytest
 from messages import refusal
 
 from scone_cli.errors import BadData, SconeError
-from scone_cli.runtime.worker_pool import Pool, num_cores
+from scone_cli.runtime.worker_pool import Pool
 
 
 def square(number: int) -> tuple[int, int]:
@@ -137,15 +137,3 @@ def test_something_happens_before_there_are_workers(tmp_path, harm, said):
         assert out == said
         if said == "interrupted\n":
             assert err == ""  # of a killed server, a worker that was half started may complain
-
-
-def test_cores_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0: {3, 5}}[pid], raising=False)
-    monkeypatch.delattr(os, "process_cpu_count", raising=False)
-    assert num_cores() == 2
-    monkeypatch.setattr(os, "process_cpu_count", lambda: 7, raising=False)
-    assert num_cores() == 7
-    monkeypatch.delattr(os, "process_cpu_count")
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert num_cores() == 64
