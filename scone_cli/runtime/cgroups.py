@@ -18,7 +18,8 @@ def cpu_limit(root: Path = ROOT) -> float | None:
     """The processors that the groups leave to this process, such as 1.5; None where there is no limit."""
     quotas = [_numbers(folder / "cpu.max") for folder in _groups("", root)]  # quota and period, or `max` and period
     quotas += [
-        _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us") for folder in _groups("cpu", root)
+        _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
+        for folder in _groups("cpu", root)
     ]
     return min((pair[0] / pair[1] for pair in quotas if len(pair) == 2 and min(pair) > 0), default=None)
 

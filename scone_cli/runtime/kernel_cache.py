@@ -19,11 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
+
+from scone_cli.progress import compilation
 
 _PACKAGE = __name__.partition(".")[0]
 _FOLDER = Path(__file__).parents[__name__.count(".") - 1]  # of the package
 _IMPORT = re.compile(rf"^\s*from ({_PACKAGE}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 _ONE_DAY = 24 * 3600  # a process that runs the old code may still want its folder
+
+
+class _Told(event.Listener):  # type: ignore[misc] # numba has no types
+    """Passes on what numba says of its compiler; a kernel that is read from the disk is not compiled."""
+
+    def on_start(self, event: event.Event) -> None:  # noqa: ARG002
+        compilation.begin()
+
+    def on_end(self, event: event.Event) -> None:  # noqa: ARG002
+        compilation.end()
+
+
+event.register("numba:compile", _Told())
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:

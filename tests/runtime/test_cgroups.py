@@ -33,7 +33,10 @@ def write(root: Path, files: dict[str, object]) -> None:
 
 def v2(root: Path, path: str, inside: str = "/", at: str = "/sys/fs/cgroup") -> None:
     mounts = V2_MOUNT.format(inside=inside, at=at)
-    write(root, {"proc/self/cgroup": f"0::{path}", "proc/self/mountinfo": f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n{mounts}"})
+    write(
+        root,
+        {"proc/self/cgroup": f"0::{path}", "proc/self/mountinfo": f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n{mounts}"},
+    )
 
 
 def v1(root: Path, path: str, inside: str = "/") -> None:

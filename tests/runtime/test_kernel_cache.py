@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scone_cli import progress
 from scone_cli.runtime import kernel_cache
 from scone_cli.runtime.kernel_cache import hash_of_sources
 
@@ -44,6 +45,7 @@ CALL = "from scone_cli.high.whole import whole; print(whole(1), sum(whole.stats.
 def package(tmp_path):
     """A package of two rooms, whose higher one has a kernel with a part of the lower one in it."""
     files = SOURCES | {"scone_cli/runtime/kernel_cache.py": Path(kernel_cache.__file__).read_text()}
+    files |= {"scone_cli/progress.py": Path(progress.__file__).read_text()}
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def package(tmp_path):
     return tmp_path
 
 
-def call(package, **environment):
+def call(package, code=CALL, **environment):
     """What the kernel gives in a new process, and how often it was taken from the disk."""
     given = {
         **{name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"},
@@ -61,7 +63,7 @@ def call(package, **environment):
         **environment,
     }
     result = subprocess.run(
-        [sys.executable, "-c", CALL], cwd=package, env=given, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=package, env=given, capture_output=True, text=True, check=True
     )
     value, hits = result.stdout.split()
     return int(value), int(hits)
@@ -107,3 +109,11 @@ def test_where_nothing_can_be_written_kernels_are_compiled_each_time(package):
     assert [call(package, **nowhere), call(package, **nowhere)] == [(20, 0), (20, 0)]
     elsewhere = {"NUMBA_CACHE_DIR": str(package / "given")}
     assert [call(package, **elsewhere), call(package, **elsewhere)] == [(20, 0), (20, 1)]
+
+
+def test_compilation_is_told_and_reading_from_the_disk_is_not(package):
+    listening = (
+        "from scone_cli.progress import compilation; told = []; compilation.listener = told.append; "
+        "from scone_cli.high.whole import whole; print(whole(1), len(told))"
+    )
+    assert [call(package, code=listening) for _ in range(2)] == [(20, 2), (20, 0)], "it begins and ends, once"

@@ -13,6 +13,8 @@ import pytest
 from messages import refusal
 
 from scone_cli.errors import BadData, SconeError
+from scone_cli.progress import compilation
+from scone_cli.runtime import worker_pool
 from scone_cli.runtime.worker_pool import Pool
 
 
@@ -32,6 +34,38 @@ def die_once(folder: Path, number: int, deaths: int = 1) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.01)
     return number * number
+
+
+def compile_kernels(seconds: float) -> None:
+    """Behave as numba does when a kernel is called for the first time, and the parts that it is made of."""
+    compilation.begin()
+    compilation.begin()
+    time.sleep(seconds)
+    compilation.end()
+    compilation.end()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kernels_that_workers_compile_are_told_here(monkeypatch, workers):
+    told = []
+    monkeypatch.setattr(compilation, "listener", told.append)
+    monkeypatch.setattr(worker_pool, "_POLL", 0.02)
+    with Pool(workers) as pool:
+        list(pool.run([(compile_kernels, (0.3,))]))
+        assert told == [True, False]
+
+
+def compile_and_die() -> None:
+    compilation.begin()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_compiles_no_more(monkeypatch):
+    told = []
+    monkeypatch.setattr(compilation, "listener", told.append)
+    with Pool(2) as pool, pytest.raises(SconeError):
+        list(pool.run([(compile_and_die, ())]))
+    assert told == [True, False] * (len(told) // 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
