@@ -55,7 +55,8 @@ def check_disk(folder: Path, needed: int, what: str = "counting") -> None:
     Raises:
         StorageFailure: less is free on the disk of `folder`.
     """
-    free = shutil.disk_usage(folder).free
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise StorageFailure(
             f"{folder}: {free:,} bytes of disk are free, {what} needs about {needed:,}",

@@ -7,8 +7,10 @@ continues. The table that is published is made of it (`schemas.LOG`).
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -24,8 +26,15 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]  # of `schemas.LOG`
 
+LAST_STEPS = 50  # whose mean is the training loss that people are shown
 RECENT = 20  # steps over which a loss is averaged to judge it: a single batch says little
 _LEAST_RISE = 0.5  # nats; less is the noise of small batches
+
+
+def last_loss(losses: Sequence[float]) -> float:
+    """The training loss as it is shown while the training runs and when it has ended: the mean of the last steps."""
+    last = losses[-LAST_STEPS:]
+    return sum(last) / len(last) if last else math.nan
 
 
 class TrainingLog:
