@@ -107,6 +107,9 @@ def label(name: str) -> str:
     )
 
 
+_MANY_FLOPS = 1e12  # from here on nobody reads the digits
+
+
 def named_value_text(name: str, value: Any) -> str:
     """A value of a result; its name says whether it counts bytes or seconds."""
     if isinstance(value, list | tuple):
@@ -115,8 +118,10 @@ def named_value_text(name: str, value: Any) -> str:
         return {None: "-", True: "yes", False: "no"}[value]
     if not isinstance(value, int | float):
         return str(value)
-    if re.search(r"\bbytes$", name.replace("_", " ")):
+    if re.search(r"\bbytes( (ram|disk|of .*|at most))?$", name.replace("_", " ")):
         return bytes_text(value)
+    if re.search(r"\bflops$", name.replace("_", " ")) and abs(value) >= _MANY_FLOPS:
+        return power_text(value)
     if re.search(r"\bseconds$", name.replace("_", " ")):
         return seconds_text(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"

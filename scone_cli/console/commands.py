@@ -202,7 +202,7 @@ def _tell_recipe(session: Session, out: Path) -> None:
 def _plan_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool) -> Report:
     """What a stage would do; without the lock, as another run may be at work and nothing is written."""
     session: Session = ctx.obj
-    inputs, out = _inputs_and_out(name, session.workspace, values, {})
+    inputs, out = _inputs_and_out(session, name, values)
     with storage_failures(session.workspace), listening(session.quiet, session.verbose) as progress:
         report: Report = STAGES[name].module().plan(config, inputs, out, progress, force)
     return report
@@ -270,23 +270,35 @@ def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text:
 
 @click.command(help=help_texts.VERIFY_ABOUT, short_help=help_texts.LOOKING["verify"])
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+@click.option("as_json", "--json", is_flag=True, help="Print the verdicts as one JSON object.")
 @click.pass_obj
-def verify(session: Session, /, paths: Sequence[Path]) -> None:
+def verify(session: Session, /, paths: Sequence[Path], as_json: bool) -> None:
     """Check artifacts against their manifests."""
     folders = [folder for path in paths for folder in artifact_folders(path)]
     with listening(session.quiet, session.verbose) as progress:
         verdicts = [_verdict(folder, progress) for folder in folders]
-    output.print_result("\n".join(line for _, line in verdicts))
-    if wrong := sum(not is_right for is_right, _ in verdicts):
+    wrong = sum(not verdict["ok"] for verdict in verdicts)
+    if as_json:
+        output.print_json({"ok": not wrong, "artifacts": verdicts})
+    else:
+        output.print_result("\n".join(map(_verdict_text, verdicts)))
+    if wrong:
         raise BadData(f"{wrong} of {len(folders)} artifacts are not as they were written, or do not belong together")
 
 
-def _verdict(folder: Path, progress: Progress) -> tuple[bool, str]:
-    """Whether an artifact is in order, and the line that says so."""
+def _verdict(folder: Path, progress: Progress) -> dict[str, Any]:
+    """Whether an artifact is in order, and what is wrong with it if not."""
+    verdict: dict[str, Any] = {"folder": str(folder), "ok": False, "artifact": None, "bytes": None}
     try:
         with storage_failures(folder):
             manifest = verify_artifact(folder, progress)
     except SconeError as error:
-        return False, f"WRONG  {error.message}"
-    size = bytes_text(sum(stamp.bytes for stamp in manifest.files.values()))
-    return True, f"ok     {folder}: {manifest.artifact}, {size}"
+        return verdict | {"error": error.message, "hint": error.hint}
+    size = sum(stamp.bytes for stamp in manifest.files.values())
+    return verdict | {"ok": True, "artifact": manifest.artifact, "bytes": size, "error": None, "hint": None}
+
+
+def _verdict_text(verdict: dict[str, Any]) -> str:
+    if not verdict["ok"]:
+        return f"WRONG  {verdict['error']}"
+    return f"ok     {verdict['folder']}: {verdict['artifact']}, {bytes_text(verdict['bytes'])}"
