@@ -73,6 +73,8 @@ def test_a_column_has_the_same_decimals_unless_that_would_claim_digits():
 def test_values_can_be_read():
     values = [("rows", 1_000_000), ("nats", 4.5723456), ("table_bytes", 2048), ("seconds", 1.5), ("stderr", None)]
     assert [named_value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
+    amounts = [("offloaded_bytes_ram", 2048), ("bytes of rows", 2048), ("bytes_per_token", 3.3), ("flops", 2.5e13)]
+    assert [named_value_text(*amount) for amount in amounts] == ["2.0 KiB", "2.0 KiB", "3.3", "2.50e13"]
     assert [named_value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
 
 
