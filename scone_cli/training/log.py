@@ -123,8 +123,12 @@ class Course:
     @property
     def has_exploded(self) -> bool:
         """Whether it makes no sense to go on."""
-        given_back = self.mean - self.lowest
-        return len(self._recent) == RECENT and given_back > max((self.first - self.lowest) / 2, _LEAST_RISE)
+        return len(self._recent) == RECENT and self.has_ended_badly
+
+    @property
+    def has_ended_badly(self) -> bool:
+        """The same of a run that is over, however few its steps: it makes no sense to keep what it has learned."""
+        return self.mean - self.lowest > max((self.first - self.lowest) / 2, _LEAST_RISE)
 
 
 # ---- the log for TensorBoard, while it grows ----------------------------------------------------------------------

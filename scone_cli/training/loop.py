@@ -225,16 +225,28 @@ class _Run:
         return None if loss is None else self.log.amend(held_out_loss=loss)
 
     def check_course(self) -> None:
-        """Stop a run that goes nowhere.
+        """Stop a run that goes nowhere, or has gone there with its last step.
 
         Raises:
-            SconeError: the loss has exploded.
+            SconeError: the loss has exploded; a weight, or the loss on held-out text, is no number.
         """
-        course = self.course
-        if course.has_exploded:
+        course, is_over = self.course, self.at.step == self.plan.steps
+        if course.has_exploded or (is_over and course.has_ended_badly):
             raise SconeError(
-                f"the loss has exploded: {course.mean:.3f} (mean of the last {RECENT} steps) at step {self.at.step}, after "
-                f"{course.lowest:.3f} at step {course.lowest_step}; {self.last_good(course.lowest_step)}",
+                f"the loss has exploded: {course.mean:.3f} (mean of the last {min(RECENT, self.at.step)} steps) at step "
+                f"{self.at.step}, after {course.lowest:.3f} at step {course.lowest_step}; "
+                f"{self.last_good(course.lowest_step)}",
+                _OTHERWISE,
+            )
+        looked = self.log.rows[-1]["held_out_loss"]
+        if looked is not None and not math.isfinite(looked):
+            raise SconeError(
+                f"the loss on held-out text became {looked} at step {self.at.step}; {self.last_good(self.at.step - 1)}",
+                _OTHERWISE,
+            )
+        if is_over and not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise SconeError(
+                f"a weight is no number after the last step, {self.at.step}; {self.last_good(self.at.step - 1)}",
                 _OTHERWISE,
             )
 
