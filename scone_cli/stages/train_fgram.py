@@ -246,6 +246,7 @@ def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.devic
         batch=part,
         micro_batch=config.micro_batch or micro_batch(device, part, config.context),
         steps=config.steps,
+        ranks=launch.size,
         processes=launch.local_size,
         keep_checkpoints=config.keep_checkpoints,
         text_tokens=tokens["tokens"] + tokens["documents"],

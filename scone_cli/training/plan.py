@@ -39,7 +39,8 @@ class TrainingSize:
         batch: sequences a step, of this process.
         micro_batch: sequences a forward pass.
         steps: optimiser steps.
-        processes: on this machine.
+        ranks: processes that train together.
+        processes: those of them on this machine, whose memory is told.
         keep_checkpoints: at a time.
         text_tokens: of the text that is packed, held-out text included.
         num_fgrams: of the vocabulary; 0 where none is read.
@@ -52,6 +53,7 @@ class TrainingSize:
     batch: int
     micro_batch: int
     steps: int
+    ranks: int
     processes: int
     keep_checkpoints: int
     text_tokens: int
@@ -95,9 +97,7 @@ class TrainingSize:
         width = _VECTORS_OF_TORCH * of.dim + 5 * of.hidden if self.on_gpu else _VECTORS_A_BLOCK * of.dim
         tokens, part = self.batch * of.context, self.micro_batch * of.context
         graph = min(GRAPH_BYTES, _NUMBER * round(self._nodes) * of.fgram_layers * width)
-        picked = (
-            4 * _NUMBER * tokens * of.dim if self.rows or of.kind == "scone" else 0
-        )  # rows of the batch, and their gradient
+        picked = 0 if of.kind == "plain" else 4 * _NUMBER * tokens * of.dim  # rows of the batch, and their gradient
         main = _NUMBER * part * (of.layers * width + 4 * of.dim)
         head = _NUMBER * of.vocab_size * (_LOGITS + _HEAD_COPIES * of.dim)
         return _NUMBER * (self.resident + self.fgram_model) + graph + picked + main + head
@@ -130,8 +130,8 @@ class TrainingSize:
 
     @property
     def tokens(self) -> int:
-        """Tokens that training reads, in all processes of this machine."""
-        return self.steps * self.processes * self.batch * self.model.context
+        """Tokens that training reads, in all processes."""
+        return self.steps * self.ranks * self.batch * self.model.context
 
     @property
     def flops(self) -> float:
@@ -140,7 +140,7 @@ class TrainingSize:
         main = forward_flops(of.dim, of.hidden, of.layers, of.vocab_size, of.context) * self.tokens
         asked = min(self._nodes, self.batch * of.context)
         fgram = fgram_pass_flops(of.dim, of.hidden, of.fgram_layers, self._nodes, asked, of.max_n)
-        return (1 + _BACKWARD) * (main + self.steps * self.processes * (fgram if of.kind == "scone" else 0))
+        return (1 + _BACKWARD) * (main + self.steps * self.ranks * (fgram if of.kind == "scone" else 0))
 
     def refusal(self, free: int, device_free: int) -> str:
         """Why this training does not fit into the `free` bytes of the machine, or those of the GPU; nothing where it fits."""
@@ -170,7 +170,7 @@ class TrainingSize:
             f"{rows}_parameters": self.rows * self.model.dim,
             "steps": self.steps,
             "tokens": self.tokens,
-            "processes": self.processes,
+            "processes": self.ranks,
             "memory_bytes": self.memory_bytes,
             "device_memory_bytes": self.device_bytes or None,
             "disk_bytes": self.disk_bytes,
