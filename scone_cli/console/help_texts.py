@@ -284,6 +284,7 @@ VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with 
     \b
     Example:
       scone verify scone-work
+      scone verify scone-work --json
     """
 
 GROUP_ABOUT = """Tables of contextualised n-gram embeddings for language models.

@@ -24,7 +24,10 @@ from typing import Any
 
 import numba
 from filelock import FileLock
+from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
+
+from scone_cli.progress import compilation
 
 _PACKAGE = __name__.partition(".")[0]
 _FOLDER = Path(__file__).parents[__name__.count(".") - 1]  # of the package
@@ -37,6 +40,19 @@ _DAMAGED = (
     *(OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, ImportError),
     *(RuntimeError, MemoryError, OverflowError),
 )
+
+
+class _Told(event.Listener):  # type: ignore[misc] # numba has no types
+    """Passes on what numba says of its compiler; a kernel that is read from the disk is not compiled."""
+
+    def on_start(self, event: event.Event) -> None:  # noqa: ARG002
+        compilation.begin()
+
+    def on_end(self, event: event.Event) -> None:  # noqa: ARG002
+        compilation.end()
+
+
+event.register("numba:compile", _Told())
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:

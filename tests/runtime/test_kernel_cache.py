@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scone_cli import progress
 from scone_cli.runtime import kernel_cache
 from scone_cli.runtime.kernel_cache import hash_of_sources
 
@@ -44,6 +45,7 @@ CALL = "from scone_cli.high.whole import whole; print(whole(1), sum(whole.stats.
 def package(tmp_path):
     """A package of two rooms, whose higher one has a kernel with a part of the lower one in it."""
     files = SOURCES | {"scone_cli/runtime/kernel_cache.py": Path(kernel_cache.__file__).read_text()}
+    files |= {"scone_cli/progress.py": Path(progress.__file__).read_text()}
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,3 +177,11 @@ def test_eight_processes_begin_at_once_on_an_empty_folder(package):
     assert call(package, EIGHT) == (0, 0)
     both = "from scone_cli.high.whole import whole; print(whole(1) + int(whole(0.5) == 15), sum(whole.stats.cache_hits.values()))"
     assert call(package, both) == (21, 2)
+
+
+def test_compilation_is_told_and_reading_from_the_disk_is_not(package):
+    listening = (
+        "from scone_cli.progress import compilation; told = []; compilation.listener = told.append; "
+        "from scone_cli.high.whole import whole; print(whole(1), len(told))"
+    )
+    assert [call(package, code=listening) for _ in range(2)] == [(20, 2), (20, 0)], "it begins and ends, once"

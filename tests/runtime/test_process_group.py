@@ -307,7 +307,12 @@ VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [({}, Launch()), (VARIABLES, Launch(3, 4, 1)), (VARIABLES | {"RANK": ""}, Launch())],
+    [
+        ({}, Launch()),
+        (VARIABLES, Launch(3, 4, 1, 4)),
+        (VARIABLES | {"LOCAL_WORLD_SIZE": "2"}, Launch(3, 4, 1, 2)),
+        (VARIABLES | {"RANK": ""}, Launch()),
+    ],
 )
 def test_what_torchrun_says(monkeypatch, values, expected):
     set_variables(monkeypatch, values)
