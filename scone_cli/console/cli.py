@@ -19,6 +19,7 @@ from scone_cli.console.options import Session
 from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadData, SconeError, StorageFailure
 from scone_cli.runtime.signals import Stopped, stop_signals
+from scone_cli.runtime.threads import settle_threads
 from scone_cli.runtime.torchrun import speaks
 
 
@@ -92,6 +93,7 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code; anything that is not foreseen shows its traceback."""
     output.prepare_streams()
+    settle_threads()
     sys.exit(_run(args))
 
 

@@ -29,6 +29,7 @@ from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, TABLE, WORSE
 from scone_cli.evaluation.run_arms import Arm, Losses, run_arms
 from scone_cli.evaluation.speed import measure_speed
 from scone_cli.evaluation.texts import Text, documents_trained_on, num_words, training_counts
+from scone_cli.formatting import count_text, is_bytes
 from scone_cli.progress import Progress
 from scone_cli.table.sizes import table_bytes
 from scone_cli.vocab.coverage import knee_of
@@ -75,12 +76,17 @@ def evaluate_text(
     if TABLE in names and reading.trie is not None:
         gains = Gains(TABLE, reading.rivals, reading.train_counts.size, reading.trie.num_fgrams)
     tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts)
-    what, detail, done = f"evaluating {text.name}", f"{len(arms)} arms", 0
+    what, detail, done, tokens, started = f"evaluating {text.name}", f"{len(arms)} arms", 0, 0, time.monotonic()
     progress(what, done, text.total, text.unit, detail)
     for stream, size in text.pieces():
 
-        def told(share: float, before: int = done, size: int = size) -> None:
-            progress(what, before + math.floor(share * size), text.total, text.unit, detail)
+        def told(
+            share: float, before: int = done, size: int = size, read: int = tokens, new: int = stream.tokens.size
+        ) -> None:
+            pace = ""
+            if is_bytes(text.unit):  # else the listener says how many tokens a second
+                pace = f", {count_text((read + share * new) / (time.monotonic() - started))} tokens/s"
+            progress(what, before + math.floor(share * size), text.total, text.unit, detail + pace)
 
         found = run_arms(arms, stream, reading.end_of_document, told)
         _check_losses(text.name, found)
@@ -90,6 +96,7 @@ def evaluate_text(
         if gains:
             gains.add(stream, found)
         done += size
+        tokens += stream.tokens.size
         del stream, found  # before the next piece is read
     progress(what, text.total, text.total, text.unit, detail)
     if not tally.folders or not tally("tokens").sum():

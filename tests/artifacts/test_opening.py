@@ -1,6 +1,7 @@
 """Files opened for libraries: any name, and no flipped bit that ends the process."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import scone_cli
 from scone_cli.artifacts.opening import load_weights, scan, to_read, to_write, utf8_name
 from scone_cli.errors import SconeError
 from scone_cli.report.describe import _read
-from scone_cli.table.table import locate_rows, write_rows
+from scone_cli.table.layout import locate_rows, write_rows
 
 TABLE = pa.table({"a": [1, 2, 3]})
 
@@ -32,6 +34,15 @@ def test_a_name_is_only_a_name(tmp_path, monkeypatch, name):
     assert load_weights(folder / "b")["w"].tolist() == [1, 1]
     with utf8_name(folder / "b") as said:
         assert Path(said).read_bytes() == (folder / "b").read_bytes()
+
+
+def test_no_library_is_given_a_name():
+    """It would not be seen until somebody has a colon in a path."""
+    by_name = re.compile(
+        r"pq\.(?:read_\w+|ParquetFile|ParquetWriter)\((?!\s*(?:to_read|content|file|self\._file|pa\.))|pl\.(?:scan|read)_|safe_open\((?!name)"
+    )
+    sources = {path: path.read_text() for path in Path(scone_cli.__file__).parent.rglob("*.py")}
+    assert [path.name for path, source in sources.items() if by_name.search(source)] == ["opening.py"]
 
 
 def test_files_are_closed_again(tmp_path):
