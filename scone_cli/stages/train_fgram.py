@@ -234,26 +234,12 @@ def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.devic
     Raises:
         BadSetting: there is no such device.
     """
-    from scone_cli.model.devices import find_device, free_memory, micro_batch  # heavy: only when the stage runs
+    from scone_cli.model.devices import find_device, free_memory  # heavy: only when the stage runs
     from scone_cli.training.plan import TrainingSize
 
-    config, tokens = recipe.config, recipe.tokens.summary
-    device = find_device(config.device, launch.local_rank)
-    part = config.batch // launch.size
-    size = TrainingSize(
-        model=_shape(recipe, inputs),
-        optimizer=config.optimizer,
-        batch=part,
-        micro_batch=config.micro_batch or micro_batch(device, part, config.context),
-        steps=config.steps,
-        ranks=launch.size,
-        processes=launch.local_size,
-        keep_checkpoints=config.keep_checkpoints,
-        text_tokens=tokens["tokens"] + tokens["documents"],
-        num_fgrams=recipe.num_fgrams if config.kind == "scone" else 0,
-        matched=recipe.matched,
-        on_gpu=device.type == "cuda",
-    )
+    device, shape = find_device(recipe.config.device, launch.local_rank), _shape(recipe, inputs)
+    num_fgrams = recipe.num_fgrams if shape.kind == "scone" else 0
+    size = TrainingSize.of(recipe.config, shape, recipe.tokens.summary, num_fgrams, recipe.matched, device, launch)
     return device, size, size.refusal(available_memory(), free_memory(device))
 
 
