@@ -210,6 +210,7 @@ def prepare_tokens(
 
 
 def token_settings(config: TokenSettings) -> dict[str, Any]:
+    """The settings in the fingerprint of `tokens/`; of a tokenizer that is given, its content."""
     settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
     if config.tokenizer is not None:
         settings["tokenizer"] = digest_file(config.tokenizer)
