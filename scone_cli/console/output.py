@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import click
 
 from scone_cli.errors import StorageFailure
+from scone_cli.formatting import harmless
 
 JSON_SCHEMA = (
     1  # of what `--json` prints: goes up when a name is taken away or means something else, not when one is added
@@ -65,8 +66,8 @@ def say(text: str) -> None:
 
 
 def say_error(message: str, hint: str | None = None) -> None:
-    """Show an error in one line, and what to do about it in a second."""
+    """Show an error in one line, and what to do about it in a second; names in them may hold anything."""
     colour = is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
-    say((click.style("error: ", fg="red", bold=True) if colour else "error: ") + message)
+    say((click.style("error: ", fg="red", bold=True) if colour else "error: ") + harmless(message))
     if hint:
-        say((click.style("hint: ", bold=True) if colour else "hint: ") + hint)
+        say((click.style("hint: ", bold=True) if colour else "hint: ") + harmless(hint))

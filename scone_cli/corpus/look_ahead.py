@@ -11,6 +11,7 @@ from scone_cli.artifacts.publish import published
 from scone_cli.corpus.files import STDIN, find_files
 from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, digest_of, on_bad, token_files, token_settings
 from scone_cli.corpus.sample import look_at
+from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
@@ -55,7 +56,7 @@ def look_ahead(config: TokenSettings, inputs: Sequence[Path], target: Path, prog
     if (ids := token_files(config, files)) is not None:
         bound = sum(file.num_tokens for file in ids)
     else:
-        look = look_at(files, config.text_field, on_bad(config))
+        look = look_at(files, config.text_field, on_bad(config), Separator.of(config.document_separator))
         guess = round(num_bytes * look.expansion / _LEAST_BYTES_A_TOKEN)
         bound = guess if tokenizer is None else look.tokens_bound(tokenizer, files)
     return Ahead(len(files), num_bytes, size, bound, mark, None, "")

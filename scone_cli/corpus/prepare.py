@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing
-from scone_cli.corpus.files import STDIN_KEPT
+from scone_cli.corpus.files import STDIN_KEPT, SourceFile
+from scone_cli.corpus.formats import TEXT
+from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
 from scone_cli.settings import setting
 
 if TYPE_CHECKING:
-    from scone_cli.corpus.files import SourceFile
+    from scone_cli.corpus.held_out import HeldOut
     from scone_cli.corpus.readers import OnBad
     from scone_cli.corpus.shards import Shards, ShardStats, Then
     from scone_cli.corpus.token_files import TokenFile
@@ -47,7 +49,10 @@ class TokenSettings:
     vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
     tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
-    held_out: float = setting(0.01, "Share of documents, chosen by hash, that are neither counted nor trained on.")
+    document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}")
+    held_out: float = setting(
+        0.01, "Share of documents, chosen by hash, that are neither counted nor trained on; of a single one, its end."
+    )
     on_bad_document: str = setting(
         "fail",
         "What to do about a document that cannot be read: stop, or leave it out and name it (the first 100 in the "
@@ -119,7 +124,8 @@ class PreparedTokens:
         for notice in notices:
             sys.stderr.write(f"{notice}\n")
         stats, skipped = totals(made)
-        _check_documents(stats, len(work.files), work.shards.held_out)
+        _check_documents(stats, len(work.files), work.shards.held_out.share)
+        self._warn(stats)
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,
@@ -146,6 +152,16 @@ class PreparedTokens:
             summary=summary,
         )
         return publish(staging, self.target, manifest)
+
+    def _warn(self, stats: ShardStats) -> None:
+        """Say what would be noticed three stages later, or never."""
+        assert self._work is not None
+        shards, separator = self._work.shards, Separator.of(self._work.shards.document_separator)
+        if separator is not None and not stats.num_separators:
+            sys.stderr.write(f"{separator.found_nowhere('CORPUS')}\n")
+        can_split = separator is None and any(isinstance(f, SourceFile) and f.kind == TEXT for f in self._work.files)
+        if warning := shards.held_out.warning(self._settings["held_out"], stats, can_split):
+            sys.stderr.write(f"{warning}\n")
 
 
 def in_short(summary: dict[str, Any]) -> dict[str, Any]:
@@ -183,8 +199,9 @@ def prepare_tokens(
         InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
-    from scone_cli.corpus.files import find_files  # heavy: only when the stage runs
+    from scone_cli.corpus.files import find_files, move_stdin  # heavy: only when the stage runs
 
+    Separator.of(config.document_separator)  # it may be refused
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     stdin = target.parent / STDIN_KEPT
@@ -198,7 +215,7 @@ def prepare_tokens(
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
     tell_replacing(target.parent, target, "tokens", config, settings, {"corpus": corpus}, progress, force)
     staging = staging_folder(target, mark, lasting=False)
-    files = _move_stdin(files, stdin, staging / SCRATCH)
+    files = move_stdin(files, stdin, staging / SCRATCH)
     tokens = token_files(config, files)
     work = (
         _text(config, files, staging, progress, check_size)
@@ -226,31 +243,25 @@ def digest_of(files: Sequence[SourceFile]) -> str:
     return digest.hexdigest()
 
 
-def _move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
-    """Put what came from standard input where it stays as long as the work needs it."""
-    moved = []
-    for file in files:
-        if file.location == str(kept):
-            place = scratch / file.name
-            kept.replace(place)
-            file = dataclasses.replace(file, location=str(place))  # noqa: PLW2901
-        moved.append(file)
-    return moved
-
-
 def on_bad(config: TokenSettings) -> OnBad | None:
     """Looking ahead takes no notice of bad documents that will be left out: the tasks count them."""
     return (lambda _: None) if config.on_bad_document == "skip" else None
 
 
 def _shards(
-    config: TokenSettings, staging: Path, tokenizer: Tokenizer | None, separator: int | None, largest: int
+    config: TokenSettings,
+    staging: Path,
+    tokenizer: Tokenizer | None,
+    held_out: HeldOut,
+    separator: int | None,
+    largest: int,
 ) -> Shards:
     from scone_cli.corpus.shards import Shards
 
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
-    return Shards(staging, sha, backend, config.text_field, config.held_out, skip_bad, separator, largest)
+    reading = (config.text_field, held_out, skip_bad, separator, largest, config.document_separator)
+    return Shards(staging, sha, backend, *reading)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -264,6 +275,7 @@ def _text(
     check_size: Callable[[int], None] | None,
 ) -> _Work:
     """What there is to do for a corpus of text; its tokenizer is trained first."""
+    from scone_cli.corpus.held_out import held_out_of_texts
     from scone_cli.corpus.sample import look_at
     from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.runtime.worker_pool import give_back_memory
@@ -271,12 +283,14 @@ def _text(
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
             raise BadSetting(f"{name} {value}: is for a corpus of token ids, and this one is text")
-    look = look_at(files, config.text_field, on_bad(config))
+    separator, leave_out = Separator.of(config.document_separator), on_bad(config)
+    look = look_at(files, config.text_field, leave_out, separator)
     if check_size is not None:
         check_size(round(sum(file.bytes for file in files) * look.expansion))
+    held_out = held_out_of_texts(files, config.held_out, config.text_field, leave_out, separator, progress)
     path = staging / "tokenizer.json"
     if not path.exists():
-        write_atomically(path, _own(config) or _train(config, files, staging / SCRATCH, progress))
+        write_atomically(path, _own(config) or _train(config, files, held_out, staging / SCRATCH, progress))
     tokenizer = Tokenizer.load(path)
     note = staging / SCRATCH / "backend"  # of a run that was interrupted, which may have judged by other documents
     if note.is_file():
@@ -286,7 +300,7 @@ def _text(
     bound = look.tokens_bound(tokenizer, files)
     del look
     give_back_memory()
-    shards = _shards(config, staging, tokenizer, None, tokenizer.vocab_size - 1)
+    shards = _shards(config, staging, tokenizer, held_out, None, tokenizer.vocab_size - 1)
     return _Work(shards, files, tokenizer.vocab_size, tokenizer.end_of_document, bound)
 
 
@@ -294,17 +308,23 @@ def _own(config: TokenSettings) -> bytes | None:
     return None if config.tokenizer is None else config.tokenizer.read_bytes()
 
 
-def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, progress: Progress) -> bytes:
+def _train(
+    config: TokenSettings, files: Sequence[SourceFile], held_out: HeldOut, scratch: Path, progress: Progress
+) -> bytes:
     """Train a BPE on documents that are not held out: what is held out must teach nothing."""
+    from scone_cli.corpus.long_words import in_pieces
     from scone_cli.corpus.sample import draw_texts
     from scone_cli.corpus.tokenizer import train_tokenizer
     from scone_cli.runtime.worker_pool import give_back_memory
 
-    texts, size = draw_texts(files, config.text_field, config.held_out, progress, on_bad(config))
+    separator = Separator.of(config.document_separator)
+    texts, size = draw_texts(files, config.text_field, held_out, progress, on_bad(config), separator)
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
-    trained = train_tokenizer((texts.pop() for _ in range(len(texts))), config.vocab_size)  # what is read may go
+    trained = train_tokenizer(
+        in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size
+    )  # what is read may go
     give_back_memory()  # several hundred MB, which belong to --memory
     progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
     return trained
@@ -337,6 +357,7 @@ def token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[Toke
 
 def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progress: Progress) -> _Work:
     """What there is to do for a corpus of token ids; their range is found out if no tokenizer says it."""
+    from scone_cli.corpus.held_out import held_out_of_tokens
     from scone_cli.corpus.token_documents import largest_id
     from scone_cli.corpus.tokenizer import Tokenizer
 
@@ -365,5 +386,6 @@ def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progr
         size = max(largest, end) + 1
     if separator is not None and not 0 <= separator < size:
         raise BadSetting(f"--separator {separator}: expected an id of the vocabulary, 0 to {size - 1}")
-    shards = _shards(config, staging, tokenizer, separator, size - 1)
+    held_out = held_out_of_tokens(files, config.held_out, separator, size - 1, on_bad(config))
+    shards = _shards(config, staging, tokenizer, held_out, separator, size - 1)
     return _Work(shards, files, size, end, sum(file.num_tokens for file in files))

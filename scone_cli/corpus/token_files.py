@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.corpus.compression import compression_of
 from scone_cli.corpus.files import SourceFile, readable
+from scone_cli.corpus.formats import PARQUET, TOKENS
 from scone_cli.corpus.readers import parquet_errors
 from scone_cli.errors import BadData
 
@@ -71,18 +71,17 @@ def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide
         BadData: it says what it is and is not.
         StorageFailure: it cannot be read.
     """
-    compression = compression_of(source.location)
-    ending = os.path.splitext(source.location.lower().removesuffix(compression))[1]  # of a million files
-    if ending not in (".bin", ".npy", ".parquet") or (compression and ending == ".parquet"):
+    if source.kind == PARQUET and not source.compression:
+        with readable(source.location):
+            return _recognise_parquet(source, text_field)
+    if source.kind != TOKENS:
         return None
-    if compression:
+    if source.compression:
         raise BadData(f"{source.location}: tokens are read as they lie, not compressed", "decompress the file")
     with readable(source.location), source.path.open("rb") as raw:
-        if ending == ".parquet":
-            return _recognise_parquet(source, text_field)
         if source.index is not None:
             return _recognise_megatron(source)
-        if ending == ".npy" and raw.read(6) == b"\x93NUMPY":
+        if source.location.lower().endswith(".npy") and raw.read(6) == b"\x93NUMPY":
             return _recognise_npy(source, raw)
         raw.seek(0)
         header = np.frombuffer(raw.read(4 * _LLMC_HEADER), "<i4") if source.bytes % 4 == 0 else np.zeros(0, "<i4")

@@ -32,8 +32,12 @@ def top_folder(document: str) -> str:
 def split_of(content: str | bytes, held_out: float) -> str:
     """`train` or `held-out`, drawn by the hash of a text, or of its bytes: equal documents are always on the same side."""
     data = content.encode() if isinstance(content, str) else content
-    digest = hashlib.blake2b(data, digest_size=8).digest()
-    return HELD_OUT if int.from_bytes(digest, "big") < held_out * 2**64 else TRAIN
+    return HELD_OUT if draw_of(data) < held_out * 2**64 else TRAIN
+
+
+def draw_of(content: bytes) -> int:
+    """The number below 2^64 that a text draws by its hash."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.encode import encode_texts
 from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.held_out import HeldOut
+from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.token_stream import TokenStream, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
@@ -43,7 +46,8 @@ def held_out_text(folder: Path, tokens: Manifest) -> Text:
     if not total:
         raise InputMissing(
             f"{folder}: no document is held out",
-            "name a corpus (scone eval CORPUS), or run: scone count-ngrams --held-out 0.01 CORPUS",
+            "name a corpus (scone eval CORPUS), or count again with a part of it held out: "
+            "scone count-ngrams --held-out 0.1 CORPUS",
         )
 
     def pieces() -> Iterator[tuple[TokenStream, int]]:
@@ -53,13 +57,22 @@ def held_out_text(folder: Path, tokens: Manifest) -> Text:
     return Text(HELD_OUT, total, "tokens", pieces)
 
 
-def text_of_files(name: str, files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str) -> Text:
+def text_of_files(
+    name: str,
+    files: Sequence[SourceFile],
+    tokenizer: Tokenizer,
+    text_field: str,
+    document_separator: str | None = None,
+) -> Text:
     """The documents of some files; reading them may raise what `readers.read_documents` does."""
 
     def pieces() -> Iterator[tuple[TokenStream, int]]:
-        for batch in encode_texts(files, tokenizer, text_field, held_out=0.0):
+        separator = Separator.of(document_separator)
+        for batch in encode_texts(files, tokenizer, text_field, HeldOut(0.0), separator=separator):
             if batch.documents:
                 yield TokenStream.of(batch.documents), batch.num_read
+        if separator is not None and not separator.num_found:
+            sys.stderr.write(f"{separator.found_nowhere(name)}\n")
 
     return Text(name, sum(file.bytes for file in files), "B", pieces)
 

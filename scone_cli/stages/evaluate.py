@@ -21,6 +21,7 @@ from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
 from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
+from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import Condition, parse
@@ -48,6 +49,7 @@ class Evaluate:
     """Settings of `eval`. The device moves the last bits of losses; what they were computed on is in no fingerprint."""
 
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
+    document_separator: str | None = setting(None, f"In the plain text of CORPUS: {SEPARATOR_HELP}")
     speed: bool = setting(True, "Also measure how fast the arms are, in half a minute.")
     ladder: bool = setting(False, "Also evaluate the first 1,000, 10,000, ... rows of the table: which size is enough.")
     device: str = setting(
@@ -165,6 +167,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     from scone_cli.evaluation.arms import check_rivals, opened  # heavy: only when the stage runs
 
     inputs.prices.check()
+    Separator.of(config.document_separator)  # it may be refused
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
@@ -184,7 +187,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
     """The files of every corpus, by its name; none of the held-out documents, which `held-out`, or no corpus, stands for."""
-    from scone_cli.corpus.files import find_files
+    from scone_cli.corpus.files import find_files, printable
 
     named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
     if named and "tokenizer.json" not in found.artifacts["tokens"].files:
@@ -193,7 +196,7 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
             "evaluate the held-out documents (no CORPUS), or run scone count-ngrams again with --tokenizer",
         )
     corpora = inputs.corpora or (Path(HELD_OUT),)
-    files = {path.resolve().name: find_files([path], progress) if path in named else [] for path in corpora}
+    files = {printable(path.resolve().name): find_files([path], progress) if path in named else [] for path in corpora}
     if len(files) < len(corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
     return files
@@ -260,7 +263,7 @@ def _texts(
     from scone_cli.evaluation.texts import held_out_text, text_of_files
 
     return [
-        text_of_files(name, corpus, tokenizer, config.text_field)
+        text_of_files(name, corpus, tokenizer, config.text_field, config.document_separator)
         if corpus and tokenizer
         else held_out_text(found.workspace / "tokens", found.artifacts["tokens"])
         for name, corpus in files.items()

@@ -16,6 +16,7 @@ from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.corpus import encode as encoding
 from scone_cli.corpus import shards
 from scone_cli.corpus.files import find_files
+from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.shards import Shards, ShardStats, tasks_of, totals, write_shards
 from scone_cli.corpus.token_stream import TokenStream, iter_shards, read_tokens, split_of
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
@@ -57,7 +58,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def job(staging: Path, held_out: float = 0.2, skip_bad: bool = False, backend: str = "fastokens") -> Shards:
     (staging / "work").mkdir(parents=True, exist_ok=True)
     (staging / "tokenizer.json").write_bytes(CONTENT)
-    return Shards(staging, TOKENIZER.sha256, backend, "text", held_out, skip_bad, None, TOKENIZER.vocab_size - 1)
+    return Shards(
+        staging, TOKENIZER.sha256, backend, "text", HeldOut(held_out), skip_bad, None, TOKENIZER.vocab_size - 1
+    )
 
 
 def write(source: Path, staging: Path, held_out: float = 0.2, progress=silent, then=None) -> ShardStats:
