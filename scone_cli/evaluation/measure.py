@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from scone_cli.arrays import F64, I64
 from scone_cli.corpus.spelling import Speller
@@ -22,6 +21,7 @@ from scone_cli.evaluation import metrics
 from scone_cli.evaluation.accumulators import CorpusTally, Gains
 from scone_cli.evaluation.arm_cost import costs_of
 from scone_cli.evaluation.arms import Opened, load_arms
+from scone_cli.evaluation.clusters import Clusters
 from scone_cli.evaluation.lm_eval import run_tasks
 from scone_cli.evaluation.metrics import Estimate
 from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, TABLE, WORSE
@@ -37,6 +37,7 @@ LEAST_DIFFERENCE = 1e-5  # nats a token: what is less is rounding of losses, whi
 
 Row = dict[str, Any]
 Sections = dict[str, list[Row]]
+Groups = dict[str, Clusters]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def evaluate_text(
     gains = None
     if TABLE in names and reading.trie is not None:
         gains = Gains(TABLE, reading.rivals, reading.train_counts.size, reading.trie.num_fgrams)
-    tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts)
+    tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts, text.total)
     what, detail, done = f"evaluating {text.name}", f"{len(arms)} arms", 0
     progress(what, done, text.total, text.unit, detail)
     for stream, size in text.pieces():
@@ -95,13 +96,14 @@ def evaluate_text(
     groups = tally.groups(text.name)
     sections: Sections = {
         "results": _results(shown, tally, groups),
+        "clusters": _clusters(tally, groups),
         "differences": _differences(shown, tally, groups) if gains else [],
         "match_lengths": _by_length(shown, tally, text.name) if gains else [],
         "hit_rates": _hit_rates(tally, groups) if gains else [],
-        "tail": _tail(shown, tally, text.name, reading.rivals if gains else []),
+        "tail": _tail(shown, tally, groups, reading.rivals if gains else []),
         "tokens": gains.tokens(text.name, reading.spell) if gains else [],
         "fgrams": gains.fgrams(text.name, reading.trie, reading.spell) if gains and reading.trie else [],
-        "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, text.name)
+        "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, groups)
         if gains and reading.ladder
         else [],
     }
@@ -118,25 +120,24 @@ def _check_losses(corpus: str, found: Losses) -> None:
 # ---- how well ----------------------------------------------------------------------------------------------------
 
 
-def _results(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+def _results(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row]:
     """Every metric of every arm, on the whole and on each folder."""
     rows = []
     whole = next(iter(groups))
-    tokens, num_bytes, words = (tally(what) for what in ("tokens", "bytes", "words"))
-    for corpus, inside in groups.items():
-        count = tokens[inside]
+    for corpus, clusters in groups.items():
+        count, num_bytes, words = (clusters.sums(tally(what)) for what in ("tokens", "bytes", "words"))
         if not count.sum():
             continue
         for arm in arms:
-            nats = tally("nats", arm.name)[inside]
+            nats = clusters.sums(tally("nats", arm.name))
             values = {
                 "nats_per_token": metrics.nats_per_token(nats, count),
                 "perplexity": metrics.perplexity(nats, count),
             }
-            if words[inside].any():
-                values["word_perplexity"] = metrics.word_perplexity(nats, words[inside], count)
-            if num_bytes[inside].any():  # none are known of token ids that came without a byte-level tokenizer
-                values["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes[inside], count)
+            if words.any():
+                values["word_perplexity"] = metrics.word_perplexity(nats, words, count)
+            if num_bytes.any():  # none are known of token ids that came without a byte-level tokenizer
+                values["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes, count)
             seconds = tally.seconds[arm.name] if corpus == whole else None  # measured for the whole only
             rows += [
                 {"arm": arm.name, "corpus": corpus, "metric": metric, **asdict(value), "seconds": seconds}
@@ -145,8 +146,19 @@ def _results(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDAr
     return rows
 
 
+def _clusters(tally: CorpusTally, groups: Groups) -> list[Row]:
+    """What the errors on each corpus and folder are clustered by, how many there are, and their mean size."""
+    rows = []
+    for corpus, clusters in groups.items():
+        sizes = clusters.sums(tally("tokens"))
+        if number := int((sizes > 0).sum()):
+            about = {"corpus": corpus, "by": clusters.by, "number": number}
+            rows.append(about | {"mean_tokens": round(float(sizes.sum()) / number)})
+    return rows
+
+
 def difference(nats: F64, against: F64, tokens: F64) -> Row:
-    """Nats a token of one arm less those of another, by document [D], with its 95% interval."""
+    """Nats a token of one arm less those of another, by cluster [B], with its 95% interval."""
     paired = metrics.nats_per_token(nats - against, tokens)
     bounds = metrics.interval(paired, int((tokens > 0).sum()))
     low, high = bounds or (None, None)
@@ -160,19 +172,20 @@ def finding(row: Row) -> str:
     return BETTER if row["high"] < 0 else WORSE if row["low"] > 0 else NOT_SHOWN
 
 
-def _differences(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+def _differences(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row]:
     """The table against every other arm, token by token."""
     rows = []
-    tokens = tally("tokens")
-    for corpus, inside in groups.items():
-        if not tokens[inside].sum():
+    for corpus, clusters in groups.items():
+        tokens = clusters.sums(tally("tokens"))
+        if not tokens.sum():
             continue
+        own = clusters.sums(tally("nats", TABLE))
         for arm in arms:
             if arm.name == TABLE:
                 continue
-            row = difference(tally("nats", TABLE)[inside], tally("nats", arm.name)[inside], tokens[inside])
+            row = difference(own, clusters.sums(tally("nats", arm.name)), tokens)
             about = {"arm": TABLE, "against": arm.name, "corpus": corpus}
-            rows.append(about | row | {"n": int(tokens[inside].sum()), "finding": finding(row)})
+            rows.append(about | row | {"n": int(tokens.sum()), "finding": finding(row)})
     return rows
 
 
@@ -193,11 +206,11 @@ def _by_length(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row
     ]
 
 
-def _hit_rates(tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+def _hit_rates(tally: CorpusTally, groups: Groups) -> list[Row]:
     """Share of positions where an f-gram is matched, and its mean length there."""
     rows = []
-    for corpus, inside in groups.items():
-        counts = tally("tokens by length")[inside].sum(0)
+    for corpus, clusters in groups.items():
+        counts = clusters.sums(tally("tokens by length")).sum(0)
         total, matched = int(counts.sum()), int(counts[1:].sum())
         if total:
             mean = float(counts @ np.arange(counts.size)) / matched if matched else None
@@ -205,11 +218,12 @@ def _hit_rates(tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> 
     return rows
 
 
-def _tail(arms: Sequence[Arm], tally: CorpusTally, corpus: str, rivals: Sequence[str]) -> list[Row]:
+def _tail(arms: Sequence[Arm], tally: CorpusTally, groups: Groups, rivals: Sequence[str]) -> list[Row]:
     """Mean loss of each arm, and of the table against rivals, by how often the predicted token occurs in training."""
-    counts = tally("tokens by decade")
+    corpus, clusters = next(iter(groups.items()))
+    counts = clusters.sums(tally("tokens by decade"))
     totals = counts.sum(0)
-    nats = {arm.name: tally("nats by decade", arm.name) for arm in arms}
+    nats = {arm.name: clusters.sums(tally("nats by decade", arm.name)) for arm in arms}
     rows = []
     for decade in np.flatnonzero(totals).tolist():
         here = counts[:, decade]
@@ -225,15 +239,16 @@ def _tail(arms: Sequence[Arm], tally: CorpusTally, corpus: str, rivals: Sequence
 # ---- which size --------------------------------------------------------------------------------------------------
 
 
-def _ladder(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row]:
+def _ladder(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row]:
     """What every prefix of the table is worth, and what it takes."""
-    tokens, num_bytes = tally("tokens"), tally("bytes")
+    corpus, clusters = next(iter(groups.items()))
+    tokens, num_bytes = clusters.sums(tally("tokens")), clusters.sums(tally("bytes"))
     rows = list[Row]()
     for arm in sorted(arms, key=lambda arm: arm.prefix.rows if arm.prefix else math.inf):
         table = arm.table
         assert table is not None
         num_rows = arm.prefix.rows if arm.prefix else table.num_rows
-        nats = tally("nats", arm.name)
+        nats = clusters.sums(tally("nats", arm.name))
         mean: Estimate = metrics.nats_per_token(nats, tokens)
         matched = tally("matched", arm.name) if arm.prefix else tally("tokens by length")[:, 1:].sum(1)
         bits = metrics.bits_per_byte(nats, num_bytes, tokens).value if num_bytes.any() else None
@@ -310,7 +325,7 @@ def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) 
     known = documents_trained_on([tally.digests for tally in tallies], tokens)
     return [
         {"corpus": text.name, "documents": len(tally.folders)}
-        | {what: int(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
+        | {what: round(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
         | {"in_training_split": trained}
         for text, tally, trained in zip(texts, tallies, known, strict=True)
     ]

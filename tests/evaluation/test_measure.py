@@ -175,7 +175,7 @@ def test_without_a_table_nothing_is_compared():
         text_of(), [Arm("none", PLAIN)], Reading(END, TRAIN_COUNTS, Speller(None), None, ["none"]), silent
     )
     assert sections["results"]
-    assert {name for name, rows in sections.items() if rows} == {"results", "tail"}
+    assert {name for name, rows in sections.items() if rows} == {"results", "clusters", "tail"}
     assert all(row["differences"] == [] for row in sections["tail"])
 
 
