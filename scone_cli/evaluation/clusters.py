@@ -1,10 +1,10 @@
 """What errors are clustered by: documents or, where there are few of them, blocks of text.
 
-Tokens of one document are not independent, documents nearly are. A few documents say little of how far documents differ, and one
-says nothing: of 30 documents whose lengths vary as those of books do, intervals of 95% hold the truth in some 90 of 100 cases,
-of 10 documents in some 80 (`tests/evaluation/test_clusters.py` simulates both). So below 30 the text is cut into some 30 blocks, each
-within a document: what one token tells of another ends somewhere, and where it ends within a tenth of a block, such intervals hold
-in more than 90 of 100 cases. They hold for this text only, as they say nothing of how far another document would differ.
+Tokens of one document are not independent, documents nearly are. A few documents say little of how far documents differ, and
+one says nothing: of 30 documents whose lengths vary as those of books do, intervals of 95% hold the truth in some 90 of 100
+cases, of 10 in some 83. So below 30 the text is cut into some 30 blocks, each within a document: where what one token tells
+of the next ends within a tenth of a block, such intervals hold in more than 90 of 100 cases. They hold for this text only, as
+they say nothing of how far another document would differ. `tests/evaluation/test_clusters.py` simulates all three.
 Shapes: D documents, P parts, B clusters, C classes.
 """
 
@@ -45,7 +45,7 @@ def part_tokens(total: int) -> int:
 
 
 def parts_of(starts: I64, least: int) -> tuple[I64, I64]:
-    """Documents [D + 1] cut into equal parts of `least` tokens or a few more: where parts start [P + 1], and their document [P]."""
+    """Documents [D + 1] cut into equal parts of `least` tokens or some more: where they start [P + 1], their documents [P]."""
     sizes = np.diff(starts)
     count = np.maximum(1, sizes // least)
     document = np.repeat(np.arange(sizes.size), count)

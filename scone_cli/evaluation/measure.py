@@ -24,7 +24,7 @@ from scone_cli.evaluation.arms import Opened, load_arms
 from scone_cli.evaluation.clusters import Clusters
 from scone_cli.evaluation.lm_eval import run_tasks
 from scone_cli.evaluation.metrics import Estimate
-from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, TABLE, WORSE
+from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, SAME, TABLE, WORSE
 from scone_cli.evaluation.run_arms import Arm, Losses, run_arms
 from scone_cli.evaluation.speed import measure_speed
 from scone_cli.evaluation.texts import Text, documents_trained_on, num_words, training_counts
@@ -166,7 +166,13 @@ def difference(nats: F64, against: F64, tokens: F64) -> Row:
 
 
 def finding(row: Row) -> str:
-    """What a difference shows: the whole of its interval is on one side, and it is more than rounding."""
+    """What a difference shows: the whole of its interval is on one side, and it is more than rounding.
+
+    Where all of it is no more than rounding, both are the same.
+    """
+    known = [each for each in (row["nats_per_token"], row["low"], row["high"]) if each is not None]
+    if max(map(abs, known)) < LEAST_DIFFERENCE:
+        return SAME
     if row["low"] is None or abs(row["nats_per_token"]) < LEAST_DIFFERENCE:
         return NOT_SHOWN
     return BETTER if row["high"] < 0 else WORSE if row["low"] > 0 else NOT_SHOWN
@@ -271,7 +277,7 @@ def _ladder(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row
 # ---- all of it: the sections of `results.json` but those that judge what is in the others -------------------------
 
 
-_NOT_TIMED: Row = {"speed": [], "lookup": [], "peak_memory_bytes": None}
+_NOT_TIMED: Row = {"speed": [], "latency": [], "lookup": [], "peak_memory_bytes": None}
 
 
 def measure(
@@ -315,7 +321,7 @@ def measure(
 
 
 def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -> Row:
-    """The sections `speed`, `lookup` and `peak_memory_bytes`, measured on the beginning of a text."""
+    """The sections `speed`, `latency`, `lookup` and `peak_memory_bytes`, measured on the beginning of a text."""
     folders = {arm.name: table[0] for arm in arms if (table := found.table_of(arm.name))}
     return measure_speed(arms, folders, next(text.pieces())[0].tokens, progress)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from scone_cli.evaluation.results import BETTER, NOT_SHOWN, WORSE
+from scone_cli.evaluation.results import BETTER, NOT_SHOWN, SAME, WORSE
 from scone_cli.formatting import Kind, count_text, shortened, signed, value_text
 from scone_cli.report.chart_axes import (
     BOTTOM,
@@ -39,7 +39,7 @@ from scone_cli.report.figures import BarChart, Chart, Dot, DotChart, Interval, I
 
 _ROW = 25  # height of an interval's line
 _LONGEST = 20  # characters of a name beside the plot
-_CLASSES = {BETTER: "better", WORSE: "worse", NOT_SHOWN: "unshown"}  # of CSS
+_CLASSES = {BETTER: "better", WORSE: "worse", NOT_SHOWN: "unshown", SAME: "unshown"}  # of CSS
 
 _FAR = 16.0  # a point so far from a name is not taken for the one that is named
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation, which people decide from: `render` makes it of results.json, `verdict` its first sentence.
+"""The page of an evaluation, which people decide from: `render` makes it of results.json.
 
 What a page says and shows of each question is in `eval_quality`, `eval_gain` and `eval_cost`; a section without numbers is
 left out.
@@ -11,13 +11,16 @@ from typing import Any
 
 from scone_cli.evaluation.results import (
     BETTER,
+    NOT_SHOWN,
     TABLE,
     WORSE,
     Results,
     Row,
     bits_a_byte,
+    clusters_of,
     corpora_of,
     cost_of,
+    errors_told,
     headline_of,
     rivals_of,
     rows_of,
@@ -39,7 +42,7 @@ from scone_cli.formatting import (
 from scone_cli.report.eval_cost import cost_section, ladder_section, load_of, payback_section
 from scone_cli.report.eval_gain import gain_section
 from scone_cli.report.eval_quality import quality_section
-from scone_cli.report.eval_verdict import verdict
+from scone_cli.report.eval_verdict import verdict_of
 from scone_cli.report.figures import Column, Fact, Figure, Section, Table
 from scone_cli.report.page import verdict_page
 
@@ -168,8 +171,6 @@ def _left_out(results: Results) -> Iterator[Figure]:
         )
 
 
-__all__ = ["render", "verdict"]
-
 _SECTIONS = (
     *(quality_section, gain_section, cost_section, payback_section, ladder_section, tasks_section),
     method_section,
@@ -181,7 +182,7 @@ def render(results: Results) -> str:
     sections = [section for make in _SECTIONS if (section := make(results)) is not None]
     headline = headline_of(results)
     kind = {BETTER: "better", WORSE: "worse"}.get(headline.finding, "") if headline else ""
-    sentence = results.get("verdict") or verdict(results)
+    sentence = results.get("verdict") or verdict_of(results)
     return verdict_page(
         "What Scone gains, and what it costs",
         _about(results),
@@ -217,14 +218,16 @@ def _gain(results: Results) -> Iterator[Fact]:
     found = headline_of(results)
     if found is None:
         return
-    note = "one document: no interval"
+    note = "too little text for an interval"
     if found.interval is not None:
         low, high = found.interval
-        note = f"95% interval {signed_percent(low)} to {signed_percent(high)}"
+        note = (
+            f"95% interval {signed_percent(low)} to {signed_percent(high)}{', for this text only' * found.of_this_text}"
+        )
     if (bits := bits_a_byte(results, found)) is not None:
         note += f"; {signed_number(bits, 4)} bits a byte"
-    if found.finding not in (BETTER, WORSE):
-        note += "; no difference shown"
+    if found.finding == NOT_SHOWN:
+        note += "; undecided"
     yield Fact(f"perplexity against {found.against}", signed_percent(found.change), note)
 
 
@@ -249,14 +252,15 @@ def _pays(results: Results) -> Iterator[Fact]:
         return
     tokens, days, bound = found["break_even_tokens"], found["break_even_days"], found["baseline"]["bound"]
     note = f"against {found['baseline']['name']}"
+    if found["answer"] == "open":
+        yield Fact("pays", "not known yet", f"{note}; the verdict says what would tell")
+        return
     if found["outcome"] == "after":
         note = f"{days_text(days)} at {big(load_of(found))} tokens a day; {note}"
         limit = {"at least": "pays at the latest after", "at most": "pays, if at all, no earlier than after"}
         yield Fact(limit.get(bound or "", "pays after"), f"{big(tokens)} tokens", note)
         return
     value = {"at once": "at once", "at first": "at first only"}.get(found["outcome"], "never")
-    if (found["outcome"], bound) in (("never", "at least"), ("at once", "at most")):
-        value, note = "not shown", f"{note}, which is {'worse' if bound == 'at least' else 'better'}"
     yield Fact("pays", value, note)
 
 
@@ -276,6 +280,6 @@ def _notes(results: Results) -> list[str]:
                 f"{seen:,} of the {row['documents']:,} documents of {corpus} are in the training text too: on those a model only "
                 "remembers."
             )
-        if row.get("documents") == 1:
-            notes.append(f"{corpus[:1].upper()}{corpus[1:]} is one document: no errors, no intervals.")
+        if told := errors_told(clusters_of(results, row["corpus"])):
+            notes.append(f"{corpus[:1].upper()}{corpus[1:]} has few documents ({row['documents']:,}): {told}.")
     return notes

@@ -23,7 +23,7 @@ from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
-from scone_cli.evaluation.fail_if import Condition, parse
+from scone_cli.evaluation.fail_if import LATENCIES, Condition, parse
 from scone_cli.progress import Progress
 from scone_cli.report.eval_summary import summary_of
 from scone_cli.settings import DEVICES, result_settings, setting
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from scone_cli.evaluation.texts import Text
 
 STAGE = "eval"
-STAGE_VERSION = 3  # results.json in its second form, with the filling of the table in training_flops
+STAGE_VERSION = 4  # errors of few documents by blocks of text; latency, terms
 
 Row = dict[str, Any]
 
@@ -79,7 +79,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     """
     from scone_cli.evaluation.arm_cost import payback_of  # heavy: only when the stage runs
     from scone_cli.evaluation.arms import check_rivals, opened
-    from scone_cli.report.eval_verdict import verdict
+    from scone_cli.report.eval_verdict import verdict_of
 
     inputs.prices.check()
     found = opened(inputs.workspace, inputs.against, inputs.tables)
@@ -88,6 +88,8 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     check_rivals(found, reads_held_out=not all(files.values()))
     for condition in conditions:
         condition.check_corpora(list(files))
+        if condition.needs_speed and not config.speed:
+            raise BadSetting(f"--fail-if '{condition.text}': no latency is measured", "leave --no-speed out")
     made_from = found.fingerprints()
     made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
     made_from |= _task_fingerprints(inputs, found)
@@ -107,7 +109,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     results["schema_version"] = SCHEMA_VERSIONS[STAGE]
     results["method"] |= _method(config, inputs, found)
     results["payback"] = payback_of(results, found.plain_rivals(), inputs.prices)
-    results["verdict"] = " ".join(filter(None, [verdict(results), (results["payback"] or {}).get("verdict")]))
+    results["verdict"] = verdict_of(results)
     results["checks"] = []
     for condition in conditions:
         with contextlib.suppress(BadSetting):  # told when all that was measured is safe
@@ -125,7 +127,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         settings=settings,
         inputs=given,
         tokenizer=found.artifacts["tokens"].tokenizer,
-        summary=summary_of(results | {"speed": []}),  # equal runs write equal manifests: there is no time in them
+        summary=summary_of(results | {"speed": [], "latency": []}),  # equal runs write equal manifests: there is no time in them
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
@@ -181,6 +183,9 @@ def _check(condition: Condition, results: Row) -> Row:
     values = {(row["arm"], row["metric"], row["corpus"]): row["value"] for row in results["results"]}
     for arm in results["method"]["tables"]:
         values |= {(arm, "hit_rate", row["corpus"]): row["hit_rate"] for row in results["hit_rates"]}
+    for row in results["latency"]:
+        if row["placement"] != "ram":  # of a table, as it is mapped
+            values |= {(row["arm"], metric, ""): row[metric] for metric in LATENCIES}
     return condition.check(values, [row["corpus"] for row in results["method"]["corpora"]])
 
 

@@ -209,7 +209,9 @@ def test_differences_are_those_of_the_means_with_a_paired_error(report, losses):
         (0.2, 0.1, 0.3, "worse"),
         (-0.2, -0.5, 0.1, "no difference shown"),
         (-0.2, None, None, "no difference shown"),
-        (-1e-7, -2e-7, -1e-8, "no difference shown"),  # rounding
+        (0.0, None, None, "the same"),
+        (1e-6, -1e-3, 1e-3, "no difference shown"),
+        (-1e-7, -2e-7, -1e-8, "the same"),  # rounding
     ],
 )
 def test_better_is_said_only_where_it_is_shown(value, low, high, expected):
