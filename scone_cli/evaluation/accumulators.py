@@ -53,8 +53,8 @@ class CorpusTally:
         self._documents: list[I64] = []
         self._sums: dict[tuple[str, str], list[F64]] = defaultdict(list)
 
-    def add(self, stream: TokenStream, words: I64, found: Losses) -> None:
-        """Take in a piece, with the words [D] of its documents."""
+    def add(self, stream: TokenStream, wording: I64, found: Losses) -> None:
+        """Take in a piece, with the wording [D, 3] of its documents."""
         starts, document = parts_of(stream.starts, self._part_tokens)
         sizes = np.diff(starts)
         part, num_parts = np.repeat(np.arange(sizes.size), sizes), sizes.size
@@ -65,7 +65,7 @@ class CorpusTally:
         # What is known of documents alone is shared out by tokens: the sums are exact, and errors hardly move.
         share = sizes / np.maximum(1, np.diff(stream.starts))[document]
         self._keep("bytes", "", stream.num_bytes[document] * share)
-        self._keep("words", "", words[document] * share)
+        self._keep("wording", "", wording[document] * share[:, None])
         decade = self._decades[stream.tokens]
         self._keep("tokens by decade", "", by_class(part, decade, num_parts, self._num_decades))
         length = found.matches[self._matched_by][1] if self._matched_by else None

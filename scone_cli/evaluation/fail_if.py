@@ -2,7 +2,8 @@
 
 A condition is one comparison (`<`, `<=`, `>`, `>=`) of two sides made of numbers, `+ - * /`, parentheses and names. A name is an
 arm and a metric, `table.ppl` or `plain-1x.bpb`; where there are several corpora, or for a folder of one, with the corpus in
-brackets: `table.ppl[law]`. Latencies (`table.latency_p99_ms`, of the mapped table) are of no corpus. Nothing of it is ever run as Python: it is parsed, and only these few nodes are understood.
+brackets: `table.ppl[law]`. Latencies (`table.latency_p99_ms`, with the table mapped) are of no corpus. Nothing of it is ever
+run as Python: it is parsed, and only these few nodes are understood.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ class Condition:
         """
         for name in self.names.values():
             corpus = self._corpus_of(name, corpora)
-            if name.metric not in LATENCIES and not any(corpus == known or corpus.startswith(f"{known}/") for known in corpora):
+            if name.metric not in LATENCIES and not any(
+                corpus == known or corpus.startswith(f"{known}/") for known in corpora
+            ):
                 raise self._not_known(name, corpus, corpora)
 
     @property

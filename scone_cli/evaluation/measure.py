@@ -21,13 +21,14 @@ from scone_cli.evaluation import metrics
 from scone_cli.evaluation.accumulators import CorpusTally, Gains
 from scone_cli.evaluation.arm_cost import costs_of
 from scone_cli.evaluation.arms import Opened, load_arms
-from scone_cli.evaluation.clusters import Clusters
-from scone_cli.evaluation.lm_eval import run_tasks
+from scone_cli.evaluation.clusters import Clusters, part_tokens
+from scone_cli.evaluation.lm_eval import Tasks, run_tasks
 from scone_cli.evaluation.metrics import Estimate
 from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, SAME, TABLE, WORSE
 from scone_cli.evaluation.run_arms import Arm, Losses, run_arms
 from scone_cli.evaluation.speed import measure_speed
-from scone_cli.evaluation.texts import Text, documents_trained_on, num_words, training_counts
+from scone_cli.evaluation.term_losses import TermLosses
+from scone_cli.evaluation.texts import Text, Wording, documents_trained_on, training_counts, wording_of
 from scone_cli.progress import Progress
 from scone_cli.table.sizes import table_bytes
 from scone_cli.vocab.coverage import knee_of
@@ -51,6 +52,7 @@ class Reading:
         trie: the f-grams of the table.
         rivals: names of the arms that the table may gain on, token by token.
         ladder: whether the first rows of the table are reported too.
+        terms: of a field; what is lost on the tokens inside them is reported too. They need a tokenizer.
     """
 
     end_of_document: int
@@ -59,6 +61,7 @@ class Reading:
     trie: FgramTrie | None
     rivals: Sequence[str]
     ladder: bool = False
+    terms: Sequence[str] = ()
 
 
 def evaluate_text(
@@ -75,6 +78,12 @@ def evaluate_text(
     if TABLE in names and reading.trie is not None:
         gains = Gains(TABLE, reading.rivals, reading.train_counts.size, reading.trie.num_fgrams)
     tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts, text.total)
+    terms = None
+    if reading.terms and reading.spell.tokenizer:
+        names_shown = [arm.name for arm in arms if arm.prefix is None]
+        terms = TermLosses(
+            reading.terms, reading.spell.tokenizer, names_shown, TABLE if gains else None, part_tokens(text.total)
+        )
     what, detail, done = f"evaluating {text.name}", f"{len(arms)} arms", 0
     progress(what, done, text.total, text.unit, detail)
     for stream, size in text.pieces():
@@ -84,9 +93,11 @@ def evaluate_text(
 
         found = run_arms(arms, stream, reading.end_of_document, told)
         _check_losses(text.name, found)
-        tally.add(stream, num_words(stream, reading.spell.tokenizer), found)
+        tally.add(stream, wording_of(stream, reading.spell.tokenizer), found)
         if gains:
             gains.add(stream, found)
+        if terms:
+            terms.add(stream, found)
         done += size
         del stream, found  # before the next piece is read
     progress(what, text.total, text.total, text.unit, detail)
@@ -101,6 +112,7 @@ def evaluate_text(
         "match_lengths": _by_length(shown, tally, text.name) if gains else [],
         "hit_rates": _hit_rates(tally, groups) if gains else [],
         "tail": _tail(shown, tally, groups, reading.rivals if gains else []),
+        "terms": _terms(terms, tally, groups) if terms else [],
         "tokens": gains.tokens(text.name, reading.spell) if gains else [],
         "fgrams": gains.fgrams(text.name, reading.trie, reading.spell) if gains and reading.trie else [],
         "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, groups)
@@ -125,7 +137,7 @@ def _results(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Ro
     rows = []
     whole = next(iter(groups))
     for corpus, clusters in groups.items():
-        count, num_bytes, words = (clusters.sums(tally(what)) for what in ("tokens", "bytes", "words"))
+        count, num_bytes, wording = (clusters.sums(tally(what)) for what in ("tokens", "bytes", "wording"))
         if not count.sum():
             continue
         for arm in arms:
@@ -134,8 +146,8 @@ def _results(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Ro
                 "nats_per_token": metrics.nats_per_token(nats, count),
                 "perplexity": metrics.perplexity(nats, count),
             }
-            if words.any():
-                values["word_perplexity"] = metrics.word_perplexity(nats, words, count)
+            if Wording(*wording.sum(0)).has_words:
+                values["word_perplexity"] = metrics.word_perplexity(nats, wording[:, 0], count)
             if num_bytes.any():  # none are known of token ids that came without a byte-level tokenizer
                 values["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes, count)
             seconds = tally.seconds[arm.name] if corpus == whole else None  # measured for the whole only
@@ -242,6 +254,17 @@ def _tail(arms: Sequence[Arm], tally: CorpusTally, groups: Groups, rivals: Seque
     return rows
 
 
+def _terms(terms: TermLosses, tally: CorpusTally, groups: Groups) -> list[Row]:
+    """What the arms make of the tokens inside terms."""
+    corpus, clusters = next(iter(groups.items()))
+
+    def compare(nats: F64, against: F64, tokens: F64) -> Row:
+        row = difference(nats, against, tokens)
+        return row | {"finding": finding(row)}
+
+    return terms.rows(corpus, clusters, int(tally("tokens").sum()), compare)
+
+
 # ---- which size --------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +300,7 @@ def _ladder(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row
 # ---- all of it: the sections of `results.json` but those that judge what is in the others -------------------------
 
 
+_NO_TASKS: Row = {"tasks": [], "task_differences": []}
 _NOT_TIMED: Row = {"speed": [], "latency": [], "lookup": [], "peak_memory_bytes": None}
 
 
@@ -289,16 +313,17 @@ def measure(
     device: str = "cpu",
     ladder: bool = False,
     speed: bool = True,
-    tasks: Sequence[str] = (),
+    tasks: Tasks | None = None,
+    terms: Sequence[str] = (),
 ) -> Row:
-    """Evaluate all arms on the texts and, with a tokenizer, on the tasks; of `method` what is only known then."""
+    """Evaluate all arms on the texts and, with a tokenizer, on terms and tasks; of `method` what is only known then."""
     started = time.monotonic()
     folder = found.workspace / "tokens"
     end = end_of_document(folder, found.artifacts["tokens"])
     arms, trie = load_arms(found, ladder, device)
     config = arms[-1].model.config
     counts = training_counts(folder, config.vocab_size)
-    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, NONE], ladder)
+    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, NONE], ladder, terms)
     results: Row = {}
     tallies = list[CorpusTally]()
     for text in texts:
@@ -309,7 +334,7 @@ def measure(
     shown = [arm for arm in arms if arm.prefix is None]
     shares = {name: lengths / lengths.sum() for name, lengths in tallies[0].lengths.items()}
     results["cost"] = costs_of(shown, found, shares)
-    results["tasks"] = run_tasks(tasks, shown, tokenizer, end, progress) if tasks and tokenizer else []
+    results |= run_tasks(tasks, shown, tokenizer, end, progress) if tasks and tokenizer else _NO_TASKS
     results |= _speed(found, shown, texts[0], progress) if speed else _NOT_TIMED
     results["method"] = {
         "corpora": _about(texts, tallies, folder),
@@ -329,9 +354,15 @@ def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -
 def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) -> list[Row]:
     """The corpora as they are described in `method`."""
     known = documents_trained_on([tally.digests for tally in tallies], tokens)
-    return [
-        {"corpus": text.name, "documents": len(tally.folders)}
-        | {what: round(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
-        | {"in_training_split": trained}
-        for text, tally, trained in zip(texts, tallies, known, strict=True)
-    ]
+    rows = []
+    for text, tally, trained in zip(texts, tallies, known, strict=True):
+        wording = Wording(*tally("wording").sum(0))
+        rows.append(
+            {"corpus": text.name, "documents": len(tally.folders)}
+            | {what: round(tally(what).sum()) or None for what in ("tokens", "bytes")}
+            | {"words": round(wording.words) if wording.has_words else None}
+            | {"characters_a_word": wording.characters / wording.words if wording.words else None}
+            | {"unspaced_share": wording.unspaced / wording.characters if wording.characters else None}
+            | {"in_training_split": trained}
+        )
+    return rows

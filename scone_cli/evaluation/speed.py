@@ -61,7 +61,12 @@ def measure_speed(
     with_tables = [each for each in contenders if each.table is not None]
     first = [each for each in with_tables if each.arm == with_tables[0].arm]
     seconds = SECONDS / (len(STREAMS) + 1)  # all look-ups together take as long as one number of streams
-    speed, latency, lookup, pieces = list[Row](), list[Row](), list[Row](), len(STREAMS) + len(first) * len(LOOKUP_BATCHES)
+    speed, latency, lookup, pieces = (
+        list[Row](),
+        list[Row](),
+        list[Row](),
+        len(STREAMS) + len(first) * len(LOOKUP_BATCHES),
+    )
     with torch.inference_mode():
         rate = _slowest(contenders, tokens)
         for number, streams in enumerate(STREAMS):

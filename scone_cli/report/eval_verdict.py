@@ -129,9 +129,10 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
     """What the rows are worth to the model that was trained to have them is no gain, and is not told as one."""
     for found in comparisons(results, NONE):
         if found.corpus in corpora:
+            where = f"its perplexity on {text_of(found.corpus)} is {how_much(found)}"
             return (
                 f"What Scone gains is not known, as no rival was measured: {how_to_have_a_rival()}. Beside the same model with "
-                f"its rows taken away, which it was trained to have, the perplexity on {text_of(found.corpus)} is {how_much(found)}."
+                f"its rows taken away, which it was trained to have, {where}."
             )
     arms = arms_of(results)
     return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {listed(arms)}'}."

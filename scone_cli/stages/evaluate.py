@@ -66,6 +66,9 @@ class Inputs:
     tables: tuple[Path, ...] = ()
     fail_if: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    task_data: Path | None = None
+    limit: int | None = None
+    terms: Path | None = None
     prices: Prices = field(default_factory=Prices)
 
 
@@ -93,6 +96,8 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     made_from = found.fingerprints()
     made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
     made_from |= _task_fingerprints(inputs, found)
+    terms = _terms(inputs, found)
+    made_from |= {"terms": json.dumps(terms)} if terms else {}
     made_from |= {f"{name}: {file.name}": file.sha256 for name, corpus in files.items() for file in corpus}
     settings = result_settings(config)
     measured = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
@@ -105,7 +110,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     results = None if force else _measured_before(out, measured)
     if results is None:
-        results = _measure(config, inputs, found, files, progress)
+        results = _measure(config, inputs, found, files, terms, progress)
     results["schema_version"] = SCHEMA_VERSIONS[STAGE]
     results["method"] |= _method(config, inputs, found)
     results["payback"] = payback_of(results, found.plain_rivals(), inputs.prices)
@@ -127,7 +132,9 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         settings=settings,
         inputs=given,
         tokenizer=found.artifacts["tokens"].tokenizer,
-        summary=summary_of(results | {"speed": [], "latency": []}),  # equal runs write equal manifests: there is no time in them
+        summary=summary_of(
+            results | {"speed": [], "latency": []}
+        ),  # equal runs write equal manifests: there is no time in them
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
@@ -153,15 +160,34 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
 def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
     """What the answers to tasks depend on."""
     if not inputs.tasks:
+        if inputs.task_data or inputs.limit:
+            raise BadSetting(
+                f"{'--task-data' if inputs.task_data else '--limit'}: no task is named", "name some: --tasks piqa"
+            )
         return {}
     if "tokenizer.json" not in found.artifacts["tokens"].files:
         raise InputMissing(
             f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a task has no ids",
             "leave --tasks out, or run scone count-ngrams again with --tokenizer",
         )
-    from scone_cli.evaluation.lm_eval import task_fingerprints
+    from scone_cli.evaluation.lm_eval import Tasks, task_fingerprints
 
-    return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(inputs.tasks)
+    tasks = Tasks(inputs.tasks, inputs.task_data, inputs.limit)
+    return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(tasks)
+
+
+def _terms(inputs: Inputs, found: Opened) -> list[str]:
+    """The terms of the field, if there are any."""
+    if inputs.terms is None:
+        return []
+    if "tokenizer.json" not in found.artifacts["tokens"].files:
+        raise InputMissing(
+            f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so no term can be found in them",
+            "leave --terms out, or run scone count-ngrams again with --tokenizer",
+        )
+    from scone_cli.corpus.terms import read_terms
+
+    return read_terms(inputs.terms)
 
 
 def _measured_before(out: Path, measured: str) -> Row | None:
@@ -190,14 +216,21 @@ def _check(condition: Condition, results: Row) -> Row:
 
 
 def _measure(
-    config: Evaluate, inputs: Inputs, found: Opened, files: dict[str, list[SourceFile]], progress: Progress
+    config: Evaluate,
+    inputs: Inputs,
+    found: Opened,
+    files: dict[str, list[SourceFile]],
+    terms: list[str],
+    progress: Progress,
 ) -> Row:
+    from scone_cli.evaluation.lm_eval import Tasks
     from scone_cli.evaluation.measure import measure
 
     tokenizer = _tokenizer(found)
     texts = _texts(config, found, files, tokenizer)
-    choice = {"ladder": config.ladder, "speed": config.speed}
-    return measure(found, texts, tokenizer, progress, device=config.device, tasks=inputs.tasks, **choice)
+    tasks = Tasks(inputs.tasks, inputs.task_data, inputs.limit) if inputs.tasks else None
+    choice: Row = {"ladder": config.ladder, "speed": config.speed, "terms": terms}
+    return measure(found, texts, tokenizer, progress, device=config.device, tasks=tasks, **choice)
 
 
 def _tokenizer(found: Opened) -> Tokenizer | None:
@@ -247,6 +280,8 @@ def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
 def _arguments(inputs: Inputs) -> list[str]:
     """What this evaluation was given, as on a command line."""
     given = {"against": inputs.against, "table": inputs.tables, "tasks": inputs.tasks, "fail-if": inputs.fail_if}
+    for flag, value in (("task-data", inputs.task_data), ("limit", inputs.limit), ("terms", inputs.terms)):
+        given[flag] = (str(value),) if value is not None else ()
     options = [word for flag, values in given.items() for value in values for word in (f"--{flag}", str(value))]
     return [*map(str, inputs.corpora), *options]
 
