@@ -148,6 +148,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def term_text(term: str) -> str:
+    """A term of a field as a table shows it."""
+    return shortened(harmless(term), 40)
+
+
 _LARGE = 1e6
 NOTHING = "0.0%"
 _MOST_NAMES = 4  # in a row; more are counted

@@ -17,7 +17,6 @@ from scone_cli.arrays import I64, U32
 from scone_cli.corpus.spelling import bytes_of
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, InputMissing, StorageFailure
-from scone_cli.formatting import harmless, shortened
 
 LONGEST_TERM = 200  # characters: of a line that is longer, somebody gave a text instead of terms
 # Scripts without blanks between words: Thai to Tibetan, Burmese, Khmer, Japanese, Chinese.
@@ -59,11 +58,6 @@ def read_terms(path: Path) -> list[str]:
     if not terms:
         raise InputMissing(f"--terms {path}: no term in it", hint)
     return terms
-
-
-def shown_term(term: str) -> str:
-    """A term as a table shows it."""
-    return shortened(harmless(term), 40)
 
 
 # ---- in a text ---------------------------------------------------------------------------------------------------

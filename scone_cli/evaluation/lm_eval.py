@@ -1,6 +1,6 @@
 """Zero-shot tasks of lm-evaluation-harness for our arms: local task files offline, registered ones where the network is there.
 
-    rows = run_tasks(Tasks(["pipelines/tasks", "lambada_openai"]), arms, tokenizer, end_of_document, progress)
+    rows = run_tasks(["pipelines/tasks", "lambada_openai"], arms, tokenizer, end_of_document, progress)
 
 The harness makes requests of tasks and metrics of answers; the answers are `scoring.Scorer`'s, and every arm gets the same
 requests. It is imported when it is needed (extra `eval`), and kept from writing: to the terminal at all, and to the disk
@@ -37,7 +37,6 @@ from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
 from scone_cli.evaluation import scoring
 from scone_cli.evaluation.lm_eval_tasks import TaskFile, find_tasks, is_path, ready_task
-from scone_cli.evaluation.results import TABLE
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.scoring import Scorer
 from scone_cli.evaluation.task_answers import Answers
@@ -165,23 +164,25 @@ Group = dict[str, Any]  # of tasks, as the harness's TaskManager loads them
 
 
 @dataclass(frozen=True)
-class Tasks:
-    """Tasks as they were asked for: files, folders, or names; the folder with the data of ready ones; items at most of each."""
+class TaskOptions:
+    """How tasks are asked: the folder with the data of ready ones; of each so many items at most."""
 
-    names: Sequence[str]
     data: Path | None = None
     limit: int | None = None
 
 
-def task_fingerprints(tasks: Tasks) -> dict[str, str]:
+_AS_THEY_ARE = TaskOptions()
+
+
+def task_fingerprints(tasks: Sequence[str], options: TaskOptions = _AS_THEY_ARE) -> dict[str, str]:
     """What the result depends on: the SHA-256 of every file of local tasks, and the version of the harness. Before any work.
 
     Raises:
         BadSetting: lm-evaluation-harness is not installed.
         InputMissing, BadData: see `lm_eval_tasks.find_tasks`.
     """
-    found = {"lm-eval": harness_version()} | ({"limit": str(tasks.limit)} if tasks.limit else {})
-    for task in _files(tasks):
+    found = {"lm-eval": harness_version()} | ({"limit": str(options.limit)} if options.limit else {})
+    for task in _files(tasks, options.data):
         for file in task.files:
             place = os.path.relpath(file, task.path.parent)
             found[f"task {task.name}: {place}"] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -189,13 +190,19 @@ def task_fingerprints(tasks: Tasks) -> dict[str, str]:
 
 
 def run_tasks(
-    tasks: Tasks, arms: Sequence[Arm], tokenizer: Tokenizer, end_of_document: int, progress: Progress
-) -> dict[str, list[Row]]:
-    """What every arm makes of every task, by its metrics: the sections `tasks` and `task_differences` of `results.json`.
+    tasks: Sequence[str],
+    arms: Sequence[Arm],
+    tokenizer: Tokenizer,
+    end_of_document: int,
+    progress: Progress,
+    options: TaskOptions = _AS_THEY_ARE,
+    answers: Answers | None = None,
+) -> list[Row]:
+    """What every arm makes of every task, by its metrics: the section `tasks` of `results.json`.
 
     Rows have task, arm, metric, value, stderr (None where none is known), n (documents; None of a group), version (of the
-    task), cut (requests of whose context the model did not see the left). Differences are those of the arm `table` from each
-    other, item by item, of metrics that are means over items.
+    task), cut (requests of whose context the model did not see the left). `tasks` are files, folders, names of ready tasks
+    whose data are there, or the harness's names. What is answered to each item goes to `answers`.
 
     Raises:
         BadSetting: lm-evaluation-harness is not installed, or knows no such task.
@@ -203,8 +210,8 @@ def run_tasks(
         BadData: a task is not one.
     """
     harness_version()
-    files, names = _files(tasks), _registered_names(tasks)
-    rows, answers = list[Row](), Answers()
+    files, names = _files(tasks, options.data), _registered_names(tasks, options.data)
+    rows, answers = list[Row](), answers or Answers()
     with tempfile.TemporaryDirectory() as cache, kept_quiet(None if names else cache, progress) as aloud:
         aloud("reading tasks", 0, len(files) + len(names), "tasks")
         loaded = {file.name: _local(file, cache) for file in files} | _registered(names)
@@ -213,10 +220,10 @@ def run_tasks(
             for arm in arms:
                 scorer = Scorer(arm, tokenizer, end_of_document, aloud, f"task {name}, {arm.name}")
                 with one_error(f"task {name}", OURS):
-                    rows += _answered(group, scorer, tasks.limit, answers)
+                    rows += _answered(group, scorer, options.limit, answers)
     for task, cut in {row["task"]: row["cut"] for row in rows if row["cut"]}.items():
         progress(f"task {task}", 0, 0, "", f"{cut:,} contexts are longer than the model's, and cut on the left")
-    return {"tasks": rows, "task_differences": answers.differences(TABLE)}
+    return rows
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------
@@ -229,21 +236,21 @@ def _path_of(task: str, data: Path | None) -> Path | None:
     return ready_task(task) if data else None
 
 
-def _registered_names(tasks: Tasks) -> list[str]:
-    return [task for task in tasks.names if _path_of(task, tasks.data) is None]
+def _registered_names(tasks: Sequence[str], data: Path | None) -> list[str]:
+    return [task for task in tasks if _path_of(task, data) is None]
 
 
-def _files(tasks: Tasks) -> list[TaskFile]:
+def _files(tasks: Sequence[str], data: Path | None) -> list[TaskFile]:
     """The tasks among these that are files, each once.
 
     Raises:
         BadSetting: two have one name, or that of another task that is asked for; data are given, and no task reads them.
     """
-    paths = [path for task in tasks.names if (path := _path_of(task, tasks.data))]
-    by_path = {file.path.resolve(): file for path in paths for file in find_tasks(path, tasks.data)}
-    if tasks.data and not any(file.items for file in by_path.values()):
-        raise BadSetting(f"--task-data {tasks.data}: no task reads it", f"name one that does: {', '.join(TASK_DATA)}")
-    found: dict[str, str] = {task: f"lm-evaluation-harness's {task}" for task in _registered_names(tasks)}
+    paths = [path for task in tasks if (path := _path_of(task, data))]
+    by_path = {file.path.resolve(): file for path in paths for file in find_tasks(path, data)}
+    if data and not any(file.items for file in by_path.values()):
+        raise BadSetting(f"--task-data {data}: no task reads it", f"name one that does: {', '.join(TASK_DATA)}")
+    found: dict[str, str] = {task: f"lm-evaluation-harness's {task}" for task in _registered_names(tasks, data)}
     for file in by_path.values():
         if file.name in found:
             raise BadSetting(f"{file.path} and {found[file.name]}: two tasks named '{file.name}'", "rename one of them")

@@ -4,8 +4,8 @@ A file is one task: a mapping with a name under `task`. `include` and `!function
 are its data files (the harness would look for them in the folder it was started in). A folder is all the tasks in it; files
 without a name are there to be included, and those that put tasks into groups are left out: every task is told by itself.
 
-With a key of ours, `task_data`, a file's items come from a local copy of a public data set: `pipelines/tasks` has such files, ready
-to be named alone. What such a copy looks like is in `task_data`.
+With a key of ours, `task_data`, a file's items come from a local copy of a public data set: `pipelines/tasks` has such files,
+ready to be named alone. What such a copy looks like is in `task_data`.
 """
 
 from __future__ import annotations

@@ -22,11 +22,12 @@ from scone_cli.evaluation.accumulators import CorpusTally, Gains
 from scone_cli.evaluation.arm_cost import costs_of
 from scone_cli.evaluation.arms import Opened, load_arms
 from scone_cli.evaluation.clusters import Clusters, part_tokens
-from scone_cli.evaluation.lm_eval import Tasks, run_tasks
+from scone_cli.evaluation.lm_eval import TaskOptions, run_tasks
 from scone_cli.evaluation.metrics import Estimate
 from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, SAME, TABLE, WORSE
 from scone_cli.evaluation.run_arms import Arm, Losses, run_arms
 from scone_cli.evaluation.speed import measure_speed
+from scone_cli.evaluation.task_answers import Answers
 from scone_cli.evaluation.term_losses import TermLosses
 from scone_cli.evaluation.texts import Text, Wording, documents_trained_on, training_counts, wording_of
 from scone_cli.progress import Progress
@@ -300,7 +301,6 @@ def _ladder(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row
 # ---- all of it: the sections of `results.json` but those that judge what is in the others -------------------------
 
 
-_NO_TASKS: Row = {"tasks": [], "task_differences": []}
 _NOT_TIMED: Row = {"speed": [], "latency": [], "lookup": [], "peak_memory_bytes": None}
 
 
@@ -313,7 +313,8 @@ def measure(
     device: str = "cpu",
     ladder: bool = False,
     speed: bool = True,
-    tasks: Tasks | None = None,
+    tasks: Sequence[str] = (),
+    task_options: TaskOptions | None = None,
     terms: Sequence[str] = (),
 ) -> Row:
     """Evaluate all arms on the texts and, with a tokenizer, on terms and tasks; of `method` what is only known then."""
@@ -334,7 +335,11 @@ def measure(
     shown = [arm for arm in arms if arm.prefix is None]
     shares = {name: lengths / lengths.sum() for name, lengths in tallies[0].lengths.items()}
     results["cost"] = costs_of(shown, found, shares)
-    results |= run_tasks(tasks, shown, tokenizer, end, progress) if tasks and tokenizer else _NO_TASKS
+    answers, options = Answers(), task_options or TaskOptions()
+    results["tasks"] = (
+        run_tasks(tasks, shown, tokenizer, end, progress, options, answers) if tasks and tokenizer else []
+    )
+    results["task_differences"] = answers.differences(TABLE)
     results |= _speed(found, shown, texts[0], progress) if speed else _NOT_TIMED
     results["method"] = {
         "corpora": _about(texts, tallies, folder),

@@ -1,7 +1,7 @@
 """Items of public zero-shot tasks, read from a local copy: PIQA, ARC, HellaSwag and LAMBADA.
 
-A copy is what their authors publish (JSON Lines, plain text) or what Hugging Face does (Parquet), anywhere in a folder. Which file
-it is, its columns and the split in its name decide; where two could be meant, nothing is guessed. An item is what the task
+A copy is what their authors publish (JSON Lines, plain text) or what Hugging Face does (Parquet), anywhere in a folder. Which
+file it is, its columns and the split in its name decide; where two could be meant, nothing is guessed. An item is what the task
 files in `pipelines/tasks` ask for: a text, `choices` and which of them is `right`, or a `passage` and its last `word`.
 """
 
@@ -31,8 +31,8 @@ _TRANSLATION = re.compile(r"(?i)[_-](de|es|fr|it)([\W_]|$)")  # of LAMBADA, besi
 class TaskData:
     """A task's data.
 
-    name: of the data set, as paths have it. split, columns: what tells its files. item: what makes an item of a record. files: what
-    is looked for, in words. difficulty: of ARC, which has two parts.
+    name: of the data set, as paths have it. split, columns: what tells its files. item: what makes an item of a record.
+    files: what is looked for, in words. difficulty: of ARC, which has two parts.
     """
 
     name: str

@@ -35,13 +35,16 @@ from scone_cli.formatting import (
     listed,
     names_of,
     seconds_text,
+    signed,
     signed_number,
     signed_percent,
     with_error,
 )
-from scone_cli.report.eval_cost import cost_section, ladder_section, load_of, payback_section
+from scone_cli.report.eval_cost import cost_section, load_of, payback_section
 from scone_cli.report.eval_gain import gain_section
+from scone_cli.report.eval_ladder import ladder_section
 from scone_cli.report.eval_quality import quality_section
+from scone_cli.report.eval_summary import no_words_told
 from scone_cli.report.eval_verdict import verdict_of
 from scone_cli.report.figures import Column, Fact, Figure, Section, Table
 from scone_cli.report.page import verdict_page
@@ -56,6 +59,7 @@ _MISSING = (
     ("speed", "no speed was measured", "run scone eval again"),
     ("ladder", "no smaller table was tried", "add --ladder"),
     ("tasks", "no zero-shot task was run", "add --tasks FILE_OR_DIR"),
+    ("terms", "no term of a field was looked at", "add --terms FILE, one term a line"),
 )
 
 
@@ -86,10 +90,37 @@ def tasks_section(results: Results) -> Section | None:
         dict.fromkeys((row["task"], row["n"], str(row["version"] or "-"), cut.get(row["task"])) for row in rows)
     )
     says = (
-        "Tasks that the models were not trained for, scored by lm-evaluation-harness, with standard errors over the examples. "
-        "Where two scores differ by less than about three of these errors, no difference is shown."
+        "Tasks that the models were not trained for, scored by lm-evaluation-harness. ± is one standard error over the examples. "
+        "Whether two models differ is told below, where they are compared example by example."
     )
-    return Section("Tasks", says, [Figure("Scores", "", [], [*tables, Table(about, versions, "What the tasks are")])])
+    scores_of_all = Figure("Scores", "", [], [*tables, Table(about, versions, "What the tasks are")])
+    return Section("Tasks", says, [scores_of_all, *_task_differences(results)])
+
+
+def _task_differences(results: Results) -> Iterator[Figure]:
+    rows = [row for row in rows_of(results, "task_differences") if row["against"] in rivals_of(results)]
+    if not rows:
+        return
+    columns = [
+        *(
+            Column("task", "text"),
+            Column("metric", "text"),
+            Column("against", "text"),
+            Column("the table's score", "written"),
+        ),
+        *(Column("95% interval", "written"), Column("finding", "text")),
+    ]
+    values = [
+        (
+            *(row["task"], row["metric"], row["against"]),
+            signed(row["difference"], with_error(abs(row["difference"]), row["stderr"], 4)),
+            "-" if row["low"] is None else f"{signed_number(row['low'], 4)} to {signed_number(row['high'], 4)}",
+            row["finding"],
+        )
+        for row in rows
+    ]
+    caption = "How much higher or lower the table scores than a rival on the same examples, for scores that are means over them."
+    yield Figure("The table against its rivals, example by example", caption, [], [Table(columns, values)])
 
 
 def _score(row: Row | None) -> str:
@@ -105,7 +136,8 @@ def method_section(results: Results) -> Section:
     figures = [_texts(method), _models(method), _settings(method), *_checks(results), *_left_out(results)]
     says = (
         "Every token of every document is predicted exactly once, in windows that do not overlap unless the stride is shorter; "
-        "all models read the same windows. Differences are taken document by document, and their intervals are of 95%. "
+        "all models read the same windows. Differences are taken document by document, or of fewer than 30 documents by blocks "
+        "of text, and their intervals are of 95%. "
         "These commands repeat it:"
     )
     return Section(
@@ -280,6 +312,8 @@ def _notes(results: Results) -> list[str]:
                 f"{seen:,} of the {row['documents']:,} documents of {corpus} are in the training text too: on those a model only "
                 "remembers."
             )
+        if told := no_words_told(row):
+            notes.append(f"Perplexity a word of {corpus}: {told}.")
         if told := errors_told(clusters_of(results, row["corpus"])):
             notes.append(f"{corpus[:1].upper()}{corpus[1:]} has few documents ({row['documents']:,}): {told}.")
     return notes

@@ -6,6 +6,7 @@ It is read by people who decide. So what is not known says what is missing, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from scone_cli.evaluation.results import (
     BETTER,
@@ -24,6 +25,7 @@ from scone_cli.evaluation.results import (
     how_to_have_a_rival,
     judged_corpora,
     rivals_of,
+    rows_of,
     text_of,
     times_resident,
 )
@@ -34,9 +36,9 @@ _MOST_TIMES = 50  # as much text as anybody would look for
 
 
 def verdict_of(results: Results) -> str:
-    """All of it: the gain, the cost, whether it pays."""
+    """All of it: the gain, with that inside the terms of a field if there are any, the cost, whether it pays."""
     pays = (results.get("payback") or {}).get("verdict") or _without_payback(results)
-    return " ".join(filter(None, [verdict(results), cost_told(results), pays]))
+    return " ".join(filter(None, [verdict(results), terms_told(results), cost_told(results), pays]))
 
 
 def verdict(results: Results) -> str:
@@ -136,6 +138,23 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
             )
     arms = arms_of(results)
     return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {listed(arms)}'}."
+
+
+def terms_told(results: Results) -> str:
+    """The same comparison on the tokens inside the terms that were given; nothing where there are none, or no rival."""
+    closest = headline_of(results)
+    rows = [row for row in rows_of(results, "terms") if closest and row["corpus"] == closest.corpus]
+    if closest is None or not rows:
+        return ""
+    if not rows[0]["n"]:
+        return f"None of the {len(rows) - 1:,} terms occurs on {text_of(closest.corpus)}."
+    each = next(each for each in rows[0]["differences"] if each["against"] == closest.against)
+    of_terms = replace(
+        closest, nats=each["nats_per_token"], low=each["low"], high=each["high"], finding=each["finding"]
+    )
+    occurrences = f"{rows[0]['occurrences']:,} occurrence{'s' * (rows[0]['occurrences'] != 1)} of the terms"
+    undecided = ", which leaves it undecided" * (of_terms.finding == NOT_SHOWN)
+    return f"Inside the {occurrences} its perplexity is {how_much(of_terms)}{undecided}."
 
 
 # ---- the cost, and whether it pays -------------------------------------------------------------------------------

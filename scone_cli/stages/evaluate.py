@@ -170,10 +170,10 @@ def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
             f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a task has no ids",
             "leave --tasks out, or run scone count-ngrams again with --tokenizer",
         )
-    from scone_cli.evaluation.lm_eval import Tasks, task_fingerprints
+    from scone_cli.evaluation.lm_eval import TaskOptions, task_fingerprints
 
-    tasks = Tasks(inputs.tasks, inputs.task_data, inputs.limit)
-    return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(tasks)
+    options = TaskOptions(inputs.task_data, inputs.limit)
+    return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(inputs.tasks, options)
 
 
 def _terms(inputs: Inputs, found: Opened) -> list[str]:
@@ -223,14 +223,14 @@ def _measure(
     terms: list[str],
     progress: Progress,
 ) -> Row:
-    from scone_cli.evaluation.lm_eval import Tasks
+    from scone_cli.evaluation.lm_eval import TaskOptions
     from scone_cli.evaluation.measure import measure
 
     tokenizer = _tokenizer(found)
     texts = _texts(config, found, files, tokenizer)
-    tasks = Tasks(inputs.tasks, inputs.task_data, inputs.limit) if inputs.tasks else None
-    choice: Row = {"ladder": config.ladder, "speed": config.speed, "terms": terms}
-    return measure(found, texts, tokenizer, progress, device=config.device, tasks=tasks, **choice)
+    choice: Row = {"ladder": config.ladder, "speed": config.speed, "terms": terms, "tasks": inputs.tasks}
+    choice["task_options"] = TaskOptions(inputs.task_data, inputs.limit)
+    return measure(found, texts, tokenizer, progress, device=config.device, **choice)
 
 
 def _tokenizer(found: Opened) -> Tokenizer | None:

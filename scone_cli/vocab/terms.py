@@ -17,10 +17,10 @@ import polars as pl
 from scone_cli.arrays import U32
 from scone_cli.artifacts.manifest import Manifest, check_files, open_artifact
 from scone_cli.corpus.spelling import Speller, speller_of
-from scone_cli.corpus.terms import shown_term
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.counting.summary import LeftOut
 from scone_cli.errors import MismatchedArtifacts
+from scone_cli.formatting import term_text
 from scone_cli.vocab.index import FgramIndex
 from scone_cli.vocab.summary import check_made_from
 from scone_cli.vocab.vocabulary import Vocabulary
@@ -78,7 +78,7 @@ def _term(term: str, spelled: dict[str, U32], index: FgramIndex, spell: Speller,
     known = [row["count"] for row in rows if row["count"] is not None]
     best = min(rows, key=lambda row: -(row["count"] or 0))  # of what occurs more often
     return {
-        "term": shown_term(term),
+        "term": term_text(term),
         "match": best["match"],
         "tokens": best["tokens"],
         "count": sum(known) if known else None,

@@ -16,8 +16,22 @@ from scone_cli.console.help_texts import STAGES
 
 ARMS = ("plain", "live", "table", "none")
 SECTIONS = [
-    *("schema_version", "method", "results", "differences", "match_lengths", "hit_rates", "tail", "tokens", "fgrams"),
-    *("tasks", "cost", "speed", "lookup", "peak_memory_bytes", "ladder", "payback", "verdict", "checks"),
+    *("schema_version", "method", "results", "clusters", "differences", "match_lengths", "hit_rates", "tail", "terms"),
+    *(
+        "tokens",
+        "fgrams",
+        "tasks",
+        "task_differences",
+        "cost",
+        "speed",
+        "latency",
+        "lookup",
+        "peak_memory_bytes",
+        "ladder",
+        "payback",
+        "verdict",
+        "checks",
+    ),
 ]
 
 
@@ -62,7 +76,7 @@ def test_every_section_is_there(all_of_it):
     assert sorted(found) == sorted(SECTIONS)
     assert found["schema_version"] == schemas.SCHEMA_VERSIONS["eval"] == 2
     empty = {name for name in SECTIONS if found[name] in ([], None)}
-    assert empty == {"tasks"}
+    assert empty == {"terms", "tasks", "task_differences"}
     assert list(dict.fromkeys(row["arm"] for row in found["results"])) == [
         "rival",
         "live",
@@ -165,7 +179,7 @@ def test_a_condition_on_a_folder_that_is_not_there_is_told_when_all_is_safe(eval
         error_of(err, "--fail-if", "table.ppl[held-out/law]", "'held-out/law'")
         assert found["checks"] == []
         assert "held-out/law" in found["method"]["commands"][-1]
-    assert manifest(work / "eval")["stage_version"] == 3
+    assert manifest(work / "eval")["stage_version"] == 4
 
 
 def test_the_held_out_documents_by_their_name_beside_a_corpus(evaluate, small):

@@ -82,7 +82,7 @@ def test_the_first_time_does_not_count(monkeypatch):
 
     monkeypatch.setattr(Server, "timed", timed)
     contenders = list(speed._contenders(Arm("plain", PLAIN), None, silent))
-    prefill, decode = speed._speed(contenders, 1, TEXT, rate=1e9, seconds=1e-6)
+    prefill, decode = speed._rates(contenders, 1, speed._times(contenders, 1, TEXT, rate=1e9, seconds=1e-6))
     assert (prefill["tokens_a_second"], prefill["repeats"]) == (10 / 0.5, 1)
     assert decode["tokens_a_second"] == 1 / 0.5
 
