@@ -235,7 +235,10 @@ def inspect(
     with storage_failures(html or path):
         if terms:
             matched = describe_terms(path, terms)
-            output.print_result(json.dumps(matched) if as_json else terms_text(matched))
+            if as_json:
+                output.print_json(matched)
+            else:
+                output.print_result(terms_text(matched))
             return
         if text is not None:
             cut = describe_text(path, text)

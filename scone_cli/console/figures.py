@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from scone_cli.console.results import drawn, result_text
-from scone_cli.formatting import Kind, count_text, shortened, value_text
+from scone_cli.formatting import Kind, count_text, label, shortened, value_text
 from scone_cli.report.chart_axes import Scale, scale_of
 from scone_cli.report.figures import Chart, Column, Figure, Line, LineChart, Table
 from scone_cli.report.ngram_figures import figures_of
@@ -284,7 +284,7 @@ def terms_text(found: Mapping[str, Any]) -> str:
     ]
 
     def show(console: Console) -> None:
-        told = ", ".join(f"{count:,} {match}" for match, count in found["matches"].items() if count)
+        told = ", ".join(f"{count:,} {label(match)}" for match, count in found["matches"].items() if count)
         console.print(Text(f"{len(rows):,} terms: {told}", style="bold"))
         _sentence(
             console,

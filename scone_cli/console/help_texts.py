@@ -170,7 +170,8 @@ STAGES: dict[str, Stage] = {
         arc_easy, arc_challenge, hellaswag and lambada read a local copy of their data (--task-data).
 
         --fail-if compares two sides made of numbers, + - * / and ARM.METRIC: ppl, word_ppl, bpb, nats, hit_rate; with several
-        corpora ARM.METRIC[CORPUS]; and latency_ms, latency_p99_ms, first_token_ms, first_token_p99_ms. Prices stand in the recipe, as [prices]. Only that changed, nothing is measured again.
+        corpora ARM.METRIC[CORPUS]; and latency_ms, latency_p99_ms, first_token_ms, first_token_p99_ms. Prices stand in the
+        recipe, as [prices]. Only that changed, nothing is measured again.
 
         \b
         Reads    tokens/ vocab/ model/ table/, and CORPUS

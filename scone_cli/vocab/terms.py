@@ -57,7 +57,8 @@ def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> Row:
     spelled = [spellings_of(term, spell.tokenizer) for term in terms]
     counts = left_out.attempt("occurrences", lambda: _Counts(folder, manifest, spelled))
     rows = [_term(term, tokens, index, spell, counts) for term, tokens in zip(terms, spelled, strict=True)]
-    matches = {match: sum(row["match"] == match for row in rows) for match in (WHOLE, IN_PART, NOT_AT_ALL, ONE_TOKEN)}
+    kinds = (WHOLE, IN_PART, NOT_AT_ALL, ONE_TOKEN)
+    matches = {kind.replace(" ", "_"): sum(row["match"] == kind for row in rows) for kind in kinds}
     least = counts.least if counts else None
     return {"terms": rows, "matches": matches, "least_count": least, "left_out": left_out.reasons}
 

@@ -74,7 +74,7 @@ def test_a_text_of_less_than_two_parts_is_one_cluster():
 
 # ---- coverage ----------------------------------------------------------------------------------------------------
 
-REPEATS = 1500
+REPEATS = 800
 
 
 def smooth(values, reach):
