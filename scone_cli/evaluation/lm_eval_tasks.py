@@ -22,6 +22,7 @@ from typing import Any
 
 from scone_cli.errors import BadData, BadSetting, InputMissing
 from scone_cli.evaluation.task_data import TASK_DATA, Item, read_items
+from scone_cli.settings import shipped
 
 _DATA = "task_data"  # our key in a task file
 FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of data that lies beside a task, as the harness calls them
@@ -55,14 +56,8 @@ def is_path(task: str) -> bool:
 
 def ready_task(name: str) -> Path | None:
     """The task file of that name which comes with the package, if there is one that reads `--task-data`."""
-    path = pipelines() / "tasks" / f"{name}.yaml"
+    path = shipped() / "tasks" / f"{name}.yaml"
     return path if name in TASK_DATA and path.is_file() else None
-
-
-def pipelines() -> Path:
-    """Where recipes and tasks lie: in the package that is installed, or beside it in the repository."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "pipelines", package.parent / "pipelines") if path.is_dir())
 
 
 def find_tasks(path: Path, data: Path | None = None) -> list[TaskFile]:

@@ -15,6 +15,7 @@ Row = dict[str, Any]
 
 MOST_RIVALS = 3  # beside one another
 _OWN = (LIVE, NONE)  # arms that are the same model
+LEAST_TOLD = 1e-3  # nats a token: a tenth of a percent of the perplexity
 MOST_TERMS = 12
 MOST_ARMS = 5  # beside one another
 _ERROR = "± one standard error"
@@ -122,7 +123,16 @@ def _where(results: Row, corpus: str) -> list[Row]:
 def _finding(row: Row) -> str:
     """What is found against another model; of the same one without its rows it is no finding."""
     found = str(row["finding"])
-    return "(rows taken away)" if row["against"] == NONE else _FINDINGS.get(found, found)
+    if row["against"] == NONE:
+        return "(rows taken away)"
+    if found == NOT_SHOWN and row["against"] == LIVE and _is_rounding(row):
+        return "the same, rounded"
+    return _FINDINGS.get(found, found)
+
+
+def _is_rounding(row: Row) -> bool:
+    """Whether a difference of the table from the model that made it is that of rows of half precision."""
+    return row["low"] is not None and max(abs(row["low"]), abs(row["high"])) < LEAST_TOLD
 
 
 def _signed(row: Row, digits: int) -> str:

@@ -13,11 +13,12 @@ from messages import refusal
 
 from scone_cli.errors import BadData, BadSetting, InputMissing
 from scone_cli.evaluation.lm_eval import TaskOptions, run_tasks, task_fingerprints
-from scone_cli.evaluation.lm_eval_tasks import find_tasks, pipelines, ready_task
+from scone_cli.evaluation.lm_eval_tasks import find_tasks, ready_task
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.task_answers import Answers
 from scone_cli.evaluation.task_data import TASK_DATA, read_items
 from scone_cli.progress import silent
+from scone_cli.settings import shipped
 
 PIQA = [{"goal": f"a{i}", "sol1": "b", "sol2": "c"} for i in range(3)]
 _CHOICES = [{"text": "b", "label": "1"}, {"text": "c", "label": "2"}]
@@ -170,7 +171,7 @@ def test_every_data_set_has_its_task_file():
     pytest.importorskip("yaml")
     assert all(ready_task(name) for name in TASK_DATA)
     assert ready_task("last_word") is ready_task("gone") is None
-    assert {file.name for file in find_tasks(pipelines() / "tasks")} == {
+    assert {file.name for file in find_tasks(shipped() / "tasks")} == {
         "last_word",
         "set_phrases",
     }  # no data are given
@@ -206,9 +207,9 @@ def test_what_is_asked_is_in_the_fingerprint(tmp_path):
 def test_data_and_tasks_that_do_not_belong_together(tmp_path):
     hugging_face(tmp_path)
     with refusal(BadSetting, "--task-data", str(tmp_path), hint=("piqa", "lambada")):
-        task_fingerprints([str(pipelines() / "tasks" / "last_word.yaml")], TaskOptions(tmp_path))
+        task_fingerprints([str(shipped() / "tasks" / "last_word.yaml")], TaskOptions(tmp_path))
     with refusal(BadSetting, "piqa", hint=("--task-data DIR",)):
-        task_fingerprints([str(pipelines() / "tasks" / "piqa.yaml")])
+        task_fingerprints([str(shipped() / "tasks" / "piqa.yaml")])
 
 
 def test_differences_worked_by_hand():
