@@ -26,10 +26,15 @@ _BATCH_DOCUMENTS = 1 << 15  # each takes some 500 bytes besides: a million of on
 
 @dataclass(frozen=True)
 class Batch:
-    """Some documents, and the bytes of the files, as they lie on disk, read for them since the batch before."""
+    """Some documents, and the bytes of the files, as they lie on disk, read for them since the batch before.
+
+    `num_left_out`: bytes of their text for which there is no token. `num_separators`: token ids that divided documents.
+    """
 
     documents: list[Encoded]
     num_read: int
+    num_left_out: int = 0
+    num_separators: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -51,8 +56,9 @@ def encode_texts(
     size = before = told = 0
 
     def batch(position: int) -> Batch:
-        tokens = tokenizer.encode_batch(texts)
-        return Batch([Encoded(*facts, ids) for facts, ids in zip(about, tokens, strict=True)], position - told)
+        tokens = tokenizer.encode_batch(texts, [name for name, *_ in about])
+        documents = [Encoded(*facts, ids) for facts, ids in zip(about, tokens, strict=True)]
+        return Batch(documents, position - told, tokenizer.bytes_left_out(texts))
 
     for file in files:
         for document, position in read_with_position(file, text_field, on_bad, separator):
@@ -80,17 +86,22 @@ def take_tokens(
     """The documents that begin in a piece of a file of tokens; `byte_lengths` of every id, if they are known."""
     documents: list[Encoded] = []
     total = file.source.bytes * (piece[1] - piece[0]) // max(1, file.num_units)
-    size = told = 0
-    for name, tokens in read_token_documents(file, *piece, separator, largest, on_bad):
+    size = told = num_separators = 0
+
+    def note_separator() -> None:
+        nonlocal num_separators
+        num_separators += 1
+
+    for name, tokens in read_token_documents(file, *piece, separator, largest, on_bad, note_separator):
         for part, ids, split in held_out.split_tokens(name, tokens):
             num_bytes = 0 if byte_lengths is None else int(byte_lengths[ids].sum())
             documents.append(Encoded(part, split, num_bytes, ids))
         size += len(tokens)
         if size >= _BATCH_TOKENS or len(documents) >= _BATCH_DOCUMENTS:
             num_read = min(size * 2, total - told)  # how far it is can only be guessed: the end tells it rightly
-            yield Batch(documents, num_read)
-            documents, size, told = [], 0, told + num_read
-    yield Batch(documents, total - told)
+            yield Batch(documents, num_read, 0, num_separators)
+            documents, size, told, num_separators = [], 0, told + num_read, 0
+    yield Batch(documents, total - told, 0, num_separators)
 
 
 def encode_corpus(

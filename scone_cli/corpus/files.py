@@ -23,7 +23,7 @@ from scone_cli.artifacts.manifest import digest_file
 from scone_cli.corpus.formats import LINES, LOOKED_BYTES, PARQUET, format_of
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
 from scone_cli.formatting import harmless, names_of
-from scone_cli.progress import Progress, silent
+from scone_cli.progress import Progress, notice, silent
 
 STDIN = "-"
 STDIN_KEPT = ".stdin.partial"  # in the folder where standard input is kept, until its reader moves it
@@ -106,7 +106,7 @@ def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
         files[identity] = min(each, files.get(identity, each))
     if again:
         shown = names_of(sorted(files[identity][0] for identity in again), "files")
-        sys.stderr.write(f"reached in more than one way and counted once: {shown}\n")
+        notice(f"reached in more than one way and counted once: {shown}")
     found: dict[str, str] = {}
     for name, location in files.values():
         if found.setdefault(name, location) != location:

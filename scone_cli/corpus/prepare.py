@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.corpus.files import STDIN_KEPT, SourceFile
 from scone_cli.corpus.formats import TEXT
+from scone_cli.corpus.remarks import check_documents, remarks, shares
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadSetting, InputMissing
-from scone_cli.progress import Progress
+from scone_cli.progress import Progress, notice
 from scone_cli.settings import setting
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ class PreparedTokens:
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
         made, notices = write_shards(work.shards, tasks_of(work.files), pool, progress, then)
-        for notice in notices:
-            sys.stderr.write(f"{notice}\n")
+        for line in notices:
+            notice(line)
         stats, skipped = totals(made)
-        _check_documents(stats, len(work.files), work.shards.held_out.share)
+        check_documents(stats, len(work.files), work.shards)
         self._warn(stats)
         summary: dict[str, Any] = {
             "files": len(work.files),
@@ -141,6 +141,7 @@ class PreparedTokens:
             summary |= json.loads(sample.read_bytes())
         if stats.num_skipped:
             summary |= {"skipped_documents": stats.num_skipped, SKIPPED: skipped}
+        summary |= shares(stats)
         manifest = Manifest.new(
             "tokens",
             stage=STAGE,
@@ -158,28 +159,17 @@ class PreparedTokens:
         assert self._work is not None
         shards, separator = self._work.shards, Separator.of(self._work.shards.document_separator)
         if separator is not None and not stats.num_separators:
-            sys.stderr.write(f"{separator.found_nowhere('CORPUS')}\n")
+            notice(separator.found_nowhere("CORPUS"))
         can_split = separator is None and any(isinstance(f, SourceFile) and f.kind == TEXT for f in self._work.files)
+        for remark in remarks(stats, shards, self._settings["separator"] is not None):
+            notice(remark)
         if warning := shards.held_out.warning(self._settings["held_out"], stats, can_split):
-            sys.stderr.write(f"{warning}\n")
+            notice(warning)
 
 
 def in_short(summary: dict[str, Any]) -> dict[str, Any]:
     """The summary of `tokens/` for reports on what is made of it: of documents that were left out the first few."""
     return {key: value[:SHOWN] if key == SKIPPED else value for key, value in summary.items()}
-
-
-def _check_documents(stats: ShardStats, num_files: int, held_out: float) -> None:
-    if not stats.num_documents:
-        skipped = f", {stats.num_skipped:,} skipped" if stats.num_skipped else ""
-        raise InputMissing(
-            f"no document with text in {num_files:,} file(s){skipped}", "name files or folders that hold text"
-        )
-    if stats.num_held_out_documents == stats.num_documents:
-        raise InputMissing(
-            f"all {stats.num_documents:,} document(s) are held out (--held-out {held_out:g}), none is left to train on",
-            "give a smaller --held-out, or more documents",
-        )
 
 
 def prepare_tokens(
@@ -261,7 +251,7 @@ def _shards(
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
     reading = (config.text_field, held_out, skip_bad, separator, largest, config.document_separator)
-    return Shards(staging, sha, backend, *reading)
+    return Shards(staging, sha, backend, *reading, str(config.tokenizer or staging / "tokenizer.json"))
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -291,7 +281,7 @@ def _text(
     path = staging / "tokenizer.json"
     if not path.exists():
         write_atomically(path, _own(config) or _train(config, files, held_out, staging / SCRATCH, progress))
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path, source=str(config.tokenizer or path))
     note = staging / SCRATCH / "backend"  # of a run that was interrupted, which may have judged by other documents
     if note.is_file():
         tokenizer.keep_backend(note.read_text())
@@ -364,7 +354,7 @@ def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progr
     tokenizer, separator = None, config.separator
     if (content := _own(config)) is not None:
         write_atomically(staging / "tokenizer.json", content)
-        tokenizer = Tokenizer.load(staging / "tokenizer.json")
+        tokenizer = Tokenizer.load(staging / "tokenizer.json", source=str(config.tokenizer))
         if separator is None and tokenizer.names_end_of_document:
             separator = tokenizer.end_of_document
     flat = next((file for file in files if file.is_flat), None)

@@ -230,7 +230,7 @@ def _rows(content: BinaryIO, location: str, text_field: str) -> _Records:
         if text_field not in schema.names:
             cause, hint = _no_field("column", text_field, schema.names)
             raise BadData(f"{location}: {cause}", hint)
-        kind = schema.field(text_field).type
+        kind = column_type(schema, text_field, location)
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
             raise BadData(f"{location}: column '{text_field}' is {kind}, expected string")
@@ -258,12 +258,26 @@ def _next_batch(batches: Iterator[pa.RecordBatch], location: str) -> pa.RecordBa
         return next(batches, None)
 
 
+def column_type(schema: pa.Schema, name: str, location: str) -> pa.DataType:
+    """The type of the column `name`, which there is.
+
+    Raises:
+        BadData: there are several.
+    """
+    places = schema.get_all_field_indices(name)
+    if len(places) > 1:
+        raise BadData(f"{location}: {len(places)} columns are called '{name}'", "give each column a name of its own")
+    return schema.field(places[0]).type
+
+
 @contextlib.contextmanager
 def parquet_errors(location: str) -> Iterator[None]:
     """Turn what pyarrow says about a file into `BadData`."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:  # damaged pages come as OSError
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged pages come as OSError, names that are no text as UnicodeDecodeError
         cause = " ".join(str(error).split())
         raise BadData(
             f"{location}: not a Parquet file, or a damaged one ({cause})", "get or make the file again"

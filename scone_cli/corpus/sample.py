@@ -78,12 +78,13 @@ class FirstLook:
     """Some documents of a corpus (their beginnings), and the bytes of text in a byte of its files."""
 
     texts: list[str]
+    names: list[str]
     expansion: float
 
     def tokens_bound(self, tokenizer: Tokenizer, files: Sequence[SourceFile]) -> int:
         """An upper estimate of the tokens in all files."""
         size = sum(len(text.encode()) for text in self.texts)
-        tokens = sum(map(len, tokenizer.encode_batch(self.texts)))
+        tokens = sum(map(len, tokenizer.encode_batch(self.texts, self.names)))
         return round(_MARGIN * sum(file.bytes for file in files) * self.expansion * tokens / max(1, size))
 
 
@@ -92,17 +93,18 @@ def look_at(
 ) -> FirstLook:
     """Read the first documents of a few files."""
     step = -(-len(files) // _LOOKED_FILES)
-    texts: list[str] = []
+    texts, names = list[str](), list[str]()
     read = size = 0
     for file in files[::step]:
         position, is_whole, left = 0, True, _LOOKED_TEXT
         for document, position in read_with_position(file, text_field, on_bad, separator, _LOOKED_BYTES):
             if left > 0:
                 texts.append(document.text[:left])
+                names.append(document.name)
                 left -= len(texts[-1])
             size += document.num_bytes
             if position >= _LOOKED_BYTES:
                 is_whole = False
                 break
         read += file.bytes if is_whole else position
-    return FirstLook(texts, size / max(1, read))
+    return FirstLook(texts, names, size / max(1, read))

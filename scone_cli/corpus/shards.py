@@ -53,7 +53,8 @@ Piece = SourceFile | tuple[TokenFile, tuple[int, int]]
 class ShardStats:
     """What token shards hold: documents, bytes of text and tokens in all, what of it is held out, what was left out.
 
-    `num_separators` counts the places at which plain text was divided into documents.
+    `num_separators` counts the places at which plain text, or token ids, were divided into documents; `num_left_out` the bytes
+    of text without a token, `num_unknown` the tokens that stand for what the vocabulary does not have.
     """
 
     num_documents: int = 0
@@ -63,6 +64,8 @@ class ShardStats:
     num_held_out_tokens: int = 0
     num_skipped: int = 0
     num_separators: int = 0
+    num_left_out: int = 0
+    num_unknown: int = 0
 
     def __add__(self, other: ShardStats) -> ShardStats:
         return ShardStats(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
@@ -82,7 +85,8 @@ class Shards:
     """What all tasks of a run have in common.
 
     `staging` holds the parts, and `tokenizer.json` where there is one (with that `tokenizer_sha` and the `backend` chosen
-    for the run). `document_separator` is of plain text, `separator` and `largest` (id) of corpora that are tokens already.
+    for the run; messages call it `tokenizer_source`).
+    `document_separator` is of plain text, `separator` and `largest` (id) of corpora that are tokens already.
     """
 
     staging: Path
@@ -94,6 +98,7 @@ class Shards:
     separator: int | None
     largest: int
     document_separator: str | None = None
+    tokenizer_source: str = ""
 
     def part(self, task: int, number: int) -> Path:
         """Where a part is written."""
@@ -192,6 +197,7 @@ def make_shard(
     skipped: list[tuple[str, str]] = []
     num_skipped = 0
     separator = Separator.of(shards.document_separator)
+    unknown = _unknown(shards, num_threads)
 
     def leave_out(bad: BadDocument) -> None:
         nonlocal num_skipped
@@ -209,7 +215,7 @@ def make_shard(
                     waiting, num_waiting, num_parts = [], 0, num_parts + 1
                 waiting.append(document)
                 num_waiting += size
-            stats += _stats_of(batch)
+            stats += _stats_of(batch, unknown)
             counter.add(batch.num_read, batch.num_tokens)
     if waiting:
         _finish_part(shards.part(task, num_parts), waiting, then)
@@ -226,7 +232,7 @@ def _finish_part(path: Path, documents: list[Encoded], then: Then | None) -> Non
         then(path.name, TokenStream.of([document for document in documents if document.split == TRAIN]))
 
 
-def _stats_of(batch: Batch) -> ShardStats:
+def _stats_of(batch: Batch, unknown: int | None) -> ShardStats:
     held_out = [document for document in batch.documents if document.split == HELD_OUT]
     return ShardStats(
         len(batch.documents),
@@ -234,7 +240,19 @@ def _stats_of(batch: Batch) -> ShardStats:
         batch.num_tokens,
         len(held_out),
         sum(len(document.tokens) for document in held_out),
+        num_separators=batch.num_separators,
+        num_left_out=batch.num_left_out,
+        num_unknown=0 if unknown is None else sum(int((each.tokens == unknown).sum()) for each in batch.documents),
     )
+
+
+def _unknown(shards: Shards, num_threads: int) -> int | None:
+    return _tokenizer_of(shards, num_threads)[0].unknown if shards.tokenizer_sha else None
+
+
+def _tokenizer_of(shards: Shards, num_threads: int) -> tuple[Tokenizer, list[str]]:
+    path = shards.staging / "tokenizer.json"
+    return _tokenizer(path, shards.tokenizer_sha, shards.backend, num_threads, shards.tokenizer_source)
 
 
 def _batches(
@@ -245,10 +263,9 @@ def _batches(
     separator: Separator | None,
     notices: list[str],
 ) -> Iterator[Batch]:
-    path = shards.staging / "tokenizer.json"
     tokenizer = None
     if shards.tokenizer_sha:
-        tokenizer, said = _tokenizer(path, shards.tokenizer_sha, shards.backend, num_threads)
+        tokenizer, said = _tokenizer_of(shards, num_threads)
         said.clear()
     files = [piece for piece in pieces if isinstance(piece, SourceFile)]
     if files:
@@ -263,11 +280,11 @@ def _batches(
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(path: Path, sha256: str, backend: str, num_threads: int) -> tuple[Tokenizer, list[str]]:
+def _tokenizer(path: Path, sha256: str, backend: str, num_threads: int, source: str) -> tuple[Tokenizer, list[str]]:
     """The tokenizer of this process, and what it says from now on; the hash tells that the file is another one."""
     limit_threads(num_threads)
     said: list[str] = []
-    tokenizer = Tokenizer.load(path, said.append)
+    tokenizer = Tokenizer.load(path, said.append, source)
     assert tokenizer.sha256 == sha256
     tokenizer.keep_backend(backend)
     return tokenizer, said

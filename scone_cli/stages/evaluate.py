@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scone_cli import __version__
-from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
+from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, json_of
 from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
-from scone_cli.errors import BadSetting, InputMissing, SconeError
+from scone_cli.errors import BadSetting, DamagedArtifact, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import LATENCIES, Condition, parse
 from scone_cli.progress import Progress
@@ -255,8 +255,7 @@ def _measured_before(out: Path, measured: str) -> Row | None:
         return None
     if manifest.inputs.get("measured") != measured:
         return None
-    results: Row = json.loads((out / "results.json").read_bytes())
-    return results
+    return _read_results(out)
 
 
 def _check(condition: Condition, results: Row) -> Row:
@@ -358,9 +357,17 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _read_results(out: Path) -> Row:
+    try:
+        results = json_of((out / "results.json").read_bytes())
+        return dict(results)
+    except (ValueError, TypeError) as error:
+        raise DamagedArtifact(f"{out / 'results.json'}: not results ({error})", "run: scone eval --force") from error
+
+
 def _report(out: Path, conditions: list[Condition], up_to_date: bool) -> Report:
     """What was found, and which conditions to fail by hold; raises BadSetting where one cannot be told."""
-    results = json.loads((out / "results.json").read_bytes())
+    results = _read_results(out)
     held = [row for condition in conditions if (row := _check(condition, results))["holds"]]
     problem = "; ".join(
         f"--fail-if '{row['condition']}' holds: {row['left']:.6g} and {row['right']:.6g}" for row in held

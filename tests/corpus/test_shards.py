@@ -186,7 +186,9 @@ def test_finished_tasks_are_not_done_again(source, tmp_path, monkeypatch):
     (out / "work" / "task-00002.json").unlink()
     encoded: list[str] = []
     encode = Tokenizer.encode_batch
-    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, texts: encoded.extend(texts) or encode(self, texts))
+    monkeypatch.setattr(
+        Tokenizer, "encode_batch", lambda self, texts, *n: encoded.extend(texts) or encode(self, texts, *n)
+    )
     assert write(source, out) == expected
     assert 0 < len(encoded) < 123 / 2
 
@@ -216,7 +218,7 @@ def test_the_backend_of_the_run_encodes(source, tmp_path, monkeypatch, backend):
     monkeypatch.setattr(Tokenizer, "_compare", lambda *_: pytest.fail("compared"))
     used: list[str] = []
     encode = Tokenizer.encode_batch
-    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, t: used.append(self.backend) or encode(self, t))
+    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, *t: used.append(self.backend) or encode(self, *t))
     with Pool(1) as pool:
         _, notices = write_shards(job(tmp_path / "out", backend=backend), tasks_of(find_files([source])), pool, silent)
     assert set(used) == {backend}
