@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from rich.cells import cell_len, set_cell_size
+
 BLANK = "·"
 _SHORT_NAMES = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
@@ -163,8 +165,13 @@ def with_same_decimals(texts: Sequence[str]) -> list[str]:
 
 
 def shortened(text: str, most: int) -> str:
-    """At most so many characters of a text."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """A text of at most so many columns; a Chinese character takes two."""
+    return text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip(" ") + "…"
+
+
+def term_text(term: str) -> str:
+    """A term of a field as a table shows it."""
+    return shortened(harmless(term), 40)
 
 
 _LARGE = 1e6

@@ -1,4 +1,4 @@
-"""How a stage declares a setting, and the numbers that quantities such as `8GiB` or `10k` mean."""
+"""How a stage declares a setting, what quantities such as `8GiB` or `10k` mean, and where recipes lie that come with scone."""
 
 from __future__ import annotations
 
@@ -77,3 +77,9 @@ def _parse(text: str, units: Mapping[str, int]) -> Fraction | None:
     if written is None or written[2] not in units:
         return None
     return Fraction(written[1].replace("_", "")) * units[written[2]]
+
+
+def shipped() -> Path:
+    """The folder of the recipes, scripts and tasks that come with scone: in an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "pipelines" if (package / "pipelines").is_dir() else package.parent / "pipelines"

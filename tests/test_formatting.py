@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from scone_cli import formatting
-from scone_cli.formatting import Kind, named_value_text, narrow_value_text, signed, value_text, with_error
+from scone_cli.formatting import Kind, named_value_text, narrow_value_text, shortened, signed, value_text, with_error
 
 ODD = (math.nan, math.inf, -math.inf)
 NUMBERS = {
@@ -55,3 +55,18 @@ def test_what_has_no_end_keeps_its_sign():
     assert signed(-math.inf, "inf%") == "\N{MINUS SIGN}inf%"
     assert signed(math.inf, "inf%") == "+inf%"
     assert (signed(math.nan, "nan%"), signed(0.0, "0.0%")) == ("nan%", "0.0%")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("abcdefgh", "abcdefgh"),
+        ("abcdefghi", "abcdefg…"),
+        ("裁判所裁", "裁判所裁"),
+        ("裁判所裁判", "裁判所…"),
+        ("abc裁判所", "abc裁判…"),
+    ],
+)
+def test_what_is_shortened_fits_its_columns(text, expected):
+    """Eight columns, of which a Chinese character takes two."""
+    assert shortened(text, 8) == expected

@@ -18,7 +18,7 @@ from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.artifacts.verify import artifact_folders, verify_artifact
 from scone_cli.console import help_texts, output
 from scone_cli.console.cost_command import cost
-from scone_cli.console.figures import cut_text, description_text
+from scone_cli.console.figures import cut_text, description_text, terms_text
 from scone_cli.console.help_texts import STAGES
 from scone_cli.console.options import (
     Corpora,
@@ -39,7 +39,7 @@ from scone_cli.errors import BadData, BadSetting, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.formatting import bytes_text, harmless, seconds_text
 from scone_cli.progress import Progress
-from scone_cli.report.describe import describe, describe_text
+from scone_cli.report.describe import describe, describe_terms, describe_text
 from scone_cli.report.ngram_figures import portrait_page
 from scone_cli.report.page import check_target, write_page
 from scone_cli.runtime.resources import storage_failures
@@ -104,7 +104,7 @@ def _own_parameters(name: str) -> list[click.Parameter]:
             "against": "Evaluate this model too, under its folder's name or as NAME=MODEL_DIR, or a baseline of the recipe by "
             "its name; may be given more than once.",
             "table": "Evaluate this table of the same model too; may be given more than once.",
-            "tasks": "A task of lm-evaluation-harness: a file, a folder of them, or a name; may be given more than once.",
+            "tasks": "A task of lm-evaluation-harness: a file, a folder, or a name; may be given more than once.",
             "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given more than once.",
         }
         kinds: dict[str, tuple[click.ParamType[Any], str]] = {"against": (NamedFolder(), "MODEL_DIR")}
@@ -116,6 +116,14 @@ def _own_parameters(name: str) -> list[click.Parameter]:
         options = [
             SettingOption([f"--{flag}"], multiple=True, type=kind, metavar=metavar, help=texts[flag])
             for flag, (kind, metavar) in kinds.items()
+        ]
+        task_data = "Where the data of ready tasks lie: piqa, arc_easy, arc_challenge, hellaswag, lambada."
+        terms = "Also evaluate the tokens inside the terms of a field: a file with one term a line."
+        limit = "Ask N items of each task at most."
+        options += [
+            SettingOption(["--task-data"], type=PATH, metavar="DIR", help=task_data),
+            SettingOption(["--limit"], type=click.IntRange(min=1), metavar="N", help=limit),
+            SettingOption(["--terms"], type=PATH, metavar="FILE", help=terms),
         ]
         return [Corpora(name, required=False), *options]
     return []
@@ -143,7 +151,8 @@ def _inputs_and_out(session: Session, name: str, values: dict[str, Any]) -> tupl
     out = values.get("out") or workspace / STAGES[name].artifact
     if name == "eval":
         values["against"] = tuple(map(session.rival, values["against"]))
-        given = (values[part] for part in ("corpus", "against", "table", "fail_if", "tasks"))
+        parts = ("corpus", "against", "table", "fail_if", "tasks", "task_data", "limit", "terms")
+        given = (values[part] for part in parts)
         prices = session.recipe.tables.get("prices", {}) if session.recipe else {}
         return STAGES[name].module().Inputs(workspace, *given, Prices(**prices)), out
     return workspace, out
@@ -238,13 +247,24 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
     "--html", type=PATH, metavar="FILE", help="Write the figures of counts/, vocab/ or model/ as one HTML page."
 )
 @click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text; `-` is standard input.")
+@click.option("--terms", type=PATH, metavar="FILE", help="Show how vocab/ matches these terms, one a line.")
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
 @click.pass_obj
-def inspect(session: Session, /, path: Path, rows: int, html: Path | None, text: str | None, as_json: bool) -> None:
+def inspect(
+    session: Session, /, path: Path, rows: int, html: Path | None, text: str | None, terms: Path | None, as_json: bool
+) -> None:
     """Show what an artifact is."""
-    if html and text is not None:
-        raise click.UsageError("--html and --text exclude one another")
+    given = [option for option, value in (("--html", html), ("--text", text), ("--terms", terms)) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} exclude one another")
     with storage_failures(html or path):
+        if terms:
+            matched = describe_terms(path, terms)
+            if as_json:
+                output.print_json(matched)
+            else:
+                output.print_result(terms_text(matched))
+            return
         if text is not None:
             cut = describe_text(path, given_text("--text", text) if text else text)
             if as_json:

@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from scone_cli.console.results import drawn, result_text
-from scone_cli.formatting import Kind, count_text, harmless, shortened, value_text
+from scone_cli.formatting import Kind, count_text, harmless, label, shortened, value_text
 from scone_cli.report.chart_axes import Scale, scale_of
 from scone_cli.report.figures import Chart, Column, Figure, Line, LineChart, Table
 from scone_cli.report.ngram_figures import figures_of
@@ -266,3 +266,42 @@ def _matches_table(positions: Sequence[Mapping[str, Any]]) -> Table:
     ]
     keys = ("position", "text", "n", "id", "count", "fgram")
     return Table(columns, [[row[key] for key in keys] for row in positions])
+
+
+# ---- the terms of a field ----------------------------------------------------------------------------------------
+
+
+def terms_text(found: Mapping[str, Any]) -> str:
+    """How many terms the vocabulary matches whole, in part and not at all; and a row of each."""
+    rows = [
+        (row["term"], row["match"], _occurrences(row, found), row["tokens"], row["spelling"]) for row in found["terms"]
+    ]
+    columns = [
+        *(Column("term", "text"), Column("matched", "text"), Column("occurrences", "written")),
+        *(Column("tokens", "count"), Column("its tokens", "literal")),
+    ]
+
+    def show(console: Console) -> None:
+        told = ", ".join(f"{count:,} {label(match)}" for match, count in found["matches"].items() if count)
+        console.print(Text(f"{len(rows):,} terms: {told}", style="bold"))
+        _sentence(
+            console,
+            "Matched whole: one f-gram is the term. In part: f-grams are some of its tokens. One token: it has an embedding of "
+            "its own and needs no f-gram. Occurrences are those of its tokens in the training text: a longer word that begins "
+            "with them counts too.",
+        )
+        console.print()
+        console.print(_grid(Table(columns, rows), console))
+        for note in found["left_out"]:
+            _sentence(console, f"left out: {note}")
+
+    return drawn(show)
+
+
+def _occurrences(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if row["count"] is None:
+        return "-"
+    least = found["least_count"]
+    if row["count"] < least and row["tokens"] > 1:
+        return f"less than {least:,}"
+    return f"at most {row['count']:,}" if row["at_most"] else f"{row['count']:,}"

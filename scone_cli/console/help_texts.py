@@ -170,8 +170,12 @@ STAGES: dict[str, Stage] = {
         f-grams (`none`); and every other model (--against) and table (--table), over every CORPUS; `held-out`, or none,
         are the held-out documents. The page eval/report.html has it all; a terminal shows a part, the verdict last.
 
+        --terms evaluates the tokens inside the terms of a field: do the f-grams help with our own words? --tasks piqa,
+        arc_easy, arc_challenge, hellaswag and lambada read a local copy of their data (--task-data).
+
         --fail-if compares two sides made of numbers, + - * / and ARM.METRIC: ppl, word_ppl, bpb, nats, hit_rate; with several
-        corpora ARM.METRIC[CORPUS]. Prices stand in the recipe, as [prices]. Only that changed, nothing is measured again.
+        corpora ARM.METRIC[CORPUS]; and latency_ms, latency_p99_ms, first_token_ms, first_token_p99_ms. Prices stand in the
+        recipe, as [prices]. Only that changed, nothing is measured again.
 
         \b
         Reads    tokens/ vocab/ model/ table/, and CORPUS
@@ -182,6 +186,8 @@ STAGES: dict[str, Stage] = {
           scone eval --against scone-work/plain
           scone eval held-out wiki/ law.jsonl.zst --against plain=scone-work/plain --ladder
           scone eval --table scone-work/int8 --tasks piqa.yaml
+          scone eval --against scone-work/plain --terms terms.txt --fail-if 'table.latency_p99_ms > 20'
+          scone eval --tasks piqa --tasks lambada --task-data data/ --limit 500
           scone eval novels/ --no-speed --fail-if 'table.ppl > live.ppl * 1.001' --json > results.json
         """,
     ),
@@ -219,7 +225,7 @@ INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as 
     resident, offloaded or for training only, the FLOPs a token, the loss curve, and how training went.
 
     --html writes all that as one page with charts, to open in a browser or to mail; it replaces the file. --text cuts
-    a text into the f-grams of vocab/.
+    a text into the f-grams of vocab/. --terms shows which terms of a field are f-grams, and how often they occur.
 
     \b
     Example:
@@ -228,6 +234,7 @@ INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as 
       scone inspect scone-work/vocab --html vocab.html
       scone inspect scone-work/model
       scone inspect scone-work/vocab --text "The cat sat on the mat."
+      scone inspect scone-work/vocab --terms terms.txt
     """
 
 LOOKUP_ABOUT = """Show what the table has for TEXT, token by token.

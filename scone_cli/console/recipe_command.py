@@ -10,16 +10,10 @@ from pathlib import Path
 
 import click
 
-import scone_cli
 from scone_cli.console import help_texts, output
 from scone_cli.console.results import result_text
 from scone_cli.errors import BadSetting
-
-
-def shipped() -> Path:
-    """The folder of what comes with scone: within an installed package, beside the package in a checkout."""
-    package = Path(scone_cli.__file__).parent
-    return package / "pipelines" if (package / "pipelines").is_dir() else package.parent / "pipelines"
+from scone_cli.settings import shipped
 
 
 @click.command(help=help_texts.RECIPE_ABOUT, short_help=help_texts.LOOKING["recipe"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
-from scone_cli.artifacts.publish import SCRATCH, publish, published, staging_folder, up_to_date, write_atomically
+from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.corpus.files import STDIN_KEPT, SourceFile
 from scone_cli.corpus.formats import TEXT
@@ -197,7 +197,7 @@ def prepare_tokens(
     stdin = target.parent / STDIN_KEPT
     stdin.unlink(missing_ok=True)  # of a run that was killed while it read
     files = find_files(inputs, progress, target.parent, check_size)
-    settings, corpus = _settings(config), _digest(files)
+    settings, corpus = token_settings(config), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
         stdin.unlink(missing_ok=True)
@@ -206,7 +206,7 @@ def prepare_tokens(
     tell_replacing(target.parent, target, "tokens", config, settings, {"corpus": corpus}, progress, force)
     staging = staging_folder(target, mark, lasting=False)
     files = move_stdin(files, stdin, staging / SCRATCH)
-    tokens = _token_files(config, files)
+    tokens = token_files(config, files)
     work = (
         _text(config, files, staging, progress, check_size)
         if tokens is None
@@ -216,57 +216,8 @@ def prepare_tokens(
     return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
 
 
-_LEAST_BYTES_A_TOKEN = (
-    2.5  # of text, by a tokenizer that is yet to be trained: most texts have more, small vocabularies less
-)
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What is known of `tokens/` without writing anything: how much is read, and what it will be, estimated from above."""
-
-    num_files: int
-    num_bytes: int
-    vocab_size: int
-    num_tokens_bound: int
-    mark: str
-    manifest: Manifest | None  # None if there is work to do
-    tokenizer_sha: str
-
-
-def look_ahead(config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress) -> Ahead:
-    """Find and hash the files of `inputs`, and look at the beginnings of some.
-
-    Raises:
-        InputMissing, BadData, BadSetting: as `prepare_tokens`; standard input, of which the run would find nothing left.
-    """
-    from scone_cli.corpus.files import STDIN, find_files  # heavy: only when the stage runs
-    from scone_cli.corpus.sample import look_at
-    from scone_cli.corpus.tokenizer import Tokenizer
-
-    if STDIN in map(str, inputs):
-        raise BadSetting("--plan: standard input can be read only once", "name files, or leave --plan out")
-    if config.tokenizer is not None and not config.tokenizer.is_file():
-        raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
-    files = find_files(inputs, progress)
-    num_bytes = sum(file.bytes for file in files)
-    mark = fingerprint(STAGE, STAGE_VERSION, _settings(config), {"corpus": _digest(files)})
-    if (manifest := published(target, "tokens", mark)) is not None:
-        known = manifest.summary
-        size, bound, sha = known["vocab_size"], known["tokens"], manifest.tokenizer
-        return Ahead(len(files), num_bytes, size, bound, mark, manifest, sha)
-    tokenizer = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
-    size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
-    if (ids := _token_files(config, files)) is not None:
-        bound = sum(file.num_tokens for file in ids)
-    else:
-        look = look_at(files, config.text_field, _on_bad(config))
-        guess = round(num_bytes * look.expansion / _LEAST_BYTES_A_TOKEN)
-        bound = guess if tokenizer is None else look.tokens_bound(tokenizer, files)
-    return Ahead(len(files), num_bytes, size, bound, mark, None, "")
-
-
-def _settings(config: TokenSettings) -> dict[str, Any]:
+def token_settings(config: TokenSettings) -> dict[str, Any]:
+    """The settings in the fingerprint of `tokens/`; of a tokenizer that is given, its content."""
     settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
     if config.tokenizer is not None:
         settings["tokenizer"] = digest_file(config.tokenizer)
@@ -274,7 +225,7 @@ def _settings(config: TokenSettings) -> dict[str, Any]:
     return settings
 
 
-def _digest(files: Sequence[SourceFile]) -> str:
+def digest_of(files: Sequence[SourceFile]) -> str:
     """One hash for names and contents of all files: a million of them would drown the manifest."""
     digest = hashlib.sha256()
     for file in files:
@@ -282,7 +233,7 @@ def _digest(files: Sequence[SourceFile]) -> str:
     return digest.hexdigest()
 
 
-def _on_bad(config: TokenSettings) -> OnBad | None:
+def on_bad(config: TokenSettings) -> OnBad | None:
     """Looking ahead takes no notice of bad documents that will be left out: the tasks count them."""
     return (lambda _: None) if config.on_bad_document == "skip" else None
 
@@ -322,11 +273,11 @@ def _text(
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
             raise BadSetting(f"{name} {value}: is for a corpus of token ids, and this one is text")
-    separator, on_bad = Separator.of(config.document_separator), _on_bad(config)
-    look = look_at(files, config.text_field, on_bad, separator)
+    separator, leave_out = Separator.of(config.document_separator), on_bad(config)
+    look = look_at(files, config.text_field, leave_out, separator)
     if check_size is not None:
         check_size(round(sum(file.bytes for file in files) * look.expansion))
-    held_out = held_out_of_texts(files, config.held_out, config.text_field, on_bad, separator, progress)
+    held_out = held_out_of_texts(files, config.held_out, config.text_field, leave_out, separator, progress)
     path = staging / "tokenizer.json"
     if not path.exists():
         write_atomically(path, _own(config) or _train(config, files, held_out, staging / SCRATCH, progress))
@@ -357,7 +308,7 @@ def _train(
     from scone_cli.runtime.worker_pool import give_back_memory
 
     separator = Separator.of(config.document_separator)
-    texts, size = draw_texts(files, config.text_field, held_out, progress, _on_bad(config), separator)
+    texts, size = draw_texts(files, config.text_field, held_out, progress, on_bad(config), separator)
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
@@ -372,7 +323,7 @@ def _train(
 # ---- token ids ---------------------------------------------------------------------------------------------------
 
 
-def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
+def token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
     """The files of token ids; None if all are text."""
     from scone_cli.corpus.token_files import recognise
 
@@ -425,6 +376,6 @@ def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progr
         size = max(largest, end) + 1
     if separator is not None and not 0 <= separator < size:
         raise BadSetting(f"--separator {separator}: expected an id of the vocabulary, 0 to {size - 1}")
-    held_out = held_out_of_tokens(files, config.held_out, separator, size - 1, _on_bad(config))
+    held_out = held_out_of_tokens(files, config.held_out, separator, size - 1, on_bad(config))
     shards = _shards(config, staging, tokenizer, held_out, separator, size - 1)
     return _Work(shards, files, size, end, sum(file.num_tokens for file in files))

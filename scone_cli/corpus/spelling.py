@@ -33,7 +33,7 @@ class Speller:
             return " ".join(map(str, ids))
         text = self.tokenizer.decode(ids)
         if _UNKNOWN in text or (ids and not text):
-            text = b"".join(_bytes_of(self.tokenizer, token) for token in ids).decode("utf-8", "surrogateescape")
+            text = b"".join(bytes_of(self.tokenizer, token) for token in ids).decode("utf-8", "surrogateescape")
         return visible(text)
 
 
@@ -53,7 +53,7 @@ def speller_of(folder: Path, manifest: Manifest) -> tuple[Speller, str]:
     return Speller(tokenizer), f"decoded with {path}"
 
 
-def _bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
+def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
     """The bytes of one token. Of a part of a character only its name is known, which byte-level BPE spells in letters."""
     text = tokenizer.decode([token])
     if text and _UNKNOWN not in text:

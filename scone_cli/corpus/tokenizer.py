@@ -157,6 +157,11 @@ class Tokenizer:
         """The text of token ids; for a byte-level tokenizer the exact inverse of encoding."""
         return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def encode_with_ends(self, text: str) -> tuple[Tokens, npt.NDArray[np.int64]]:
+        """The tokens of a text, and the character of it before which each ends [N]; by the slow library."""
+        found = self._reference.encode(text, add_special_tokens=False)
+        return np.array(found.ids, np.uint32), np.array([end for _, end in found.offsets], np.int64)
+
     def token_text(self, token: int) -> str:
         """One token to look at: its text, or its name in the vocabulary where it is but a part of a character."""
         text = self.decode([token])

@@ -1,7 +1,8 @@
 """What is kept of a corpus while it is evaluated, piece by piece: sums over each of its documents, for every arm.
 
-It takes memory by the document, not by the token: errors are clustered by document, so no less will do.
-Shapes: D documents, N tokens of a piece, C classes.
+It takes memory by the document, not by the token: errors are clustered by document, so no less will do. Of long documents,
+parts are kept: where there are few, errors are clustered by blocks of text (`clusters`).
+Shapes: D documents, P parts of documents, N tokens of a piece, C classes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scone_cli.arrays import F32, F64, I64, U32
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import TokenStream, top_folder
 from scone_cli.counting.rarity import decades_of
+from scone_cli.evaluation.clusters import Clusters, clusters_of, part_tokens, parts_of
 from scone_cli.evaluation.metrics import per_document
 from scone_cli.evaluation.run_arms import Arm, Losses
 from scone_cli.evaluation.texts import document_digests
@@ -26,7 +28,7 @@ from scone_cli.vocab.trie import FgramTrie
 
 
 class CorpusTally:
-    """Sums over the documents of one corpus.
+    """Sums over the parts of the documents of one corpus.
 
     Attributes:
         folders: top folder of each document.
@@ -37,8 +39,11 @@ class CorpusTally:
         lengths: positions of each arm whose match has 0, 1, ... tokens [K + 1].
     """
 
-    def __init__(self, arms: Sequence[Arm], matched_by: str | None, train_counts: I64) -> None:
-        """Of these arms; matches are those of the arm `matched_by`; `train_counts` [V] puts tokens into classes."""
+    def __init__(self, arms: Sequence[Arm], matched_by: str | None, train_counts: I64, total: int = 0) -> None:
+        """Of these arms; matches are those of the arm `matched_by`; `train_counts` [V] puts tokens into classes.
+
+        `total` says about how many tokens are to come.
+        """
         self.folders: list[str] = []
         self.digests: Counter[bytes] = Counter()
         self.seconds: Counter[str] = Counter()
@@ -47,69 +52,69 @@ class CorpusTally:
         self._arms, self._matched_by = arms, matched_by
         self._decades = decades_of(train_counts)
         self._num_decades = 1 + int(self._decades.max(initial=0))
-        self._parts: dict[tuple[str, str], list[F64]] = defaultdict(list)
+        self._part_tokens = part_tokens(total)
+        self._documents: list[I64] = []
+        self._sums: dict[tuple[str, str], list[F64]] = defaultdict(list)
 
-    def add(self, stream: TokenStream, words: I64, found: Losses) -> None:
-        """Take in a piece, with the words [D] of its documents."""
+    def add(self, stream: TokenStream, wording: I64, found: Losses) -> None:
+        """Take in a piece, with the wording [D, 3] of its documents."""
+        starts, document = parts_of(stream.starts, self._part_tokens)
+        sizes = np.diff(starts)
+        part, num_parts = np.repeat(np.arange(sizes.size), sizes), sizes.size
+        self._documents.append(document + len(self.folders))
         self.folders += map(top_folder, stream.names)
         self.digests.update(document_digests(stream))
         self.num_left_out += stream.num_left_out
-        self._keep("tokens", "", np.diff(stream.starts))
-        self._keep("bytes", "", stream.num_bytes)
-        self._keep("words", "", words)
-        document = np.repeat(np.arange(len(stream.names)), np.diff(stream.starts))
+        self._keep("tokens", "", sizes)
+        # What is known of documents alone is shared out by tokens: the sums are exact, and errors hardly move.
+        share = sizes / np.maximum(1, np.diff(stream.starts))[document]
+        self._keep("bytes", "", stream.num_bytes[document] * share)
+        self._keep("wording", "", wording[document] * share[:, None])
         decade = self._decades[stream.tokens]
-        self._keep("tokens by decade", "", by_class(document, decade, len(stream.names), self._num_decades))
+        self._keep("tokens by decade", "", by_class(part, decade, num_parts, self._num_decades))
         length = found.matches[self._matched_by][1] if self._matched_by else None
         num_lengths = 1 + self._longest()
         if length is not None:
-            self._keep("tokens by length", "", by_class(document, length, len(stream.names), num_lengths))
+            self._keep("tokens by length", "", by_class(part, length, num_parts, num_lengths))
         for arm in self._arms:
             losses = found.losses[arm.name]
             own = self.lengths[arm.name]
             own += np.bincount(found.matches[arm.name][1], minlength=own.size)
             self.seconds[arm.name] += found.seconds[arm.name]  # type: ignore[assignment] # mypy knows counters of int only
-            self._keep("nats", arm.name, per_document(losses, stream.starts))
+            self._keep("nats", arm.name, per_document(losses, starts))
             if arm.prefix:  # of which no more is reported
-                self._keep("matched", arm.name, per_document(found.matches[arm.name][1] > 0, stream.starts))
+                self._keep("matched", arm.name, per_document(found.matches[arm.name][1] > 0, starts))
                 continue
-            self._keep(
-                "nats by decade", arm.name, by_class(document, decade, len(stream.names), self._num_decades, losses)
-            )
+            self._keep("nats by decade", arm.name, by_class(part, decade, num_parts, self._num_decades, losses))
             if length is not None:
-                of_lengths = by_class(document, length, len(stream.names), num_lengths, losses)
-                self._keep("nats by length", arm.name, of_lengths)
+                self._keep("nats by length", arm.name, by_class(part, length, num_parts, num_lengths, losses))
 
     def __call__(self, what: str, arm: str = "") -> F64:
-        """One kind of sums: [D], or [D, C] where it is `by` something."""
-        return np.concatenate(self._parts[what, arm])
+        """One kind of sums: [P], or [P, C] where it is `by` something."""
+        return np.concatenate(self._sums[what, arm])
 
-    def groups(self, name: str) -> dict[str, npt.NDArray[np.bool_]]:
-        """Which documents belong to the corpus `name` (all) and to each top folder in it, if there are several [D]."""
-        folders = np.array(self.folders)
-        groups = {name: np.full(folders.size, True)}
+    def groups(self, name: str) -> dict[str, Clusters]:
+        """The corpus `name` (all documents) and each top folder in it, if there are several, in clusters."""
+        folders, document, tokens = np.array(self.folders), np.concatenate(self._documents), self("tokens")
+        inside = {name: np.full(folders.size, True)}
         if (distinct := np.unique(folders)).size > 1:
-            groups |= {f"{name}/{folder}": folders == folder for folder in distinct}
-        return groups
+            inside |= {f"{name}/{folder}": folders == folder for folder in distinct}
+        return {group: clusters_of(tokens, document, is_here) for group, is_here in inside.items()}
 
     def _keep(self, what: str, arm: str, values: npt.NDArray[Any]) -> None:
-        self._parts[what, arm].append(values.astype(np.float64))
+        self._sums[what, arm].append(values.astype(np.float64))
 
     def _longest(self) -> int:
         return max((arm.model.config.max_n for arm in self._arms if arm.index is not None), default=0)
 
 
 def by_class(
-    document: I64,
-    classes: npt.NDArray[Any],
-    num_documents: int,
-    num_classes: int,
-    weights: npt.NDArray[Any] | None = None,
+    part: I64, classes: npt.NDArray[Any], num_parts: int, num_classes: int, weights: npt.NDArray[Any] | None = None
 ) -> F64:
-    """How many tokens of each document are in each class, or the sum of their weights [D, C]; of documents and classes [N]."""
-    place = document * num_classes + classes
-    counts = np.bincount(place, weights, num_documents * num_classes)
-    return counts.astype(np.float64).reshape(num_documents, num_classes)
+    """How many tokens of each part are in each class, or the sum of their weights [P, C]; of parts and classes [N]."""
+    place = part * num_classes + classes
+    counts = np.bincount(place, weights, num_parts * num_classes)
+    return counts.astype(np.float64).reshape(num_parts, num_classes)
 
 
 # ---- gain and loss by token and by f-gram -------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 A condition is one comparison (`<`, `<=`, `>`, `>=`) of two sides made of numbers, `+ - * /`, parentheses and names. A name is an
 arm and a metric, `table.ppl` or `plain-1x.bpb`; where there are several corpora, or for a folder of one, with the corpus in
-brackets: `table.ppl[law]`. Nothing of it is ever run as Python: it is parsed, and only these few nodes are understood.
+brackets: `table.ppl[law]`. Latencies (`table.latency_p99_ms`, with the table mapped) are of no corpus. Nothing of it is ever
+run as Python: it is parsed, and only these few nodes are understood.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ METRICS: Mapping[str, str] = {
     "bpb": "bits_per_byte",
     "nats": "nats_per_token",
     "hit_rate": "hit_rate",
+    "latency_ms": "latency_ms",
+    "latency_p99_ms": "latency_p99_ms",
+    "first_token_ms": "first_token_ms",
+    "first_token_p99_ms": "first_token_p99_ms",
 }
+LATENCIES = tuple(name for name in METRICS if name.endswith("_ms"))  # measured once, and of no corpus
 _COMPARISONS: Mapping[type, Callable[[float, float], bool]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -98,8 +104,15 @@ class Condition:
         """
         for name in self.names.values():
             corpus = self._corpus_of(name, corpora)
-            if not any(corpus == known or corpus.startswith(f"{known}/") for known in corpora):
+            if name.metric not in LATENCIES and not any(
+                corpus == known or corpus.startswith(f"{known}/") for known in corpora
+            ):
                 raise self._not_known(name, corpus, corpora)
+
+    @property
+    def needs_speed(self) -> bool:
+        """Whether it asks for what is measured with `--speed`."""
+        return any(name.metric in LATENCIES for name in self.names.values())
 
     def _look_up(self, name: Name, values: Values, corpora: Sequence[str]) -> float:
         corpus, asked = self._corpus_of(name, corpora), (name.arm, METRICS[name.metric])
@@ -110,6 +123,13 @@ class Condition:
         return value
 
     def _corpus_of(self, name: Name, corpora: Sequence[str]) -> str:
+        if name.metric in LATENCIES:
+            if name.corpus is not None:
+                raise BadSetting(
+                    f"--fail-if '{self.text}': {name.text} names a corpus, but a latency is of none",
+                    f"say {name.arm}.{name.metric}",
+                )
+            return ""
         if name.corpus is None and len(corpora) > 1:
             raise BadSetting(
                 f"--fail-if '{self.text}': {name.text} is known of {len(corpora)} corpora ({', '.join(corpora)})",
@@ -118,6 +138,11 @@ class Condition:
         return corpora[0] if name.corpus is None else name.corpus
 
     def _not_known(self, name: Name, corpus: str, known: Sequence[str]) -> BadSetting:
+        if name.metric in LATENCIES:
+            return BadSetting(
+                f"--fail-if '{self.text}': {name.text} is not known",
+                "a 99th percentile takes 100 times; where there was no time for them, ask for the median: latency_ms",
+            )
         hint = f"it is known of: {', '.join(known)}" if known else None
         return BadSetting(f"--fail-if '{self.text}': {name.text} is not known of '{corpus}'", hint)
 

@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import hashlib
 import importlib.metadata
+import json
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,9 +36,11 @@ import numpy as np
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
 from scone_cli.evaluation import scoring
-from scone_cli.evaluation.lm_eval_tasks import TaskFile, find_tasks, is_path
+from scone_cli.evaluation.lm_eval_tasks import TaskFile, find_tasks, is_path, ready_task
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.scoring import Scorer
+from scone_cli.evaluation.task_answers import Answers
+from scone_cli.evaluation.task_data import TASK_DATA
 from scone_cli.progress import Progress
 
 # ---- the harness as a guest: no line and no file that is not wanted, one error for what it cannot do --------------
@@ -159,15 +163,26 @@ Row = dict[str, Any]
 Group = dict[str, Any]  # of tasks, as the harness's TaskManager loads them
 
 
-def task_fingerprints(tasks: Sequence[str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class TaskOptions:
+    """How tasks are asked: the folder with the data of ready ones; of each so many items at most."""
+
+    data: Path | None = None
+    limit: int | None = None
+
+
+_AS_THEY_ARE = TaskOptions()
+
+
+def task_fingerprints(tasks: Sequence[str], options: TaskOptions = _AS_THEY_ARE) -> dict[str, str]:
     """What the result depends on: the SHA-256 of every file of local tasks, and the version of the harness. Before any work.
 
     Raises:
         BadSetting: lm-evaluation-harness is not installed.
         InputMissing, BadData: see `lm_eval_tasks.find_tasks`.
     """
-    found = {"lm-eval": harness_version()}
-    for task in _files(tasks):
+    found = {"lm-eval": harness_version()} | ({"limit": str(options.limit)} if options.limit else {})
+    for task in _files(tasks, options.data):
         for file in task.files:
             place = os.path.relpath(file, task.path.parent)
             found[f"task {task.name}: {place}"] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -175,12 +190,19 @@ def task_fingerprints(tasks: Sequence[str]) -> dict[str, str]:
 
 
 def run_tasks(
-    tasks: Sequence[str], arms: Sequence[Arm], tokenizer: Tokenizer, end_of_document: int, progress: Progress
+    tasks: Sequence[str],
+    arms: Sequence[Arm],
+    tokenizer: Tokenizer,
+    end_of_document: int,
+    progress: Progress,
+    options: TaskOptions = _AS_THEY_ARE,
+    answers: Answers | None = None,
 ) -> list[Row]:
     """What every arm makes of every task, by its metrics: the section `tasks` of `results.json`.
 
     Rows have task, arm, metric, value, stderr (None where none is known), n (documents; None of a group), version (of the
-    task), cut (requests of whose context the model did not see the left). `tasks` are files, folders, or the harness's names.
+    task), cut (requests of whose context the model did not see the left). `tasks` are files, folders, names of ready tasks
+    whose data are there, or the harness's names. What is answered to each item goes to `answers`.
 
     Raises:
         BadSetting: lm-evaluation-harness is not installed, or knows no such task.
@@ -188,8 +210,8 @@ def run_tasks(
         BadData: a task is not one.
     """
     harness_version()
-    files, names = _files(tasks), [task for task in tasks if not is_path(task)]
-    rows: list[Row] = []
+    files, names = _files(tasks, options.data), _registered_names(tasks, options.data)
+    rows, answers = list[Row](), answers or Answers()
     with tempfile.TemporaryDirectory() as cache, kept_quiet(None if names else cache, progress) as aloud:
         aloud("reading tasks", 0, len(files) + len(names), "tasks")
         loaded = {file.name: _local(file, cache) for file in files} | _registered(names)
@@ -198,7 +220,7 @@ def run_tasks(
             for arm in arms:
                 scorer = Scorer(arm, tokenizer, end_of_document, aloud, f"task {name}, {arm.name}")
                 with one_error(f"task {name}", OURS):
-                    rows += _answered(group, scorer)
+                    rows += _answered(group, scorer, options.limit, answers)
     for task, cut in {row["task"]: row["cut"] for row in rows if row["cut"]}.items():
         progress(f"task {task}", 0, 0, "", f"{cut:,} contexts are longer than the model's, and cut on the left")
     return rows
@@ -207,14 +229,28 @@ def run_tasks(
 # ---- loading -----------------------------------------------------------------------------------------------------
 
 
-def _files(tasks: Sequence[str]) -> list[TaskFile]:
+def _path_of(task: str, data: Path | None) -> Path | None:
+    """The file or folder that a task is named by; None where the harness knows it."""
+    if is_path(task):
+        return Path(task)
+    return ready_task(task) if data else None
+
+
+def _registered_names(tasks: Sequence[str], data: Path | None) -> list[str]:
+    return [task for task in tasks if _path_of(task, data) is None]
+
+
+def _files(tasks: Sequence[str], data: Path | None) -> list[TaskFile]:
     """The tasks among these that are files, each once.
 
     Raises:
-        BadSetting: two have one name, or that of another task that is asked for.
+        BadSetting: two have one name, or that of another task that is asked for; data are given, and no task reads them.
     """
-    by_path = {file.path.resolve(): file for task in tasks if is_path(task) for file in find_tasks(Path(task))}
-    found: dict[str, str] = {task: f"lm-evaluation-harness's {task}" for task in tasks if not is_path(task)}
+    paths = [path for task in tasks if (path := _path_of(task, data))]
+    by_path = {file.path.resolve(): file for path in paths for file in find_tasks(path, data)}
+    if data and not any(file.items for file in by_path.values()):
+        raise BadSetting(f"--task-data {data}: no task reads it", f"name one that does: {', '.join(TASK_DATA)}")
+    found: dict[str, str] = {task: f"lm-evaluation-harness's {task}" for task in _registered_names(tasks, data)}
     for file in by_path.values():
         if file.name in found:
             raise BadSetting(f"{file.path} and {found[file.name]}: two tasks named '{file.name}'", "rename one of them")
@@ -225,6 +261,10 @@ def _files(tasks: Sequence[str]) -> list[TaskFile]:
 def _local(file: TaskFile, cache: str) -> Group:
     """The task in a file; what is made of its data lies in `cache`, and no longer than that."""
     config = file.config | {"metadata": {"version": 0, **_mapping(file.config.get("metadata"))}}
+    if file.items is not None:
+        place = Path(cache) / f"{file.name}.jsonl"
+        place.write_text("".join(json.dumps(item) + "\n" for item in file.items), encoding="utf-8")
+        config |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(place)}}, "test_split": "test"}
     if file.is_local:
         config["dataset_kwargs"] = (config.get("dataset_kwargs") or {}) | {"cache_dir": cache}
     with one_error(str(file.path), OURS):
@@ -261,8 +301,8 @@ def _registered(names: Sequence[str]) -> dict[str, Group]:
 # ---- answering ---------------------------------------------------------------------------------------------------
 
 
-def _answered(group: Group, scorer: Scorer) -> list[Row]:
-    """The metrics of a group of tasks, as the harness works them out of the answers."""
+def _answered(group: Group, scorer: Scorer, limit: int | None, answers: Answers) -> list[Row]:
+    """The metrics of a group of tasks, as the harness works them out of the answers, which are added to `answers`."""
     from lm_eval.evaluator import evaluate
 
     for task in group["tasks"].values():
@@ -272,7 +312,8 @@ def _answered(group: Group, scorer: Scorer) -> list[Row]:
     random.seed(SEED)  # some tasks draw by these: every arm gets the same requests
     np.random.seed(SEED)  # noqa: NPY002
     cut = Counter[str]()
-    found = evaluate(_as_lm(scorer, cut), group, bootstrap_iters=BOOTSTRAPS, log_samples=False)
+    found = evaluate(_as_lm(scorer, cut), group, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
+    answers.add(scorer.arm.name, found)
     rows = []
     for task, metrics in found["results"].items():
         for key, value in metrics.items():

@@ -3,6 +3,9 @@
 A file is one task: a mapping with a name under `task`. `include` and `!function module.name` are looked up beside it, and so
 are its data files (the harness would look for them in the folder it was started in). A folder is all the tasks in it; files
 without a name are there to be included, and those that put tasks into groups are left out: every task is told by itself.
+
+With a key of ours, `task_data`, a file's items come from a local copy of a public data set: `pipelines/tasks` has such files,
+ready to be named alone. What such a copy looks like is in `task_data`.
 """
 
 from __future__ import annotations
@@ -12,12 +15,16 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scone_cli.errors import BadData, InputMissing
+from scone_cli.errors import BadData, BadSetting, InputMissing
+from scone_cli.evaluation.task_data import TASK_DATA, Item, read_items
+from scone_cli.settings import shipped
 
+_DATA = "task_data"  # our key in a task file
 FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of data that lies beside a task, as the harness calls them
 
 Config = dict[str, Any]
@@ -27,13 +34,14 @@ Config = dict[str, Any]
 class TaskFile:
     """A task: where it is from, what the harness takes, and the files whose content decides what it asks.
 
-    is_local: whether all its data are files that are there.
+    is_local: whether all its data are files that are there. items: those of a `task_data`.
     """
 
     path: Path
     config: Config
     files: tuple[Path, ...]
     is_local: bool
+    items: Sequence[Item] | None = None
 
     @property
     def name(self) -> str:
@@ -46,8 +54,14 @@ def is_path(task: str) -> bool:
     return Path(task).exists() or task.endswith((".yaml", ".yml")) or "/" in task
 
 
-def find_tasks(path: Path) -> list[TaskFile]:
-    """The task in a file, or all tasks in a folder.
+def ready_task(name: str) -> Path | None:
+    """The task file of that name which comes with the package, if there is one that reads `--task-data`."""
+    path = shipped() / "tasks" / f"{name}.yaml"
+    return path if name in TASK_DATA and path.is_file() else None
+
+
+def find_tasks(path: Path, data: Path | None = None) -> list[TaskFile]:
+    """The task in a file, or all tasks in a folder, there without those that need `data` where none are given.
 
     Raises:
         InputMissing: there is no such file, no task in the folder, or no such data file.
@@ -58,15 +72,17 @@ def find_tasks(path: Path) -> list[TaskFile]:
             f"{path}: no such task file or folder", "name a YAML file of lm-evaluation-harness, or a folder of them"
         )
     if path.is_file():
-        return [_task(path)]
+        return [_task(path, data)]
     paths = sorted(each for each in path.rglob("*.y*ml") if each.suffix in {".yaml", ".yml"})
-    found = [_task(each) for each in paths if isinstance(_config(each, []).get("task"), str)]
+    configs = {each: _config(each, []) for each in paths}
+    named = [each for each, config in configs.items() if isinstance(config.get("task"), str)]
+    found = [_task(each, data) for each in named if data or _DATA not in configs[each]]
     if not found:
         raise InputMissing(f"{path}: no task in this folder", "expected YAML files with a name under `task`")
     return found
 
 
-def _task(path: Path) -> TaskFile:
+def _task(path: Path, data: Path | None) -> TaskFile:
     read: list[Path] = []
     config = _config(path, read)
     if not isinstance(config.get("task"), str) or "group" in config:
@@ -74,8 +90,16 @@ def _task(path: Path) -> TaskFile:
             f"{path}: {'a group of tasks' if 'group' in config else 'no name'}, expected a task with a name under `task`",
             "name the file of a task, or a folder of them",
         )
-    data, is_local = _place_data(path, config)
-    return TaskFile(path, config, (*read, *data), is_local)
+    if _DATA in config:
+        name = str(config.pop(_DATA))
+        if name not in TASK_DATA:
+            raise BadData(f"{path}: {_DATA} is '{name}'", f"known: {', '.join(TASK_DATA)}")
+        if data is None:
+            raise BadSetting(f"task {config['task']}: its data are not named", "name a local copy: --task-data DIR")
+        items, sources = read_items(name, data)
+        return TaskFile(path, config, (*read, *sources), is_local=True, items=items)
+    files, is_local = _place_data(path, config)
+    return TaskFile(path, config, (*read, *files), is_local)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------

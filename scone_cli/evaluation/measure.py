@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from scone_cli.arrays import F64, I64
 from scone_cli.corpus.remarks import LEFT_OUT, UNKNOWN
@@ -23,12 +22,15 @@ from scone_cli.evaluation import metrics
 from scone_cli.evaluation.accumulators import CorpusTally, Gains
 from scone_cli.evaluation.arm_cost import costs_of
 from scone_cli.evaluation.arms import Opened, load_arms
-from scone_cli.evaluation.lm_eval import run_tasks
+from scone_cli.evaluation.clusters import Clusters, part_tokens
+from scone_cli.evaluation.lm_eval import TaskOptions, run_tasks
 from scone_cli.evaluation.metrics import Estimate
-from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, TABLE, WORSE
+from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, SAME, TABLE, WORSE
 from scone_cli.evaluation.run_arms import Arm, Losses, run_arms
 from scone_cli.evaluation.speed import measure_speed
-from scone_cli.evaluation.texts import Text, documents_trained_on, num_words, training_counts
+from scone_cli.evaluation.task_answers import Answers
+from scone_cli.evaluation.term_losses import TermLosses
+from scone_cli.evaluation.texts import Text, Wording, documents_trained_on, training_counts, wording_of
 from scone_cli.formatting import count_text, is_bytes
 from scone_cli.progress import Progress
 from scone_cli.table.sizes import table_bytes
@@ -39,6 +41,7 @@ LEAST_DIFFERENCE = 1e-5  # nats a token: what is less is rounding of losses, whi
 
 Row = dict[str, Any]
 Sections = dict[str, list[Row]]
+Groups = dict[str, Clusters]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Reading:
         trie: the f-grams of the table.
         rivals: names of the arms that the table may gain on, token by token.
         ladder: whether the first rows of the table are reported too.
+        terms: of a field; what is lost on the tokens inside them is reported too. They need a tokenizer.
     """
 
     end_of_document: int
@@ -60,6 +64,7 @@ class Reading:
     trie: FgramTrie | None
     rivals: Sequence[str]
     ladder: bool = False
+    terms: Sequence[str] = ()
 
 
 def evaluate_text(
@@ -75,7 +80,13 @@ def evaluate_text(
     gains = None
     if TABLE in names and reading.trie is not None:
         gains = Gains(TABLE, reading.rivals, reading.train_counts.size, reading.trie.num_fgrams)
-    tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts)
+    tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts, text.total)
+    terms = None
+    if reading.terms and reading.spell.tokenizer:
+        names_shown = [arm.name for arm in arms if arm.prefix is None]
+        terms = TermLosses(
+            reading.terms, reading.spell.tokenizer, names_shown, TABLE if gains else None, part_tokens(text.total)
+        )
     what, detail, done, tokens, started = f"evaluating {text.name}", f"{len(arms)} arms", 0, 0, time.monotonic()
     progress(what, done, text.total, text.unit, detail)
     for stream, size in text.pieces():
@@ -90,11 +101,13 @@ def evaluate_text(
 
         found = run_arms(arms, stream, reading.end_of_document, told)
         _check_losses(text.name, found)
-        tally.add(stream, num_words(stream, reading.spell.tokenizer), found)
+        tally.add(stream, wording_of(stream, reading.spell.tokenizer), found)
         if reading.spell.tokenizer and reading.spell.tokenizer.unknown is not None:
             tally.num_unknown += int((stream.tokens == reading.spell.tokenizer.unknown).sum())
         if gains:
             gains.add(stream, found)
+        if terms:
+            terms.add(stream, found)
         done += size
         tokens += stream.tokens.size
         del stream, found  # before the next piece is read
@@ -105,13 +118,15 @@ def evaluate_text(
     groups = tally.groups(text.name)
     sections: Sections = {
         "results": _results(shown, tally, groups),
+        "clusters": _clusters(tally, groups),
         "differences": _differences(shown, tally, groups) if gains else [],
         "match_lengths": _by_length(shown, tally, text.name) if gains else [],
         "hit_rates": _hit_rates(tally, groups) if gains else [],
-        "tail": _tail(shown, tally, text.name, reading.rivals if gains else []),
+        "tail": _tail(shown, tally, groups, reading.rivals if gains else []),
+        "terms": _terms(terms, tally, groups) if terms else [],
         "tokens": gains.tokens(text.name, reading.spell) if gains else [],
         "fgrams": gains.fgrams(text.name, reading.trie, reading.spell) if gains and reading.trie else [],
-        "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, text.name)
+        "ladder": _ladder([arm for arm in arms if arm.prefix or arm.name == TABLE], tally, groups)
         if gains and reading.ladder
         else [],
     }
@@ -128,25 +143,24 @@ def _check_losses(corpus: str, found: Losses) -> None:
 # ---- how well ----------------------------------------------------------------------------------------------------
 
 
-def _results(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+def _results(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row]:
     """Every metric of every arm, on the whole and on each folder."""
     rows = []
     whole = next(iter(groups))
-    tokens, num_bytes, words = (tally(what) for what in ("tokens", "bytes", "words"))
-    for corpus, inside in groups.items():
-        count = tokens[inside]
+    for corpus, clusters in groups.items():
+        count, num_bytes, wording = (clusters.sums(tally(what)) for what in ("tokens", "bytes", "wording"))
         if not count.sum():
             continue
         for arm in arms:
-            nats = tally("nats", arm.name)[inside]
+            nats = clusters.sums(tally("nats", arm.name))
             values = {
                 "nats_per_token": metrics.nats_per_token(nats, count),
                 "perplexity": metrics.perplexity(nats, count),
             }
-            if words[inside].any():
-                values["word_perplexity"] = metrics.word_perplexity(nats, words[inside], count)
-            if num_bytes[inside].any():  # none are known of token ids that came without a byte-level tokenizer
-                values["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes[inside], count)
+            if Wording(*wording.sum(0)).has_words:
+                values["word_perplexity"] = metrics.word_perplexity(nats, wording[:, 0], count)
+            if num_bytes.any():  # none are known of token ids that came without a byte-level tokenizer
+                values["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes, count)
             seconds = tally.seconds[arm.name] if corpus == whole else None  # measured for the whole only
             rows += [
                 {"arm": arm.name, "corpus": corpus, "metric": metric, **asdict(value), "seconds": seconds}
@@ -155,8 +169,19 @@ def _results(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDAr
     return rows
 
 
+def _clusters(tally: CorpusTally, groups: Groups) -> list[Row]:
+    """What the errors on each corpus and folder are clustered by, how many there are, and their mean size."""
+    rows = []
+    for corpus, clusters in groups.items():
+        sizes = clusters.sums(tally("tokens"))
+        if number := int((sizes > 0).sum()):
+            about = {"corpus": corpus, "by": clusters.by, "number": number}
+            rows.append(about | {"mean_tokens": round(float(sizes.sum()) / number)})
+    return rows
+
+
 def difference(nats: F64, against: F64, tokens: F64) -> Row:
-    """Nats a token of one arm less those of another, by document [D], with its 95% interval."""
+    """Nats a token of one arm less those of another, by cluster [B], with its 95% interval."""
     paired = metrics.nats_per_token(nats - against, tokens)
     bounds = metrics.interval(paired, int((tokens > 0).sum()))
     low, high = bounds or (None, None)
@@ -164,25 +189,32 @@ def difference(nats: F64, against: F64, tokens: F64) -> Row:
 
 
 def finding(row: Row) -> str:
-    """What a difference shows: the whole of its interval is on one side, and it is more than rounding."""
+    """What a difference shows: the whole of its interval is on one side, and it is more than rounding.
+
+    Where all of it is no more than rounding, both are the same.
+    """
+    known = [each for each in (row["nats_per_token"], row["low"], row["high"]) if each is not None]
+    if max(map(abs, known)) < LEAST_DIFFERENCE:
+        return SAME
     if row["low"] is None or abs(row["nats_per_token"]) < LEAST_DIFFERENCE:
         return NOT_SHOWN
     return BETTER if row["high"] < 0 else WORSE if row["low"] > 0 else NOT_SHOWN
 
 
-def _differences(arms: Sequence[Arm], tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+def _differences(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row]:
     """The table against every other arm, token by token."""
     rows = []
-    tokens = tally("tokens")
-    for corpus, inside in groups.items():
-        if not tokens[inside].sum():
+    for corpus, clusters in groups.items():
+        tokens = clusters.sums(tally("tokens"))
+        if not tokens.sum():
             continue
+        own = clusters.sums(tally("nats", TABLE))
         for arm in arms:
             if arm.name == TABLE:
                 continue
-            row = difference(tally("nats", TABLE)[inside], tally("nats", arm.name)[inside], tokens[inside])
+            row = difference(own, clusters.sums(tally("nats", arm.name)), tokens)
             about = {"arm": TABLE, "against": arm.name, "corpus": corpus}
-            rows.append(about | row | {"n": int(tokens[inside].sum()), "finding": finding(row)})
+            rows.append(about | row | {"n": int(tokens.sum()), "finding": finding(row)})
     return rows
 
 
@@ -203,11 +235,11 @@ def _by_length(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row
     ]
 
 
-def _hit_rates(tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> list[Row]:
+def _hit_rates(tally: CorpusTally, groups: Groups) -> list[Row]:
     """Share of positions where an f-gram is matched, and its mean length there."""
     rows = []
-    for corpus, inside in groups.items():
-        counts = tally("tokens by length")[inside].sum(0)
+    for corpus, clusters in groups.items():
+        counts = clusters.sums(tally("tokens by length")).sum(0)
         total, matched = int(counts.sum()), int(counts[1:].sum())
         if total:
             mean = float(counts @ np.arange(counts.size)) / matched if matched else None
@@ -215,11 +247,12 @@ def _hit_rates(tally: CorpusTally, groups: dict[str, npt.NDArray[np.bool_]]) -> 
     return rows
 
 
-def _tail(arms: Sequence[Arm], tally: CorpusTally, corpus: str, rivals: Sequence[str]) -> list[Row]:
+def _tail(arms: Sequence[Arm], tally: CorpusTally, groups: Groups, rivals: Sequence[str]) -> list[Row]:
     """Mean loss of each arm, and of the table against rivals, by how often the predicted token occurs in training."""
-    counts = tally("tokens by decade")
+    corpus, clusters = next(iter(groups.items()))
+    counts = clusters.sums(tally("tokens by decade"))
     totals = counts.sum(0)
-    nats = {arm.name: tally("nats by decade", arm.name) for arm in arms}
+    nats = {arm.name: clusters.sums(tally("nats by decade", arm.name)) for arm in arms}
     rows = []
     for decade in np.flatnonzero(totals).tolist():
         here = counts[:, decade]
@@ -232,18 +265,30 @@ def _tail(arms: Sequence[Arm], tally: CorpusTally, corpus: str, rivals: Sequence
     return rows
 
 
+def _terms(terms: TermLosses, tally: CorpusTally, groups: Groups) -> list[Row]:
+    """What the arms make of the tokens inside terms."""
+    corpus, clusters = next(iter(groups.items()))
+
+    def compare(nats: F64, against: F64, tokens: F64) -> Row:
+        row = difference(nats, against, tokens)
+        return row | {"finding": finding(row)}
+
+    return terms.rows(corpus, clusters, int(tally("tokens").sum()), compare)
+
+
 # ---- which size --------------------------------------------------------------------------------------------------
 
 
-def _ladder(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row]:
+def _ladder(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Row]:
     """What every prefix of the table is worth, and what it takes."""
-    tokens, num_bytes = tally("tokens"), tally("bytes")
+    corpus, clusters = next(iter(groups.items()))
+    tokens, num_bytes = clusters.sums(tally("tokens")), clusters.sums(tally("bytes"))
     rows = list[Row]()
     for arm in sorted(arms, key=lambda arm: arm.prefix.rows if arm.prefix else math.inf):
         table = arm.table
         assert table is not None
         num_rows = arm.prefix.rows if arm.prefix else table.num_rows
-        nats = tally("nats", arm.name)
+        nats = clusters.sums(tally("nats", arm.name))
         mean: Estimate = metrics.nats_per_token(nats, tokens)
         matched = tally("matched", arm.name) if arm.prefix else tally("tokens by length")[:, 1:].sum(1)
         bits = metrics.bits_per_byte(nats, num_bytes, tokens).value if num_bytes.any() else None
@@ -266,7 +311,7 @@ def _ladder(arms: Sequence[Arm], tally: CorpusTally, corpus: str) -> list[Row]:
 # ---- all of it: the sections of `results.json` but those that judge what is in the others -------------------------
 
 
-_NOT_TIMED: Row = {"speed": [], "lookup": [], "peak_memory_bytes": None}
+_NOT_TIMED: Row = {"speed": [], "latency": [], "lookup": [], "peak_memory_bytes": None}
 
 
 def measure(
@@ -279,15 +324,17 @@ def measure(
     ladder: bool = False,
     speed: bool = True,
     tasks: Sequence[str] = (),
+    task_options: TaskOptions | None = None,
+    terms: Sequence[str] = (),
 ) -> Row:
-    """Evaluate all arms on the texts and, with a tokenizer, on the tasks; of `method` what is only known then."""
+    """Evaluate all arms on the texts and, with a tokenizer, on terms and tasks; of `method` what is only known then."""
     started = time.monotonic()
     folder = found.workspace / "tokens"
     end = end_of_document(folder, found.artifacts["tokens"])
     arms, trie = load_arms(found, ladder, device)
     config = arms[-1].model.config
     counts = training_counts(folder, config.vocab_size)
-    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, NONE], ladder)
+    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, NONE], ladder, terms)
     results: Row = {}
     tallies = list[CorpusTally]()
     for text in texts:
@@ -298,7 +345,11 @@ def measure(
     shown = [arm for arm in arms if arm.prefix is None]
     shares = {name: lengths / lengths.sum() for name, lengths in tallies[0].lengths.items()}
     results["cost"] = costs_of(shown, found, shares)
-    results["tasks"] = run_tasks(tasks, shown, tokenizer, end, progress) if tasks and tokenizer else []
+    answers, options = Answers(), task_options or TaskOptions()
+    results["tasks"] = (
+        run_tasks(tasks, shown, tokenizer, end, progress, options, answers) if tasks and tokenizer else []
+    )
+    results["task_differences"] = answers.differences(TABLE)
     results |= _speed(found, shown, texts[0], progress) if speed else _NOT_TIMED
     results["method"] = {
         "corpora": _about(texts, tallies, folder),
@@ -310,7 +361,7 @@ def measure(
 
 
 def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -> Row:
-    """The sections `speed`, `lookup` and `peak_memory_bytes`, measured on the beginning of a text."""
+    """The sections `speed`, `latency`, `lookup` and `peak_memory_bytes`, measured on the beginning of a text."""
     folders = {arm.name: table[0] for arm in arms if (table := found.table_of(arm.name))}
     return measure_speed(arms, folders, next(text.pieces())[0].tokens, progress)
 
@@ -318,12 +369,17 @@ def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -
 def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) -> list[Row]:
     """The corpora as they are described in `method`, with the shares of text and tokens that say nothing, unless they are 0."""
     known = documents_trained_on([tally.digests for tally in tallies], tokens)
-    rows: list[Row] = [
-        {"corpus": text.name, "documents": len(tally.folders)}
-        | {what: int(tally(what).sum()) or None for what in ("tokens", "bytes", "words")}
-        | {"in_training_split": trained}
-        for text, tally, trained in zip(texts, tallies, known, strict=True)
-    ]
+    rows: list[Row] = []
+    for text, tally, trained in zip(texts, tallies, known, strict=True):
+        wording = Wording(*tally("wording").sum(0))
+        rows.append(
+            {"corpus": text.name, "documents": len(tally.folders)}
+            | {what: round(tally(what).sum()) or None for what in ("tokens", "bytes")}
+            | {"words": round(wording.words) if wording.has_words else None}
+            | {"characters_a_word": wording.characters / wording.words if wording.words else None}
+            | {"unspaced_share": wording.unspaced / wording.characters if wording.characters else None}
+            | {"in_training_split": trained}
+        )
     for row, text, tally in zip(rows, texts, tallies, strict=True):
         if share := text.left_out or tally.num_left_out / (row["bytes"] or 1):
             row[LEFT_OUT] = share

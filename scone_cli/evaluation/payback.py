@@ -7,7 +7,7 @@ the one that moves the answer most is named. This module tells it; `break_even` 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +22,7 @@ from scone_cli.evaluation.break_even import (
     equal_quality,
     hinge_of,
 )
+from scone_cli.evaluation.results import how_to_have_a_rival
 from scone_cli.formatting import big, days_text, dollars
 
 Row = dict[str, Any]
@@ -32,11 +33,13 @@ _NUMBERS = (
 )
 
 
-def payback(scone: Contender, rivals: Sequence[Contender], prices: Prices) -> Row:
+def payback(
+    scone: Contender, rivals: Sequence[Contender], prices: Prices, undecided: Collection[str] = frozenset()
+) -> Row:
     """Whether, and after how many tokens, a model with a table is cheaper than a plain one of equal quality.
 
-    `rivals` are plain models, measured on the same text; `scone` is the arm that reads the table. Returns the section
-    `payback` of an evaluation, JSON values only:
+    `rivals` are plain models, measured on the same text; `scone` is the arm that reads the table. Between it and the rivals
+    `undecided` the text does not tell which is better. Returns the section `payback` of an evaluation, JSON values only:
 
     - scone: its name
     - baseline: null without rivals, else {name, bound, nats_per_token, inference_flops, training_flops}. bound: null if the
@@ -45,6 +48,7 @@ def payback(scone: Contender, rivals: Sequence[Contender], prices: Prices) -> Ro
     - prices: as given; assumptions: [{assumption, text, value, halved, doubled}], the tokens to break even if it were so
     - outcome: "after" (cheaper after some tokens), "at once", "never", "at first" (cheaper to train, dearer to run: until
       break_even_tokens), "no rivals"
+    - answer: "yes", "no", or "open" where what was measured does not tell; the verdict says what would
     - break_even_tokens, break_even_days: numbers or null; least_tokens_a_day: at fewer the table costs more than is saved
     - extra_training_dollars, saving_dollars_a_million_tokens, table_dollars_a_month
     - hinges_on: the assumption that moves it most, one of `assumptions`, or null; verdict: one sentence
@@ -53,9 +57,11 @@ def payback(scone: Contender, rivals: Sequence[Contender], prices: Prices) -> Ro
     found: Row = {"scone": scone.name, "baseline": None, "prices": asdict(prices), "outcome": "no rivals"}
     baseline = equal_quality(scone, rivals)
     if baseline is None:
-        verdict = "Whether Scone pays is not known: no plain model was measured beside it."
-        return found | dict.fromkeys(_NUMBERS) | {"hinges_on": None, "assumptions": [], "verdict": verdict}
+        verdict = f"Whether Scone pays is not known, as no plain model was measured beside it: {how_to_have_a_rival()}."
+        nothing: Row = {"answer": "open", "hinges_on": None, "assumptions": [], "verdict": verdict}
+        return found | dict.fromkeys(_NUMBERS) | nothing
     deal = deal_of(scone, baseline.model, prices)
+    missing = _missing(baseline, deal, undecided)
     assumptions = assumptions_of(scone, baseline.model, prices)
     hinge = hinge_of(deal, assumptions)
     return found | {
@@ -67,6 +73,7 @@ def payback(scone: Contender, rivals: Sequence[Contender], prices: Prices) -> Ro
             "training_flops": baseline.model.training_flops,
         },
         "outcome": deal.outcome,
+        "answer": "open" if missing else "no" if deal.outcome == "never" else "yes",
         "break_even_tokens": _number(deal.tokens),
         "break_even_days": _number(deal.days),
         "least_tokens_a_day": _number(deal.least_load),
@@ -75,7 +82,7 @@ def payback(scone: Contender, rivals: Sequence[Contender], prices: Prices) -> Ro
         "table_dollars_a_month": deal.table_a_day * DAYS_A_YEAR / 12,
         "assumptions": [each | {key: _number(each[key]) for key in ("halved", "doubled")} for each in assumptions],
         "hinges_on": hinge and hinge["assumption"],
-        "verdict": _verdict(baseline, deal, hinge, prices),
+        "verdict": missing or _verdict(baseline, deal, hinge, prices),
     }
 
 
@@ -87,9 +94,30 @@ def _number(value: float) -> float | None:
 # ---- the sentence ------------------------------------------------------------------------------------------------
 
 
+def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str]) -> str:
+    """What must be known to say whether it pays, and how it would be; empty where it can be said."""
+    name = baseline.model.name
+    if deal.saving <= 0 and name in undecided:
+        return (
+            f"Whether Scone pays is not known while it is undecided which is better, the table or {name}: a token costs it as "
+            f"much as one of {name}, or more, so it pays only if it is better."
+        )
+    if deal.outcome == "never" and baseline.bound == "at least":
+        return (
+            f"Whether Scone pays is not known: it is better than every plain model measured, and a token costs it as much as one "
+            f"of {name}, the best of them, or more; a larger one would tell ({how_to_have_a_rival(options=' --dim LARGER')})."
+        )
+    if deal.outcome == "at once" and baseline.bound == "at most":
+        return (
+            f"Whether Scone pays is not known: it costs less to train and to run than {name}, which is better; a smaller plain "
+            f"model would tell ({how_to_have_a_rival(options=' --dim SMALLER')})."
+        )
+    return ""
+
+
 def _verdict(baseline: Baseline, deal: Deal, hinge: Row | None, prices: Prices) -> str:
     if baseline.bound == "at most" and deal.saving <= 0:
-        return f"Scone does not pay: {baseline.model.name}, a plain model, is better and costs no more a token."
+        return f"Scone does not pay: {baseline.model.name}, a plain model, is better, and a token of it costs as much or less."
     sentence = _FINDINGS[deal.outcome](baseline, deal, prices)
     return f"{sentence}{_hinging(hinge)}."
 
@@ -102,21 +130,20 @@ def _after(baseline: Baseline, deal: Deal, prices: Prices) -> str:
 
 
 def _at_once(baseline: Baseline, _deal: Deal, prices: Prices) -> str:
-    if baseline.bound == "at most":
-        return f"Whether Scone pays is not known: it costs less to train and to run than {baseline.model.name}, which is better"
     at_load = f"at {big(prices.load)} tokens a day"  # at fewer its table may cost more than is saved
     return f"Scone pays at once: {at_load} it costs less to train and to run than {_plain(baseline)}"
 
 
 def _never(baseline: Baseline, deal: Deal, prices: Prices) -> str:
-    begin = "It is not shown that Scone pays" if baseline.bound == "at least" else "Scone does not pay"
     if deal.saving <= 0:
-        return f"{begin}: a token costs it no less than {_plain(baseline)}"
+        return f"Scone does not pay: a token costs it as much as one of {_plain(baseline)}, or more"
     if not prices.load:
-        return f"{begin}: nothing is served, so nothing is saved; from {big(deal.least_load)} tokens a day on it would"
+        return f"Scone does not pay: nothing is served, so nothing is saved; from {big(deal.least_load)} tokens a day on it pays"
     saved = f"{dollars(deal.saving * prices.load)} a day that it saves over {_plain(baseline)}"
     more = f"its table costs {dollars(deal.table_a_day)} a day, more than the {saved}"
-    return f"{begin} at {big(prices.load)} tokens a day: {more}; from {big(deal.least_load)} a day on it would"
+    return (
+        f"Scone does not pay at {big(prices.load)} tokens a day: {more}; from {big(deal.least_load)} a day on it pays"
+    )
 
 
 def _at_first(baseline: Baseline, deal: Deal, _prices: Prices) -> str:

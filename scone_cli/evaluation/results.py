@@ -18,14 +18,17 @@ Row = Mapping[str, Any]
 
 # Arms of the model that is evaluated: rows from the table, A_f-gram runs, no rows.
 TABLE, LIVE, NONE = "table", "live", "none"
-BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
+BETTER, WORSE, SAME, NOT_SHOWN = "better", "worse", "the same", "no difference shown"
 _HARDLY_ANY = 0.1  # of the documents of a corpus
 _SAME_SIZE = 0.02  # of the resident parameters: no reader calls such models of different sizes
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table against one other arm on one corpus; the interval is one of 95%, None of a single document."""
+    """The table against one other arm on one corpus; the interval is one of 95%, None of too little text.
+
+    of_this_text: whether the interval holds for this text only, see `clusters`.
+    """
 
     against: str
     corpus: str
@@ -33,6 +36,7 @@ class Comparison:
     low: float | None
     high: float | None
     finding: str
+    of_this_text: bool = False
 
     @property
     def change(self) -> float:
@@ -89,6 +93,25 @@ def corpus_facts(results: Results, corpus: str) -> Row:
     return next((row for row in corpora if row["corpus"] == corpus), {})
 
 
+def clusters_of(results: Results, corpus: str) -> Row:
+    """What the errors on a corpus or folder are clustered by; empty where it is not told."""
+    return next((row for row in rows_of(results, "clusters") if row["corpus"] == corpus), {})
+
+
+def errors_told(clusters: Row) -> str:
+    """What is to be known of errors that are clustered by blocks; empty where they are not."""
+    if clusters.get("by") != "blocks":
+        return ""
+    if clusters["number"] < 2:
+        return "no errors and no intervals, as it is too short to be cut into blocks"
+    size = f"{clusters['number']} blocks of about {clusters['mean_tokens']:,} tokens"
+    reach = max(1, clusters["mean_tokens"] // 10)
+    return (
+        f"errors are clustered by {size}; they hold for this text only, and as far as tokens more than {reach:,} apart "
+        "tell nothing of one another"
+    )
+
+
 def text_of(corpus: str) -> str:
     """A corpus as a sentence names it."""
     return "held-out text" if corpus in ("held-out", "held_out") else corpus
@@ -98,7 +121,8 @@ def comparisons(results: Results, against: str | None = None, corpus: str | None
     """The table against other arms, or one, on all corpora, or one."""
     return [
         Comparison(
-            row["against"], row["corpus"], row["nats_per_token"], row.get("low"), row.get("high"), row["finding"]
+            *(row["against"], row["corpus"], row["nats_per_token"], row.get("low"), row.get("high"), row["finding"]),
+            of_this_text=clusters_of(results, row["corpus"]).get("by") == "blocks",
         )
         for row in rows_of(results, "differences")
         if row["arm"] == TABLE and against in (None, row["against"]) and corpus in (None, row["corpus"])
@@ -170,13 +194,20 @@ def bits_a_byte(results: Results, found: Comparison) -> float | None:
 
 def how_much(found: Comparison) -> str:
     """The change of the perplexity and its interval: '16.1% lower (95% interval 15.2% to 17.0%)'."""
+    if found.finding == SAME:
+        return "the same"
     change = f"{percent(found.change)} {'lower' if found.nats < 0 else 'higher'}"
     if change.startswith(NOTHING):
-        change = "the same"
+        change = "about the same"
     if found.interval is None:
-        return f"{change} (one document: no interval)"
+        return f"{change} (too little text for an interval)"
     low, high = found.interval
-    if found.finding == NOT_SHOWN:
-        return f"{change} (95% interval {signed_percent(low)} to {signed_percent(high)})"
-    ends = sorted((abs(low), abs(high)))
-    return f"{change} (95% interval {percent(ends[0])} to {percent(ends[1])})"
+    ends = f"{signed_percent(low)} to {signed_percent(high)}"
+    if found.finding in (BETTER, WORSE):
+        ends = " to ".join(map(percent, sorted((abs(low), abs(high)))))
+    return f"{change} (95% interval {ends}{', for this text only' if found.of_this_text else ''})"
+
+
+def how_to_have_a_rival(kind: str = "plain", options: str = "") -> str:
+    """The commands that make one and evaluate it."""
+    return f"scone train-fgram --kind {kind}{options} --out DIR, then scone eval --against DIR"

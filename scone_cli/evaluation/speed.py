@@ -39,6 +39,8 @@ from scone_cli.vocab.trie import FgramTrie
 SECONDS = 20.0
 STREAMS = (1, 8, 64)
 LOOKUP_BATCHES = (1, 16, 4096)  # tokens
+LEAST_SAMPLES = 100  # of which a 99th percentile is taken
+LONGER = 3.0  # times as long as all others a single stream is timed at most
 _PROBE = 64  # tokens, from which it is worked out how many there is time for
 
 Row = dict[str, Any]
@@ -47,7 +49,7 @@ Row = dict[str, Any]
 def measure_speed(
     arms: Sequence[Arm], tables: Mapping[str, Path], tokens: U32, progress: Progress
 ) -> dict[str, list[Row] | int]:
-    """The sections `speed`, `lookup` and `peak_memory_bytes` of `results.json`.
+    """The sections `speed`, `latency`, `lookup` and `peak_memory_bytes` of `results.json`.
 
     `tables` are the folders of the arms' tables, by arm; look-ups are those of the first. `tokens` are those of any text.
     repeats: how often it was timed, after one time that does not count. length: tokens of a prompt; where decode begins, a
@@ -59,12 +61,20 @@ def measure_speed(
     with_tables = [each for each in contenders if each.table is not None]
     first = [each for each in with_tables if each.arm == with_tables[0].arm]
     seconds = SECONDS / (len(STREAMS) + 1)  # all look-ups together take as long as one number of streams
-    speed, lookup, pieces = list[Row](), list[Row](), len(STREAMS) + len(first) * len(LOOKUP_BATCHES)
+    speed, latency, lookup, pieces = (
+        list[Row](),
+        list[Row](),
+        list[Row](),
+        len(STREAMS) + len(first) * len(LOOKUP_BATCHES),
+    )
     with torch.inference_mode():
         rate = _slowest(contenders, tokens)
         for number, streams in enumerate(STREAMS):
             progress("measuring speed", number, pieces, "measurements")
-            speed += _speed(contenders, streams, tokens, rate, seconds)
+            times = _times(contenders, streams, tokens, rate, seconds)
+            speed += _rates(contenders, streams, times)
+            if streams == 1:
+                latency = _latency(contenders, times)
     for each in first:
         for batch in LOOKUP_BATCHES:
             progress("measuring speed", len(STREAMS) + len(lookup), pieces, "measurements")
@@ -72,7 +82,7 @@ def measure_speed(
             median, p99 = lookup_microseconds(each.table, tokens, batch, seconds / len(first) / len(LOOKUP_BATCHES))
             lookup.append({"placement": each.placement, "batch": batch, "median_us": median, "p99_us": p99})
     progress("measuring speed", pieces, pieces, "measurements")
-    return {"speed": speed, "lookup": lookup, "peak_memory_bytes": peak}
+    return {"speed": speed, "latency": latency, "lookup": lookup, "peak_memory_bytes": peak}
 
 
 # ---- who takes part ----------------------------------------------------------------------------------------------
@@ -144,15 +154,32 @@ def _lines(contenders: Sequence[Contender], tokens: U32, streams: int, length: i
     return lines.to(contenders[0].model.device)
 
 
-def _speed(contenders: Sequence[Contender], streams: int, tokens: U32, rate: float, seconds: float) -> list[Row]:
-    """Both phases with so many streams; `rate` says how long the prompts may be, for two rounds at least."""
+@dataclass(frozen=True)
+class Times:
+    """Seconds that each contender took, again and again: to read a prompt of `length`, and then each token after it."""
+
+    length: int
+    prefill: list[list[float]]
+    decode: list[list[float]]
+
+
+def _times(contenders: Sequence[Contender], streams: int, tokens: U32, rate: float, seconds: float) -> Times:
+    """Both phases with so many streams; `rate` says how long the prompts may be, for two rounds at least.
+
+    A single stream is timed longer where it must be, for percentiles that mean something.
+    """
     affordable = int(rate * seconds / 6 / len(contenders) / streams)
     shortest = min(each.model.config.context for each in contenders)
     length = max(1, min(shortest // 2, affordable))
     lines = _lines(contenders, tokens, streams, 2 * length)
     prefill, decode = ([list[float]() for _ in contenders] for _ in range(2))
-    random, deadline = np.random.default_rng(0), time.perf_counter() + seconds
-    while len(prefill[0]) < 2 or time.perf_counter() < deadline:
+    random, begun = np.random.default_rng(0), time.perf_counter()
+
+    def goes_on() -> bool:
+        taken, is_rare = time.perf_counter() - begun, min(map(len, decode)) <= LEAST_SAMPLES
+        return len(prefill[0]) < 2 or taken < seconds or (streams == 1 and is_rare and taken < LONGER * seconds)
+
+    while goes_on():
         for number in random.permutation(len(contenders)).tolist():
             each = contenders[number]
             each.server(streams, 1).read(lines[:, :1])  # now its own weights are near the processor, not another's
@@ -163,6 +190,11 @@ def _speed(contenders: Sequence[Contender], streams: int, tokens: U32, rate: flo
                 decode[number].append(server.timed(lines[:, step : step + 1])[0])
                 if time.perf_counter() > enough and step > length:
                     break
+    return Times(length, prefill, decode)
+
+
+def _rates(contenders: Sequence[Contender], streams: int, times: Times) -> list[Row]:
+    """Rows of `speed`: all streams together, the first time left out."""
     return [
         {
             "arm": each.arm,
@@ -171,11 +203,29 @@ def _speed(contenders: Sequence[Contender], streams: int, tokens: U32, rate: flo
             "batch": streams,
             "tokens_a_second": streams * read / float(np.median(seconds_taken[1:])),
             "repeats": len(seconds_taken) - 1,
-            "length": length,
+            "length": times.length,
         }
-        for phase, read, times in (("prefill", length, prefill), ("decode", 1, decode))
-        for each, seconds_taken in zip(contenders, times, strict=True)
+        for phase, read, taken in (("prefill", times.length, times.prefill), ("decode", 1, times.decode))
+        for each, seconds_taken in zip(contenders, taken, strict=True)
     ]
+
+
+def _latency(contenders: Sequence[Contender], times: Times) -> list[Row]:
+    """Rows of `latency`, of one stream that generates: milliseconds to its first token, and for each after that."""
+    return [
+        {"arm": each.arm, "placement": each.placement, "prompt_tokens": times.length}
+        | _milliseconds("first_token", prefill[1:])
+        | {"prompts": len(prefill) - 1}
+        | _milliseconds("latency", decode[1:])
+        | {"tokens": len(decode) - 1}
+        for each, prefill, decode in zip(contenders, times.prefill, times.decode, strict=True)
+    ]
+
+
+def _milliseconds(name: str, seconds: Sequence[float]) -> Row:
+    """The median and the 99th percentile, which of fewer than 100 is not known: it would be the largest, by chance."""
+    p99 = 1e3 * float(np.percentile(seconds, 99)) if len(seconds) >= LEAST_SAMPLES else None
+    return {f"{name}_ms": 1e3 * float(np.median(seconds)), f"{name}_p99_ms": p99}
 
 
 # ---- look-ups ----------------------------------------------------------------------------------------------------

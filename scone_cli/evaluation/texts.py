@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +20,16 @@ from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.remarks import LEFT_OUT
 from scone_cli.corpus.separators import Separator
+from scone_cli.corpus.terms import UNSPACED
 from scone_cli.corpus.token_stream import TokenStream, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
 from scone_cli.progress import notice
 
+# Beyond either, words of a text are not told apart by blanks. English has some 5 characters a word and code 8, of which none are
+# of a script without blanks; Japanese manual pages, full of names of commands, have 9, and half of them are.
+MOST_UNSPACED = 0.1  # share of the characters
+LONGEST_WORDS = 30  # characters, on average
 PIECE_TOKENS = 1 << 20  # of documents held out; of other text, what 4 MB of it are
 
 
@@ -104,12 +110,30 @@ def _join(streams: Sequence[TokenStream]) -> TokenStream:
     )
 
 
-def num_words(stream: TokenStream, tokenizer: Tokenizer | None) -> I64:
-    """Words of each document: what stands between white space, as Unicode has it; 0 where there is no text."""
-    if tokenizer is None:
-        return np.zeros(len(stream.names), np.int64)
-    documents = (stream.tokens[start:end] for start, end in pairwise(stream.starts.tolist()))
-    return np.array([len(tokenizer.decode(document).split()) for document in documents], np.int64)
+class Wording(NamedTuple):
+    """Words (what stands between white space, as Unicode has it), characters in them, and those of scripts without blanks."""
+
+    words: float
+    characters: float
+    unspaced: float
+
+    @property
+    def has_words(self) -> bool:
+        """Whether blanks tell words apart: not in Chinese, Japanese or Thai, nor in what is not written in words."""
+        if not self.words:
+            return False
+        return self.unspaced <= MOST_UNSPACED * self.characters and self.characters <= LONGEST_WORDS * self.words
+
+
+def wording_of(stream: TokenStream, tokenizer: Tokenizer | None) -> I64:
+    """The numbers of `Wording` for each document [D, 3]; 0 where there is no text."""
+    found = np.zeros((len(stream.names), 3), np.int64)
+    if tokenizer is not None:
+        for number, (start, end) in enumerate(pairwise(stream.starts.tolist())):
+            text = tokenizer.decode(stream.tokens[start:end])
+            words = text.split()
+            found[number] = len(words), sum(map(len, words)), len(UNSPACED.findall(text))
+    return found
 
 
 def training_counts(folder: Path, num_tokens: int) -> I64:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from rich.cells import cell_len
+
 from scone_cli.formatting import Kind, count_text, harmless, shortened
 from scone_cli.report.figures import Axis
 
@@ -161,7 +163,7 @@ def _legend_lines(names: Sequence[str]) -> list[list[str]]:
 
 
 def _entry_width(name: str) -> float:
-    return _SWATCH + CHARACTER * min(len(name), 40) + _GAP
+    return _SWATCH + CHARACTER * min(cell_len(name), 40) + _GAP
 
 
 # ---- axes --------------------------------------------------------------------------------------------------------

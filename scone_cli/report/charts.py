@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from scone_cli.evaluation.results import BETTER, NOT_SHOWN, WORSE
+from rich.cells import cell_len
+
+from scone_cli.evaluation.results import BETTER, NOT_SHOWN, SAME, WORSE
 from scone_cli.formatting import Kind, count_text, shortened, signed, value_text
 from scone_cli.report.chart_axes import (
     BOTTOM,
@@ -39,7 +41,7 @@ from scone_cli.report.figures import BarChart, Chart, Dot, DotChart, Interval, I
 
 _ROW = 25  # height of an interval's line
 _LONGEST = 20  # characters of a name beside the plot
-_CLASSES = {BETTER: "better", WORSE: "worse", NOT_SHOWN: "unshown"}  # of CSS
+_CLASSES = {BETTER: "better", WORSE: "worse", NOT_SHOWN: "unshown", SAME: "unshown"}  # of CSS
 
 _FAR = 16.0  # a point so far from a name is not taken for the one that is named
 
@@ -58,7 +60,7 @@ def interval_chart(chart: IntervalChart) -> str:
     """One line an interval: its name, the interval as a bar with the value as a dot, and the value in digits."""
     names = [shortened(each.name, _LONGEST) for each in chart.intervals]
     values = [_signed(chart.x.kind, each.value) for each in chart.intervals]
-    left = CHARACTER * max(map(len, names)) + 12
+    left = CHARACTER * max(map(cell_len, names)) + 12
     right = WIDTH - CHARACTER * max(6, *map(len, values)) - 10
     frame = Frame(left, 44, right, 44 + _ROW * len(names) + 4)
     ends = [end for each in chart.intervals for end in each.ends]
@@ -124,7 +126,7 @@ def _names(dots: Sequence[Dot], places: Sequence[Place], frame: Frame) -> Iterat
     taken: list[Box] = [(left - 5, top - 5, left + 5, top + 5) for left, top in places]
     for dot, place in reversed(list(zip(dots, places, strict=True))):
         name = shortened(dot.name, _LONGEST)
-        width = CHARACTER * len(name) * (1.08 if dot.strong else 1)
+        width = CHARACTER * cell_len(name) * (1.08 if dot.strong else 1)
         others = [other for other in places if other != place]
         free = [each for each in _beside(place, width) if _is_free(each[2], taken, frame)]
         if free:

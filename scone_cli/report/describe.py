@@ -46,20 +46,40 @@ def describe_text(path: Path, text: str) -> dict[str, Any]:
     Raises:
         BadSetting: there is no vocabulary at `path`.
     """
+    folder, manifest = _vocabulary(path, "--text")
+    from scone_cli.vocab.segment import cut  # noqa: PLC0415 - heavy: it matches text
+
+    return cut(folder, manifest, text)
+
+
+def describe_terms(path: Path, terms: Path) -> dict[str, Any]:
+    """How the vocabulary at `path` matches the terms in a file, as JSON values; see `vocab.terms.match_terms`.
+
+    Raises:
+        BadSetting: there is no vocabulary at `path`.
+        InputMissing, BadData: see `corpus.terms.read_terms`.
+    """
+    folder, manifest = _vocabulary(path, "--terms")
+    from scone_cli.corpus.terms import read_terms  # noqa: PLC0415 - heavy, and so is what follows
+    from scone_cli.vocab.terms import match_terms  # noqa: PLC0415
+
+    return match_terms(folder, manifest, read_terms(terms))
+
+
+def _vocabulary(path: Path, option: str) -> tuple[Path, Manifest]:
+    """The folder of the vocabulary at `path` and its manifest; `option` is what needs one."""
     (folder, *others) = artifact_folders(path)
     if others or path != folder:
         raise BadSetting(
-            f"--text: {path} is not one artifact folder", "name the folder of an f-gram vocabulary: vocab/"
+            f"{option}: {path} is not one artifact folder", "name the folder of an f-gram vocabulary: vocab/"
         )
     manifest = read_manifest(folder)
     if manifest.artifact != "vocab":
         raise BadSetting(
-            f"--text: {path} holds '{manifest.artifact}', expected 'vocab'",
+            f"{option}: {path} holds '{manifest.artifact}', expected 'vocab'",
             "name the folder of an f-gram vocabulary; scone select-vocab makes one",
         )
-    from scone_cli.vocab.segment import cut  # noqa: PLC0415 - heavy: it matches text
-
-    return cut(folder, manifest, text)
+    return folder, manifest
 
 
 def _state(folder: Path) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from scone_cli.evaluation.results import (
@@ -10,13 +10,11 @@ from scone_cli.evaluation.results import (
     Results,
     Row,
     cost_of,
-    drawn_corpus,
     is_table,
     opponent_of,
     rows_of,
-    text_of,
 )
-from scone_cli.formatting import big, bytes_text, count_text, days_text, dollars, listed, plain, with_error
+from scone_cli.formatting import big, bytes_text, count_text, days_text, dollars, listed
 from scone_cli.report.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Section, Table
 from scone_cli.settings import parse_count
 
@@ -25,7 +23,7 @@ _PLACES = {"ram": "in RAM", "mmap": "mapped from disk"}
 
 def cost_section(results: Results) -> Section | None:
     """None where nothing was counted and nothing measured."""
-    found = [_memory(results), _work(results), _speed(results), _lookup(results)]
+    found = [_memory(results), _work(results), _speed(results), _lookup(results), _latency(results)]
     figures = [figure for figure in found if figure is not None]
     says = (
         "What each model takes when it is served. Resident is what the accelerator holds; offloaded is the table, in memory or "
@@ -156,6 +154,43 @@ def _speed(results: Results) -> Figure | None:
 
 def _series_name(arm: str, placement: str | None) -> str:
     return f"{arm}, {_PLACES.get(placement, placement)}" if is_table(arm) and placement else arm
+
+
+def _latency(results: Results) -> Figure | None:
+    rows = rows_of(results, "latency")
+    if not rows:
+        return None
+    columns = [
+        *(Column("", "text"), Column("first token, median ms", "written"), Column("99th percentile, ms", "written")),
+        *(
+            Column("prompts", "count"),
+            Column("each token, median ms", "written"),
+            Column("99th percentile, ms", "written"),
+        ),
+        Column("tokens", "count"),
+    ]
+    values = [
+        (
+            *(
+                _series_name(row["arm"], row["placement"]),
+                _milli(row, "first_token_ms"),
+                _milli(row, "first_token_p99_ms"),
+            ),
+            *(row["prompts"], _milli(row, "latency_ms"), _milli(row, "latency_p99_ms"), row["tokens"]),
+        )
+        for row in rows
+    ]
+    caption = (
+        f"One stream that generates: how long it takes to read a prompt of {rows[0]['prompt_tokens']:,} tokens and to give the "
+        "first token, and each token after it. A 99th percentile is told of 100 times or more; whatever else ran on the machine "
+        "is in it."
+    )
+    strong = [i for i, row in enumerate(rows) if row["arm"] == TABLE]
+    return Figure("Latency", caption, [], [Table(columns, values, strong=strong)])
+
+
+def _milli(row: Row, key: str) -> str:
+    return "-" if row[key] is None else f"{row[key]:,.3g}"
 
 
 def _lookup(results: Results) -> Figure | None:
@@ -303,64 +338,3 @@ def load_of(found: Row) -> float:
 
 def _big(value: float | None) -> str:
     return "never" if value is None else big(value)
-
-
-# ---- which size: quality against the bytes of the table, with the knee marked -------------------------------------
-
-
-_MIB, _GIB = 2**20, 2**30
-
-
-def ladder_section(results: Results) -> Section | None:
-    """None where no smaller table was tried; of several corpora, one is drawn."""
-    rows = rows_of(results, "ladder")
-    if not rows:
-        return None
-    corpora = list(dict.fromkeys(row["corpus"] for row in rows))
-    drawn = min(corpora, key=lambda corpus: corpus != drawn_corpus(results))
-    corpora.sort(key=lambda corpus: corpus != drawn)
-    by_corpus = {corpus: [row for row in rows if row["corpus"] == corpus] for corpus in corpora}
-    tables = [_table(corpus, rungs, folded=corpus != drawn) for corpus, rungs in by_corpus.items()]
-    figure = Figure(f"Smaller tables, on {text_of(drawn)}", "", list(_charts(by_corpus[drawn])), tables)
-    says = (
-        "The first rows of the table are those of the most frequent f-grams, so a smaller table is a part of this one: what it "
-        "would lose, without training again. The knee is where more bytes begin to buy little."
-    )
-    return Section("Which size", says, [figure])
-
-
-def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
-    """Quality and hit rate against bytes; no rows at all have no place on a logarithmic axis."""
-    drawn = [row for row in rungs if row["bytes"]]
-    if len(drawn) < 2:
-        return
-    unit, name = (_GIB, "GiB") if drawn[-1]["bytes"] >= 100 * _GIB else (_MIB, "MiB")
-    x = Axis(f"size of the table ({name})", "measure", log=True)
-    sizes = [row["bytes"] / unit for row in drawn]
-    knee = next(((row["bytes"] / unit, f"knee: {bytes_text(row['bytes'])}") for row in drawn if row["is_knee"]), None)
-    has_bytes = all(row["bits_per_byte"] is not None for row in drawn)
-    key, told = ("bits_per_byte", "bits a byte") if has_bytes else ("perplexity", "perplexity")
-    for title, of, y in (
-        ("quality", key, Axis(f"{told} (lower is better)", "measure", ends="round")),
-        ("hit rate", "hit_rate", Axis("share of tokens with a match", "share")),
-    ):
-        values = [row[of] for row in drawn]
-        if None not in values:
-            yield LineChart(title, x, y, [Line("", sizes, values, dots=True)], knee)
-
-
-def _table(corpus: str, rungs: Sequence[Row], folded: bool) -> Table:
-    columns = [
-        *(Column("rows", "count"), Column("size", "written"), Column("perplexity", "written")),
-        *(Column("bits a byte", "written"), Column("nats a token", "written"), Column("hit rate", "share", bars=True)),
-        Column("", "text"),
-    ]
-    values = [
-        (
-            *(row["rows"], bytes_text(row["bytes"]), plain(row["perplexity"]), plain(row["bits_per_byte"])),
-            *(with_error(row["nats_per_token"], row["stderr"]), row["hit_rate"], "knee" if row["is_knee"] else ""),
-        )
-        for row in rungs
-    ]
-    strong = [i for i, row in enumerate(rungs) if row["is_knee"]]
-    return Table(columns, values, f"On {text_of(corpus)}" if folded else "", strong, folded)

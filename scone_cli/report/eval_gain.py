@@ -6,6 +6,7 @@ from typing import Any
 
 from scone_cli.evaluation.results import (
     BETTER,
+    NONE,
     NOT_SHOWN,
     TABLE,
     WORSE,
@@ -18,7 +19,7 @@ from scone_cli.evaluation.results import (
     rows_of,
     text_of,
 )
-from scone_cli.formatting import count_text, signed_number, signed_percent
+from scone_cli.formatting import count_text, signed_number, signed_percent, term_text, with_error
 from scone_cli.report.eval_quality import change_axis, interval_of
 from scone_cli.report.figures import Axis, BarChart, Bars, Column, Dot, DotChart, Figure, IntervalChart, Section, Table
 
@@ -34,10 +35,15 @@ def gain_section(results: Results) -> Section | None:
         _hits(results),
         _examples(results, "tokens"),
         _examples(results, "fgrams"),
+        _terms(results),
     ]
     figures = [figure for figure in found if figure is not None]
     against = opponent_of(results)
     who = f"Everything here compares the table with {against}. " if against else ""
+    if against == NONE:
+        who = (
+            "Here the table is compared with the same model with its rows taken away (none), as no rival was measured. "
+        )
     says = (
         f"{who}Scone adds to a token's embedding that of the longest f-gram, a frequent sequence of tokens, that ends there: "
         "it can help only where one is found."
@@ -144,6 +150,49 @@ def _comparison(row: Row, against: str | None) -> Comparison | None:
     is_shown = low is not None and high is not None and (high < 0 or low > 0)
     finding = (BETTER if found["nats_per_token"] < 0 else WORSE) if is_shown else NOT_SHOWN
     return Comparison(against, row["corpus"], found["nats_per_token"], low, high, finding)
+
+
+# ---- by term -----------------------------------------------------------------------------------------------------
+
+
+def _terms(results: Results) -> Figure | None:
+    """The terms of the field: those together, and each."""
+    rows, against, corpus = rows_of(results, "terms"), opponent_of(results), drawn_corpus(results)
+    here = [row for row in rows if row["corpus"] == corpus] or rows
+    if not here:
+        return None
+    found = [(_term_name(row), each) for row in here if (each := _comparison(row, against))]
+    known = [interval_of(each, name) for name, each in found if each.interval is not None][: 1 + _SHOWN]
+    charts = (
+        [IntervalChart(f"against {against}, inside terms", change_axis("change of perplexity"), known)] if known else []
+    )
+    columns = [
+        *(Column("corpus", "text"), Column("term", "text"), Column("occurrences", "count"), Column("tokens", "count")),
+        *(Column("hit rate", "share"), Column("table, nats", "written"), Column(f"{against}, nats", "written")),
+        *(Column("perplexity", "written"), Column("finding", "text")),
+    ]
+    values = [(row["corpus"], *_term_values(row, against)) for row in rows]
+    of_one = [value[1:] for row, value in zip(rows, values, strict=True) if row["corpus"] == here[0]["corpus"]]
+    tables = [Table(columns[1:], of_one[: 1 + _SHOWN])]
+    if len(values) > 1 + _SHOWN or len(of_one) < len(values):
+        tables.append(Table(columns, values, "All terms on all corpora", folded=True))
+    occurring = sum(row["occurrences"] > 0 for row in here if row["term"] is not None)
+    caption = (
+        f"The tokens inside the terms that were given, on {text_of(here[0]['corpus'])}: {occurring:,} of {len(here) - 1:,} occur "
+        "there. Perplexity: what the table changes; left of 0 it is better. ± is one standard error."
+    )
+    return Figure("The terms of the field", caption, charts, tables)
+
+
+def _term_name(row: Row) -> str:
+    return "all terms" if row["term"] is None else term_text(row["term"])
+
+
+def _term_values(row: Row, against: str | None) -> tuple[Any, ...]:
+    each = _comparison(row, against)
+    told = ("-", "-") if each is None else (signed_percent(each.change), each.finding)
+    losses = [with_error(row["losses"].get(arm), row["stderrs"].get(arm), 3) for arm in (TABLE, against)]
+    return _term_name(row), row["occurrences"], row["n"], row["hit_rate"], *losses, *told
 
 
 # ---- by corpus ---------------------------------------------------------------------------------------------------

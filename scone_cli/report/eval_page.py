@@ -1,4 +1,4 @@
-"""The page of an evaluation, which people decide from: `render` makes it of results.json, `verdict` its first sentence.
+"""The page of an evaluation, which people decide from: `render` makes it of results.json.
 
 What a page says and shows of each question is in `eval_quality`, `eval_gain` and `eval_cost`; a section without numbers is
 left out.
@@ -12,13 +12,16 @@ from typing import Any
 from scone_cli.corpus.remarks import flattery
 from scone_cli.evaluation.results import (
     BETTER,
+    NOT_SHOWN,
     TABLE,
     WORSE,
     Results,
     Row,
     bits_a_byte,
+    clusters_of,
     corpora_of,
     cost_of,
+    errors_told,
     headline_of,
     rivals_of,
     rows_of,
@@ -33,14 +36,17 @@ from scone_cli.formatting import (
     listed,
     names_of,
     seconds_text,
+    signed,
     signed_number,
     signed_percent,
     with_error,
 )
-from scone_cli.report.eval_cost import cost_section, ladder_section, load_of, payback_section
+from scone_cli.report.eval_cost import cost_section, load_of, payback_section
 from scone_cli.report.eval_gain import gain_section
+from scone_cli.report.eval_ladder import ladder_section
 from scone_cli.report.eval_quality import quality_section
-from scone_cli.report.eval_verdict import verdict
+from scone_cli.report.eval_summary import no_words_told
+from scone_cli.report.eval_verdict import verdict_of
 from scone_cli.report.figures import Column, Fact, Figure, Section, Table
 from scone_cli.report.page import verdict_page
 
@@ -54,6 +60,7 @@ _MISSING = (
     ("speed", "no speed was measured", "run scone eval again"),
     ("ladder", "no smaller table was tried", "add --ladder"),
     ("tasks", "no zero-shot task was run", "add --tasks FILE_OR_DIR"),
+    ("terms", "no term of a field was looked at", "add --terms FILE, one term a line"),
 )
 
 
@@ -84,10 +91,37 @@ def tasks_section(results: Results) -> Section | None:
         dict.fromkeys((row["task"], row["n"], str(row["version"] or "-"), cut.get(row["task"])) for row in rows)
     )
     says = (
-        "Tasks that the models were not trained for, scored by lm-evaluation-harness, with standard errors over the examples. "
-        "Where two scores differ by less than about three of these errors, no difference is shown."
+        "Tasks that the models were not trained for, scored by lm-evaluation-harness. ± is one standard error over the examples. "
+        "Whether two models differ is told below, where they are compared example by example."
     )
-    return Section("Tasks", says, [Figure("Scores", "", [], [*tables, Table(about, versions, "What the tasks are")])])
+    scores_of_all = Figure("Scores", "", [], [*tables, Table(about, versions, "What the tasks are")])
+    return Section("Tasks", says, [scores_of_all, *_task_differences(results)])
+
+
+def _task_differences(results: Results) -> Iterator[Figure]:
+    rows = [row for row in rows_of(results, "task_differences") if row["against"] in rivals_of(results)]
+    if not rows:
+        return
+    columns = [
+        *(
+            Column("task", "text"),
+            Column("metric", "text"),
+            Column("against", "text"),
+            Column("the table's score", "written"),
+        ),
+        *(Column("95% interval", "written"), Column("finding", "text")),
+    ]
+    values = [
+        (
+            *(row["task"], row["metric"], row["against"]),
+            signed(row["difference"], with_error(abs(row["difference"]), row["stderr"], 4)),
+            "-" if row["low"] is None else f"{signed_number(row['low'], 4)} to {signed_number(row['high'], 4)}",
+            row["finding"],
+        )
+        for row in rows
+    ]
+    caption = "How much higher or lower the table scores than a rival on the same examples, for scores that are means over them."
+    yield Figure("The table against its rivals, example by example", caption, [], [Table(columns, values)])
 
 
 def _score(row: Row | None) -> str:
@@ -103,7 +137,8 @@ def method_section(results: Results) -> Section:
     figures = [_texts(method), _models(method), _settings(method), *_checks(results), *_left_out(results)]
     says = (
         "Every token of every document is predicted exactly once, in windows that do not overlap unless the stride is shorter; "
-        "all models read the same windows. Differences are taken document by document, and their intervals are of 95%. "
+        "all models read the same windows. Differences are taken document by document, or of fewer than 30 documents by blocks "
+        "of text, and their intervals are of 95%. "
         "These commands repeat it:"
     )
     return Section(
@@ -169,8 +204,6 @@ def _left_out(results: Results) -> Iterator[Figure]:
         )
 
 
-__all__ = ["render", "verdict"]
-
 _SECTIONS = (
     *(quality_section, gain_section, cost_section, payback_section, ladder_section, tasks_section),
     method_section,
@@ -182,7 +215,7 @@ def render(results: Results) -> str:
     sections = [section for make in _SECTIONS if (section := make(results)) is not None]
     headline = headline_of(results)
     kind = {BETTER: "better", WORSE: "worse"}.get(headline.finding, "") if headline else ""
-    sentence = results.get("verdict") or verdict(results)
+    sentence = results.get("verdict") or verdict_of(results)
     return verdict_page(
         "What Scone gains, and what it costs",
         _about(results),
@@ -218,14 +251,16 @@ def _gain(results: Results) -> Iterator[Fact]:
     found = headline_of(results)
     if found is None:
         return
-    note = "one document: no interval"
+    note = "too little text for an interval"
     if found.interval is not None:
         low, high = found.interval
-        note = f"95% interval {signed_percent(low)} to {signed_percent(high)}"
+        note = (
+            f"95% interval {signed_percent(low)} to {signed_percent(high)}{', for this text only' * found.of_this_text}"
+        )
     if (bits := bits_a_byte(results, found)) is not None:
         note += f"; {signed_number(bits, 4)} bits a byte"
-    if found.finding not in (BETTER, WORSE):
-        note += "; no difference shown"
+    if found.finding == NOT_SHOWN:
+        note += "; undecided"
     yield Fact(f"perplexity against {found.against}", signed_percent(found.change), note)
 
 
@@ -250,14 +285,15 @@ def _pays(results: Results) -> Iterator[Fact]:
         return
     tokens, days, bound = found["break_even_tokens"], found["break_even_days"], found["baseline"]["bound"]
     note = f"against {found['baseline']['name']}"
+    if found["answer"] == "open":
+        yield Fact("pays", "not known yet", f"{note}; the verdict says what would tell")
+        return
     if found["outcome"] == "after":
         note = f"{days_text(days)} at {big(load_of(found))} tokens a day; {note}"
         limit = {"at least": "pays at the latest after", "at most": "pays, if at all, no earlier than after"}
         yield Fact(limit.get(bound or "", "pays after"), f"{big(tokens)} tokens", note)
         return
     value = {"at once": "at once", "at first": "at first only"}.get(found["outcome"], "never")
-    if (found["outcome"], bound) in (("never", "at least"), ("at once", "at most")):
-        value, note = "not shown", f"{note}, which is {'worse' if bound == 'at least' else 'better'}"
     yield Fact("pays", value, note)
 
 
@@ -278,6 +314,8 @@ def _notes(results: Results) -> list[str]:
                 "remembers."
             )
         notes += [f"On {corpus}, {text}." for text in flattery(row)]
-        if row.get("documents") == 1:
-            notes.append(f"{corpus[:1].upper()}{corpus[1:]} is one document: no errors, no intervals.")
+        if told := no_words_told(row):
+            notes.append(f"Perplexity a word of {corpus}: {told}.")
+        if told := errors_told(clusters_of(results, row["corpus"])):
+            notes.append(f"{corpus[:1].upper()}{corpus[1:]} has few documents ({row['documents']:,}): {told}.")
     return notes

@@ -42,7 +42,7 @@ def quality_section(results: Results) -> Section | None:
     says = (
         "How well each model predicts text that it was not trained on: lower is better in every number here. Perplexity is "
         "between how many equally likely tokens a model hesitates on average; bits a byte do not depend on the tokenizer. "
-        "Errors (±) are standard errors over documents."
+        "± is one standard error, over documents or, where there are few, over blocks of text."
     )
     return Section("Quality", says, [figure for figure in found if figure is not None])
 
@@ -85,7 +85,7 @@ def _differences(results: Results) -> Figure | None:
         "difference is shown; a hollow dot: the interval covers 0 or there is none, so no difference is shown."
     )
     if all(each.interval is None for each in found):
-        caption += " A single document has no interval: nothing is shown by it."
+        caption += " So little text has no interval: nothing is shown by it."
     return Figure("The table against its rivals", caption, charts, [_difference_table(found)])
 
 
@@ -218,17 +218,23 @@ def _itself(results: Results) -> Figure | None:
     if others := [each for each in found if each.corpus != drawn]:
         tables.append(replace(_own_table(others), title="The same on the other corpora", folded=True))
     caption = (
-        "The same model read in other ways. The table should not differ from the f-gram model that made it, but for the "
-        "rounding of its rows. Without rows the model is worse than a plain one would be, as it was trained to have them."
+        "The same model read in other ways, so this says nothing of what is gained. The table should be the same as the f-gram "
+        "model that made it, but for the rounding of its rows. With its rows taken away the model is worse than a plain one "
+        "would be, as it was trained to have them."
     )
     return Figure(f"The table against its own model, on {text_of(drawn)}", caption, [], tables)
 
 
 def _own_table(found: Sequence[Comparison]) -> Table:
-    told = {LIVE: "the f-gram model itself", NONE: "no rows at all"}
+    told = {LIVE: "the f-gram model itself", NONE: "its rows taken away"}
     columns = [
         *(Column("against", "text"), Column("corpus", "text"), Column("the table's perplexity is", "text")),
         Column("finding", "text"),
     ]
-    rows = [(told.get(each.against, each.against), each.corpus, how_much(each), each.finding) for each in found]
+    rows = [(told.get(each.against, each.against), each.corpus, how_much(each), _own_finding(each)) for each in found]
     return Table(columns, rows)
+
+
+def _own_finding(found: Comparison) -> str:
+    """None of a model without the rows that it was trained to have: it is no rival."""
+    return "no rival" if found.against == NONE else found.finding

@@ -1,33 +1,51 @@
-"""The verdict of an evaluation: one or two plain sentences, for the page, the terminal and results.json."""
+"""The verdict of an evaluation, for the page, the terminal and results.json: what was gained, what it costs, whether that pays.
+
+It is read by people who decide. So what is not known says what is missing, and by which command it would be known.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from scone_cli.evaluation.results import (
     BETTER,
     NONE,
     NOT_SHOWN,
+    SAME,
+    TABLE,
     WORSE,
     Comparison,
     Results,
     arms_of,
     comparisons,
+    cost_of,
     headline_of,
     how_much,
+    how_to_have_a_rival,
     judged_corpora,
     rivals_of,
+    rows_of,
     text_of,
     times_resident,
 )
-from scone_cli.formatting import listed, names_of
+from scone_cli.formatting import bytes_text, count_text, listed, names_of, percent
+
+_RELATIONS = {BETTER: "the table is better than", WORSE: "the table is worse than", SAME: "the table is the same as"}
+_MOST_TIMES = 50  # as much text as anybody would look for
+
+
+def verdict_of(results: Results) -> str:
+    """All of it: the gain, with that inside the terms of a field if there are any, the cost, whether it pays."""
+    pays = (results.get("payback") or {}).get("verdict") or _without_payback(results)
+    return " ".join(filter(None, [verdict(results), terms_told(results), cost_told(results), pays]))
 
 
 def verdict(results: Results) -> str:
     """Whether the table is better than its rivals, by how much, and on which corpora; two sentences at most.
 
     The rival that counts is the best of those with the same resident size, on the first corpus that is not training text.
-    A difference whose 95% interval covers zero, or that has none, is not shown.
+    A difference whose 95% interval covers zero, or that has none, is undecided.
     """
     corpora, closest = judged_corpora(results), headline_of(results)
     if closest is None:
@@ -35,7 +53,7 @@ def verdict(results: Results) -> str:
     return " ".join([_against_rivals(results, closest), *_elsewhere(results, closest, corpora)])
 
 
-# ---- the sentences -----------------------------------------------------------------------------------------------
+# ---- the gain ----------------------------------------------------------------------------------------------------
 
 
 def _against_rivals(results: Results, closest: Comparison) -> str:
@@ -52,11 +70,27 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
     which = "the best of its rivals of the same resident size" if peers else "its rival of the same resident size"
     if times != 1:
         which = "its rival" if times is None else f"which keeps {times:.2g} times as many parameters resident"
-    relation = {BETTER: "better than", WORSE: "worse than"}.get(closest.finding, "not shown to differ from")
-    sentence = f"On {text_of(closest.corpus)} the table is {relation} {closest.against}, {which}: "
-    sentence += f"its perplexity is {how_much(closest)}"
-    clauses = [*_about_peers(closest, peers), *_about_larger(results, larger)]
+    relation = _RELATIONS.get(closest.finding, "it is undecided between the table and")
+    sentence = f"On {text_of(closest.corpus)} {relation} {closest.against}, {which}"
+    if closest.finding != SAME:
+        whose = "the table's" if closest.finding == NOT_SHOWN else "its"
+        sentence += f": {whose} perplexity is {how_much(closest)}"
+    clauses = [*_what_would_decide(closest), *_about_peers(closest, peers), *_about_larger(results, larger)]
     return "; ".join([sentence, *clauses]) + "."
+
+
+def _what_would_decide(found: Comparison) -> Iterator[str]:
+    """How much text, if the difference stays what it is: an interval narrows with the root of it."""
+    if found.finding != NOT_SHOWN:
+        return
+    if found.low is None or found.high is None:
+        yield "more text would decide it (scone eval CORPUS)"
+        return
+    times = ((found.high - found.low) / 2 / found.nats) ** 2 if found.nats else float("inf")
+    if times <= _MOST_TIMES:
+        yield f"about {max(2, round(times))} times as much text would decide it (scone eval CORPUS)"
+    else:
+        yield f"they are within {percent(max(map(abs, found.interval or ())))} of one another"
 
 
 def _about_peers(closest: Comparison, peers: Sequence[Comparison]) -> Iterator[str]:
@@ -66,7 +100,8 @@ def _about_peers(closest: Comparison, peers: Sequence[Comparison]) -> Iterator[s
 
 
 def _about_larger(results: Results, larger: Sequence[Comparison]) -> Iterator[str]:
-    for finding, words in ((BETTER, "it beats"), (NOT_SHOWN, "it is not shown to differ from"), (WORSE, "it loses to")):
+    told = {BETTER: "it beats", SAME: "it is the same as", NOT_SHOWN: "it is undecided against", WORSE: "it loses to"}
+    for finding, words in told.items():
         if names := [each.against for each in larger if each.finding == finding]:
             times = [times_resident(results, name) or 0 for name in names]
             size = f"{times[0]:.2g}" if len(times) == 1 else f"up to {max(times):.2g}"
@@ -82,29 +117,73 @@ def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) ->
     ]
     if not found:
         return
-    by_finding = {
-        finding: [text_of(each.corpus) for each in found if each.finding == finding]
-        for finding in (BETTER, WORSE, NOT_SHOWN)
-    }
+    told = {BETTER: "better", WORSE: "worse", SAME: "the same", NOT_SHOWN: "undecided"}
+    by_finding = {finding: [text_of(each.corpus) for each in found if each.finding == finding] for finding in told}
     if len(same := by_finding[closest.finding]) == len(found):
         where = f"all {len(found)} other corpora" if len(found) > 2 else f"{listed(same)} too"
-        told = {BETTER: "it is better", WORSE: "it is worse"}.get(closest.finding, "no difference is shown")
-        yield f"Against {closest.against} {told} on {where}."
+        yield f"Against {closest.against} it is {told[closest.finding]} on {where}."
         return
-    parts = [
-        *([f"better on {names_of(by_finding[BETTER], 'corpora')}"] if by_finding[BETTER] else []),
-        *([f"worse on {names_of(by_finding[WORSE], 'corpora')}"] if by_finding[WORSE] else []),
-        *([f"not shown to differ on {names_of(by_finding[NOT_SHOWN], 'corpora')}"] if by_finding[NOT_SHOWN] else []),
-    ]
+    parts = [f"{told[finding]} on {names_of(names, 'corpora')}" for finding, names in by_finding.items() if names]
     yield f"Elsewhere it is, against {closest.against}, {listed(parts)}."
 
 
 def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
+    """What the rows are worth to the model that was trained to have them is no gain, and is not told as one."""
     for found in comparisons(results, NONE):
         if found.corpus in corpora:
+            where = f"its perplexity on {text_of(found.corpus)} is {how_much(found)}"
             return (
-                f"Whether Scone pays is not shown, as no rival was given (--against): on {text_of(found.corpus)} the table's "
-                f"perplexity is {how_much(found)} than that of the same model without its rows, which was trained to have them."
+                f"What Scone gains is not known, as no rival was measured: {how_to_have_a_rival()}. Beside the same model with "
+                f"its rows taken away, which it was trained to have, {where}."
             )
     arms = arms_of(results)
     return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {listed(arms)}'}."
+
+
+def terms_told(results: Results) -> str:
+    """The same comparison on the tokens inside the terms that were given; nothing where there are none, or no rival."""
+    closest = headline_of(results)
+    rows = [row for row in rows_of(results, "terms") if closest and row["corpus"] == closest.corpus]
+    if closest is None or not rows:
+        return ""
+    if not rows[0]["n"]:
+        return f"None of the {len(rows) - 1:,} terms occurs on {text_of(closest.corpus)}."
+    each = next(each for each in rows[0]["differences"] if each["against"] == closest.against)
+    of_terms = replace(
+        closest, nats=each["nats_per_token"], low=each["low"], high=each["high"], finding=each["finding"]
+    )
+    occurrences = f"{rows[0]['occurrences']:,} occurrence{'s' * (rows[0]['occurrences'] != 1)} of the terms"
+    undecided = ", which leaves it undecided" * (of_terms.finding == NOT_SHOWN)
+    return f"Inside the {occurrences} its perplexity is {how_much(of_terms)}{undecided}."
+
+
+# ---- the cost, and whether it pays -------------------------------------------------------------------------------
+
+
+def cost_told(results: Results) -> str:
+    """What a served table takes, beside the rival that counts; nothing where no costs are known."""
+    own, closest = cost_of(results, TABLE), headline_of(results)
+    if not own:
+        return ""
+    parts = [f"{own['resident_parameters']:,} resident parameters"] if own.get("resident_parameters") else []
+    rival = cost_of(results, closest.against) if closest else {}
+    if closest and parts and rival.get("resident_parameters"):
+        ratio = own["resident_parameters"] / rival["resident_parameters"]
+        is_same = times_resident(results, closest.against) == 1
+        parts[0] += (
+            f" (as many as {closest.against})" if is_same else f" ({ratio:.2g} times those of {closest.against})"
+        )
+    if own.get("offloaded_bytes_ram"):
+        size = bytes_text(own["offloaded_bytes_ram"])
+        parts.append(f"{size} of memory beside the accelerator for {count_text(own['offloaded_rows'])} rows")
+    if closest and own.get("training_flops") and rival.get("training_flops"):
+        ratio = own["training_flops"] / rival["training_flops"]
+        parts.append(f"{ratio:.2g} times the training of {closest.against}")
+    return f"It costs {listed(parts)}." if parts else ""
+
+
+def _without_payback(results: Results) -> str:
+    """Where a table was measured and no plain model with what it took to train."""
+    if not any(row["arm"] == TABLE for row in results.get("cost") or []) or headline_of(results) is None:
+        return ""
+    return f"Whether it pays is not known, as no plain model was measured: {how_to_have_a_rival()}."

@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from scone_cli.artifacts.manifest import MANIFEST
 from scone_cli.artifacts.publish import write_atomically
 from scone_cli.errors import BadSetting
@@ -254,4 +256,4 @@ def _cell(column: Column, value: Any) -> str:
         return f'<td class="number bar" style="--share:{value:.3f}">{text}</td>'
     if column.is_number:
         return f'<td class="number">{text}</td>'
-    return f'<td class="long">{text}</td>' if len(text) > _LONG else f'<td class="short">{text}</td>'
+    return f'<td class="long">{text}</td>' if cell_len(text) > _LONG else f'<td class="short">{text}</td>'

@@ -128,7 +128,7 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
         InputMissing, BadData, BadSetting: as `run` before it begins; standard input.
     """
     excluded = _check(config)
-    from scone_cli.corpus.prepare import look_ahead  # heavy: only when the stage runs
+    from scone_cli.corpus.look_ahead import look_ahead  # heavy: only when the stage runs
     from scone_cli.counting.plan import make_plan
     from scone_cli.runtime.resources import num_cores
 

@@ -24,7 +24,7 @@ from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadSetting, DamagedArtifact, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
-from scone_cli.evaluation.fail_if import Condition, parse
+from scone_cli.evaluation.fail_if import LATENCIES, Condition, parse
 from scone_cli.progress import Progress
 from scone_cli.report.eval_summary import summary_of
 from scone_cli.settings import DEVICES, result_settings, setting
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STAGE = "eval"
 _PROCESS = 750 << 20  # bytes of memory, measured: libraries, and what a batch of text takes
 
-STAGE_VERSION = 3  # results.json in its second form, with the filling of the table in training_flops
+STAGE_VERSION = 4  # errors of few documents by blocks of text; latency, terms
 
 Row = dict[str, Any]
 
@@ -70,6 +70,9 @@ class Inputs:
     tables: tuple[Path, ...] = ()
     fail_if: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    task_data: Path | None = None
+    limit: int | None = None
+    terms: Path | None = None
     prices: Prices = field(default_factory=Prices)
 
 
@@ -82,7 +85,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         BadSetting: two arms or corpora have one name; a condition that is not understood.
     """
     from scone_cli.evaluation.arm_cost import payback_of  # heavy: only when the stage runs
-    from scone_cli.report.eval_verdict import verdict
+    from scone_cli.report.eval_verdict import verdict_of
 
     asked = _open(config, inputs, progress)
     found, conditions, files, measured, mark = asked.found, asked.conditions, asked.files, asked.measured, asked.mark
@@ -94,11 +97,11 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     results = None if force else _measured_before(out, measured)
     if results is None:
-        results = _measure(config, inputs, found, files, progress)
+        results = _measure(config, inputs, found, files, asked.terms, progress)
     results["schema_version"] = SCHEMA_VERSIONS[STAGE]
     results["method"] |= _method(config, inputs, found)
     results["payback"] = payback_of(results, found.plain_rivals(), inputs.prices)
-    results["verdict"] = " ".join(filter(None, [verdict(results), (results["payback"] or {}).get("verdict")]))
+    results["verdict"] = verdict_of(results)
     results["checks"] = []
     for condition in conditions:
         with contextlib.suppress(BadSetting):  # told when all that was measured is safe
@@ -116,7 +119,9 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         settings=settings,
         inputs=given,
         tokenizer=found.artifacts["tokens"].tokenizer,
-        summary=summary_of(results | {"speed": []}),  # equal runs write equal manifests: there is no time in them
+        summary=summary_of(
+            results | {"speed": [], "latency": []}
+        ),  # equal runs write equal manifests: there is no time in them
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
@@ -158,6 +163,7 @@ class _Asked:
     found: Opened
     conditions: list[Condition]
     files: dict[str, list[SourceFile]]
+    terms: list[str]
     measured: str
     mark: str
 
@@ -174,15 +180,19 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     check_rivals(found, reads_held_out=not all(files.values()))
     for condition in conditions:
         condition.check_corpora(list(files))
+        if condition.needs_speed and not config.speed:
+            raise BadSetting(f"--fail-if '{condition.text}': no latency is measured", "leave --no-speed out")
     made_from = found.fingerprints()
     made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
     made_from |= _task_fingerprints(inputs, found)
+    terms = _terms(inputs, found)
+    made_from |= {"terms": json.dumps(terms)} if terms else {}
     made_from |= {f"{name}: {file.name}": file.sha256 for name, corpus in files.items() for file in corpus}
     settings = result_settings(config)
     measured = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     also = {"measured": measured, "fail-if": json.dumps(inputs.fail_if), "prices": json.dumps(asdict(inputs.prices))}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, also)
-    return _Asked(found, conditions, files, measured, mark)
+    return _Asked(found, conditions, files, terms, measured, mark)
 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
@@ -205,15 +215,34 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
 def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
     """What the answers to tasks depend on."""
     if not inputs.tasks:
+        if inputs.task_data or inputs.limit:
+            raise BadSetting(
+                f"{'--task-data' if inputs.task_data else '--limit'}: no task is named", "name some: --tasks piqa"
+            )
         return {}
     if "tokenizer.json" not in found.artifacts["tokens"].files:
         raise InputMissing(
             f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a task has no ids",
             "leave --tasks out, or run scone count-ngrams again with --tokenizer",
         )
-    from scone_cli.evaluation.lm_eval import task_fingerprints
+    from scone_cli.evaluation.lm_eval import TaskOptions, task_fingerprints
 
-    return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(inputs.tasks)
+    options = TaskOptions(inputs.task_data, inputs.limit)
+    return {"tasks": json.dumps(inputs.tasks)} | task_fingerprints(inputs.tasks, options)
+
+
+def _terms(inputs: Inputs, found: Opened) -> list[str]:
+    """The terms of the field, if there are any."""
+    if inputs.terms is None:
+        return []
+    if "tokenizer.json" not in found.artifacts["tokens"].files:
+        raise InputMissing(
+            f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so no term can be found in them",
+            "leave --terms out, or run scone count-ngrams again with --tokenizer",
+        )
+    from scone_cli.corpus.terms import read_terms
+
+    return read_terms(inputs.terms)
 
 
 def _measured_before(out: Path, measured: str) -> Row | None:
@@ -234,18 +263,28 @@ def _check(condition: Condition, results: Row) -> Row:
     values = {(row["arm"], row["metric"], row["corpus"]): row["value"] for row in results["results"]}
     for arm in results["method"]["tables"]:
         values |= {(arm, "hit_rate", row["corpus"]): row["hit_rate"] for row in results["hit_rates"]}
+    for row in results["latency"]:
+        if row["placement"] != "ram":  # of a table, as it is mapped
+            values |= {(row["arm"], metric, ""): row[metric] for metric in LATENCIES}
     return condition.check(values, [row["corpus"] for row in results["method"]["corpora"]])
 
 
 def _measure(
-    config: Evaluate, inputs: Inputs, found: Opened, files: dict[str, list[SourceFile]], progress: Progress
+    config: Evaluate,
+    inputs: Inputs,
+    found: Opened,
+    files: dict[str, list[SourceFile]],
+    terms: list[str],
+    progress: Progress,
 ) -> Row:
+    from scone_cli.evaluation.lm_eval import TaskOptions
     from scone_cli.evaluation.measure import measure
 
     tokenizer = _tokenizer(found)
     texts = _texts(config, found, files, tokenizer)
-    choice = {"ladder": config.ladder, "speed": config.speed}
-    return measure(found, texts, tokenizer, progress, device=config.device, tasks=inputs.tasks, **choice)
+    choice: Row = {"ladder": config.ladder, "speed": config.speed, "terms": terms, "tasks": inputs.tasks}
+    choice["task_options"] = TaskOptions(inputs.task_data, inputs.limit)
+    return measure(found, texts, tokenizer, progress, device=config.device, **choice)
 
 
 def _tokenizer(found: Opened) -> Tokenizer | None:
@@ -295,6 +334,8 @@ def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
 def _arguments(inputs: Inputs) -> list[str]:
     """What this evaluation was given, as on a command line."""
     given = {"against": inputs.against, "table": inputs.tables, "tasks": inputs.tasks, "fail-if": inputs.fail_if}
+    for flag, value in (("task-data", inputs.task_data), ("limit", inputs.limit), ("terms", inputs.terms)):
+        given[flag] = (str(value),) if value is not None else ()
     options = [word for flag, values in given.items() for value in values for word in (f"--{flag}", str(value))]
     return [*map(str, inputs.corpora), *options]
 

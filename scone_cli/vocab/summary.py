@@ -78,7 +78,8 @@ def _examples(vocabulary: Vocabulary, rows: int, spell: Speller) -> list[Row]:
     ]
 
 
-def _check_made_from(folder: Path, manifest: Manifest, beside: Path, found: Manifest) -> None:
+def check_made_from(folder: Path, manifest: Manifest, beside: Path, found: Manifest) -> None:
+    """Raise MismatchedArtifacts unless an artifact was made from the one that lies beside it."""
     if found.fingerprint != manifest.inputs.get(found.artifact):
         raise MismatchedArtifacts(
             f"{folder} was made from another '{found.artifact}' than the one in {beside}",
@@ -89,7 +90,7 @@ def _check_made_from(folder: Path, manifest: Manifest, beside: Path, found: Mani
 def _held_out(folder: Path, manifest: Manifest, progress: Progress) -> TokenStream:
     tokens = folder.resolve().parent / "tokens"
     progress("reading held-out text", 0, None, "tokens")
-    _check_made_from(folder, manifest, tokens, open_artifact(tokens, "tokens"))
+    check_made_from(folder, manifest, tokens, open_artifact(tokens, "tokens"))
     held_out = read_tokens(tokens, HELD_OUT)
     if not held_out.tokens.size:
         raise InputMissing(f"{tokens} holds no held-out text", "give scone count-ngrams a --held-out above 0")
@@ -111,7 +112,7 @@ def _tail(
 ) -> Row:
     counts = folder.resolve().parent / "counts"
     found = read_manifest(counts, "counts")
-    _check_made_from(folder, manifest, counts, found)
+    check_made_from(folder, manifest, counts, found)
     by_token = train_counts(counts, found)
     occurrences = np.bincount(held_out.tokens, minlength=by_token.size)
     unmatched = np.bincount(held_out.tokens[matched == 0], minlength=by_token.size)

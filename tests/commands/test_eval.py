@@ -16,8 +16,22 @@ from scone_cli.console.help_texts import STAGES
 
 ARMS = ("plain", "live", "table", "none")
 SECTIONS = [
-    *("schema_version", "method", "results", "differences", "match_lengths", "hit_rates", "tail", "tokens", "fgrams"),
-    *("tasks", "cost", "speed", "lookup", "peak_memory_bytes", "ladder", "payback", "verdict", "checks"),
+    *("schema_version", "method", "results", "clusters", "differences", "match_lengths", "hit_rates", "tail", "terms"),
+    *(
+        "tokens",
+        "fgrams",
+        "tasks",
+        "task_differences",
+        "cost",
+        "speed",
+        "latency",
+        "lookup",
+        "peak_memory_bytes",
+        "ladder",
+        "payback",
+        "verdict",
+        "checks",
+    ),
 ]
 
 
@@ -62,7 +76,7 @@ def test_every_section_is_there(all_of_it):
     assert sorted(found) == sorted(SECTIONS)
     assert found["schema_version"] == schemas.SCHEMA_VERSIONS["eval"] == 2
     empty = {name for name in SECTIONS if found[name] in ([], None)}
-    assert empty == {"tasks"}
+    assert empty == {"terms", "tasks", "task_differences"}
     assert list(dict.fromkeys(row["arm"] for row in found["results"])) == [
         "rival",
         "live",
@@ -165,7 +179,7 @@ def test_a_condition_on_a_folder_that_is_not_there_is_told_when_all_is_safe(eval
         error_of(err, "--fail-if", "table.ppl[held-out/law]", "'held-out/law'")
         assert found["checks"] == []
         assert "held-out/law" in found["method"]["commands"][-1]
-    assert manifest(work / "eval")["stage_version"] == 3
+    assert manifest(work / "eval")["stage_version"] == 4
 
 
 def test_the_held_out_documents_by_their_name_beside_a_corpus(evaluate, small):
@@ -257,3 +271,41 @@ def test_a_plain_model_is_evaluated_alone(forks, work, tmp_path):
     refused = forks.run("--workspace", alone, "eval", "--table", work / "table")
     assert refused.code == 2
     error_of(refused.err, "f-grams", "table")
+
+
+# ---- the terms of a field, and latencies -------------------------------------------------------------------------
+
+
+def test_terms_of_a_field_and_conditions_on_latency(evaluate, work, small, tmp_path):
+    terms, text = tmp_path / "terms.txt", (small / "corpus" / "1.txt").read_text()
+    word = max(set(text.split()), key=text.split().count)
+    terms.write_bytes(f"\ufeff{word}\r\n\r\n# none\r\nqzqz\r\n".encode())
+    args = ("--against", work / "plain", "--terms", terms, small / "corpus" / "1.txt")
+    code, out, err, found = evaluate(*args, "--fail-if", "table.latency_ms > 1e9")
+    assert code == 0, err
+    everything, first, last = found["terms"]
+    assert (everything["term"], first["term"], last["term"]) == (None, word, "qzqz")
+    assert first["occurrences"] == text.split().count(word)
+    assert last["occurrences"] == 0
+    assert everything["losses"].keys() == {"plain", "live", "table", "none"}
+    assert word in out
+    assert f"--terms {terms}" in found["method"]["commands"][-1]
+    assert found["clusters"][0]["by"] == "blocks"  # one document
+    assert "this text only" in out
+    assert all(row["low"] is not None for row in found["differences"])
+    assert next(row for row in found["differences"] if row["against"] == "live")["finding"] in (
+        "the same",
+        "no difference shown",
+    )
+    terms.write_text("qzqz\n")
+    assert was_made(evaluate(*args, "--no-speed")[1])  # other terms, another evaluation
+    code, _, err, _ = evaluate(*args, "--no-speed", "--fail-if", "table.latency_ms > 1")
+    assert code == 2
+    error_of(err, "table.latency_ms > 1", hint=("--no-speed",))
+
+
+def test_options_of_tasks_without_a_task_are_refused(evaluate, tmp_path):
+    for args in (("--task-data", tmp_path), ("--limit", "3")):
+        code, _, err, _ = evaluate(*args)
+        assert code == 2
+        error_of(err, args[0], hint=("--tasks",))

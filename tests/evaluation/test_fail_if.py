@@ -124,3 +124,17 @@ def test_a_condition_has_an_end():
     parse("1" + "+1" * 240 + " > 1", ARMS).check({}, ["wiki"])
     with refusal(BadSetting, "--fail-if", 4005, 500):
         parse("1" + "+1" * 2000 + " > 1", ARMS)
+
+
+def test_a_latency_is_of_no_corpus():
+    values = VALUES | {("table", "latency_p99_ms", ""): 20.5, ("table", "latency_ms", ""): 3.0}
+    for corpora in (["wiki"], ["wiki", "law"]):
+        condition = parse("table.latency_p99_ms > 20", ARMS)
+        condition.check_corpora(corpora)
+        assert condition.check(values, corpora)["holds"]
+        assert condition.needs_speed
+    assert not parse("table.ppl > 1", ARMS).needs_speed
+    with refusal(BadSetting, "table.latency_ms[wiki]", "corpus"):
+        parse("table.latency_ms[wiki] > 1", ARMS).check_corpora(["wiki"])
+    with refusal(BadSetting, "live.latency_p99_ms", "not known", hint=("latency_ms", 100)):
+        parse("live.latency_p99_ms > 1", ARMS).check(values, ["wiki"])

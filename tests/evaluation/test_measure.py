@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from itertools import pairwise
 
@@ -16,7 +17,7 @@ from scone_cli.corpus.spelling import Speller
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.evaluation.measure import Reading, evaluate_text, finding
 from scone_cli.evaluation.run_arms import Arm, run_arm
-from scone_cli.evaluation.texts import Text
+from scone_cli.evaluation.texts import Text, Wording
 from scone_cli.progress import silent
 from scone_cli.table.sizes import table_bytes
 from scone_cli.table.table import Table
@@ -107,7 +108,8 @@ def test_perplexity_a_word(arms, losses):
     # No tokens can be spelled by that: only the table's gains would do so.
     sections, tally = evaluate_text(text_of(), [arms[0]], reading, silent)
     words = sum(len("".join("x" if token % 2 else " " for token in document).split()) for document in DOCUMENTS)
-    assert tally("words").sum() == words > 0
+    assert tally("wording")[:, 0].sum() == pytest.approx(words)
+    assert words > 0
     found = {row["metric"]: row["value"] for row in sections["results"] if row["corpus"] == "text"}
     assert found["word_perplexity"] == pytest.approx(math.exp(losses["plain"].sum() / words))
 
@@ -177,7 +179,7 @@ def test_without_a_table_nothing_is_compared():
         text_of(), [Arm("none", PLAIN)], Reading(END, TRAIN_COUNTS, Speller(None), None, ["none"]), silent
     )
     assert sections["results"]
-    assert {name for name, rows in sections.items() if rows} == {"results", "tail"}
+    assert {name for name, rows in sections.items() if rows} == {"results", "clusters", "tail"}
     assert all(row["differences"] == [] for row in sections["tail"])
 
 
@@ -211,7 +213,9 @@ def test_differences_are_those_of_the_means_with_a_paired_error(report, losses):
         (0.2, 0.1, 0.3, "worse"),
         (-0.2, -0.5, 0.1, "no difference shown"),
         (-0.2, None, None, "no difference shown"),
-        (-1e-7, -2e-7, -1e-8, "no difference shown"),  # rounding
+        (0.0, None, None, "the same"),
+        (1e-6, -1e-3, 1e-3, "no difference shown"),
+        (-1e-7, -2e-7, -1e-8, "the same"),  # rounding
     ],
 )
 def test_better_is_said_only_where_it_is_shown(value, low, high, expected):
@@ -268,3 +272,88 @@ def test_the_ladder_has_the_prefixes_and_the_whole(report, losses):
     matched = [match for document in DOCUMENTS for match in slow_matches(document, FGRAMS[:20], MAX_N)[:-1] if match]
     assert first["hit_rate"] == pytest.approx(len(matched) / 60)
     assert whole["hit_rate"] == pytest.approx(report["hit_rates"][0]["hit_rate"])
+
+
+# ---- terms, words, few documents ---------------------------------------------------------------------------------
+
+
+class Spelled(Words):
+    """Tokens as single letters and one blank, each a byte."""
+
+    LETTERS = "ab cdefg"
+
+    def decode(self, ids):
+        return "".join(self.LETTERS[int(token)] for token in ids)
+
+    def byte_lengths(self):
+        return np.ones(NUM_TOKENS, np.int64)
+
+    def token_text(self, token):
+        return self.LETTERS[token]
+
+
+@pytest.mark.parametrize("bounds", [(), (3,)])
+def test_terms_against_a_loop_over_their_occurrences(arms, losses, bounds):
+    reading = Reading(END, TRAIN_COUNTS, Speller(Spelled()), TRIE, ["plain", "none"], terms=["a", "b d", "zzz", "d"])
+    rows = evaluate_text(text_of(*bounds), arms, reading, silent)[0]["terms"]
+    assert {row["term"] for row in rows} == {None, "a", "b d", "zzz", "d"}
+    assert rows[0]["term"] is None
+    inside, at = {term: [] for term in reading.terms}, 0
+    occurrences = dict.fromkeys(reading.terms, 0)
+    for document in DOCUMENTS:
+        text = Spelled().decode(document)
+        for term in reading.terms:
+            for found in re.finditer(rf"(?<!\w){term}(?!\w)", text):
+                occurrences[term] += 1
+                inside[term] += range(at + found.start(), at + found.end())
+        at += len(document)
+    inside[None] = sorted({place for places in inside.values() for place in places})
+    occurrences[None] = sum(occurrences.values())
+    assert occurrences["a"] > 0
+    assert occurrences["zzz"] == 0
+    for row in rows:
+        places = inside[row["term"]]
+        assert (row["occurrences"], row["n"]) == (occurrences[row["term"]], len(places))
+        if not places:
+            assert (row["losses"], row["differences"]) == ({}, [])
+            continue
+        for arm in ("plain", "live", "table", "none"):
+            assert row["losses"][arm] == pytest.approx(losses[arm][places].mean())
+        assert [each["against"] for each in row["differences"]] == ["plain", "live", "none"]
+        for each in row["differences"]:
+            expected = (losses["table"] - losses[each["against"]])[places].mean()
+            assert each["nats_per_token"] == pytest.approx(expected, abs=1e-6)
+            assert each["finding"] == finding(each)
+
+
+def test_one_document_has_an_interval_by_blocks_of_text(arms):
+    (document,) = random_documents(3, 7, [30 * 64 + 9])
+    text = Text("text", len(document), "tokens", lambda: iter([(stream_of([document], ["a"]), len(document))]))
+    sections, _ = evaluate_text(text, arms[:3], Reading(END, TRAIN_COUNTS, Speller(None), TRIE, ["plain"]), silent)
+    assert sections["clusters"] == [{"corpus": "text", "by": "blocks", "number": 30, "mean_tokens": 64}]
+    assert all(row["stderr"] > 0 for row in sections["results"])
+    assert all(row["low"] < row["nats_per_token"] < row["high"] for row in sections["differences"][:1])
+    live = next(row for row in sections["differences"] if row["against"] == "live")
+    assert live["finding"] in ("the same", "no difference shown", "better", "worse")
+
+
+@pytest.mark.parametrize(
+    ("wording", "has_words"),
+    [
+        (Wording(1000, 5100, 0), True),  # English
+        (Wording(1000, 15_000, 0), True),  # a line of code
+        (Wording(1000, 8900, 4600), False),  # Japanese manual pages
+        (Wording(1000, 5200, 60), True),  # English that cites some Chinese
+        (Wording(10, 5000, 0), False),  # base64
+        (Wording(0, 0, 0), False),
+    ],
+)
+def test_where_blanks_tell_words_apart(wording, has_words):
+    assert wording.has_words == has_words
+
+
+def test_text_without_blanks_has_no_perplexity_a_word(arms):
+    reading = Reading(END, TRAIN_COUNTS, Speller(None), None, [])
+    reading.spell.tokenizer = type("Japanese", (), {"decode": lambda _, ids: "裁判所 " * len(ids)})()
+    found = evaluate_text(text_of(), [arms[0]], reading, silent)[0]["results"]
+    assert {row["metric"] for row in found} == set(METRICS)

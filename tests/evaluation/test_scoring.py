@@ -8,14 +8,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import make_table, random_documents, slow_matches, slow_ranking, tiny_model, trie_of
+from builders import make_table, random_documents, slow_matches, slow_ranking, stream_of, tiny_model, trie_of
 from letters import FOLLOWS, Letters, bigram_model
 from messages import refusal
 
 from scone_cli.errors import BadData
 from scone_cli.evaluation import scoring
-from scone_cli.evaluation.run_arms import Arm
+from scone_cli.evaluation.run_arms import Arm, run_arm
 from scone_cli.evaluation.scoring import Scorer, encode_pairs, windows_of_request, wish_of
+from scone_cli.progress import silent
 from scone_cli.serving.generate import Sampling
 from scone_cli.table.table import Table
 
@@ -296,3 +297,24 @@ def test_progress_is_told(arm):
 
 def test_nothing_to_ask():
     assert BY_HAND.loglikelihood([]) == BY_HAND.loglikelihood_rolling([]) == BY_HAND.generate_until([]) == []
+
+
+# ---- against an evaluation ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contexts", [1, 3])
+@pytest.mark.parametrize("kind", ["plain", "scone", "hashed"])
+def test_a_text_of_whole_contexts_is_as_likely_as_its_loss_says(kind, contexts):
+    """Asked as a whole text or as a continuation of nothing, windows are those of `scone eval`: side by side."""
+    options = {"hashed_rows": 30, "end_of_document": 4} if kind == "hashed" else {}
+    model = tiny_model(5, 3, kind=kind, **options)
+    trie = trie_of(slow_ranking(random_documents(0, 4, [300]), 3, 30, 1), 5, 3) if kind == "scone" else None
+    arm = Arm(kind, model, trie)
+    document = random_documents(7, 4, [contexts * model.config.context])[0]
+    text = "".join("abc "[token] for token in document)
+    loss = run_arm(arm, stream_of([document]), 4, silent).losses.astype(np.float64).sum()
+    scorer = Scorer(arm, Letters("abc "), 4)
+    assert scorer.loglikelihood_rolling([text]) == pytest.approx([-loss], rel=1e-5)
+    assert scorer.of_tokens([(np.zeros(0, np.uint32), np.array(document, np.uint32))])[
+        0
+    ].log_probability == pytest.approx(-loss, rel=1e-5)

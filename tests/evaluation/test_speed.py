@@ -82,7 +82,7 @@ def test_the_first_time_does_not_count(monkeypatch):
 
     monkeypatch.setattr(Server, "timed", timed)
     contenders = list(speed._contenders(Arm("plain", PLAIN), None, silent))
-    prefill, decode = speed._speed(contenders, 1, TEXT, rate=1e9, seconds=1e-6)
+    prefill, decode = speed._rates(contenders, 1, speed._times(contenders, 1, TEXT, rate=1e9, seconds=1e-6))
     assert (prefill["tokens_a_second"], prefill["repeats"]) == (10 / 0.5, 1)
     assert decode["tokens_a_second"] == 1 / 0.5
 
@@ -171,3 +171,37 @@ def test_lookup_times(folder, batch):
     median, p99 = lookup_microseconds(Table.open(folder), TEXT, batch, seconds=0.01)
     assert 0 < median <= p99
     assert median < 1e6 / min(batch, TEXT.size)
+
+
+# ---- latency -----------------------------------------------------------------------------------------------------
+
+
+def test_latency_worked_by_hand():
+    """A hundredth of a second a token, and one of 101 that took a second; the first time of each does not count."""
+    contenders = list(speed._contenders(Arm("plain", PLAIN), None, silent))
+    times = speed.Times(8, [[9.0, 0.08, 0.12, 0.10]], [[9.0, *[0.01] * 100, 1.0]])
+    (row,) = speed._latency(contenders, times)
+    assert (row["arm"], row["prompt_tokens"], row["prompts"], row["tokens"]) == ("plain", 8, 3, 101)
+    assert (row["first_token_ms"], row["latency_ms"]) == (pytest.approx(100), pytest.approx(10))
+    assert row["first_token_p99_ms"] is None  # of three times
+    assert row["latency_p99_ms"] == pytest.approx(10)  # the one slow token lies beyond
+    assert speed._milliseconds("x", [0.01] * 98 + [1.0] * 2)["x_p99_ms"] == pytest.approx(1000)
+
+
+def test_every_arm_has_a_latency_of_many_tokens(arms, folder):
+    found = measure_speed(arms, {"table": folder}, TEXT, silent)["latency"]
+    takers = [("plain", None), ("hashed", None), ("live", None), ("table", "mmap"), ("table", "ram"), ("none", None)]
+    assert [(row["arm"], row["placement"]) for row in found] == takers
+    for row in found:
+        assert row["latency_ms"] > 0
+        assert row["first_token_ms"] > 0
+        assert (row["latency_p99_ms"] is None) == (row["tokens"] < speed.LEAST_SAMPLES)
+
+
+def test_a_fast_model_is_timed_until_a_percentile_means_something(monkeypatch):
+    monkeypatch.setattr(speed, "LONGER", 1e6)
+    contenders = list(speed._contenders(Arm("plain", PLAIN), None, silent))
+    times = speed._times(contenders, 1, TEXT, rate=1e9, seconds=1e-5)
+    assert len(times.decode[0]) > speed.LEAST_SAMPLES
+    several = speed._times(contenders, 2, TEXT, rate=1e9, seconds=1e-6)
+    assert len(several.decode[0]) < speed.LEAST_SAMPLES

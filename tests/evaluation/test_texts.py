@@ -17,9 +17,9 @@ from scone_cli.evaluation.texts import (
     document_digests,
     documents_trained_on,
     held_out_text,
-    num_words,
     text_of_files,
     training_counts,
+    wording_of,
 )
 
 DOCUMENTS = random_documents(0, 50, [30, 0, 7, 100, 1, 60])
@@ -88,8 +88,8 @@ def test_files_in_pieces_tell_how_much_of_them_was_read(tmp_path, monkeypatch):
 def test_words_are_what_stands_between_white_space(text, count):
     tokenizer = Tokenizer(train_tokenizer(iter(["two words", text]), 300), "here", print)
     encoded = [part.tolist() for part in tokenizer.encode_batch([text, "and more"])]
-    assert num_words(stream_of(encoded), tokenizer).tolist() == [count, 2]
-    assert num_words(stream_of(encoded), None).tolist() == [0, 0]
+    assert wording_of(stream_of(encoded), tokenizer)[:, 0].tolist() == [count, 2]
+    assert wording_of(stream_of(encoded), None).tolist() == [[0, 0, 0]] * 2
 
 
 def test_counts_of_the_training_split(tokens):

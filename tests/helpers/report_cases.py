@@ -35,6 +35,11 @@ def results(corpora=CORPORA, arms=ARMS, shift=None, documents=646, has_bytes=Tru
     found = {"schema_version": 2, "method": method(corpora, arms, documents, has_bytes)}
     names = [*corpora, *(f"{corpora[0]}/{folder}" for folder in folders)]
     losses = {name: corpus_losses(name, i, arms, shift) for i, name in enumerate(names)}
+    found["clusters"] = [
+        {"corpus": name, "by": "documents" if documents >= 30 else "blocks", "number": documents}
+        | {"mean_tokens": 900_000 // documents}
+        for name in names
+    ]
     found["results"] = [row for name in names for row in quality(name, losses[name], documents, has_bytes)]
     found["differences"] = [
         difference(name, arm, losses[name], documents) for name in names for arm in arms if arm != "table"
@@ -45,6 +50,7 @@ def results(corpora=CORPORA, arms=ARMS, shift=None, documents=646, has_bytes=Tru
         for i, name in enumerate(names)
     ]
     found["tail"] = [row for name in corpora for row in tail(name, losses[name], documents)]
+    found["terms"] = [row for name in corpora[:1] for row in terms(name, losses[name], documents)]
     found["tokens"] = [row for name in corpora for row in gains(name, "token", texts)]
     found["fgrams"] = [row for name in corpora for row in gains(name, "fgram", texts)]
     found["tasks"] = [
@@ -52,8 +58,16 @@ def results(corpora=CORPORA, arms=ARMS, shift=None, documents=646, has_bytes=Tru
         for task in ("piqa", "arc_easy")
         for i, arm in enumerate(arms)
     ]
+    found["task_differences"] = [
+        {"task": task, "metric": "acc", "arm": "table", "against": arm, "difference": 0.031, "stderr": 0.012}
+        | {"low": 0.007, "high": 0.055, "n": 1000, "finding": "better"}
+        for task in ("piqa", "arc_easy")
+        for arm in arms
+        if arm != "table" and "table" in arms
+    ]
     found["cost"] = [cost(arm, *arms[arm][1:]) for arm in arms]
     found["speed"] = [row for arm in arms for row in speed(arm, arms[arm][1])]
+    found["latency"] = [row for arm in arms for row in latency(arm, arms[arm][1])]
     found["lookup"] = [
         {"placement": placement, "batch": batch, "median_us": base / batch**0.4, "p99_us": 2.2 * base / batch**0.4}
         for placement, base in (("ram", 3.4), ("mmap", 5.9))
@@ -82,6 +96,7 @@ def method(corpora, arms, documents, has_bytes):
         "corpora": [
             {"corpus": name, "documents": documents, "tokens": 900_000, "in_training_split": int(name == "wiki") * 2}
             | {"bytes": 2_628_000 if has_bytes else None, "words": 428_571 if has_bytes else None}
+            | {"characters_a_word": 5.1 if has_bytes else None, "unspaced_share": 0.0 if has_bytes else None}
             for name in corpora
         ],
         "window": 512,
@@ -163,6 +178,28 @@ def tail(name, losses, documents):
         yield row | {"differences": [{k: v for k, v in row.items() if k != "finding"} for row in rows]}
 
 
+def terms(name, losses, documents):
+    """All together, two that occur, one that does not."""
+    for term, occurrences, gain in ((None, 310, 0.2), ("due process", 300, 0.3), ("\u88c1\u5224\u6240", 10, 0.1)):
+        at = {arm: loss - gain * (arm == "table") for arm, loss in losses.items()}
+        rows = [
+            {"against": arm} | interval(at["table"] - at[arm], documents, 0.2)
+            for arm in at
+            if arm != "table" and "table" in at
+        ]
+        row = {
+            "corpus": name,
+            "term": term,
+            "occurrences": occurrences,
+            "n": 3 * occurrences,
+            "share": occurrences / 3e5,
+        }
+        row |= {"hit_rate": 0.9, "losses": at, "stderrs": dict.fromkeys(at, None if documents == 1 else 0.05)}
+        yield row | {"differences": rows}
+    nothing = {"losses": {}, "stderrs": {}, "differences": []}
+    yield {"corpus": name, "term": "a,b", "occurrences": 0, "n": 0, "share": 0.0, "hit_rate": None} | nothing
+
+
 def gains(name, kind, texts):
     for direction, sign in (("gain", -1), ("loss", 1)):
         for i, text in enumerate(texts):
@@ -202,6 +239,13 @@ def speed(arm, parameters):
                 rate = factor * 1.1e9 / parameters * batch**0.8 * (0.96 if placement == "mmap" else 1)
                 row = {"arm": arm, "placement": placement, "phase": phase, "batch": batch, "repeats": 5}
                 yield row | {"tokens_a_second": rate}
+
+
+def latency(arm, parameters):
+    for placement in ("ram", "mmap") if arm.startswith("table") else (None,):
+        row = {"arm": arm, "placement": placement, "prompt_tokens": 256, "prompts": 40, "tokens": 900}
+        times = {"first_token_ms": parameters / 3e5, "first_token_p99_ms": None}
+        yield row | times | {"latency_ms": parameters / 1e6, "latency_p99_ms": parameters / 5e5}
 
 
 def ladder(name, best):

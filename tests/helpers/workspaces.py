@@ -164,7 +164,7 @@ def timeless(folder: Path) -> dict[str, Any]:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        times = ("seconds", "tokens_per_second", "speed", "peak_memory_bytes")
+        times = ("seconds", "tokens_per_second", "speed", "latency", "peak_memory_bytes")
         kept = {key: each for key, each in value.items() if key not in times and not key.startswith("lookup")}
         return {key: _without_times(each) for key, each in kept.items()}
     return [_without_times(each) for each in value] if isinstance(value, list) else value

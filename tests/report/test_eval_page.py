@@ -10,12 +10,13 @@ from xml.etree import ElementTree as ET
 import pytest
 from html_tags import Tags, charts_of, tree_of
 from messages import leanings, names, wording
-from report_cases import HOSTILE, MANY_ARMS, minimum, pays, results
+from report_cases import ARMS, HOSTILE, MANY_ARMS, minimum, pays, results
 
 from scone_cli.evaluation.break_even import Prices, contender
 from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text, count_text, dollars, signed_number
-from scone_cli.report.eval_page import render, verdict
+from scone_cli.report.eval_page import render
+from scone_cli.report.eval_verdict import verdict_of
 
 MANY_CORPORA = [f"corpus-{i}-{'long' * (i % 4)}" for i in range(12)]
 CASES = {
@@ -90,8 +91,8 @@ def test_a_section_is_there_when_its_numbers_are():
         assert section.all("article")
     parts = {
         QUALITY: ("results", "differences"),
-        GAIN: ("match_lengths", "hit_rates", "tail", "tokens", "fgrams"),
-        COST: ("cost", "speed", "lookup"),
+        GAIN: ("match_lengths", "hit_rates", "tail", "tokens", "fgrams", "terms"),
+        COST: ("cost", "speed", "lookup", "latency"),
         PAYS: ("payback",),
         SIZE: ("ladder",),
         TASKS: ("tasks",),
@@ -111,6 +112,9 @@ def test_a_section_is_there_when_its_numbers_are():
         ("fgrams", GAIN, 4),
         ("speed", COST, 2),
         ("lookup", COST, 3),
+        ("latency", COST, 4),
+        ("terms", GAIN, 5),
+        ("task_differences", TASKS, 1),
         ("cost", COST, 0),
         ("differences", QUALITY, 0),
         ("checks", METHOD, 3),
@@ -124,7 +128,7 @@ def test_a_figure_is_there_when_its_numbers_are(key, place, number):
     assert title[1]
     assert title not in without
     if key not in ("cost", "differences"):  # others need these too
-        left_out = without[-1:] if key == "speed" else []  # the one that tells how to have it
+        left_out = without[-1:] if key in ("speed", "terms") else []  # the one that tells how to have it
         assert without == [each for each in with_it if each != title] + left_out
 
 
@@ -171,7 +175,7 @@ def test_the_top_of_the_page():
 
 
 def test_without_a_verdict_of_the_results_the_page_makes_it():
-    assert top_of(render(results()))[0].text == verdict(results())
+    assert top_of(render(results()))[0].text == verdict_of(results())
 
 
 @pytest.mark.parametrize(("shift", "kind"), [(0.0, {"better"}), (0.6, {"worse"}), (0.5075, set())])
@@ -231,7 +235,7 @@ def test_examples_on_the_page_are_those_of_the_results():
     other = [row | {"against": "plain-2.5x", "text": "not-here"} for row in found["tokens"]]
     found["tokens"] += other
     told = sections_of(render(found))[GAIN]
-    tokens, fgrams = (figure.all("table") for figure in told.all("article")[3:])
+    tokens, fgrams = (figure.all("table") for figure in told.all("article")[3:5])
     gains, losses = (table.rows() for table in tokens)
     assert ["\u00b7the", "4,200", "3.200", "2.700", f"{MINUS}2,100", "in the matter\u00b7the"] in gains
     assert ["\u00b7of", "3,890", "3.200", "3.358", "+613", ""] in losses
@@ -241,7 +245,7 @@ def test_examples_on_the_page_are_those_of_the_results():
 
 def test_costs_on_the_page_are_those_of_the_results(law):
     found, told = law
-    memory, work, speed, lookups = told[COST].all("article")
+    memory, work, speed, lookups, _ = told[COST].all("article")
     for row in found["cost"]:
         assert row_of(memory, row["arm"])[1] == f"{row['resident_parameters']:,}"
         flops = [f"{row[key] / 1e6:.3g}M" for key in ("prefill_flops", "decode_flops")]
@@ -428,5 +432,43 @@ def test_how_long_the_prompts_were_is_told():
 def test_contexts_that_were_cut_are_told():
     found = results(("law",))
     found["tasks"] = [row | {"cut": 7 * (row["task"] == "piqa")} for row in found["tasks"]]
-    told = sections_of(render(found))[TASKS].all("table")[-1]
+    told = sections_of(render(found))[TASKS].all("article")[0].all("table")[-1]
     assert told.rows() == [["piqa", "1,000", "1", "7"], ["arc_easy", "1,000", "1", "0"]]
+
+
+def test_latency_and_terms_on_the_page_are_those_of_the_results(law):
+    found, told = law
+    latencies = told[COST].all("article")[4].rows()
+    for row, cells in zip(found["latency"], latencies, strict=True):
+        assert cells[1:3] == [f"{row['first_token_ms']:.3g}", "-"]
+        assert cells[3:] == ["40", f"{row['latency_ms']:.3g}", f"{row['latency_p99_ms']:.3g}", "900"]
+    terms = told[GAIN].all("article")[-1].rows()
+    for row, cells in zip(found["terms"], terms, strict=True):
+        assert cells[0] == (row["term"] or "all terms")
+        assert cells[1:3] == [f"{row['occurrences']:,}", f"{row['n']:,}"]
+        losses = [f"{row['losses'][arm]:.3f} ± 0.050" for arm in ("table", "hashed-1x") if row["n"]]
+        assert cells[4:6] == (losses or ["-", "-"])
+
+
+def test_few_documents_and_words_without_blanks_are_told():
+    found = results(("memo",))
+    found["clusters"] = [{"corpus": "memo", "by": "blocks", "number": 30, "mean_tokens": 800}]
+    found["method"]["corpora"][0] |= {"documents": 2, "words": None, "characters_a_word": 9.0, "unspaced_share": 0.56}
+    html = render(found)
+    for row in found["differences"]:
+        assert names(row["corpus"], "memo")
+    assert names(html, "30 blocks of about 800 tokens", "this text only", "80 apart", "56.0%")
+    assert "for this text only" in top_of(html)[0].text
+    assert "this text only" not in render(results(("memo",)))
+
+
+def test_rows_taken_away_are_no_rival():
+    alone = results(("law",), arms={arm: ARMS[arm] for arm in ("live", "table", "none")})
+    html = render(alone)
+    own = next(
+        figure for figure in sections_of(html)[QUALITY].all("article") if "own model" in figure.all("h3")[0].text
+    )
+    findings = {row[0]: row[-1] for row in own.rows()}
+    assert findings["its rows taken away"] == "no rival"
+    assert not leanings(findings["its rows taken away"])
+    assert names(sections_of(html)[GAIN].all("p")[0].text, "no rival was measured")

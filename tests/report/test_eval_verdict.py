@@ -4,10 +4,12 @@ import math
 import re
 
 import pytest
-from messages import direction, leaning_before, leanings, names
+from messages import direction, is_named, leaning_before, leanings, names
 from report_cases import ARMS, MANY_ARMS, minimum, results
 
-from scone_cli.report.eval_verdict import verdict
+from scone_cli.evaluation.break_even import Prices, contender
+from scone_cli.evaluation.payback import payback
+from scone_cli.report.eval_verdict import cost_told, terms_told, verdict, verdict_of
 
 TWO_ARMS = {arm: ARMS[arm] for arm in ("plain-1x", "live", "table", "none")}
 FINDINGS = {"better": "better", "worse": "worse", "no difference shown": "unknown"}
@@ -158,3 +160,72 @@ def test_without_a_rival_it_does_not_say_that_scone_pays():
     assert no_arm != nothing
     assert not leanings(nothing) + leanings(no_arm)
     assert not re.search(r"\d", nothing + no_arm)
+
+
+# ---- all of it ---------------------------------------------------------------------------------------------------
+
+
+def undecided(nats=0.002, low=-0.006, high=0.010):
+    """Results in which no difference from the one rival is shown, which costs as much to run."""
+    found = results(("law",), TWO_ARMS)
+    for row in found["differences"]:
+        if row["against"] == "plain-1x":
+            row |= {"nats_per_token": nats, "low": low, "high": high, "finding": "no difference shown"}
+    losses = dict.fromkeys(TWO_ARMS, 4.0) | {"table": 4.0 + nats}
+    contenders = {row["arm"]: contender(row, losses[row["arm"]]) for row in found["cost"]}
+    found["payback"] = payback(contenders["table"], [contenders["plain-1x"]], Prices(), ["plain-1x"])
+    return found
+
+
+def test_gain_cost_and_whether_it_pays():
+    found = results(("law",), TWO_ARMS) | {"terms": []}
+    told = verdict_of(found)
+    assert told.startswith(verdict(found))
+    assert told.endswith(found["payback"]["verdict"])
+    assert names(cost_told(found), "614,976", "plain-1x", "280.0 MiB", "1.41M", "2.4")
+    assert cost_told(found) in told
+
+
+def test_what_is_undecided_says_how_much_text_would_decide_it():
+    """A half interval of 0.008 around 0.002 is four times the difference: 16 times as much text halves it twice."""
+    told = verdict(undecided())
+    assert names(told, "16 times", "scone eval CORPUS")
+    level = verdict(undecided(nats=0.0002))
+    assert not is_named(level, "scone eval CORPUS")
+    assert names(level, "1.0%")
+
+
+@pytest.mark.parametrize("nats", [0.002, -0.002])
+def test_an_undecided_gain_leaves_open_whether_it_pays(nats):
+    found = undecided(nats=nats)
+    assert found["payback"]["answer"] == "open"
+    told = verdict_of(found)
+    assert not re.search(r"\bnot (shown|pay)|does not\b", told), "no double negation"
+    assert "better" not in told.split("Whether")[0]
+
+
+def test_what_would_tell_whether_it_pays_is_a_command():
+    no_plain = verdict_of(results(("law",), TWO_ARMS) | {"payback": None, "terms": []})
+    assert names(no_plain, "scone train-fgram --kind plain", "scone eval --against DIR")
+    no_rival = verdict_of(results(("law",), {arm: ARMS[arm] for arm in ("live", "table", "none")}) | {"terms": []})
+    assert names(no_rival, "scone train-fgram --kind plain", "scone eval --against DIR")
+    assert not is_named(no_rival, "Whether it pays")  # one missing rival is told once
+
+
+def test_the_same_is_called_the_same():
+    found = results(("law",), TWO_ARMS)
+    for row in found["differences"]:
+        row |= {"nats_per_token": 0.0, "low": 0.0, "high": 0.0, "finding": "the same"}
+    told = verdict(found)
+    assert names(told, "the same as plain-1x")
+    assert not leanings(told)
+
+
+def test_terms_are_judged_against_the_rival_that_counts():
+    found = results(("held-out",), TWO_ARMS)
+    told = terms_told(found)
+    assert names(told, 310, "50.7%")  # 4.2561 - 3.7486 + 0.2 nats
+    assert direction(told, "50.7%") == "lower"
+    found["terms"] = [row | {"occurrences": 0, "n": 0, "differences": []} for row in found["terms"]]
+    assert names(terms_told(found), "None of the 3 terms")
+    assert terms_told(found | {"terms": []}) == ""

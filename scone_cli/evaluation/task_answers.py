@@ -1,0 +1,66 @@
+"""What each arm answered to each item of the tasks, and how the table differs from the others, item by item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scone_cli.evaluation import metrics
+from scone_cli.evaluation.metrics import Estimate
+from scone_cli.evaluation.results import BETTER, NOT_SHOWN, SAME, WORSE
+
+Row = dict[str, Any]
+
+
+class Answers:
+    """Scores by task and metric, arm and item, of metrics that are means over items."""
+
+    def __init__(self) -> None:
+        self._scores: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+        self._higher_is_better: dict[tuple[str, str], bool] = {}
+
+    def add(self, arm: str, found: Mapping[str, Any]) -> None:
+        """Take in what lm-evaluation-harness found of an arm, with its samples."""
+        for task, samples in (found.get("samples") or {}).items():
+            for key, value in found["results"][task].items():
+                metric, _, chosen = key.partition(",")
+                here = [sample for sample in samples if chosen == sample.get("filter", chosen)]
+                scores = {sample["doc_id"]: sample.get(metric) for sample in here}
+                if not scores or not all(
+                    isinstance(score, int | float | bool | np.number) for score in scores.values()
+                ):
+                    continue
+                if math.isclose(sum(map(float, scores.values())) / len(scores), value, rel_tol=1e-9, abs_tol=1e-12):
+                    name = metric if chosen == "none" else f"{metric} ({chosen})"
+                    self._scores.setdefault((task, name), {})[arm] = {
+                        item: float(score) for item, score in scores.items()
+                    }
+                    direction = (found.get("higher_is_better") or {}).get(task) or {}
+                    self._higher_is_better[task, name] = bool(direction.get(metric, True))
+
+    def differences(self, own: str) -> list[Row]:
+        """The scores of the arm `own` less those of each other arm, with a standard error and an interval of 95%."""
+        rows = []
+        for (task, metric), by_arm in self._scores.items():
+            for arm, scores in by_arm.items():
+                if own in by_arm and arm != own and scores.keys() == by_arm[own].keys():
+                    values = np.array([by_arm[own][item] - scores[item] for item in scores])
+                    about = {"task": task, "metric": metric, "arm": own, "against": arm}
+                    rows.append(about | _difference(values, self._higher_is_better[task, metric]))
+        return rows
+
+
+def _difference(values: np.ndarray[Any, np.dtype[np.float64]], higher_is_better: bool) -> Row:
+    """Of independent items [N]."""
+    n, mean = values.size, float(values.mean())
+    stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+    low, high = metrics.interval(Estimate(mean, stderr, n), n) or (None, None)
+    finding = NOT_SHOWN
+    if not values.any():
+        finding = SAME
+    elif low is not None and high is not None and (low > 0 or high < 0):
+        finding = BETTER if (low > 0) == higher_is_better else WORSE
+    return {"difference": mean, "stderr": stderr, "low": low, "high": high, "n": n, "finding": finding}

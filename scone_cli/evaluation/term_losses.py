@@ -1,0 +1,96 @@
+"""The loss on the tokens inside the terms of a field, under every arm: whether the table helps with our own words.
+
+Shapes: N tokens of a piece, P parts of the documents, B clusters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from scone_cli.arrays import F64, I64
+from scone_cli.corpus.terms import TokenPlaces
+from scone_cli.corpus.token_stream import TokenStream
+from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.evaluation.clusters import Clusters, parts_of
+from scone_cli.evaluation.metrics import nats_per_token, per_document
+from scone_cli.evaluation.run_arms import Losses
+
+Row = dict[str, Any]
+Difference = Callable[[F64, F64, F64], Row]  # of nats of two arms, and tokens, by cluster [B]
+
+
+class TermLosses:
+    """Sums over the tokens inside terms: of all together by part of a document, of each term where it occurs."""
+
+    def __init__(
+        self, terms: Sequence[str], tokenizer: Tokenizer, arms: Sequence[str], matched_by: str | None, part_tokens: int
+    ) -> None:
+        """Of these arms; matches are those of the arm `matched_by`."""
+        self._terms, self._arms, self._matched_by = terms, list(arms), matched_by
+        self._part_tokens = part_tokens
+        self._places = TokenPlaces(terms, tokenizer)
+        self._occurrences = Counter[int]()
+        self._num_parts = 0
+        columns = 2 + len(self._arms)  # tokens, those at which an f-gram is matched, nats by arm
+        self._all: list[F64] = [np.zeros((0, columns))]
+        self._each: list[tuple[I64, I64, F64]] = []  # term, part, and sums over it
+
+    def add(self, stream: TokenStream, found: Losses) -> None:
+        """Take in a piece."""
+        matched = found.matches[self._matched_by][1] > 0 if self._matched_by else np.zeros(stream.tokens.size, np.bool_)
+        values = np.stack([np.ones(stream.tokens.size), matched, *(found.losses[arm] for arm in self._arms)], 1)
+        starts, _ = parts_of(stream.starts, self._part_tokens)
+        inside, numbers, tokens = np.zeros(stream.tokens.size, np.bool_), list[int](), list[int]()
+        for start, end in pairwise(stream.starts.tolist()):
+            for number, first, last in self._places(stream.tokens[start:end]):
+                self._occurrences[number] += 1
+                inside[start + first : start + last] = True
+                numbers += [number] * (last - first)
+                tokens += range(start + first, start + last)
+        masked = values * inside[:, None]
+        self._all.append(np.stack([per_document(column, starts) for column in masked.T], 1))
+        if numbers:
+            part = self._num_parts + np.searchsorted(starts, tokens, side="right") - 1
+            keys, group = np.unique(np.stack([numbers, part]), axis=1, return_inverse=True)
+            sums: F64 = np.stack([np.bincount(group, values[tokens, i]) for i in range(values.shape[1])], 1)
+            self._each.append((keys[0], keys[1], sums.astype(np.float64)))
+        self._num_parts += starts.size - 1
+
+    def rows(self, corpus: str, clusters: Clusters, num_tokens: int, compare: Difference) -> list[Row]:
+        """A row of all terms together (`term` is null), then one for each, those with most tokens first."""
+        everything = np.concatenate(self._all)
+        about: list[tuple[str | None, int, F64]] = [(None, sum(self._occurrences.values()), clusters.sums(everything))]
+        for number, term in enumerate(self._terms):
+            sums = np.zeros_like(everything)
+            for terms, parts, values in self._each:
+                sums[parts[terms == number]] += values[terms == number]
+            about.append((term, self._occurrences[number], clusters.sums(sums)))
+        about[1:] = sorted(about[1:], key=lambda each: -float(each[2][:, 0].sum()))
+        return [
+            {"corpus": corpus, "term": term, "occurrences": occurrences} | self._row(sums, num_tokens, compare)
+            for term, occurrences, sums in about
+        ]
+
+    def _row(self, sums: F64, num_tokens: int, compare: Difference) -> Row:
+        tokens, matched = sums[:, 0], sums[:, 1]
+        nats = {arm: sums[:, 2 + i] for i, arm in enumerate(self._arms)}
+        count = int(tokens.sum())
+        about = {"n": count, "share": count / num_tokens, "hit_rate": None}
+        if not count:
+            return about | {"losses": {}, "stderrs": {}, "differences": []}
+        means = {arm: nats_per_token(each, tokens) for arm, each in nats.items()}
+        return about | {
+            "hit_rate": float(matched.sum()) / count if self._matched_by else None,
+            "losses": {arm: mean.value for arm, mean in means.items()},
+            "stderrs": {arm: mean.stderr for arm, mean in means.items()},
+            "differences": [
+                {"against": arm} | compare(nats[self._matched_by], nats[arm], tokens)
+                for arm in self._arms
+                if self._matched_by and arm != self._matched_by
+            ],
+        }

@@ -1,0 +1,66 @@
+"""Which size of the table is enough, on the page of an evaluation: quality against bytes, with the knee marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from scone_cli.evaluation.results import Results, Row, drawn_corpus, rows_of, text_of
+from scone_cli.formatting import bytes_text, plain, with_error
+from scone_cli.report.figures import Axis, Column, Figure, Line, LineChart, Section, Table
+
+_MIB, _GIB = 2**20, 2**30
+
+
+def ladder_section(results: Results) -> Section | None:
+    """None where no smaller table was tried; of several corpora, one is drawn."""
+    rows = rows_of(results, "ladder")
+    if not rows:
+        return None
+    corpora = list(dict.fromkeys(row["corpus"] for row in rows))
+    drawn = min(corpora, key=lambda corpus: corpus != drawn_corpus(results))
+    corpora.sort(key=lambda corpus: corpus != drawn)
+    by_corpus = {corpus: [row for row in rows if row["corpus"] == corpus] for corpus in corpora}
+    tables = [_table(corpus, rungs, folded=corpus != drawn) for corpus, rungs in by_corpus.items()]
+    figure = Figure(f"Smaller tables, on {text_of(drawn)}", "", list(_charts(by_corpus[drawn])), tables)
+    says = (
+        "The first rows of the table are those of the most frequent f-grams, so a smaller table is a part of this one: what it "
+        "would lose, without training again. The knee is where more bytes begin to buy little."
+    )
+    return Section("Which size", says, [figure])
+
+
+def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
+    """Quality and hit rate against bytes; no rows at all have no place on a logarithmic axis."""
+    drawn = [row for row in rungs if row["bytes"]]
+    if len(drawn) < 2:
+        return
+    unit, name = (_GIB, "GiB") if drawn[-1]["bytes"] >= 100 * _GIB else (_MIB, "MiB")
+    x = Axis(f"size of the table ({name})", "measure", log=True)
+    sizes = [row["bytes"] / unit for row in drawn]
+    knee = next(((row["bytes"] / unit, f"knee: {bytes_text(row['bytes'])}") for row in drawn if row["is_knee"]), None)
+    has_bytes = all(row["bits_per_byte"] is not None for row in drawn)
+    key, told = ("bits_per_byte", "bits a byte") if has_bytes else ("perplexity", "perplexity")
+    for title, of, y in (
+        ("quality", key, Axis(f"{told} (lower is better)", "measure", ends="round")),
+        ("hit rate", "hit_rate", Axis("share of tokens with a match", "share")),
+    ):
+        values = [row[of] for row in drawn]
+        if None not in values:
+            yield LineChart(title, x, y, [Line("", sizes, values, dots=True)], knee)
+
+
+def _table(corpus: str, rungs: Sequence[Row], folded: bool) -> Table:
+    columns = [
+        *(Column("rows", "count"), Column("size", "written"), Column("perplexity", "written")),
+        *(Column("bits a byte", "written"), Column("nats a token", "written"), Column("hit rate", "share", bars=True)),
+        Column("", "text"),
+    ]
+    values = [
+        (
+            *(row["rows"], bytes_text(row["bytes"]), plain(row["perplexity"]), plain(row["bits_per_byte"])),
+            *(with_error(row["nats_per_token"], row["stderr"]), row["hit_rate"], "knee" if row["is_knee"] else ""),
+        )
+        for row in rungs
+    ]
+    strong = [i for i, row in enumerate(rungs) if row["is_knee"]]
+    return Table(columns, values, f"On {text_of(corpus)}" if folded else "", strong, folded)

@@ -1,0 +1,145 @@
+"""`scone inspect vocab/ --terms`: which terms of a field are f-grams, and how often they occur in the training text.
+
+A term is looked up as it is spelled after a blank and as it is at the beginning of a text: those are other tokens. Counted are
+these tokens, so a longer word that begins with them counts too; where terms stand as words is what `scone eval --terms` finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from scone_cli.arrays import U32
+from scone_cli.artifacts.manifest import Manifest, check_files, open_artifact
+from scone_cli.corpus.spelling import Speller, speller_of
+from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.counting.summary import LeftOut
+from scone_cli.errors import MismatchedArtifacts
+from scone_cli.formatting import term_text
+from scone_cli.vocab.index import FgramIndex
+from scone_cli.vocab.summary import check_made_from
+from scone_cli.vocab.vocabulary import Vocabulary
+
+WHOLE, IN_PART, NOT_AT_ALL, ONE_TOKEN = "whole", "in part", "not at all", "one token"
+BEFORE = "a"  # what a blank stands after
+
+Row = dict[str, Any]
+Counted = dict[tuple[int, ...], int]
+
+
+def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> Row:
+    """How the vocabulary in `folder` matches each term, and how often the term was counted, as JSON values.
+
+    What occurred less than `least_count` times was not counted, and is told as 0.
+
+    `match`: `whole`, if an f-gram is all of it; `in part`, if f-grams are some of its tokens; `not at all`; or `one token`, whose
+    embedding is its own. `count`: its occurrences, with both spellings; null where it is not known; `at_most`, where it is
+    longer than what was counted, that of its rarest part. `spellings` has both.
+
+    Raises:
+        MismatchedArtifacts: the tokenizer of the vocabulary does not lie beside it.
+        BadData: see `Vocabulary.read`.
+    """
+    spell, note = speller_of(folder, manifest)
+    if spell.tokenizer is None:
+        raise MismatchedArtifacts(
+            f"{folder}: terms must be spelled by the vocabulary's own tokenizer; {note}",
+            "leave vocab/ beside the tokens/ it was made from",
+        )
+    check_files(folder, manifest, hashes=True)
+    vocabulary = Vocabulary.read(folder, manifest.settings["num_tokens"], manifest.settings["max_n"])
+    index, left_out = vocabulary.trie.index(), LeftOut()
+    spelled = [spellings_of(term, spell.tokenizer) for term in terms]
+    counts = left_out.attempt("occurrences", lambda: _Counts(folder, manifest, spelled))
+    rows = [_term(term, tokens, index, spell, counts) for term, tokens in zip(terms, spelled, strict=True)]
+    kinds = (WHOLE, IN_PART, NOT_AT_ALL, ONE_TOKEN)
+    matches = {kind.replace(" ", "_"): sum(row["match"] == kind for row in rows) for kind in kinds}
+    least = counts.least if counts else None
+    return {"terms": rows, "matches": matches, "least_count": least, "left_out": left_out.reasons}
+
+
+def spellings_of(term: str, tokenizer: Tokenizer) -> dict[str, U32]:
+    """The tokens of a term after a blank and at the beginning of a text; where they are the same, once."""
+    before, after, at_start = tokenizer.encode_batch([BEFORE, f"{BEFORE} {term}", term])
+    found = {}
+    if np.array_equal(after[: before.size], before):  # else a token lies across the border
+        found["after a blank"] = after[before.size :]
+    if not any(np.array_equal(at_start, each) for each in found.values()):
+        found["at the beginning"] = at_start
+    return found
+
+
+def _term(term: str, spelled: dict[str, U32], index: FgramIndex, spell: Speller, counts: _Counts | None) -> Row:
+    rows = [_spelling(where, tokens, index, spell, counts) for where, tokens in spelled.items()]
+    known = [row["count"] for row in rows if row["count"] is not None]
+    best = min(rows, key=lambda row: -(row["count"] or 0))  # of what occurs more often
+    return {
+        "term": term_text(term),
+        "match": best["match"],
+        "tokens": best["tokens"],
+        "count": sum(known) if known else None,
+        "at_most": any(row["at_most"] for row in rows),
+        "spelling": best["spelling"],
+        "spellings": rows,
+    }
+
+
+def _spelling(where: str, tokens: U32, index: FgramIndex, spell: Speller, counts: _Counts | None) -> Row:
+    """One spelling: `fgrams` are the lengths of the f-grams that end at each of its tokens, as far as they lie in it."""
+    _, lengths = index.match(tokens)
+    longest = int(lengths.max(initial=0))
+    match = NOT_AT_ALL if longest == 0 else WHOLE if lengths[-1] == tokens.size else IN_PART
+    count, at_most = counts.of(tokens) if counts else (None, False)
+    return {
+        "where": where,
+        "spelling": "|".join(spell([token]) for token in tokens.tolist()),
+        "tokens": int(tokens.size),
+        "match": ONE_TOKEN if tokens.size == 1 else match,
+        "fgrams": lengths.tolist(),
+        "count": count,
+        "at_most": at_most,
+    }
+
+
+class _Counts:
+    """How often the tokens of terms were counted in `counts/`, which lies beside the vocabulary that was made from it."""
+
+    def __init__(self, folder: Path, manifest: Manifest, spelled: Sequence[dict[str, U32]]) -> None:
+        counts = folder.resolve().parent / "counts"
+        found = open_artifact(counts, "counts", hashes=False)
+        check_made_from(folder, manifest, counts, found)
+        self._longest, self.least = found.settings["max_n"], found.settings["min_count"]
+        self._counted: Counted = {}
+        wanted: dict[int, set[tuple[int, ...]]] = {}
+        for tokens in (tokens for spellings in spelled for tokens in spellings.values()):
+            for part in self._parts(tokens):
+                wanted.setdefault(len(part), set()).add(part)
+        for n, ngrams in wanted.items():
+            name = f"n={n}.parquet"
+            if name in found.files:
+                check_files(counts, replace(found, files={name: found.files[name]}), hashes=True)
+                self._counted |= _read(counts / name, n, ngrams)
+
+    def of(self, tokens: U32) -> tuple[int, bool]:
+        """Occurrences of these tokens, and whether there may be fewer; what was too rare to be counted occurs 0 times."""
+        counts = [self._counted.get(part, 0) for part in self._parts(tokens)]
+        return min(counts), len(counts) > 1
+
+    def _parts(self, tokens: U32) -> list[tuple[int, ...]]:
+        """The tokens, or what of them is as long as what was counted."""
+        n = min(tokens.size, self._longest)
+        return [tuple(tokens[i : i + n].tolist()) for i in range(tokens.size - n + 1)]
+
+
+def _read(path: Path, n: int, ngrams: set[tuple[int, ...]]) -> Counted:
+    """The counts of these n-grams; of all others the last token, which tells most of them apart, is read."""
+    tokens = pl.col("tokens").arr
+    ends = [tokens.get(i).is_in(sorted({ngram[i] for ngram in ngrams})) for i in range(n)]
+    found = pl.scan_parquet(path, glob=False).filter(pl.all_horizontal(ends)).select("tokens", "count").collect()
+    rows = ((tuple(row["tokens"]), row["count"]) for row in found.iter_rows(named=True))
+    return {ngram: count for ngram, count in rows if ngram in ngrams}
