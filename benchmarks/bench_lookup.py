@@ -32,7 +32,8 @@ from scone_cli.arrays import U32, U64
 from scone_cli.artifacts.manifest import FileStamp, Manifest, read_manifest
 from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.token_stream import read_tokens
-from scone_cli.table.table import Table, write_index, write_rows
+from scone_cli.table.layout import write_index, write_rows
+from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE
 from scone_cli.vocab.trie import FgramTrie
 from scone_cli.vocab.vocabulary import Vocabulary

@@ -105,7 +105,7 @@ def prepare(experiment: Experiment, corpus: Sequence[Path], work: Path) -> None:
                 (place / "tokens").symlink_to(Path("..", "..", "tokens"))
             with listening(quiet=False, verbose=False) as progress:
                 report = select_vocab.run(config, work, place / "vocab", progress)
-            say(f"vocabulary {size}: {report.summary['f-grams']:,} f-grams")
+            say(f"vocabulary {size}: {report.summary['fgrams']:,} f-grams")
 
 
 def folder_of(run: Run, work: Path) -> Path:

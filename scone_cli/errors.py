@@ -1,12 +1,36 @@
 """What can go wrong for a reason outside our code, each with the exit code that scripts see.
 
-A `SconeError` says what was found and what was expected; its hint says what to run next. It is shown as one clear line.
-Anything else that reaches the user is a bug, and shows a traceback.
+A `SconeError` says what was found and what was expected; its hint says what to run next. The command shows it as one clear
+line; from Python it is raised, and `except SconeError` meets them all. Arguments of the wrong type or shape are a ValueError,
+an f-gram that a table has not is an IndexError. Anything else that reaches the user is a bug, and shows a traceback.
 """
+
+__all__ = [
+    "BadData",
+    "BadSetting",
+    "DamagedArtifact",
+    "ForeignArtifact",
+    "HalfWrittenArtifact",
+    "InputMissing",
+    "LostRank",
+    "MismatchedArtifacts",
+    "NewerArtifact",
+    "SconeError",
+    "StorageFailure",
+    "UnknownToken",
+    "WorkspaceLocked",
+]
 
 
 class SconeError(Exception):
-    """Base of all errors caused by input, settings or the machine. Exit code 1."""
+    """Base of all errors caused by input, settings or the machine. Exit code 1.
+
+    Attributes:
+        message: what was found, and what was expected, in one line.
+        hint: what to run or to change, or None.
+        exit_code: what the command ends with.
+        told: not for use from outside.
+    """
 
     exit_code = 1
     told = False  # whether another process of the same run says it to the user
@@ -31,6 +55,10 @@ class BadData(SconeError):
     """Input that exists but cannot be read as what it claims to be. Exit code 65."""
 
     exit_code = 65
+
+
+class UnknownToken(BadData, ValueError):
+    """A token id outside the vocabulary: below 0, or as large as the vocabulary or larger."""
 
 
 class InputMissing(SconeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
@@ -109,18 +109,28 @@ def label(name: str) -> str:
     )
 
 
+def _flops_text(value: float) -> str:
+    return power_text(value) if abs(value) >= 1e12 else f"{value:,.0f}"  # of more nobody reads the digits
+
+
+_BY_NAME: Mapping[str, Callable[[float], str]] = {
+    r"\bbytes( ram| disk| of .*)?$": bytes_text,
+    r"\bseconds$": seconds_text,
+    r"\bflops$": _flops_text,
+}
+
+
 def named_value_text(name: str, value: Any) -> str:
-    """A value of a result; its name says whether it counts bytes or seconds."""
+    """A value of a result; its name says whether it counts bytes, seconds or operations."""
     if isinstance(value, list | tuple):
         return ", ".join(named_value_text(name, item) for item in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if not isinstance(value, int | float):
         return str(value)
-    if re.search(r"\bbytes$", name.replace("_", " ")):
-        return bytes_text(value)
-    if re.search(r"\bseconds$", name.replace("_", " ")):
-        return seconds_text(value)
+    for pattern, as_text in _BY_NAME.items():
+        if re.search(pattern, name.replace("_", " "), re.IGNORECASE):
+            return as_text(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
 
 

@@ -1,7 +1,9 @@
 """How long work tells that it goes on, without knowing who listens."""
 
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 Seconds = Counter[str]  # of processor time, by what they were spent on
@@ -19,6 +21,37 @@ class Progress(Protocol):
 
 def silent(what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
     """A listener that ignores everything: for tests and for use as a library."""
+
+
+class Compilation:
+    """Whether kernels are being compiled, in this process or in its workers.
+
+    It happens once, when a kernel is first called after an installation or an upgrade, takes seconds to a minute, and says
+    nothing about the pace of the work in which it happens. `begin` and `end` come in pairs, from any thread; a kernel that
+    is made of others is compiled with them. `listener` is told when the first begins and when the last has ended.
+    """
+
+    def __init__(self) -> None:
+        self.listener: Callable[[bool], None] = lambda _: None
+        self._depth, self._lock = 0, threading.Lock()
+
+    def begin(self) -> None:
+        """A kernel is compiled from now on."""
+        self._step(+1)
+
+    def end(self) -> None:
+        """That kernel has been compiled."""
+        self._step(-1)
+
+    def _step(self, by: int) -> None:
+        with self._lock:
+            was, self._depth = self._depth, self._depth + by
+            now = self._depth
+        if (was == 0) != (now == 0):
+            self.listener(now > 0)
+
+
+compilation = Compilation()  # one a process: numba has one compiler
 
 
 class Clock:

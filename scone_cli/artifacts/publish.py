@@ -43,6 +43,16 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
     An artifact in a newer format is an error even here: it would be replaced by an older one. What a crash after its
     publication left of its making, or of the artifact that it replaced, is removed.
     """
+    manifest = published(folder, artifact, expected_fingerprint)
+    if manifest is None:
+        return None
+    for leftover in folder.parent.glob(glob.escape(_staging_name(folder, expected_fingerprint)) + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return manifest
+
+
+def published(folder: Path, artifact: str, expected_fingerprint: str) -> Manifest | None:
+    """The same for who only looks: nothing is removed, so another process may be at work there."""
     try:
         manifest = read_manifest(folder, artifact)
         if manifest.fingerprint != expected_fingerprint:
@@ -50,8 +60,6 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
         check_files(folder, manifest, hashes=False)
     except (InputMissing, HalfWrittenArtifact, DamagedArtifact):
         return None
-    for leftover in folder.parent.glob(glob.escape(_staging_name(folder, expected_fingerprint)) + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     return manifest
 
 

@@ -20,6 +20,7 @@ from scone_cli.console.options import Session
 from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import SconeError
 from scone_cli.runtime.signals import Stopped, stop_signals
+from scone_cli.runtime.threads import settle_threads
 from scone_cli.runtime.torchrun import speaks
 
 
@@ -95,6 +96,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # text of a corpus must not fail on an ASCII terminal
+    settle_threads()
     sys.exit(_run(args))
 
 

@@ -35,7 +35,7 @@ from scone_cli.console.recipe_command import recipe
 from scone_cli.console.recipes import TRAIN
 from scone_cli.console.results import result_text
 from scone_cli.console.table_commands import generate_command, lookup
-from scone_cli.errors import BadData, SconeError
+from scone_cli.errors import BadData, BadSetting, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.formatting import bytes_text, seconds_text
 from scone_cli.progress import Progress
@@ -65,11 +65,15 @@ def _stage_command(name: str) -> click.Command:
     stage = STAGES[name]
 
     @click.pass_context
-    def callback(ctx: click.Context, /, force: bool, as_json: bool, **values: Any) -> None:
+    def callback(ctx: click.Context, /, force: bool, plan: bool, as_json: bool, **values: Any) -> None:
         config_class = stage.config_class()
         config = config_class(**{item.name: values[item.name] for item in dataclasses.fields(config_class)})
         started = time.monotonic()
         leads = name not in _TOGETHER or launched().rank == 0
+        if plan:
+            if leads:
+                _print_plan(_plan_stage(ctx, name, config, values, force), as_json)
+            return
         report = _run_stage(ctx, name, config, values, force, leads)
         if leads:
             _print_report(report, round(time.monotonic() - started, 3), as_json)
@@ -80,6 +84,7 @@ def _stage_command(name: str) -> click.Command:
         *_own_parameters(name),
         *setting_options(stage.config_class()),
         click.Option(["--force"], is_flag=True, help="Make the artifact again even if it is up to date."),
+        click.Option(["--plan"], is_flag=True, help="Show what it would do and take, and stop; nothing is written."),
         click.Option(["as_json", "--json"], is_flag=True, help="Print the result as one JSON object."),
     ]
     return click.Command(name, params=params, help=stage.about, short_help=stage.short, callback=callback)
@@ -203,6 +208,26 @@ def _tell_recipe(session: Session, out: Path) -> None:
         return
 
 
+def _plan_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool) -> Report:
+    """What a stage would do; without the lock, as another run may be at work and nothing is written."""
+    session: Session = ctx.obj
+    inputs, out = _inputs_and_out(session, name, values)
+    with storage_failures(session.workspace), listening(session.quiet, session.verbose) as progress:
+        report: Report = STAGES[name].module().plan(config, inputs, out, progress, force)
+    return report
+
+
+def _print_plan(report: Report, as_json: bool) -> None:
+    if as_json:
+        facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date}
+        output.print_json(facts | {"plan": report.summary})
+    else:
+        how = "up to date, nothing to do" if report.up_to_date else "plan"
+        output.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
+    if report.problem:
+        raise BadSetting(report.problem)
+
+
 def _print_report(report: Report, seconds: float, as_json: bool) -> None:
     if as_json:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date, "seconds": seconds}
@@ -265,23 +290,35 @@ def inspect(
 
 @click.command(help=help_texts.VERIFY_ABOUT, short_help=help_texts.LOOKING["verify"])
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+@click.option("as_json", "--json", is_flag=True, help="Print the verdicts as one JSON object.")
 @click.pass_obj
-def verify(session: Session, /, paths: Sequence[Path]) -> None:
+def verify(session: Session, /, paths: Sequence[Path], as_json: bool) -> None:
     """Check artifacts against their manifests."""
     folders = [folder for path in paths for folder in artifact_folders(path)]
     with listening(session.quiet, session.verbose) as progress:
         verdicts = [_verdict(folder, progress) for folder in folders]
-    output.print_result("\n".join(line for _, line in verdicts))
-    if wrong := sum(not is_right for is_right, _ in verdicts):
+    wrong = sum(not verdict["ok"] for verdict in verdicts)
+    if as_json:
+        output.print_json({"ok": not wrong, "artifacts": verdicts})
+    else:
+        output.print_result("\n".join(map(_verdict_text, verdicts)))
+    if wrong:
         raise BadData(f"{wrong} of {len(folders)} artifacts are not as they were written, or do not belong together")
 
 
-def _verdict(folder: Path, progress: Progress) -> tuple[bool, str]:
-    """Whether an artifact is in order, and the line that says so."""
+def _verdict(folder: Path, progress: Progress) -> dict[str, Any]:
+    """Whether an artifact is in order, and what is wrong with it if not."""
+    verdict: dict[str, Any] = {"folder": str(folder), "ok": False, "artifact": None, "bytes": None}
     try:
         with storage_failures(folder):
             manifest = verify_artifact(folder, progress)
     except SconeError as error:
-        return False, f"WRONG  {error.message}"
-    size = bytes_text(sum(stamp.bytes for stamp in manifest.files.values()))
-    return True, f"ok     {folder}: {manifest.artifact}, {size}"
+        return verdict | {"error": error.message, "hint": error.hint}
+    size = sum(stamp.bytes for stamp in manifest.files.values())
+    return verdict | {"ok": True, "artifact": manifest.artifact, "bytes": size, "error": None, "hint": None}
+
+
+def _verdict_text(verdict: dict[str, Any]) -> str:
+    if not verdict["ok"]:
+        return f"WRONG  {verdict['error']}"
+    return f"ok     {verdict['folder']}: {verdict['artifact']}, {bytes_text(verdict['bytes'])}"

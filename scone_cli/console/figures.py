@@ -264,7 +264,7 @@ def _brackets(segments: Sequence[Mapping[str, Any]]) -> Text:
 def _matches_table(positions: Sequence[Mapping[str, Any]]) -> Table:
     columns = [
         *(Column("position", "count"), Column("token", "literal"), Column("length", "count")),
-        *(Column("id = rank", "count"), Column("count", "count"), Column("f-gram", "literal")),
+        *(Column("id", "count"), Column("count", "count"), Column("f-gram", "literal")),
     ]
     keys = ("position", "text", "n", "id", "count", "fgram")
     return Table(columns, [[row[key] for key in keys] for row in positions])

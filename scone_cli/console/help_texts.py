@@ -113,7 +113,8 @@ STAGES: dict[str, Stage] = {
 
         An interrupted run continues from its last checkpoint when the same command is given again. A first Ctrl-C or
         SIGTERM lets the step be finished and saved, a second does not. A baseline for `scone eval --against` is the same
-        command with --kind plain or --kind hashed and another folder.
+        command with --kind plain or --kind hashed and another folder; or a table [train-fgram.plain] of the recipe, with its
+        own settings over those of [train-fgram], which --baseline plain trains into the folder plain of the workspace.
 
         With `torchrun --nproc-per-node 8 -m scone_cli train-fgram` processes share each batch, each on a GPU of its own
         if there are GPUs.
@@ -290,6 +291,7 @@ VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with 
     \b
     Example:
       scone verify scone-work
+      scone verify scone-work --json
     """
 
 GROUP_ABOUT = """Tables of contextualised n-gram embeddings for language models.

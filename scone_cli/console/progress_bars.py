@@ -17,11 +17,12 @@ from rich.progress import Progress as Bars
 
 from scone_cli.console.output import is_terminal, say
 from scone_cli.formatting import amount_text, bytes_text, count_text, is_bytes, seconds_text
-from scone_cli.progress import Progress, silent
+from scone_cli.progress import Progress, compilation, silent
 
 PLAIN_INTERVAL = 30.0  # seconds between two lines about the same piece of work, in a log
 BAR_INTERVAL = 0.1  # seconds between two redraws, on a terminal
 BAR_WIDTH = 12
+COMPILING = "compiling kernels (once)"
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Piece:
     shown: float = 0
     reported: float = 0
     ended: float | None = None
+    waited: float = 0  # seconds in which it had to wait for kernels: no part of its pace
 
     def amount(self) -> str:
         """How much is done, of how much."""
@@ -48,11 +50,11 @@ class Piece:
 
     def pace(self, now: float) -> str:
         """How fast it went on average, and how long it will take at that pace."""
-        elapsed, progressed = now - self.started, self.done - self.first
+        elapsed, progressed = now - self.started - self.waited, self.done - self.first
         if elapsed <= 0 or progressed <= 0:
             return ""
         speed = progressed / elapsed
-        rate = f"{bytes_text(speed) if is_bytes(self.unit) else count_text(speed)}/s"
+        rate = f"{amount_text(speed, self.unit)}/s"
         if self.total is None:
             return rate
         return f"{rate}, {seconds_text((self.total - self.done) * elapsed / progressed)} left"
@@ -62,6 +64,8 @@ class Piece:
         if self.total == 0 and self.detail:
             return f"{self.what}: {self.detail}"
         took = seconds_text((self.ended or self.started) - self.started)
+        if self.total is None and not self.done:  # nobody counted
+            return f"{self.what}: done in {took}"
         return _joined(f"{self.what}: done", f"{amount_text(self.done, self.unit)} in {took}", self.detail)
 
 
@@ -78,10 +82,12 @@ class PlainProgress:
         self.pieces: dict[str, Piece] = {}
         self.seconds: dict[str, float] = {}
         self._clock = clock
+        self._compiling: float | None = None  # since when
 
     def __call__(self, what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
         """Take note of a report, and show it if it is time to."""
         now = self._clock()
+        self._count_waiting(now)
         ends = total is not None and done >= total
         piece = self.pieces.get(what)
         if piece is None or (piece.ended is not None and not ends):
@@ -96,6 +102,32 @@ class PlainProgress:
         elif now - piece.shown >= self.interval:
             piece.shown = now
             self._show(piece, now)
+
+    def compiles(self, begins: bool) -> None:
+        """Kernels are being compiled, or no more; shown as one piece of work until another piece has something to report."""
+        now = self._clock()
+        piece = self.pieces.get(COMPILING)
+        if begins:
+            if piece is None or piece.ended is not None:
+                piece = self.pieces[COMPILING] = Piece(COMPILING, "", 0, now, shown=now)
+                self._show_start(piece)
+            self._compiling = now
+        elif piece is not None and piece.ended is None:
+            self._count_waiting(now)
+            self._compiling, piece.reported = None, now
+
+    def _count_waiting(self, now: float) -> None:
+        """Let the pieces know that they have waited until now, or that the kernels are there."""
+        compiling = self.pieces.get(COMPILING)
+        if compiling is None or compiling.ended is not None:
+            return
+        if self._compiling is None:
+            self._end(compiling, compiling.reported)
+            return
+        for each in self.pieces.values():
+            if each.ended is None:
+                each.waited += now - max(self._compiling, each.started)
+        self._compiling = now
 
     def close(self, failed: bool) -> None:
         """End the pieces whose size nobody knew; after a failure nothing is called done."""
@@ -173,11 +205,14 @@ def listening(quiet: bool, verbose: bool) -> Iterator[Progress]:
         yield silent
         return
     progress = BarProgress() if is_terminal(sys.stderr) else PlainProgress()
+    compilation.listener = progress.compiles
     try:
         yield progress
     except BaseException:
         progress.close(failed=True)
         raise
+    finally:
+        compilation.listener = lambda _: None
     progress.close(failed=False)
     if verbose:
         say("seconds for each piece of work:")

@@ -30,7 +30,8 @@ from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
 from scone_cli.formatting import count_text
 from scone_cli.progress import Progress
-from scone_cli.runtime.worker_pool import Pool, Task, num_cores
+from scone_cli.runtime.resources import num_cores
+from scone_cli.runtime.worker_pool import Pool, Task
 
 NAMED = 100  # bad documents named in the manifest
 

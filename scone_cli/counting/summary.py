@@ -42,7 +42,7 @@ def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, 
         curves.append(_curve(ngrams, n, size))
         lengths.append({"n": n, "ngrams": size, "occurrences": occurrences})
         found = _examples(ngrams, size, (rows + 1) // 2).iter_rows(named=True)
-        examples += [{"n": n, "rank": row["rank"]} | shown(row, spell) for row in found]
+        examples += [{"n": n, "rank": row["rank"] + 1} | shown(row, spell) for row in found]
     tail, positions = None, None
     by_token = left_out.attempt("tail", lambda: train_counts(folder, manifest))
     if by_token is not None:

@@ -119,9 +119,9 @@ def costs_of(arms: Sequence[Arm], found: Opened, shares: Mapping[str, F64]) -> l
             MeasuredArm(
                 arm.name,
                 asdict(arm.model.config),
-                TABLE if arm.table else LIVE if arm.trie else NONE,
-                num_rows=arm.table.num_rows if arm.table else 0,
-                row_bytes=arm.table.row_bytes if arm.table else 0,
+                TABLE if arm.table is not None else LIVE if arm.trie else NONE,
+                num_rows=arm.table.num_rows if arm.table is not None else 0,
+                row_bytes=arm.table.row_bytes if arm.table is not None else 0,
                 index_bytes=arm.index.nbytes if arm.index else 0,
                 disk_bytes=_served_bytes(table[1]) if table else 0,
                 match_shares=shares[arm.name].tolist() if arm.trie else (),

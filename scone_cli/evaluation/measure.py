@@ -30,6 +30,7 @@ from scone_cli.evaluation.speed import measure_speed
 from scone_cli.evaluation.task_answers import Answers
 from scone_cli.evaluation.term_losses import TermLosses
 from scone_cli.evaluation.texts import Text, Wording, documents_trained_on, training_counts, wording_of
+from scone_cli.formatting import count_text, is_bytes
 from scone_cli.progress import Progress
 from scone_cli.table.sizes import table_bytes
 from scone_cli.vocab.coverage import knee_of
@@ -79,18 +80,18 @@ def evaluate_text(
     if TABLE in names and reading.trie is not None:
         gains = Gains(TABLE, reading.rivals, reading.train_counts.size, reading.trie.num_fgrams)
     tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts, text.total)
-    terms = None
-    if reading.terms and reading.spell.tokenizer:
-        names_shown = [arm.name for arm in arms if arm.prefix is None]
-        terms = TermLosses(
-            reading.terms, reading.spell.tokenizer, names_shown, TABLE if gains else None, part_tokens(text.total)
-        )
-    what, detail, done = f"evaluating {text.name}", f"{len(arms)} arms", 0
+    terms = _terms_of(reading, arms, text.total)
+    what, detail, done, tokens, started = f"evaluating {text.name}", f"{len(arms)} arms", 0, 0, time.monotonic()
     progress(what, done, text.total, text.unit, detail)
     for stream, size in text.pieces():
 
-        def told(share: float, before: int = done, size: int = size) -> None:
-            progress(what, before + math.floor(share * size), text.total, text.unit, detail)
+        def told(
+            share: float, before: int = done, size: int = size, read: int = tokens, new: int = stream.tokens.size
+        ) -> None:
+            pace = ""
+            if is_bytes(text.unit):  # else the listener says how many tokens a second
+                pace = f", {count_text((read + share * new) / (time.monotonic() - started))} tokens/s"
+            progress(what, before + math.floor(share * size), text.total, text.unit, detail + pace)
 
         found = run_arms(arms, stream, reading.end_of_document, told)
         _check_losses(text.name, found)
@@ -100,13 +101,30 @@ def evaluate_text(
         if terms:
             terms.add(stream, found)
         done += size
+        tokens += stream.tokens.size
         del stream, found  # before the next piece is read
     progress(what, text.total, text.total, text.unit, detail)
     if not tally.folders or not tally("tokens").sum():
         raise InputMissing(f"{text.name}: no document with text in it", "name files or folders that hold text")
+    return _sections(text, arms, reading, tally, gains, terms), tally
+
+
+def _terms_of(reading: Reading, arms: Sequence[Arm], total: int) -> TermLosses | None:
+    """What sums up the losses inside terms; None without any."""
+    if not (reading.terms and reading.spell.tokenizer):
+        return None
+    shown = [arm.name for arm in arms if arm.prefix is None]
+    matched_by = TABLE if TABLE in shown else None
+    return TermLosses(reading.terms, reading.spell.tokenizer, shown, matched_by, part_tokens(total))
+
+
+def _sections(
+    text: Text, arms: Sequence[Arm], reading: Reading, tally: CorpusTally, gains: Gains | None, terms: TermLosses | None
+) -> Sections:
+    """What came out, section by section."""
     shown = [arm for arm in arms if arm.prefix is None]
     groups = tally.groups(text.name)
-    sections: Sections = {
+    return {
         "results": _results(shown, tally, groups),
         "clusters": _clusters(tally, groups),
         "differences": _differences(shown, tally, groups) if gains else [],
@@ -120,7 +138,6 @@ def evaluate_text(
         if gains and reading.ladder
         else [],
     }
-    return sections, tally
 
 
 def _check_losses(corpus: str, found: Losses) -> None:

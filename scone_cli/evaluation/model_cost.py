@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scone_cli.errors import BadSetting
-from scone_cli.model.flops import block_parameters, fgram_forward_flops, fgram_pass_flops, forward_flops, swiglu_width
+from scone_cli.model import flops
+from scone_cli.model.flops import fgram_forward_flops, fgram_pass_flops, forward_flops, swiglu_width
 from scone_cli.settings import ROW_DTYPES, Quantity, parse_count, setting
 from scone_cli.table.row_formats import FORMATS, row_bytes
 from scone_cli.table.sizes import index_bytes, table_bytes
@@ -141,16 +142,13 @@ class Cost:
 
 
 def main_parameters(shape: Shape) -> int:
-    """All that is resident when the model is served: T, A_main and the head, norms included."""
-    matrices = shape.vocab_size * shape.dim * (1 if shape.tied_head else 2)
-    blocks = shape.layers * (block_parameters(shape.dim, shape.hidden) + 2 * shape.dim)
-    return matrices + blocks + 2 * shape.dim  # the norms of the embeddings and of the end
+    """All that is resident when the model is served."""
+    return flops.main_parameters(shape.dim, shape.hidden, shape.layers, shape.vocab_size, shape.tied_head)
 
 
 def fgram_parameters(shape: Shape) -> int:
-    """A_f-gram's: blocks, norms and positions. It has no embedding of its own."""
-    blocks = shape.fgram_layers * (block_parameters(shape.dim, shape.hidden) + 2 * shape.dim)
-    return blocks + (shape.max_n + 1) * shape.dim
+    """Those of A_f-gram."""
+    return flops.fgram_parameters(shape.dim, shape.hidden, shape.fgram_layers, shape.max_n)
 
 
 def kv_bytes_a_token(shape: Shape) -> int:

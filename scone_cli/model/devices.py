@@ -67,6 +67,11 @@ def micro_batch(device: torch.device, sequences: int, context: int) -> int:
     return max(1, min(sequences, _CPU_TOKENS // context)) if device.type == "cpu" else sequences
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; 0 of a device that uses the memory of the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes that the work has held at once: on the GPU, or in this process."""
     if device.type == "cuda":

@@ -13,6 +13,22 @@ def block_parameters(dim: int, hidden: int) -> int:
     return 4 * dim * dim + 3 * dim * hidden
 
 
+def blocks_parameters(dim: int, hidden: int, layers: int) -> int:
+    """Weights of so many blocks, their norms included."""
+    return layers * (block_parameters(dim, hidden) + 2 * dim)
+
+
+def main_parameters(dim: int, hidden: int, layers: int, vocab_size: int, tied_head: bool) -> int:
+    """All that is resident when the model is served: T, A_main and the head, norms included."""
+    matrices = vocab_size * dim * (1 if tied_head else 2)
+    return matrices + blocks_parameters(dim, hidden, layers) + 2 * dim  # the norms of the embeddings and of the end
+
+
+def fgram_parameters(dim: int, hidden: int, layers: int, max_n: int) -> int:
+    """A_f-gram's: blocks, norms and positions. It has no embedding of its own."""
+    return blocks_parameters(dim, hidden, layers) + (max_n + 1) * dim
+
+
 def forward_flops(dim: int, hidden: int, layers: int, vocab_size: int, context: int) -> int:
     """Floating-point operations a token of a forward pass over a whole context, the head included.
 

@@ -260,10 +260,10 @@ def _examples(portrait: Row, artifact: str) -> Figure | None:
 
 def _by_rank(examples: Sequence[Row]) -> Iterator[Table]:
     columns = [
-        *(Column("id = rank", "count"), Column("n", "count"), Column("f-gram", "literal")),
+        *(Column("id", "count"), Column("n", "count"), Column("f-gram", "literal")),
         *(Column("count", "count"), Column("documents", "count")),
     ]
-    yield Table(columns, [(row["rank"], row["n"], row["text"], row["count"], row["docs"]) for row in examples])
+    yield Table(columns, [(row["id"], row["n"], row["text"], row["count"], row["docs"]) for row in examples])
 
 
 def _by_length(examples: Sequence[Row]) -> Iterator[Table]:

@@ -1,9 +1,10 @@
-"""Free memory and free disk, and what the system says of files, made into `StorageFailure`."""
+"""Cores, free memory and free disk, and what the system says of files, made into `StorageFailure`."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import shutil
@@ -11,17 +12,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scone_cli.errors import SconeError, StorageFailure
+from scone_cli.runtime import cgroups
 
 MIB = 1 << 20
 
 
+def num_cores() -> int:
+    """The cores that this process may use: in a container, a batch job or under `taskset` fewer than there are.
+
+    Of a share of processor time (`cpu.max`) that is no whole number of cores, the next larger number.
+    """
+    allowed = usable_cores()
+    share = cgroups.cpu_limit()
+    return allowed if share is None else max(1, min(allowed, math.ceil(share)))
+
+
+def usable_cores() -> int:
+    """The cores on which the system may run this process, however much of their time it gives."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def available_memory() -> int:
-    """Bytes of memory that are free for this process: of the machine, or of the container if it is given less."""
+    """Bytes of memory that are free for this process: of the machine, or of its control groups if they leave less."""
     free = _meminfo_available() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    return min(
-        [free, *(int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit())]
-    )
+    left = cgroups.memory_left()
+    return free if left is None else min(free, left)
 
 
 def _meminfo_available() -> int | None:
@@ -36,7 +55,8 @@ def check_disk(folder: Path, needed: int, what: str = "counting") -> None:
     Raises:
         StorageFailure: less is free on the disk of `folder`.
     """
-    free = shutil.disk_usage(folder).free
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise StorageFailure(
             f"{folder}: {free:,} bytes of disk are free, {what} needs about {needed:,}",

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Launch:
-    """Which rank this process is, of how many, and which of those on this machine."""
+    """Which rank this process is, of how many, and which of the `local_size` on this machine."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
 
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
@@ -49,7 +50,10 @@ def launched() -> Launch:
             f"{found} in the environment: a process with a RANK is one of several, expected all that torchrun sets for it",
             "run: torchrun --nproc-per-node 2 -m scone_cli train-fgram; or, to train with one process, unset RANK",
         )
-    return Launch(int(said["RANK"]), int(said["WORLD_SIZE"]), int(said["LOCAL_RANK"]))
+    size = int(said["WORLD_SIZE"])
+    on_this_machine = os.environ.get("LOCAL_WORLD_SIZE", "")  # other launchers than torchrun may not say it
+    local_size = int(on_this_machine) if on_this_machine.isdecimal() else size
+    return Launch(int(said["RANK"]), size, int(said["LOCAL_RANK"]), local_size)
 
 
 def speaks() -> bool:

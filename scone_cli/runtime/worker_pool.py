@@ -18,25 +18,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, Self
 
 from scone_cli.errors import SconeError
+from scone_cli.progress import compilation
 
+_POLL = 0.5  # seconds between two looks whether workers are compiling kernels
 _PAUSE = 0.3  # seconds until a server that was killed is seen to be gone, or memory is free again
 _MOST_LOSSES = 3  # of workers with nothing finished in between: then it is no accident
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
-
-
-def num_cores() -> int:
-    """The cores that this process may use, which in a container or under `taskset` are fewer than there are."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Pool:
@@ -50,6 +44,7 @@ class Pool:
         self.num_workers = num_workers
         self._executor: ProcessPoolExecutor | None = None
         self._context = _context(preload) if num_workers > 1 else None
+        self._compilers = _Compilers()
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +86,9 @@ class Pool:
             if not running and not waiting:
                 self._end(kill=False)  # what workers still hold is of no use to other tasks, which get new ones
                 return
-            for future in wait(running, timeout=0 if lost else None, return_when=FIRST_COMPLETED).done:
+            ended = wait(running, timeout=0 if lost else _POLL, return_when=FIRST_COMPLETED).done
+            self._compilers.look()
+            for future in ended:
                 entry = running.pop(future)
                 try:
                     result = future.result()
@@ -115,7 +112,8 @@ class Pool:
 
     def _submit(self, task: Task) -> Future[Any]:
         if self._executor is None:
-            self._executor = ProcessPoolExecutor(self.num_workers, self._context, _become_worker)
+            told = self._compilers.open(self._context)
+            self._executor = ProcessPoolExecutor(self.num_workers, self._context, _become_worker, (told,))
         with _signals_wait():
             return self._executor.submit(task[0], *task[1])
 
@@ -127,6 +125,48 @@ class Pool:
                 process.kill()
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = None
+        self._compilers.close()
+
+
+class _Compilers:
+    """What workers say of their compilers, through a pipe: a byte when one begins, another when it has ended.
+
+    No lock is needed for so little, and none is left behind by a worker that is killed.
+    """
+
+    def __init__(self) -> None:
+        self._heard: Connection | None = None
+        self._told: Connection | None = None
+        self._num = 0
+
+    def open(self, context: BaseContext | None) -> Connection:
+        """The end of a new pipe that workers are given."""
+        assert context is not None
+        self._heard, self._told = context.Pipe(duplex=False)
+        return self._told
+
+    def look(self) -> None:
+        """Take note of what has been said."""
+        before = self._num
+        while self._heard is not None and self._heard.poll():
+            self._num += 1 if self._heard.recv_bytes() == b"+" else -1
+        self._step(before, self._num)
+
+    def close(self) -> None:
+        """There are no workers any more."""
+        self._step(self._num, 0)
+        self._num = 0
+        for end in (self._heard, self._told):
+            if end is not None:
+                end.close()
+        self._heard = self._told = None
+
+    @staticmethod
+    def _step(before: int, after: int) -> None:
+        if not before and after:
+            compilation.begin()
+        elif before and not after:
+            compilation.end()
 
 
 def _context(preload: Iterable[str]) -> BaseContext:
@@ -195,8 +235,9 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def _become_worker() -> None:
-    """End with the process that asked for the work, however that ends, and leave Ctrl-C to it."""
+def _become_worker(told: Connection) -> None:
+    """End with the process that asked for the work, however that ends, leave Ctrl-C to it, and tell it of compiled kernels."""
+    compilation.listener = lambda begins: told.send_bytes(b"+" if begins else b"-")
     keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,7 @@
-"""Serving: `from scone_cli.serving import SconeEmbedding` embeds the tokens of many streams, rows of a table included."""
+"""Serving: `from scone_cli.serving import SconeEmbedding, load_model`.
+
+`SconeEmbedding` embeds the tokens of many streams, rows of a table included; `load_model` opens a trained model whole.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scone_cli.serving.embedding import SconeEmbedding
+    from scone_cli.serving.loaded_model import LoadedModel, load_model
 
-__all__ = ["SconeEmbedding"]
+__all__ = ["LoadedModel", "SconeEmbedding", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """`SconeEmbedding`, loaded when it is asked for, as it needs torch."""
+    """A public name, loaded when it is asked for, as they need torch."""
     if name == "SconeEmbedding":
         from scone_cli.serving.embedding import SconeEmbedding  # noqa: PLC0415
 
         return SconeEmbedding
-    raise AttributeError(name)
+    if name in __all__:
+        from scone_cli.serving import loaded_model  # noqa: PLC0415
+
+        return getattr(loaded_model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scone_cli.artifacts.manifest import open_artifact
-from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
+from scone_cli.errors import BadSetting
 from scone_cli.settings import setting
 
 if TYPE_CHECKING:
@@ -152,37 +151,8 @@ def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live:
         MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
         InputMissing: something is not there, or there is no tokenizer.
     """
-    folder = folder or workspace / "model"
-    manifest = open_artifact(folder, "model")
-    tokens = open_artifact(workspace / "tokens", "tokens", hashes=False)
-    if "tokenizer.json" not in tokens.files:
-        raise InputMissing(
-            f"{workspace / 'tokens'}: made from token ids without a tokenizer, so a prompt has no ids, and ids have no text",
-            "run scone count-ngrams again with --tokenizer",
-        )
-    if manifest.tokenizer != tokens.tokenizer:
-        raise MismatchedArtifacts(
-            f"{folder}: made with tokenizer {manifest.tokenizer[:12]}, but {workspace / 'tokens'} has {tokens.tokenizer[:12]}",
-            "name the workspace that the model was made in: scone --workspace DIR generate",
-        )
-    kind = manifest.summary["kind"]
-    if kind != "scone" and (table or live):
-        raise BadSetting(
-            f"{folder}: a {kind} model, it has neither a table nor an f-gram model", "leave out --table and --live"
-        )
+    from scone_cli.serving.loaded_model import open_model  # heavy
 
-    from scone_cli.corpus.token_stream import end_of_document  # heavy from here on
-    from scone_cli.corpus.tokenizer import Tokenizer
-    from scone_cli.model.devices import find_device
-    from scone_cli.model.model import SconeModel
-    from scone_cli.serving.embedding import LiveEmbedding, SconeEmbedding
-    from scone_cli.table.table import Table
-    from scone_cli.vocab.vocabulary import trie_of_model
-
-    model = SconeModel.load(folder).to(find_device(device))
-    if kind != "scone" or live:
-        embed: Embed = LiveEmbedding(model, trie_of_model(folder, manifest, workspace) if live else None)
-    else:
-        embed = SconeEmbedding(model.main, Table.open(table or workspace / "table", model=manifest))
-    end = end_of_document(workspace / "tokens", tokens)
-    return Speaker(model, embed, Tokenizer.load(workspace / "tokens" / "tokenizer.json"), end)
+    loaded = open_model(folder or workspace / "model", workspace, table, live, "mmap", device, needs_text=True)
+    assert loaded.tokenizer is not None
+    return Speaker(loaded.network, loaded.embedding(), loaded.tokenizer, loaded.end_of_document)

@@ -1,7 +1,8 @@
 """The five stages. Each module holds a frozen config dataclass and `run(config, inputs, out, progress, force) -> Report`.
 
-A stage reads artifacts, writes one artifact, and never imports another stage. This file holds what they share: what a
-run reports, and how several processes run one stage together.
+Beside it stands `plan`, which takes the same and writes nothing: its report tells what `run` would do and take. A stage
+reads artifacts, writes one artifact, and never imports another stage. This file holds what they share: what a run
+reports, and how several processes run one stage together.
 """
 
 from __future__ import annotations

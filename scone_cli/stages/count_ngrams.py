@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
-from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, unfinished_bytes, up_to_date
+from scone_cli.artifacts.publish import SCRATCH, publish, published, staging_folder, unfinished_bytes, up_to_date
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.errors import BadSetting
@@ -49,8 +49,8 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     excluded = _check(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
     from scone_cli.counting.plan import make_plan
-    from scone_cli.runtime.resources import check_disk
-    from scone_cli.runtime.worker_pool import Pool, num_cores
+    from scone_cli.runtime.resources import check_disk, num_cores
+    from scone_cli.runtime.worker_pool import Pool
 
     memory = _memory(config)
     workers = config.workers or num_cores()
@@ -74,14 +74,14 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         return Report.of(target, manifest, up_to_date=True)
     sources = {} if fresh else made_from  # that the tokens are others has been told
     tell_replacing(out, target, "counts", config, settings, sources, progress, force)
-    plan = make_plan(prepared.num_tokens_bound, prepared.vocab_size, *limits, memory, workers, fresh)
+    found = make_plan(prepared.num_tokens_bound, prepared.vocab_size, *limits, memory, workers, fresh)
     staging = staging_folder(target, mark, lasting=False)
-    disk = plan.disk(prepared.num_tokens_bound, with_tokens=fresh)
-    progress("plan", 0, 0, detail=plan.described(prepared.num_tokens_bound, disk))
+    disk = found.disk(prepared.num_tokens_bound, with_tokens=fresh)
+    progress("plan", 0, 0, detail=found.described(prepared.num_tokens_bound, disk))
     check_room(disk)
-    with Pool(plan.num_workers, [*KERNELS, *(["scone_cli.corpus.shards"] if fresh else [])]) as pool:
+    with Pool(found.num_workers, [*KERNELS, *(["scone_cli.corpus.shards"] if fresh else [])]) as pool:
         ids = (prepared.vocab_size, settings["exclude_tokens"])
-        job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, plan)
+        job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found)
         tokens = prepared.write(pool, progress, job.then)
         stamps = sorted((name, stamp) for name, stamp in tokens.files.items() if name.endswith(".parquet"))
         # A part's hash is checked when it is read; those of the other files here.
@@ -100,6 +100,38 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         summary={**in_short(tokens.summary), "counts": kept},
     )
     return Report.of(target, publish(staging, target, manifest), up_to_date=False, seconds=spent)
+
+
+def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progress, force: bool = False) -> Report:
+    """What `run` would read and take; nothing is written, so tokens are estimated from above unless they are there.
+
+    Raises:
+        InputMissing, BadData, BadSetting: as `run` before it begins; standard input.
+    """
+    excluded = _check(config)
+    from scone_cli.corpus.prepare import look_ahead  # heavy: only when the stage runs
+    from scone_cli.counting.plan import make_plan
+    from scone_cli.runtime.resources import num_cores
+
+    ahead = look_ahead(config, inputs, out / "tokens", progress)
+    settings = _count_settings(config, excluded, ahead.vocab_size)
+    fresh = force or ahead.manifest is None
+    made_from = {"tokens": ahead.mark, "tokenizer": ahead.tokenizer_sha}
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
+    limits = (config.max_n, config.min_count)
+    workers = config.workers or num_cores()
+    found = make_plan(ahead.num_tokens_bound, ahead.vocab_size, *limits, _memory(config), workers, fresh)
+    facts = {
+        "files": ahead.num_files,
+        "bytes": ahead.num_bytes,
+        "tokens_at_most": ahead.num_tokens_bound,
+        "vocab_size": ahead.vocab_size,
+        "tokens_up_to_date": not fresh,
+        "processes": found.num_workers,
+        "memory_bytes": found.memory,
+        "disk_bytes": found.disk(ahead.num_tokens_bound, with_tokens=fresh),
+    }
+    return Report(STAGE, out / "counts", not fresh and published(out / "counts", "counts", mark) is not None, facts)
 
 
 def _memory(config: CountNgrams) -> int:

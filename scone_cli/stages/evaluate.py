@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from scone_cli import __version__
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
-from scone_cli.artifacts.publish import publish, staging_folder, up_to_date, write_atomically, write_parquet
+from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.errors import BadSetting, InputMissing, SconeError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from scone_cli.evaluation.texts import Text
 
 STAGE = "eval"
+_PROCESS = 750 << 20  # bytes of memory, measured: libraries, and what a batch of text takes
+
 STAGE_VERSION = 4  # errors of few documents by blocks of text; latency, terms
 
 Row = dict[str, Any]
@@ -81,28 +83,11 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         BadSetting: two arms or corpora have one name; a condition that is not understood.
     """
     from scone_cli.evaluation.arm_cost import payback_of  # heavy: only when the stage runs
-    from scone_cli.evaluation.arms import check_rivals, opened
     from scone_cli.report.eval_verdict import verdict_of
 
-    inputs.prices.check()
-    found = opened(inputs.workspace, inputs.against, inputs.tables)
-    conditions = [parse(text, found.names()) for text in inputs.fail_if]
-    files = _files(inputs, found, progress)
-    check_rivals(found, reads_held_out=not all(files.values()))
-    for condition in conditions:
-        condition.check_corpora(list(files))
-        if condition.needs_speed and not config.speed:
-            raise BadSetting(f"--fail-if '{condition.text}': no latency is measured", "leave --no-speed out")
-    made_from = found.fingerprints()
-    made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
-    made_from |= _task_fingerprints(inputs, found)
-    terms = _terms(inputs, found)
-    made_from |= {"terms": json.dumps(terms)} if terms else {}
-    made_from |= {f"{name}: {file.name}": file.sha256 for name, corpus in files.items() for file in corpus}
+    asked = _open(config, inputs, progress)
+    found, conditions, files, measured, mark = asked.found, asked.conditions, asked.files, asked.measured, asked.mark
     settings = result_settings(config)
-    measured = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
-    asked = {"measured": measured, "fail-if": json.dumps(inputs.fail_if), "prices": json.dumps(asdict(inputs.prices))}
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, asked)
     if not force and up_to_date(out, STAGE, mark):
         return _report(out, conditions, up_to_date=True)
 
@@ -110,7 +95,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     results = None if force else _measured_before(out, measured)
     if results is None:
-        results = _measure(config, inputs, found, files, terms, progress)
+        results = _measure(config, inputs, found, files, asked.terms, progress)
     results["schema_version"] = SCHEMA_VERSIONS[STAGE]
     results["method"] |= _method(config, inputs, found)
     results["payback"] = payback_of(results, found.plain_rivals(), inputs.prices)
@@ -134,10 +119,77 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         tokenizer=found.artifacts["tokens"].tokenizer,
         summary=summary_of(
             results | {"speed": [], "latency": []}
-        ),  # equal runs write equal manifests: there is no time in them
+        ),  # equal runs write equal manifests: no time is in them
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
+
+
+def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: bool = False) -> Report:
+    """What `run` would measure and take; nothing is written.
+
+    Raises:
+        MismatchedArtifacts, InputMissing, BadSetting: as `run` before it begins.
+    """
+    asked = _open(config, inputs, progress)
+    found, held_out = asked.found, asked.found.artifacts["tokens"].summary["held_out_tokens"]
+    models = [found.artifacts["model"], *(model for _, model in found.rivals.values())]
+    weights = sum(
+        stamp.bytes for model in models for name, stamp in model.files.items() if name.endswith(".safetensors")
+    )
+    of_tables = [found.artifacts["table"]] if found.has_table else []
+    of_tables += [table for _, table in found.tables.values()]
+    indexes = sum(table.files["index.bin"].bytes for table in of_tables)
+    facts = {
+        "arms": found.names(),
+        "corpora": [
+            {"corpus": name, "tokens": None if files else held_out, "bytes": sum(each.bytes for each in files) or None}
+            for name, files in asked.files.items()
+        ],
+        "tasks": list(inputs.tasks),
+        "measured_before": not force and _measured_before(out, asked.measured) is not None,
+        "memory_bytes": _PROCESS + weights + indexes,
+        "mapped_bytes": sum(stamp.bytes for table in of_tables for stamp in table.files.values()),
+    }
+    return Report(STAGE, out, not force and published(out, STAGE, asked.mark) is not None, facts)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is evaluated, by which conditions, on which files, with which terms; the marks of what is measured, and of all."""
+
+    found: Opened
+    conditions: list[Condition]
+    files: dict[str, list[SourceFile]]
+    terms: list[str]
+    measured: str
+    mark: str
+
+
+def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
+    """Open what takes part, and find the texts."""
+    from scone_cli.evaluation.arms import check_rivals, opened  # heavy: only when the stage runs
+
+    inputs.prices.check()
+    found = opened(inputs.workspace, inputs.against, inputs.tables)
+    conditions = [parse(text, found.names()) for text in inputs.fail_if]
+    files = _files(inputs, found, progress)
+    check_rivals(found, reads_held_out=not all(files.values()))
+    for condition in conditions:
+        condition.check_corpora(list(files))
+        if condition.needs_speed and not config.speed:
+            raise BadSetting(f"--fail-if '{condition.text}': no latency is measured", "leave --no-speed out")
+    made_from = found.fingerprints()
+    made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
+    made_from |= _task_fingerprints(inputs, found)
+    terms = _terms(inputs, found)
+    made_from |= {"terms": json.dumps(terms)} if terms else {}
+    made_from |= {f"{name}: {file.name}": file.sha256 for name, corpus in files.items() for file in corpus}
+    settings = result_settings(config)
+    measured = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
+    also = {"measured": measured, "fail-if": json.dumps(inputs.fail_if), "prices": json.dumps(asdict(inputs.prices))}
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, also)
+    return _Asked(found, conditions, files, terms, measured, mark)
 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:

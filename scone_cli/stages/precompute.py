@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, open_artifact, read_manifest
-from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, unfinished_bytes, up_to_date
+from scone_cli.artifacts.publish import SCRATCH, publish, published, staging_folder, unfinished_bytes, up_to_date
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
@@ -19,11 +19,12 @@ from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
     from scone_cli.model.model import SconeModel
+    from scone_cli.table.precompute import MemoryPlan, Sizes
     from scone_cli.table.row_files import RowFiles
     from scone_cli.vocab.trie import FgramTrie
 
 STAGE = "precompute"
-STAGE_VERSION = 3  # an index of lines; the rows are those of version 2
+STAGE_VERSION = 4  # with the tokenizer; rows and index are those of version 3
 
 
 @dataclass(frozen=True)
@@ -122,30 +123,73 @@ def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
     return _Made(config, inputs, tokens, vocab, model)
 
 
+def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:  # noqa: ARG001
+    """What `run` would make and take; nothing is written.
+
+    Raises:
+        MismatchedArtifacts, BadSetting: as `run` before it begins.
+    """
+    from scone_cli.model.flops import fgram_forward_flops, swiglu_width  # heavy: only when the stage runs
+    from scone_cli.table.sizes import index_bytes, table_bytes
+
+    made = _open(config, inputs, hashes=True)
+    sizes, memory = _planned(made, launched().size)
+    shape, num_tokens = made.model.settings, made.vocab.settings["num_tokens"]
+    of_row = fgram_forward_flops(
+        sizes.dim, swiglu_width(sizes.dim), shape["fgram_layers"], made.vocab.settings["max_n"]
+    )
+    facts = {
+        "rows": sizes.num_fgrams,
+        "dim": sizes.dim,
+        "dtype": config.dtype,
+        "rows_bytes": sizes.num_fgrams * sizes.row_bytes,
+        "index_bytes": index_bytes(sizes.num_fgrams, num_tokens),
+        "processes": memory.num_processes,
+        "threads": memory.num_threads,
+        "memory_bytes": memory.memory,
+        "disk_bytes": table_bytes(sizes.num_fgrams, sizes.dim, config.dtype, num_tokens),
+        "flops": sizes.num_fgrams * of_row,
+    }
+    return Report(STAGE, out, not force and published(out, "table", made.mark) is not None, facts)
+
+
+def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
+    """What memory goes by, and how it is kept to.
+
+    Raises:
+        BadSetting: it is too little.
+    """
+    import torch  # heavy: only when the stage runs
+
+    from scone_cli.table.precompute import Sizes, plan_memory
+    from scone_cli.table.row_formats import row_bytes
+
+    dim, weights = made.model.settings["dim"], made.weight_bytes
+    width, num_fgrams = row_bytes(made.config.dtype, dim), made.vocab.summary["fgrams"]
+    sizes = Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
+    return sizes, plan_memory(_memory(made.config), num_processes, torch.get_num_threads(), sizes)
+
+
 def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool) -> None:
     """Make the table: rank 0 its files, all the rows in them, rank 0 what is left."""
     import pyarrow as pa  # heavy: only when the stage runs
-    import torch
 
     from scone_cli.model.devices import find_device
     from scone_cli.model.model import SconeModel
-    from scone_cli.table.precompute import Sizes, compute_rows, plan_memory
+    from scone_cli.table.precompute import compute_rows
     from scone_cli.table.row_files import RowFiles
-    from scone_cli.table.row_formats import row_bytes
     from scone_cli.vocab.vocabulary import Vocabulary
 
-    config, vocab, dim = made.config, made.vocab, made.model.settings["dim"]
-    num_fgrams, width = vocab.summary["fgrams"], row_bytes(config.dtype, dim)
-    weights = made.weight_bytes
-    sizes = Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
-    plan = plan_memory(_memory(config), team.launch.size, torch.get_num_threads(), sizes)
+    config, vocab = made.config, made.vocab
+    sizes, memory = _planned(made, team.launch.size)
+    dim, num_fgrams, width = sizes.dim, sizes.num_fgrams, sizes.row_bytes
 
     def begin() -> str:
         _check_disk(out, num_fgrams, dim, config.dtype, vocab.settings["num_tokens"])
         settings = result_settings(config)
         tell_replacing(made.inputs, out, "table", config, settings, made.made_from, progress, force)
         folder = staging_folder(out, made.mark, lasting=False)
-        progress("plan", 0, 0, detail=plan.described(num_fgrams, width))
+        progress("plan", 0, 0, detail=memory.described(num_fgrams, width))
         RowFiles(folder, num_fgrams, width).create()
         return str(folder)
 
@@ -154,7 +198,7 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool
     network = SconeModel.load(made.inputs / "model").to(find_device(config.device, team.launch.local_rank))
     trie = Vocabulary.read(made.inputs / "vocab", vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
     pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
-    compute_rows(network, trie, config.dtype, files, staging / SCRATCH, plan.num_threads, team.launch, progress)
+    compute_rows(network, trie, config.dtype, files, staging / SCRATCH, memory.num_threads, team.launch, progress)
     team.meet("all rows")
 
     def finish() -> str:
@@ -166,8 +210,8 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool
 
 def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, out: Path, progress: Progress) -> None:
     """Check a sample of the rows, write the index, and publish."""
+    from scone_cli.table.layout import write_index
     from scone_cli.table.precompute import check_rows  # see above
-    from scone_cli.table.table import write_index
 
     config, staging, dim = made.config, files.folder, network.config.dim
     index = trie.index()
@@ -178,6 +222,8 @@ def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, 
         raise
     write_index(staging, index, dim, config.dtype)
     shutil.copyfile(made.inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
+    if "tokenizer.json" in made.tokens.files:  # a table that was taken elsewhere still tells its tokenizer from others
+        shutil.copyfile(made.inputs / "tokens" / "tokenizer.json", staging / "tokenizer.json")
     settings = {**result_settings(config), "dim": dim, "num_fgrams": files.num_rows}
     settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
     summary = {

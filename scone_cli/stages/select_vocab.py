@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact
-from scone_cli.artifacts.publish import publish, staging_folder, up_to_date
+from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
@@ -22,6 +23,9 @@ STAGE = "select-vocab"
 STAGE_VERSION = 2
 
 DEFAULT_SIZE = 1_000_000
+_PROCESS = 230 << 20  # bytes of memory, measured: the process before it has work
+_RANKING = 250  # of memory, an n-gram that was counted, while it is ranked and matched
+_ON_DISK = 16  # bytes of disk, an f-gram
 AUTO = "auto"
 
 
@@ -74,26 +78,17 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         BadSetting: a setting out of its range or at odds with another, or no n-gram is left.
         MismatchedArtifacts: the counts were not made from these tokens.
     """
-    goal = _goal(config)
-    tokens = open_artifact(inputs / "tokens", "tokens")
-    counts = open_artifact(inputs / "counts", "counts")
-    if counts.inputs["tokens"] != tokens.fingerprint or counts.tokenizer != tokens.tokenizer:
-        raise MismatchedArtifacts(
-            f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
-        )
-    limits = _limits(config, counts.settings)
-    settings = goal | limits | {"by": config.by, "dim": config.dim, "dtype": config.dtype}
-    made_from = {"tokens": tokens.fingerprint, "counts": counts.fingerprint}
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": tokens.tokenizer})
+    made = _open(config, inputs)
+    goal, limits, tokens, counts, mark = made.goal, made.limits, made.tokens, made.counts, made.mark
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
-    tell_replacing(inputs, out, "vocab", config, settings, made_from, progress, force)
+    tell_replacing(inputs, out, "vocab", config, made.settings, made.made_from, progress, force)
 
     from scone_cli.table.sizes import table_bytes  # heavy: only when the stage runs
     from scone_cli.vocab.coverage import write_ladder
     from scone_cli.vocab.vocabulary import Vocabulary
 
-    settings |= {"num_tokens": tokens.summary["vocab_size"]}
+    settings = made.settings | {"num_tokens": tokens.summary["vocab_size"]}
     progress("ranking", 0, None, "n-grams")
     ranking = Vocabulary.rank(inputs / "counts", num_tokens=settings["num_tokens"], by=config.by, **limits)
     num_ngrams = ranking.trie.num_fgrams
@@ -105,24 +100,89 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         )
     progress("ranking", num_ngrams, num_ngrams, "n-grams")
     ladder = _ladder(ranking, inputs / "tokens", progress)
-    size = _size(goal, config, ladder)
+    wanted = _size(goal, config, ladder)
+    size = min(wanted, num_ngrams)
+    fewer = {}
+    if wanted > size and (config.size or config.budget) is not None:
+        fewer = {"fgrams_asked": wanted, "notice": _too_few(limits, counts.settings)}
+        progress("f-grams", 0, 0, detail=f"{size:,}, {wanted:,} were asked for: {fewer['notice']}")
     rungs = ladder.rungs(sorted({*ladder.sizes, size}))
     staging = staging_folder(out, mark)
     ranking.first(size).write(staging / "vocab.parquet")
     num_bytes = [table_bytes(rung.size, config.dim, config.dtype, settings["num_tokens"]) for rung in rungs]
     write_ladder(staging / "ladder.parquet", rungs, size, num_bytes)
-    summary = _summary(rungs, size, ladder.num_positions, config, settings["num_tokens"])
+    summary = {"fgrams": size} | fewer | _summary(rungs, size, ladder.num_positions, config, settings["num_tokens"])
     manifest = Manifest.new(
         "vocab",
         stage=STAGE,
         stage_version=STAGE_VERSION,
         fingerprint=mark,
         settings=settings,
-        inputs=made_from,
+        inputs=made.made_from,
         tokenizer=tokens.tokenizer,
         summary=summary,
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
+
+
+def plan(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:  # noqa: ARG001
+    """What `run` would select and take, as far as the counts alone tell; nothing is written.
+
+    Raises:
+        BadSetting, MismatchedArtifacts: as `run` before it begins.
+    """
+    from scone_cli.table.sizes import fgrams_within, table_bytes  # heavy: only when the stage runs
+
+    made = _open(config, inputs)
+    num_tokens = made.tokens.summary["vocab_size"]
+    counted = sum(row["ngrams"] for row in made.counts.summary["counts"] if row["n"] <= made.limits["max_n"])
+    within = fgrams_within(made.goal.get("budget", sys.maxsize), config.dim, config.dtype, num_tokens)
+    most = min(counted, within, made.goal["size"] if isinstance(made.goal.get("size"), int) else counted)
+    facts = {
+        "ngrams_counted": counted,
+        "size_decided_by": ", ".join(f"{name} {value}" for name, value in made.goal.items()),
+        "fgrams_at_most": most,
+        "table_bytes": table_bytes(most, config.dim, config.dtype, num_tokens),
+        "memory_bytes": _PROCESS + _RANKING * counted,
+        "disk_bytes": _ON_DISK * most,
+    }
+    return Report(STAGE, out, not force and published(out, "vocab", made.mark) is not None, facts)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a vocabulary is made of: what decides its size and what may be ranked, and the artifacts it is made from."""
+
+    goal: dict[str, Any]
+    limits: dict[str, int]
+    settings: dict[str, Any]
+    tokens: Manifest
+    counts: Manifest
+
+    @property
+    def made_from(self) -> dict[str, str]:
+        """Fingerprints of the inputs."""
+        return {"tokens": self.tokens.fingerprint, "counts": self.counts.fingerprint}
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint of the vocabulary."""
+        inputs = self.made_from | {"tokenizer": self.tokens.tokenizer}
+        return fingerprint(STAGE, STAGE_VERSION, self.settings, inputs)
+
+
+def _open(config: SelectVocab, inputs: Path) -> _Made:
+    """Open what a vocabulary is made from, checked against one another."""
+    goal = _goal(config)
+    tokens = open_artifact(inputs / "tokens", "tokens")
+    counts = open_artifact(inputs / "counts", "counts")
+    if counts.inputs["tokens"] != tokens.fingerprint or counts.tokenizer != tokens.tokenizer:
+        raise MismatchedArtifacts(
+            f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
+        )
+    limits = _limits(config, counts.settings)
+    settings = goal | limits | {"by": config.by, "dim": config.dim, "dtype": config.dtype}
+    return _Made(goal, limits, settings, tokens, counts)
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
@@ -186,7 +246,7 @@ def _limits(config: SelectVocab, counted: dict[str, Any]) -> dict[str, int]:
 
 
 def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
-    """The number of f-grams to keep."""
+    """The number of f-grams to keep, if there are so many."""
     from scone_cli.table.sizes import fgrams_within, table_bytes
 
     form = config.dim, config.dtype, ladder.ranking.trie.num_tokens
@@ -198,7 +258,18 @@ def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
     if not size:
         needed = table_bytes(1, *form)
         raise BadSetting(f"--budget {config.budget}: a table of one row takes {needed:,} bytes")
-    return min(size, ladder.ranking.trie.num_fgrams)
+    return size
+
+
+def _too_few(limits: dict[str, int], counted: dict[str, Any]) -> str:
+    """Why there are no more f-grams, and what would give more."""
+    often = f"{limits['min_count']:,} times" + (
+        f" in {limits['min_docs']:,} documents" if limits["min_docs"] > 1 else ""
+    )
+    lower = [name for name in ("min_count", "min_docs") if limits[name] > 1]
+    here = [f"--{name.replace('_', '-')}" for name in lower if limits[name] > counted.get(name, 1)]
+    there = "a smaller --min-count of scone count-ngrams, or more text" if lower else "more text"
+    return f"no more n-grams occur {often}; {f'a smaller {here[0]}' if here else there} gives more"
 
 
 # ---- findings ----------------------------------------------------------------------------------------------------
@@ -230,7 +301,6 @@ def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVoc
     chosen = next(rung for rung in rungs if rung.size == size)
     form = config.dim, config.dtype, num_tokens
     return {
-        "fgrams": size,
         "ranked_by": config.by,
         "cutoff_count": chosen.cutoff_count,
         "held_out_tokens": num_positions,

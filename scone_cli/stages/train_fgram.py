@@ -10,26 +10,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact, read_manifest
-from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically, write_parquet
+from scone_cli.artifacts.publish import (
+    SCRATCH,
+    publish,
+    published,
+    staging_folder,
+    unfinished_bytes,
+    up_to_date,
+    write_atomically,
+    write_parquet,
+)
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, LOG
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
-from scone_cli.runtime.resources import storage_failures
+from scone_cli.runtime.resources import available_memory, check_disk, storage_failures
 from scone_cli.runtime.torchrun import Launch, Team, launched
 from scone_cli.settings import DEVICES, result_settings, setting
 from scone_cli.stages import Report, joined
 from scone_cli.training.window_order import parse_mixture
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import torch
 
-    from scone_cli.model.model import SconeModel
+    from scone_cli.model.model import ModelConfig, SconeModel
     from scone_cli.training.loop import TrainingText
+    from scone_cli.training.plan import TrainingSize
 
 STAGE = "train-fgram"
 STAGE_VERSION = 3
 
+LEAST_MET = 2  # times: a row that is met less often has learned next to nothing (benchmarks/LOG.md)
+MOST_LEARNED = 1_000_000
 _LEAST_HASHED = 100  # rows for each length of n-gram
 _PLAIN = {"fgram_layers": "; --kind plain trains without f-grams"}
 
@@ -60,11 +72,11 @@ class TrainFgram:
         "What the row of a matched f-gram does: `add` to the token embedding, or `replace` it, as in the paper.",
         choices=("add", "replace"),
     )
-    learned_rows: int = setting(
-        1_000_000,
+    learned_rows: int | None = setting(
+        None,
         "So many f-grams, the most frequent, also have a row that is learned directly, and added to the token embedding with "
         "those of their suffixes; it ends in the same row of the table. Each takes 12 bytes a dimension in training (0: "
-        "none, as in the paper).",
+        f"none, as in the paper).  [default: those that training meets {LEAST_MET} times or more, at most {MOST_LEARNED:,}]",
     )
     hashed_rows: int = setting(0, "Rows of a hashed model (0: as many as there are f-grams).")
     tied_head: bool = setting(
@@ -139,6 +151,7 @@ class _Recipe:
     made_from: dict[str, str]
     max_n: int = 0
     num_fgrams: int = 0
+    matched: float = 0.0  # f-gram tokens a position of held-out text
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -170,13 +183,18 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "model"), up_to_date=True)
+        device, size, refusal = _planned(recipe, inputs, launch)
+        progress("plan", 0, 0, detail=size.described())
+        if refusal:
+            raise BadSetting(refusal)
+        check_disk(out, size.disk_bytes - unfinished_bytes(out), "training")
 
         def begin() -> str:
             tell_replacing(inputs, out, "model", recipe.config, recipe.settings, recipe.made_from, progress, force)
             return str(staging_folder(out, recipe.mark))
 
         staging = Path(team.first("staging folder", begin))
-        summary = _train(recipe, inputs, out, staging, team, progress)
+        summary = _train(recipe, inputs, out, staging, team, device, progress)
 
         def finish() -> str:
             manifest = Manifest.new(
@@ -196,6 +214,49 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         return Report.of(out, read_manifest(out, "model"), up_to_date=False)
 
 
+def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:  # noqa: ARG001
+    """What `run` would do and take, and whether it would be refused for lack of memory; nothing is written.
+
+    Raises:
+        BadSetting, MismatchedArtifacts: as `run` before it begins.
+    """
+    launch = launched()
+    _check(config, launch)
+    recipe = _recipe(config, inputs, hashes=False)
+    done = not force and published(out, "model", recipe.mark) is not None
+    _, size, refusal = _planned(recipe, inputs, launch)
+    return Report(STAGE, out, done, size.facts(), problem="" if done else refusal)
+
+
+def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.device, TrainingSize, str]:
+    """Where to train, what it takes, and why that does not fit, if so.
+
+    Raises:
+        BadSetting: there is no such device.
+    """
+    from scone_cli.model.devices import find_device, free_memory, micro_batch  # heavy: only when the stage runs
+    from scone_cli.training.plan import TrainingSize
+
+    config, tokens = recipe.config, recipe.tokens.summary
+    device = find_device(config.device, launch.local_rank)
+    part = config.batch // launch.size
+    size = TrainingSize(
+        model=_shape(recipe, inputs),
+        optimizer=config.optimizer,
+        batch=part,
+        micro_batch=config.micro_batch or micro_batch(device, part, config.context),
+        steps=config.steps,
+        ranks=launch.size,
+        processes=launch.local_size,
+        keep_checkpoints=config.keep_checkpoints,
+        text_tokens=tokens["tokens"] + tokens["documents"],
+        num_fgrams=recipe.num_fgrams if config.kind == "scone" else 0,
+        matched=recipe.matched,
+        on_gpu=device.type == "cuda",
+    )
+    return device, size, size.refusal(available_memory(), free_memory(device))
+
+
 def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
     """Open what the kind of model is made from; settings that say nothing about it take the one value that they have then."""
     tokens = open_artifact(inputs / "tokens", "tokens", hashes)
@@ -212,8 +273,10 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
     made_from["vocab"] = vocab.fingerprint
     max_n, num_fgrams = vocab.settings["max_n"], vocab.summary["fgrams"]
     if config.kind == "scone":
-        learned = min(config.learned_rows, num_fgrams)
-        return _Recipe(replace(config, learned_rows=learned, hashed_rows=0), tokens, made_from, max_n, num_fgrams)
+        learned = _frequent(config, tokens, inputs / "vocab") if config.learned_rows is None else config.learned_rows
+        settled = replace(config, learned_rows=min(learned, num_fgrams), hashed_rows=0)
+        share, length = (vocab.summary[name] or 0.0 for name in ("matched", "mean_match_length"))
+        return _Recipe(settled, tokens, made_from, max_n, num_fgrams, share * length)
     num_rows, least = config.hashed_rows or num_fgrams, _LEAST_HASHED * (max_n - 1)
     if num_rows < least:
         raise BadSetting(f"--hashed-rows {num_rows:,}: expected {least:,} or more for n-grams of 2 to {max_n} tokens")
@@ -221,14 +284,26 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
     return _Recipe(settled, tokens, made_from, max_n, num_fgrams)
 
 
-def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, progress: Progress) -> dict[str, Any]:
+def _frequent(config: TrainFgram, tokens: Manifest, vocab: Path) -> int:
+    """How many f-grams training can be expected to meet `LEAST_MET` times, as it reads a part of the text, or all many times."""
+    if config.combine == "replace":
+        return 0  # the token embedding, of which learned rows are a part, is replaced
+    from scone_cli.vocab.vocabulary import num_frequent
+
+    counted = tokens.summary["tokens"] - tokens.summary["held_out_tokens"]
+    read = config.steps * config.batch * config.context
+    return min(MOST_LEARNED, num_frequent(vocab / "vocab.parquet", LEAST_MET * counted / read))
+
+
+def _train(
+    recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, device: torch.device, progress: Progress
+) -> dict[str, Any]:
     """Train the model and, on rank 0, write it and its log into `staging`; returns the summary."""
-    from scone_cli.model.devices import find_device  # heavy: only when there is something to train
-    from scone_cli.training.log import TensorBoard
+    from scone_cli.training.log import TensorBoard  # heavy: only when there is something to train
     from scone_cli.training.loop import LOG_NAME, TrainingPlan, train
+    from scone_cli.training.summary import in_short
 
     config, is_first = recipe.config, team.launch.rank == 0
-    device = find_device(config.device, team.launch.local_rank)
     with contextlib.ExitStack() as stack:
         track: Callable[[dict[str, Any]], None] = lambda _: None  # noqa: E731
         if config.tracker == "tensorboard" and is_first:
@@ -241,7 +316,7 @@ def _train(recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, 
         model.save(staging)
         write_parquet(staging / "log.parquet", LOG, log)
         write_atomically(staging / LOG_NAME, (staging / SCRATCH / LOG_NAME).read_bytes())
-    return {**_summary(model, log), **text.train.epochs(config.steps * config.batch)}
+    return {**in_short(model, log), **text.train.epochs(config.steps * config.batch)}
 
 
 def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Progress) -> TrainingText:
@@ -270,20 +345,27 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
     return TrainingText(text, held_out if held_out and held_out.num_windows else None, trie)
 
 
-def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
-    """The model with its first weights, which depend on the seed and not on the device."""
-    import torch
-
+def _shape(recipe: _Recipe, inputs: Path) -> ModelConfig:
+    """The shape of the model's weights."""
     from scone_cli.corpus.token_stream import end_of_document
-    from scone_cli.model.model import ModelConfig, SconeModel
+    from scone_cli.model.model import ModelConfig
 
     values = asdict(recipe.config) | {
         "vocab_size": recipe.tokens.summary["vocab_size"],
         "max_n": recipe.max_n,
         "end_of_document": end_of_document(inputs / "tokens", recipe.tokens),
     }
+    return ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig)})
+
+
+def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
+    """The model with its first weights, which depend on the seed and not on the device."""
+    import torch
+
+    from scone_cli.model.model import SconeModel
+
     torch.manual_seed(recipe.config.seed)
-    return SconeModel(ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig)}))
+    return SconeModel(_shape(recipe, inputs))
 
 
 def _check(config: TrainFgram, launch: Launch) -> None:
@@ -314,32 +396,10 @@ def _check_ranges(config: TrainFgram) -> None:
                 f"--{name.replace('_', '-')} {getattr(config, name)}: expected 1 or more{_PLAIN.get(name, '')}"
             )
     for name in ("micro_batch", "warmup", "learned_rows", "hashed_rows", "weight_decay", "clip"):
-        if not 0 <= getattr(config, name) < math.inf:
+        if not 0 <= (getattr(config, name) or 0) < math.inf:
             raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or more")
     for name in ("learning_rate", "checkpoint_minutes"):
         if not 0 < getattr(config, name) < math.inf:
             raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number above 0")
     if not 0 <= config.seed < 2**63:
         raise BadSetting(f"--seed {config.seed}: expected 0 or more, in 63 bits")
-
-
-def _summary(model: SconeModel, log: pa.Table) -> dict[str, Any]:
-    """Sizes, and where the loss ended; no times, so that two equal runs have equal manifests."""
-
-    def size(*modules: Any) -> int:
-        return sum(parameter.numel() for module in modules if module for parameter in module.parameters())
-
-    held_out = [loss for loss in log.column("held_out_loss").to_pylist() if loss is not None]
-    last = log.column("loss").to_pylist()[-50:]
-    hashed = {"offloaded_parameters": size(model.hashed)} if model.hashed else {}
-    return {
-        "kind": model.config.kind,
-        "resident_parameters": size(model.main),
-        "resident_non_embedding_parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
-        "training_only_parameters": size(model.fgram, model.learned),
-        **hashed,
-        "steps": log.num_rows,
-        "tokens": log.column("tokens").to_pylist()[-1],
-        "training_loss": round(sum(last) / len(last), 4),
-        "held_out_loss": round(held_out[-1], 4) if held_out else None,
-    }

@@ -16,4 +16,4 @@ def __getattr__(name: str) -> Any:
         from scone_cli.table.table import Table  # noqa: PLC0415
 
         return Table
-    raise AttributeError(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -194,6 +194,10 @@ class RowsInMemory(Addressed):
         if gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, 0, ids.size, out):
             raise foreign(ids, self._num_rows)
 
+    def compile(self) -> None:
+        """Compile the kernels, or load them from the disk, as the first calls else would."""
+        _compile_gathering(self._address)
+
 
 class RowsInFiles(Addressed):
     """Rows that stay in their files.
@@ -233,6 +237,14 @@ class RowsInFiles(Addressed):
             if CAN_READ_WITHOUT_WAITING and time.perf_counter() - started > _SLOW[0] + _SLOW[1] * (end - first):
                 self._careful = _CAREFUL
 
+    def compile(self) -> None:
+        """See `RowsInMemory.compile`."""
+        _compile_gathering(self._address)
+        if CAN_READ_WITHOUT_WAITING:
+            places = np.empty(0, np.int64)
+            read_cached(self._address, np.empty(0, np.uint32), 0, places)
+            read_missing(self._address, np.empty(0, np.uint32), 0, places)
+
     def _read_carefully(self, ids: U32, out: int) -> None:
         missing = np.empty(ids.size, np.int64)
         count = read_cached(self._address, ids, out, missing)
@@ -251,6 +263,11 @@ class RowsInFiles(Addressed):
         number, row = divmod(row, self._parts[0].num_rows)
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * self._row_bytes).from_address(out))
         self._parts[number].file.read_into(memory, self._parts[number].start + row * self._row_bytes)
+
+
+def _compile_gathering(address: int) -> None:
+    gather_one(address, NONE, 0)
+    gather(address, np.empty(0, np.uint32), 0, 0, 0)
 
 
 def foreign(ids: U32, num_rows: int) -> IndexError:

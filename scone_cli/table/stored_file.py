@@ -11,6 +11,7 @@ import mmap
 import os
 import re
 import weakref
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ _REMOTE = {
     "vboxsf",
     "virtiofs",
 }
+_WARMED = 4 << 20  # bytes at a time
 
 
 class StoredFile:
@@ -90,6 +92,12 @@ class StoredFile:
                 raise self.failure()
             done += count
 
+    def warm(self, start: int, size: int) -> None:
+        """Read so many bytes from `start` on for nothing but that the page cache has them then. Raises: see `read_into`."""
+        memory, end = np.empty(min(size, _WARMED), np.uint8), start + size
+        for at in range(start, end, _WARMED):
+            self.read_into(memory[: end - at], at)
+
     def failure(self) -> SconeError:
         """What to say when a read of the file has failed."""
         try:
@@ -100,6 +108,15 @@ class StoredFile:
             problem = f"{self.path}: cut short while it was read, from {self.size:,} bytes to {size:,}"
             return DamagedArtifact(problem, "make the table again: scone precompute --force")
         return StorageFailure(f"{self.path}: cannot be read, the disk failed")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of a file."""
+
+    file: StoredFile
+    start: int
+    size: int
 
 
 def is_local(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:

@@ -7,8 +7,10 @@ continues. The table that is published is made of it (`schemas.LOG`).
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -24,8 +26,15 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]  # of `schemas.LOG`
 
+LAST_STEPS = 50  # whose mean is the training loss that people are shown
 RECENT = 20  # steps over which a loss is averaged to judge it: a single batch says little
 _LEAST_RISE = 0.5  # nats; less is the noise of small batches
+
+
+def last_loss(losses: Sequence[float]) -> float:
+    """The training loss as it is shown while the training runs and when it has ended: the mean of the last steps."""
+    last = losses[-LAST_STEPS:]
+    return sum(last) / len(last) if last else math.nan
 
 
 class TrainingLog:
@@ -114,8 +123,12 @@ class Course:
     @property
     def has_exploded(self) -> bool:
         """Whether it makes no sense to go on."""
-        given_back = self.mean - self.lowest
-        return len(self._recent) == RECENT and given_back > max((self.first - self.lowest) / 2, _LEAST_RISE)
+        return len(self._recent) == RECENT and self.has_ended_badly
+
+    @property
+    def has_ended_badly(self) -> bool:
+        """The same of a run that is over, however few its steps: it makes no sense to keep what it has learned."""
+        return self.mean - self.lowest > max((self.first - self.lowest) / 2, _LEAST_RISE)
 
 
 # ---- the log for TensorBoard, while it grows ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import signal
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import pyarrow as pa
 from torch import nn
 
 from scone_cli.errors import LostRank, SconeError
-from scone_cli.formatting import bytes_text, count_text
+from scone_cli.formatting import bytes_text, count_text, seconds_text
 from scone_cli.model.devices import autocast, micro_batch, peak_memory, torch_failures
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
@@ -28,7 +29,7 @@ from scone_cli.runtime.signals import StopNote, noting_stops
 from scone_cli.runtime.torchrun import Alone, Team
 from scone_cli.training.checkpoints import Checkpoints, Position
 from scone_cli.training.gradients import BatchResult, accumulate_gradients, mean_loss
-from scone_cli.training.log import RECENT, Course, Row, TrainingLog
+from scone_cli.training.log import LAST_STEPS, RECENT, Course, Row, TrainingLog, last_loss
 from scone_cli.training.optimizers import SPARSE, Optimizers, Schedule, clip_gradients
 from scone_cli.training.packed_text import PackedText
 from scone_cli.vocab.trie import FgramTrie
@@ -104,6 +105,7 @@ def train(
             while run.at.step < plan.steps and (row := run.step(stop)):
                 track(row)
                 run.tell(progress, run.state())
+                run.tell_duration(progress)
                 run.check_course()
                 if run.is_due() and not stop.signum:
                     run.save()
@@ -116,6 +118,7 @@ def train(
     return run.log.table()
 
 
+_FIRST_STEPS = 10  # whose median pace tells how long it will take
 _AGAIN = "give the same command again: it continues from there"
 _OTHERWISE = "lower --learning-rate, or raise --warmup; with other settings it starts from the beginning"
 
@@ -136,6 +139,7 @@ class _Run:
             self.optimizers.load_state(tensors["optimizer"])
         self.log = TrainingLog(scratch / LOG_NAME, self.at.step, writes=team.launch.rank == 0)
         self.course = Course()
+        self.paces = list[float]()  # of the steps of this process
         for row in self.log.rows:
             self.course.add(row["step"], row["loss"])
         looks = (row["held_out_loss"] for row in reversed(self.log.rows))
@@ -221,16 +225,28 @@ class _Run:
         return None if loss is None else self.log.amend(held_out_loss=loss)
 
     def check_course(self) -> None:
-        """Stop a run that goes nowhere.
+        """Stop a run that goes nowhere, or has gone there with its last step.
 
         Raises:
-            SconeError: the loss has exploded.
+            SconeError: the loss has exploded; a weight, or the loss on held-out text, is no number.
         """
-        course = self.course
-        if course.has_exploded:
+        course, is_over = self.course, self.at.step == self.plan.steps
+        if course.has_exploded or (is_over and course.has_ended_badly):
             raise SconeError(
-                f"the loss has exploded: {course.mean:.3f} (mean of the last {RECENT} steps) at step {self.at.step}, after "
-                f"{course.lowest:.3f} at step {course.lowest_step}; {self.last_good(course.lowest_step)}",
+                f"the loss has exploded: {course.mean:.3f} (mean of the last {min(RECENT, self.at.step)} steps) at step "
+                f"{self.at.step}, after {course.lowest:.3f} at step {course.lowest_step}; "
+                f"{self.last_good(course.lowest_step)}",
+                _OTHERWISE,
+            )
+        looked = self.log.rows[-1]["held_out_loss"]
+        if looked is not None and not math.isfinite(looked):
+            raise SconeError(
+                f"the loss on held-out text became {looked} at step {self.at.step}; {self.last_good(self.at.step - 1)}",
+                _OTHERWISE,
+            )
+        if is_over and not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise SconeError(
+                f"a weight is no number after the last step, {self.at.step}; {self.last_good(self.at.step - 1)}",
                 _OTHERWISE,
             )
 
@@ -261,6 +277,19 @@ class _Run:
             "training", self._tokens(self.at.windows), self._tokens(self.plan.steps * self.plan.batch), "tokens", detail
         )
 
+    def tell_duration(self, progress: Progress) -> None:
+        """How long all of it will take, once the first steps have shown it; the very first are slow, as kernels are compiled."""
+        if len(self.paces) == _FIRST_STEPS:
+            return
+        self.paces.append(self.log.rows[-1]["tokens_per_second"])
+        if len(self.paces) == _FIRST_STEPS and (left := self.plan.steps - self.at.step):
+            pace = statistics.median(self.paces)
+            seconds = left * self._tokens(self.plan.batch) / pace
+            steps = f"{left:,} steps left, {count_text(pace)} tokens/s"
+            progress(
+                "duration", 0, 0, detail=f"about {seconds_text(seconds)}: {steps}, looks at held-out text not counted"
+            )
+
     def sizes(self) -> str:
         """The parameters of each part of the model."""
         parts = [self.model.main, *self.model.parts_aside().values()]
@@ -270,7 +299,8 @@ class _Run:
     def state(self) -> str:
         """How the training goes: recent loss, the last held-out loss, memory."""
         held_out = "" if self.last_look is None else f", held-out {self.last_look:.3f}"
-        return f"loss {self.course.mean:.3f}{held_out}, {bytes_text(peak_memory(self.device))}"
+        loss = last_loss([row["loss"] for row in self.log.rows[-LAST_STEPS:]])
+        return f"loss {loss:.3f}{held_out}, {bytes_text(peak_memory(self.device))}"
 
     def _tokens(self, windows: int) -> int:
         return windows * self.text.train.context

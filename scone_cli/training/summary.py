@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,10 @@ from scone_cli.arrays import F64
 from scone_cli.artifacts.manifest import MADE_BY
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.flops import fgram_pass_flops, forward_flops
+from scone_cli.training.log import LAST_STEPS, last_loss
+
+if TYPE_CHECKING:
+    from scone_cli.model.model import SconeModel
 
 # ---- the weights, as the headers of their files tell: no weight is read, and no torch is needed -------------------
 
@@ -100,12 +104,34 @@ def inner_width(folder: Path) -> int:
 
 CURVE_POINTS = 100  # of a curve, however long the training was
 MOST_LOOKS = 40  # at the held-out loss
-LAST_STEPS = 50  # whose mean is the training loss at the end
 
 Row = dict[str, Any]
 Log = Mapping[str, F64]
 
 _COLUMNS = ("step", "tokens", "loss", "learning_rate", "gradient_norm", "held_out_loss", "trie_nodes", "seconds")
+
+
+def in_short(model: SconeModel, log: pa.Table) -> Row:
+    """Sizes, and where the loss ended; no times, so that two equal runs have equal manifests."""
+
+    def size(*modules: Any) -> int:
+        return sum(parameter.numel() for module in modules if module for parameter in module.parameters())
+
+    held_out = [loss for loss in log.column("held_out_loss").to_pylist() if loss is not None]
+    learned = {"learned_rows": model.config.learned_rows} if model.fgram else {}
+    hashed = {"offloaded_parameters": size(model.hashed)} if model.hashed else {}
+    return {
+        "kind": model.config.kind,
+        "resident_parameters": size(model.main),
+        "resident_non_embedding_parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
+        "training_only_parameters": size(model.fgram, model.learned),
+        **learned,
+        **hashed,
+        "steps": log.num_rows,
+        "tokens": log.column("tokens").to_pylist()[-1],
+        "training_loss": round(last_loss(log.column("loss").to_pylist()), 4),
+        "held_out_loss": round(held_out[-1], 4) if held_out else None,
+    }
 
 
 def read_config(folder: Path) -> Row:

@@ -19,20 +19,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from scone_cli.arrays import I64, U8, U32
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.runtime.native_memory import LINE, prefetch
+from scone_cli.vocab.given_ids import as_tokens
 
 Shape = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
 NONE = 0xFFFFFFFF  # no f-gram
-ID = np.dtype(np.uint32)  # named: looked up anew each time, it would be a tenth of what a token takes
 REMAKE = "run: scone precompute --force"
 _NONE = np.uint32(NONE)
 _LOST = np.uint32(NONE - 1)  # instead of an id: the line that would hold it is not what was written
@@ -204,19 +202,6 @@ def _empty_lines(count: int) -> U32:
     return raw[first : first + count * LINE].view(np.uint32)
 
 
-def as_uint32(numbers: npt.NDArray[Any], other: int) -> U32:
-    """Tokens or ids [N] as the kernels take them; what 32 bits do not hold becomes `other`, not what its low bits say.
-
-    Raises:
-        ValueError: they have not one dimension.
-    """
-    if numbers.ndim != 1:
-        raise ValueError(f"an array of shape {numbers.shape}, expected one dimension")
-    if numbers.dtype is not ID:
-        numbers = np.where((numbers >= 0) & (numbers <= NONE), numbers, np.int64(other))
-    return np.ascontiguousarray(numbers, ID)
-
-
 # ---- matching ----------------------------------------------------------------------------------------------------
 
 
@@ -351,10 +336,11 @@ class FgramIndex:
         `starts` [D + 1] bounds the documents (None: one document); a match never reaches across a document's start.
 
         Raises:
-            ValueError: the documents are not all of the tokens.
+            ValueError: the documents are not all of the tokens; tokens that are no whole numbers in one dimension.
+            UnknownToken: an id is that of no token.
             DamagedArtifact: a line of the index is not what was written.
         """
-        tokens = as_uint32(tokens, NONE)
+        tokens = as_tokens(tokens, self.num_tokens)
         if starts is None:
             starts = np.array([0, tokens.size], np.int64)
         if not starts.size or starts[0] != 0 or starts[-1] != tokens.size or (np.diff(starts) < 0).any():

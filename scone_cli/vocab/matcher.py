@@ -13,15 +13,16 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from scone_cli.arrays import I64, U32
+from scone_cli.arrays import U32
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.runtime.native_memory import Addressed, pointer
-from scone_cli.vocab.index import BLOCK, ID, NONE, FgramIndex, as_uint32, find, match_block, place_of, prefetch_place
+from scone_cli.vocab.given_ids import ID, Ids, as_tokens, as_whole_numbers, unknown_token, whole_number
+from scone_cli.vocab.index import BLOCK, NONE, FgramIndex, find, match_block, place_of, prefetch_place
 
 ROLL_BACK = 64  # tokens that a stream can take back
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first
-_NONE, _LOST = np.uint32(NONE), NONE - 1
-_empty = np.empty  # named here: see `index.ID`
+_NONE, _LOST, _NO_TOKEN = np.uint32(NONE), NONE - 1, NONE - 2
+_array, _empty, _LONG, _ONE = np.ndarray, np.empty, np.dtype(np.int64), (1,)  # named here: see `given_ids.ID`
 # What the kernels are called with is the address of one of these: every array costs a call more than a probe does. Fields that
 # hold addresses are named for what lies there.
 _STATE = np.dtype(
@@ -29,6 +30,7 @@ _STATE = np.dtype(
         ("lines", np.int64),  # of the index
         ("num_words", np.int64),
         ("num_tokens", np.int64),
+        ("known", np.int64),  # the same, and 0 once the table is closed
         ("num_fgrams", np.int64),
         ("width", np.int64),  # K - 1
         ("num_streams", np.int64),
@@ -139,8 +141,13 @@ def _match_pieces(address, tokens, starts, streams, ids):
 
 @kernel(nogil=False)  # to let another thread run would take longer than this
 def _match_token(address, token):
-    """Match one token of stream 0: what decoding does. All its probes are known at once. Returns its id, or _LOST."""
+    """Match one token of stream 0: what decoding does. All its probes are known at once.
+
+    Returns its id, _LOST, or _NO_TOKEN, which leaves the stream as it was.
+    """
     state = _state(address)
+    if token < 0 or token >= state.known:
+        return np.int64(_NO_TOKEN)
     width, count = state.width, state.num_streams
     lines = carray(pointer(np.uint64(state.lines)), (state.num_words,), np.uint32)
     states = carray(pointer(np.uint64(state.states)), (count, _HELD, width), np.uint32)
@@ -151,8 +158,6 @@ def _match_token(address, token):
     after = seen[0] % _HELD
     for n in range(width):
         states[0, after, n] = _NONE
-    if token < 0 or token >= state.num_tokens:
-        return np.int64(_NONE)
     shape, places = _shape(state), carray(pointer(np.uint64(state.work)), (width,), np.uint64)
     for n in range(width):
         if states[0, before, n] != _NONE:
@@ -180,51 +185,62 @@ def _match_first(address, tokens, ids):
 
 
 class Matcher(Addressed):
-    """Matches streams of tokens piece by piece, with the result of matching each whole.
+    """Matches streams of tokens piece by piece, with the result of matching each whole. `Table.matcher` makes one.
 
     A stream is one document as far as it is known: nothing is matched across `reset`. One matcher serves one thread at a
-    time; a stream takes 1 KiB (K = 5).
+    time; a stream takes 1 KiB (K = 5). After a fork parent and child each go on with streams of their own.
     """
 
     def __init__(self, index: FgramIndex, streams: int = 1) -> None:
-        if streams < 1:
-            raise ValueError(f"{streams} streams, expected 1 or more")
+        streams = whole_number(streams, "streams:", least=1)
         self.index = index
         width = index.max_n - 1
         self._states = np.full((streams, _HELD, width), _NONE, np.uint32)  # after p tokens: row p % _HELD
         self._seen, self._oldest, called = (np.zeros(streams, np.int64) for _ in range(3))
         work = np.empty((33 + 8 * width + 4) * BLOCK + 32, np.uint8)
-        sizes = (index.lines.ctypes.data, index.lines.size, index.num_tokens, index.num_fgrams, width, streams)
+        lines, num_tokens = index.lines, index.num_tokens
+        sizes = (lines.ctypes.data, lines.size, num_tokens, num_tokens, index.num_fgrams, width, streams)
         addresses = [array.ctypes.data for array in (self._states, self._seen, self._oldest, called)]
-        state = np.array([(*sizes, *addresses, 0, work.ctypes.data, *index.shape)], _STATE)
-        self._kept, self._address = (called, work, state), int(state.ctypes.data)
+        self._state = np.array([(*sizes, *addresses, 0, work.ctypes.data, *index.shape)], _STATE)
+        self._kept, self._address = (lines, called, work), int(self._state.ctypes.data)
 
-    def match(self, tokens: U32, starts: I64 | None = None, streams: I64 | None = None) -> U32:
-        """Ids [N] of the longest f-grams that end at each of the next tokens [N], NONE where there is none.
+    def match(self, tokens: Ids, starts: Ids | None = None, streams: Ids | None = None) -> U32:
+        """Ids, uint32 [N], of the longest f-grams that end at each of the next tokens [N], NONE (2**32 - 1) where there is none.
 
+        Tokens are whole numbers of any type: an array (uint32 and contiguous: nothing is copied), a list, or a tensor on the CPU.
         `starts` [M + 1] cuts the tokens into one piece each for the streams `streams` [M] (distinct; None: the first M). Without
-        it all tokens are for stream 0.
+        it all tokens are for stream 0. Where an error is raised, the streams are as they were, but after DamagedArtifact.
 
         Raises:
-            ValueError: the pieces are not all of the tokens, or not for different streams of this matcher.
+            ValueError: the pieces are not all of the tokens, or not for different streams of this matcher; tokens, starts or
+                streams are no whole numbers in one dimension; the table was closed.
+            UnknownToken: an id is that of no token (a ValueError too).
             DamagedArtifact: a line of the index is not what was written.
         """
-        if starts is None and streams is None and tokens.size == 1:
+        if (
+            starts is None
+            and streams is None
+            and type(tokens) is _array
+            and tokens.shape == _ONE
+            and (tokens.dtype is ID or tokens.dtype is _LONG)
+        ):
             ids = _empty(1, ID)
             ids[0] = found = _match_token(self._address, tokens.item())
             if found == _LOST:
                 raise self.index.damage()
+            if found == _NO_TOKEN:
+                raise unknown_token(tokens, self.index.num_tokens)
             return ids
-        tokens = as_uint32(tokens, NONE)
-        ids = np.empty(tokens.size, np.uint32)
+        read = as_tokens(tokens, self.index.num_tokens)
+        ids = np.empty(read.size, np.uint32)
         if starts is None:
             if streams is not None:
                 raise ValueError("streams are given, but no starts of their pieces")
-            lost = _match_first(self._address, tokens, ids)
+            lost = _match_first(self._address, read, ids)
         else:
-            starts = np.ascontiguousarray(starts, np.int64)
-            streams = np.arange(starts.size - 1) if streams is None else np.ascontiguousarray(streams, np.int64)
-            lost = _match_pieces(self._address, tokens, starts, streams, ids)
+            begins = as_whole_numbers(starts, "starts").astype(np.int64)
+            given = np.arange(begins.size - 1) if streams is None else as_whole_numbers(streams, "streams")
+            lost = _match_pieces(self._address, read, begins, given.astype(np.int64), ids)
         if lost:
             if lost < 0:
                 raise ValueError("pieces that are not all of the tokens, or not for different streams of this matcher")
@@ -235,14 +251,26 @@ class Matcher(Addressed):
         """Forget the last so many tokens of a stream: drafted ones that were not accepted.
 
         Raises:
-            ValueError: the stream has not read so many, or they are too long ago (64 can always be taken back).
+            ValueError: the stream has not read so many, or they are too long ago (64 can always be taken back); no such stream.
         """
+        stream = whole_number(stream, "stream", 0, len(self._seen))
         possible = int(self._seen[stream] - self._oldest[stream])
-        if not 0 <= tokens <= possible:
-            raise ValueError(f"{tokens} tokens to take back, expected 0 to {possible}")
-        self._seen[stream] -= tokens
+        self._seen[stream] -= whole_number(tokens, "tokens to take back:", 0, possible + 1)
 
     def reset(self, stream: int = 0) -> None:
-        """Begin a new document."""
+        """Begin a new document.
+
+        Raises:
+            ValueError: there is no such stream.
+        """
+        stream = whole_number(stream, "stream", 0, len(self._seen))
         self._seen[stream] = self._oldest[stream] = 0
         self._states[stream, 0] = _NONE
+
+    def close(self, instead: FgramIndex) -> None:
+        """Match no more: whatever is matched from now on meets `instead`, which says why. Called by `Table.close`.
+
+        The lines of the index stay in memory until the matcher goes, as another thread may be reading them.
+        """
+        self._state["known"] = 0
+        self.index = instead

@@ -71,7 +71,7 @@ def _examples(vocabulary: Vocabulary, rows: int, spell: Speller) -> list[Row]:
     places = _fgram_places(vocabulary.trie.num_fgrams, rows)
     tokens = vocabulary.trie.tokens_of(np.array(places, np.int64))
     return [
-        {"n": len(fgram), "rank": place}
+        {"n": len(fgram), "id": place}
         | shown({"tokens": fgram, "count": int(vocabulary.counts[place]), "docs": int(vocabulary.docs[place])}, spell)
         for place, fgram in zip(places, tokens, strict=True)
     ]

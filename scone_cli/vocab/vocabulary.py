@@ -143,3 +143,16 @@ def _flat_tokens(trie: FgramTrie) -> tuple[U32, np.ndarray]:
         flat[ends[reach] - back] = np.where(inside, trie.last_tokens[fgram], node[reach])
         node[reach[inside]] = trie.prefix_nodes[fgram[inside]]
     return flat, np.concatenate([np.zeros(1, np.int32), ends])
+
+
+def num_frequent(path: Path, least: float) -> int:
+    """How many f-grams of the file occur `least` times or more.
+
+    Raises:
+        DamagedArtifact: it is not the file of a vocabulary.
+    """
+    try:
+        counts = pq.read_table(path, columns=["count"])["count"].to_numpy()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DamagedArtifact(f"{path}: cannot be read as a vocabulary ({error})", _REMAKE) from error
+    return int(np.count_nonzero(counts >= least))

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 
 import pytest
 from messages import error_of, names
@@ -112,3 +114,16 @@ def test_an_evaluation_is_replaced_with_a_notice(lab):
     lab.run(*lab.given, "eval", "--force")
     err = lab.run("eval", "--ladder")
     assert names(lab.notices(err)["eval"], "ladder no -> yes")
+
+
+def test_contents_decide_and_not_times(lab, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(lab.small / "corpus", corpus)
+    counted = ("--quiet", "--workspace", lab.work, "count-ngrams", corpus, *COUNT, "--json")
+    for path in corpus.iterdir():
+        os.utime(path, ns=(1, 1))
+    assert json.loads(lab.forks.run(*counted).out)["up_to_date"]
+    changed = next(path for path in sorted(corpus.iterdir()) if "a" in path.read_text())
+    changed.write_text(changed.read_text().replace("a", "b"))  # as long as it was
+    os.utime(changed, ns=(1, 1))
+    assert not json.loads(lab.forks.run(*counted).out)["up_to_date"]

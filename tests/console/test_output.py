@@ -73,6 +73,8 @@ def test_a_column_has_the_same_decimals_unless_that_would_claim_digits():
 def test_values_can_be_read():
     values = [("rows", 1_000_000), ("nats", 4.5723456), ("table_bytes", 2048), ("seconds", 1.5), ("stderr", None)]
     assert [named_value_text(*value) for value in values] == ["1,000,000", "4.57235", "2.0 KiB", "1.5 s", "-"]
+    amounts = [("offloaded_bytes_ram", 2048), ("bytes of rows", 2048), ("bytes_per_token", 3.3), ("flops", 2.5e13)]
+    assert [named_value_text(*amount) for amount in amounts] == ["2.0 KiB", "2.0 KiB", "3.3", "2.50e13"]
     assert [named_value_text("x", value) for value in (True, [1, 2], [], "a")] == ["yes", "1, 2", "none", "a"]
 
 
@@ -117,9 +119,28 @@ def test_resumed_work_is_timed_from_where_it_went_on(capsys):
         progress("train", done, 1000, "steps")
     first, between, last = lines_of(capsys, "train")
     assert names(first, "1,000 steps", "900 steps")
-    assert names(between, "940", "1,000 steps", "1/s", "60 s")
+    assert names(between, "940", "1,000 steps", "1 steps/s", "60 s")
     assert names(last, "1,000 steps", "1:40")
     assert "900" not in last
+
+
+def test_kernels_are_compiled_in_a_line_of_their_own_and_no_time_left_counts_that(capsys):
+    clock = Clock()
+    progress = PlainProgress(clock)
+    progress("train", 0, 100, "tokens")
+    for begins, seconds in ((True, 40), (False, 2), (True, 18), (False, 0)):  # kernel after kernel
+        progress.compiles(begins)
+        clock.now += seconds
+    clock.now += 10
+    progress("train", 20, 100, "tokens")
+    clock.now += 50
+    progress("train", 100, 100, "tokens")
+    started, compiling, compiled, between, ended = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in (started, between, ended)] == ["train"] * 3
+    assert compiling == f"{progress_bars.COMPILING}: started"
+    assert compiled == f"{progress_bars.COMPILING}: done in 60 s"
+    assert names(between, "20 of 100 tokens", "1.67 tokens/s", "48 s left"), "12 s were for the 20 tokens"
+    assert names(ended, "2:00"), "what it took, all in all"
 
 
 def test_something_to_say_is_no_work(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -112,6 +113,41 @@ def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(fo
     assert len(looks[0]) == 27
     assert looks[0] == pytest.approx(looks[1], rel=2e-6)
     assert manifest(alone / "model")["fingerprint"] == manifest(work / "model")["fingerprint"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
+def test_sigterm_and_then_sigkill_to_one_rank_ends_clearly_and_goes_on(small, tmp_path):
+    """As a cluster takes a node away: asked first, then without asking."""
+    work = copy_of(small / "work", tmp_path / "work")
+    before = contents(work / "model")
+    with torchrun(work) as process:
+        deadline = time.monotonic() + 200
+        while len(checkpoints(work)) < 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.005)
+        rank = rank_processes(process)[1]
+        os.kill(rank, signal.SIGTERM)
+        time.sleep(0.1)  # the ranks have agreed to stop, or are about to
+        with contextlib.suppress(ProcessLookupError):  # it has ended by the first
+            os.kill(rank, signal.SIGKILL)
+        out, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert out == ""
+    assert "scone_cli/" not in err  # no traceback is ours
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, err
+    assert contents(work / "model") == before
+    step = re.search(r"step-(\d+)", checkpoints(work)[-1].name)
+    assert step
+
+    with torchrun(work) as process:
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert was_made(out)
+    assert names(err, f"{int(step[1]) * 4 * 32:,} tokens")
+    assert pl.read_parquet(work / "model" / "log.parquet")["step"].to_list() == list(range(1, 81))
 
 
 # ---- what ranks tell one another ---------------------------------------------------------------------------------
@@ -271,7 +307,12 @@ VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [({}, Launch()), (VARIABLES, Launch(3, 4, 1)), (VARIABLES | {"RANK": ""}, Launch())],
+    [
+        ({}, Launch()),
+        (VARIABLES, Launch(3, 4, 1, 4)),
+        (VARIABLES | {"LOCAL_WORLD_SIZE": "2"}, Launch(3, 4, 1, 2)),
+        (VARIABLES | {"RANK": ""}, Launch()),
+    ],
 )
 def test_what_torchrun_says(monkeypatch, values, expected):
     set_variables(monkeypatch, values)

@@ -13,7 +13,9 @@ import pytest
 from messages import refusal
 
 from scone_cli.errors import BadData, SconeError
-from scone_cli.runtime.worker_pool import Pool, num_cores
+from scone_cli.progress import compilation
+from scone_cli.runtime import worker_pool
+from scone_cli.runtime.worker_pool import Pool
 
 
 def square(number: int) -> tuple[int, int]:
@@ -32,6 +34,38 @@ def die_once(folder: Path, number: int, deaths: int = 1) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.01)
     return number * number
+
+
+def compile_kernels(seconds: float) -> None:
+    """Behave as numba does when a kernel is called for the first time, and the parts that it is made of."""
+    compilation.begin()
+    compilation.begin()
+    time.sleep(seconds)
+    compilation.end()
+    compilation.end()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kernels_that_workers_compile_are_told_here(monkeypatch, workers):
+    told = []
+    monkeypatch.setattr(compilation, "listener", told.append)
+    monkeypatch.setattr(worker_pool, "_POLL", 0.02)
+    with Pool(workers) as pool:
+        list(pool.run([(compile_kernels, (0.3,))]))
+        assert told == [True, False]
+
+
+def compile_and_die() -> None:
+    compilation.begin()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_compiles_no_more(monkeypatch):
+    told = []
+    monkeypatch.setattr(compilation, "listener", told.append)
+    with Pool(2) as pool, pytest.raises(SconeError):
+        list(pool.run([(compile_and_die, ())]))
+    assert told == [True, False] * (len(told) // 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -137,15 +171,3 @@ def test_something_happens_before_there_are_workers(tmp_path, harm, said):
         assert out == said
         if said == "interrupted\n":
             assert err == ""  # of a killed server, a worker that was half started may complain
-
-
-def test_cores_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0: {3, 5}}[pid], raising=False)
-    monkeypatch.delattr(os, "process_cpu_count", raising=False)
-    assert num_cores() == 2
-    monkeypatch.setattr(os, "process_cpu_count", lambda: 7, raising=False)
-    assert num_cores() == 7
-    monkeypatch.delattr(os, "process_cpu_count")
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert num_cores() == 64

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, tiny_model, trie_of
+from messages import refusal
 
+from scone_cli.errors import MismatchedArtifacts
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.model import KeyValueCache
 from scone_cli.serving.embedding import LiveEmbedding, SconeEmbedding, embedding_of
@@ -116,6 +118,85 @@ def test_rows_of_half_precision_enter_in_that_of_the_model(tmp_path, dtype):
     ids, _ = TRIE.index().match(np.array(DOCUMENTS[0], np.uint32))
     first = int(np.flatnonzero(ids < 60)[0])
     assert torch.equal(found[first], ROWS[int(ids[first])].to(dtype).float())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        list,
+        tuple,
+        np.array,
+        torch.tensor,
+        lambda given: np.array(given, np.uint8),
+        lambda given: torch.tensor(given).short(),
+    ],
+)
+def test_tokens_of_any_kind_in_one_dimension_or_two(table, kind):
+    """In one dimension they are the next tokens of one stream: the first, or the one that is named."""
+    embedding, document = SconeEmbedding(MODEL.main, table, streams=2), DOCUMENTS[0]
+    assert torch.equal(embedding(kind(document)), whole(document))
+    assert torch.equal(embedding(kind(document[:20]), streams=kind([1])), whole(document)[:20])
+    assert torch.equal(embedding(kind([document[20:]]), streams=kind([1]))[0], whole(document)[20:])
+    embedding.matcher.reset(0)
+    embedding.matcher.reset(1)
+    found = embedding(kind(document[:9]), lengths=kind([4, 5]), streams=kind([1, 0]))
+    assert torch.equal(found, torch.cat([whole(document[:4]), whole(document[4:9])]))
+    assert embedding(kind(document[9:10])).shape == (1, 16)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 0), (2, 0), (0, 3)], ids=str)
+def test_no_tokens_are_embedded_as_none(table, shape):
+    embedding = SconeEmbedding(MODEL.main, table, streams=2)
+    assert embedding(torch.zeros(shape, dtype=torch.int64)).shape == (*shape, 16)
+    assert embedding([]).shape == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        (([1.0, 2.0],), ["float64"]),
+        ((torch.ones(3),), ["float32"]),
+        ((torch.ones(3, dtype=torch.bfloat16),), ["BFloat16"]),
+        ((torch.ones(3, dtype=torch.bool),), ["bool"]),
+        ((torch.tensor(3),), ["shape ()", "one dimension or two"]),
+        ((torch.zeros(1, 1, 1).long(),), ["(1, 1, 1)", "one dimension or two"]),
+        ((3,), ["int"]),
+        ((None,), ["NoneType"]),
+        (("text",), ["str"]),
+        (([[1], [2, 3]],), ["in memory"]),
+        ((torch.zeros(3, device="meta").long(),), ["meta"]),
+        (([8],), ["8", "8 tokens"]),
+        (([[1, 2], [-1, 3]],), ["-1", "8 tokens"]),
+        (([1, 2, 3], [1, 1]), ["pieces"]),
+        (([1, 2, 3], [4, -1]), ["pieces"]),
+        (([1, 2, 3], [1.0, 2.0]), ["lengths", "float64"]),
+        (([[1, 2]], [2]), ["[1, 2]", "lengths"]),
+        (([1, 2, 3], None, [0, 1]), ["pieces"]),
+        (([1, 2], [1, 1], [0, 0]), ["pieces", "streams"]),
+        (([1, 2], [1, 1], [0, 5]), ["pieces", "streams"]),
+        (([1, 2], [1, 1], ["0", "1"]), ["streams"]),
+        (([[1], [2], [3]],), ["pieces", "streams"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_embedded_is_refused_and_changes_no_stream(table, arguments, facts):
+    embedding, document = SconeEmbedding(MODEL.main, table, streams=2), DOCUMENTS[0]
+    embedding(document[:20])
+    with refusal(ValueError, *facts):
+        embedding(*arguments)
+    assert torch.equal(embedding(document[20:]), whole(document)[20:])
+
+
+def test_a_table_of_another_model_is_refused(table):
+    for other in (
+        tiny_model(NUM_TOKENS + 1, MAX_N, combine="add"),
+        tiny_model(NUM_TOKENS, MAX_N, combine="add", dim=32),
+    ):
+        vocab_size, dim = other.main.token_embedding.weight.shape
+        with refusal(MismatchedArtifacts, "8 tokens", "rows of 16", f"{vocab_size} tokens", f"width {dim}"):
+            SconeEmbedding(other.main, table)
+    with refusal(ValueError, "streams", "0"):
+        SconeEmbedding(MODEL.main, table, streams=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -210,7 +210,7 @@ def test_a_disk_that_fails_as_a_table_is_opened(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(errno.EIO, "Error reading bytes from file")
 
-    monkeypatch.setattr("scone_cli.table.table.pq.read_metadata", fail)
+    monkeypatch.setattr("scone_cli.table.layout.pq.read_metadata", fail)
     with refusal(StorageFailure, "rows-00000.parquet"):
         Table.open(folder)
 

@@ -12,8 +12,8 @@ import pytest
 
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import table_schema
+from scone_cli.table.layout import locate_rows
 from scone_cli.table.row_files import RowFiles
-from scone_cli.table.table import locate_rows
 
 SHAPES = [(1, 1, 1), (50, 7, 100), (50, 7, 7), (300, 520, 1 << 20), (40, 2000, 30_000)]
 

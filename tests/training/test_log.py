@@ -94,7 +94,10 @@ def test_a_loss_explodes_when_it_has_given_back_more_than_half_of_what_was_learn
 def test_noise_is_no_explosion():
     assert not course_of([9.0, 8.9, *[9.3] * 60]).has_exploded  # nothing learned, less than half a nat
     assert course_of([9.0, 8.9, *[9.6] * 60]).has_exploded
-    assert not course_of([2.0, *[500.0] * (RECENT - 2)]).has_exploded  # too few to say
+    few = course_of([2.0, *[500.0] * (RECENT - 2)])
+    assert not few.has_exploded, "too few to say"
+    assert few.has_ended_badly
+    assert not course_of([2.0, 2.3, 2.6]).has_ended_badly
     assert not course_of([3.0, *[1.0, 2.0] * 60]).has_exploded
 
 

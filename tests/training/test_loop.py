@@ -41,7 +41,8 @@ from scone_cli.training import gradients
 from scone_cli.training import loop as training
 from scone_cli.training.gradients import mean_loss
 from scone_cli.training.loop import TrainingText, train
-from scone_cli.training.packed_text import PackedText
+from scone_cli.training.optimizers import Optimizers
+from scone_cli.training.packed_text import PackedText, SubCorpus
 
 
 def done_by(progress: list[tuple]) -> list[float]:
@@ -272,6 +273,64 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
         train(model, UNSEEN, plan, tmp_path, silent, track=spoil)
     rows = rows_of(tmp_path)
     assert 60 < rows[-1]["step"] < 80
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("steps", [12, 60])
+def test_a_run_that_diverges_never_ends_well_however_short_it_is(tmp_path, optimizer, steps):
+    """At a thousand times the learning rate; with few steps it ends before there are enough to stop it on its way."""
+    plan = plan_of(optimizer=optimizer, learning_rate=10.0, steps=steps)
+    with refusal(SconeError, "loss", "exploded", f"step {min(steps, 20)}", hint=("--learning-rate",)):
+        train(tiny_model(NUM_TOKENS, MAX_N), UNSEEN, plan, tmp_path, silent)
+
+
+@pytest.mark.parametrize(("text", "told"), [(SEEN, "held-out"), (UNSEEN, "weight")])
+def test_weights_that_the_last_step_spoils_are_told(tmp_path, monkeypatch, text, told):
+    def step(self: Optimizers, rate: float) -> None:
+        taken(self, rate)
+        if rate == PLAN.learning_rate_at(PLAN.steps - 1):
+            with torch.no_grad():
+                model.main.head_weight[0, 0] = torch.inf
+
+    taken, model = Optimizers.step, tiny_model(NUM_TOKENS, MAX_N)
+    monkeypatch.setattr(Optimizers, "step", step)
+    with refusal(SconeError, told, "step 12" if told == "held-out" else "12", "step 10", hint=("--learning-rate",)):
+        train(model, text, PLAN, tmp_path, silent)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shares", [(), (2, 1)])
+def test_a_run_that_is_stopped_in_its_second_epoch_ends_like_one_that_was_not(tmp_path, kind, shares):
+    """With a mixture, one sub-corpus is in its second epoch and the other in a later one."""
+    size = TEXT.tokens.size // 3
+    parts = tuple(SubCorpus(str(weight), size, weight) for weight in shares)
+    packed = PackedText(TEXT.tokens[: 2 * size], TEXT.ids[: 2 * size], CONTEXT, parts)
+    text = TrainingText(packed, TEXT, text_of(kind).trie)
+    plan = plan_of(steps=15, checkpoint_every=100)
+    stop_at = next(step for step in range(1, 15) if step * PLAN.batch > 1.3 * packed.num_windows)
+    (tmp_path / "whole").mkdir()
+    whole = model_of(kind)
+    expected = train(whole, text, plan, tmp_path / "whole", silent)
+
+    def send(row: dict) -> None:
+        if row["step"] == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with stop_signals(), pytest.raises(Stopped):
+        train(model_of(kind), text, plan, tmp_path, silent, track=send)
+    resumed = model_of(kind, seed=99)
+    log = train(resumed, text, plan, tmp_path, silent)
+    assert same_weights(resumed, whole)
+    assert timeless(log.to_pylist()) == timeless(expected.to_pylist())
+
+
+def test_after_the_first_steps_it_is_told_how_long_it_will_take(tmp_path):
+    told = []
+    train(
+        tiny_model(NUM_TOKENS, MAX_N), UNSEEN, PLAN, tmp_path, lambda what, *_, detail="": told.append((what, detail))
+    )
+    (duration,) = [detail for what, detail in told if what == "duration"]
+    assert names(duration, "2 steps", "tokens/s")
 
 
 def test_a_text_shorter_than_a_window(tmp_path):

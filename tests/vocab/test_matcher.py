@@ -6,11 +6,13 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from builders import random_documents, slow_matches, slow_ranking, trie_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from messages import refusal
 
+from scone_cli.errors import UnknownToken
 from scone_cli.vocab.index import NONE, FgramIndex
 from scone_cli.vocab.matcher import ROLL_BACK, Matcher
 
@@ -40,9 +42,8 @@ def test_pieces_match_as_the_whole_document(document, cuts):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 5), max_size=100))
+@given(st.lists(st.integers(0, 3), max_size=100))
 def test_token_by_token_is_as_the_whole_document(document):
-    """The ids 4 and 5 are no tokens."""
     matcher = Matcher(INDEX)
     assert [int(matcher.match(tokens_of([token]))[0]) for token in document] == whole(document)
 
@@ -149,9 +150,113 @@ def test_streams_without_pieces_are_refused(size):
         Matcher(INDEX, 2).match(np.zeros(size, np.uint32), streams=np.array([1]))
 
 
-def test_a_matcher_has_a_stream():
-    with refusal(ValueError, "0 streams", "1"):
-        Matcher(INDEX, 0)
+@pytest.mark.parametrize("streams", [0, -1, 1.0, True, "two", None])
+def test_a_matcher_has_streams(streams):
+    with refusal(ValueError, "streams", repr(streams), "1 or more"):
+        Matcher(INDEX, streams)
+
+
+@pytest.mark.parametrize("stream", [2, -1, 0.0, "0"])
+def test_a_stream_that_is_not_there_is_refused(stream):
+    """-1 was the last one."""
+    matcher = Matcher(INDEX, 2)
+    for act in (matcher.reset, lambda stream: matcher.roll_back(0, stream)):
+        with refusal(ValueError, "stream", repr(stream), "0 to 1"):
+            act(stream)
+
+
+@pytest.mark.parametrize(("starts", "streams"), [([0.0, 3.0], None), ([0, 3], [0.0]), ([[0, 3]], None), (3, None)])
+def test_pieces_are_whole_numbers(starts, streams):
+    with refusal(ValueError, "expected whole numbers"):
+        Matcher(INDEX, 2).match([1, 2, 3], starts, streams)
+
+
+def test_lists_and_tensors_are_tokens_starts_and_streams_too():
+    [document] = random_documents(2, 4, [50])
+    expected = whole(document[:20]) + whole(document[20:])
+    for kind in (list, np.array, torch.tensor, lambda given: np.array(given, np.uint8)):
+        assert Matcher(INDEX, 3).match(kind(document), kind([0, 20, 50]), kind([2, 0])).tolist() == expected
+
+
+@pytest.mark.parametrize("token", [4, 2**32 - 1, 2**32 + 1, -1])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.uint32, np.int32])
+def test_what_is_no_token_is_refused_and_leaves_the_streams_as_they_were(token, dtype):
+    """Alone, among others, in a piece of a stream, and in a list: never "no f-gram", nor the token that its low bits say."""
+    [document] = random_documents(1, 4, [60])
+    if not np.iinfo(dtype).min <= token <= np.iinfo(dtype).max:
+        return
+    matcher = Matcher(INDEX, 2)
+    matcher.match(document[:30])
+    matcher.match(document[:30], [0, 30], [1])
+    bad = np.array([*document[30:33], token, 1], dtype)
+    for ask, place in (
+        (lambda: matcher.match(bad[3:4]), 0),
+        (lambda: matcher.match(bad), 3),
+        (lambda: matcher.match(bad[::-1]), 1),
+        (lambda: matcher.match(bad, [0, 2, 5], [1, 0]), 3),
+        (lambda: matcher.match(bad.tolist()), 3),
+        (lambda: INDEX.match(bad), 3),
+    ):
+        with refusal(UnknownToken, f"{token}", f"place {place}", "4 tokens", "0 to 3", hint=("tokenizer",)):
+            ask()
+    assert issubclass(UnknownToken, ValueError)
+    for stream in (0, 1):
+        assert matcher.match(document[30:], [0, 30], [stream]).tolist() == whole(document)[30:]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "facts"),
+    [
+        (np.array([1.0]), ["float64"]),
+        (np.array([1.5, 2]), ["float64"]),
+        ([1.0, 2.0], ["float64"]),
+        (np.array([True]), ["bool"]),
+        ([True, False], ["bool"]),
+        (np.array([1], object), ["object"]),
+        ([2**70], ["object"]),
+        (np.array(["1"]), ["<U1"]),
+        (np.array([1], "datetime64[s]"), ["datetime64"]),
+        (np.zeros(0), ["float64"]),
+        (np.array(1), ["shape ()"]),
+        (np.uint32(1), ["shape ()"]),
+        (1, ["int 1"]),
+        (None, ["NoneType"]),
+        ("the cat", ["str", "the cat"]),
+        ({1: 2}, ["dict"]),
+        ([[1], [2, 3]], ["in memory"]),
+        (np.zeros((1, 1), np.uint32), ["(1, 1)"]),
+        (np.zeros((2, 3), np.uint32), ["(2, 3)"]),
+        (torch.ones(2), ["float32"]),
+        (torch.ones(1, dtype=torch.bfloat16), ["BFloat16"]),
+        (torch.ones(2, dtype=torch.int64, device="meta"), ["meta"]),
+    ],
+    ids=str,
+)
+def test_what_are_no_tokens_is_refused_with_a_sentence(tokens, facts):
+    for match in (INDEX.match, Matcher(INDEX).match):
+        with refusal(ValueError, "tokens", "expected whole numbers", *facts):
+            match(tokens)
+
+
+@pytest.mark.parametrize(
+    "tokens", [[], (), np.zeros(0, np.uint32), np.zeros(0, np.int64), torch.zeros(0).long()], ids=str
+)
+def test_no_tokens_are_none(tokens):
+    assert Matcher(INDEX).match(tokens).tolist() == []
+
+
+def test_other_byte_orders_and_steps_are_the_same_tokens():
+    [document] = random_documents(2, 4, [50])
+    tokens = tokens_of(document)
+    for same in (
+        tokens.astype(">u4"),
+        tokens.astype(">i8"),
+        np.repeat(tokens, 2)[::2],
+        tokens[::-1][::-1],
+        tokens.astype(np.uint8),
+    ):
+        assert Matcher(INDEX).match(same).tolist() == whole(document)
+        assert [int(Matcher(INDEX).match(same[:1])[0])] == whole(document)[:1]
 
 
 def test_a_matcher_is_not_copied():

@@ -152,21 +152,21 @@ def test_lengths_curves_and_examples_of_counts(tiny):
         assert curve["count"] == [counts[rank - 1] for rank in curve["rank"]]
         assert (curve["rank"][0], curve["rank"][-1]) == (1, len(counts))
         shown = [example for example in found["examples"] if example["n"] == n]
-        assert [example["rank"] for example in shown[:2]] == [0, 1]
-        assert shown[-1]["rank"] == len(counts) - 1
+        assert [example["rank"] for example in shown[:2]] == [1, 2]
+        assert shown[-1]["rank"] == len(counts)
         for example in shown:
             gram = tuple(example["tokens"])
             assert (example["count"], example["docs"]) == grams[gram]
-            assert counts[example["rank"]] == example["count"]
+            assert counts[example["rank"] - 1] == example["count"]
     assert [row["n"] for row in found["lengths"]] == [1, 2, 3, 4]
     assert found["left_out"] == []
 
 
 def test_examples_of_a_vocabulary_have_their_own_ids(tiny):
     examples = portrait(tiny, "vocab")["examples"]
-    assert [row["rank"] for row in examples] == [0, 1, 2, 3, 10, 11, 12, 57, 58, 59]
+    assert [row["id"] for row in examples] == [0, 1, 2, 3, 10, 11, 12, 57, 58, 59]
     for row in examples:
-        assert tuple(row["tokens"]) == tiny.fgrams[row["rank"]]
+        assert tuple(row["tokens"]) == tiny.fgrams[row["id"]]
         assert row["text"].replace("·", " ") == tiny.tokenizer.decode(row["tokens"]).replace("\x1b", r"\x1b").replace(
             "\n", r"\n"
         )

@@ -1,0 +1,268 @@
+"""A trained model opened for use from Python: its table or A_f-gram, its tokenizer, and what they give together.
+
+    with load_model("scone-work") as model:
+        text = model.generate("The cat sat", max_tokens=40, temperature=0)
+        logits = model.logits([model.end_of_document, *model.encode("The cat sat")])  # [C, V]
+
+What this leaves out: many texts at once, with a cache of keys and values that a serving system manages. It takes `network.main`
+and `embedding(streams=...)`, as `SconeEmbedding` shows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scone_cli.artifacts.manifest import MANIFEST, Manifest, check_files, open_artifact, read_manifest
+from scone_cli.corpus.token_stream import end_of_document
+from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
+from scone_cli.model.devices import find_device
+from scone_cli.model.model import SconeModel
+from scone_cli.runtime.forks import work_alone_in_forks
+from scone_cli.serving.embedding import embedding_of
+from scone_cli.serving.generate import Sampling, Spelling, generate
+from scone_cli.table.table import Table
+from scone_cli.vocab.given_ids import Ids, as_tokens, whole_number
+from scone_cli.vocab.index import FgramIndex
+from scone_cli.vocab.trie import FgramTrie
+from scone_cli.vocab.vocabulary import trie_of_model
+
+
+class LoadedModel:
+    """A model that `load_model` has opened. V tokens, width D, a context of C tokens.
+
+    Threads may share it: no call changes it, but what `embedding` gives has a state, and is for one thread. Fork: as of `Table`;
+    a model on a GPU is to be loaded in each child.
+
+    Attributes:
+        kind: "scone", "plain" or "hashed".
+        vocab_size, dim, context: V, D and C.
+        end_of_document: the token id that stands before a document and after it; every training text began with it.
+        network: the `torch.nn.Module`, in evaluation mode; its `main` is all that is resident when a table is read.
+        tokenizer: not for use from outside: see `encode` and `decode`.
+    """
+
+    def __init__(
+        self, network: SconeModel, table: Table | None, trie: FgramTrie | None, tokenizer: Tokenizer | None, end: int
+    ) -> None:
+        """Of parts that `open_model` has checked."""
+        self.network, self.tokenizer, self.end_of_document = network.eval(), tokenizer, end
+        config = network.config
+        self.kind, self.vocab_size, self.dim, self.context = config.kind, config.vocab_size, config.dim, config.context
+        self._table, self._trie = table, trie
+        self._index: FgramIndex | None = trie.index() if trie is not None else None
+        work_alone_in_forks()
+
+    @property
+    def table(self) -> Table:
+        """The table that is read.
+
+        Raises:
+            BadSetting: there is none: rows are computed live, or the model has none.
+        """
+        if self._table is None:
+            raise BadSetting(
+                f"a {self.kind} model that was opened without a table", "open a Scone model without live=True"
+            )
+        return self._table
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text; none is added.
+
+        Raises:
+            BadSetting: the model was trained on token ids without a tokenizer; `text` is no text.
+        """
+        if not isinstance(text, str):
+            raise BadSetting(f"a text is a str, not {type(text).__name__}; of token ids see generate_tokens and logits")
+        return [int(token) for token in self._speller().encode_batch([text])[0]]
+
+    def decode(self, tokens: Ids) -> str:
+        """The text of token ids.
+
+        Raises:
+            BadSetting: the model was trained on token ids without a tokenizer.
+            ValueError, UnknownToken: see `logits`.
+        """
+        return self._speller().decode(as_tokens(tokens, self.vocab_size))
+
+    def logits(self, tokens: Ids) -> Tensor:
+        """What the model says of the token after each of a text's tokens [N], 1 to C of them: float32 [N, V], on its device.
+
+        The text is read from its first token on. Put `end_of_document` there to have it read as a document, as in training.
+
+        Raises:
+            ValueError: the tokens are no whole numbers in one dimension, none, or more than the context.
+            UnknownToken: an id is that of no token.
+            DamagedArtifact, StorageFailure: the table cannot be read.
+        """
+        read = as_tokens(tokens, self.vocab_size)
+        if not 1 <= read.size <= self.context:
+            raise ValueError(f"{read.size:,} tokens, expected 1 to {self.context:,}, the model's context")
+        main = self.network.main
+        with torch.no_grad():
+            hidden: Tensor = main(self.embedding()(torch.from_numpy(read.astype(np.int64))[None].to(main.device)))
+            return hidden[0] @ main.head_weight.T
+
+    def generate(self, prompt: str, max_tokens: int = 200, **sampling: Any) -> str:
+        """The text that follows a prompt, read as the beginning of a document.
+
+        It ends at the end of the document, after `max_tokens`, or where the context is full. `sampling` are `temperature` (0.8;
+        0: always the likeliest token), `top_k`, `top_p` (None: all tokens) and `seed` (0): the same seed, the same text.
+
+        Raises:
+            BadSetting: the prompt is longer than the context, less one; a setting is out of range or not known; the model was
+                trained on token ids without a tokenizer.
+            ValueError, DamagedArtifact, StorageFailure: see `generate_tokens`.
+        """
+        read = self.encode(prompt)
+        spelling = Spelling(self._speller(), read)
+        written = self.generate_tokens(read, max_tokens, **sampling)
+        return "".join(spelling(token) for token in written if token != self.end_of_document) + spelling.rest()
+
+    def generate_tokens(self, prompt: Ids, max_tokens: int = 200, **sampling: Any) -> Iterator[int]:
+        """The same for token ids [N] without `end_of_document`, as they are chosen; the last may be `end_of_document`.
+
+        Raises:
+            BadSetting: see `generate`.
+            ValueError: `max_tokens` is no whole number from 1 on; the prompt are no whole numbers in one dimension.
+            UnknownToken: an id is that of no token.
+            DamagedArtifact, StorageFailure: the table cannot be read.
+        """
+        whole_number(max_tokens, "max_tokens:", least=1)
+        try:
+            choice = Sampling(**sampling)
+            choice.check()
+        except TypeError as error:
+            raise BadSetting(f"generate: {error}", "expected temperature, top_k, top_p and seed") from error
+        read = as_tokens(prompt, self.vocab_size).tolist()
+        return generate(self.network, self.embedding(), read, choice, max_tokens, self.end_of_document)
+
+    def embedding(self, streams: int = 1) -> Callable[[Tensor], Tensor]:
+        """What embeds the next tokens [B, N] of so many streams as they enter the first block [B, N, D], on the model's device.
+
+        With a table it is a `SconeEmbedding`. It has the state of the streams: make one for each group of texts that run
+        together.
+        """
+        streams = whole_number(streams, "streams:", least=1)
+        return embedding_of(self.network, self._table, self._trie, self._index, streams)
+
+    def close(self) -> None:
+        """Close the table, if there is one: what reads it from then on is a ValueError."""
+        if self._table is not None:
+            self._table.close()
+
+    def __enter__(self) -> Self:
+        """The model itself, whose table is closed when the context is left."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """One line."""
+        rows = repr(self._table) if self._table is not None else "live" if self._trie is not None else "no table"
+        tokens = f"{self.vocab_size:,} tokens"
+        return f"<LoadedModel: {self.kind}, {tokens}, dim {self.dim}, context {self.context}, {self.network.device}, {rows}>"
+
+    def _speller(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise BadSetting(
+                "a model that was trained on token ids without a tokenizer: text has no ids, and ids have no text",
+                "use logits and generate_tokens, which take ids",
+            )
+        return self.tokenizer
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    table: str | os.PathLike[str] | None = None,
+    live: bool = False,
+    placement: str = "mmap",
+    device: str = "auto",
+) -> LoadedModel:
+    """Open a trained model of any kind, to write text, to score it, or to serve it.
+
+    `path` is a workspace, of which `model/` is opened, or the folder of a model in a workspace (`scone-work/plain`). Needed are,
+    beside the model: `tokens/manifest.json` and `tokens/tokenizer.json`; `table/`, or `table`, another folder; with `live`,
+    where A_f-gram computes the rows instead of a table, `vocab/`. `placement` is that of `Table.open`. `device` is "cpu", "cuda",
+    "mps" or "auto": a CUDA GPU if there is one, else the CPU. Every byte of the model is checked, of a table sizes and origin.
+
+    Raises:
+        InputMissing: one of these folders is not there.
+        BadSetting: `table` or `live` for a model that has neither, or both; no such placement or device; `path` is no path.
+        MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
+        DamagedArtifact, StorageFailure: a file is damaged, or cannot be read.
+        HalfWrittenArtifact, ForeignArtifact, NewerArtifact: a folder holds something else than expected.
+    """
+    for given in (path, *([] if table is None else [table])):
+        if not isinstance(given, (str, os.PathLike)):
+            raise BadSetting(f"{given!r} ({type(given).__name__}): expected the path of a folder")
+    if live and table is not None:
+        raise BadSetting("both live and a table", "leave one out")
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputMissing(f"{folder}: no such folder", "name a workspace, or the folder of a model in it")
+    is_workspace = not (folder / MANIFEST).exists()
+    workspace = folder if is_workspace else folder.resolve().parent
+    folder = folder / "model" if is_workspace else folder
+    return open_model(folder, workspace, None if table is None else Path(table), live, placement, device)
+
+
+def open_model(
+    folder: Path,
+    workspace: Path,
+    table: Path | None,
+    live: bool,
+    placement: str,
+    device: str,
+    *,
+    needs_text: bool = False,
+) -> LoadedModel:
+    """Open the model in `folder`, and the table that it reads unless A_f-gram is to run `live`; None: that of the workspace.
+
+    Raises:
+        InputMissing: something is not there; with `needs_text`, there is no tokenizer.
+        BadSetting, MismatchedArtifacts: see `load_model`.
+    """
+    manifest = open_artifact(folder, "model")
+    tokens = read_manifest(workspace / "tokens", "tokens")
+    tokenizer = _tokenizer(folder, manifest, workspace / "tokens", tokens)
+    if needs_text and tokenizer is None:
+        raise InputMissing(
+            f"{workspace / 'tokens'}: made from token ids without a tokenizer, so a prompt has no ids, and ids have no text",
+            "run scone count-ngrams again with --tokenizer",
+        )
+    kind = manifest.summary["kind"]
+    if kind != "scone" and (table or live):
+        raise BadSetting(
+            f"{folder}: a {kind} model, it has neither a table nor an f-gram model", "leave out --table and --live"
+        )
+    network = SconeModel.load(folder).to(find_device(device))
+    trie = trie_of_model(folder, manifest, workspace) if live else None
+    has_table = kind == "scone" and not live
+    opened = Table.open(table or workspace / "table", placement, model=manifest) if has_table else None
+    return LoadedModel(network, opened, trie, tokenizer, end_of_document(workspace / "tokens", tokens))
+
+
+def _tokenizer(folder: Path, model: Manifest, beside: Path, tokens: Manifest) -> Tokenizer | None:
+    """The tokenizer of a model, if it has one: that of the `tokens/` beside it, of which the text itself is not needed."""
+    if model.tokenizer != tokens.tokenizer:
+        raise MismatchedArtifacts(
+            f"{folder}: made with tokenizer {model.tokenizer[:12]}, but {beside} has {tokens.tokenizer[:12]}",
+            "name the workspace that the model was made in: scone --workspace DIR generate",
+        )
+    own = {name: stamp for name, stamp in tokens.files.items() if name == "tokenizer.json"}
+    if not own:
+        return None
+    check_files(beside, replace(tokens, files=own), hashes=True)
+    return Tokenizer.load(beside / "tokenizer.json")

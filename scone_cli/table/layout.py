@@ -1,0 +1,123 @@
+"""The files of a table: where the rows lie in Parquet files that are also mapped, and how the index is written.
+
+A `rows-*.parquet` file holds one required fixed-size binary column, uncompressed, PLAIN, in one page of one row group.
+Its rows therefore lie contiguous in the file, from `data_page_offset + total_compressed_size - rows * row_bytes` on:
+what any Parquet reader opens is also what is served, without a second copy. Row number = f-gram id = frequency rank, so
+hot rows lie together and a smaller table is a prefix of a larger one. `index.bin` is a line of JSON, padded to 256 bytes, and
+the lines of the index (see `vocab.index`). Left out: what a row is made of (`model`), and its formats (`row_formats`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scone_cli.errors import DamagedArtifact, StorageFailure
+from scone_cli.runtime.native_memory import LINE
+from scone_cli.table.fetch import large_pages
+from scone_cli.table.row_files import RowFiles
+from scone_cli.table.sizes import PART_BYTES
+from scone_cli.table.stored_file import StoredFile
+from scone_cli.vocab.index import REMAKE, FgramIndex, fewest_lines
+
+INDEX = "index.bin"
+_HEADER_BYTES = 256  # of the index: whole lines of the cache
+
+Raw = npt.NDArray[np.uint8]
+
+
+def write_rows(folder: Path, raw: Raw, part_bytes: int = PART_BYTES) -> None:
+    """Write raw rows uint8 [S, row_bytes] (may be mapped) as `rows-*.parquet`, each of at most `part_bytes`."""
+    files = RowFiles(folder, len(raw), raw.shape[1], part_bytes)
+    files.create()
+    files.write(np.arange(len(raw)), raw)
+
+
+def locate_rows(path: Path, width: int) -> tuple[int, int]:
+    """The first byte of the rows in a file, and their number: they lie contiguous from there on.
+
+    Raises:
+        DamagedArtifact: they do not, or have another width.
+        StorageFailure: the disk fails.
+    """
+    try:
+        metadata = pq.read_metadata(path)
+        column = metadata.row_group(0).column(0) if metadata.num_row_groups == 1 and metadata.num_columns == 1 else None
+        rows = metadata.num_rows
+        if column is None or column.compression != "UNCOMPRESSED" or column.has_dictionary_page:
+            raise DamagedArtifact(f"{path}: expected one plain, uncompressed column in one row group", REMAKE)
+        if (found := metadata.schema.column(0).length) != width:
+            raise DamagedArtifact(f"{path}: rows of {found} bytes, expected rows of {width}", REMAKE)
+        page, size = column.data_page_offset, column.total_compressed_size
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if (
+            isinstance(error, OSError) and error.errno
+        ):  # an OSError without it is pyarrow's way to say that the file is none
+            raise StorageFailure(f"{path}: cannot be read ({os.strerror(error.errno)})") from error
+        raise DamagedArtifact(f"{path}: not a Parquet file ({error})", REMAKE) from error
+    start, end = page + size - rows * width, page + size
+    if not 0 < page < start <= end <= path.stat().st_size:
+        raise DamagedArtifact(f"{path}: its rows are said to be where the file is not", REMAKE)
+    with path.open("rb") as file:
+        file.seek(page)
+        if not file.read(16).startswith(_page_start(rows * width)):
+            raise DamagedArtifact(f"{path}: expected all {rows:,} rows in one page, none of them null", REMAKE)
+    return start, rows
+
+
+def _page_start(size: int) -> bytes:
+    """How a data page of `size` bytes begins in Parquet: (type: 0, uncompressed size, ...) in Thrift's compact form.
+
+    A second page would put its header between the rows, and the footer does not say how many pages there are.
+    """
+    varint, rest = bytearray(), 2 * size
+    while rest > 0x7F:
+        varint.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return b"\x15\x00\x15" + bytes(varint) + bytes([rest])
+
+
+def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
+    """Write the index, and before it what else rows are read by: the manifest, which no hash protects, must say the same."""
+    shape = {"dtype": dtype, "dim": dim, "num_fgrams": index.num_fgrams}
+    shape |= {"num_tokens": index.num_tokens, "max_n": index.max_n, "num_lines": index.lines.nbytes // LINE}
+    with (folder / INDEX).open("wb") as file:
+        file.write(json.dumps(shape).ljust(_HEADER_BYTES - 1).encode() + b"\n")
+        index.lines.tofile(file)
+
+
+def read_index(file: StoredFile, settings: Mapping[str, Any], placement: str) -> FgramIndex:
+    """The index in a file, in memory or mapped; its header must say what the manifest's `settings` say.
+
+    Raises:
+        DamagedArtifact: it is not the index of these settings, or has another size.
+        StorageFailure: the disk fails, or it does not fit into memory.
+    """
+    path, header = file.path, np.empty(min(file.size, _HEADER_BYTES), np.uint8)
+    file.read_into(header, 0)
+    try:
+        shape = json.loads(header.tobytes())
+    except ValueError as error:
+        raise DamagedArtifact(f"{path}: not an index ({error})", REMAKE) from error
+    num_lines = shape.pop("num_lines", None) if isinstance(shape, dict) else None
+    if shape != settings:
+        raise DamagedArtifact(f"{path}: the index of {shape}, the manifest says {dict(settings)}", REMAKE)
+    if not isinstance(num_lines, int) or num_lines < fewest_lines(shape["num_fgrams"], shape["num_tokens"]):
+        raise DamagedArtifact(f"{path}: {num_lines} lines are too few for {shape['num_fgrams']:,} f-grams", REMAKE)
+    index_bytes = num_lines * LINE
+    if file.size != _HEADER_BYTES + index_bytes:
+        raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {_HEADER_BYTES + index_bytes:,}", REMAKE)
+    if placement == "ram":
+        lines = large_pages(index_bytes)
+        file.read_into(lines, _HEADER_BYTES)
+    else:
+        lines = file.bytes[_HEADER_BYTES:]
+    return FgramIndex(lines.view(np.uint32), shape["num_fgrams"], shape["num_tokens"], shape["max_n"])

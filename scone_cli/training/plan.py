@@ -1,0 +1,192 @@
+"""What a training takes, worked out before anything of it is made: parameters, memory, disk, operations.
+
+What it leaves out: pages of the packed text that the system keeps in memory, as it gives and takes them as it likes; time,
+which only the first steps tell (`loop`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scone_cli.formatting import bytes_text, count_text, power_text
+from scone_cli.model.flops import block_parameters, fgram_parameters, fgram_pass_flops, forward_flops, main_parameters
+from scone_cli.model.model import ModelConfig
+from scone_cli.training.gradients import GRAPH_BYTES
+
+MIB = 1 << 20
+_NUMBER = 4  # bytes: weights, their gradients and what optimisers remember are float32
+
+# Measured, in resident bytes of the process.
+_PROCESS = 700 * MIB  # before there is a model: libraries and loops
+_READING = 230  # an f-gram, while the vocabulary is read and put in order
+_KEPT = 60  # an f-gram, of the trie, from then on
+
+_VECTORS_A_BLOCK = 11  # of the width: what autograd keeps of a token in a block, with our own loops on a CPU
+_VECTORS_OF_TORCH = 14  # likewise with torch's, beside five vectors as wide as the MLP
+_LOGITS = 2 * 512  # rows of logits at once: themselves, and what is made of them
+_HEAD_COPIES = 2  # of its gradient, on its way
+_BACKWARD = 2  # times the forward pass
+
+
+@dataclass(frozen=True)
+class TrainingSize:
+    """A training, as far as its size goes.
+
+    Attributes:
+        model: the shape.
+        optimizer: `muon` or `adamw`.
+        batch: sequences a step, of this process.
+        micro_batch: sequences a forward pass.
+        steps: optimiser steps.
+        ranks: processes that train together.
+        processes: those of them on this machine, whose memory is told.
+        keep_checkpoints: at a time.
+        text_tokens: of the text that is packed, held-out text included.
+        num_fgrams: of the vocabulary; 0 where none is read.
+        matched: token-forwards of A_f-gram a position at most: the share of positions that end an f-gram, times its length.
+        on_gpu: whether the model is not in the memory of the process.
+    """
+
+    model: ModelConfig
+    optimizer: str
+    batch: int
+    micro_batch: int
+    steps: int
+    ranks: int
+    processes: int
+    keep_checkpoints: int
+    text_tokens: int
+    num_fgrams: int
+    matched: float
+    on_gpu: bool
+
+    # ---- parameters -------------------------------------------------------------------------------------------
+
+    @property
+    def resident(self) -> int:
+        """Parameters that are in memory when the model is served."""
+        of = self.model
+        return main_parameters(of.dim, of.hidden, of.layers, of.vocab_size, of.tied_head)
+
+    @property
+    def fgram_model(self) -> int:
+        """Parameters of A_f-gram, which only training and `precompute` need."""
+        of = self.model
+        return fgram_parameters(of.dim, of.hidden, of.fgram_layers, of.max_n) if of.kind == "scone" else 0
+
+    @property
+    def rows(self) -> int:
+        """Rows that are learned directly, or hashed."""
+        return self.model.learned_rows or self.model.hashed_rows
+
+    # ---- bytes ------------------------------------------------------------------------------------------------
+
+    @property
+    def _lasting(self) -> int:
+        """Bytes of weights and of what optimisers remember: two numbers a weight, of matrices under Muon one."""
+        of, dense = self.model, self.resident + self.fgram_model
+        matrices = (of.layers + of.fgram_layers) * block_parameters(of.dim, of.hidden)
+        remembered = 2 * dense - (matrices if self.optimizer == "muon" else 0)
+        return _NUMBER * (dense + remembered + 3 * self.rows * of.dim)
+
+    @property
+    def _working(self) -> int:
+        """Bytes that a step takes beside that: gradients, what autograd keeps, logits."""
+        of = self.model
+        width = _VECTORS_OF_TORCH * of.dim + 5 * of.hidden if self.on_gpu else _VECTORS_A_BLOCK * of.dim
+        tokens, part = self.batch * of.context, self.micro_batch * of.context
+        graph = min(GRAPH_BYTES, _NUMBER * round(self._nodes) * of.fgram_layers * width)
+        picked = 0 if of.kind == "plain" else 4 * _NUMBER * tokens * of.dim  # rows of the batch, and their gradient
+        main = _NUMBER * part * (of.layers * width + 4 * of.dim)
+        head = _NUMBER * of.vocab_size * (_LOGITS + _HEAD_COPIES * of.dim)
+        return _NUMBER * (self.resident + self.fgram_model) + graph + picked + main + head
+
+    @property
+    def _nodes(self) -> float:
+        """Token-forwards of A_f-gram in a step at most: batches share prefixes, and there are no more than nodes of the trie."""
+        return min(self.batch * self.model.context * self.matched, self.num_fgrams + self.model.vocab_size)
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory of the GPU that one process needs; 0 on a CPU."""
+        return self._lasting + self._working if self.on_gpu else 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the machine that all processes need at their peak."""
+        weights = _NUMBER * (self.resident + self.fgram_model + self.rows * self.model.dim)
+        model = weights if self.on_gpu else self._lasting + self._working
+        return self.processes * (_PROCESS + max(_READING * self.num_fgrams, _KEPT * self.num_fgrams + model))
+
+    @property
+    def disk_bytes(self) -> int:
+        """Disk that is needed at most: the packed text, checkpoints, one of which is being written, and the model."""
+        a_token = (2 if self.model.vocab_size < 1 << 16 else 4) + (4 if self.num_fgrams else 0)
+        weights = _NUMBER * (self.resident + self.fgram_model + self.rows * self.model.dim)
+        return self.text_tokens * a_token + (self.keep_checkpoints + 1) * self._lasting + weights
+
+    # ---- operations -------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that training reads, in all processes."""
+        return self.steps * self.ranks * self.batch * self.model.context
+
+    @property
+    def flops(self) -> float:
+        """Operations of all steps at most: forward, and twice that backward."""
+        of = self.model
+        main = forward_flops(of.dim, of.hidden, of.layers, of.vocab_size, of.context) * self.tokens
+        asked = min(self._nodes, self.batch * of.context)
+        fgram = fgram_pass_flops(of.dim, of.hidden, of.fgram_layers, self._nodes, asked, of.max_n)
+        return (1 + _BACKWARD) * (main + self.steps * self.ranks * (fgram if of.kind == "scone" else 0))
+
+    def refusal(self, free: int, device_free: int) -> str:
+        """Why this training does not fit into the `free` bytes of the machine, or those of the GPU; nothing where it fits."""
+        for needed, there, what in (
+            (self.memory_bytes, free, "memory"),
+            (self.device_bytes, device_free, "memory on the GPU"),
+        ):
+            if needed > there:
+                return (
+                    f"this training needs about {bytes_text(needed)} ({needed:,} bytes) of {what}, and {bytes_text(there)} "
+                    f"({there:,} bytes) are free: lower --dim, --layers, --learned-rows or --batch"
+                )
+        return ""
+
+    # ---- what is told -----------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, as JSON values."""
+        rows = {"hashed": "hashed_rows"}.get(self.model.kind, "learned_rows")
+        return {
+            "kind": self.model.kind,
+            "resident_parameters": self.resident,
+            "training_only_parameters": self.fgram_model
+            + (self.rows * self.model.dim if rows == "learned_rows" else 0),
+            "fgram_model_parameters": self.fgram_model,
+            rows: self.rows,
+            f"{rows}_parameters": self.rows * self.model.dim,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "processes": self.ranks,
+            "memory_bytes": self.memory_bytes,
+            "device_memory_bytes": self.device_bytes or None,
+            "disk_bytes": self.disk_bytes,
+            "training_flops": float(f"{self.flops:.4g}"),
+        }
+
+    def described(self) -> str:
+        """The plan in one line."""
+        parts = [f"{count_text(self.resident)} parameters"]
+        if self.fgram_model:
+            parts.append(f"{count_text(self.fgram_model)} of the f-gram model")
+        if self.rows:
+            which = "hashed" if self.model.kind == "hashed" else "learned"
+            parts.append(f"{count_text(self.rows)} {which} rows of {self.model.dim}")
+        memory = f"{bytes_text(self.memory_bytes)} of memory"
+        if self.on_gpu:
+            memory += f" and {bytes_text(self.device_bytes)} on each GPU"
+        takes = f"{count_text(self.tokens)} tokens, {memory}, {bytes_text(self.disk_bytes)} of disk"
+        return f"{' + '.join(parts)}; {takes}, up to {power_text(self.flops)} FLOPs"

@@ -1,0 +1,119 @@
+"""Token ids and row numbers as a caller gives them, made what the kernels take, or refused with a sentence.
+
+A kernel takes any number: of what is no token it would say that no f-gram ends there, and of -1 read the last row of 2**32.
+Looking at the largest id costs a hundredth of matching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from scone_cli.arrays import U32
+from scone_cli.errors import UnknownToken
+
+if TYPE_CHECKING:
+    import torch
+
+ID = np.dtype(np.uint32)  # named: looked up anew each time, it would be a tenth of what a token takes
+_MOST = 0xFFFFFFFF
+Ids: TypeAlias = "npt.NDArray[np.integer[Any]] | Sequence[int] | torch.Tensor"  # a tensor on the CPU: numpy reads it
+
+
+def as_whole_numbers(given: Any, what: str, most_dims: int = 1) -> npt.NDArray[Any]:
+    """An array [N], or of up to `most_dims` dimensions, of the whole numbers of an array, a list or a tensor on the CPU.
+
+    `what` names them in messages.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    try:
+        numbers = np.asarray(given)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        OverflowError,
+    ) as error:  # ragged lists; tensors that are not in memory
+        raise ValueError(f"{what}: {_first_line(error)}; expected whole numbers in memory") from error
+    if not 1 <= numbers.ndim <= most_dims:
+        dims = "one dimension" if most_dims == 1 else "one dimension or two"
+        raise ValueError(f"{what}: {_described(given, numbers)}, expected whole numbers in {dims}")
+    if not numbers.size and not hasattr(given, "dtype"):
+        return numbers.astype(ID)  # of an empty list numpy makes floats
+    if numbers.dtype.kind not in "iu":
+        raise ValueError(f"{what} of type {numbers.dtype}, expected whole numbers (uint32, int64, ...)")
+    return numbers
+
+
+def as_tokens(given: Any, vocab_size: int) -> U32:
+    """Token ids [N] as the kernels take them.
+
+    Raises:
+        ValueError: they are not whole numbers in one dimension.
+        UnknownToken: one is none of the vocabulary.
+    """
+    is_plain = type(given) is np.ndarray and given.dtype is ID and given.ndim == 1
+    tokens = given if is_plain else as_whole_numbers(given, "tokens")
+    if tokens.size and (tokens.max() >= vocab_size or (tokens.dtype.kind == "i" and tokens.min() < 0)):
+        raise unknown_token(tokens, vocab_size)
+    return _as_kernels_take_them(tokens)
+
+
+def unknown_token(tokens: npt.NDArray[Any], vocab_size: int) -> UnknownToken:
+    """What to say to an id that no token has: the first of them."""
+    place = int(np.flatnonzero((tokens < 0) | (tokens >= vocab_size))[0])
+    return UnknownToken(
+        f"token id {tokens[place]} at place {place:,}: the vocabulary has {vocab_size:,} tokens, 0 to {vocab_size - 1:,}",
+        "encode the text with the tokenizer that the table was made with: Table.open(..., tokenizer=...) checks it",
+    )
+
+
+def as_row_numbers(given: Any, num_rows: int) -> U32:
+    """F-gram ids [N] as the kernels take them; those that 32 bits hold are checked there.
+
+    Raises:
+        ValueError: they are not whole numbers in one dimension.
+        IndexError: one is below 0, or beyond 32 bits.
+    """
+    is_plain = type(given) is np.ndarray and given.dtype is ID and given.ndim == 1
+    ids = given if is_plain else as_whole_numbers(given, "ids of f-grams")
+    if ids.dtype is not ID and ids.size and not 0 <= ids.min() <= ids.max() <= _MOST:
+        raise IndexError(
+            f"f-gram {ids.min() if ids.min() < 0 else ids.max()}: the table has {num_rows} rows, "
+            f"0 to {num_rows - 1}, and 2**32 - 1 stands for none"
+        )
+    return _as_kernels_take_them(ids)
+
+
+def whole_number(given: Any, what: str, least: int, end: int | None = None) -> int:
+    """One whole number from `least` on, and below `end` if it is given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    is_whole = isinstance(given, (int, np.integer)) and not isinstance(given, bool)
+    if not is_whole or given < least or (end is not None and given >= end):
+        expected = f"{least} or more" if end is None else f"{least} to {end - 1:,}"
+        raise ValueError(f"{what} {given!r}, expected a whole number, {expected}")
+    return int(given)
+
+
+def _as_kernels_take_them(numbers: npt.NDArray[Any]) -> U32:
+    """Of one type, in one piece and not read-only: for every other kind of array a kernel would be compiled once more."""
+    taken = np.ascontiguousarray(numbers, ID)
+    return taken if taken.flags.carray else taken.copy()
+
+
+def _described(given: Any, numbers: npt.NDArray[Any]) -> str:
+    if numbers.ndim or hasattr(given, "dtype"):
+        return f"an array of shape {numbers.shape}"
+    return f"{type(given).__name__} {given!r:.40}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
