@@ -67,6 +67,10 @@ class InputMissing(SconeError):
     exit_code = 66
 
 
+class NotEnoughMemory(SconeError):
+    """More memory was asked for than the machine, or its GPU, has. Exit code 1."""
+
+
 class StorageFailure(SconeError):
     """A disk that is full or fails. Exit code 74."""
 
@@ -97,3 +101,8 @@ class NewerArtifact(BadData):
 
 class MismatchedArtifacts(BadData):
     """Artifacts that were not made from one another: model, vocabulary, table, tokenizer."""
+
+
+def is_of_a_library(error: BaseException) -> bool:
+    """Whether an error can be what a library says of its input: those written in Rust may panic, which is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

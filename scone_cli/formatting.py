@@ -1,4 +1,7 @@
-"""Every function that turns a number, a name or raw text into text for people."""
+"""Every function that turns a number, a name or raw text into text for people.
+
+What is no number, or has no end, is `nan`, `inf` or `-inf` in all of them.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,8 @@ def count_text(value: float, full_below: float = 10_000) -> str:
     """A number of things in at most five characters: 1.5, 500, 9,876, 12.3k, 1.5M."""
     if abs(value) < full_below:
         return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+    if not math.isfinite(value):
+        return f"{value}"
     rounded = float(f"{value:.3g}")  # first: 999,600 is 1M
     if abs(rounded) >= 1e15:
         return power_text(value)
@@ -57,6 +62,8 @@ def power_text(value: float) -> str:
 
 def bytes_text(value: float) -> str:
     """A number of bytes in binary units: 512 B or 12.3 MiB."""
+    if not math.isfinite(value):
+        return f"{value}"
     for power, suffix in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if abs(value) >= 1024**power:
             return f"{value / 1024**power:,.1f} {suffix}"
@@ -67,6 +74,8 @@ def seconds_text(value: float) -> str:
     """A duration: 0.4 s, 75 s, 12:34 or 3:04:05."""
     if value < 100:
         return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    if not math.isfinite(value):
+        return f"{value}"
     hours, minutes, seconds = int(value) // 3600, int(value) // 60 % 60, int(value) % 60
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
@@ -127,7 +136,7 @@ def named_value_text(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if not isinstance(value, int | float):
-        return str(value)
+        return "\n".join(map(harmless, str(value).split("\n")))  # names and texts, in as many lines as they are given
     for pattern, as_text in _BY_NAME.items():
         if re.search(pattern, name.replace("_", " "), re.IGNORECASE):
             return as_text(value)
@@ -184,7 +193,11 @@ def signed_percent(share: float) -> str:
 def signed(value: float, size: str) -> str:
     """A difference with its sign, a minus as wide as a plus; `size` is its absolute value as text. Nothing has no sign."""
     is_nothing = not any(digit in size.partition(" ")[0] for digit in "123456789")  # before an error
-    return size if is_nothing else ("\N{MINUS SIGN}" if value < 0 else "+") + size
+    return (
+        size
+        if math.isnan(value) or (is_nothing and math.isfinite(value))
+        else ("\N{MINUS SIGN}" if value < 0 else "+") + size
+    )
 
 
 def signed_number(value: float, digits: int) -> str:
@@ -199,6 +212,8 @@ def with_error(value: float | None, stderr: float | None, digits: int | None = N
     if digits is None:
         if not stderr:
             return plain(value)
+        if not (math.isfinite(value) and math.isfinite(stderr)):
+            return f"{plain(value)} ± {plain(stderr)}"
         if abs(value) >= _LARGE:
             return f"{count_text(value)} ± {count_text(stderr)}"
         digits = min(4, max(0, 1 - math.floor(math.log10(stderr))))
@@ -216,6 +231,8 @@ def plain(value: float | None) -> str:
 
 def days_text(days: float) -> str:
     """A time as long as people plan for: 12 days, 3.4 years."""
+    if not math.isfinite(days):
+        return f"{days}"
     for size, unit in ((365, "years"), (1, "days"), (1 / 24, "hours")):
         if days >= 2 * size:
             return f"{days / size:,.0f} {unit}" if days >= 10 * size else f"{days / size:.2g} {unit}"
@@ -226,6 +243,8 @@ def dollars(value: float | None) -> str:
     """An amount of any size, with two digits at least: $1,204, $0.0000087."""
     if value is None:
         return "-"
+    if not math.isfinite(value):
+        return f"{value}"
     sign, size = "\N{MINUS SIGN}" if value < 0 else "", abs(value)
     digits = 0 if size >= 100 else 2 if size >= 0.1 or size == 0 else 1 - math.floor(math.log10(size))
     return f"{sign}${size:,.{digits}f}"
@@ -243,6 +262,8 @@ def listed(parts: Sequence[str]) -> str:
 
 def big(value: float) -> str:
     """A number in words that everybody knows: 3.2 billion."""
+    if not math.isfinite(value):
+        return f"{value}"
     rounded = float(f"{value:.3g}")  # first: 999.6 million is 1 billion
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if rounded >= size:

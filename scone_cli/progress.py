@@ -1,10 +1,14 @@
-"""How long work tells that it goes on, without knowing who listens."""
+"""How long work tells that it goes on, without knowing who listens; and what it has to say besides."""
 
+import contextlib
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
+
+from scone_cli.formatting import harmless
 
 Seconds = Counter[str]  # of processor time, by what they were spent on
 
@@ -21,6 +25,12 @@ class Progress(Protocol):
 
 def silent(what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
     """A listener that ignores everything: for tests and for use as a library."""
+
+
+def notice(message: str) -> None:
+    """Say something that is no error on stderr, in one line; that it cannot be said does not stop the work."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{harmless(message)}\n")
 
 
 class Compilation:

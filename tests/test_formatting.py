@@ -1,8 +1,60 @@
-"""Text for people: what fits its columns."""
+"""Numbers as text for people: what is no number, or has no end, breaks nothing."""
+
+import inspect
+import math
+import typing
 
 import pytest
 
-from scone_cli.formatting import shortened
+from scone_cli import formatting
+from scone_cli.formatting import Kind, named_value_text, narrow_value_text, shortened, signed, value_text, with_error
+
+ODD = (math.nan, math.inf, -math.inf)
+NUMBERS = {
+    name: function
+    for name, function in vars(formatting).items()
+    if inspect.isfunction(function)
+    and not name.startswith("_")
+    and "float" in str(next(iter(inspect.signature(function).parameters.values())).annotation)
+}
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_function_of_a_number_takes_what_is_none(name, value):
+    more = {"unit": "tokens", "digits": 2, "size": f"{abs(value):.1f}", "stderr": 0.5}
+    wanted = inspect.signature(NUMBERS[name]).parameters
+    text = NUMBERS[name](value, **{key: each for key, each in more.items() if key in wanted})
+    assert ("nan" if math.isnan(value) else "inf") in text
+    assert ("-" in text or "\N{MINUS SIGN}" in text) == (value == -math.inf and name != "percent")  # a size
+
+
+def test_functions_of_numbers_are_all_here():
+    assert {"count_text", "bytes_text", "seconds_text", "percent", "with_error", "dollars", "days_text", "big"} <= set(
+        NUMBERS
+    )
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_every_kind_of_value_takes_what_is_no_number(value):
+    for kind in typing.get_args(Kind):
+        assert f"{abs(value)}" in value_text(kind, value)
+    for name in ("x", "bytes", "seconds"):
+        assert f"{abs(value)}" in named_value_text(name, value)
+        assert f"{abs(value)}" in narrow_value_text(name, value)
+
+
+@pytest.mark.parametrize("error", ODD)
+def test_errors_may_be_no_numbers(error):
+    for value in (1.5, 1e7, *ODD):
+        assert f"{abs(error)}" in with_error(value, error)
+        assert f"{abs(error)}" in with_error(value, error, 2)
+
+
+def test_what_has_no_end_keeps_its_sign():
+    assert signed(-math.inf, "inf%") == "\N{MINUS SIGN}inf%"
+    assert signed(math.inf, "inf%") == "+inf%"
+    assert (signed(math.nan, "nan%"), signed(0.0, "0.0%")) == ("nan%", "0.0%")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ ROOMS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
-ONE_MORE = {("settings", "errors")}  # within the ground
+ONE_MORE = {("settings", "errors"), ("progress", "formatting")}  # within the ground
 NOT = {("serving", "training")}
 OF_TABLE = {
     "table.precompute",

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from scone_cli.errors import (
 )
 
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
 
 # What to run when an artifact is missing or bad.
 MADE_BY: Mapping[str, str] = {
@@ -113,6 +114,18 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_of(content: bytes) -> Any:
+    """What JSON text says.
+
+    Raises:
+        ValueError: it is none, or is nested too deep.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
@@ -133,7 +146,7 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
         what = artifact or "artifact"
         raise HalfWrittenArtifact(f"{folder}: no {MANIFEST}, so this is not a finished {what}", remake)
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json_of(path.read_bytes())
         kind, version = str(raw["artifact"]), int(raw["schema_version"])
     except (ValueError, TypeError, KeyError) as error:
         raise _not_ours(path, error, remake) from error
@@ -182,9 +195,14 @@ def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
 
 
 def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
-    """Read a manifest and check the files it names; what every stage does with what it reads."""
+    """Read a manifest and check the files it names; what every stage does with what it reads.
+
+    The hash of a tokenizer is compared in any case: it is small, and two ids that change places leave its size as it was.
+    """
     manifest = read_manifest(folder, artifact)
     check_files(folder, manifest, hashes)
+    if not hashes and TOKENIZER in manifest.files:
+        check_files(folder, replace(manifest, files={TOKENIZER: manifest.files[TOKENIZER]}), hashes=True)
     return manifest
 
 

@@ -2,6 +2,7 @@
 
 It is built in a hidden folder beside its place (`staging_folder`), which survives a crash so that the next run continues
 there, and appears in its place by one rename (`publish`). A run that finds its fingerprint there does nothing (`up_to_date`).
+Where its place is a link to a folder, on a larger disk perhaps, all this happens where that folder is, and the link stays.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts.manifest import MANIFEST, FileStamp, Manifest, check_files, digest_file, read_manifest
+from scone_cli.artifacts.opening import to_write
 from scone_cli.errors import (
     DamagedArtifact,
     ForeignArtifact,
@@ -46,7 +48,8 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
     manifest = published(folder, artifact, expected_fingerprint)
     if manifest is None:
         return None
-    for leftover in folder.parent.glob(glob.escape(_staging_name(folder, expected_fingerprint)) + "*"):
+    place = place_of(folder)
+    for leftover in place.parent.glob(glob.escape(_staging_name(place, expected_fingerprint)) + "*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return manifest
 
@@ -63,6 +66,22 @@ def published(folder: Path, artifact: str, expected_fingerprint: str) -> Manifes
     return manifest
 
 
+def place_of(target: Path) -> Path:
+    """Where an artifact lies or will lie: what `target` links to, if it is a link.
+
+    Raises:
+        StorageFailure: it links to where there is no folder, such as a disk that is not mounted.
+    """
+    if not target.is_symlink():
+        return target
+    place = Path(os.path.realpath(target))
+    if place.is_symlink() or not place.parent.is_dir():
+        raise StorageFailure(
+            f"{target}: a link to {place}, where there is no folder", "mount its disk, mend the link, or remove it"
+        )
+    return place
+
+
 def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True) -> Path:
     """The hidden folder in which an artifact with this fingerprint is built, created or found as a crash left it.
 
@@ -73,7 +92,9 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
 
     Raises:
         ForeignArtifact: publishing would replace something that scone did not write.
+        StorageFailure: see `place_of`.
     """
+    target = place_of(target)
     staging = target.parent / _staging_name(target, expected_fingerprint)
     used_up = staging.with_name(staging.name + USED_UP)
     if used_up.is_dir() and staging.is_dir() and not _is_replaced(staging, expected_fingerprint):
@@ -106,6 +127,7 @@ def _forget_after_restart(staging: Path) -> None:
 
 def unfinished_bytes(target: Path) -> int:
     """Bytes of disk in what a crash left of the making of `target`, which the next run continues or removes."""
+    target = place_of(target)
     left = target.parent.glob(f".{glob.escape(target.name)}.partial-*/**/*")
     return sum(path.stat().st_size for path in left if path.is_file())
 
@@ -139,6 +161,7 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
 
     Returns the manifest with every file's size and hash filled in.
     """
+    target = place_of(target)
     (staging / MANIFEST).unlink(missing_ok=True)
     for unfinished in staging.rglob(".*.tmp"):  # of a file that a crash cut off and that was then written again
         unfinished.unlink()
@@ -181,7 +204,7 @@ def write_parquet(
 ) -> None:
     """Write a Parquet file through its declared schema, beside `path` and then renamed."""
     beside = path.with_name(f".{path.name}.tmp")
-    with pq.ParquetWriter(beside, schema, **{"compression": "zstd", **options}) as writer:
+    with to_write(beside) as file, pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer:
         writer.write_table(table, row_group_size)
     fsync(beside)
     beside.replace(path)

@@ -5,7 +5,6 @@ It loads no torch, polars, pyarrow or numpy: the commands themselves are in `com
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from scone_cli.console import output
 from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
 from scone_cli.console.options import Session
 from scone_cli.console.recipes import read_recipe
-from scone_cli.errors import SconeError
+from scone_cli.errors import BadData, SconeError, StorageFailure
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.threads import settle_threads
 from scone_cli.runtime.torchrun import speaks
@@ -93,9 +92,7 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code; anything that is not foreseen shows its traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # text of a corpus must not fail on an ASCII terminal
+    output.prepare_streams()
     settle_threads()
     sys.exit(_run(args))
 
@@ -120,6 +117,13 @@ def _run(args: Sequence[str] | None) -> int:
         if not error.told:
             output.say_error(error.message, error.hint)
         return error.exit_code
+    except OSError as error:  # of what click prints, or of a path that was only looked at: stages tell their own
+        output.forget_unwritten()
+        output.say_error(f"{error.filename or 'stdout'}: {error.strerror or error}")
+        return StorageFailure.exit_code
+    except RecursionError:  # nothing here calls itself but to go into what it was given
+        output.say_error("what was given is nested too deep to be read")
+        return BadData.exit_code
     except Stopped as stop:
         if speaks():
             kept = "; what is finished is kept, and the same command continues from there" if stop.continues else ""

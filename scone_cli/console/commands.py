@@ -34,10 +34,10 @@ from scone_cli.console.progress_bars import listening
 from scone_cli.console.recipe_command import recipe
 from scone_cli.console.recipes import TRAIN
 from scone_cli.console.results import result_text
-from scone_cli.console.table_commands import generate_command, lookup
+from scone_cli.console.table_commands import generate_command, given_text, lookup
 from scone_cli.errors import BadData, BadSetting, SconeError
 from scone_cli.evaluation.break_even import Prices
-from scone_cli.formatting import bytes_text, seconds_text
+from scone_cli.formatting import bytes_text, harmless, seconds_text
 from scone_cli.progress import Progress
 from scone_cli.report.describe import describe, describe_terms, describe_text
 from scone_cli.report.ngram_figures import portrait_page
@@ -234,7 +234,7 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
         output.print_json(facts | dict(report.details or report.summary))
         return
     how = "up to date" if report.up_to_date else f"made in {seconds_text(seconds)}"
-    output.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
+    output.print_result(result_text(harmless(f"{report.stage} -> {report.out} ({how})"), report.summary))
 
 
 # ---- looking at artifacts ----------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
 @click.option(
     "--html", type=PATH, metavar="FILE", help="Write the figures of counts/, vocab/ or model/ as one HTML page."
 )
-@click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text.")
+@click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text; `-` is standard input.")
 @click.option("--terms", type=PATH, metavar="FILE", help="Show how vocab/ matches these terms, one a line.")
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
 @click.pass_obj
@@ -266,7 +266,7 @@ def inspect(
                 output.print_result(terms_text(matched))
             return
         if text is not None:
-            cut = describe_text(path, text)
+            cut = describe_text(path, given_text("--text", text) if text else text)
             if as_json:
                 output.print_json(cut)
             else:
@@ -283,7 +283,7 @@ def inspect(
     if as_json:
         output.print_json(description | written)
     elif written:
-        output.print_result(f"{path} -> {html}: one page of {bytes_text(written['html_bytes'])}")
+        output.print_result(harmless(f"{path} -> {html}") + f": one page of {bytes_text(written['html_bytes'])}")
     else:
         output.print_result(description_text(path, description))
 
@@ -320,5 +320,5 @@ def _verdict(folder: Path, progress: Progress) -> dict[str, Any]:
 
 def _verdict_text(verdict: dict[str, Any]) -> str:
     if not verdict["ok"]:
-        return f"WRONG  {verdict['error']}"
-    return f"ok     {verdict['folder']}: {verdict['artifact']}, {bytes_text(verdict['bytes'])}"
+        return f"WRONG  {harmless(verdict['error'])}"
+    return f"ok     {harmless(verdict['folder'])}: {verdict['artifact']}, {bytes_text(verdict['bytes'])}"

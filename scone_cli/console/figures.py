@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from scone_cli.console.results import drawn, result_text
-from scone_cli.formatting import Kind, count_text, label, shortened, value_text
+from scone_cli.formatting import Kind, count_text, harmless, label, shortened, value_text
 from scone_cli.report.chart_axes import Scale, scale_of
 from scone_cli.report.figures import Chart, Column, Figure, Line, LineChart, Table
 from scone_cli.report.ngram_figures import figures_of
@@ -118,10 +118,10 @@ _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan") 
 def description_text(path: Path, description: Mapping[str, Any]) -> str:
     """What `inspect` found out, for people; where there are figures, these are instead of the first rows."""
     if "portrait" not in description:
-        return result_text(str(path), description)
+        return result_text(harmless(str(path)), description)
     shown = {key: description[key] for key in _PROVENANCE}
     return (
-        result_text(str(path), shown)
+        result_text(harmless(str(path)), shown)
         + "\n\n"
         + _figures_text(figures_of(description), description["portrait"]["left_out"])
     )
@@ -232,8 +232,6 @@ def cut_text(cut: Mapping[str, Any]) -> str:
         length = value_text("number", cut["mean_match_length"])
         summary = f"{cut['tokens']:,} tokens, {matched} matched, mean match length {length}"
         console.print(Text(summary, style="bold"))
-        if cut["replaced"]:
-            _sentence(console, f"{cut['replaced']:,} characters or bytes that are no Unicode were replaced by U+FFFD.")
         if not cut["segments"]:
             return
         console.print()

@@ -50,10 +50,12 @@ STAGES: dict[str, Stage] = {
         "Tokenise text and count every n-gram in it.",
         """Tokenise the text in CORPUS and count every n-gram in it.
 
-        CORPUS is any number of files, folders and quoted patterns: plain text (one document a file), .jsonl and .parquet,
-        each also compressed as .gz or .zst; or `-`, standard input, which is JSON Lines if its first line is a JSON
-        object, and one plain text otherwise. The tokenizer is a byte-level BPE trained on about 64 MB of the corpus,
-        unless --tokenizer names one. Held-out documents are tokenised, but neither counted nor trained on.
+        CORPUS is any number of files, folders and quoted patterns, or `-`, standard input: plain text (one document a
+        file, or many with --document-separator), JSON Lines and Parquet, each also compressed with gzip, Zstandard,
+        bzip2 or xz. What a file is, is told by its content: JSON Lines if its first line is a JSON object. Archives and
+        other forms that are not read are refused. A file that is reached in two ways counts once. The tokenizer is a
+        byte-level BPE trained on about 64 MB of the corpus, unless --tokenizer names one. Held-out documents are
+        tokenised, but neither counted nor trained on.
 
         Or token ids, as other programs write them: .bin of uint16 or uint32 (nanoGPT, llm.c), .npy (OLMo), Megatron's
         .bin with its .idx, .parquet with a column of lists (`tokens`, `input_ids`). Documents end at --separator.
@@ -75,6 +77,7 @@ STAGES: dict[str, Stage] = {
           scone count-ngrams web/ --memory 4GiB --workers 8 --min-docs 10
           scone count-ngrams 'crawl/**/*.jsonl.gz' --on-bad-document skip
           scone count-ngrams - < dump.jsonl.zst
+          scone count-ngrams wiki.train.raw --document-separator '^ = [^=]'
           scone count-ngrams fineweb/ --tokenizer gpt2.json --separator 50256
         """,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -12,11 +13,39 @@ from typing import Any, TextIO
 import click
 
 from scone_cli.errors import StorageFailure
+from scone_cli.formatting import harmless
 
 JSON_SCHEMA = (
     1  # of what `--json` prints: goes up when a name is taken away or means something else, not when one is added
 )
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
+
+# ---- the streams -------------------------------------------------------------------------------------------------
+
+
+def prepare_streams() -> None:
+    """Make the three standard streams safe to use, however the program was started.
+
+    One that is closed is opened here, or the next file that is opened would get its number, and a library's messages with it.
+    stdin is empty then and stderr goes nowhere, but a result for a closed stdout is an error, as it is for a full disk.
+    Text of a corpus must not fail on an ASCII terminal.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # it gets the lowest number that is free: this one
+    sys.stdin = sys.stdin or _stream(0, "r")
+    sys.stdout = sys.stdout or _stream(1, "w")
+    sys.stderr = sys.stderr or _stream(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _stream(number: int, mode: str) -> TextIO:
+    return open(number, mode, encoding="utf-8", closefd=False)  # type: ignore[return-value]
+
 
 # ---- stdout ------------------------------------------------------------------------------------------------------
 
@@ -42,11 +71,16 @@ def write_result(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, ValueError):  # noqa: PTH123
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the interpreter flushes once more at exit
+        forget_unwritten()
         if isinstance(error, BrokenPipeError):
             raise click.exceptions.Exit(BROKEN_PIPE) from error
         raise StorageFailure(f"stdout: the result could not be written ({error.strerror})") from error
+
+
+def forget_unwritten() -> None:
+    """Let go of what stdout did not take: the interpreter flushes once more at exit, and would fail again."""
+    with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, ValueError):  # noqa: PTH123
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 # ---- stderr ------------------------------------------------------------------------------------------------------
@@ -65,8 +99,8 @@ def say(text: str) -> None:
 
 
 def say_error(message: str, hint: str | None = None) -> None:
-    """Show an error in one line, and what to do about it in a second."""
+    """Show an error in one line, and what to do about it in a second; names in them may hold anything."""
     colour = is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
-    say((click.style("error: ", fg="red", bold=True) if colour else "error: ") + message)
+    say((click.style("error: ", fg="red", bold=True) if colour else "error: ") + harmless(message))
     if hint:
-        say((click.style("hint: ", bold=True) if colour else "hint: ") + hint)
+        say((click.style("hint: ", bold=True) if colour else "hint: ") + harmless(hint))

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from scone_cli.console.output import is_terminal, say
-from scone_cli.formatting import amount_text, bytes_text, count_text, is_bytes, seconds_text
+from scone_cli.formatting import amount_text, bytes_text, count_text, harmless, is_bytes, seconds_text
 from scone_cli.progress import Progress, compilation, silent
 
 PLAIN_INTERVAL = 30.0  # seconds between two lines about the same piece of work, in a log
@@ -144,13 +144,13 @@ class PlainProgress:
     def _show_start(self, piece: Piece) -> None:
         size = "" if piece.total is None else amount_text(piece.total, piece.unit)
         already = f"{amount_text(piece.first, piece.unit)} already done" if piece.first else ""
-        say(_joined(f"{piece.what}: started", size, already, piece.detail))
+        say(harmless(_joined(f"{piece.what}: started", size, already, piece.detail)))
 
     def _show(self, piece: Piece, now: float) -> None:
-        say(_joined(f"{piece.what}: {piece.amount()}", piece.pace(now), piece.detail))
+        say(harmless(_joined(f"{piece.what}: {piece.amount()}", piece.pace(now), piece.detail)))
 
     def _show_end(self, piece: Piece) -> None:
-        say(piece.end_line())
+        say(harmless(piece.end_line()))
 
 
 class BarProgress(PlainProgress):
@@ -195,7 +195,7 @@ class BarProgress(PlainProgress):
         if (task := self._tasks.pop(piece.what, None)) is not None:
             self._bars.remove_task(task)
             self._bars.refresh()  # or it is drawn again below the line, and stays until the next report
-        self._console.print(piece.end_line(), style="dim", soft_wrap=True)
+        self._console.print(harmless(piece.end_line()), style="dim", soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newli
 def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
     """Show what the table has for a text."""
     folder = session.workspace / "table"
-    text = _text("TEXT", text)
+    text = given_text("TEXT", text)
     from scone_cli.serving.lookup import look_up  # heavy: not for `scone lookup --help`
 
     in_a_log = session.quiet or not output.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
@@ -93,7 +93,7 @@ def _generate(
         raise click.UsageError("--live and --table exclude one another")
     sampling = Sampling(**{item.name: values[item.name] for item in dataclasses.fields(Sampling)})
     sampling.check()
-    text = _text("--prompt", prompt)
+    text = given_text("--prompt", prompt)
     with storage_failures(session.workspace):
         speaker = open_speaker(session.workspace, model, table, live, device)
         result = _speak(speaker, text, sampling, max_tokens, aloud=not as_json)
@@ -135,7 +135,7 @@ def generate_command() -> click.Command:
     )
 
 
-def _text(name: str, given: str) -> str:
+def given_text(name: str, given: str) -> str:
     """The text that was given, or what standard input holds, less the newline at its end.
 
     Raises:

@@ -1,11 +1,17 @@
-"""The content of compressed files: gzip and Zstandard, of all their frames, and an error where one is cut short.
+"""The content of compressed files: gzip, Zstandard, bzip2 and xz, of all their frames, and an error where one is cut short.
 
-Both libraries' own file objects fall short: zstandard's ends without an error where a truncated frame ends.
+The libraries' own file objects fall short: zstandard's ends without an error where a truncated frame ends, and Python's
+take what follows the last frame, whatever it is, for its end.
 """
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import io
+import lzma
+import os
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -14,21 +20,44 @@ import zstandard
 
 from scone_cli.errors import BadData
 
-# By the ending of a file's name: the bytes with which such a file begins.
-MARKS = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
+# By the ending that says how a file is compressed: the bytes with which one begins. A Zstandard file may begin with a
+# skippable frame, as those of pzstd do; behind what bzip2 writes first comes the mark of a block, or of the end.
+_MARKS = re.compile(
+    rb"(?P<gz>\x1f\x8b)|(?P<zst>\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18)"
+    rb"|(?P<bz2>BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90))|(?P<xz>\xfd7zXZ\x00)"
+)
+_SHORTEST = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh91AY&SY", ".xz": b"\xfd7zXZ\0"}
+_ENDINGS = {compression: compression for compression in _SHORTEST} | {".zstd": ".zst", ".gzip": ".gz", ".bz": ".bz2"}
 
-_CHUNK_BYTES = 1 << 16
+# At a time: a few KB that hold a text of nothing but zeros become hundreds of MB.
+_CHUNK_BYTES = 1 << 14
+_BUFFER_BYTES = 1 << 16
 
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     # The largest window there is: what `zstd --long=31` wrote is not damaged.
     ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
 }
+_DAMAGED = (zstandard.ZstdError, zlib.error, lzma.LZMAError, OSError, ValueError)  # the last two are bz2's
 
 
-def compression_of(name: str) -> str:
-    """The ending of a file's name that says how it is compressed, in lower case; empty if it does not."""
-    return next((suffix for suffix in MARKS if name.lower().endswith(suffix)), "")
+def endings_of(name: str) -> tuple[str, str]:
+    """The ending of a file's name that says what is in it, in lower case, and how it is compressed by its name; or nothing.
+
+    There may be a million of them, so no `Path` is made.
+    """
+    stem, ending = os.path.splitext(name.lower())
+    compression = _ENDINGS.get(ending, "")
+    return (os.path.splitext(stem)[1] if compression else ending), compression
+
+
+def compression_of(head: bytes, named: str = "") -> str:
+    """How a file is compressed, by its first bytes; where they are too few to tell, as it is `named`."""
+    if found := _MARKS.match(head):
+        return f".{found.lastgroup}"
+    return named if named and _SHORTEST[named].startswith(head) else ""
 
 
 def decompressed(raw: BinaryIO, compression: str, source: str) -> BinaryIO:
@@ -37,15 +66,15 @@ def decompressed(raw: BinaryIO, compression: str, source: str) -> BinaryIO:
     Raises (when it is read):
         BadData: the data is damaged, or ends in the middle.
     """
-    return io.BufferedReader(_Decompressed(raw, compression, source), _CHUNK_BYTES)
+    return io.BufferedReader(_Decompressed(raw, compression, source), _BUFFER_BYTES)
 
 
-def decompress_beginning(head: bytes, compression: str) -> bytes:
-    """What the first bytes of a file hold, as far as they go; nothing if they are damaged."""
-    try:
-        content: bytes = _DECOMPRESSORS[compression]().decompress(head)
-    except (zstandard.ZstdError, zlib.error):
-        return b""  # reading it will say so
+def decompress_beginning(head: bytes, compression: str, most: int) -> bytes:
+    """What the first bytes of a file hold, about as much as `most`, as far as they go; nothing if they are damaged."""
+    stream, content = _Decompressed(io.BytesIO(head), compression, ""), b""
+    with contextlib.suppress(BadData):  # it is cut off here, or else reading it will say so
+        while len(content) < most and (more := stream.read(most)):
+            content += more
     return content
 
 
@@ -83,14 +112,18 @@ class _Decompressed(io.RawIOBase):
     def _decompress(self, chunk: bytes) -> bytes:
         pieces = []
         try:
-            while chunk:
+            while chunk := self._without_padding(chunk):
                 if self._frame.eof:
                     self._frame = _DECOMPRESSORS[self._compression]()
                 pieces.append(self._frame.decompress(chunk))
                 chunk = self._frame.unused_data if self._frame.eof else b""
-        except (zstandard.ZstdError, zlib.error) as error:
+        except _DAMAGED as error:
             raise BadData(
                 f"{self._source}: damaged {self._compression} data ({error}) before byte {self._raw.tell():,}",
                 "get or make the file again",
             ) from error
         return b"".join(pieces)
+
+    def _without_padding(self, chunk: bytes) -> bytes:
+        """Tapes and block devices fill up with NULs behind a frame: all but `zstd` pass over them."""
+        return chunk.lstrip(b"\0") if self._frame.eof and self._compression != ".zst" else chunk

@@ -9,24 +9,32 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import OnBad, read_with_position
+from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.token_documents import read_token_documents
 from scone_cli.corpus.token_files import TokenFile
-from scone_cli.corpus.token_stream import Encoded, TokenStream, split_of
+from scone_cli.corpus.token_stream import Encoded, TokenStream
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
 from scone_cli.progress import Progress
 
 _BATCH_BYTES = 4 << 20  # of text encoded at a time: with its tokens, about 20 MB of memory
 _BATCH_TOKENS = 1 << 20  # of files that hold tokens
+_BATCH_DOCUMENTS = 1 << 15  # each takes some 500 bytes besides: a million of one word would take 500 MB
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some documents, and the bytes of the files, as they lie on disk, read for them since the batch before."""
+    """Some documents, and the bytes of the files, as they lie on disk, read for them since the batch before.
+
+    `num_left_out`: bytes of their text for which there is no token. `num_separators`: token ids that divided documents.
+    """
 
     documents: list[Encoded]
     num_read: int
+    num_left_out: int = 0
+    num_separators: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -35,7 +43,12 @@ class Batch:
 
 
 def encode_texts(
-    files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str, held_out: float, on_bad: OnBad | None = None
+    files: Sequence[SourceFile],
+    tokenizer: Tokenizer,
+    text_field: str,
+    held_out: HeldOut,
+    on_bad: OnBad | None = None,
+    separator: Separator | None = None,
 ) -> Iterator[Batch]:
     """The documents of the files, encoded a few MB at a time across files; the last batch may be empty."""
     texts: list[str] = []
@@ -43,16 +56,18 @@ def encode_texts(
     size = before = told = 0
 
     def batch(position: int) -> Batch:
-        tokens = tokenizer.encode_batch(texts)
-        return Batch([Encoded(*facts, ids) for facts, ids in zip(about, tokens, strict=True)], position - told)
+        tokens = tokenizer.encode_batch(texts, [name for name, *_ in about])
+        documents = [Encoded(*facts, ids) for facts, ids in zip(about, tokens, strict=True)]
+        return Batch(documents, position - told, tokenizer.bytes_left_out(texts))
 
     for file in files:
-        for document, position in read_with_position(file, text_field, on_bad):
-            texts.append(document.text)
-            about.append((document.name, split_of(document.utf8, held_out), document.num_bytes))
+        for document, position in read_with_position(file, text_field, on_bad, separator):
             size += document.num_bytes
-            del document  # its bytes are not needed while it is encoded
-            if size >= _BATCH_BYTES:
+            for part, split in held_out.split(document):
+                texts.append(part.text)
+                about.append((part.name, split, part.num_bytes))
+            del document, part  # the bytes are not needed while it is encoded
+            if size >= _BATCH_BYTES or len(texts) >= _BATCH_DOCUMENTS:
                 yield batch(before + position)
                 texts, about, size, told = [], [], 0, before + position
         before += file.bytes
@@ -65,22 +80,28 @@ def take_tokens(
     separator: int | None,
     largest: int,
     byte_lengths: npt.NDArray[np.int64] | None,
-    held_out: float,
+    held_out: HeldOut,
     on_bad: OnBad | None = None,
 ) -> Iterator[Batch]:
     """The documents that begin in a piece of a file of tokens; `byte_lengths` of every id, if they are known."""
     documents: list[Encoded] = []
     total = file.source.bytes * (piece[1] - piece[0]) // max(1, file.num_units)
-    size = told = 0
-    for name, tokens in read_token_documents(file, *piece, separator, largest, on_bad):
-        num_bytes = 0 if byte_lengths is None else int(byte_lengths[tokens].sum())
-        documents.append(Encoded(name, split_of(tokens.tobytes(), held_out), num_bytes, tokens))
+    size = told = num_separators = 0
+
+    def note_separator() -> None:
+        nonlocal num_separators
+        num_separators += 1
+
+    for name, tokens in read_token_documents(file, *piece, separator, largest, on_bad, note_separator):
+        for part, ids, split in held_out.split_tokens(name, tokens):
+            num_bytes = 0 if byte_lengths is None else int(byte_lengths[ids].sum())
+            documents.append(Encoded(part, split, num_bytes, ids))
         size += len(tokens)
-        if size >= _BATCH_TOKENS:
+        if size >= _BATCH_TOKENS or len(documents) >= _BATCH_DOCUMENTS:
             num_read = min(size * 2, total - told)  # how far it is can only be guessed: the end tells it rightly
-            yield Batch(documents, num_read)
-            documents, size, told = [], 0, told + num_read
-    yield Batch(documents, total - told)
+            yield Batch(documents, num_read, 0, num_separators)
+            documents, size, told, num_separators = [], 0, told + num_read, 0
+    yield Batch(documents, total - told, 0, num_separators)
 
 
 def encode_corpus(
@@ -94,7 +115,7 @@ def encode_corpus(
     """
     documents: list[Encoded] = []
     done, total = 0, sum(file.bytes for file in files)
-    for batch in encode_texts(files, tokenizer, text_field, held_out=0.0):
+    for batch in encode_texts(files, tokenizer, text_field, HeldOut(0.0)):
         documents += batch.documents
         done += batch.num_read
         progress("tokenising", done, total, "B")

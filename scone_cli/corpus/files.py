@@ -7,28 +7,28 @@ What is in them is for `readers.py` and `token_files.py`.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import hashlib
-import json
+import itertools
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from scone_cli.artifacts.manifest import digest_file
-from scone_cli.corpus.compression import MARKS, decompress_beginning
+from scone_cli.corpus.formats import LINES, LOOKED_BYTES, PARQUET, format_of
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
-from scone_cli.progress import Progress, silent
+from scone_cli.formatting import harmless, names_of
+from scone_cli.progress import Progress, notice, silent
 
 STDIN = "-"
 STDIN_KEPT = ".stdin.partial"  # in the folder where standard input is kept, until its reader moves it
 
-_PIECE_BYTES = 1 << 20
-_HEAD_BYTES = 1 << 16  # of standard input: what it is taken for is decided by them
+_PIECE_BYTES = LOOKED_BYTES
 _HASHED_BYTES = 8 << 20  # at a time, and after each it is told
 _TOLD_EVERY = 256  # files
 
@@ -37,8 +37,8 @@ _TOLD_EVERY = 256  # files
 class SourceFile:
     """One file of a corpus; `name` tells it from the others and does not depend on where the corpus lies.
 
-    There may be a million of them, so they are small. `index` is the `.idx` beside a Megatron `.bin`; then the hash
-    stands for both.
+    There may be a million of them, so they are small. `kind` and `compression` say what it is, as `formats.Format` does.
+    `index` is the `.idx` beside a Megatron `.bin`; then the hash stands for both.
     """
 
     location: str
@@ -46,6 +46,8 @@ class SourceFile:
     bytes: int
     sha256: str
     mtime_ns: int  # tells that it has changed since; no part of what it is
+    kind: str
+    compression: str
     index: str | None = None
 
     @property
@@ -65,25 +67,19 @@ def find_files(
     `check_size` is given the bytes of all files together before they are read to be hashed; it may refuse them.
 
     A corpus is a file, a folder, a pattern (`'law/**/*.jsonl'`), or `-` where there is a `stdin_folder`: then standard
-    input is kept there as `STDIN_KEPT`. Hidden files in folders are left out, links are followed.
+    input is kept there as `STDIN_KEPT`. Hidden files in folders are left out, links are followed. A file that is reached
+    in several ways (by its folder and by its name, through links, symbolic or hard) is one file, and that is said.
     With several corpora, names begin with the folder's own name.
 
     Raises:
         InputMissing: a path that does not exist, a link to nothing, a folder without files, a pattern without matches.
-        BadData: a link that leads back to a folder it lies in; an index without its tokens.
+        BadData: a link that leads back to a folder it lies in; an index without its tokens; a format that is not read.
         BadSetting: two files would have the same name.
         StorageFailure: a file that cannot be read.
     """
     if [str(corpus) for corpus in corpora].count(STDIN) > 1:
         raise BadSetting("'-' is given twice, and standard input can be read once")
-    found: dict[str, str] = {}
-    for corpus in corpora:
-        for name, location in _listing(corpus, len(corpora) > 1, stdin_folder, progress):
-            if found.setdefault(name, location) != location:
-                raise BadSetting(
-                    f"{location} and {found[name]}: two files that would both be called '{name}'",
-                    "give one folder that holds both, or rename one",
-                )
+    found = _distinct(each for corpus in corpora for each in _listing(corpus, len(corpora) > 1, stdin_folder, progress))
     indexes = _take_indexes(found)
     total = sum(_size(location) for location in found.values())
     if check_size is not None:
@@ -98,6 +94,29 @@ def find_files(
     return sorted(files, key=lambda file: (file.sha256, file.name))
 
 
+def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Locations by names, each file once: of its names the first in order, whichever way came first."""
+    files, again = dict[tuple[int, int], tuple[str, str]](), set[tuple[int, int]]()
+    for each in reached:
+        with readable(each[1]):
+            status = os.stat(each[1])  # there may be a million of them
+        identity = status.st_dev, status.st_ino
+        if identity in files:
+            again.add(identity)
+        files[identity] = min(each, files.get(identity, each))
+    if again:
+        shown = names_of(sorted(files[identity][0] for identity in again), "files")
+        notice(f"reached in more than one way and counted once: {shown}")
+    found: dict[str, str] = {}
+    for name, location in files.values():
+        if found.setdefault(name, location) != location:
+            raise BadSetting(
+                f"{location} and {found[name]}: two files that would both be called '{name}'",
+                "give one folder that holds both, or rename one",
+            )
+    return found
+
+
 def _size(location: str) -> int:
     with readable(location):
         return os.path.getsize(location)  # there may be a million of them
@@ -110,17 +129,18 @@ def _tell(progress: Progress, before: int, total: int, done: int) -> None:
 def _hashed(name: str, location: str, index: str | None, tell: Callable[[int], None]) -> SourceFile:
     with readable(location), open(location, "rb", buffering=0) as file:  # there may be a million of them
         found = os.fstat(file.fileno())  # before hashing: a change from now on will be seen
-        hashing, done = hashlib.sha256(), 0
+        hashing, done, head = hashlib.sha256(), 0, b""
         at_once = min(_HASHED_BYTES, found.st_size + 1)  # room for more than there is would have to be claimed
         while piece := file.read(at_once):
             hashing.update(piece)
+            head = head or piece[:LOOKED_BYTES]
             done += len(piece)
             if len(piece) == _HASHED_BYTES:
                 tell(done)
         digest = hashing.hexdigest()
         if index is not None:
             digest = hashlib.sha256(f"{digest} {digest_file(Path(index))}".encode()).hexdigest()
-    return SourceFile(location, name, found.st_size, digest, found.st_mtime_ns, index)
+    return SourceFile(location, name, found.st_size, digest, found.st_mtime_ns, *format_of(head, location), index)
 
 
 @contextlib.contextmanager
@@ -156,10 +176,9 @@ def _listing(corpus: Path, prefixed: bool, stdin_folder: Path | None, progress: 
         path, name = _keep_stdin(sys.stdin.buffer, stdin_folder, progress)
         yield name, str(path)
     elif corpus.is_file():
-        yield _printable(corpus.name), str(corpus)
+        yield printable(corpus.name), str(corpus)
     elif corpus.is_dir():
-        files = _walk(str(corpus), str(corpus))
-        yield from _named(files, corpus, prefixed, "a folder without files (hidden ones are not read)")
+        yield from _named(_walk(str(corpus)), corpus, prefixed, "a folder without files (hidden ones are not read)")
     elif glob.has_magic(str(corpus)):
         base = _fixed_part(corpus)
         yield from _named(_matching(corpus, base), base, prefixed, "no file matches this pattern", str(corpus))
@@ -177,41 +196,62 @@ def _named(
     above = str(base).rstrip(os.sep) + os.sep
     num_files = 0
     for num_files, location in enumerate(files, 1):  # noqa: B007 - counted
-        yield _printable(prefix + location.removeprefix(above).replace(os.sep, "/")), location
+        yield printable(prefix + location.removeprefix(above).replace(os.sep, "/")), location
     if not num_files:
         raise InputMissing(f"{given or base}: {nothing}", "name files or folders that hold text")
 
 
-def _walk(folder: str, corpus: str) -> Iterator[str]:
-    """The files of a folder and all folders in it, in order of their names."""
-    with readable(folder):
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
+def _walk(top: str) -> Iterator[str]:
+    """The files of a folder and of all folders in it."""
+    return (file for _, files in _folders(top) for file in files)
+
+
+def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all folders in it, however deep, each with the files in it; hidden ones are left out."""
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        with readable(folder), os.scandir(folder) as entries:
+            found = sorted((each for each in entries if not each.name.startswith(".")), key=lambda entry: entry.name)
+        for entry in found:
             if entry.is_symlink():
-                _check_no_loop(Path(entry.path), Path(corpus))
-            yield from _walk(entry.path, corpus)
-        elif entry.is_file():
-            yield entry.path
-        elif entry.is_symlink() and not os.path.exists(entry.path):
-            target = os.readlink(entry.path)
-            raise InputMissing(f"{entry.path}: a link to {target}, which does not exist", "remove it or mend it")
+                _check_link(entry.path, top)
+        yield folder, [entry.path for entry in found if entry.is_file()]
+        waiting += (entry.path for entry in reversed(found) if entry.is_dir())
 
 
 def _matching(pattern: Path, base: Path) -> Iterator[str]:
-    """The files that match a pattern, and those of folders that do."""
-    for location in sorted(glob.glob(str(pattern), recursive=True)):  # that of Path follows no links
-        above = Path(location)
-        while above not in (base, above.parent):
-            if above.is_dir():
-                _check_no_loop(above, base)
-            above = above.parent
-        if os.path.isdir(location):
-            yield from _walk(location, location)
-        elif stat.S_ISREG(os.stat(location).st_mode):
-            yield location
+    """The files that match a pattern, and those of folders that do. `glob` calls itself for every folder of a `**`."""
+    found = dict.fromkeys([str(base)])
+    for part in pattern.parts[len(base.parts) :]:
+        found = dict.fromkeys(path for folder in found for path in _step(folder, part, str(base)))
+    folders = (
+        path for path in found if os.path.isdir(path) and os.path.dirname(path) not in found
+    )  # else walked there
+    files = itertools.chain(filter(os.path.isfile, found), *map(_walk, folders))
+    yield from dict.fromkeys(files)
+
+
+def _step(folder: str, part: str, base: str) -> Iterator[str]:
+    """What one part of a pattern matches in a folder."""
+    if not os.path.isdir(folder):
+        return
+    if part == "**":
+        yield from (each for each, _ in _folders(folder))
+    elif glob.has_magic(part):
+        with readable(folder):
+            names = sorted(os.listdir(folder))
+        for name in fnmatch.filter(names, part):
+            if part.startswith(".") or not name.startswith("."):
+                yield _checked(os.path.join(folder, name), base)
+    elif os.path.lexists(path := os.path.join(folder, part)):
+        yield _checked(path, base)
+
+
+def _checked(path: str, base: str) -> str:
+    if os.path.islink(path):
+        _check_link(path, base)
+    return path
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -221,20 +261,22 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*parts[:fixed])
 
 
-def _check_no_loop(subfolder: Path, corpus: Path) -> None:
-    """Refuse a link to a folder that is being walked, or to one around it: the walk would never end."""
-    if not subfolder.is_symlink():
+def _check_link(link: str, top: str) -> None:
+    """Refuse a link to nothing, and one to a folder that is being walked, or to one around it: the walk would never end."""
+    if not os.path.exists(link):
+        raise InputMissing(f"{link}: a link to {os.readlink(link)}, which does not exist", "remove it or mend it")
+    if not os.path.isdir(link):
         return
-    target = subfolder.resolve()
+    target = Path(link).resolve()
     # Each by itself: what was reached through another link lies elsewhere on disk than on the way to it.
-    for above in subfolder.relative_to(corpus).parents:
-        if (corpus / above).resolve().is_relative_to(target):
-            raise BadData(f"{subfolder}: a link to {target}, a folder that it lies in: a loop", "remove it")
+    for above in Path(link).relative_to(top).parents:
+        if (top / above).resolve().is_relative_to(target):
+            raise BadData(f"{link}: a link to {target}, a folder that it lies in: a loop", "remove it")
 
 
-def _printable(name: str) -> str:
-    """A file name as text; bytes in it that are no UTF-8 become question marks."""
-    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
+def printable(name: str) -> str:
+    """A file name as text, with what does not print and bytes that are no UTF-8 escaped."""
+    return name if name.isprintable() else harmless(name)
 
 
 # ---- standard input ----------------------------------------------------------------------------------------------
@@ -243,29 +285,27 @@ def _printable(name: str) -> str:
 def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Path, str]:
     """Write standard input to a file, so that it can be hashed and read again; returns it, and a name that says what it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, head, done = folder / STDIN_KEPT, b"", 0
+    path, piece, done = folder / STDIN_KEPT, stream.read(_PIECE_BYTES), 0
+    if not piece:
+        raise InputMissing("standard input is empty", "pipe text or JSON Lines into the command")
+    kind, compression = format_of(piece, "standard input")  # before the rest of it is waited for
     with path.open("wb") as kept:
-        while piece := stream.read(_PIECE_BYTES):
-            head = head or piece[:_HEAD_BYTES]
+        while piece:
             kept.write(piece)
             done += len(piece)
             progress("reading standard input", done, None, "B")
-    if not done:
-        path.unlink()
-        raise InputMissing("standard input is empty", "pipe text or JSON Lines into the command")
+            piece = stream.read(_PIECE_BYTES)
     progress("reading standard input", done, done, "B")
-    return path, "stdin" + _kind_of(head)
+    return path, "stdin" + {LINES: ".jsonl", PARQUET: ".parquet"}.get(kind, ".txt") + compression
 
 
-def _kind_of(head: bytes) -> str:
-    """The ending that a file with this beginning would have: JSON Lines if its first line is a JSON object."""
-    compression = next((suffix for suffix, mark in MARKS.items() if head.startswith(mark)), "")
-    content = decompress_beginning(head, compression) if compression else head
-    if content.startswith(b"PAR1"):
-        return ".parquet" + compression
-    line, ended, _ = content.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
-    try:
-        is_object = isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        is_object = not ended and line.startswith(b'{"')  # a line longer than the beginning that was looked at
-    return (".jsonl" if is_object else ".txt") + compression
+def move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
+    """Put what came from standard input where it stays as long as the work needs it."""
+    moved = []
+    for file in files:
+        if file.location == str(kept):
+            place = scratch / file.name
+            kept.replace(place)
+            file = replace(file, location=str(place))  # noqa: PLW2901
+        moved.append(file)
+    return moved

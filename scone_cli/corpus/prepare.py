@@ -9,22 +9,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
-from scone_cli.artifacts.publish import SCRATCH, publish, published, staging_folder, up_to_date, write_atomically
+from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing
-from scone_cli.corpus.files import STDIN_KEPT
+from scone_cli.corpus.files import STDIN_KEPT, SourceFile
+from scone_cli.corpus.formats import TEXT
+from scone_cli.corpus.remarks import check_documents, remarks, shares
+from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadSetting, InputMissing
-from scone_cli.progress import Progress
+from scone_cli.progress import Progress, notice
 from scone_cli.settings import setting
 
 if TYPE_CHECKING:
-    from scone_cli.corpus.files import SourceFile
+    from scone_cli.corpus.held_out import HeldOut
     from scone_cli.corpus.readers import OnBad
     from scone_cli.corpus.shards import Shards, ShardStats, Then
     from scone_cli.corpus.token_files import TokenFile
@@ -47,7 +49,10 @@ class TokenSettings:
     vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
     tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
-    held_out: float = setting(0.01, "Share of documents, chosen by hash, that are neither counted nor trained on.")
+    document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}")
+    held_out: float = setting(
+        0.01, "Share of documents, chosen by hash, that are neither counted nor trained on; of a single one, its end."
+    )
     on_bad_document: str = setting(
         "fail",
         "What to do about a document that cannot be read: stop, or leave it out and name it (the first 100 in the "
@@ -116,10 +121,11 @@ class PreparedTokens:
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
         made, notices = write_shards(work.shards, tasks_of(work.files), pool, progress, then)
-        for notice in notices:
-            sys.stderr.write(f"{notice}\n")
+        for line in notices:
+            notice(line)
         stats, skipped = totals(made)
-        _check_documents(stats, len(work.files), work.shards.held_out)
+        check_documents(stats, len(work.files), work.shards)
+        self._warn(stats)
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,
@@ -135,6 +141,7 @@ class PreparedTokens:
             summary |= json.loads(sample.read_bytes())
         if stats.num_skipped:
             summary |= {"skipped_documents": stats.num_skipped, SKIPPED: skipped}
+        summary |= shares(stats)
         manifest = Manifest.new(
             "tokens",
             stage=STAGE,
@@ -147,23 +154,22 @@ class PreparedTokens:
         )
         return publish(staging, self.target, manifest)
 
+    def _warn(self, stats: ShardStats) -> None:
+        """Say what would be noticed three stages later, or never."""
+        assert self._work is not None
+        shards, separator = self._work.shards, Separator.of(self._work.shards.document_separator)
+        if separator is not None and not stats.num_separators:
+            notice(separator.found_nowhere("CORPUS"))
+        can_split = separator is None and any(isinstance(f, SourceFile) and f.kind == TEXT for f in self._work.files)
+        for remark in remarks(stats, shards, self._settings["separator"] is not None):
+            notice(remark)
+        if warning := shards.held_out.warning(self._settings["held_out"], stats, can_split):
+            notice(warning)
+
 
 def in_short(summary: dict[str, Any]) -> dict[str, Any]:
     """The summary of `tokens/` for reports on what is made of it: of documents that were left out the first few."""
     return {key: value[:SHOWN] if key == SKIPPED else value for key, value in summary.items()}
-
-
-def _check_documents(stats: ShardStats, num_files: int, held_out: float) -> None:
-    if not stats.num_documents:
-        skipped = f", {stats.num_skipped:,} skipped" if stats.num_skipped else ""
-        raise InputMissing(
-            f"no document with text in {num_files:,} file(s){skipped}", "name files or folders that hold text"
-        )
-    if stats.num_held_out_documents == stats.num_documents:
-        raise InputMissing(
-            f"all {stats.num_documents:,} document(s) are held out (--held-out {held_out:g}), none is left to train on",
-            "give a smaller --held-out, or more documents",
-        )
 
 
 def prepare_tokens(
@@ -183,14 +189,15 @@ def prepare_tokens(
         InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
-    from scone_cli.corpus.files import find_files  # heavy: only when the stage runs
+    from scone_cli.corpus.files import find_files, move_stdin  # heavy: only when the stage runs
 
+    Separator.of(config.document_separator)  # it may be refused
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     stdin = target.parent / STDIN_KEPT
     stdin.unlink(missing_ok=True)  # of a run that was killed while it read
     files = find_files(inputs, progress, target.parent, check_size)
-    settings, corpus = _settings(config), _digest(files)
+    settings, corpus = token_settings(config), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
         stdin.unlink(missing_ok=True)
@@ -198,8 +205,8 @@ def prepare_tokens(
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
     tell_replacing(target.parent, target, "tokens", config, settings, {"corpus": corpus}, progress, force)
     staging = staging_folder(target, mark, lasting=False)
-    files = _move_stdin(files, stdin, staging / SCRATCH)
-    tokens = _token_files(config, files)
+    files = move_stdin(files, stdin, staging / SCRATCH)
+    tokens = token_files(config, files)
     work = (
         _text(config, files, staging, progress, check_size)
         if tokens is None
@@ -209,57 +216,8 @@ def prepare_tokens(
     return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
 
 
-_LEAST_BYTES_A_TOKEN = (
-    2.5  # of text, by a tokenizer that is yet to be trained: most texts have more, small vocabularies less
-)
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What is known of `tokens/` without writing anything: how much is read, and what it will be, estimated from above."""
-
-    num_files: int
-    num_bytes: int
-    vocab_size: int
-    num_tokens_bound: int
-    mark: str
-    manifest: Manifest | None  # None if there is work to do
-    tokenizer_sha: str
-
-
-def look_ahead(config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress) -> Ahead:
-    """Find and hash the files of `inputs`, and look at the beginnings of some.
-
-    Raises:
-        InputMissing, BadData, BadSetting: as `prepare_tokens`; standard input, of which the run would find nothing left.
-    """
-    from scone_cli.corpus.files import STDIN, find_files  # heavy: only when the stage runs
-    from scone_cli.corpus.sample import look_at
-    from scone_cli.corpus.tokenizer import Tokenizer
-
-    if STDIN in map(str, inputs):
-        raise BadSetting("--plan: standard input can be read only once", "name files, or leave --plan out")
-    if config.tokenizer is not None and not config.tokenizer.is_file():
-        raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
-    files = find_files(inputs, progress)
-    num_bytes = sum(file.bytes for file in files)
-    mark = fingerprint(STAGE, STAGE_VERSION, _settings(config), {"corpus": _digest(files)})
-    if (manifest := published(target, "tokens", mark)) is not None:
-        known = manifest.summary
-        size, bound, sha = known["vocab_size"], known["tokens"], manifest.tokenizer
-        return Ahead(len(files), num_bytes, size, bound, mark, manifest, sha)
-    tokenizer = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
-    size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
-    if (ids := _token_files(config, files)) is not None:
-        bound = sum(file.num_tokens for file in ids)
-    else:
-        look = look_at(files, config.text_field, _on_bad(config))
-        guess = round(num_bytes * look.expansion / _LEAST_BYTES_A_TOKEN)
-        bound = guess if tokenizer is None else look.tokens_bound(tokenizer, files)
-    return Ahead(len(files), num_bytes, size, bound, mark, None, "")
-
-
-def _settings(config: TokenSettings) -> dict[str, Any]:
+def token_settings(config: TokenSettings) -> dict[str, Any]:
+    """The settings in the fingerprint of `tokens/`; of a tokenizer that is given, its content."""
     settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
     if config.tokenizer is not None:
         settings["tokenizer"] = digest_file(config.tokenizer)
@@ -267,7 +225,7 @@ def _settings(config: TokenSettings) -> dict[str, Any]:
     return settings
 
 
-def _digest(files: Sequence[SourceFile]) -> str:
+def digest_of(files: Sequence[SourceFile]) -> str:
     """One hash for names and contents of all files: a million of them would drown the manifest."""
     digest = hashlib.sha256()
     for file in files:
@@ -275,31 +233,25 @@ def _digest(files: Sequence[SourceFile]) -> str:
     return digest.hexdigest()
 
 
-def _move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
-    """Put what came from standard input where it stays as long as the work needs it."""
-    moved = []
-    for file in files:
-        if file.location == str(kept):
-            place = scratch / file.name
-            kept.replace(place)
-            file = dataclasses.replace(file, location=str(place))  # noqa: PLW2901
-        moved.append(file)
-    return moved
-
-
-def _on_bad(config: TokenSettings) -> OnBad | None:
+def on_bad(config: TokenSettings) -> OnBad | None:
     """Looking ahead takes no notice of bad documents that will be left out: the tasks count them."""
     return (lambda _: None) if config.on_bad_document == "skip" else None
 
 
 def _shards(
-    config: TokenSettings, staging: Path, tokenizer: Tokenizer | None, separator: int | None, largest: int
+    config: TokenSettings,
+    staging: Path,
+    tokenizer: Tokenizer | None,
+    held_out: HeldOut,
+    separator: int | None,
+    largest: int,
 ) -> Shards:
     from scone_cli.corpus.shards import Shards
 
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
-    return Shards(staging, sha, backend, config.text_field, config.held_out, skip_bad, separator, largest)
+    reading = (config.text_field, held_out, skip_bad, separator, largest, config.document_separator)
+    return Shards(staging, sha, backend, *reading, str(config.tokenizer or staging / "tokenizer.json"))
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -313,6 +265,7 @@ def _text(
     check_size: Callable[[int], None] | None,
 ) -> _Work:
     """What there is to do for a corpus of text; its tokenizer is trained first."""
+    from scone_cli.corpus.held_out import held_out_of_texts
     from scone_cli.corpus.sample import look_at
     from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.runtime.worker_pool import give_back_memory
@@ -320,13 +273,15 @@ def _text(
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
             raise BadSetting(f"{name} {value}: is for a corpus of token ids, and this one is text")
-    look = look_at(files, config.text_field, _on_bad(config))
+    separator, leave_out = Separator.of(config.document_separator), on_bad(config)
+    look = look_at(files, config.text_field, leave_out, separator)
     if check_size is not None:
         check_size(round(sum(file.bytes for file in files) * look.expansion))
+    held_out = held_out_of_texts(files, config.held_out, config.text_field, leave_out, separator, progress)
     path = staging / "tokenizer.json"
     if not path.exists():
-        write_atomically(path, _own(config) or _train(config, files, staging / SCRATCH, progress))
-    tokenizer = Tokenizer.load(path)
+        write_atomically(path, _own(config) or _train(config, files, held_out, staging / SCRATCH, progress))
+    tokenizer = Tokenizer.load(path, source=str(config.tokenizer or path))
     note = staging / SCRATCH / "backend"  # of a run that was interrupted, which may have judged by other documents
     if note.is_file():
         tokenizer.keep_backend(note.read_text())
@@ -335,7 +290,7 @@ def _text(
     bound = look.tokens_bound(tokenizer, files)
     del look
     give_back_memory()
-    shards = _shards(config, staging, tokenizer, None, tokenizer.vocab_size - 1)
+    shards = _shards(config, staging, tokenizer, held_out, None, tokenizer.vocab_size - 1)
     return _Work(shards, files, tokenizer.vocab_size, tokenizer.end_of_document, bound)
 
 
@@ -343,17 +298,23 @@ def _own(config: TokenSettings) -> bytes | None:
     return None if config.tokenizer is None else config.tokenizer.read_bytes()
 
 
-def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, progress: Progress) -> bytes:
+def _train(
+    config: TokenSettings, files: Sequence[SourceFile], held_out: HeldOut, scratch: Path, progress: Progress
+) -> bytes:
     """Train a BPE on documents that are not held out: what is held out must teach nothing."""
+    from scone_cli.corpus.long_words import in_pieces
     from scone_cli.corpus.sample import draw_texts
     from scone_cli.corpus.tokenizer import train_tokenizer
     from scone_cli.runtime.worker_pool import give_back_memory
 
-    texts, size = draw_texts(files, config.text_field, config.held_out, progress, _on_bad(config))
+    separator = Separator.of(config.document_separator)
+    texts, size = draw_texts(files, config.text_field, held_out, progress, on_bad(config), separator)
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
-    trained = train_tokenizer((texts.pop() for _ in range(len(texts))), config.vocab_size)  # what is read may go
+    trained = train_tokenizer(
+        in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size
+    )  # what is read may go
     give_back_memory()  # several hundred MB, which belong to --memory
     progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
     return trained
@@ -362,7 +323,7 @@ def _train(config: TokenSettings, files: Sequence[SourceFile], scratch: Path, pr
 # ---- token ids ---------------------------------------------------------------------------------------------------
 
 
-def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
+def token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
     """The files of token ids; None if all are text."""
     from scone_cli.corpus.token_files import recognise
 
@@ -386,13 +347,14 @@ def _token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[Tok
 
 def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progress: Progress) -> _Work:
     """What there is to do for a corpus of token ids; their range is found out if no tokenizer says it."""
+    from scone_cli.corpus.held_out import held_out_of_tokens
     from scone_cli.corpus.token_documents import largest_id
     from scone_cli.corpus.tokenizer import Tokenizer
 
     tokenizer, separator = None, config.separator
     if (content := _own(config)) is not None:
         write_atomically(staging / "tokenizer.json", content)
-        tokenizer = Tokenizer.load(staging / "tokenizer.json")
+        tokenizer = Tokenizer.load(staging / "tokenizer.json", source=str(config.tokenizer))
         if separator is None and tokenizer.names_end_of_document:
             separator = tokenizer.end_of_document
     flat = next((file for file in files if file.is_flat), None)
@@ -414,5 +376,6 @@ def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progr
         size = max(largest, end) + 1
     if separator is not None and not 0 <= separator < size:
         raise BadSetting(f"--separator {separator}: expected an id of the vocabulary, 0 to {size - 1}")
-    shards = _shards(config, staging, tokenizer, separator, size - 1)
+    held_out = held_out_of_tokens(files, config.held_out, separator, size - 1, on_bad(config))
+    shards = _shards(config, staging, tokenizer, held_out, separator, size - 1)
     return _Work(shards, files, size, end, sum(file.num_tokens for file in files))

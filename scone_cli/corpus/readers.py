@@ -1,4 +1,4 @@
-"""Files to documents of text: plain text (one document a file), JSON Lines and Parquet, each also `.gz` or `.zst`.
+"""Files to documents of text: plain text (one document a file, or many with a separator), JSON Lines and Parquet.
 
 Files are read as streams; what is not as it should be is one `BadData` that names file, line and cause. Text is taken as
 it is: no line end, NUL or mark is changed. Text that is not Unicode (bytes that are no UTF-8, half a surrogate pair, which
@@ -15,13 +15,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.corpus.compression import compression_of, decompressed
+from scone_cli.corpus.compression import decompressed
 from scone_cli.corpus.files import SourceFile, readable
+from scone_cli.corpus.formats import BAD_KINDS, LINES, PARQUET
+from scone_cli.corpus.separators import Separator
 from scone_cli.errors import BadData
 
 _PARQUET_ROWS = 256
@@ -67,8 +70,10 @@ class _Unreadable(Exception):
         self.cause, self.hint = cause, hint
 
 
-def read_documents(file: SourceFile, text_field: str = "text", on_bad: OnBad | None = None) -> Iterator[Document]:
-    """The documents of a file, in order, as a stream; those with empty text are left out.
+def read_documents(
+    file: SourceFile, text_field: str = "text", on_bad: OnBad | None = None, separator: Separator | None = None
+) -> Iterator[Document]:
+    """The documents of a file, in order, as a stream; those with empty text are left out. `separator`: of plain text.
 
     Raises:
         BadDocument: naming the file, the line or row, what was found and what was expected; not if `on_bad` takes it.
@@ -76,21 +81,24 @@ def read_documents(file: SourceFile, text_field: str = "text", on_bad: OnBad | N
             of the documents.
         StorageFailure: the file cannot be read.
     """
-    for document, _ in read_with_position(file, text_field, on_bad):
+    for document, _ in read_with_position(file, text_field, on_bad, separator):
         yield document
 
 
 def read_with_position(
-    file: SourceFile, text_field: str, on_bad: OnBad | None, beginning: int | None = None
+    file: SourceFile,
+    text_field: str,
+    on_bad: OnBad | None,
+    separator: Separator | None = None,
+    beginning: int | None = None,
 ) -> Iterator[tuple[Document, int]]:
     """The documents of a file, each with the bytes of the file (as it lies on disk) that are read so far.
 
     `beginning`: of a file that is one document only so many bytes are read, which is for looking at it.
     """
-    compression = compression_of(file.location)
-    records, text_of, unit = _format_of(file.location, compression)
+    records, text_of, unit = _format_of(file, separator)
     with readable(file.location), open(file.location, "rb") as raw:  # there may be a million of them
-        content = decompressed(raw, compression, file.location) if compression else raw
+        content = decompressed(raw, file.compression, file.location) if file.compression else raw
         try:
             if beginning is not None and records is _whole:
                 text = content.read(beginning).decode(errors="ignore")
@@ -99,7 +107,7 @@ def read_with_position(
             for number, record, share in records(content, file.location, text_field):
                 try:
                     text = text_of(record, text_field)
-                    utf8 = record if isinstance(record, bytes) and not unit else _utf8(text)
+                    utf8 = record if text_of is _text_of_bytes else _utf8(text)
                 except _Unreadable as bad:
                     where = f"{file.location}: {unit} {number}" if unit else file.location
                     error = BadDocument(f"{file.name}:{number}" if unit else file.name, where, bad.cause, bad.hint)
@@ -131,13 +139,29 @@ _Records = Iterator[tuple[int, Any, float | None]]
 _Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], str], str]
 
 
-def _format_of(location: str, compression: str) -> _Format:
-    ending = os.path.splitext(location.lower().removesuffix(compression))[1]  # of a million files
-    if ending in (".jsonl", ".ndjson"):
+def _format_of(file: SourceFile, separator: Separator | None) -> _Format:
+    if file.kind == LINES:
         return _lines, _text_of_line, "line"
-    if ending == ".parquet":
+    if file.kind == PARQUET:
         return _rows, _text_of_row, "row"
-    return _whole, _text_of_whole, ""
+    if file.kind in BAD_KINDS:
+        return _nothing, partial(_refuse, file.kind), ""
+    if separator is not None:
+        return partial(_separated, separator), _text_of_bytes, "line"
+    return _whole, _text_of_bytes, ""
+
+
+def _nothing(_content: BinaryIO, _location: str, _text_field: str) -> _Records:
+    yield 1, None, None
+
+
+def _refuse(kind: str, _record: Any, _text_field: str) -> str:
+    raise _Unreadable(f"{kind}, expected UTF-8 text or JSON Lines", BAD_KINDS[kind])
+
+
+def _separated(separator: Separator, content: BinaryIO, _location: str, _text_field: str) -> _Records:
+    for line, text in separator.split(content, _LARGEST_DOCUMENT):
+        yield line, text, None
 
 
 def _whole(content: BinaryIO, _location: str, _text_field: str) -> _Records:
@@ -154,11 +178,11 @@ def _all_of(content: BinaryIO) -> bytes:
     return data
 
 
-def _text_of_whole(data: bytes, _text_field: str) -> str:
+def _text_of_bytes(data: bytes, _text_field: str) -> str:
     if len(data) > _LARGEST_DOCUMENT:
         raise _Unreadable(
-            f"one plain text file is one document, expected at most {_LARGEST_DOCUMENT:,} bytes",
-            "split it into several files, or into one JSON object a line (.jsonl)",
+            f"one document of plain text, expected at most {_LARGEST_DOCUMENT:,} bytes",
+            "say where documents begin (--document-separator), or write one JSON object a line (.jsonl)",
         )
     return _decoded(data)
 
@@ -180,9 +204,10 @@ def _text_of_line(line: bytes, text_field: str) -> str:
     try:
         record = json.loads(_decoded(line))
     except json.JSONDecodeError as error:
-        raise _Unreadable(f"not JSON ({error.msg} at column {error.colno}), expected one JSON object a line") from error
+        cause = f"not JSON ({error.msg} at column {error.colno}), expected one JSON object a line"
+        raise _Unreadable(cause, _LEAVE_OUT) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deep
-        raise _Unreadable(f"JSON that cannot be read ({error})") from error
+        raise _Unreadable(f"JSON that cannot be read ({error})", _LEAVE_OUT) from error
     if not isinstance(record, dict):
         raise _Unreadable(f"found a JSON {_json_type(record)}, expected an object with the field '{text_field}'")
     if text_field not in record:
@@ -205,7 +230,7 @@ def _rows(content: BinaryIO, location: str, text_field: str) -> _Records:
         if text_field not in schema.names:
             cause, hint = _no_field("column", text_field, schema.names)
             raise BadData(f"{location}: {cause}", hint)
-        kind = schema.field(text_field).type
+        kind = column_type(schema, text_field, location)
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
             raise BadData(f"{location}: column '{text_field}' is {kind}, expected string")
@@ -233,12 +258,26 @@ def _next_batch(batches: Iterator[pa.RecordBatch], location: str) -> pa.RecordBa
         return next(batches, None)
 
 
+def column_type(schema: pa.Schema, name: str, location: str) -> pa.DataType:
+    """The type of the column `name`, which there is.
+
+    Raises:
+        BadData: there are several.
+    """
+    places = schema.get_all_field_indices(name)
+    if len(places) > 1:
+        raise BadData(f"{location}: {len(places)} columns are called '{name}'", "give each column a name of its own")
+    return schema.field(places[0]).type
+
+
 @contextlib.contextmanager
 def parquet_errors(location: str) -> Iterator[None]:
     """Turn what pyarrow says about a file into `BadData`."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:  # damaged pages come as OSError
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged pages come as OSError, names that are no text as UnicodeDecodeError
         cause = " ".join(str(error).split())
         raise BadData(
             f"{location}: not a Parquet file, or a damaged one ({cause})", "get or make the file again"
@@ -246,6 +285,8 @@ def parquet_errors(location: str) -> Iterator[None]:
 
 
 # ---- what can be wrong with a record -----------------------------------------------------------------------------
+
+_LEAVE_OUT = "leave such documents out: --on-bad-document skip"
 
 
 def _decoded(data: bytes) -> str:
@@ -262,7 +303,7 @@ def _utf8(text: str) -> bytes:
         raise _Unreadable(
             f"half a surrogate pair (U+{ord(text[error.start]):04X}) "
             f"at character {error.start:,} of the text, expected Unicode text",
-            "leave such documents out: --on-bad-document skip",
+            _LEAVE_OUT,
         ) from error
 
 

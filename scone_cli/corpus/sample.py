@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import Document, OnBad, read_with_position
-from scone_cli.corpus.token_stream import split_of
+from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import Progress
 
 TRAINING_BYTES = 64 << 20  # of text
+_TRAINING_TEXTS = 1 << 20  # each takes some 200 bytes besides
 
 _READ_BYTES = 256 << 20  # of files on disk, from which it is drawn: a larger corpus is not read through for it
 _LOOKED_FILES = 16
@@ -28,9 +30,14 @@ _MARGIN = 1.4  # files differ in how they compress, and in how many bytes a toke
 
 
 def draw_texts(
-    files: Sequence[SourceFile], text_field: str, held_out: float, progress: Progress, on_bad: OnBad | None
+    files: Sequence[SourceFile],
+    text_field: str,
+    held_out: HeldOut,
+    progress: Progress,
+    on_bad: OnBad | None,
+    separator: Separator | None = None,
 ) -> tuple[list[str], int]:
-    """About 64 MB of the documents that are not held out, and their bytes; all of them if there are no more.
+    """About 64 MB of the documents that are not held out (at most a million), and their bytes; all if there are no more.
 
     Documents are drawn by a hash of their own text, so neither names nor order matter. Of a very large corpus the
     beginning of every file is looked at.
@@ -41,25 +48,27 @@ def draw_texts(
     size = done = 0
     for file in files:
         progress("reading text for the tokenizer", done, total, "B")
-        for document, position in read_with_position(file, text_field, on_bad):
-            if split_of(document.utf8, held_out) == TRAIN:
-                size += _draw(drawn, document, size)
+        for document, position in read_with_position(file, text_field, on_bad, separator):
+            for part, split in held_out.split(document):
+                if split == TRAIN:
+                    size += _draw(drawn, part, size)
             if share < 1 and position >= share * file.bytes:
                 break
         done += file.bytes
     progress("reading text for the tokenizer", done, total, "B")
+    drawn.sort()  # in the order of their keys: whatever came first
     return [text for _, _, text in drawn], size
 
 
 def _draw(drawn: list[tuple[int, int, str]], document: Document, size: int) -> int:
     """Keep the documents with the smallest keys that make up the sample; returns by how much it has grown."""
     key = int.from_bytes(hashlib.blake2b(document.utf8, digest_size=8, key=b"scone sample").digest(), "big")
-    if size >= TRAINING_BYTES and -key < drawn[0][0]:
+    if (size >= TRAINING_BYTES or len(drawn) == _TRAINING_TEXTS) and -key < drawn[0][0]:
         return 0
     text = document.text[:TRAINING_BYTES]
     grown = min(document.num_bytes, TRAINING_BYTES)
     heapq.heappush(drawn, (-key, grown, text))
-    while size + grown - drawn[0][1] >= TRAINING_BYTES:
+    while size + grown - drawn[0][1] >= TRAINING_BYTES or len(drawn) > _TRAINING_TEXTS:
         grown -= heapq.heappop(drawn)[1]
     return grown
 
@@ -69,29 +78,33 @@ class FirstLook:
     """Some documents of a corpus (their beginnings), and the bytes of text in a byte of its files."""
 
     texts: list[str]
+    names: list[str]
     expansion: float
 
     def tokens_bound(self, tokenizer: Tokenizer, files: Sequence[SourceFile]) -> int:
         """An upper estimate of the tokens in all files."""
         size = sum(len(text.encode()) for text in self.texts)
-        tokens = sum(map(len, tokenizer.encode_batch(self.texts)))
+        tokens = sum(map(len, tokenizer.encode_batch(self.texts, self.names)))
         return round(_MARGIN * sum(file.bytes for file in files) * self.expansion * tokens / max(1, size))
 
 
-def look_at(files: Sequence[SourceFile], text_field: str, on_bad: OnBad | None) -> FirstLook:
+def look_at(
+    files: Sequence[SourceFile], text_field: str, on_bad: OnBad | None, separator: Separator | None = None
+) -> FirstLook:
     """Read the first documents of a few files."""
     step = -(-len(files) // _LOOKED_FILES)
-    texts: list[str] = []
+    texts, names = list[str](), list[str]()
     read = size = 0
     for file in files[::step]:
         position, is_whole, left = 0, True, _LOOKED_TEXT
-        for document, position in read_with_position(file, text_field, on_bad, _LOOKED_BYTES):
+        for document, position in read_with_position(file, text_field, on_bad, separator, _LOOKED_BYTES):
             if left > 0:
                 texts.append(document.text[:left])
+                names.append(document.name)
                 left -= len(texts[-1])
             size += document.num_bytes
             if position >= _LOOKED_BYTES:
                 is_whole = False
                 break
         read += file.bytes if is_whole else position
-    return FirstLook(texts, size / max(1, read))
+    return FirstLook(texts, names, size / max(1, read))

@@ -24,7 +24,9 @@ from scone_cli.artifacts.publish import SCRATCH, write_atomically
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.encode import Batch, encode_texts, take_tokens
 from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import BadDocument, OnBad
+from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.token_files import TokenFile
 from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
@@ -38,6 +40,7 @@ NAMED = 100  # bad documents named in the manifest
 _TASK_BYTES = 32 << 20  # of files on disk: what an interrupted run may have to do again
 _TASK_FILES = 4096
 _PART_TOKENS = 4_000_000  # a part in memory is 16 MB, and a few times that while it is written
+_PART_DOCUMENTS = 200_000  # as much again, if they have a token each
 _TELL_SECONDS = 0.5
 
 # Is given the name of a part and its documents of the train split, in the worker that wrote it, before its task is done.
@@ -48,7 +51,11 @@ Piece = SourceFile | tuple[TokenFile, tuple[int, int]]
 
 @dataclass(frozen=True)
 class ShardStats:
-    """What token shards hold: documents, bytes of text and tokens in all, what of it is held out, what was left out."""
+    """What token shards hold: documents, bytes of text and tokens in all, what of it is held out, what was left out.
+
+    `num_separators` counts the places at which plain text, or token ids, were divided into documents; `num_left_out` the bytes
+    of text without a token, `num_unknown` the tokens that stand for what the vocabulary does not have.
+    """
 
     num_documents: int = 0
     num_bytes: int = 0
@@ -56,6 +63,9 @@ class ShardStats:
     num_held_out_documents: int = 0
     num_held_out_tokens: int = 0
     num_skipped: int = 0
+    num_separators: int = 0
+    num_left_out: int = 0
+    num_unknown: int = 0
 
     def __add__(self, other: ShardStats) -> ShardStats:
         return ShardStats(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
@@ -75,17 +85,20 @@ class Shards:
     """What all tasks of a run have in common.
 
     `staging` holds the parts, and `tokenizer.json` where there is one (with that `tokenizer_sha` and the `backend` chosen
-    for the run). `separator` and `largest` (id) are of corpora that are tokens already.
+    for the run; messages call it `tokenizer_source`).
+    `document_separator` is of plain text, `separator` and `largest` (id) of corpora that are tokens already.
     """
 
     staging: Path
     tokenizer_sha: str
     backend: str
     text_field: str
-    held_out: float
+    held_out: HeldOut
     skip_bad: bool
     separator: int | None
     largest: int
+    document_separator: str | None = None
+    tokenizer_source: str = ""
 
     def part(self, task: int, number: int) -> Path:
         """Where a part is written."""
@@ -183,6 +196,8 @@ def make_shard(
     waiting: list[Encoded] = []
     skipped: list[tuple[str, str]] = []
     num_skipped = 0
+    separator = Separator.of(shards.document_separator)
+    unknown = _unknown(shards, num_threads)
 
     def leave_out(bad: BadDocument) -> None:
         nonlocal num_skipped
@@ -191,20 +206,22 @@ def make_shard(
             skipped.append((bad.name, bad.cause))
 
     with _Counter(shards.counters, task) as counter:
-        for batch in _batches(shards, pieces, num_threads, leave_out if shards.skip_bad else None, notices):
+        on_bad = leave_out if shards.skip_bad else None
+        for batch in _batches(shards, pieces, num_threads, on_bad, separator, notices):
             for document in batch.documents:
                 size = len(document.tokens)
-                if waiting and num_waiting + size > _PART_TOKENS:
+                if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) == _PART_DOCUMENTS):
                     _finish_part(shards.part(task, num_parts), waiting, then)
                     waiting, num_waiting, num_parts = [], 0, num_parts + 1
                 waiting.append(document)
                 num_waiting += size
-            stats += _stats_of(batch)
+            stats += _stats_of(batch, unknown)
             counter.add(batch.num_read, batch.num_tokens)
     if waiting:
         _finish_part(shards.part(task, num_parts), waiting, then)
         num_parts += 1
-    made = Made(num_parts, stats + ShardStats(num_skipped=num_skipped), skipped)
+    stats += ShardStats(num_skipped=num_skipped, num_separators=separator.num_found if separator else 0)
+    made = Made(num_parts, stats, skipped)
     write_atomically(shards.mark(task), json.dumps(asdict(made)).encode())
     return made, notices
 
@@ -215,7 +232,7 @@ def _finish_part(path: Path, documents: list[Encoded], then: Then | None) -> Non
         then(path.name, TokenStream.of([document for document in documents if document.split == TRAIN]))
 
 
-def _stats_of(batch: Batch) -> ShardStats:
+def _stats_of(batch: Batch, unknown: int | None) -> ShardStats:
     held_out = [document for document in batch.documents if document.split == HELD_OUT]
     return ShardStats(
         len(batch.documents),
@@ -223,21 +240,37 @@ def _stats_of(batch: Batch) -> ShardStats:
         batch.num_tokens,
         len(held_out),
         sum(len(document.tokens) for document in held_out),
+        num_separators=batch.num_separators,
+        num_left_out=batch.num_left_out,
+        num_unknown=0 if unknown is None else sum(int((each.tokens == unknown).sum()) for each in batch.documents),
     )
 
 
-def _batches(
-    shards: Shards, pieces: Sequence[Piece], num_threads: int, on_bad: OnBad | None, notices: list[str]
-) -> Iterator[Batch]:
+def _unknown(shards: Shards, num_threads: int) -> int | None:
+    return _tokenizer_of(shards, num_threads)[0].unknown if shards.tokenizer_sha else None
+
+
+def _tokenizer_of(shards: Shards, num_threads: int) -> tuple[Tokenizer, list[str]]:
     path = shards.staging / "tokenizer.json"
+    return _tokenizer(path, shards.tokenizer_sha, shards.backend, num_threads, shards.tokenizer_source)
+
+
+def _batches(
+    shards: Shards,
+    pieces: Sequence[Piece],
+    num_threads: int,
+    on_bad: OnBad | None,
+    separator: Separator | None,
+    notices: list[str],
+) -> Iterator[Batch]:
     tokenizer = None
     if shards.tokenizer_sha:
-        tokenizer, said = _tokenizer(path, shards.tokenizer_sha, shards.backend, num_threads)
+        tokenizer, said = _tokenizer_of(shards, num_threads)
         said.clear()
     files = [piece for piece in pieces if isinstance(piece, SourceFile)]
     if files:
         assert tokenizer is not None
-        yield from encode_texts(files, tokenizer, shards.text_field, shards.held_out, on_bad)
+        yield from encode_texts(files, tokenizer, shards.text_field, shards.held_out, on_bad, separator)
         notices += said
         return
     byte_lengths = None if tokenizer is None else tokenizer.byte_lengths()
@@ -247,11 +280,11 @@ def _batches(
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(path: Path, sha256: str, backend: str, num_threads: int) -> tuple[Tokenizer, list[str]]:
+def _tokenizer(path: Path, sha256: str, backend: str, num_threads: int, source: str) -> tuple[Tokenizer, list[str]]:
     """The tokenizer of this process, and what it says from now on; the hash tells that the file is another one."""
     limit_threads(num_threads)
     said: list[str] = []
-    tokenizer = Tokenizer.load(path, said.append)
+    tokenizer = Tokenizer.load(path, said.append, source)
     assert tokenizer.sha256 == sha256
     tokenizer.keep_backend(backend)
     return tokenizer, said

@@ -7,6 +7,7 @@ shown is never two things.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,10 @@ class Speller:
 
 def speller_of(folder: Path, manifest: Manifest) -> tuple[Speller, str]:
     """What spells the tokens of an artifact: the tokenizer that lies beside it if it is its own; and a note on that."""
-    path = folder.resolve().parent / "tokens" / "tokenizer.json"
+    # Beside the artifact as it is named, or, if that is a link, beside the folder that it leads to.
+    beside = [Path(os.path.abspath(folder)).parent, folder.resolve().parent]
+    places = [place / "tokens" / "tokenizer.json" for place in beside]
+    path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
         return Speller(None), f"shown as token ids: there is no {path}"
     from scone_cli.corpus.tokenizer import Tokenizer  # noqa: PLC0415 - heavy, and not every artifact has tokens

@@ -30,11 +30,18 @@ _PARQUET_ROWS = 256
 
 
 def read_token_documents(
-    file: TokenFile, first: int, last: int, separator: int | None, largest: int, on_bad: OnBad | None = None
+    file: TokenFile,
+    first: int,
+    last: int,
+    separator: int | None,
+    largest: int,
+    on_bad: OnBad | None = None,
+    on_separator: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[str, Tokens]]:
     """The documents that begin in a piece: name (the file's, with the position of the first token, or the row) and ids.
 
-    Empty ones are left out. `largest`: the largest id that there may be.
+    Empty ones are left out. `largest`: the largest id that there may be. `on_separator` is called for every document that
+    begins after a separator, and before what comes of it.
 
     Raises:
         BadDocument: a row that is null, a document beyond the largest that is held in memory; not if `on_bad` takes it.
@@ -44,13 +51,15 @@ def read_token_documents(
     source = file.source
     with readable(source.location):
         if file.column:
-            found: Iterator[tuple[Any, Tokens | None]] = _split_rows(file, first, last, separator, largest)
+            found: _Found = _split_rows(file, first, last, separator, largest)
         elif source.index is not None:
             found = _split_spans(file, first, last, separator, largest)
         else:
             assert separator is not None
             found = _flat_documents(file, first, last, separator, largest)
-        for place, tokens in found:
+        for place, tokens, follows_separator in found:
+            if follows_separator:
+                on_separator()
             if tokens is None:
                 what = "null" if file.column else f"more than {_LARGEST_DOCUMENT:,} tokens without a separator"
                 unit = "row" if file.column else "token"
@@ -65,12 +74,12 @@ def read_token_documents(
         raise BadData(f"{source.location}: changed while it was being read", "run the command again")
 
 
+# Where a document begins, its ids (None: it is bad), and whether it begins after a separator.
+_Found = Iterator[tuple[Any, Tokens | None, bool]]
 _HINT = "see whether --separator is right, or leave such documents out: --on-bad-document skip"
 
 
-def _flat_documents(
-    file: TokenFile, first: int, last: int, separator: int, largest: int
-) -> Iterator[tuple[int, Tokens | None]]:
+def _flat_documents(file: TokenFile, first: int, last: int, separator: int, largest: int) -> _Found:
     """The documents that begin in `first..last`: at the beginning of the file, or after a separator."""
     start: int | None = 0 if first == 0 else None  # of the document that is being read
     waiting: list[Tokens] = []
@@ -80,7 +89,7 @@ def _flat_documents(
         low = 0
         for end in np.flatnonzero(block == separator).tolist():
             if start is not None:
-                yield start, _joined([*waiting, block[low:end]])
+                yield start, _joined([*waiting, block[low:end]]), start > 0
             waiting, low = [], end + 1
             start = at + low
             if start >= last:
@@ -88,10 +97,10 @@ def _flat_documents(
         if start is not None:
             waiting.append(block[low:])
             if sum(map(len, waiting)) > _LARGEST_DOCUMENT:
-                yield start, None
+                yield start, None, start > 0
                 start, waiting = None, []
     if start is not None:
-        yield start, _joined(waiting)
+        yield start, _joined(waiting), start > 0
 
 
 def _megatron_spans(file: TokenFile, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -109,16 +118,14 @@ def _megatron_spans(file: TokenFile, first: int, last: int) -> Iterator[tuple[in
         start = end
 
 
-def _split_spans(
-    file: TokenFile, first: int, last: int, separator: int | None, largest: int
-) -> Iterator[tuple[int, Tokens | None]]:
+def _split_spans(file: TokenFile, first: int, last: int, separator: int | None, largest: int) -> _Found:
     for start, end in _megatron_spans(file, first, last):
         if end - start > _LARGEST_DOCUMENT:
-            yield start, None
+            yield start, None, False
             continue
         blocks = [block for _, block in _blocks(file, start, largest, end)]
         for offset, tokens in _split(_joined(blocks), separator):
-            yield start + offset, tokens
+            yield start + offset, tokens, offset > 0
 
 
 def _parquet_rows(file: TokenFile, first: int, last: int, largest: int) -> Iterator[tuple[int, Tokens | None]]:
@@ -152,15 +159,13 @@ def _row_of(location: str, row: int, ends: npt.NDArray[np.int64], position: int)
     return f"{location}: row {row + place}, token {position - (int(ends[place - 1]) if place else 0)}"
 
 
-def _split_rows(
-    file: TokenFile, first: int, last: int, separator: int | None, largest: int
-) -> Iterator[tuple[str, Tokens | None]]:
+def _split_rows(file: TokenFile, first: int, last: int, separator: int | None, largest: int) -> _Found:
     for row, whole in _parquet_rows(file, first, last, largest):
         if whole is None:
-            yield f"{row}", None
+            yield f"{row}", None, False
             continue
         for offset, tokens in _split(whole, separator):
-            yield f"{row}:{offset}" if offset else f"{row}", tokens
+            yield f"{row}:{offset}" if offset else f"{row}", tokens, offset > 0
 
 
 def _split(tokens: Tokens, separator: int | None) -> Iterator[tuple[int, Tokens]]:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.corpus.compression import compression_of
+from scone_cli.artifacts.opening import to_read
 from scone_cli.corpus.files import SourceFile, readable
-from scone_cli.corpus.readers import parquet_errors
+from scone_cli.corpus.formats import PARQUET, TOKENS
+from scone_cli.corpus.readers import column_type, parquet_errors
 from scone_cli.errors import BadData
 
 _PARQUET_COLUMNS = ("tokens", "input_ids")  # taken when there is no text column
@@ -54,7 +55,8 @@ class TokenFile:
         if not self.column:
             return self.num_units
         with open_parquet(self.source.location) as reader:
-            leaf = next(i for i in range(reader.metadata.num_columns) if _root(reader, i) == self.column)
+            paths = [reader.schema.column(leaf).path for leaf in range(reader.metadata.num_columns)]
+            leaf = next(i for i, path in enumerate(paths) if f"{path}.".startswith(f"{self.column}."))
             groups = range(self.num_units)
             return sum(reader.metadata.row_group(group).column(leaf).num_values for group in groups)
 
@@ -71,23 +73,21 @@ def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide
         BadData: it says what it is and is not.
         StorageFailure: it cannot be read.
     """
-    compression = compression_of(source.location)
-    ending = os.path.splitext(source.location.lower().removesuffix(compression))[1]  # of a million files
-    if ending not in (".bin", ".npy", ".parquet") or (compression and ending == ".parquet"):
+    if source.kind == PARQUET and not source.compression:
+        with readable(source.location):
+            return _recognise_parquet(source, text_field)
+    if source.kind != TOKENS:
         return None
-    if compression:
+    if source.compression:
         raise BadData(f"{source.location}: tokens are read as they lie, not compressed", "decompress the file")
     with readable(source.location), source.path.open("rb") as raw:
-        if ending == ".parquet":
-            return _recognise_parquet(source, text_field)
         if source.index is not None:
             return _recognise_megatron(source)
-        if ending == ".npy" and raw.read(6) == b"\x93NUMPY":
+        if source.location.lower().endswith(".npy") and raw.read(6) == b"\x93NUMPY":
             return _recognise_npy(source, raw)
         raw.seek(0)
-        header = np.frombuffer(raw.read(4 * _LLMC_HEADER), "<i4") if source.bytes % 4 == 0 else np.zeros(0, "<i4")
-        if header.size == _LLMC_HEADER and int(header[0]) in _LLMC_MAGIC:
-            return _flat(source, _LLMC_MAGIC[int(header[0])], 4 * _LLMC_HEADER, int(header[2]))
+        if (found := _recognise_llmc(source, raw)) is not None:
+            return found
     dtype = token_dtype or ("uint32" if wide else "uint16")
     found = _flat(source, np.dtype(dtype).newbyteorder("<").str, 0)
     if token_dtype is None and not wide:
@@ -100,9 +100,9 @@ def _flat(source: SourceFile, dtype: str, offset: int, num_tokens: int | None = 
     width = np.dtype(dtype).itemsize
     if size % width or num_tokens not in (None, size // width):
         expected = f"a multiple of {width}" if num_tokens is None else f"{num_tokens * width:,}, as its header says"
+        size_hint = ", or name the size of an id with --token-dtype" if num_tokens is None else ""
         raise BadData(
-            f"{source.location}: {size:,} bytes of token ids, expected {expected}",
-            "get the file again, or name the size of an id with --token-dtype",
+            f"{source.location}: {size:,} bytes of token ids, expected {expected}", f"get the file again{size_hint}"
         )
     return TokenFile(source, dtype, offset, size // width)
 
@@ -115,6 +115,24 @@ def _check_not_uint32(file: TokenFile) -> None:
             f"{file.source.location}: every second number is 0 when it is read as uint16",
             "it looks like uint32; say which with --token-dtype",
         )
+
+
+def _recognise_llmc(source: SourceFile, raw: BinaryIO) -> TokenFile | None:
+    """A file with the header of llm.c: 256 int32, of which the first three are a magic number, a version and the tokens."""
+    header = raw.read(4 * _LLMC_HEADER)
+    magic = int.from_bytes(header[:4], "little")
+    if magic not in _LLMC_MAGIC:
+        return None
+    if len(header) < 4 * _LLMC_HEADER:
+        raise BadData(
+            f"{source.location}: begins as a file of llm.c does, and has {len(header)} of the {4 * _LLMC_HEADER:,} bytes of "
+            "its header",
+            "get the file again",
+        )
+    _, version, num_tokens = (int(value) for value in np.frombuffer(header, "<i4", 3))
+    if version != 1:
+        raise BadData(f"{source.location}: a file of llm.c in version {version}, expected version 1")
+    return _flat(source, _LLMC_MAGIC[magic], len(header), num_tokens)
 
 
 def _recognise_npy(source: SourceFile, raw: BinaryIO) -> TokenFile:
@@ -137,14 +155,23 @@ def _recognise_npy(source: SourceFile, raw: BinaryIO) -> TokenFile:
 class MegatronIndex:
     """What an `.idx` says: byte offsets of sequences, and the sequences with which documents begin (one more at the end)."""
 
+    location: str
     dtype: str
     pointers: npt.NDArray[np.int64]
     documents: npt.NDArray[np.int64]
     num_tokens: int
 
     def start(self, document: int) -> int:
-        """The position of a document's first token."""
+        """The position of a document's first token.
+
+        Raises:
+            BadData: it is said to begin where there is no sequence.
+        """
         sequence = int(self.documents[document])
+        if not 0 <= sequence <= len(self.pointers):
+            raise BadData(
+                f"{self.location}: document {document:,} begins with sequence {sequence:,}, expected 0 to {len(self.pointers):,}"
+            )
         at = int(self.pointers[sequence]) // np.dtype(self.dtype).itemsize if sequence < len(self.pointers) else None
         return self.num_tokens if at is None else at
 
@@ -170,12 +197,17 @@ def read_index(source: SourceFile) -> MegatronIndex:
     documents = _mapped(source.index, "<i8", 34 + 12 * num_sequences, num_documents)
     dtype = _MEGATRON_DTYPES[code]
     end = int(pointers[-1]) + int(lengths[-1]) * np.dtype(dtype).itemsize if num_sequences else 0
-    if end != source.bytes or int(documents[0]) != 0 or int(documents[-1]) != num_sequences:
+    if end != source.bytes:
         raise BadData(
             f"{source.index}: describes {end:,} bytes of tokens, {source.location} has {source.bytes:,}",
             "get both files again",
         )
-    return MegatronIndex(dtype, pointers, documents, source.bytes // np.dtype(dtype).itemsize)
+    if (span := (int(documents[0]), int(documents[-1]))) != (0, num_sequences):
+        raise BadData(
+            f"{source.index}: its documents run from sequence {span[0]:,} to {span[1]:,}, expected all {num_sequences:,}, from 0",
+            "make the index again: some of its sequences are in no document",
+        )
+    return MegatronIndex(source.index, dtype, pointers, documents, source.bytes // np.dtype(dtype).itemsize)
 
 
 def _mapped(location: str, dtype: str, offset: int, size: int) -> npt.NDArray[Any]:
@@ -198,22 +230,27 @@ def open_parquet(location: str) -> pq.ParquetFile:
         BadData: it is none, or is damaged.
     """
     with parquet_errors(location):
-        return pq.ParquetFile(location, pre_buffer=False, buffer_size=1 << 20)
-
-
-def _root(reader: pq.ParquetFile, leaf: int) -> str:
-    path: str = reader.schema.column(leaf).path
-    return path.split(".", maxsplit=1)[0]
+        return pq.ParquetFile(to_read(location), pre_buffer=False, buffer_size=1 << 20)
 
 
 def _recognise_parquet(source: SourceFile, text_field: str) -> TokenFile | None:
     with open_parquet(source.location) as reader:
         schema, num_groups = reader.schema_arrow, reader.metadata.num_row_groups
     names = (text_field,) if text_field in schema.names else _PARQUET_COLUMNS
-    column = next((name for name in names if name in schema.names and _is_list_of_ids(schema.field(name).type)), None)
-    return None if column is None else TokenFile(source, "", 0, num_groups, column)
+    kinds = {name: column_type(schema, name, source.location) for name in names if name in schema.names}
+    column = next((name for name, kind in kinds.items() if _is_list_of_ids(kind)), None)
+    if column is not None:
+        return TokenFile(source, "", 0, num_groups, column)
+    if kinds and text_field not in schema.names:
+        found = " and ".join(f"column '{name}' is {kind}" for name, kind in kinds.items())
+        raise BadData(
+            f"{source.location}: no column '{text_field}', and {found}, expected lists of whole numbers",
+            "name the column of text, or of token ids, with --text-field",
+        )
+    return None
 
 
 def _is_list_of_ids(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    is_list = any(getattr(pa.types, f"is_{name}")(kind) for name in kinds)
     return bool(is_list and pa.types.is_integer(kind.value_type))

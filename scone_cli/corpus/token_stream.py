@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts.manifest import Manifest
+from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.corpus.tokenizer import Tokenizer, Tokens
@@ -32,8 +33,12 @@ def top_folder(document: str) -> str:
 def split_of(content: str | bytes, held_out: float) -> str:
     """`train` or `held-out`, drawn by the hash of a text, or of its bytes: equal documents are always on the same side."""
     data = content.encode() if isinstance(content, str) else content
-    digest = hashlib.blake2b(data, digest_size=8).digest()
-    return HELD_OUT if int.from_bytes(digest, "big") < held_out * 2**64 else TRAIN
+    return HELD_OUT if draw_of(data) < held_out * 2**64 else TRAIN
+
+
+def draw_of(content: bytes) -> int:
+    """The number below 2^64 that a text draws by its hash."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +56,18 @@ class TokenStream:
     """Documents one after the other, D of them, N tokens together.
 
     Document i has the tokens `tokens[starts[i]:starts[i + 1]]` (`starts`: D + 1 offsets, the last is N); `num_bytes`
-    is the UTF-8 length of its text, 0 where that is not known.
+    is the UTF-8 length of its text, 0 where that is not known. `num_left_out`: of these bytes, those for which there is no
+    token, so far as that is known.
     """
 
     tokens: Tokens
     starts: npt.NDArray[np.int64]
     names: list[str]
     num_bytes: npt.NDArray[np.int64]
+    num_left_out: int = 0
 
     @classmethod
-    def of(cls, documents: Sequence[Encoded]) -> TokenStream:
+    def of(cls, documents: Sequence[Encoded], num_left_out: int = 0) -> TokenStream:
         """The documents as a stream."""
         lengths = [len(document.tokens) for document in documents]
         one = len(documents) == 1  # it may be a quarter of the memory: not to be copied
@@ -69,6 +76,7 @@ class TokenStream:
             np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             [document.name for document in documents],
             np.array([document.num_bytes for document in documents], np.int64),
+            num_left_out,
         )
 
 
@@ -99,7 +107,7 @@ def end_of_document(folder: Path, manifest: Manifest) -> int:
 def iter_shards(folder: Path, split: str) -> Iterator[tuple[str, TokenStream]]:
     """The documents of one split, part by part in order: the part's file name and its stream (arrays are read-only)."""
     for path in sorted(folder.glob("part-*.parquet")):
-        table = pq.read_table(path, schema=TOKENS).filter(pc.field("split") == split).combine_chunks()
+        table = pq.read_table(to_read(path), schema=TOKENS).filter(pc.field("split") == split).combine_chunks()
         lists = table.column("tokens").combine_chunks()
         starts = lists.offsets.to_numpy().astype(np.int64)
         num_bytes = table.column("bytes").to_numpy().astype(np.int64)
@@ -126,6 +134,6 @@ def read_tokens(folder: Path, split: str) -> TokenStream:
 
 def _num_values(path: Path) -> int:
     """Tokens in a part, from its footer; an empty document counts as one."""
-    metadata = pq.read_metadata(path)
+    metadata = pq.read_metadata(to_read(path))
     column = TOKENS.names.index("tokens")  # no earlier column is nested
     return sum(metadata.row_group(group).column(column).num_values for group in range(metadata.num_row_groups))

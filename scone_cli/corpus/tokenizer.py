@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
+from scone_cli.corpus.left_out import Coverage, may_leave_out, unknown_token
+from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure, is_of_a_library
+from scone_cli.formatting import shortened
+from scone_cli.progress import notice
 
 Tokens = npt.NDArray[np.uint32]
 
@@ -56,10 +58,6 @@ def limit_threads(num_threads: int) -> None:
         os.environ[name] = str(num_threads)
 
 
-def _to_stderr(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
-
-
 class Tokenizer:
     """A `tokenizer.json` in use.
 
@@ -69,21 +67,27 @@ class Tokenizer:
         end_of_document: an id that no text yields; one past the file's own vocabulary if the file has no such token.
         names_end_of_document: whether the file has such a token.
         backend: the library that encodes, "fastokens" or "tokenizers"; the ids are the same.
+        unknown: the id that stands for text which the vocabulary does not have, None where there is no such id.
     """
 
-    def __init__(self, content: bytes, source: str, notice: Callable[[str], None] = _to_stderr) -> None:
+    def __init__(self, content: bytes, source: str, notice: Callable[[str], None] = notice) -> None:
         """Read the bytes of a `tokenizer.json`; `source` names them in messages."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, a fork after its first use prints a warning
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._source = source
         self._notice = notice
-        text = _as_we_use_it(content, source)
+        raw = _as_we_use_it(content, source)
+        text = json.dumps(raw)
         try:
             self._reference = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing more special
+            self.unknown = unknown_token(raw)
+            self._coverage = Coverage(raw) if may_leave_out(raw) else None
+        except BaseException as error:  # the library raises nothing more special; or it panics, which is no Exception
+            if not is_of_a_library(error):
+                raise
             raise _not_a_tokenizer(source, str(error)) from error
         self._reference.encode_special_tokens = True
-        self._decoder = json.dumps(json.loads(text).get("decoder"))
+        self._decoder = json.dumps(raw.get("decoder"))
         ids = self._reference.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
         self.end_of_document = self._find_end_of_document(ids)
@@ -93,8 +97,8 @@ class Tokenizer:
         self._fast = self._open_fast(text)
 
     @classmethod
-    def load(cls, path: Path, notice: Callable[[str], None] = _to_stderr) -> Tokenizer:
-        """Read a `tokenizer.json`; `notice` hears if the slow library must be used.
+    def load(cls, path: Path, notice: Callable[[str], None] = notice, source: str = "") -> Tokenizer:
+        """Read a `tokenizer.json`; `notice` hears if the slow library must be used, `source` names it if not its path.
 
         Raises:
             InputMissing: there is no such file.
@@ -106,7 +110,7 @@ class Tokenizer:
             raise InputMissing(f"{path}: no such tokenizer file", "name a tokenizer.json") from error
         except OSError as error:
             raise StorageFailure(f"{path}: cannot be read ({error.strerror})") from error
-        return cls(content, str(path), notice)
+        return cls(content, source or str(path), notice)
 
     @property
     def backend(self) -> str:
@@ -125,8 +129,12 @@ class Tokenizer:
         if self._fast is not None and backend != self.backend:
             self._fall_back("was given up by an earlier part of this work")
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Tokens]:
-        """Encode every text by itself; no token is added, and none is `end_of_document`."""
+    def encode_batch(self, texts: Sequence[str], names: Sequence[str] = ()) -> list[Tokens]:
+        """Encode every text by itself; no token is added, and none is `end_of_document`. `names` of texts, for errors.
+
+        Raises:
+            BadData: a text holds what the tokenizer does not know, and it has no unknown token.
+        """
         self.choose_backend(texts)
         if self._fast is not None:
             try:
@@ -134,7 +142,16 @@ class Tokenizer:
             except (ValueError, RuntimeError) as error:
                 # For this batch alone: a run that goes on after it must encode what follows as this one does.
                 self._announce(f"cannot encode a text ({error})")
-        return self._encode_reference(texts)
+        try:
+            return self._encode_reference(texts)
+        except BaseException as error:
+            if not is_of_a_library(error):
+                raise
+            raise self._cannot_encode(texts, names, error) from error
+
+    def bytes_left_out(self, texts: Sequence[str]) -> int:
+        """Bytes of texts that can be encoded for which there is no token, white space aside; see `left_out`."""
+        return 0 if self._coverage is None else sum(self._coverage.bytes_left_out(texts))
 
     def decode(self, ids: Sequence[int] | Tokens) -> str:
         """The text of token ids; for a byte-level tokenizer the exact inverse of encoding."""
@@ -176,13 +193,33 @@ class Tokenizer:
         encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
+    def _cannot_encode(self, texts: Sequence[str], names: Sequence[str], error: BaseException) -> BadData:
+        """What to say of the first text that cannot be encoded."""
+        number = next((i for i, text in enumerate(texts) if self._tried(text) is None), 0)
+        what = names[number] if names else repr(shortened(texts[number], 40))
+        reason = " ".join(str(error).split())
+        return BadData(
+            f"{self._source}: cannot encode {what} ({reason})",
+            "give a tokenizer that has all bytes or an unknown token, or none to train one",
+        )
+
+    def _tried(self, text: str) -> Tokens | None:
+        """The tokens of a text by the slow library; None if it cannot encode it."""
+        try:
+            return self._encode_reference([text])[0]
+        except BaseException as error:
+            if not is_of_a_library(error):
+                raise
+            return None
+
     def _find_end_of_document(self, ids: dict[str, int]) -> int:
         name = next((name for name in _END_OF_DOCUMENT_NAMES if name in ids), None)
         if name is None:
             return self.vocab_size
         # Some models (Unigram, WordLevel) hold the name as an ordinary piece too: then text could spell the token.
-        spelled = self._encode_reference([name, f" {name} ", f"a{name}b"])
-        return self.vocab_size if any(ids[name] in tokens for tokens in spelled) else ids[name]
+        spelled = [self._tried(text) for text in (name, f" {name} ", f"a{name}b")]
+        is_text = any(tokens is not None and ids[name] in tokens for tokens in spelled)
+        return self.vocab_size if is_text else ids[name]
 
     def _open_fast(self, text: str) -> Any:
         try:
@@ -210,7 +247,12 @@ class Tokenizer:
             return
         for first in range(0, len(sample), _CHECKED_AT_ONCE):
             piece = sample[first : first + _CHECKED_AT_ONCE]
-            for text, found, expected in zip(piece, fast[first:], self._encode_reference(piece), strict=False):
+            try:
+                answers = self._encode_reference(piece)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._fall_back(f"gives ids for a text that tokenizers cannot encode ({error})")
+                return
+            for text, found, expected in zip(piece, fast[first:], answers, strict=False):
                 if not np.array_equal(found, expected):
                     self._fall_back(f"gives other ids for {text[:40]!r}")
                     return
@@ -255,10 +297,10 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
     return tokenizer.to_str().encode()
 
 
-def _as_we_use_it(content: bytes, source: str) -> str:
-    """The tokenizer as JSON text, without what makes ids depend on anything but the text."""
+def _as_we_use_it(content: bytes, source: str) -> dict[str, Any]:
+    """The tokenizer as JSON, without what makes ids depend on anything but the text."""
     try:
-        raw = json.loads(content)
+        raw: dict[str, Any] = json.loads(content)
         raw["truncation"] = raw["padding"] = None  # documents are encoded whole
         if "dropout" in raw["model"]:
             raw["model"]["dropout"] = None  # else ids are drawn by chance
@@ -267,7 +309,7 @@ def _as_we_use_it(content: bytes, source: str) -> str:
             token["special"] = token["special"] or token["content"] in _END_OF_DOCUMENT_NAMES
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _not_a_tokenizer(source, f"{type(error).__name__}: {error}") from error
-    return json.dumps(raw)
+    return raw
 
 
 def _not_a_tokenizer(source: str, reason: str) -> BadData:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.counting.merge import appearing, merge_runs, num_rows, write_counts, write_run
 from scone_cli.counting.plan import CountingPlan, record_layout
@@ -280,7 +281,7 @@ def finish(
     clock = Clock(seconds)
     target = out / f"n={n}.parquet"
     if target.exists():
-        counts = pq.ParquetFile(target).read(["count"]).column(0)
+        counts = pq.ParquetFile(to_read(target)).read(["count"]).column(0)
         return int(np.sum(counts.to_numpy(), dtype=np.uint64)), seconds
     _room.cache_clear()
     if n == 1:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scone_cli.artifacts.opening import to_write
 from scone_cli.artifacts.schemas import counts_schema
 from scone_cli.progress import Clock
 
@@ -144,13 +145,15 @@ class _CountsWriter:
         self._beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         # Token ids hardly repeat as the dictionary encoding would like it; counts do.
         options = {"compression": "zstd", "use_dictionary": ["count", "docs"]}
-        self._writer = pq.ParquetWriter(self._beside, self._schema, **options)
+        self._file = to_write(self._beside)
+        self._writer = pq.ParquetWriter(self._file, self._schema, **options)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self._num_waiting:
             self._flush(self._num_waiting)
-        self._writer.close()
+        with self._file:
+            self._writer.close()
         if kind is None:
             self._beside.replace(self._path)
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from scone_cli.arrays import I64
 from scone_cli.artifacts.manifest import MADE_BY, Manifest, check_files
+from scone_cli.artifacts.opening import scan
 from scone_cli.corpus.spelling import Speller
 from scone_cli.counting.rarity import describe_tail, share_of
 from scone_cli.errors import InputMissing, SconeError
@@ -37,7 +38,7 @@ def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, 
     curves, lengths, examples = [], [], []
     for n, path in paths.items():
         progress("reading counts", n - 1, longest, "lengths")
-        ngrams = _scan(path)
+        ngrams = scan(path)
         size, occurrences = ngrams.select(pl.len(), pl.col("count").sum()).collect().row(0)
         curves.append(_curve(ngrams, n, size))
         lengths.append({"n": n, "ngrams": size, "occurrences": occurrences})
@@ -63,11 +64,6 @@ def _path(folder: Path, n: int) -> Path:
     return folder / f"n={n}.parquet"
 
 
-def _scan(path: Path) -> pl.LazyFrame:
-    """The n-grams of a file, whose hash has been checked: of flipped bits polars may panic."""
-    return pl.scan_parquet(path, glob=False)
-
-
 def _curve(ngrams: pl.LazyFrame, n: int, size: int) -> Row:
     ranks = curve_ranks(size)
     ranked = ngrams.select("count").with_row_index("rank", 1)
@@ -83,7 +79,7 @@ def _examples(ngrams: pl.LazyFrame, size: int, top: int) -> pl.DataFrame:
 
 def _occurrences_of_last_tokens(bigrams: Path, num_tokens: int) -> I64:
     """How often each token ends a counted bigram in the training text: there, and only there, something matches [T]."""
-    found = _scan(bigrams).group_by(pl.col("tokens").arr.last()).agg(pl.col("count").sum()).collect()
+    found = scan(bigrams).group_by(pl.col("tokens").arr.last()).agg(pl.col("count").sum()).collect()
     return _by_token(found["tokens"], found["count"], num_tokens)
 
 
@@ -121,7 +117,7 @@ def train_counts(counts: Path, manifest: Manifest) -> I64:
     if path.name not in manifest.files:
         raise InputMissing(f"there is no {path}, the counts of single tokens", f"run: {MADE_BY['counts']} --force")
     check_files(counts, replace(manifest, files={path.name: manifest.files[path.name]}), hashes=True)
-    found = _scan(path).select(pl.col("tokens").arr.first(), "count").collect()
+    found = scan(path).select(pl.col("tokens").arr.first(), "count").collect()
     return _by_token(found["tokens"], found["count"], manifest.summary["vocab_size"])
 
 

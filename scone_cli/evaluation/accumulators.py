@@ -34,6 +34,8 @@ class CorpusTally:
         folders: top folder of each document.
         digests: how often each document is there.
         seconds: that each arm took.
+        num_left_out: bytes for which there is no token, as far as the pieces tell it.
+        num_unknown: tokens that stand for what the vocabulary does not have.
         lengths: positions of each arm whose match has 0, 1, ... tokens [K + 1].
     """
 
@@ -45,6 +47,7 @@ class CorpusTally:
         self.folders: list[str] = []
         self.digests: Counter[bytes] = Counter()
         self.seconds: Counter[str] = Counter()
+        self.num_left_out = self.num_unknown = 0
         self.lengths = {arm.name: np.zeros(1 + arm.model.config.max_n) for arm in arms}
         self._arms, self._matched_by = arms, matched_by
         self._decades = decades_of(train_counts)
@@ -61,6 +64,7 @@ class CorpusTally:
         self._documents.append(document + len(self.folders))
         self.folders += map(top_folder, stream.names)
         self.digests.update(document_digests(stream))
+        self.num_left_out += stream.num_left_out
         self._keep("tokens", "", sizes)
         # What is known of documents alone is shared out by tokens: the sums are exact, and errors hardly move.
         share = sizes / np.maximum(1, np.diff(stream.starts))[document]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scone_cli.arrays import F64, I64
+from scone_cli.corpus.remarks import LEFT_OUT, UNKNOWN
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import end_of_document
 from scone_cli.corpus.tokenizer import Tokenizer
@@ -96,6 +97,8 @@ def evaluate_text(
         found = run_arms(arms, stream, reading.end_of_document, told)
         _check_losses(text.name, found)
         tally.add(stream, wording_of(stream, reading.spell.tokenizer), found)
+        if reading.spell.tokenizer and reading.spell.tokenizer.unknown is not None:
+            tally.num_unknown += int((stream.tokens == reading.spell.tokenizer.unknown).sum())
         if gains:
             gains.add(stream, found)
         if terms:
@@ -374,9 +377,9 @@ def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -
 
 
 def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) -> list[Row]:
-    """The corpora as they are described in `method`."""
+    """The corpora as they are described in `method`, with the shares of text and tokens that say nothing, unless they are 0."""
     known = documents_trained_on([tally.digests for tally in tallies], tokens)
-    rows = []
+    rows: list[Row] = []
     for text, tally, trained in zip(texts, tallies, known, strict=True):
         wording = Wording(*tally("wording").sum(0))
         rows.append(
@@ -387,4 +390,9 @@ def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) 
             | {"unspaced_share": wording.unspaced / wording.characters if wording.characters else None}
             | {"in_training_split": trained}
         )
+    for row, text, tally in zip(rows, texts, tallies, strict=True):
+        if share := text.left_out or tally.num_left_out / (row["bytes"] or 1):
+            row[LEFT_OUT] = share
+        if tally.num_unknown:
+            row[UNKNOWN] = tally.num_unknown / row["tokens"]
     return rows

@@ -17,10 +17,14 @@ from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.encode import encode_texts
 from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.held_out import HeldOut
+from scone_cli.corpus.remarks import LEFT_OUT
+from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.terms import UNSPACED
 from scone_cli.corpus.token_stream import TokenStream, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
+from scone_cli.progress import notice
 
 # Beyond either, words of a text are not told apart by blanks. English has some 5 characters a word and code 8, of which none are
 # of a script without blanks; Japanese manual pages, full of names of commands, have 9, and half of them are.
@@ -31,12 +35,16 @@ PIECE_TOKENS = 1 << 20  # of documents held out; of other text, what 4 MB of it 
 
 @dataclass(frozen=True)
 class Text:
-    """Documents under a name. `pieces` reads them: every piece with how much of `total` `unit` it is."""
+    """Documents under a name. `pieces` reads them: every piece with how much of `total` `unit` it is.
+
+    `left_out`: the share of their bytes for which there is no token, where it is known before they are read.
+    """
 
     name: str
     total: int
     unit: str
     pieces: Callable[[], Iterator[tuple[TokenStream, int]]]
+    left_out: float = 0.0
 
 
 def held_out_text(folder: Path, tokens: Manifest) -> Text:
@@ -49,23 +57,33 @@ def held_out_text(folder: Path, tokens: Manifest) -> Text:
     if not total:
         raise InputMissing(
             f"{folder}: no document is held out",
-            "name a corpus (scone eval CORPUS), or run: scone count-ngrams --held-out 0.01 CORPUS",
+            "name a corpus (scone eval CORPUS), or count again with a part of it held out: "
+            "scone count-ngrams --held-out 0.1 CORPUS",
         )
 
     def pieces() -> Iterator[tuple[TokenStream, int]]:
         for piece in _joined(stream for _, stream in iter_shards(folder, HELD_OUT)):
             yield piece, piece.tokens.size
 
-    return Text(HELD_OUT, total, "tokens", pieces)
+    return Text(HELD_OUT, total, "tokens", pieces, tokens.summary.get(LEFT_OUT, 0.0))
 
 
-def text_of_files(name: str, files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str) -> Text:
+def text_of_files(
+    name: str,
+    files: Sequence[SourceFile],
+    tokenizer: Tokenizer,
+    text_field: str,
+    document_separator: str | None = None,
+) -> Text:
     """The documents of some files; reading them may raise what `readers.read_documents` does."""
 
     def pieces() -> Iterator[tuple[TokenStream, int]]:
-        for batch in encode_texts(files, tokenizer, text_field, held_out=0.0):
+        separator = Separator.of(document_separator)
+        for batch in encode_texts(files, tokenizer, text_field, HeldOut(0.0), separator=separator):
             if batch.documents:
-                yield TokenStream.of(batch.documents), batch.num_read
+                yield TokenStream.of(batch.documents, batch.num_left_out), batch.num_read
+        if separator is not None and not separator.num_found:
+            notice(separator.found_nowhere(name))
 
     return Text(name, sum(file.bytes for file in files), "B", pieces)
 

@@ -18,15 +18,18 @@ import numpy.typing as npt
 import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from scone_cli.artifacts.manifest import json_of
+from scone_cli.artifacts.opening import load_weights
 from scone_cli.artifacts.publish import write_atomically
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.blocks import Block, RMSNorm, rotate
 from scone_cli.model.direct_rows import HashedRows, LearnedRows, sum_of
 from scone_cli.model.flops import swiglu_width
 from scone_cli.model.trie_attention import attend_to_ancestors
+from scone_cli.runtime.resources import memory_shortage
 from scone_cli.vocab.trie import FgramTrie, Trie
 
 
@@ -281,15 +284,18 @@ class SconeModel(nn.Module):
 
         Raises:
             DamagedArtifact: the files are not a model, or not one model.
+            NotEnoughMemory: it does not fit.
         """
         try:
-            values = dict(json.loads((folder / "config.json").read_bytes()))
+            values = dict(json_of((folder / "config.json").read_bytes()))
             values.setdefault("kind", "scone" if values.get("fgram_layers") else "plain")  # before there were kinds
             model = cls(ModelConfig(**values))
-            model.main.load_state_dict(load_file(folder / "main.safetensors"))
+            model.main.load_state_dict(load_weights(folder / "main.safetensors"))
             for name, part in model.parts_aside().items():
-                part.load_state_dict(load_file(folder / f"{name}.safetensors"))
+                part.load_state_dict(load_weights(folder / f"{name}.safetensors"))
         except (OSError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            if shortage := memory_shortage(error):
+                raise shortage from error
             first_line = (str(error).splitlines() or [""])[0]
             raise DamagedArtifact(f"{folder}: not a model ({first_line})", "run: scone train-fgram --force") from error
         return model

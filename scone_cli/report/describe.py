@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts.manifest import Manifest, check_files, read_manifest
+from scone_cli.artifacts.opening import DAMAGE, to_read
 from scone_cli.artifacts.verify import artifact_folders, check_neighbours
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
+from scone_cli.table.row_formats import FORMATS, decode
 from scone_cli.training.summary import read_config, read_tensors, training_record
 
 PORTRAYED = ("counts", "vocab")  # the artifacts whose n-grams are shown in figures
@@ -159,9 +159,9 @@ def _file(folder: Path, name: str, size: int) -> Row:
 def _read(path: Path, look: Callable[[pq.ParquetFile], Any]) -> Any:
     """Look into a Parquet file; flipped bits may show as any of pyarrow's errors."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(to_read(path)) as file:
             return look(file)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         raise DamagedArtifact(
             f"{path}: cannot be read as Parquet ({error})", f"see: scone verify {path.parent}"
         ) from error
@@ -204,19 +204,22 @@ def _more(values: Sized, shown: int) -> str:
 
 
 def _embeddings(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int) -> Iterator[Row]:
-    before = [pq.read_metadata(each).num_rows for each in sorted(path.parent.glob("rows-*.parquet")) if each < path]
-    for row, record in zip(itertools.count(sum(before)), _first(file, count)):
-        values = _numbers(record["embedding"], manifest.settings["dtype"])
+    name, dim = str(manifest.settings.get("dtype")), manifest.settings.get("dim")
+    found = file.schema.column(0).length
+    if name not in FORMATS or not isinstance(dim, int) or FORMATS[name].row_bytes(dim) != found:
+        raise DamagedArtifact(
+            f"{path}: rows of {found} bytes, the manifest says {dim} numbers in {name}",
+            f"see: scone verify {path.parent}",
+        )
+    before = [
+        pq.read_metadata(to_read(each)).num_rows for each in sorted(path.parent.glob("rows-*.parquet")) if each < path
+    ]
+    raw = np.array([list(record["embedding"]) for record in _first(file, count)], np.uint8).reshape(-1, found)
+    for number, row in enumerate(decode(raw, name, dim).float()):
         yield {
-            "id": row,
-            "width": len(values),
-            "norm": float(np.linalg.norm(values)),
-            "values": " ".join(f"{value:.4g}" for value in values[:SHOWN_VALUES]) + _more(values, SHOWN_VALUES),
+            "id": sum(before) + number,
+            "width": dim,
+            "norm": row.norm().item(),
+            "values": " ".join(f"{value or 0.0:.4g}" for value in row[:SHOWN_VALUES].tolist())
+            + _more(row, SHOWN_VALUES),
         }
-
-
-def _numbers(raw: bytes, dtype: str) -> npt.NDArray[np.float32]:
-    """The float32 values of a row; numpy has no bfloat16, which is the upper half of a float32."""
-    if dtype == "bfloat16":
-        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(raw, dtype).astype(np.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from scone_cli.corpus.remarks import flattery
 from scone_cli.evaluation.results import (
     BETTER,
     NOT_SHOWN,
@@ -312,6 +313,7 @@ def _notes(results: Results) -> list[str]:
                 f"{seen:,} of the {row['documents']:,} documents of {corpus} are in the training text too: on those a model only "
                 "remembers."
             )
+        notes += [f"On {corpus}, {text}." for text in flattery(row)]
         if told := no_words_told(row):
             notes.append(f"Perplexity a word of {corpus}: {told}.")
         if told := errors_told(clusters_of(results, row["corpus"])):

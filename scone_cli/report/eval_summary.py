@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from scone_cli.corpus.remarks import flattery
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE, clusters_of, errors_told
 from scone_cli.formatting import signed, term_text, value_text, with_error
 
@@ -57,6 +58,8 @@ def _read(results: Row, corpora: list[str]) -> Row:
         summary["perplexity a word"] = wordless
     if method["corpora"][0]["bytes"] is None:
         summary["bits a byte"] = "not known: no byte-level tokenizer says how much text the tokens stand for"
+    if flattered := [f"{row['corpus']}: {text}" for row in method["corpora"] for text in flattery(row)]:
+        summary["why_bits_per_byte_are_too_good"] = flattered
     learned = [row for row in method["corpora"] if row["in_training_split"]]
     if learned:
         summary["documents that the models have learned from"] = [

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from scone_cli.errors import SconeError, StorageFailure
+from scone_cli.errors import NotEnoughMemory, SconeError, StorageFailure
+from scone_cli.formatting import bytes_text
 from scone_cli.runtime import cgroups
 
 MIB = 1 << 20
@@ -64,19 +65,42 @@ def check_disk(folder: Path, needed: int, what: str = "counting") -> None:
         )
 
 
+_NO_MEMORY = re.compile(r"allocate memory|out of memory|bad_alloc|DefaultCPUAllocator|Allocation failed", re.IGNORECASE)
+_ASKED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]iB)", re.IGNORECASE)
+
+
+def memory_shortage(error: BaseException) -> NotEnoughMemory | None:
+    """What to say of an error by which an allocator, torch's for one, says that there is no memory; None if it is another."""
+    text = str(error)
+    is_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if not (
+        is_refused or isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text))
+    ):
+        return None
+    asked = _ASKED.search(text)
+    amount = "" if asked is None else bytes_text(int(asked[1])) if asked[1] else asked[2]
+    return NotEnoughMemory(
+        f"not enough memory{f': {amount} were asked for at once' if amount else ''}",
+        "make it smaller (a model: --dim, --layers, --batch, --learned-rows; a count: --memory, --workers), or free memory",
+    )
+
+
 # EFBIG arrives instead of a silent death because Python ignores SIGXFSZ.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def storage_failures(place: Path) -> Iterator[None]:
-    """Turn what the system says about files into `StorageFailure`; `place` is named where it does not name a file."""
+    """Turn what the system says about files into `StorageFailure`; `place` is named where it does not name a file.
+
+    Where there is no memory, it is `NotEnoughMemory`.
+    """
     try:
         yield
     except SconeError:
         raise
     except Exception as error:
-        failure = _storage_failure(error, place)
+        failure = memory_shortage(error) or _storage_failure(error, place)
         if failure is None:
             raise
         raise failure from error

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from scone_cli.artifacts.opening import to_read
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import MismatchedArtifacts
 from scone_cli.progress import Progress
@@ -96,7 +97,7 @@ def read_fgrams(path: Path, ids: Iterable[int], spell: Speller) -> dict[int, Row
     """What `vocab.parquet` says of some f-grams, by id; only the row groups that hold them are read, one at a time."""
     wanted = np.unique(np.fromiter(ids, np.int64))
     found, first = dict[int, Row](), 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(to_read(path)) as file:
         for group in range(file.num_row_groups):
             last = first + file.metadata.row_group(group).num_rows
             here = wanted[(wanted >= first) & (wanted < last)]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
-from scone_cli.artifacts.publish import SCRATCH, publish, published, staging_folder, unfinished_bytes, up_to_date
+from scone_cli.artifacts.publish import (
+    SCRATCH,
+    place_of,
+    publish,
+    published,
+    staging_folder,
+    unfinished_bytes,
+    up_to_date,
+)
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.errors import BadSetting
@@ -48,7 +57,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     """
     excluded = _check(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
-    from scone_cli.counting.plan import make_plan
+    from scone_cli.counting.plan import CountingPlan, make_plan
     from scone_cli.runtime.resources import check_disk, num_cores
     from scone_cli.runtime.worker_pool import Pool
 
@@ -56,14 +65,24 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     workers = config.workers or num_cores()
     target, limits = out / "counts", (config.max_n, config.min_count)
 
-    def check_room(needed: int) -> None:
-        check_disk(out, needed - unfinished_bytes(out / "tokens") - unfinished_bytes(target))
+    def check_room(plan: CountingPlan, num_tokens: int, with_tokens: bool) -> None:
+        """On every disk that is written to: `tokens/` and `counts/` may be links to several."""
+        needed, places = Counter[int](), dict[int, Path]()
+        for_counts = plan.disk(num_tokens, with_tokens=False)
+        for_tokens = plan.disk(num_tokens, with_tokens) - for_counts
+        for part, size in ((out / "tokens", for_tokens), (target, for_counts)):
+            place = place_of(part).parent
+            disk = place.stat().st_dev
+            places.setdefault(disk, place)
+            needed[disk] += size - unfinished_bytes(part)
+        for disk, place in places.items():
+            check_disk(place, needed[disk])
 
     def check_size(num_bytes: int) -> None:
         """Refuse at once what cannot be done; what is just too much is found when the tokens can be estimated."""
         least = make_plan(num_bytes // _MOST_BYTES, config.vocab_size, *limits, memory, workers, True)
         if not target.exists():  # what is there may be up to date, and need nothing
-            check_room(least.disk(num_bytes // _MOST_BYTES, with_tokens=True))
+            check_room(least, num_bytes // _MOST_BYTES, with_tokens=True)
 
     prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size)
     fresh = prepared.manifest is None
@@ -78,7 +97,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     staging = staging_folder(target, mark, lasting=False)
     disk = found.disk(prepared.num_tokens_bound, with_tokens=fresh)
     progress("plan", 0, 0, detail=found.described(prepared.num_tokens_bound, disk))
-    check_room(disk)
+    check_room(found, prepared.num_tokens_bound, with_tokens=fresh)
     with Pool(found.num_workers, [*KERNELS, *(["scone_cli.corpus.shards"] if fresh else [])]) as pool:
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found)
@@ -109,7 +128,7 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
         InputMissing, BadData, BadSetting: as `run` before it begins; standard input.
     """
     excluded = _check(config)
-    from scone_cli.corpus.prepare import look_ahead  # heavy: only when the stage runs
+    from scone_cli.corpus.look_ahead import look_ahead  # heavy: only when the stage runs
     from scone_cli.counting.plan import make_plan
     from scone_cli.runtime.resources import num_cores
 

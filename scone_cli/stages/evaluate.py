@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scone_cli import __version__
-from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint
+from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, json_of
 from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
-from scone_cli.errors import BadSetting, InputMissing, SconeError
+from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
+from scone_cli.errors import BadSetting, DamagedArtifact, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import LATENCIES, Condition, parse
 from scone_cli.progress import Progress
@@ -48,6 +49,7 @@ class Evaluate:
     """Settings of `eval`. The device moves the last bits of losses; what they were computed on is in no fingerprint."""
 
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
+    document_separator: str | None = setting(None, f"In the plain text of CORPUS: {SEPARATOR_HELP}")
     speed: bool = setting(True, "Also measure how fast the arms are, in half a minute.")
     ladder: bool = setting(False, "Also evaluate the first 1,000, 10,000, ... rows of the table: which size is enough.")
     device: str = setting(
@@ -171,6 +173,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     from scone_cli.evaluation.arms import check_rivals, opened  # heavy: only when the stage runs
 
     inputs.prices.check()
+    Separator.of(config.document_separator)  # it may be refused
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
@@ -194,7 +197,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
     """The files of every corpus, by its name; none of the held-out documents, which `held-out`, or no corpus, stands for."""
-    from scone_cli.corpus.files import find_files
+    from scone_cli.corpus.files import find_files, printable
 
     named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
     if named and "tokenizer.json" not in found.artifacts["tokens"].files:
@@ -203,7 +206,7 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
             "evaluate the held-out documents (no CORPUS), or run scone count-ngrams again with --tokenizer",
         )
     corpora = inputs.corpora or (Path(HELD_OUT),)
-    files = {path.resolve().name: find_files([path], progress) if path in named else [] for path in corpora}
+    files = {printable(path.resolve().name): find_files([path], progress) if path in named else [] for path in corpora}
     if len(files) < len(corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
     return files
@@ -252,8 +255,7 @@ def _measured_before(out: Path, measured: str) -> Row | None:
         return None
     if manifest.inputs.get("measured") != measured:
         return None
-    results: Row = json.loads((out / "results.json").read_bytes())
-    return results
+    return _read_results(out)
 
 
 def _check(condition: Condition, results: Row) -> Row:
@@ -299,7 +301,7 @@ def _texts(
     from scone_cli.evaluation.texts import held_out_text, text_of_files
 
     return [
-        text_of_files(name, corpus, tokenizer, config.text_field)
+        text_of_files(name, corpus, tokenizer, config.text_field, config.document_separator)
         if corpus and tokenizer
         else held_out_text(found.workspace / "tokens", found.artifacts["tokens"])
         for name, corpus in files.items()
@@ -355,9 +357,17 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _read_results(out: Path) -> Row:
+    try:
+        results = json_of((out / "results.json").read_bytes())
+        return dict(results)
+    except (ValueError, TypeError) as error:
+        raise DamagedArtifact(f"{out / 'results.json'}: not results ({error})", "run: scone eval --force") from error
+
+
 def _report(out: Path, conditions: list[Condition], up_to_date: bool) -> Report:
     """What was found, and which conditions to fail by hold; raises BadSetting where one cannot be told."""
-    results = json.loads((out / "results.json").read_bytes())
+    results = _read_results(out)
     held = [row for condition in conditions if (row := _check(condition, results))["holds"]]
     problem = "; ".join(
         f"--fail-if '{row['condition']}' holds: {row['left']:.6g} and {row['right']:.6g}" for row in held

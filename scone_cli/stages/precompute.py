@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, open_artifact, read_manifest
-from scone_cli.artifacts.publish import SCRATCH, publish, published, staging_folder, unfinished_bytes, up_to_date
+from scone_cli.artifacts.publish import (
+    SCRATCH,
+    place_of,
+    publish,
+    published,
+    staging_folder,
+    unfinished_bytes,
+    up_to_date,
+)
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
@@ -260,4 +268,6 @@ def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str, num_tokens: in
     from scone_cli.runtime.resources import check_disk  # see above
     from scone_cli.table.sizes import table_bytes
 
-    check_disk(out.parent, table_bytes(num_fgrams, dim, dtype, num_tokens) - unfinished_bytes(out), "the table")
+    check_disk(
+        place_of(out).parent, table_bytes(num_fgrams, dim, dtype, num_tokens) - unfinished_bytes(out), "the table"
+    )

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numba import types
 
 from scone_cli.arrays import I64
+from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.schemas import table_schema
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.table.row_formats import Raw
@@ -113,7 +114,7 @@ class RowFiles:
 
     def _start(self, path: Path) -> int:
         """Where the rows begin."""
-        column = pq.read_metadata(path).row_group(0).column(0)
+        column = pq.read_metadata(to_read(path)).row_group(0).column(0)
         return int(column.data_page_offset + column.total_compressed_size - column.num_values * self.row_bytes)
 
     def _frame(self, rows: int) -> tuple[bytes, bytes]:

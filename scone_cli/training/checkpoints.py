@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from scone_cli.artifacts.opening import load_weights, utf8_name
 from scone_cli.artifacts.publish import fsync
 
 
@@ -61,7 +62,7 @@ class Checkpoints:
         at = _position(path)
         assert at is not None
         parts: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in load_file(path).items():
+        for key, tensor in load_weights(path).items():
             part, within = key.split("/", 1)
             parts.setdefault(part, {})[within] = tensor
         return at, parts
@@ -82,7 +83,7 @@ class Checkpoints:
 def _position(path: Path) -> Position | None:
     """What a checkpoint's header says, or None if it is not whole."""
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_name(path) as name, safe_open(name, "pt") as file:
             said = file.metadata() or {}
         return Position(int(said["step"]), int(said["windows"]))
     except (SafetensorError, OSError, KeyError, ValueError):

@@ -6,12 +6,17 @@ which only the first steps tell (`loop`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from scone_cli.formatting import bytes_text, count_text, power_text
+from scone_cli.model.devices import micro_batch
 from scone_cli.model.flops import block_parameters, fgram_parameters, fgram_pass_flops, forward_flops, main_parameters
 from scone_cli.model.model import ModelConfig
+from scone_cli.runtime.torchrun import Launch
 from scone_cli.training.gradients import GRAPH_BYTES
 
 MIB = 1 << 20
@@ -60,6 +65,34 @@ class TrainingSize:
     num_fgrams: int
     matched: float
     on_gpu: bool
+
+    @classmethod
+    def of(
+        cls,
+        config: Any,
+        model: ModelConfig,
+        tokens: Mapping[str, Any],
+        num_fgrams: int,
+        matched: float,
+        device: torch.device,
+        launch: Launch,
+    ) -> TrainingSize:
+        """The size of a training with the settings `config` of the stage; `tokens` is the summary of `tokens/`."""
+        part = config.batch // launch.size
+        return cls(
+            model=model,
+            optimizer=config.optimizer,
+            batch=part,
+            micro_batch=config.micro_batch or micro_batch(device, part, config.context),
+            steps=config.steps,
+            ranks=launch.size,
+            processes=launch.local_size,
+            keep_checkpoints=config.keep_checkpoints,
+            text_tokens=tokens["tokens"] + tokens["documents"],
+            num_fgrams=num_fgrams,
+            matched=matched,
+            on_gpu=device.type == "cuda",
+        )
 
     # ---- parameters -------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Everything is in the model's folder: `config.json`, the headers of the weights, 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.arrays import F64
-from scone_cli.artifacts.manifest import MADE_BY
+from scone_cli.artifacts.manifest import MADE_BY, json_of
+from scone_cli.artifacts.opening import DAMAGE, to_read
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.flops import fgram_pass_flops, forward_flops
 from scone_cli.training.log import LAST_STEPS, last_loss
@@ -60,7 +60,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, path.stat().st_size)))
+            header = json_of(file.read(min(length, path.stat().st_size)))
         tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
         return {
             name: Tensor(tuple(map(int, tensor["shape"])), tensor["data_offsets"][1] - tensor["data_offsets"][0])
@@ -141,7 +141,7 @@ def read_config(folder: Path) -> Row:
         DamagedArtifact: it is not the configuration of a model.
     """
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = json_of((folder / "config.json").read_bytes())
         kind = "scone" if config["fgram_layers"] else "plain"
         config = {"kind": kind, "combine": "replace", "learned_rows": 0, "hashed_rows": 0, **config}
         missing = {"vocab_size", "dim", "layers", "heads", "max_n", "tied_head", "context"} - config.keys()
@@ -199,14 +199,15 @@ def _read_log(path: Path) -> Log:
     The held-out loss is NaN where nobody looked at it.
     """
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(to_read(path))
+        names = table.column_names
+    except DAMAGE as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
+    missing = [name for name in _COLUMNS if name not in names]
     if missing or not table.num_rows:
         raise _damaged(path, f"there is no {', '.join(missing) or 'step in it'}")
     log = {name: table[name].to_numpy().astype(np.float64) for name in _COLUMNS}
-    known = "fgrams" in table.column_names  # as if all had been asked for, where the log is older than the question
+    known = "fgrams" in names  # as if all had been asked for, where the log is older than the question
     log["fgrams"] = table["fgrams"].to_numpy().astype(np.float64) if known else log["trie_nodes"]
     log["step_tokens"], log["step_seconds"] = (np.diff(log[name], prepend=0.0) for name in ("tokens", "seconds"))
     if "tokens_per_second" in table.column_names:  # later logs say how long a step took without looks at held-out text

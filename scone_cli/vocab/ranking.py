@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from scone_cli.arrays import I64, U8, U32, U64
+from scone_cli.artifacts.opening import scan, to_read
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.vocab.index import NONE
@@ -178,7 +179,7 @@ def read_counts(
         BadSetting: more of them than there are ids.
         DamagedArtifact: an n-gram whose prefix or suffix was not counted.
     """
-    room = sum(pq.read_metadata(folder / f"n={n}.parquet").num_rows for n in range(2, max_n + 1))
+    room = sum(pq.read_metadata(to_read(folder / f"n={n}.parquet")).num_rows for n in range(2, max_n + 1))
     counts = np.empty(room, np.uint64)  # of what is left out at the end, nothing is ever touched, nor in memory
     docs, last_tokens, prefixes = (np.empty(room, np.uint32) for _ in range(3))
     suffixes = np.empty(room if with_suffixes else 0, np.uint32)
@@ -216,7 +217,7 @@ def read_counts(
 
 def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> pl.DataFrame:
     """The n-grams of one length that occur often enough and in enough documents."""
-    ngrams = pl.scan_parquet(folder / f"n={n}.parquet", glob=False)
+    ngrams = scan(folder / f"n={n}.parquet")
     return ngrams.filter(pl.col("count") >= min_count, pl.col("docs") >= min_docs).collect()
 
 

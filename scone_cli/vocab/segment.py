@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from scone_cli.errors import MismatchedArtifacts
 from scone_cli.vocab.index import NONE
 from scone_cli.vocab.summary import summarise_matches
 from scone_cli.vocab.vocabulary import Vocabulary
-
-_SURROGATES = re.compile("[\ud800-\udfff]")  # Python's stand-in for bytes of an argument that are no UTF-8
 
 Row = dict[str, Any]
 
@@ -35,7 +32,6 @@ def cut(folder: Path, manifest: Manifest, text: str) -> Row:
             "leave vocab/ beside the tokens/ it was made from",
         )
     check_files(folder, manifest, hashes=True)
-    text, replaced = _SURROGATES.subn("\ufffd", text)
     tokens = spell.tokenizer.encode_batch([text])[0]
     vocabulary = Vocabulary.read(folder, manifest.settings["num_tokens"], manifest.settings["max_n"])
     ids, lengths = vocabulary.trie.index().match(tokens)
@@ -54,10 +50,7 @@ def cut(folder: Path, manifest: Manifest, text: str) -> Row:
         | {"text": spell(token_list[first : last + 1])}
         for first, last in _segments(length_list)
     ]
-    return {"text": text, "replaced": replaced, **summarise_matches(lengths)} | {
-        "segments": segments,
-        "positions": positions,
-    }
+    return {"text": text, **summarise_matches(lengths), "segments": segments, "positions": positions}
 
 
 def _segments(lengths: list[int]) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ import polars as pl
 
 from scone_cli.arrays import I64, U8
 from scone_cli.artifacts.manifest import MADE_BY, Manifest, check_files, open_artifact, read_manifest
+from scone_cli.artifacts.opening import scan
 from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import TokenStream, read_tokens
@@ -103,7 +104,7 @@ def _ladder(folder: Path) -> list[Row]:
         raise InputMissing(
             f"there is no {path}: an earlier version made the vocabulary", f"run: {MADE_BY['vocab']} --force"
         )
-    return pl.read_parquet(path, glob=False).to_dicts()
+    return scan(path).collect().to_dicts()
 
 
 def _tail(

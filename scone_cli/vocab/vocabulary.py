@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from scone_cli.arrays import U8, U32, U64
 from scone_cli.artifacts.manifest import Manifest, open_artifact
+from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import VOCAB
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
@@ -87,7 +88,7 @@ class Vocabulary:
         Raises:
             DamagedArtifact: it is not closed under prefixes, or its ids are not its row numbers.
         """
-        table = pq.read_table(folder / "vocab.parquet", schema=VOCAB).combine_chunks()
+        table = pq.read_table(to_read(folder / "vocab.parquet"), schema=VOCAB).combine_chunks()
         n = table.column("n").to_numpy()
         lists = table.column("tokens").chunk(0) if table.num_rows else pa.array([], VOCAB.field("tokens").type)
         flat, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
@@ -152,7 +153,7 @@ def num_frequent(path: Path, least: float) -> int:
         DamagedArtifact: it is not the file of a vocabulary.
     """
     try:
-        counts = pq.read_table(path, columns=["count"])["count"].to_numpy()
+        counts = pq.read_table(to_read(path), columns=["count"])["count"].to_numpy()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DamagedArtifact(f"{path}: cannot be read as a vocabulary ({error})", _REMAKE) from error
     return int(np.count_nonzero(counts >= least))

@@ -24,6 +24,7 @@ from scone_cli.artifacts.publish import (
     USED_UP,
     publish,
     staging_folder,
+    unfinished_bytes,
     up_to_date,
     workspace_lock,
     write_atomically,
@@ -215,6 +216,57 @@ def test_what_scone_did_not_write_is_not_replaced(tmp_path):
         staging_folder(mine, "a" * 64)
     with refusal(ForeignArtifact, str(mine / "thesis.txt")):
         staging_folder(mine / "thesis.txt", "a" * 64)
+
+
+# ---- behind a link -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def behind(vocab, tmp_path):
+    """Where the artifact lies, which `vocab` links to: under another name, as on another disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    vocab.rename(disk / "large")
+    vocab.symlink_to("../disk/large")
+    return disk / "large"
+
+
+def test_an_artifact_behind_a_link_is_replaced_where_it_is(vocab, behind):
+    staging = staging_folder(vocab, "b" * 64)
+    assert staging.parent == behind.parent, "on the disk that has room for it"
+    assert unfinished_bytes(vocab) == 0
+    (staging / "data.txt").write_text("second")
+    assert unfinished_bytes(vocab) == 6
+    publish(staging, vocab, manifest_of("b" * 64))
+    assert vocab.is_symlink()
+    assert open_artifact(behind, "vocab").fingerprint == "b" * 64
+    assert hidden(vocab.parent) == hidden(behind.parent) == []
+
+
+def test_what_a_crash_left_behind_a_link_is_used_or_removed(vocab, behind):
+    staging = staging_folder(vocab, "b" * 64)
+    (staging / "data.txt").write_text("half")
+    assert (staging_folder(vocab, "b" * 64) / "data.txt").read_text() == "half"
+    assert not (staging_folder(vocab, "c" * 64) / "data.txt").exists()
+    assert hidden(behind.parent) == [f".large.partial-{'c' * 16}"]
+    (behind.parent / f".large.partial-{'a' * 16}").mkdir()
+    assert up_to_date(vocab, "vocab", "a" * 64)
+    assert hidden(behind.parent) == [f".large.partial-{'c' * 16}"]
+
+
+def test_a_link_to_a_folder_that_is_not_there_yet_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "vocab").symlink_to(tmp_path / "disk" / "new")
+    make(tmp_path / "vocab")
+    assert open_artifact(tmp_path / "disk" / "new", "vocab") == open_artifact(tmp_path / "vocab", "vocab")
+
+
+@pytest.mark.parametrize("to", ["unmounted/vocab", "vocab"])
+def test_a_link_to_nowhere_is_refused(tmp_path, to):
+    (tmp_path / "vocab").symlink_to(tmp_path / to)
+    with refusal(StorageFailure, str(tmp_path / "vocab"), str(tmp_path / to)):
+        staging_folder(tmp_path / "vocab", "a" * 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["vocab"]
 
 
 # ---- the skip rule -----------------------------------------------------------------------------------------------

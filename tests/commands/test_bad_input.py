@@ -170,6 +170,35 @@ def test_one_flipped_bit_in_any_file_is_found(refused, small, work, stage, artif
             refused(65, (path.name, "SHA-256"), *arguments(stage, small))
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(
+            ("select-vocab", "--size", "500"),
+            ("train-fgram", *TRAIN, "--seed", "1"),
+            ("eval", "--ladder"),
+            ("lookup", "abc"),
+        ),
+        *(
+            ("generate", "--prompt", "abc"),
+            ("generate", "--prompt", "abc", "--live"),
+            ("inspect", "vocab", "--text", "abc"),
+        ),
+    ],
+    ids=str,
+)
+def test_a_tokenizer_in_which_two_ids_changed_places_is_not_used(refused, work, args):
+    path = work / "tokens" / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    vocab = raw["model"]["vocab"]
+    one, other = (next(word for word, i in vocab.items() if i == id_) for id_ in (100, 101))
+    vocab[one], vocab[other] = vocab[other], vocab[one]
+    size, spoilt = path.stat().st_size, json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
+    path.write_text(spoilt + " " * (size - len(spoilt.encode())))
+    assert path.stat().st_size == size
+    refused(65, ("tokenizer",), *(work / arg if arg == "vocab" else arg for arg in args))
+
+
 @pytest.mark.parametrize("harm", ["half-written", "foreign kind", "foreign manifest", "newer"])
 @pytest.mark.parametrize(
     ("stage", "artifact"), [(stage, artifact) for stage, artifacts in WRITES.items() for artifact in artifacts]

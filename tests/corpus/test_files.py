@@ -126,3 +126,86 @@ def test_standard_input_beside_files_once_and_not_empty(tmp_path, monkeypatch):
         piped(b"", tmp_path, monkeypatch)
     with refusal(InputMissing, "file"):
         find_files([Path("-")])
+
+
+# ---- reached twice, deep, and with awkward names -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("corpus", "corpus/law/notes.txt"),
+        ("corpus/law/notes.txt", "corpus"),
+        ("corpus", "corpus"),
+        ("corpus", "corpus/../corpus"),
+        ("corpus/*", "corpus/**/*.txt"),
+        ("corpus", "linked"),
+        ("corpus", "link.txt"),
+        ("corpus", "hard.txt"),
+    ],
+)
+def test_a_file_reached_twice_is_counted_once_and_that_is_said(corpus, monkeypatch, capsys, given):
+    monkeypatch.chdir(corpus.parent)
+    Path("linked").symlink_to("corpus/law")
+    Path("link.txt").symlink_to("corpus/law/notes.txt")
+    Path("hard.txt").hardlink_to("corpus/law/notes.txt")
+    found = find_files([Path(path) for path in given])
+    assert len({file.sha256 for file in found}) == len(found) == 4
+    assert "notes.txt" in capsys.readouterr().err or given[0] == given[1] or ".." in given[1]
+    assert [file.name for file in find_files([Path(path) for path in given[::-1]])] == [file.name for file in found]
+
+
+def test_reaching_twice_is_said_in_one_line(corpus, capsys):
+    find_files([corpus])
+    find_files([corpus / "**" / "*"])  # a folder that matches, and its files that do
+    assert capsys.readouterr().err == ""
+    find_files([corpus, corpus])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_folders_of_any_depth(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = Path.cwd()
+    try:
+        for _ in range(1100):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("a.txt").write_text("deep")
+        os.chdir(here)
+        for corpus in (Path(), Path("**/a.*")):
+            (file,) = find_files([corpus])
+            assert [document.text for document in read_documents(file)] == ["deep"]
+    finally:  # what removes `tmp_path` calls itself for every folder
+        os.chdir(here)
+        for _ in range(1100):
+            os.chdir("d")
+        Path("a.txt").unlink(missing_ok=True)
+        for _ in range(1100):
+            os.chdir("..")
+            Path("d").rmdir()
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b.txt", "a\nb.txt", "esc\x1b[31m.txt", "a\u202eb.txt", "C:\\a.txt", " .txt", "-.txt"]
+)
+def test_awkward_names_are_read_and_shown_escaped(tmp_path, name):
+    (tmp_path / name).write_text("text")
+    for corpus in (tmp_path, tmp_path / name, tmp_path / "*"):
+        (file,) = find_files([corpus])
+        assert [document.text for document in read_documents(file)] == ["text"]
+        assert file.name.isprintable()
+
+
+def test_names_that_are_no_utf8_are_told_apart(tmp_path):
+    try:
+        for byte in (b"\xe8", b"\xe9"):
+            (tmp_path / os.fsdecode(b"caf" + byte)).write_bytes(byte)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert names(tmp_path) == [r"caf\xe8", r"caf\xe9"]
+
+
+def test_a_pattern_that_matches_a_link_to_nothing(corpus):
+    (corpus / "law" / "gone.txt").symlink_to("nowhere")
+    with refusal(InputMissing, "gone.txt", "nowhere"):
+        find_files([corpus / "*" / "*.txt"])

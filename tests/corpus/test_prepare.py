@@ -12,7 +12,7 @@ from messages import names, refusal
 
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.prepare import SKIPPED, PreparedTokens, TokenSettings, prepare_tokens
-from scone_cli.corpus.token_stream import read_tokens
+from scone_cli.corpus.token_stream import read_tokens, split_of
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
 from scone_cli.progress import silent
@@ -141,9 +141,9 @@ def test_nothing_but_bad_documents(tmp_path, work):
 
 @pytest.mark.parametrize(("held_out", "expected"), [(0.0, "text"), (0.999999, "held out")])
 def test_nothing_to_train_on(tmp_path, work, held_out, expected):
-    (tmp_path / "a.txt").write_text("" if held_out == 0 else "hello")
+    path = lines(tmp_path / "a.jsonl", [] if held_out == 0 else TEXTS)
     with refusal(InputMissing, "document", expected):
-        make(tmp_path / "a.txt", work, held_out=held_out)
+        make(path, work, held_out=held_out)
 
 
 @pytest.mark.parametrize("text", ["one\r\ntwo\r\n", "nul \0 in\0side", "\r\n", "\ufeffmark"])
@@ -166,6 +166,65 @@ def test_the_backend_is_chosen_once_and_kept(tmp_path, work, monkeypatch, capsys
     assert documents(work) == sorted(tokens.tolist() for tokens in TOKENIZER._encode_reference(TEXTS))
     assert compared == [TEXTS]
     assert capsys.readouterr().err.count("fastokens") == (not parity)
+
+
+# ---- many documents in one text, and what is held out of few -----------------------------------------------------
+
+
+def test_a_text_of_many_documents(tmp_path, work, capsys):
+    (tmp_path / "a.txt").write_text("\n-----\n".join(TEXTS))
+    own = {"tokenizer": tmp_path / "tokenizer.json"}
+    summary = make(tmp_path / "a.txt", work, **own, document_separator="-----")
+    assert (summary["files"], summary["documents"]) == (1, 60)
+    assert 0 < summary["held_out_documents"] < 60
+    assert documents(work) == sorted(
+        tokens.tolist() for tokens in TOKENIZER.encode_batch([f"{t}\n" for t in TEXTS[:-1]] + TEXTS[-1:])
+    )
+    assert "document-separator" not in capsys.readouterr().err
+    assert prepare(tmp_path / "a.txt", work, **own, document_separator="====").manifest is None  # made with another
+
+
+def test_a_trained_tokenizer_sees_no_document_that_is_held_out(tmp_path, work):
+    (tmp_path / "a.txt").write_text("\n-----\n".join(TEXTS))
+    summary = make(tmp_path / "a.txt", work, document_separator="-----")
+    assert summary["tokenizer_documents"] == 60 - summary["held_out_documents"]
+
+
+def test_a_separator_that_occurs_nowhere_is_told(tmp_path, work, capsys):
+    (tmp_path / "a.txt").write_text(" = Title = \n text\n" * 50)
+    make(tmp_path / "a.txt", work, document_separator="^ == [^=]")
+    assert names(capsys.readouterr().err, "--document-separator", "^ == [^=]")
+    with refusal(BadSetting, "--document-separator", "^("):
+        prepare(tmp_path / "a.txt", work, document_separator="^(")
+
+
+@pytest.mark.parametrize("kind", ["text", "ids"])
+def test_the_end_of_a_single_document_is_held_out(tmp_path, work, capsys, kind):
+    if kind == "text":
+        (tmp_path / "a.txt").write_text("".join(TEXTS))
+        summary = make(tmp_path / "a.txt", work, held_out=0.1)
+    else:
+        summary = make(flat(tmp_path / "a.bin", texts=["".join(TEXTS)]), work, held_out=0.1, separator=END)
+    assert (summary["documents"], summary["held_out_documents"]) == (2, 1)
+    assert 0.05 < summary["held_out_tokens"] / summary["tokens"] < 0.15
+    err = capsys.readouterr().err
+    assert names(err, "held out", "only document")
+    assert ("--document-separator" in err) == (kind == "text")
+
+
+@pytest.mark.parametrize("kind", ["text", "ids"])
+def test_one_of_few_documents_is_held_out(tmp_path, work, capsys, kind):
+    few = [text for text in TEXTS if split_of(text, 0.001) == TRAIN][:5]
+    corpus = lines(tmp_path / "a.jsonl", few) if kind == "text" else flat(tmp_path / "a.bin", texts=few)
+    own = {} if kind == "text" else {"separator": END}
+    summary = make(corpus, work, held_out=0.001, **own)
+    assert (summary["documents"], summary["held_out_documents"]) == (5, 1)
+    assert names(capsys.readouterr().err, "1 of 5", "--held-out 0.1")
+
+
+def test_nothing_is_said_where_enough_is_held_out(tmp_path, work, capsys):
+    make(lines(tmp_path / "a.jsonl", [f"{number} {text}" for text in TEXTS for number in range(3)]), work, held_out=0.3)
+    assert capsys.readouterr().err == ""
 
 
 # ---- standard input ----------------------------------------------------------------------------------------------

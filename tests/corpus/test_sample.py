@@ -9,6 +9,7 @@ from messages import refusal
 from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus import sample as sampling
 from scone_cli.corpus.files import find_files
+from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import read_documents
 from scone_cli.corpus.sample import draw_texts, look_at
 from scone_cli.corpus.token_stream import split_of
@@ -31,7 +32,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def drawn(folder: Path, held_out: float = 0.0) -> tuple[list[str], int]:
-    texts, size = draw_texts(find_files([folder]), "text", held_out, silent, None)
+    texts, size = draw_texts(find_files([folder]), "text", HeldOut(held_out), silent, None)
     return sorted(texts), size
 
 
@@ -76,9 +77,9 @@ def test_bad_documents_stop_it_or_are_left_out(source):
     (source / "bad.jsonl").write_text('{"text": 1}\n')
     files = find_files([source])
     with refusal(BadData, "bad.jsonl", "line 1"):
-        draw_texts(files, "text", 0.0, silent, None)
+        draw_texts(files, "text", HeldOut(0.0), silent, None)
     bad = []
-    assert draw_texts(files, "text", 0.0, silent, bad.append)[1] == SIZE
+    assert draw_texts(files, "text", HeldOut(0.0), silent, bad.append)[1] == SIZE
     assert [error.name for error in bad] == ["bad.jsonl:1"]
 
 

@@ -16,6 +16,7 @@ from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.corpus import encode as encoding
 from scone_cli.corpus import shards
 from scone_cli.corpus.files import find_files
+from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.shards import Shards, ShardStats, tasks_of, totals, write_shards
 from scone_cli.corpus.token_stream import TokenStream, iter_shards, read_tokens, split_of
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
@@ -57,7 +58,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def job(staging: Path, held_out: float = 0.2, skip_bad: bool = False, backend: str = "fastokens") -> Shards:
     (staging / "work").mkdir(parents=True, exist_ok=True)
     (staging / "tokenizer.json").write_bytes(CONTENT)
-    return Shards(staging, TOKENIZER.sha256, backend, "text", held_out, skip_bad, None, TOKENIZER.vocab_size - 1)
+    return Shards(
+        staging, TOKENIZER.sha256, backend, "text", HeldOut(held_out), skip_bad, None, TOKENIZER.vocab_size - 1
+    )
 
 
 def write(source: Path, staging: Path, held_out: float = 0.2, progress=silent, then=None) -> ShardStats:
@@ -183,7 +186,9 @@ def test_finished_tasks_are_not_done_again(source, tmp_path, monkeypatch):
     (out / "work" / "task-00002.json").unlink()
     encoded: list[str] = []
     encode = Tokenizer.encode_batch
-    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, texts: encoded.extend(texts) or encode(self, texts))
+    monkeypatch.setattr(
+        Tokenizer, "encode_batch", lambda self, texts, *n: encoded.extend(texts) or encode(self, texts, *n)
+    )
     assert write(source, out) == expected
     assert 0 < len(encoded) < 123 / 2
 
@@ -213,7 +218,7 @@ def test_the_backend_of_the_run_encodes(source, tmp_path, monkeypatch, backend):
     monkeypatch.setattr(Tokenizer, "_compare", lambda *_: pytest.fail("compared"))
     used: list[str] = []
     encode = Tokenizer.encode_batch
-    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, t: used.append(self.backend) or encode(self, t))
+    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, *t: used.append(self.backend) or encode(self, *t))
     with Pool(1) as pool:
         _, notices = write_shards(job(tmp_path / "out", backend=backend), tasks_of(find_files([source])), pool, silent)
     assert set(used) == {backend}

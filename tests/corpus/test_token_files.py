@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from messages import refusal
 
 from scone_cli.corpus import token_documents
-from scone_cli.corpus.files import find_files
+from scone_cli.corpus.files import SourceFile, find_files
+from scone_cli.corpus.formats import TOKENS
 from scone_cli.corpus.token_documents import LARGEST_ID, largest_id, read_token_documents
 from scone_cli.corpus.token_files import TokenFile, recognise
 from scone_cli.errors import BadData
@@ -95,6 +96,18 @@ def test_llm_c(tmp_path, magic, dtype):
     path.write_bytes(llmc(IDS, magic, dtype)[:-4])
     with refusal(BadData, "header"):
         opened(path)
+    path.write_bytes(llmc(IDS[1:], magic, dtype))  # an odd number: the file is no multiple of four bytes
+    assert documents(opened(path)) == {"0": [1, 2, 3], "4": [4], "7": [5, 6]}
+    path.write_bytes(llmc(IDS, magic, dtype) + b"\0\0")
+    with refusal(BadData, "a.bin", "header") as caught:
+        opened(path)
+    assert "--token-dtype" not in caught.value.hint, "the header knows better"
+    path.write_bytes(llmc(IDS, magic, dtype)[:100])
+    with refusal(BadData, "a.bin", 100, 1024):
+        opened(path)
+    path.write_bytes(llmc(IDS, magic, dtype)[:4] + b"\2\0\0\0" + llmc(IDS, magic, dtype)[8:])
+    with refusal(BadData, "version 2"):
+        opened(path)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -154,7 +167,50 @@ def test_bad_megatron_index(tmp_path):
         find_files([tmp_path])
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.uint16()), pa.large_list(pa.int64()), pa.list_(pa.int32(), 5)])
+def test_a_megatron_index_whose_documents_are_not_all_sequences(tmp_path):
+    sequences = [[1, 2], [3, 4], [5, 6], [7, 8]]
+    for starts, facts in (
+        ([0, 1, 2], ("sequence 0", "2", "4")),
+        ([1, 2, 4], ("sequence 1", "4")),
+        ([0, 2, 5], ("sequence 0", "5", "4")),
+    ):
+        with refusal(BadData, "a.idx", *facts):
+            opened(megatron(tmp_path, sequences, starts))
+    for starts, facts in (([0, 7, 4], ("document 1", "sequence 7")), ([0, -1, 4], ("document 1", "sequence -1"))):
+        with refusal(BadData, "a.idx", *facts):
+            documents(opened(megatron(tmp_path, sequences, starts)))
+    with refusal(BadData, "a.idx", "document 1", "6", "2"):
+        documents(opened(megatron(tmp_path, sequences, [0, 3, 1, 4])))
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("<u2", 8), ("<i4", 4)])
+def test_megatron_beyond_two_and_four_billion_tokens(tmp_path, dtype, code):
+    """Their lengths are int32, and so are sums of them where they are not taken care of; the files are sparse."""
+    lengths, width = [1 << 30] * 4 + [3, 1 << 28, 2], np.dtype(dtype).itemsize
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    path = megatron(tmp_path, [[]] * len(lengths), list(range(len(lengths) + 1)), code, dtype)
+    head = (tmp_path / "a.idx").read_bytes()[:34]
+    tail = np.arange(len(lengths) + 1, dtype="<i8").tobytes()
+    (tmp_path / "a.idx").write_bytes(head + np.array(lengths, "<i4").tobytes() + (starts[:-1] * width).tobytes() + tail)
+    with path.open("r+b") as file:
+        file.truncate(int(starts[-1]) * width)
+        for at, ids in ((starts[4], [5, 6, 7]), (starts[6], [8, 9])):
+            file.seek(int(at) * width)
+            file.write(np.array(ids, dtype).tobytes())
+    found = path.stat()
+    source = SourceFile(
+        str(path), "a.bin", found.st_size, "", found.st_mtime_ns, TOKENS, "", index=str(tmp_path / "a.idx")
+    )
+    file = recognise(source, "text", None, False)
+    assert file.num_tokens == sum(lengths) > 1 << 32
+    read = documents(file, 1 << 32, (1 << 32) + 1, None)
+    assert read == {str(1 << 32): [5, 6, 7]}
+    assert documents(file, int(starts[5]) + 1, None, None) == {str(starts[6]): [8, 9]}
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.uint16()), pa.large_list(pa.int64()), pa.list_(pa.int32(), 5), pa.list_view(pa.int32())]
+)
 @pytest.mark.parametrize("column", ["tokens", "input_ids", "ids"])
 def test_parquet(tmp_path, kind, column):
     rows = [[1, 2, 3, 4, 5], [6, END, 7, END, END], [8, 8, 8, 8, 8]]
@@ -172,6 +228,43 @@ def test_parquet_of_text_is_no_token_file(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "tokens": pa.array([[1]])}), tmp_path / "a.parquet")
     (file,) = find_files([tmp_path])
     assert recognise(file, "text", None, False) is None
+
+
+def test_parquet_with_columns_that_hold_no_token_ids(tmp_path):
+    for kind, values in (
+        (pa.list_(pa.float64()), [[1.0]]),
+        (pa.list_(pa.list_(pa.int32())), [[[1]]]),
+        (pa.int32(), [1]),
+    ):
+        pq.write_table(pa.table({"tokens": pa.array(values, kind)}), tmp_path / "a.parquet")
+        with refusal(BadData, "a.parquet", "'text'", "'tokens'", "whole numbers", hint=("--text-field",)):
+            opened(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["text", "tokens"])
+def test_parquet_with_several_columns_of_one_name(tmp_path, name):
+    pq.write_table(pa.Table.from_arrays([pa.array([[1]])] * 2, names=[name] * 2), tmp_path / "a.parquet")
+    with refusal(BadData, "a.parquet", "2 columns", name):
+        opened(tmp_path / "a.parquet")
+    pq.write_table(pa.Table.from_arrays([pa.array([[1]])] * 3, names=["x", "x", "tokens"]), tmp_path / "a.parquet")
+    assert documents(opened(tmp_path / "a.parquet")) == {"0": [1]}
+
+
+def test_parquet_with_a_dot_in_a_column_name(tmp_path):
+    pq.write_table(pa.table({"a.b": pa.array([[1, 2]])}), tmp_path / "a.parquet")
+    file = opened(tmp_path / "a.parquet", text_field="a.b")
+    assert (file.num_tokens, documents(file)) == (2, {"0": [1, 2]})
+
+
+@pytest.mark.parametrize(("separator", "expected"), [(END, 4), (7, 0)])
+def test_separators_are_counted(tmp_path, separator, expected):
+    (tmp_path / "a.bin").write_bytes(np.array(IDS, np.uint16).tobytes())
+    met = []
+    documents(opened(tmp_path / "a.bin", "uint16"), separator=separator, on_separator=lambda: met.append(1))
+    assert len(met) == expected
+    pq.write_table(pa.table({"tokens": pa.array([IDS])}), tmp_path / "a.parquet")
+    documents(opened(tmp_path / "a.parquet"), separator=separator, on_separator=lambda: met.append(1))
+    assert len(met) == 2 * expected
 
 
 def test_parquet_rows_that_are_null_or_empty(tmp_path):

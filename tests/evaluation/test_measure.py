@@ -41,6 +41,8 @@ CORPORA = {"text": [0, 1, 2, 3, 4, 5, 6], "text/.": [3], "text/code": [0, 1, 5],
 class Words:
     """Stands for a tokenizer: even tokens are white space, odd ones letters."""
 
+    unknown = None
+
     def decode(self, ids):
         return "".join("a "[int(i) % 2 == 0] for i in ids)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from messages import error_of, names
 
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.publish import publish, staging_folder, write_parquet
 from scone_cli.artifacts.schemas import TOKENS, VOCAB, counts_schema, table_schema
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
+from scone_cli.table.row_formats import FORMATS, encode
 
 TEXT = "the cat sat on the mat \x1b[31m\n" * 20
 
@@ -45,7 +47,7 @@ def workspace():
     put("vocab", "vocab-1", {"vocab.parquet": (VOCAB, fgrams)}, sha, inputs={"counts": "counts-1"})
     rows = [{"embedding": np.array([3 * i, 4 * i, 0, 0], np.float16).tobytes()} for i in range(3)]
     files = {"rows-0.parquet": (table_schema(8), rows[:2]), "rows-1.parquet": (table_schema(8), rows[2:])}
-    put("table", "table-1", files, sha, inputs={"vocab": "vocab-1"}, settings={"dtype": "float16"})
+    put("table", "table-1", files, sha, inputs={"vocab": "vocab-1"}, settings={"dtype": "float16", "dim": 4})
     return Path("scone-work")
 
 
@@ -73,12 +75,24 @@ def test_inspect_shows_one_file_and_the_rows_of_a_table(scone, workspace):
     assert [row["norm"] for row in by_manifest["first_rows"]] == [0.0, 5.0]
 
 
-def test_bfloat16_rows_are_read(scone, workspace):
-    raw = (np.array([3, 4], np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
-    files = {"rows-0.parquet": (table_schema(4), [{"embedding": raw}])}
-    put("table", "table-2", files, "t", settings={"dtype": "bfloat16"})
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_every_format_are_read(scone, workspace, name):
+    raw = encode(torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]]), name)
+    files = {"rows-0.parquet": (table_schema(raw.shape[1]), [{"embedding": row.tobytes()} for row in raw])}
+    put("table", "table-2", files, "t", settings={"dtype": name, "dim": 3})
     described = json.loads(scone("inspect", workspace / "table", "--json")[1])
-    assert described["first_rows"][0]["norm"] == 5.0
+    row, zero = described["first_rows"]
+    assert row["norm"] == pytest.approx(5, rel=FORMATS[name].error * 2)
+    assert (row["width"], len(row["values"].split())) == (3, 3)
+    assert (zero["id"], zero["norm"], zero["values"]) == (1, 0.0, "0 0 0")
+
+
+@pytest.mark.parametrize("settings", [{}, {"dtype": "int3", "dim": 4}, {"dtype": "float16", "dim": 3}])
+def test_rows_in_another_format_than_the_manifest_says_are_refused(scone, workspace, settings):
+    put("table", "table-2", {"rows-0.parquet": (table_schema(8), [{"embedding": b"\0" * 8}])}, "t", settings=settings)
+    code, _, err = scone("inspect", workspace / "table")
+    assert code == 65
+    error_of(err, "rows-0.parquet", 8)
 
 
 def test_inspect_shows_ids_when_the_tokenizer_is_another(scone, workspace):

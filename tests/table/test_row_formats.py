@@ -107,3 +107,13 @@ def test_bytes_of_a_row(name, dim):
 
 def test_formats_are_those_that_settings_offer():
     assert tuple(FORMATS) == ROW_DTYPES
+
+
+@PARAMETRIZE_NAME
+@pytest.mark.parametrize("largest", [1e-38, 3e-45])
+def test_rows_next_to_zero_stay_next_to_zero(name, largest):
+    """The scale of such a row is below the smallest normal number, or nothing: no division by it, and nothing grows."""
+    rows = random_rows(3, 7)
+    rows = rows / rows.abs().amax(1, keepdim=True) * largest
+    room = largest if name == "float16" else ERRORS[name] * largest + 2**-126 * 2**-7  # the steps there, of bfloat16
+    assert bool(((decode(encode(rows, name), name, 7).float() - rows).abs() <= room).all())

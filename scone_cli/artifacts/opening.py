@@ -1,0 +1,81 @@
+"""Files for the libraries that read and write them: opened by us, whatever they are called.
+
+Given a name, pyarrow takes `run:1` for a URI, polars takes `~` for the user's home, and neither they nor safetensors know a
+name that is not UTF-8. So every Parquet file and every file of weights is opened through this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+
+# What pyarrow raises over flipped bits; names that are no text any more are a UnicodeDecodeError, lost ones a KeyError.
+DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
+
+
+def to_read(path: str | Path) -> pa.NativeFile:
+    """The file for pyarrow to read; it is closed when nothing holds it any more.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return pa.OSFile(os.fsencode(path))
+
+
+def to_write(path: str | Path) -> pa.NativeFile:
+    """The file for pyarrow to write, from its beginning: a context, which closes it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return pa.OSFile(os.fsencode(path), "wb")
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """A Parquet file for polars, whose hash has been checked: of flipped bits polars may panic.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    import polars as pl  # noqa: PLC0415 - heavy, and not for every artifact
+
+    with path.open("rb") as file:  # polars keeps a descriptor of its own
+        return pl.scan_parquet(file, glob=False)
+
+
+@contextlib.contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name by which safetensors can read a file, for as long as the context lasts.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights, by name.
+
+    Raises:
+        OSError, safetensors.SafetensorError: it cannot be opened, or is no such file.
+    """
+    from safetensors.torch import load_file  # noqa: PLC0415 - it loads torch
+
+    with utf8_name(path) as name:
+        return load_file(name)

@@ -1,0 +1,168 @@
+"""Which documents are held out: drawn by the hash of their text; and where that draws none, at least a part of one.
+
+What is chosen depends on the documents alone, not on their order, their names or the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
+from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.readers import Document, OnBad, read_with_position
+from scone_cli.corpus.separators import Separator
+from scone_cli.corpus.token_documents import read_token_documents
+from scone_cli.corpus.token_files import TokenFile
+from scone_cli.corpus.token_stream import draw_of, split_of
+from scone_cli.corpus.tokenizer import Tokens
+from scone_cli.formatting import percent
+from scone_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from scone_cli.corpus.shards import ShardStats  # which uses what is here
+
+# With less than that held out, what is measured on it is hardly known.
+_FEW_DOCUMENTS = 20
+_FEW_TOKENS = 0.001  # of all
+
+_WHAT = "looking for documents to hold out"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A share of documents, drawn by hash.
+
+    `chosen` is the draw of one that is held out whatever the share says. Where it is the only one, it is cut in two at
+    `cut` (a byte of its text, or a token), and the second part is held out.
+    """
+
+    share: float
+    chosen: int | None = None
+    cut: int = 0
+
+    def parts(self, content: bytes) -> list[tuple[slice, str]]:
+        """The parts of a document with this content, nearly always one, and the split of each."""
+        if self.chosen is None or draw_of(content) != self.chosen:
+            return [(slice(None), split_of(content, self.share))]
+        if not self.cut:
+            return [(slice(None), HELD_OUT)]
+        return [(slice(self.cut), TRAIN), (slice(self.cut, None), HELD_OUT)]
+
+    def split(self, document: Document) -> list[tuple[Document, str]]:
+        """A document and its split, or both its parts; a second part is named with the byte at which it begins."""
+        parts = self.parts(document.utf8)
+        if len(parts) == 1:
+            return [(document, parts[0][1])]
+        names = (document.name, f"{document.name}+{self.cut}")
+        texts = (document.utf8[part] for part, _ in parts)
+        splits = (split for _, split in parts)
+        return [
+            (Document(name, utf8.decode(), utf8), split) for name, utf8, split in zip(names, texts, splits, strict=True)
+        ]
+
+    def split_tokens(self, name: str, tokens: Tokens) -> list[tuple[str, Tokens, str]]:
+        """The same of a document that is token ids; a second part is named with the token at which it begins."""
+        return [
+            (f"{name}+{part.start}" if part.start else name, tokens[part], split)
+            for part, split in self.parts(tokens.tobytes())
+        ]
+
+    def warning(self, asked: float, made: ShardStats, can_split: bool) -> str | None:
+        """What to say where next to nothing is held out although a share was `asked` for, and what to do about it.
+
+        `can_split`: whether there is plain text without a separator.
+        """
+        share = made.num_held_out_tokens / max(1, made.num_tokens)
+        if not asked or (made.num_held_out_documents >= _FEW_DOCUMENTS and share >= _FEW_TOKENS):
+            return None
+        what = f"{made.num_held_out_documents:,} of {made.num_documents:,} documents"
+        if self.cut:
+            what = "the last part of the only document"
+        advice = ["hold out more (--held-out 0.1)"] if asked < 0.1 else []
+        if can_split:
+            advice.append("say where documents begin in plain text (--document-separator)")
+        to_do = f"; {' or '.join(advice)}" if advice else ""
+        return f"warning: held out is {what} ({percent(share)} of the tokens), little to measure on{to_do}"
+
+
+# Content of a document, its length (bytes or tokens), and where it would be cut.
+_Facts = tuple[bytes, int, int]
+
+
+def held_out_of_texts(
+    files: Sequence[SourceFile],
+    share: float,
+    text_field: str,
+    on_bad: OnBad | None,
+    separator: Separator | None,
+    progress: Progress,
+) -> HeldOut:
+    """What is held out of files of text; they are read until one document is drawn and one is not.
+
+    Raises:
+        BadData, StorageFailure: see `readers.read_documents`.
+    """
+    total = sum(file.bytes for file in files)
+
+    def documents() -> Iterator[_Facts]:
+        done = 0
+        for file in files:
+            progress(_WHAT, done, total, "B")
+            for document, _ in read_with_position(file, text_field, on_bad, separator):
+                yield document.utf8, document.num_bytes, _cut_of_text(document.utf8, share)
+            done += file.bytes
+
+    found = _choose(documents(), share)
+    progress(_WHAT, total, total, "B")
+    return found
+
+
+def held_out_of_tokens(
+    files: Sequence[TokenFile], share: float, separator: int | None, largest: int, on_bad: OnBad | None
+) -> HeldOut:
+    """The same of files that hold token ids.
+
+    Raises:
+        BadData, StorageFailure: see `token_documents.read_token_documents`.
+    """
+    found = (
+        (tokens.tobytes(), len(tokens), _place(len(tokens), share))
+        for file in files
+        for _, tokens in read_token_documents(file, 0, file.num_units, separator, largest, on_bad)
+    )
+    return _choose(found, share)
+
+
+def _choose(documents: Iterable[_Facts], share: float) -> HeldOut:
+    """The share alone where it draws one document and leaves one; else the one nearest to it, or a part of the only one."""
+    if not share:
+        return HeldOut(0.0)
+    sizes, sides, total, cut = dict[int, int](), set[str](), 0, 0
+    for content, size, cut in documents:  # noqa: B007 - of the only one
+        sizes.setdefault(draw_of(content), size)
+        sides.add(split_of(content, share))
+        total += size
+        if len(sides) == 2:
+            return HeldOut(share)
+    if len(sizes) == 1:
+        return HeldOut(share, next(iter(sizes)), cut) if cut else HeldOut(0.0)
+    if HELD_OUT in sides or not sizes:
+        return HeldOut(share)
+    return HeldOut(share, min(sizes, key=lambda draw: (abs(sizes[draw] - share * total), draw)))
+
+
+def _place(length: int, share: float) -> int:
+    """Where the last part begins, which is `share` of the length: something is left on both sides, or it is 0."""
+    return min(length - 1, max(1, round(length * (1 - share)))) if length > 1 else 0
+
+
+def _cut_of_text(utf8: bytes, share: float) -> int:
+    """The byte at which a text is cut: after the end of a line or a word if there is one soon, never in a character."""
+    place, end = _place(len(utf8), share), len(utf8)
+    for mark in (b"\n", b" "):
+        if (found := utf8.find(mark, place, place + (end - place) // 2)) >= 0:
+            return found + 1
+    ahead = next((at for at in range(place, end) if not 0x80 <= utf8[at] < 0xC0), 0)
+    return ahead or next((at for at in range(place, 0, -1) if not 0x80 <= utf8[at] < 0xC0), 0)

@@ -1,0 +1,62 @@
+"""What `tokens/` will be, told without writing anything: for a plan that is only looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scone_cli.artifacts.manifest import Manifest, fingerprint
+from scone_cli.artifacts.publish import published
+from scone_cli.corpus.files import STDIN, find_files
+from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, digest_of, on_bad, token_files, token_settings
+from scone_cli.corpus.sample import look_at
+from scone_cli.corpus.separators import Separator
+from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.errors import BadSetting, InputMissing
+from scone_cli.progress import Progress
+
+_LEAST_BYTES_A_TOKEN = (
+    2.5  # of text, by a tokenizer that is yet to be trained: most texts have more, small vocabularies less
+)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is known of `tokens/` without writing anything: how much is read, and what it will be, estimated from above."""
+
+    num_files: int
+    num_bytes: int
+    vocab_size: int
+    num_tokens_bound: int
+    mark: str
+    manifest: Manifest | None  # None if there is work to do
+    tokenizer_sha: str
+
+
+def look_ahead(config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress) -> Ahead:
+    """Find and hash the files of `inputs`, and look at the beginnings of some.
+
+    Raises:
+        InputMissing, BadData, BadSetting: as `prepare_tokens`; standard input, of which the run would find nothing left.
+    """
+    if STDIN in map(str, inputs):
+        raise BadSetting("--plan: standard input can be read only once", "name files, or leave --plan out")
+    if config.tokenizer is not None and not config.tokenizer.is_file():
+        raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
+    files = find_files(inputs, progress)
+    num_bytes = sum(file.bytes for file in files)
+    mark = fingerprint(STAGE, STAGE_VERSION, token_settings(config), {"corpus": digest_of(files)})
+    if (manifest := published(target, "tokens", mark)) is not None:
+        known = manifest.summary
+        size, bound, sha = known["vocab_size"], known["tokens"], manifest.tokenizer
+        return Ahead(len(files), num_bytes, size, bound, mark, manifest, sha)
+    tokenizer = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
+    size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
+    if (ids := token_files(config, files)) is not None:
+        bound = sum(file.num_tokens for file in ids)
+    else:
+        look = look_at(files, config.text_field, on_bad(config), Separator.of(config.document_separator))
+        guess = round(num_bytes * look.expansion / _LEAST_BYTES_A_TOKEN)
+        bound = guess if tokenizer is None else look.tokens_bound(tokenizer, files)
+    return Ahead(len(files), num_bytes, size, bound, mark, None, "")

@@ -1,0 +1,78 @@
+"""What there is to say of a corpus when it has become tokens: what nobody would notice later, and what makes it useless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from scone_cli.errors import BadData, InputMissing
+from scone_cli.formatting import value_text
+
+if TYPE_CHECKING:
+    from scone_cli.corpus.shards import Shards, ShardStats
+
+LEFT_OUT = "share_of_bytes_without_token"  # in a summary
+UNKNOWN = "share_of_tokens_unknown"
+
+_MANY_UNKNOWN = 0.001  # of tokens: more are told
+_OTHER_TOKENIZER = "give a tokenizer that has all bytes or an unknown token, or none to train one"
+
+
+def check_documents(stats: ShardStats, num_files: int, shards: Shards) -> None:
+    """Refuse a corpus of which there is nothing to train on.
+
+    Raises:
+        InputMissing: no document has text, or all are held out.
+        BadData: the tokenizer gives no token for any of them.
+    """
+    if not stats.num_documents:
+        skipped = f", {stats.num_skipped:,} skipped" if stats.num_skipped else ""
+        raise InputMissing(
+            f"no document with text in {num_files:,} file(s){skipped}", "name files or folders that hold text"
+        )
+    if not stats.num_tokens:
+        raise BadData(
+            f"{shards.tokenizer_source}: gives no token for any of {stats.num_documents:,} document(s)",
+            _OTHER_TOKENIZER,
+        )
+    if stats.num_held_out_documents == stats.num_documents:
+        raise InputMissing(
+            f"all {stats.num_documents:,} document(s) are held out (--held-out {shards.held_out.share:g}), "
+            "none is left to train on",
+            "give a smaller --held-out, or more documents",
+        )
+
+
+def shares(stats: ShardStats) -> dict[str, Any]:
+    """The shares of text and of tokens that say nothing of the text, for a summary; those that are not 0."""
+    found = {}
+    if stats.num_left_out:
+        found[LEFT_OUT] = stats.num_left_out / stats.num_bytes
+    if stats.num_unknown:
+        found[UNKNOWN] = stats.num_unknown / stats.num_tokens
+    return found
+
+
+def remarks(stats: ShardStats, shards: Shards, separator_given: bool) -> Iterator[str]:
+    """What a person should know of these tokens, a line each."""
+    if separator_given and not stats.num_separators:
+        yield (
+            f"warning: --separator {shards.separator} occurs nowhere in the token ids, so nothing was divided by it: "
+            "see whether it is the id between documents"
+        )
+    for text in flattery(shares(stats), shards.tokenizer_source):
+        yield f"warning: {text}"
+
+
+def flattery(found: Mapping[str, Any], tokenizer: str = "the tokenizer") -> Iterator[str]:
+    """Why bits per byte are too good, if they are; `found` has what `shares` gives."""
+    if share := found.get(LEFT_OUT):
+        yield (
+            f"{tokenizer} has no token for {value_text('share', share)} of the bytes of text (blanks aside): they are left out, "
+            "and bits per byte, which are of all bytes, are too good"
+        )
+    if (share := found.get(UNKNOWN, 0)) >= _MANY_UNKNOWN:
+        yield (
+            f"{value_text('share', share)} of the tokens are the unknown token of {tokenizer}, which stands for any text: "
+            "what it hides makes bits per byte too good"
+        )

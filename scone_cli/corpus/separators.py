@@ -1,0 +1,81 @@
+"""Where documents begin in a plain text that holds many: `--document-separator`.
+
+The pattern is a line, or a regular expression if it begins with `^`. A line (`-----`, `<|endoftext|>`, or nothing: blank
+lines) separates documents and belongs to none; blanks at the ends of lines do not matter. An expression is matched at the
+beginning of every line, and a line that it matches is the first of a document: `^ = [^=]` are the titles of WikiText.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from scone_cli.errors import BadSetting
+
+# Of the setting.
+SEPARATOR_HELP = (
+    "a line that stands between documents, such as '-----' or '' (blank lines); or a regular expression that begins "
+    "with ^ and matches the first line of a document, such as '^ = [^=]' (WikiText).  [default: a file is a document]"
+)
+
+
+class Separator:
+    """A pattern, and how often it was found by whoever holds this object."""
+
+    def __init__(self, pattern: str) -> None:
+        """Read a pattern.
+
+        Raises:
+            BadSetting: it is of several lines, or no regular expression.
+        """
+        self.pattern = pattern
+        self.num_found = 0
+        if "\n" in pattern or "\r" in pattern:
+            raise BadSetting(f"--document-separator {pattern!r}: expected one line")
+        try:
+            self._expression = re.compile(pattern) if pattern.startswith("^") else None
+        except re.error as error:
+            raise BadSetting(
+                f"--document-separator '{pattern}': not a regular expression ({error})",
+                "a pattern that begins with ^ is one; a line that begins with ^ itself is written ^\\^",
+            ) from error
+        self._line = pattern.rstrip().encode()
+
+    @classmethod
+    def of(cls, pattern: str | None) -> Separator | None:
+        """The separator of a setting, which may be none."""
+        return None if pattern is None else cls(pattern)
+
+    def found_nowhere(self, corpus: str) -> str:
+        """What to say where it was not found: then every file of plain text is one document."""
+        return f"warning: --document-separator '{self.pattern}' matches no line of plain text in {corpus}"
+
+    def split(self, content: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
+        """The texts between separators, each with the number of its first line, from 1; those of blanks only are left out.
+
+        A text is cut off where it has more than `most` bytes, one more than that is given; lines are read one at a time.
+        """
+        first, lines, size, number, at_start = 1, list[bytes](), 0, 0, True
+        while line := content.readline(most + 1):
+            number += at_start
+            if at_start and self._is_found(line if number > 1 else line.removeprefix(codecs.BOM_UTF8)):
+                self.num_found += 1
+                if any(map(bytes.strip, lines)):
+                    yield first, b"".join(lines)
+                lines, size = [], 0
+                first = number if self._expression else number + 1
+                if not self._expression:
+                    continue
+            at_start = line.endswith(b"\n")
+            if size <= most:
+                lines.append(line[: most + 1 - size])
+                size += len(lines[-1])
+        if any(map(bytes.strip, lines)):
+            yield first, b"".join(lines)
+
+    def _is_found(self, line: bytes) -> bool:
+        if self._expression is None:
+            return line.rstrip() == self._line
+        return self._expression.match(line.decode(errors="replace").rstrip("\r\n")) is not None

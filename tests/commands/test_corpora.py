@@ -1,0 +1,60 @@
+"""Corpora as people have them, in whole commands: the same file counted, piped and evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+from messages import error_of, names
+from workspaces import COUNT
+
+WORDS = "the sea and the ships that sail on it , far from the land"
+WIKITEXT = "".join(f" \n = Ship {n} = \n \n {WORDS * 5} {n} \n = = Crew = = \n \n {WORDS * 9} \n" for n in range(40))
+ARTICLES = "^ = [^=]"
+
+
+@pytest.fixture
+def wikitext(tmp_path: Path) -> Path:
+    path = tmp_path / "wiki.test.raw"
+    path.write_text(WIKITEXT)
+    return path
+
+
+def counted(scone, tmp_path: Path, *args: object) -> tuple[dict, str]:
+    code, out, err = scone("--quiet", "--workspace", tmp_path / "work", "count-ngrams", *args, *COUNT, "--json")
+    assert code == 0, err
+    return json.loads(out), err
+
+
+def test_one_file_of_many_documents_is_counted(scone, tmp_path, wikitext):
+    found, err = counted(scone, tmp_path, wikitext, "--document-separator", ARTICLES)
+    assert found["documents"] == 40
+    assert names(err, "held out")  # 4 documents
+    found, err = counted(scone, tmp_path, wikitext)
+    assert (found["documents"], found["held_out_documents"]) == (2, 1)
+    assert names(err, "held out", "only document", "--document-separator")
+
+
+def test_one_file_of_many_documents_is_evaluated(scone, small, wikitext):
+    args = ("--quiet", "--workspace", small / "work", "eval", wikitext, "--no-speed", "--json")
+    code, out, err = scone(*args, "--document-separator", ARTICLES)
+    assert code == 0, err
+    results = json.loads(out)
+    assert results["method"]["corpora"][0]["documents"] == 40
+    assert all(row["stderr"] is not None for row in results["results"] if row["metric"] == "nats_per_token")
+
+
+def test_a_separator_that_is_none_stops_both_commands(scone, tmp_path, wikitext):
+    for command in ("count-ngrams", "eval"):
+        args = ("--quiet", "--workspace", tmp_path / "work", command, wikitext, "--document-separator", "^(")
+        code, _, err = scone(*args)
+        assert code == 2
+        error_of(err, "--document-separator", "^(")
+
+
+@pytest.mark.parametrize("command", ["count-ngrams", "eval"])
+def test_names_in_messages_are_escaped(scone, small, tmp_path, command):
+    path = tmp_path / "two\nlines\x1b[31m.txt"
+    path.write_bytes(b"\xff")
+    code, _, err = scone("--quiet", "--workspace", small / "work", command, path)
+    assert code == 65
+    error_of(err, r"two\nlines\x1b[31m.txt")
