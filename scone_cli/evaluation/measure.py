@@ -81,12 +81,7 @@ def evaluate_text(
     if TABLE in names and reading.trie is not None:
         gains = Gains(TABLE, reading.rivals, reading.train_counts.size, reading.trie.num_fgrams)
     tally = CorpusTally(arms, TABLE if TABLE in names else None, reading.train_counts, text.total)
-    terms = None
-    if reading.terms and reading.spell.tokenizer:
-        names_shown = [arm.name for arm in arms if arm.prefix is None]
-        terms = TermLosses(
-            reading.terms, reading.spell.tokenizer, names_shown, TABLE if gains else None, part_tokens(text.total)
-        )
+    terms = _terms_of(reading, arms, text.total)
     what, detail, done, tokens, started = f"evaluating {text.name}", f"{len(arms)} arms", 0, 0, time.monotonic()
     progress(what, done, text.total, text.unit, detail)
     for stream, size in text.pieces():
@@ -114,9 +109,25 @@ def evaluate_text(
     progress(what, text.total, text.total, text.unit, detail)
     if not tally.folders or not tally("tokens").sum():
         raise InputMissing(f"{text.name}: no document with text in it", "name files or folders that hold text")
+    return _sections(text, arms, reading, tally, gains, terms), tally
+
+
+def _terms_of(reading: Reading, arms: Sequence[Arm], total: int) -> TermLosses | None:
+    """What sums up the losses inside terms; None without any."""
+    if not (reading.terms and reading.spell.tokenizer):
+        return None
+    shown = [arm.name for arm in arms if arm.prefix is None]
+    matched_by = TABLE if TABLE in shown else None
+    return TermLosses(reading.terms, reading.spell.tokenizer, shown, matched_by, part_tokens(total))
+
+
+def _sections(
+    text: Text, arms: Sequence[Arm], reading: Reading, tally: CorpusTally, gains: Gains | None, terms: TermLosses | None
+) -> Sections:
+    """What came out, section by section."""
     shown = [arm for arm in arms if arm.prefix is None]
     groups = tally.groups(text.name)
-    sections: Sections = {
+    return {
         "results": _results(shown, tally, groups),
         "clusters": _clusters(tally, groups),
         "differences": _differences(shown, tally, groups) if gains else [],
@@ -130,7 +141,6 @@ def evaluate_text(
         if gains and reading.ladder
         else [],
     }
-    return sections, tally
 
 
 def _check_losses(corpus: str, found: Losses) -> None:

@@ -121,7 +121,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         tokenizer=found.artifacts["tokens"].tokenizer,
         summary=summary_of(
             results | {"speed": [], "latency": []}
-        ),  # equal runs write equal manifests: there is no time in them
+        ),  # equal runs write equal manifests: no time is in them
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
@@ -158,7 +158,7 @@ def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is evaluated, by which conditions, on which files; the marks of what is measured, and of all that is asked."""
+    """What is evaluated, by which conditions, on which files, with which terms; the marks of what is measured, and of all."""
 
     found: Opened
     conditions: list[Condition]
