@@ -111,7 +111,7 @@ def is_bytes(unit: str) -> bool:
 def label(name: str) -> str:
     """A name of a result as people read it: `held_out_tokens` is 'held-out tokens'."""
     return (
-        re.sub(r"(?<![a-z])(held|non)_", r"\1-", name)
+        re.sub(r"(?<![a-z])(held|non|training)_(?=out|embedding|only)", r"\1-", name)
         .replace("fgram", "f-gram")
         .replace("ngram", "n-gram")
         .replace("_", " ")

@@ -137,6 +137,19 @@ def value_of(results: Results, arm: str, corpus: str, metric: str) -> Row | None
     )
 
 
+def in_short(results: Results) -> Row:
+    """What the manifest of an evaluation keeps of its results: what was read, what it is worth, and the verdict."""
+    metrics = ("perplexity", "bits_per_byte")
+    quality = [
+        {"arm": arm, "corpus": corpus}
+        | {metric: row["value"] for metric in metrics if (row := value_of(results, arm, corpus, metric))}
+        for corpus in corpora_of(results)
+        for arm in arms_of(results)
+    ]
+    read = [{name: row[name] for name in ("corpus", "documents", "tokens")} for row in results["method"]["corpora"]]
+    return {"corpora": read, "quality": quality, "verdict": results["verdict"]}
+
+
 def cost_of(results: Results, arm: str) -> Row:
     """What an arm costs; empty where nothing is known of it."""
     return next((row for row in rows_of(results, "cost") if row["arm"] == arm), {})

@@ -25,6 +25,7 @@ from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadSetting, DamagedArtifact, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import LATENCIES, Condition, parse
+from scone_cli.evaluation.results import in_short
 from scone_cli.progress import Progress
 from scone_cli.report.eval_summary import summary_of
 from scone_cli.settings import DEVICES, result_settings, setting
@@ -119,9 +120,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         settings=settings,
         inputs=given,
         tokenizer=found.artifacts["tokens"].tokenizer,
-        summary=summary_of(
-            results | {"speed": [], "latency": []}
-        ),  # equal runs write equal manifests: no time is in them
+        summary=in_short(results),
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)

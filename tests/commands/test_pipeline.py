@@ -30,7 +30,7 @@ FILES = {
         "log.parquet",
     },
     "plain": {"config.json", "main.safetensors", "log.jsonl", "log.parquet"},
-    "table": {"rows-00000.parquet", "index.bin", "vocab.parquet"},
+    "table": {"rows-00000.parquet", "index.bin", "vocab.parquet", "tokenizer.json"},
     "eval": {"report.html", "results.json", "results.parquet"},
 }
 MADE_FROM = {
@@ -71,7 +71,7 @@ def names_in(value: object) -> set[str]:
     return set(value) | names_in(list(value.values())) if isinstance(value, dict) else set()
 
 
-@pytest.mark.parametrize("folder", FILES.keys() - {"eval"})
+@pytest.mark.parametrize("folder", FILES)
 def test_a_program_can_use_every_name_of_a_summary_as_it_is(work, folder):
     names = names_in(manifest(work / folder)["summary"])
     assert [name for name in names if not re.fullmatch("[a-z][a-z0-9_]*|n=[0-9]", name)] == []

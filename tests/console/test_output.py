@@ -18,8 +18,24 @@ from scone_cli.formatting import label, named_value_text, narrow_value_text, wit
 
 
 def test_names_as_people_read_them():
-    named = ("held_out_tokens", "resident_non_embedding_parameters", "fgrams", "ngrams", "n=2", "withheld_out")
-    texts = ["held-out tokens", "resident non-embedding parameters", "f-grams", "n-grams", "n=2", "withheld out"]
+    named = (
+        "held_out_tokens",
+        "resident_non_embedding_parameters",
+        "fgrams",
+        "ngrams",
+        "n=2",
+        "training_only_x",
+        "training_loss",
+    )
+    texts = [
+        "held-out tokens",
+        "resident non-embedding parameters",
+        "f-grams",
+        "n-grams",
+        "n=2",
+        "training-only x",
+        "training loss",
+    ]
     assert list(map(label, named)) == texts
 
 
