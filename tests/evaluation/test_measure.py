@@ -354,6 +354,6 @@ def test_where_blanks_tell_words_apart(wording, has_words):
 
 def test_text_without_blanks_has_no_perplexity_a_word(arms):
     reading = Reading(END, TRAIN_COUNTS, Speller(None), None, [])
-    reading.spell.tokenizer = type("Japanese", (), {"decode": lambda _, ids: "裁判所 " * len(ids)})()
+    reading.spell.tokenizer = type("Japanese", (Words,), {"decode": lambda _, ids: "裁判所 " * len(ids)})()
     found = evaluate_text(text_of(), [arms[0]], reading, silent)[0]["results"]
     assert {row["metric"] for row in found} == set(METRICS)
