@@ -87,7 +87,16 @@ import scone_client, json
     assert imports_of(source) == {"", "errors", "settings", "stages", "stages.evaluate", "arrays"}
 
 
-HEAVY = {"torch", "polars", "pyarrow", "numpy", "numba", "tokenizers", "fastokens", "safetensors", "rich"}
+HEAVY = {
+    "torch",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "numba",
+    "tokenizers",
+    "fastokens",
+    "safetensors",
+}  # not rich: how wide characters are takes 3 ms to load
 
 
 def loaded_by(*args: str) -> set[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing
-from scone_cli.corpus.files import STDIN_KEPT, SourceFile
+from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, move_stdin
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
@@ -189,8 +189,6 @@ def prepare_tokens(
         InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
-    from scone_cli.corpus.files import find_files, move_stdin  # heavy: only when the stage runs
-
     Separator.of(config.document_separator)  # it may be refused
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")

@@ -111,7 +111,11 @@ class PackedText:
         for piece, num_windows in zip(self._pieces, self._num_windows, strict=True):
             if not num_windows:
                 what = f"sub-corpus '{piece.name}'" if piece.name else "the training text"
-                raise BadData(f"{what} has {piece.num_tokens:,} tokens, less than one context of {self.context:,}")
+                other = ", or leave it out of --mixture" if piece.name else ", or more text"
+                raise BadData(
+                    f"{what} has {piece.num_tokens:,} tokens, less than one context of {self.context:,}",
+                    f"give a smaller --context{other}",
+                )
         return WindowOrder(self._num_windows, [piece.weight for piece in self._pieces], seed)
 
     def epochs(self, position: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from messages import error_of
 
 from scone_cli.console.output import say
-from scone_cli.corpus.tokenizer import to_stderr
+from scone_cli.progress import notice
 
 
 @pytest.fixture
@@ -58,6 +58,6 @@ def test_a_stderr_that_cannot_be_written_does_not_stop_the_work(monkeypatch):
     with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full:
         monkeypatch.setattr(sys, "stderr", full)
         say("a line")
-        to_stderr("a notice")
+        notice("a notice")
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # or closing it would try again

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 import weakref
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from builders import make_table, random_documents, slow_matches, slow_ranking, stream_of, tiny_model, trie_of
-from messages import refusal
+from messages import names, refusal
 
 from scone_cli.corpus.spelling import Speller
 from scone_cli.errors import BadData, InputMissing
@@ -157,6 +158,13 @@ def test_progress_is_told_in_the_unit_of_the_text(arms):
     assert {args[0] for args in told} == {"evaluating text"}
     assert [args[1] for args in told] == sorted(args[1] for args in told)
     assert (told[0][1:4], told[-1][1:4]) == ((0, 60, "tokens"), (60, 60, "tokens"))
+
+
+def test_of_files_whose_bytes_are_counted_it_is_told_how_many_tokens_a_second_are_read(arms):
+    told = []
+    evaluate_text(replace(text_of(3), unit="B"), arms[:2], READING, lambda *args: told.append(args))
+    assert all(names(detail, "2 arms", "tokens/s") for *_, detail in told[1:-1])
+    assert len(told) > 2
 
 
 def test_a_text_without_a_token_is_refused(arms):
@@ -354,6 +362,6 @@ def test_where_blanks_tell_words_apart(wording, has_words):
 
 def test_text_without_blanks_has_no_perplexity_a_word(arms):
     reading = Reading(END, TRAIN_COUNTS, Speller(None), None, [])
-    reading.spell.tokenizer = type("Japanese", (Words,), {"decode": lambda _, ids: "裁判所 " * len(ids)})()
+    reading.spell.tokenizer = type("Japanese", (), {"unknown": None, "decode": lambda _, ids: "裁判所 " * len(ids)})()
     found = evaluate_text(text_of(), [arms[0]], reading, silent)[0]["results"]
     assert {row["metric"] for row in found} == set(METRICS)

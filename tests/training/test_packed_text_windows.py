@@ -126,5 +126,5 @@ def test_epochs():
 def test_a_text_shorter_than_a_window():
     with refusal(BadData, "training text", "8 tokens", "8"):
         PackedText(TEXT.tokens[:CONTEXT], None, CONTEXT).order(0)
-    with refusal(BadData, "'b'", "5 tokens", "5"):
+    with refusal(BadData, "'b'", "5 tokens", "5", hint=("--context", "--mixture")):
         PackedText(MIXED.tokens, None, 5, MIXED.sub_corpora).order(0)
