@@ -11,8 +11,6 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from rich.cells import cell_len, set_cell_size
-
 BLANK = "·"
 _SHORT_NAMES = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
@@ -166,6 +164,8 @@ def with_same_decimals(texts: Sequence[str]) -> list[str]:
 
 def shortened(text: str, most: int) -> str:
     """A text of at most so many columns; a Chinese character takes two."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - not for `scone --help`
+
     return text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip(" ") + "…"
 
 
