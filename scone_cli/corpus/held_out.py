@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scone_cli.corpus.shards import ShardStats  # which uses what is here
 
 # With less than that held out, what is measured on it is hardly known.
-_FEW_DOCUMENTS = 20
+_FEW_DOCUMENTS = 5
 _FEW_TOKENS = 0.001  # of all
 
 _WHAT = "looking for documents to hold out"

@@ -98,10 +98,10 @@ def test_token_ids_are_cut_too():
 @pytest.mark.parametrize(
     ("asked", "documents", "tokens", "named"),
     [
-        (0.01, (5, 500), (90, 9000), ["5 of 500 documents", "1.0%", "--held-out 0.1", "--document-separator"]),
-        (0.2, (19, 90), (2000, 9000), ["19 of 90", "--document-separator"]),
+        (0.01, (4, 500), (90, 9000), ["4 of 500 documents", "1.0%", "--held-out 0.1", "--document-separator"]),
+        (0.2, (4, 9), (2000, 9000), ["4 of 9", "--document-separator"]),
         (0.01, (20, 2000), (8, 9000), ["20 of 2,000"]),
-        (0.01, (20, 2000), (9, 9000), None),
+        (0.01, (5, 2000), (9, 9000), None),
         (0.0, (0, 9), (0, 9), None),
     ],
 )
