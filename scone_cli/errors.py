@@ -15,6 +15,7 @@ __all__ = [
     "LostRank",
     "MismatchedArtifacts",
     "NewerArtifact",
+    "NotEnoughMemory",
     "SconeError",
     "StorageFailure",
     "UnknownToken",

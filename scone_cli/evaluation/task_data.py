@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scone_cli.artifacts.opening import to_read
 from scone_cli.errors import BadData, InputMissing
 
 Item = dict[str, Any]
@@ -100,7 +101,7 @@ def _columns(path: Path) -> frozenset[str]:
         import pyarrow.parquet as pq  # noqa: PLC0415 - heavy
 
         try:
-            return frozenset(pq.read_schema(path).names)
+            return frozenset(pq.read_schema(to_read(path)).names)
         except Exception as error:
             raise BadData(f"{path}: cannot be read as Parquet ({error})", "fetch it again") from error
     return frozenset(next(iter(_records(path)), {}))
@@ -115,7 +116,7 @@ def _records(path: Path) -> Iterable[Item]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq  # noqa: PLC0415 - heavy
 
-        records: list[Item] = pq.read_table(path).to_pylist()
+        records: list[Item] = pq.read_table(to_read(path)).to_pylist()
         return records
     try:
         lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

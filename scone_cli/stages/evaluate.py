@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from scone_cli.evaluation.texts import Text
 
 STAGE = "eval"
-_PROCESS = 750 << 20  # bytes of memory: libraries, and what a batch of text takes; a small model was measured at 650 MiB
+_PROCESS = (
+    750 << 20
+)  # bytes of memory: libraries, and what a batch of text takes; a small model was measured at 650 MiB
 
 STAGE_VERSION = 4  # errors of few documents by blocks of text; latency, terms
 

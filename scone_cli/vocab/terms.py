@@ -16,6 +16,7 @@ import polars as pl
 
 from scone_cli.arrays import U32
 from scone_cli.artifacts.manifest import Manifest, check_files, open_artifact
+from scone_cli.artifacts.opening import scan
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.counting.summary import LeftOut
@@ -140,6 +141,6 @@ def _read(path: Path, n: int, ngrams: set[tuple[int, ...]]) -> Counted:
     """The counts of these n-grams; of all others the last token, which tells most of them apart, is read."""
     tokens = pl.col("tokens").arr
     ends = [tokens.get(i).is_in(sorted({ngram[i] for ngram in ngrams})) for i in range(n)]
-    found = pl.scan_parquet(path, glob=False).filter(pl.all_horizontal(ends)).select("tokens", "count").collect()
+    found = scan(path).filter(pl.all_horizontal(ends)).select("tokens", "count").collect()
     rows = ((tuple(row["tokens"]), row["count"]) for row in found.iter_rows(named=True))
     return {ngram: count for ngram, count in rows if ngram in ngrams}

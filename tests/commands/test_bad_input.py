@@ -397,7 +397,7 @@ def test_a_full_disk(forks, small, disk, tmp_path, stage):
     for free in (4, 40):
         filler.unlink(missing_ok=True)
         filler.write_bytes(bytes(shutil.disk_usage(disk).free - free * 1024))
-        what = {"count-ngrams": "counting", "train-fgram": "text", "precompute": "table"}[stage]
+        what = {"count-ngrams": "counting", "train-fgram": "training", "precompute": "table"}[stage]
         full_disk(forks.run("--quiet", "--workspace", work, *arguments(stage, small)), small, work, "disk", what)
     filler.unlink()
     assert forks.run("--quiet", "--workspace", work, *arguments(stage, small)).code == 0
