@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # With less than that held out, what is measured on it is hardly known.
 _FEW_DOCUMENTS = 5
 _FEW_TOKENS = 0.001  # of all
+_MOST_TOKENS = 0.5  # of all: with more held out than that, copies of one document were drawn
 
 _WHAT = "looking for documents to hold out"
 
@@ -70,21 +71,31 @@ class HeldOut:
         ]
 
     def warning(self, asked: float, made: ShardStats, can_split: bool) -> str | None:
-        """What to say where next to nothing is held out although a share was `asked` for, and what to do about it.
+        """What to say where next to nothing, or nearly all, is held out and a share was `asked` for; and what to do.
 
         `can_split`: whether there is plain text without a separator.
         """
         share = made.num_held_out_tokens / max(1, made.num_tokens)
-        if not asked or (made.num_held_out_documents >= _FEW_DOCUMENTS and share >= _FEW_TOKENS):
+        too_few = made.num_held_out_documents < _FEW_DOCUMENTS or share < _FEW_TOKENS
+        too_many = share > max(_MOST_TOKENS, 2 * asked)
+        if not asked or not (too_few or too_many):
             return None
+        if not self.share and made.num_documents > 1:
+            return (
+                f"warning: nothing is held out ({percent(asked)} was asked for): all {made.num_documents:,} documents are "
+                "equal, and what is trained on cannot be measured on; remove the copies, or add other documents"
+            )
         what = f"{made.num_held_out_documents:,} of {made.num_documents:,} documents"
         if self.cut:
-            what = "the last part of the only document"
+            what = "the last part of the only document, which was cut in two and counts as 2 documents"
+        found = f"warning: held out is {what} ({percent(share)} of the tokens; {percent(asked)} was asked for)"
+        if too_many:
+            return f"{found}, little is left to train on; remove copies of documents, or add other documents"
         advice = ["hold out more (--held-out 0.1)"] if asked < 0.1 else []
         if can_split:
             advice.append("say where documents begin in plain text (--document-separator)")
         to_do = f"; {' or '.join(advice)}" if advice else ""
-        return f"warning: held out is {what} ({percent(share)} of the tokens), little to measure on{to_do}"
+        return f"{found}, little to measure on{to_do}"
 
 
 # Content of a document, its length (bytes or tokens), and where it would be cut.
@@ -136,18 +147,23 @@ def held_out_of_tokens(
 
 
 def _choose(documents: Iterable[_Facts], share: float) -> HeldOut:
-    """The share alone where it draws one document and leaves one; else the one nearest to it, or a part of the only one."""
+    """The share alone where it draws one document and leaves one; else the one nearest to it, or a part of the only one.
+
+    Copies of a document go together, so they are chosen by what they have together. Of copies alone nothing is held out: it
+    would be trained on as well.
+    """
     if not share:
         return HeldOut(0.0)
-    sizes, sides, total, cut = dict[int, int](), set[str](), 0, 0
-    for content, size, cut in documents:  # noqa: B007 - of the only one
-        sizes.setdefault(draw_of(content), size)
+    sizes, sides, total, number, cut = dict[int, int](), set[str](), 0, 0, 0
+    for number, (content, size, cut) in enumerate(documents, 1):  # noqa: B007 - how many, and of the only one
+        draw = draw_of(content)
+        sizes[draw] = sizes.get(draw, 0) + size
         sides.add(split_of(content, share))
         total += size
         if len(sides) == 2:
             return HeldOut(share)
     if len(sizes) == 1:
-        return HeldOut(share, next(iter(sizes)), cut) if cut else HeldOut(0.0)
+        return HeldOut(share, next(iter(sizes)), cut) if cut and number == 1 else HeldOut(0.0)
     if HELD_OUT in sides or not sizes:
         return HeldOut(share)
     return HeldOut(share, min(sizes, key=lambda draw: (abs(sizes[draw] - share * total), draw)))

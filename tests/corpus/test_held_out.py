@@ -68,9 +68,17 @@ def test_the_last_part_of_a_single_document(tmp_path, share, text):
     assert len(tail.encode()) == pytest.approx(share * len(text.encode()), abs=16)
 
 
-def test_copies_of_one_document_are_cut_alike(tmp_path):
-    found = chosen(lines(tmp_path / "a.jsonl", ["one text and its end"] * 3), 0.2)
-    assert (found[TRAIN], found[HELD_OUT]) == (["one text and its "] * 3, ["end"] * 3)
+def test_of_copies_of_one_document_nothing_is_held_out(tmp_path):
+    copies = ["one text and its end"] * 3
+    assert chosen(lines(tmp_path / "a.jsonl", copies), 0.2) == {TRAIN: copies, HELD_OUT: []}
+    warning = HeldOut(0.0).warning(0.2, ShardStats(3, 60, 15), can_split=True)
+    assert "all 3 documents are equal" in (warning or "")
+
+
+def test_copies_are_chosen_by_what_they_have_together(tmp_path):
+    copied, other = TEXTS[0], TEXTS[1]  # a copy alone would be nearer to the share
+    found = chosen(lines(tmp_path / "a.jsonl", [copied] * 500 + [other]))
+    assert found == {TRAIN: [copied] * 500, HELD_OUT: [other]}
 
 
 @pytest.mark.parametrize("text", ["", "x", "漢"])
@@ -102,6 +110,8 @@ def test_token_ids_are_cut_too():
         (0.2, (4, 9), (2000, 9000), ["4 of 9", "--document-separator"]),
         (0.01, (20, 2000), (8, 9000), ["20 of 2,000"]),
         (0.01, (5, 2000), (9, 9000), None),
+        (0.01, (500, 501), (8990, 9000), ["500 of 501", "99", "1.0% was asked for", "little is left to train on"]),
+        (0.6, (7, 9), (8000, 9000), None),
         (0.0, (0, 9), (0, 9), None),
     ],
 )
@@ -111,3 +121,8 @@ def test_next_to_nothing_held_out_is_told(asked, documents, tokens, named):
     assert (warning is None) == (named is None)
     assert all(fact in (warning or "") for fact in named or [])
     assert "\n" not in (warning or "")
+
+
+def test_that_the_only_document_was_cut_is_told():
+    warning = HeldOut(0.01, 0, 8).warning(0.01, ShardStats(2, 0, 800, 1, 8), can_split=False)
+    assert "cut in two and counts as 2 documents (1.0% of the tokens; 1.0% was asked for)" in (warning or "")
