@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from scone_cli.console.recipes import Recipe
 
 
+class Text(click.types.StringParamType):
+    """A string of characters: bytes of a shell that are no UTF-8 can be neither looked for nor written down."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The string."""
+        text = str(super().convert(value, param, ctx))
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            self.fail(f"{text!r} is not UTF-8", param, ctx)
+        return text
+
+
 class QuantityText(click.types.StringParamType):
     """A quantity: a string, which a recipe may also write as a bare whole number."""
 
@@ -35,6 +46,12 @@ class PlainPath(click.Path):
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; an empty one, of a variable that is not set perhaps, would be the current folder."""
+        if value == "":
+            self.fail("the path is empty (the current folder is '.')", param, ctx)
+        return super().convert(value, param, ctx)
 
     def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
         """What is meant by a value in a recipe that lies in `folder`."""
@@ -80,7 +97,7 @@ _CLICK_TYPES: Mapping[type, Any] = {
     bool: click.BOOL,
     int: click.INT,
     float: click.FLOAT,
-    str: click.STRING,
+    str: Text(),
     Path: PlainPath(),
     Quantity: QuantityText(),
 }

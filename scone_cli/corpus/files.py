@@ -182,6 +182,8 @@ def _listing(corpus: Path, prefixed: bool, stdin_folder: Path | None, progress: 
     elif glob.has_magic(str(corpus)):
         base = _fixed_part(corpus)
         yield from _named(_matching(corpus, base), base, prefixed, "no file matches this pattern", str(corpus))
+    elif str(corpus) == STDIN:
+        raise BadSetting(f"{STDIN}: standard input is read by count-ngrams only", "write it to a file, and name that")
     elif corpus.exists():
         raise InputMissing(f"{corpus}: neither a file nor a folder", "pipe what it gives into the command: -")
     else:
@@ -203,11 +205,19 @@ def _named(
 
 def _walk(top: str) -> Iterator[str]:
     """The files of a folder and of all folders in it."""
-    return (file for _, files in _folders(top) for file in files)
+    for _, entries in _folders(top):
+        _tell_left_out(entry.path for entry in entries if not entry.is_file())
+        yield from (entry.path for entry in entries if entry.is_file())
 
 
-def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
-    """A folder and all folders in it, however deep, each with the files in it; hidden ones are left out."""
+def _tell_left_out(paths: Iterable[str]) -> None:
+    """Say what is in a corpus and is neither a file nor a folder: a pipe, a socket, a device."""
+    if found := sorted(paths):
+        notice(f"left out, for it is neither a file nor a folder: {names_of(found, 'of them')}")
+
+
+def _folders(top: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """A folder and all folders in it, however deep, each with what is in it and no folder; hidden ones are left out."""
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -216,7 +226,7 @@ def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
         for entry in found:
             if entry.is_symlink():
                 _check_link(entry.path, top)
-        yield folder, [entry.path for entry in found if entry.is_file()]
+        yield folder, [entry for entry in found if not entry.is_dir()]
         waiting += (entry.path for entry in reversed(found) if entry.is_dir())
 
 
@@ -228,6 +238,7 @@ def _matching(pattern: Path, base: Path) -> Iterator[str]:
     folders = (
         path for path in found if os.path.isdir(path) and os.path.dirname(path) not in found
     )  # else walked there
+    _tell_left_out(path for path in found if not os.path.isfile(path) and not os.path.isdir(path))
     files = itertools.chain(filter(os.path.isfile, found), *map(_walk, folders))
     yield from dict.fromkeys(files)
 

@@ -270,7 +270,10 @@ def _text(
 
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
-            raise BadSetting(f"{name} {value}: is for a corpus of token ids, and this one is text")
+            raise BadSetting(
+                f"{name} {value}: is for a corpus of token ids, and this one is text",
+                "token ids are files named .bin or .npy, or Parquet with a column of lists; on standard input, only Parquet",
+            )
     separator, leave_out = Separator.of(config.document_separator), on_bad(config)
     look = look_at(files, config.text_field, leave_out, separator)
     if check_size is not None:
@@ -278,7 +281,10 @@ def _text(
     held_out = held_out_of_texts(files, config.held_out, config.text_field, leave_out, separator, progress)
     path = staging / "tokenizer.json"
     if not path.exists():
-        write_atomically(path, _own(config) or _train(config, files, held_out, staging / SCRATCH, progress))
+        own = _own(config)
+        write_atomically(
+            path, _train(config, files, held_out, staging / SCRATCH, progress) if own is None else own
+        )  # a file that is empty is given all the same
     tokenizer = Tokenizer.load(path, source=str(config.tokenizer or path))
     note = staging / SCRATCH / "backend"  # of a run that was interrupted, which may have judged by other documents
     if note.is_file():

@@ -36,7 +36,7 @@ class Separator:
             raise BadSetting(f"--document-separator {pattern!r}: expected one line")
         try:
             self._expression = re.compile(pattern) if pattern.startswith("^") else None
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise BadSetting(
                 f"--document-separator '{pattern}': not a regular expression ({error})",
                 "a pattern that begins with ^ is one; a line that begins with ^ itself is written ^\\^",

@@ -25,7 +25,7 @@ from scone_cli.errors import BadData
 
 _PARQUET_COLUMNS = ("tokens", "input_ids")  # taken when there is no text column
 
-_LLMC_MAGIC = {20240520: "<u2", 20240801: "<u4"}
+_LLMC_MAGIC = {20240520: ("<u2", 1), 20240801: ("<u4", 7)}  # kind of number and version: of GPT-2, and of Llama 3
 _LLMC_HEADER = 256  # int32
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 _MEGATRON_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
@@ -130,9 +130,10 @@ def _recognise_llmc(source: SourceFile, raw: BinaryIO) -> TokenFile | None:
             "get the file again",
         )
     _, version, num_tokens = (int(value) for value in np.frombuffer(header, "<i4", 3))
-    if version != 1:
-        raise BadData(f"{source.location}: a file of llm.c in version {version}, expected version 1")
-    return _flat(source, _LLMC_MAGIC[magic], len(header), num_tokens)
+    dtype, expected = _LLMC_MAGIC[magic]
+    if version != expected:
+        raise BadData(f"{source.location}: a file of llm.c in version {version}, expected version {expected}")
+    return _flat(source, dtype, len(header), num_tokens)
 
 
 def _recognise_npy(source: SourceFile, raw: BinaryIO) -> TokenFile:

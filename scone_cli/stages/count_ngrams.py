@@ -26,6 +26,7 @@ from scone_cli.settings import Quantity, parse_bytes, setting
 from scone_cli.stages import Report
 
 _LEAST_MEMORY = "512MiB"
+_MOST_IDS = 1 << 24  # of a vocabulary: some 60 times the largest in use, and --memory is not to blame beyond
 _MOST_BYTES = 5  # of a file on disk that are one token, however it is written
 
 
@@ -169,6 +170,10 @@ def _check(config: CountNgrams) -> list[int]:
     for name in ("min_count", "min_docs", "workers"):
         if (value := getattr(config, name)) is not None and not 1 <= value < 1 << 32:
             raise BadSetting(f"--{name.replace('_', '-')} {value}: expected 1 to {(1 << 32) - 1}")
+    if config.vocab_size > _MOST_IDS:
+        raise BadSetting(f"--vocab-size {config.vocab_size}: expected {_MOST_IDS} at most")
+    if config.separator is not None and not 0 <= config.separator < _MOST_IDS:
+        raise BadSetting(f"--separator {config.separator}: expected a token id, 0 to {_MOST_IDS - 1}")
     if not 0 <= config.held_out < 1:
         raise BadSetting(f"--held-out {config.held_out}: expected a share from 0 up to, but not including, 1")
     try:

@@ -22,7 +22,7 @@ from scone_cli.artifacts.publish import publish, published, staging_folder, up_t
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
-from scone_cli.errors import BadSetting, DamagedArtifact, InputMissing, SconeError
+from scone_cli.errors import BadData, BadSetting, DamagedArtifact, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import LATENCIES, Condition, parse
 from scone_cli.evaluation.results import in_short
@@ -199,6 +199,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
     """The files of every corpus, by its name; none of the held-out documents, which `held-out`, or no corpus, stands for."""
     from scone_cli.corpus.files import find_files, printable
+    from scone_cli.corpus.formats import TOKENS
 
     named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
     if named and "tokenizer.json" not in found.artifacts["tokens"].files:
@@ -210,6 +211,11 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
     files = {printable(path.resolve().name): find_files([path], progress) if path in named else [] for path in corpora}
     if len(files) < len(corpora):
         raise BadSetting("two corpora have the same name: rename one of them")
+    if ids := next((file for corpus in files.values() for file in corpus if file.kind == TOKENS), None):
+        raise BadData(
+            f"{ids.location}: a file of token ids by its name, and eval reads text",
+            "name the text they were made from, or hold out a part of the corpus: scone count-ngrams --held-out 0.1 CORPUS",
+        )
     return files
 
 

@@ -109,7 +109,7 @@ def test_a_corpus_that_cannot_be_read(refused, tmp_path, stage, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "code"), [(None, 66), ("{", 65), ("{}", 65), ('{"model": {"type": "Unheard"}}', 65)]
+    ("content", "code"), [(None, 66), ("", 65), ("{", 65), ("{}", 65), ('{"model": {"type": "Unheard"}}', 65)]
 )
 def test_a_tokenizer_that_cannot_be_read(refused, small, tmp_path, content, code):
     path = tmp_path / "tokenizer.json"
@@ -402,3 +402,27 @@ def test_a_full_disk(forks, small, disk, tmp_path, stage):
     filler.unlink()
     assert forks.run("--quiet", "--workspace", work, *arguments(stage, small)).code == 0
     assert everything(work) == everything(expected)
+
+
+@pytest.mark.parametrize("name", ["ids.bin", "ids.npy", "ids.bin.gz"])
+def test_token_ids_are_not_evaluated_as_text(refused, tmp_path, name):
+    (tmp_path / name).write_bytes(b"\1\0\2\0")
+    refused(65, (name, "token ids"), "eval", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("facts", "args"),
+    [
+        (("CORPUS", "empty"), ("count-ngrams", "")),
+        (("CORPUS", "empty"), ("eval", "")),
+        (("--terms", "empty"), ("eval", "--terms", "")),
+        (("-", "standard input"), ("eval", "-")),
+        (("--document-separator", "UTF-8"), ("count-ngrams", ".", "--document-separator", "\udc80")),
+        (("--document-separator", "regular expression"), ("eval", ".", "--document-separator", r"^\d{99999999999}")),
+        (("--vocab-size", 99999999999), ("count-ngrams", ".", "--vocab-size", 99999999999)),
+        (("--separator", 99999999999999999999), ("count-ngrams", ".", "--separator", 99999999999999999999)),
+        (("--separator", -1), ("count-ngrams", ".", "--separator", -1)),
+    ],
+)
+def test_arguments_that_cannot_be_used(refused, facts, args):
+    refused(2, tuple(map(str, facts)), *args)

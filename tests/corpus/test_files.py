@@ -124,8 +124,16 @@ def test_standard_input_beside_files_once_and_not_empty(tmp_path, monkeypatch):
         piped(b"y", tmp_path, monkeypatch, "-", "-")
     with refusal(InputMissing, "standard input"):
         piped(b"", tmp_path, monkeypatch)
-    with refusal(InputMissing, "file"):
+    with refusal(BadSetting, "standard input", "count-ngrams"):
         find_files([Path("-")])
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "p*", "**/*"])
+def test_a_pipe_in_a_folder_is_left_out_and_told(tmp_path, capsys, pattern):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "page.txt").write_text("x")
+    assert [file.name for file in find_files([tmp_path / pattern])] == ["page.txt"]
+    assert len([line for line in capsys.readouterr().err.splitlines() if "pipe" in line]) == 1
 
 
 # ---- reached twice, deep, and with awkward names -----------------------------------------------------------------

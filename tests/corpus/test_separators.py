@@ -95,7 +95,7 @@ def test_records_of_json_lines_are_not_divided(tmp_path):
     assert read(tmp_path, "--") == [("a.jsonl:1", "a\n--\nb")]
 
 
-@pytest.mark.parametrize("pattern", ["^(", "a\nb", "^[", "a\r"])
+@pytest.mark.parametrize("pattern", ["^(", "a\nb", "^[", "a\r", r"^\d{99999999999}", "^" + "(" * 9999])
 def test_a_pattern_that_cannot_be_used(pattern):
     with refusal(BadSetting, "--document-separator"):
         Separator(pattern)

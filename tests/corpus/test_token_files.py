@@ -44,7 +44,7 @@ def texts(found: dict[int, list[int]]) -> dict[str, list[int]]:
 
 def llmc(ids: list[int], magic: int, dtype: str) -> bytes:
     header = np.zeros(256, "<i4")
-    header[:3] = magic, 1, len(ids)
+    header[:3] = magic, {20240520: 1, 20240801: 7}[magic], len(ids)
     return header.tobytes() + np.array(ids, dtype).tobytes()
 
 
