@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from scone_cli.artifacts.manifest import MANIFEST, FileStamp, Manifest, check_files, digest_file, read_manifest
 from scone_cli.artifacts.opening import to_write
 from scone_cli.errors import (
+    BadData,
     DamagedArtifact,
     ForeignArtifact,
     HalfWrittenArtifact,
@@ -110,6 +111,17 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
         _forget_after_restart(staging)
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
     return staging
+
+
+@contextlib.contextmanager
+def discarded_if_bad(*stagings: Path) -> Iterator[None]:
+    """Remove staging folders where the input turns out bad: with other input, or other settings, none is continued."""
+    try:
+        yield
+    except BadData:
+        for staging in stagings:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere unfinished work does not outlive its process

@@ -15,7 +15,7 @@ import click
 from scone_cli import __version__
 from scone_cli.console import output
 from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
-from scone_cli.console.options import Session
+from scone_cli.console.options import PlainPath, Session
 from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadData, SconeError, StorageFailure
 from scone_cli.runtime.signals import Stopped, stop_signals
@@ -63,15 +63,13 @@ class LazyGroup(click.Group):
 )
 @click.option(
     "--workspace",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     metavar="DIR",
     default=Path("scone-work"),
     show_default=True,
     help="Folder of all artifacts; variable SCONE_WORKSPACE.",
 )
-@click.option(
-    "--config", type=click.Path(path_type=Path), metavar="RECIPE", help="TOML file of settings, one table a command."
-)
+@click.option("--config", type=PlainPath(), metavar="RECIPE", help="TOML file of settings, one table a command.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.option("--verbose", is_flag=True, help="Show every setting and its source, and where the time went.")
 @click.version_option(__version__, message="scone %(version)s")

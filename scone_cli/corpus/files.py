@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from scone_cli.artifacts.manifest import digest_file
 from scone_cli.corpus.formats import LINES, LOOKED_BYTES, PARQUET, format_of
-from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure
+from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError, StorageFailure
 from scone_cli.formatting import harmless, names_of
 from scone_cli.progress import Progress, notice, silent
 
@@ -308,6 +308,18 @@ def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Pat
             piece = stream.read(_PIECE_BYTES)
     progress("reading standard input", done, done, "B")
     return path, "stdin" + {LINES: ".jsonl", PARQUET: ".parquet"}.get(kind, ".txt") + compression
+
+
+@contextlib.contextmanager
+def stdin_named(scratch: Path) -> Iterator[None]:
+    """Let errors about what `move_stdin` keeps in `scratch` name standard input: nobody knows that path."""
+    try:
+        yield
+    except SconeError as error:
+        for kept in scratch.glob("stdin.*"):
+            error.message = error.message.replace(str(kept), "standard input")
+        error.args = (error.message,)
+        raise
 
 
 def move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:

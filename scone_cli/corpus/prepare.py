@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
-from scone_cli.artifacts.publish import SCRATCH, publish, staging_folder, up_to_date, write_atomically
+from scone_cli.artifacts.publish import SCRATCH, discarded_if_bad, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing
-from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, move_stdin
+from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, move_stdin, stdin_named
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
@@ -103,6 +103,11 @@ class PreparedTokens:
     _corpus: str
     _work: _Work | None = None
 
+    @property
+    def staging(self) -> tuple[Path, ...]:
+        """The folder in which it is made, if there is work to do."""
+        return () if self._work is None else (self._work.shards.staging,)
+
     def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
         """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
 
@@ -120,7 +125,8 @@ class PreparedTokens:
 
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
-        made, notices = write_shards(work.shards, tasks_of(work.files), pool, progress, then)
+        with stdin_named(staging / SCRATCH):
+            made, notices = write_shards(work.shards, tasks_of(work.files), pool, progress, then)
         for line in notices:
             notice(line)
         stats, skipped = totals(made)
@@ -204,12 +210,13 @@ def prepare_tokens(
     tell_replacing(target.parent, target, "tokens", config, settings, {"corpus": corpus}, progress, force)
     staging = staging_folder(target, mark, lasting=False)
     files = move_stdin(files, stdin, staging / SCRATCH)
-    tokens = token_files(config, files)
-    work = (
-        _text(config, files, staging, progress, check_size)
-        if tokens is None
-        else _ids(config, tokens, staging, progress)
-    )
+    with discarded_if_bad(staging), stdin_named(staging / SCRATCH):
+        tokens = token_files(config, files)
+        work = (
+            _text(config, files, staging, progress, check_size)
+            if tokens is None
+            else _ids(config, tokens, staging, progress)
+        )
     sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
     return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
 

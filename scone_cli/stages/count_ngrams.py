@@ -11,6 +11,7 @@ from typing import Any
 from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
 from scone_cli.artifacts.publish import (
     SCRATCH,
+    discarded_if_bad,
     place_of,
     publish,
     published,
@@ -99,7 +100,9 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     disk = found.disk(prepared.num_tokens_bound, with_tokens=fresh)
     progress("plan", 0, 0, detail=found.described(prepared.num_tokens_bound, disk))
     check_room(found, prepared.num_tokens_bound, with_tokens=fresh)
-    with Pool(found.num_workers, [*KERNELS, *(["scone_cli.corpus.shards"] if fresh else [])]) as pool:
+    kernels = [*KERNELS, *(["scone_cli.corpus.shards"] if fresh else [])]
+    # What is bad is removed last: when no worker writes any more.
+    with discarded_if_bad(staging, *prepared.staging), Pool(found.num_workers, kernels) as pool:
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found)
         tokens = prepared.write(pool, progress, job.then)

@@ -426,3 +426,12 @@ def test_token_ids_are_not_evaluated_as_text(refused, tmp_path, name):
 )
 def test_arguments_that_cannot_be_used(refused, facts, args):
     refused(2, tuple(map(str, facts)), *args)
+
+
+@pytest.mark.parametrize("num_good", [0, 2000])
+def test_nothing_stays_of_the_work_on_a_bad_corpus(scone, tmp_path, num_good):
+    record = json.dumps({"text": TEXT}) + "\n"
+    (tmp_path / "a.jsonl").write_text(record * num_good + "not JSON\n")
+    code, _, _ = scone("--quiet", "--workspace", tmp_path / "work", "count-ngrams", tmp_path / "a.jsonl", *COUNT)
+    assert code == 65
+    assert not list((tmp_path / "work").glob(".*partial*"))

@@ -234,6 +234,22 @@ def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
+@pytest.mark.parametrize("line", ["not JSON", '{"text": 1}', "\xff"])
+def test_errors_name_standard_input(tmp_path, work, monkeypatch, line):
+    pipe(monkeypatch, lines(tmp_path / "a.jsonl").read_bytes() + line.encode("latin-1"))
+    with pytest.raises(BadData) as caught:
+        make("-", work)
+    assert str(caught.value).startswith("standard input: line 61")
+    assert str(work) not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_separator_with_text_says_what_token_ids_are(tmp_path, work, monkeypatch):
+    pipe(monkeypatch, lines(tmp_path / "a.jsonl").read_bytes())
+    with refusal(BadSetting, "--separator 5") as caught:
+        prepare("-", work, separator=5)
+    assert names(caught.value.hint, ".bin", ".npy", "standard input")
+
+
 def test_standard_input_is_skipped_resumed_and_cleared_away(tmp_path, work, monkeypatch):
     content = lines(tmp_path / "a.jsonl").read_bytes()
     pipe(monkeypatch, content)
