@@ -1,6 +1,7 @@
 """Corpora as people have them, in whole commands: the same file counted, piped and evaluated."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,15 @@ def counted(scone, tmp_path: Path, *args: object) -> tuple[dict, str]:
 def test_one_file_of_many_documents_is_counted(scone, tmp_path, wikitext):
     found, err = counted(scone, tmp_path, wikitext, "--document-separator", ARTICLES)
     assert found["documents"] == 40
-    assert names(err, "held out")  # 4 documents
+    assert err == ""
     found, err = counted(scone, tmp_path, wikitext)
     assert (found["documents"], found["held_out_documents"]) == (2, 1)
     assert names(err, "held out", "only document", "--document-separator")
 
 
-def test_one_file_of_many_documents_is_evaluated(scone, small, wikitext):
-    args = ("--quiet", "--workspace", small / "work", "eval", wikitext, "--no-speed", "--json")
+def test_one_file_of_many_documents_is_evaluated(scone, small, tmp_path, wikitext):
+    work = shutil.copytree(small / "work", tmp_path / "work")
+    args = ("--quiet", "--workspace", work, "eval", wikitext, "--no-speed", "--json")
     code, out, err = scone(*args, "--document-separator", ARTICLES)
     assert code == 0, err
     results = json.loads(out)
@@ -55,6 +57,6 @@ def test_a_separator_that_is_none_stops_both_commands(scone, tmp_path, wikitext)
 def test_names_in_messages_are_escaped(scone, small, tmp_path, command):
     path = tmp_path / "two\nlines\x1b[31m.txt"
     path.write_bytes(b"\xff")
-    code, _, err = scone("--quiet", "--workspace", small / "work", command, path)
+    code, _, err = scone("--quiet", "--workspace", shutil.copytree(small / "work", tmp_path / "work"), command, path)
     assert code == 65
     error_of(err, r"two\nlines\x1b[31m.txt")

@@ -405,6 +405,7 @@ def test_a_signal_unwinds_and_says_that_work_is_kept(signum, code):
 
 def test_a_forked_worker_dies_quietly_of_the_signal():
     body = """
+    import warnings; warnings.simplefilter("ignore")  # from 3.12 on Python warns of every fork beside threads
     if (child := os.fork()) == 0:
         progress("ready", 0, 1)
         time.sleep(60)
