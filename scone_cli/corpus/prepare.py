@@ -49,7 +49,7 @@ class TokenSettings:
     vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
     tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
-    document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}")
+    document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
     held_out: float = setting(
         0.01, "Share of documents, chosen by hash, that are neither counted nor trained on; of a single one, its end."
     )

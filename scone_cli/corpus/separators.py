@@ -17,7 +17,7 @@ from scone_cli.errors import BadSetting
 # Of the setting.
 SEPARATOR_HELP = (
     "a line that stands between documents, such as '-----' or '' (blank lines); or a regular expression that begins "
-    "with ^ and matches the first line of a document, such as '^ = [^=]' (WikiText).  [default: a file is a document]"
+    "with ^ and matches the first line of a document, such as '^ = [^=]' (WikiText)."
 )
 
 

@@ -117,6 +117,17 @@ def text_of(corpus: str) -> str:
     return "held-out text" if corpus in ("held-out", "held_out") else corpus
 
 
+def named_text(results: Results, corpus: str) -> str:
+    """A corpus as a sentence names it, and how much of it the models have learned from: what is found there is no evidence."""
+    facts = corpus_facts(results, corpus)
+    if not (seen := facts.get("in_training_split")):
+        return text_of(corpus)
+    if seen == 1 == facts["documents"]:
+        return f"{text_of(corpus)} (which was trained on)"
+    were = "was" if seen == 1 else "were"
+    return f"{text_of(corpus)} ({seen:,} of its {facts['documents']:,} documents {were} trained on)"
+
+
 def comparisons(results: Results, against: str | None = None, corpus: str | None = None) -> list[Comparison]:
     """The table against other arms, or one, on all corpora, or one."""
     return [

@@ -24,9 +24,9 @@ from scone_cli.evaluation.results import (
     how_much,
     how_to_have_a_rival,
     judged_corpora,
+    named_text,
     rivals_of,
     rows_of,
-    text_of,
     times_resident,
 )
 from scone_cli.formatting import bytes_text, count_text, listed, names_of, percent
@@ -71,7 +71,7 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
     if times != 1:
         which = "its rival" if times is None else f"which keeps {times:.2g} times as many parameters resident"
     relation = _RELATIONS.get(closest.finding, "it is undecided between the table and")
-    sentence = f"On {text_of(closest.corpus)} {relation} {closest.against}, {which}"
+    sentence = f"On {named_text(results, closest.corpus)} {relation} {closest.against}, {which}"
     if closest.finding != SAME:
         whose = "the table's" if closest.finding == NOT_SHOWN else "its"
         sentence += f": {whose} perplexity is {how_much(closest)}"
@@ -118,7 +118,9 @@ def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) ->
     if not found:
         return
     told = {BETTER: "better", WORSE: "worse", SAME: "the same", NOT_SHOWN: "undecided"}
-    by_finding = {finding: [text_of(each.corpus) for each in found if each.finding == finding] for finding in told}
+    by_finding = {
+        finding: [named_text(results, each.corpus) for each in found if each.finding == finding] for finding in told
+    }
     if len(same := by_finding[closest.finding]) == len(found):
         where = f"all {len(found)} other corpora" if len(found) > 2 else f"{listed(same)} too"
         yield f"Against {closest.against} it is {told[closest.finding]} on {where}."
@@ -131,7 +133,7 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
     """What the rows are worth to the model that was trained to have them is no gain, and is not told as one."""
     for found in comparisons(results, NONE):
         if found.corpus in corpora:
-            where = f"its perplexity on {text_of(found.corpus)} is {how_much(found)}"
+            where = f"its perplexity on {named_text(results, found.corpus)} is {how_much(found)}"
             return (
                 f"What Scone gains is not known, as no rival was measured: {how_to_have_a_rival()}. Beside the same model with "
                 f"its rows taken away, which it was trained to have, {where}."
@@ -147,7 +149,7 @@ def terms_told(results: Results) -> str:
     if closest is None or not rows:
         return ""
     if not rows[0]["n"]:
-        return f"None of the {len(rows) - 1:,} terms occurs on {text_of(closest.corpus)}."
+        return f"None of the {len(rows) - 1:,} terms occurs on {named_text(results, closest.corpus)}."
     each = next(each for each in rows[0]["differences"] if each["against"] == closest.against)
     of_terms = replace(
         closest, nats=each["nats_per_token"], low=each["low"], high=each["high"], finding=each["finding"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,9 @@ class Evaluate:
     """Settings of `eval`. The device moves the last bits of losses; what they were computed on is in no fingerprint."""
 
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
-    document_separator: str | None = setting(None, f"In the plain text of CORPUS: {SEPARATOR_HELP}")
+    document_separator: str | None = setting(
+        None, f"In the plain text of CORPUS: {SEPARATOR_HELP}  [default: that of count-ngrams]"
+    )
     speed: bool = setting(True, "Also measure how fast the arms are, in half a minute.")
     ladder: bool = setting(False, "Also evaluate the first 1,000, 10,000, ... rows of the table: which size is enough.")
     device: str = setting(
@@ -91,6 +93,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     from scone_cli.report.eval_verdict import verdict_of
 
     asked = _open(config, inputs, progress)
+    config = asked.config
     found, conditions, files, measured, mark = asked.found, asked.conditions, asked.files, asked.measured, asked.mark
     settings = result_settings(config)
     if not force and up_to_date(out, STAGE, mark):
@@ -159,8 +162,9 @@ def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is evaluated, by which conditions, on which files, with which terms; the marks of what is measured, and of all."""
+    """What is evaluated, how, by which conditions, on which files, with which terms; the marks of what is measured, and of all."""
 
+    config: Evaluate
     found: Opened
     conditions: list[Condition]
     files: dict[str, list[SourceFile]]
@@ -176,6 +180,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     inputs.prices.check()
     Separator.of(config.document_separator)  # it may be refused
     found = opened(inputs.workspace, inputs.against, inputs.tables)
+    config = _separated(config, inputs, found)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
     check_rivals(found, reads_held_out=not all(files.values()))
@@ -193,7 +198,15 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     measured = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     also = {"measured": measured, "fail-if": json.dumps(inputs.fail_if), "prices": json.dumps(asdict(inputs.prices))}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, also)
-    return _Asked(found, conditions, files, terms, measured, mark)
+    return _Asked(config, found, conditions, files, terms, measured, mark)
+
+
+def _separated(config: Evaluate, inputs: Inputs, found: Opened) -> Evaluate:
+    """The settings with the separator that the corpus of training was cut by: else no document would be known again."""
+    of_tokens = found.artifacts["tokens"].settings.get("document_separator")
+    if config.document_separator is not None or of_tokens is None or not inputs.corpora:
+        return config
+    return replace(config, document_separator=of_tokens)
 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:

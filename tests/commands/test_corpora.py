@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from messages import error_of, names
-from workspaces import COUNT
+from workspaces import COUNT, copy_of, manifest
 
 WORDS = "the sea and the ships that sail on it , far from the land"
 WIKITEXT = "".join(f" \n = Ship {n} = \n \n {WORDS * 5} {n} \n = = Crew = = \n \n {WORDS * 9} \n" for n in range(40))
@@ -43,6 +43,17 @@ def test_one_file_of_many_documents_is_evaluated(scone, small, tmp_path, wikitex
     results = json.loads(out)
     assert results["method"]["corpora"][0]["documents"] == 40
     assert all(row["stderr"] is not None for row in results["results"] if row["metric"] == "nats_per_token")
+
+
+def test_a_corpus_is_evaluated_as_it_was_counted_unless_it_is_told_otherwise(scone, small, tmp_path, wikitext):
+    work = copy_of(small / "work", tmp_path / "work")
+    described = manifest(work / "tokens")
+    described["settings"]["document_separator"] = ARTICLES
+    (work / "tokens" / "manifest.json").write_text(json.dumps(described))
+    for given, documents in (((), 40), (("--document-separator", "-----"), 1)):
+        code, out, err = scone("--quiet", "--workspace", work, "eval", wikitext, *given, "--no-speed", "--json")
+        assert code == 0, err
+        assert json.loads(out)["method"]["corpora"][0]["documents"] == documents
 
 
 def test_a_separator_that_is_none_stops_both_commands(scone, tmp_path, wikitext):

@@ -120,6 +120,15 @@ def test_a_corpus_that_was_trained_on_is_no_evidence():
     assert names(second, "wiki")
 
 
+def test_where_all_was_trained_on_the_verdict_says_so_before_it_judges():
+    found = results(("law",), TWO_ARMS)
+    found["method"]["corpora"][0] |= {"documents": 60, "in_training_split": 57}
+    (told,) = sentences(verdict(found))
+    assert told.startswith("On law (57 of its 60 documents were trained on) the table is better")
+    found["method"]["corpora"][0] |= {"documents": 1, "in_training_split": 1}
+    assert verdict(found).startswith("On law (which was trained on) the table is better")
+
+
 def test_one_document_shows_no_difference():
     (told,) = sentences(verdict(results(("memo",), TWO_ARMS, documents=1)))
     assert names(told, "memo", "plain-1x", "39.8%")
