@@ -151,6 +151,7 @@ def _inputs_and_out(session: Session, name: str, values: dict[str, Any]) -> tupl
     out = values.get("out") or workspace / STAGES[name].artifact
     if name == "eval":
         values["against"] = tuple(map(session.rival, values["against"]))
+        values["table"] = tuple(map(session.beside, values["table"]))
         parts = ("corpus", "against", "table", "fail_if", "tasks", "task_data", "limit", "terms")
         given = (values[part] for part in parts)
         prices = session.recipe.tables.get("prices", {}) if session.recipe else {}

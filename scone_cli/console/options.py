@@ -128,7 +128,7 @@ class Session:
         return self.workspace / name, known[name]
 
     def rival(self, given: Path) -> Path:
-        """What `--against` means: the folder of a baseline where its name is given, else what is given.
+        """What `--against` means: the folder of a baseline where its name is given, else what `beside` says.
 
         Raises:
             InputMissing: a baseline of the recipe that was not trained.
@@ -136,11 +136,18 @@ class Session:
         named, separator, folder = str(given).rpartition("=")
         name = Path(folder).name
         if self.recipe is None or name not in self.recipe.baselines or folder not in (name, str(self.workspace / name)):
-            return given
+            return self.beside(given)
         if not (self.workspace / name).exists():
             hint = f"run: scone --config {shlex.quote(str(self.recipe.path))} train-fgram --baseline {name}"
             raise InputMissing(f"{self.workspace / name}: the baseline '{name}' of the recipe is not trained", hint)
         return Path(f"{named}{separator}{self.workspace / name}")
+
+    def beside(self, given: Path) -> Path:
+        """DIR or NAME=DIR, where a word without a slash that is no folder here is one of the workspace."""
+        name, separator, folder = str(given).rpartition("=")
+        if "/" in str(given) or given.exists() or Path(folder).exists() or not (self.workspace / folder).exists():
+            return given
+        return Path(f"{name}{separator}{self.workspace / folder}")
 
 
 class SettingOption(click.Option):

@@ -24,7 +24,7 @@ from scone_cli.evaluation.model_cost import (
     prefill_flops,
 )
 from scone_cli.evaluation.payback import payback
-from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, SAME, TABLE, comparisons, judged_corpora
+from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, SAME, TABLE, Calls, comparisons, judged_corpora
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.settings import Quantity
 from scone_cli.table.row_formats import row_bytes
@@ -159,4 +159,4 @@ def payback_of(results: Row, plain: Sequence[str], prices: Prices) -> Row | None
     }
     rivals = [known[name] for name in plain if name in known]
     undecided = [each.against for each in comparisons(results, corpus=first) if each.finding in (NOT_SHOWN, SAME)]
-    return payback(known[TABLE], rivals, prices, undecided) if TABLE in known and rivals else None
+    return payback(known[TABLE], rivals, prices, undecided, Calls.of(results)) if TABLE in known and rivals else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact, read_manifest
-from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
+from scone_cli.errors import BadSetting, HalfWrittenArtifact, InputMissing, MismatchedArtifacts, SconeError
 from scone_cli.evaluation.results import LIVE, NONE, TABLE
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.model.devices import find_device
@@ -88,12 +88,12 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
             raise BadSetting(
                 f"--against {given}: an arm named '{name}' exists already", "give it a name: NAME=MODEL_DIR"
             )
-        found.rivals[name] = folder, open_artifact(folder, "model")
+        found.rivals[name] = folder, _open_given("--against", folder, "model", workspace)
     for given in tables:
         name, folder = _named(given)
         if name in found.tables:
             raise BadSetting(f"--table {given}: a table named '{name}' exists already", "give it a name: NAME=DIR")
-        found.tables[name] = folder, open_artifact(folder, "table")
+        found.tables[name] = folder, _open_given("--table", folder, "table", workspace)
         _check_table(folder, found.tables[name][1], artifacts, workspace)
     of_tokens = artifacts["tokens"].tokenizer
     for name, manifest in [*artifacts.items(), *((name, manifest) for name, (_, manifest) in found.rivals.items())]:
@@ -125,6 +125,20 @@ def check_rivals(found: Opened, reads_held_out: bool) -> None:
                 if tokens.tokenizer
                 else "compare models made from one workspace",
             )
+
+
+def _open_given(option: str, folder: Path, artifact: str, workspace: Path) -> Manifest:
+    """The model or the table in a folder that was named; where there is none, what to run to make it there."""
+    try:
+        return open_artifact(folder, artifact)
+    except (InputMissing, HalfWrittenArtifact) as error:
+        make = "train-fgram --kind plain" if artifact == "model" else "precompute"
+        place = shlex.quote(str(folder))
+        if "/" not in str(folder):
+            place = shlex.quote(str(workspace / folder))
+            error.message += f", and none in {workspace}"
+        hint = f"run: scone --workspace {shlex.quote(str(workspace))} {make} --out {place}"
+        raise type(error)(f"{option} {error.message}", hint) from error
 
 
 def _named(given: Path) -> tuple[str, Path]:
@@ -210,6 +224,22 @@ def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, 
     return [*commands, _command(workspace, "eval", arguments, settings)]
 
 
+def calls_of(
+    found: Opened, corpora: Sequence[str], options: Sequence[str], changed: Mapping[str, Any], recipe: str | None
+) -> dict[str, str]:
+    """What further commands begin with, see `results.Calls`.
+
+    changed: the settings that are not the defaults. recipe: what was given now; else the one that made the model.
+    """
+    recipe = recipe or found.artifacts["model"].recipe.get("path")
+    of_recipe = ["--config", recipe] if recipe else []
+    return {
+        "train": _command(found.workspace, "train-fgram", [], {}, of_recipe),
+        "evaluate": _command(found.workspace, "eval", [*corpora, *options], changed, of_recipe),
+        "evaluate_text": _command(found.workspace, "eval", options, changed, of_recipe),
+    }
+
+
 def _token_settings(found: Opened) -> dict[str, Any]:
     """Those of `tokens/`; a tokenizer that was given is known there by its hash, and lies in it."""
     settings = found.artifacts["tokens"].settings
@@ -230,8 +260,10 @@ def _precompute(workspace: Path, own: Sequence[Any], table: Manifest) -> str:
     return _command(workspace, "precompute", own, settings)
 
 
-def _command(workspace: Path, name: str, own: Sequence[Any], settings: Mapping[str, Any]) -> str:
-    words = ["scone", "--workspace", str(workspace), name, *map(str, own)]
+def _command(
+    workspace: Path, name: str, own: Sequence[Any], settings: Mapping[str, Any], of_all: Sequence[str] = ()
+) -> str:
+    words = ["scone", *of_all, "--workspace", str(workspace), name, *map(str, own)]
     for setting, value in settings.items():
         flag = setting.replace("_", "-")
         if isinstance(value, bool):

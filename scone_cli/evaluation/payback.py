@@ -22,7 +22,7 @@ from scone_cli.evaluation.break_even import (
     equal_quality,
     hinge_of,
 )
-from scone_cli.evaluation.results import how_to_have_a_rival
+from scone_cli.evaluation.results import Calls
 from scone_cli.formatting import big, days_text, dollars
 
 Row = dict[str, Any]
@@ -34,12 +34,16 @@ _NUMBERS = (
 
 
 def payback(
-    scone: Contender, rivals: Sequence[Contender], prices: Prices, undecided: Collection[str] = frozenset()
+    scone: Contender,
+    rivals: Sequence[Contender],
+    prices: Prices,
+    undecided: Collection[str] = frozenset(),
+    calls: Calls = Calls(),  # noqa: B008 - it is frozen
 ) -> Row:
     """Whether, and after how many tokens, a model with a table is cheaper than a plain one of equal quality.
 
     `rivals` are plain models, measured on the same text; `scone` is the arm that reads the table. Between it and the rivals
-    `undecided` the text does not tell which is better. Returns the section `payback` of an evaluation, JSON values only:
+    `undecided` the text does not tell which is better; `calls` are the commands that would tell more. Returns the section `payback` of an evaluation, JSON values only:
 
     - scone: its name
     - baseline: null without rivals, else {name, bound, nats_per_token, inference_flops, training_flops}. bound: null if the
@@ -57,11 +61,11 @@ def payback(
     found: Row = {"scone": scone.name, "baseline": None, "prices": asdict(prices), "outcome": "no rivals"}
     baseline = equal_quality(scone, rivals)
     if baseline is None:
-        verdict = f"Whether Scone pays is not known, as no plain model was measured beside it: {how_to_have_a_rival()}."
+        verdict = f"Whether Scone pays is not known, as no plain model was measured beside it: {calls.for_a_rival()}."
         nothing: Row = {"answer": "open", "hinges_on": None, "assumptions": [], "verdict": verdict}
         return found | dict.fromkeys(_NUMBERS) | nothing
     deal = deal_of(scone, baseline.model, prices)
-    missing = _missing(baseline, deal, undecided)
+    missing = _missing(baseline, deal, undecided, calls)
     assumptions = assumptions_of(scone, baseline.model, prices)
     hinge = hinge_of(deal, assumptions)
     return found | {
@@ -94,7 +98,7 @@ def _number(value: float) -> float | None:
 # ---- the sentence ------------------------------------------------------------------------------------------------
 
 
-def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str]) -> str:
+def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str], calls: Calls) -> str:
     """What must be known to say whether it pays, and how it would be; empty where it can be said."""
     name = baseline.model.name
     if deal.saving <= 0 and name in undecided:
@@ -105,12 +109,12 @@ def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str]) -> str:
     if deal.outcome == "never" and baseline.bound == "at least":
         return (
             f"Whether Scone pays is not known: it is better than every plain model measured, and a token costs it as much as one "
-            f"of {name}, the best of them, or more; a larger one would tell ({how_to_have_a_rival(options=' --dim LARGER')})."
+            f"of {name}, the best of them, or more; a larger one would tell ({calls.for_a_rival(options=' --dim LARGER')})."
         )
     if deal.outcome == "at once" and baseline.bound == "at most":
         return (
             f"Whether Scone pays is not known: it costs less to train and to run than {name}, which is better; a smaller plain "
-            f"model would tell ({how_to_have_a_rival(options=' --dim SMALLER')})."
+            f"model would tell ({calls.for_a_rival(options=' --dim SMALLER')})."
         )
     return ""
 

@@ -232,6 +232,19 @@ def how_much(found: Comparison) -> str:
     return f"{change} (95% interval {ends}{', for this text only' if found.of_this_text else ''})"
 
 
-def how_to_have_a_rival(kind: str = "plain", options: str = "") -> str:
-    """The commands that make one and evaluate it."""
-    return f"scone train-fgram --kind {kind}{options} --out DIR, then scone eval --against DIR"
+@dataclass(frozen=True)
+class Calls:
+    """The commands that train in the workspace that was evaluated, that evaluate again with all that was given, and with another text."""
+
+    train: str = "scone train-fgram"
+    evaluate: str = "scone eval"
+    evaluate_text: str = "scone eval"
+
+    @classmethod
+    def of(cls, results: Results) -> Calls:
+        """Those of an evaluation; the bare ones where it does not tell them."""
+        return cls(**(results.get("method") or {}).get("calls") or {})
+
+    def for_a_rival(self, kind: str = "plain", options: str = "") -> str:
+        """The commands that make one and evaluate it beside those that were measured."""
+        return f"{self.train} --kind {kind}{options} --out DIR, then {self.evaluate} --against DIR"

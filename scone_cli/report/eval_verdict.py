@@ -15,6 +15,7 @@ from scone_cli.evaluation.results import (
     SAME,
     TABLE,
     WORSE,
+    Calls,
     Comparison,
     Results,
     arms_of,
@@ -22,7 +23,6 @@ from scone_cli.evaluation.results import (
     cost_of,
     headline_of,
     how_much,
-    how_to_have_a_rival,
     judged_corpora,
     named_text,
     rivals_of,
@@ -75,20 +75,21 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
     if closest.finding != SAME:
         whose = "the table's" if closest.finding == NOT_SHOWN else "its"
         sentence += f": {whose} perplexity is {how_much(closest)}"
-    clauses = [*_what_would_decide(closest), *_about_peers(closest, peers), *_about_larger(results, larger)]
+    clauses = [*_what_would_decide(results, closest), *_about_peers(closest, peers), *_about_larger(results, larger)]
     return "; ".join([sentence, *clauses]) + "."
 
 
-def _what_would_decide(found: Comparison) -> Iterator[str]:
+def _what_would_decide(results: Results, found: Comparison) -> Iterator[str]:
     """How much text, if the difference stays what it is: an interval narrows with the root of it."""
     if found.finding != NOT_SHOWN:
         return
+    evaluate = f"{Calls.of(results).evaluate_text} CORPUS"
     if found.low is None or found.high is None:
-        yield "more text would decide it (scone eval CORPUS)"
+        yield f"more text would decide it ({evaluate})"
         return
     times = ((found.high - found.low) / 2 / found.nats) ** 2 if found.nats else float("inf")
     if times <= _MOST_TIMES:
-        yield f"about {max(2, round(times))} times as much text would decide it (scone eval CORPUS)"
+        yield f"about {max(2, round(times))} times as much text would decide it ({evaluate})"
     else:
         yield f"they are within {percent(max(map(abs, found.interval or ())))} of one another"
 
@@ -135,7 +136,7 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
         if found.corpus in corpora:
             where = f"its perplexity on {named_text(results, found.corpus)} is {how_much(found)}"
             return (
-                f"What Scone gains is not known, as no rival was measured: {how_to_have_a_rival()}. Beside the same model with "
+                f"What Scone gains is not known, as no rival was measured: {Calls.of(results).for_a_rival()}. Beside the same model with "
                 f"its rows taken away, which it was trained to have, {where}."
             )
     arms = arms_of(results)
@@ -188,4 +189,4 @@ def _without_payback(results: Results) -> str:
     """Where a table was measured and no plain model with what it took to train."""
     if not any(row["arm"] == TABLE for row in results.get("cost") or []) or headline_of(results) is None:
         return ""
-    return f"Whether it pays is not known, as no plain model was measured: {how_to_have_a_rival()}."
+    return f"Whether it pays is not known, as no plain model was measured: {Calls.of(results).for_a_rival()}."

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scone_cli import __version__
-from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, json_of
+from scone_cli.artifacts.manifest import GIVEN, Manifest, digest_weights, fingerprint, json_of
 from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date, write_atomically, write_parquet
 from scone_cli.artifacts.replacing import tell_replacing
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
@@ -162,7 +162,7 @@ def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is evaluated, how, by which conditions, on which files, with which terms; the marks of what is measured, and of all."""
+    """What is evaluated and how, conditions, files, terms; the marks of what is measured, and of all."""
 
     config: Evaluate
     found: Opened
@@ -330,9 +330,10 @@ def _texts(
 
 def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
     """What was compared, and all that is needed to do it again."""
-    from scone_cli.evaluation.arms import commands_of
+    from scone_cli.evaluation.arms import calls_of, commands_of
 
     own = found.artifacts["model"].fingerprint
+    changed = {name: value for name, value in asdict(config).items() if value != getattr(Evaluate(), name)}
     tables = {"table": found.artifacts["table"]} if found.has_table else {}
     tables |= {f"table:{name}": manifest for name, (_, manifest) in found.tables.items()}
     return {
@@ -347,17 +348,19 @@ def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
             }
             for name, table in tables.items()
         },
-        "commands": commands_of(found, _arguments(inputs), result_settings(config)),
+        "commands": commands_of(found, [*map(str, inputs.corpora), *_options(inputs)], result_settings(config)),
+        "calls": calls_of(
+            found, [*map(str, inputs.corpora)], _options(inputs), changed, GIVEN.get().recipe.get("path")
+        ),
     }
 
 
-def _arguments(inputs: Inputs) -> list[str]:
-    """What this evaluation was given, as on a command line."""
+def _options(inputs: Inputs) -> list[str]:
+    """What this evaluation was given beside its corpora, as on a command line."""
     given = {"against": inputs.against, "table": inputs.tables, "tasks": inputs.tasks, "fail-if": inputs.fail_if}
     for flag, value in (("task-data", inputs.task_data), ("limit", inputs.limit), ("terms", inputs.terms)):
         given[flag] = (str(value),) if value is not None else ()
-    options = [word for flag, values in given.items() for value in values for word in (f"--{flag}", str(value))]
-    return [*map(str, inputs.corpora), *options]
+    return [word for flag, values in given.items() for value in values for word in (f"--{flag}", str(value))]
 
 
 def _write(staging: Path, results: Row) -> None:

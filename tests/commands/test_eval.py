@@ -157,6 +157,26 @@ def test_a_condition_that_holds_fails_every_time(evaluate):
         assert "table.ppl < 0" not in message
 
 
+def test_a_word_is_a_folder_of_the_workspace_and_the_verdict_has_the_commands_to_go_on(evaluate, forks, work, tmp_path):
+    shutil.copytree(work / "table", work / "again")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("[eval]\nspeed = false\n")
+    ended = forks.run(
+        "--config", recipe, "--workspace", work, "eval", "--against", "plain", "--table", "again", "--json"
+    )
+    assert ended.code == 0, ended.err
+    method = json.loads(ended.out)["method"]
+    assert {"plain", "table:again"} <= set(method["models"])
+    start = ["scone", "--config", str(recipe), "--workspace", str(work)]
+    again = ["--against", str(work / "plain"), "--table", str(work / "again"), "--no-speed"]
+    assert shlex.split(method["calls"]["train"]) == [*start, "train-fgram"]
+    assert shlex.split(method["calls"]["evaluate"]) == [*start, "eval", *again]
+    for option, command in (("--against", "train-fgram --kind plain"), ("--table", "precompute")):
+        ended = forks.run("--workspace", work, "eval", option, "nope")
+        assert ended.code == 66
+        error_of(ended.err, "nope", str(work), f"scone --workspace {work} {command} --out {work / 'nope'}")
+
+
 @pytest.mark.parametrize(
     ("condition", "facts"),
     [

@@ -221,6 +221,15 @@ def test_what_would_tell_whether_it_pays_is_a_command():
     assert not is_named(no_rival, "Whether it pays")  # one missing rival is told once
 
 
+def test_the_commands_to_go_on_are_those_of_this_evaluation():
+    found = undecided()
+    found["method"]["calls"] = {"train": "scone -w T", "evaluate": "scone E", "evaluate_text": "scone X"}
+    assert is_named(verdict(found), "scone X CORPUS")
+    alone = results(arms={arm: ARMS[arm] for arm in ("live", "table", "none")})
+    alone["method"]["calls"] = found["method"]["calls"]
+    assert is_named(verdict(alone), "scone -w T --kind plain --out DIR, then scone E --against DIR")
+
+
 def test_the_same_is_called_the_same():
     found = results(("law",), TWO_ARMS)
     for row in found["differences"]:
