@@ -230,13 +230,13 @@ def plain(value: float | None) -> str:
 
 
 def days_text(days: float) -> str:
-    """A time as long as people plan for: 12 days, 3.4 years."""
+    """A time as long as people plan for: 12 days, 3.4 years; or a shorter one."""
     if not math.isfinite(days):
         return f"{days}"
-    for size, unit in ((365, "years"), (1, "days"), (1 / 24, "hours")):
+    for size, unit in ((365, "years"), (1, "days"), (1 / 24, "hours"), (1 / 1440, "minutes"), (1 / 86400, "seconds")):
         if days >= 2 * size:
             return f"{days / size:,.0f} {unit}" if days >= 10 * size else f"{days / size:.2g} {unit}"
-    return f"{max(1, round(1440 * days))} minutes"
+    return "2 seconds at most"
 
 
 def dollars(value: float | None) -> str:

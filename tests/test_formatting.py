@@ -70,3 +70,10 @@ def test_what_has_no_end_keeps_its_sign():
 def test_what_is_shortened_fits_its_columns(text, expected):
     """Eight columns, of which a Chinese character takes two."""
     assert shortened(text, 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.5, "2 seconds at most"), (15, "15 seconds"), (59, "59 seconds"), (180, "3 minutes")]
+)
+def test_short_times_have_small_units(seconds, text):
+    assert formatting.days_text(seconds / 86400) == text

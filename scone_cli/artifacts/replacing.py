@@ -65,7 +65,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) ->
     compared = [*new, *(name for name in old if name in names and name not in new)]
 
     def text(name: str, value: Any) -> str:
-        return shortened(named_value_text(name, value), _MOST)
+        return "none" if value is None else shortened(named_value_text(name, value), _MOST)
 
     return {
         name: (text(name, old.get(name)), text(name, new.get(name)))

@@ -124,7 +124,7 @@ def equal_quality(scone: Contender, rivals: Sequence[Contender]) -> Baseline | N
                     (worse.training_flops, better.training_flops),
                 )
             )
-            name = f"between {worse.name} and {better.name}"
+            name = f"interpolated between {worse.name} and {better.name}"
             return Baseline(Contender(name, scone.nats_per_token, inference, training))
     as_good = [rival for rival in best if rival.nats_per_token == scone.nats_per_token]
     return Baseline(as_good[0]) if as_good else Baseline(best[-1], "at least")

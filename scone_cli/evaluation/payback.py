@@ -43,7 +43,9 @@ def payback(
     """Whether, and after how many tokens, a model with a table is cheaper than a plain one of equal quality.
 
     `rivals` are plain models, measured on the same text; `scone` is the arm that reads the table. Between it and the rivals
-    `undecided` the text does not tell which is better; `calls` are the commands that would tell more. Returns the section `payback` of an evaluation, JSON values only:
+    `undecided` the text does not tell which is better; `calls` are the commands that would tell more.
+
+    Returns the section `payback` of an evaluation, JSON values only:
 
     - scone: its name
     - baseline: null without rivals, else {name, bound, nats_per_token, inference_flops, training_flops}. bound: null if the
@@ -103,13 +105,13 @@ def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str], calls: 
     name = baseline.model.name
     if deal.saving <= 0 and name in undecided:
         return (
-            f"Whether Scone pays is not known while it is undecided which is better, the table or {name}: a token costs it as "
-            f"much as one of {name}, or more, so it pays only if it is better."
+            f"Whether Scone pays is not known while no difference is shown between the table and {name}: a token costs the same "
+            "or more, so it pays only if it is better."
         )
     if deal.outcome == "never" and baseline.bound == "at least":
         return (
-            f"Whether Scone pays is not known: it is better than every plain model measured, and a token costs it as much as one "
-            f"of {name}, the best of them, or more; a larger one would tell ({calls.for_a_rival(options=' --dim LARGER')})."
+            "Whether Scone pays is not known: it is better than every plain model measured, and a token costs the same as with "
+            f"{name}, the best of them, or more; a larger one would tell ({calls.for_a_rival(options=' --dim LARGER')})."
         )
     if deal.outcome == "at once" and baseline.bound == "at most":
         return (
@@ -123,7 +125,8 @@ def _verdict(baseline: Baseline, deal: Deal, hinge: Row | None, prices: Prices) 
     if baseline.bound == "at most" and deal.saving <= 0:
         return f"Scone does not pay: {baseline.model.name}, a plain model, is better, and a token of it costs as much or less."
     sentence = _FINDINGS[deal.outcome](baseline, deal, prices)
-    return f"{sentence}{_hinging(hinge)}."
+    by_default = ", by the default prices" * (prices == Prices())
+    return f"{sentence}{by_default}{_hinging(hinge)}."
 
 
 def _after(baseline: Baseline, deal: Deal, prices: Prices) -> str:
@@ -140,7 +143,7 @@ def _at_once(baseline: Baseline, _deal: Deal, prices: Prices) -> str:
 
 def _never(baseline: Baseline, deal: Deal, prices: Prices) -> str:
     if deal.saving <= 0:
-        return f"Scone does not pay: a token costs it as much as one of {_plain(baseline)}, or more"
+        return f"Scone does not pay: a token costs the same or more than with {_plain(baseline)}"
     if not prices.load:
         return f"Scone does not pay: nothing is served, so nothing is saved; from {big(deal.least_load)} tokens a day on it pays"
     saved = f"{dollars(deal.saving * prices.load)} a day that it saves over {_plain(baseline)}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scone_cli.formatting import NOTHING, percent, signed_percent
+from scone_cli.formatting import NOTHING, percent
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 # Arms of the model that is evaluated: rows from the table, A_f-gram runs, no rows.
 TABLE, LIVE, NONE = "table", "live", "none"
 BETTER, WORSE, SAME, NOT_SHOWN = "better", "worse", "the same", "no difference shown"
+TOO_FEW = "too few"  # of a term: it occurs in too few places to judge by
 _HARDLY_ANY = 0.1  # of the documents of a corpus
 _SAME_SIZE = 0.02  # of the resident parameters: no reader calls such models of different sizes
 
@@ -107,8 +108,8 @@ def errors_told(clusters: Row) -> str:
     size = f"{clusters['number']} blocks of about {clusters['mean_tokens']:,} tokens"
     reach = max(1, clusters["mean_tokens"] // 10)
     return (
-        f"errors are clustered by {size}; they hold for this text only, and as far as tokens more than {reach:,} apart "
-        "tell nothing of one another"
+        f"errors are clustered by {size}; they hold for this text only, and only if text is independent "
+        f"of what stands more than {reach:,} token{'s' * (reach != 1)} before it"
     )
 
 
@@ -226,15 +227,16 @@ def how_much(found: Comparison) -> str:
     if found.interval is None:
         return f"{change} (too little text for an interval)"
     low, high = found.interval
-    ends = f"{signed_percent(low)} to {signed_percent(high)}"
-    if found.finding in (BETTER, WORSE):
-        ends = " to ".join(map(percent, sorted((abs(low), abs(high)))))
+    near, far = sorted((low, high), key=abs)
+    ends = f"{percent(near)} to {percent(far)}"
+    if low * high <= 0 or near * found.nats <= 0 or change.startswith("about"):
+        ends = " to ".join(f"{percent(end)} {'lower' if end < 0 else 'higher'}" for end in (low, high))
     return f"{change} (95% interval {ends}{', for this text only' if found.of_this_text else ''})"
 
 
 @dataclass(frozen=True)
 class Calls:
-    """The commands that train in the workspace that was evaluated, that evaluate again with all that was given, and with another text."""
+    """The commands that train in the workspace that was evaluated, that evaluate again, and that evaluate another text."""
 
     train: str = "scone train-fgram"
     evaluate: str = "scone eval"

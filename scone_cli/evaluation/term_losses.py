@@ -18,9 +18,11 @@ from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.evaluation.clusters import Clusters, parts_of
 from scone_cli.evaluation.metrics import nats_per_token, per_document
+from scone_cli.evaluation.results import TOO_FEW
 from scone_cli.evaluation.run_arms import Losses
 
 Row = dict[str, Any]
+LEAST_CLUSTERS = 10  # documents or blocks that hold a term: of fewer, errors are far too small
 Difference = Callable[[F64, F64, F64], Row]  # of nats of two arms, and tokens, by cluster [B]
 
 
@@ -83,13 +85,15 @@ class TermLosses:
         about = {"n": count, "share": count / num_tokens, "hit_rate": None}
         if not count:
             return about | {"losses": {}, "stderrs": {}, "differences": []}
+        is_few = np.count_nonzero(tokens) < LEAST_CLUSTERS
+        few = {"stderr": None, "low": None, "high": None, "finding": TOO_FEW} if is_few else {}
         means = {arm: nats_per_token(each, tokens) for arm, each in nats.items()}
         return about | {
             "hit_rate": float(matched.sum()) / count if self._matched_by else None,
             "losses": {arm: mean.value for arm, mean in means.items()},
             "stderrs": {arm: mean.stderr for arm, mean in means.items()},
             "differences": [
-                {"against": arm} | compare(nats[self._matched_by], nats[arm], tokens)
+                {"against": arm} | compare(nats[self._matched_by], nats[arm], tokens) | few
                 for arm in self._arms
                 if self._matched_by and arm != self._matched_by
             ],

@@ -260,7 +260,7 @@ def _gain(results: Results) -> Iterator[Fact]:
     if (bits := bits_a_byte(results, found)) is not None:
         note += f"; {signed_number(bits, 4)} bits a byte"
     if found.finding == NOT_SHOWN:
-        note += "; undecided"
+        note += "; no difference shown"
     yield Fact(f"perplexity against {found.against}", signed_percent(found.change), note)
 
 

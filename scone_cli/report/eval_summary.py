@@ -20,7 +20,6 @@ LEAST_TOLD = 1e-3  # nats a token: a tenth of a percent of the perplexity
 MOST_TERMS = 12
 MOST_ARMS = 5  # beside one another
 _ERROR = "± one standard error"
-_FINDINGS = {NOT_SHOWN: "undecided"}
 
 
 def summary_of(results: Row) -> Row:
@@ -130,7 +129,7 @@ def _finding(row: Row) -> str:
         return "(rows taken away)"
     if found == NOT_SHOWN and row["against"] == LIVE and _is_rounding(row):
         return "the same, rounded"
-    return _FINDINGS.get(found, found)
+    return found
 
 
 def _is_rounding(row: Row) -> bool:

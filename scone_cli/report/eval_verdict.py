@@ -14,6 +14,7 @@ from scone_cli.evaluation.results import (
     NOT_SHOWN,
     SAME,
     TABLE,
+    TOO_FEW,
     WORSE,
     Calls,
     Comparison,
@@ -45,7 +46,7 @@ def verdict(results: Results) -> str:
     """Whether the table is better than its rivals, by how much, and on which corpora; two sentences at most.
 
     The rival that counts is the best of those with the same resident size, on the first corpus that is not training text.
-    A difference whose 95% interval covers zero, or that has none, is undecided.
+    A difference whose 95% interval covers zero, or that has none, is not shown.
     """
     corpora, closest = judged_corpora(results), headline_of(results)
     if closest is None:
@@ -70,7 +71,7 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
     which = "the best of its rivals of the same resident size" if peers else "its rival of the same resident size"
     if times != 1:
         which = "its rival" if times is None else f"which keeps {times:.2g} times as many parameters resident"
-    relation = _RELATIONS.get(closest.finding, "it is undecided between the table and")
+    relation = _RELATIONS.get(closest.finding, "no difference is shown between the table and")
     sentence = f"On {named_text(results, closest.corpus)} {relation} {closest.against}, {which}"
     if closest.finding != SAME:
         whose = "the table's" if closest.finding == NOT_SHOWN else "its"
@@ -101,7 +102,12 @@ def _about_peers(closest: Comparison, peers: Sequence[Comparison]) -> Iterator[s
 
 
 def _about_larger(results: Results, larger: Sequence[Comparison]) -> Iterator[str]:
-    told = {BETTER: "it beats", SAME: "it is the same as", NOT_SHOWN: "it is undecided against", WORSE: "it loses to"}
+    told = {
+        BETTER: "it beats",
+        SAME: "it is the same as",
+        NOT_SHOWN: "no difference is shown from",
+        WORSE: "it loses to",
+    }
     for finding, words in told.items():
         if names := [each.against for each in larger if each.finding == finding]:
             times = [times_resident(results, name) or 0 for name in names]
@@ -118,16 +124,16 @@ def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) ->
     ]
     if not found:
         return
-    told = {BETTER: "better", WORSE: "worse", SAME: "the same", NOT_SHOWN: "undecided"}
+    told = {BETTER: "it is better", WORSE: "it is worse", SAME: "it is the same", NOT_SHOWN: "no difference is shown"}
     by_finding = {
         finding: [named_text(results, each.corpus) for each in found if each.finding == finding] for finding in told
     }
     if len(same := by_finding[closest.finding]) == len(found):
         where = f"all {len(found)} other corpora" if len(found) > 2 else f"{listed(same)} too"
-        yield f"Against {closest.against} it is {told[closest.finding]} on {where}."
+        yield f"Against {closest.against} {told[closest.finding]} on {where}."
         return
     parts = [f"{told[finding]} on {names_of(names, 'corpora')}" for finding, names in by_finding.items() if names]
-    yield f"Elsewhere it is, against {closest.against}, {listed(parts)}."
+    yield f"Elsewhere, against {closest.against}, {listed(parts)}."
 
 
 def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
@@ -135,9 +141,10 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
     for found in comparisons(results, NONE):
         if found.corpus in corpora:
             where = f"its perplexity on {named_text(results, found.corpus)} is {how_much(found)}"
+            how = Calls.of(results).for_a_rival()
             return (
-                f"What Scone gains is not known, as no rival was measured: {Calls.of(results).for_a_rival()}. Beside the same model with "
-                f"its rows taken away, which it was trained to have, {where}."
+                f"What Scone gains is not known, as no rival was measured: {how}. Beside the same model with its rows taken "
+                f"away, which it was trained to have, {where}."
             )
     arms = arms_of(results)
     return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {listed(arms)}'}."
@@ -152,12 +159,15 @@ def terms_told(results: Results) -> str:
     if not rows[0]["n"]:
         return f"None of the {len(rows) - 1:,} terms occurs on {named_text(results, closest.corpus)}."
     each = next(each for each in rows[0]["differences"] if each["against"] == closest.against)
+    if each["finding"] == TOO_FEW:
+        times = f"{rows[0]['occurrences']:,} time{'s' * (rows[0]['occurrences'] != 1)}"
+        return f"The terms occur {times} on {named_text(results, closest.corpus)}, in too few places to judge by."
     of_terms = replace(
         closest, nats=each["nats_per_token"], low=each["low"], high=each["high"], finding=each["finding"]
     )
     occurrences = f"{rows[0]['occurrences']:,} occurrence{'s' * (rows[0]['occurrences'] != 1)} of the terms"
-    undecided = ", which leaves it undecided" * (of_terms.finding == NOT_SHOWN)
-    return f"Inside the {occurrences} its perplexity is {how_much(of_terms)}{undecided}."
+    not_shown = "; no difference is shown" * (of_terms.finding == NOT_SHOWN)
+    return f"Inside the {occurrences} its perplexity is {how_much(of_terms)}{not_shown}."
 
 
 # ---- the cost, and whether it pays -------------------------------------------------------------------------------

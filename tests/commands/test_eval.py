@@ -157,7 +157,7 @@ def test_a_condition_that_holds_fails_every_time(evaluate):
         assert "table.ppl < 0" not in message
 
 
-def test_a_word_is_a_folder_of_the_workspace_and_the_verdict_has_the_commands_to_go_on(evaluate, forks, work, tmp_path):
+def test_a_word_is_a_folder_of_the_workspace_and_the_verdict_has_the_commands_to_go_on(forks, work, tmp_path):
     shutil.copytree(work / "table", work / "again")
     recipe = tmp_path / "r.toml"
     recipe.write_text("[eval]\nspeed = false\n")
@@ -174,7 +174,8 @@ def test_a_word_is_a_folder_of_the_workspace_and_the_verdict_has_the_commands_to
     for option, command in (("--against", "train-fgram --kind plain"), ("--table", "precompute")):
         ended = forks.run("--workspace", work, "eval", option, "nope")
         assert ended.code == 66
-        error_of(ended.err, "nope", str(work), f"scone --workspace {work} {command} --out {work / 'nope'}")
+        error_of(ended.err, "nope", str(work))
+        assert f"scone --workspace {work} {command} --out {work / 'nope'}" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_what_changes_and_what_is_out_of_date_then_is_told(lab):
     assert lab.notices(err) == {"vocab": "size 600 -> 500, min-docs 1 -> 2; out of date then: model, table, eval"}
     lab.recipe.write_text("[select-vocab]\n")
     assert lab.notices(lab.run(*lab.given, "select-vocab", "--coverage", "0.3"))["vocab"].startswith(
-        "coverage - -> 0.3, "
+        "coverage none -> 0.3, "
     )
 
 

@@ -331,7 +331,7 @@ def test_terms_against_a_loop_over_their_occurrences(arms, losses, bounds):
         for each in row["differences"]:
             expected = (losses["table"] - losses[each["against"]])[places].mean()
             assert each["nats_per_token"] == pytest.approx(expected, abs=1e-6)
-            assert each["finding"] == finding(each)
+            assert (each["finding"], each["stderr"], each["low"]) == ("too few", None, None), "few blocks hold it"
 
 
 def test_one_document_has_an_interval_by_blocks_of_text(arms):

@@ -8,7 +8,7 @@ import pytest
 from messages import leanings, names, wording
 from prices import LARGE, PRICES, SCONE, SMALL
 
-from scone_cli.evaluation.break_even import Contender
+from scone_cli.evaluation.break_even import Contender, Prices
 from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big
 from scone_cli.settings import Quantity
@@ -123,6 +123,12 @@ def test_the_assumption_named_is_one_that_is_told():
     found = payback(SCONE, [SMALL, LARGE], PRICES)
     assert found["hinges_on"] in [row["assumption"] for row in found["assumptions"]]
     assert found["prices"]["accelerator_hour"] == 3.6
+
+
+def test_default_prices_and_an_interpolated_rival_are_named():
+    told = payback(SCONE, [SMALL, LARGE], Prices())["verdict"]
+    assert names(told, "by the default prices", "interpolated between small and large")
+    assert "default" not in payback(SCONE, [SMALL, LARGE], PRICES)["verdict"]
 
 
 def test_a_bound_is_one():

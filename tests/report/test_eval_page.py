@@ -457,7 +457,7 @@ def test_few_documents_and_words_without_blanks_are_told():
     html = render(found)
     for row in found["differences"]:
         assert names(row["corpus"], "memo")
-    assert names(html, "30 blocks of about 800 tokens", "this text only", "80 apart", "56.0%")
+    assert names(html, "30 blocks of about 800 tokens", "this text only", "more than 80 tokens before", "56.0%")
     assert "for this text only" in top_of(html)[0].text
     assert "this text only" not in render(results(("memo",)))
 

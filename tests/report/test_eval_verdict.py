@@ -57,7 +57,7 @@ def test_no_difference_is_shown_where_the_interval_covers_zero():
         if row["against"] == "hashed-1x":
             row |= {"nats_per_token": 0.002, "low": -0.006, "high": 0.010, "finding": "no difference shown"}
     (told,) = sentences(verdict(found))
-    assert names(told, "law", "0.2%", "95%", "\N{MINUS SIGN}0.6%", "+1.0%", "2.7")
+    assert names(told, "law", "0.2%", "95% interval 0.6% lower to 1.0% higher", "2.7")
     assert direction(told, "0.2%") == "higher"
     judged = {rival: leaning_before(told, rival) for rival in ("hashed-1x", "plain-1x", "plain-4x")}
     assert judged == {"hashed-1x": "unknown", "plain-1x": "better", "plain-4x": "better"}
@@ -247,3 +247,12 @@ def test_terms_are_judged_against_the_rival_that_counts():
     found["terms"] = [row | {"occurrences": 0, "n": 0, "differences": []} for row in found["terms"]]
     assert names(terms_told(found), "None of the 3 terms")
     assert terms_told(found | {"terms": []}) == ""
+
+
+def test_terms_in_few_places_are_no_finding():
+    found = results(("law",), TWO_ARMS)
+    found["terms"][0]["occurrences"] = 3
+    for each in found["terms"][0]["differences"]:
+        each |= {"low": None, "high": None, "finding": "too few"}
+    assert names(terms_told(found), "3 times", "too few places")
+    assert "%" not in terms_told(found)
