@@ -10,6 +10,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from scone_cli.artifacts.manifest import GIVEN, Manifest, read_manifest
@@ -30,10 +31,12 @@ def tell_replacing(
     made_from: Mapping[str, str],
     progress: Progress,
     force: bool,
+    asked: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Say what is different from the artifact in `target`, which will be replaced, and what is out of date then.
 
-    `settings` and `made_from` are those of the new one's fingerprint, `config` is the stage's. Nothing is said where there is
+    `settings` and `made_from` are those of the new one's fingerprint, `config` is the stage's; `asked` is what else
+    was asked for, which a summary keeps under that name. Nothing is said where there is
     no artifact yet, or nothing is different.
 
     Raises:
@@ -43,7 +46,10 @@ def tell_replacing(
         old = read_manifest(target, artifact)
     except SconeError:
         return
-    changed = _changed(old.settings, settings, {item.name for item in dataclasses.fields(config)})
+    before, now = dict(old.settings), dict(settings)
+    if known := old.summary.get("asked"):  # not in evaluations of early versions
+        before, now = before | known, now | asked
+    changed = _changed(before, now, {item.name for item in dataclasses.fields(config)})
     sources = [name for name, value in made_from.items() if old.inputs.get(name, value) != value and name != "weights"]
     if not changed and not sources:
         return

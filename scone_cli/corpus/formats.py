@@ -61,16 +61,16 @@ _TEXT_MARKS = tuple(_REFUSED_TEXT)
 _NO_MARK = (".br", ".snappy", ".sz", ".lz4")  # endings of what may be compressed without a mark
 
 # Kinds of files of which each is one document, and a bad one; what to do about it.
-_LEAVE_OUT = "leave such files out: --on-bad-document skip"
+_LEAVE_OUT = "scone count-ngrams leaves such files out with --on-bad-document skip"
 BAD_KINDS = {
-    "a JSON array": f"write one object a line (jq -c '.[]' FILE > FILE.jsonl), or {_LEAVE_OUT}",
-    "a JSON document of several lines": f"write one object a line (jq -c . FILE > FILE.jsonl), or {_LEAVE_OUT}",
-    "a .json file that is not JSON Lines": f'write one object a line, such as {{"text": "..."}}, or {_LEAVE_OUT}',
-    "UTF-16 text": f"convert it: iconv -f UTF-16 -t UTF-8 FILE; or {_LEAVE_OUT}",
-    "UTF-32 text": f"convert it: iconv -f UTF-32 -t UTF-8 FILE; or {_LEAVE_OUT}",
-    "a PDF document": f"convert it to plain text (pdftotext), or {_LEAVE_OUT}",
-    "an RTF document": f"convert it to plain text, or {_LEAVE_OUT}",
-    "a PostScript document": f"convert it to plain text (ps2ascii), or {_LEAVE_OUT}",
+    "a JSON array": f"write one object a line (jq -c '.[]' FILE > FILE.jsonl); {_LEAVE_OUT}",
+    "a JSON document of several lines": f"write one object a line (jq -c . FILE > FILE.jsonl); {_LEAVE_OUT}",
+    "a .json file that is not JSON Lines": f'write one object a line, such as {{"text": "..."}}; {_LEAVE_OUT}',
+    "UTF-16 text": f"convert it: iconv -f UTF-16 -t UTF-8 FILE; {_LEAVE_OUT}",
+    "UTF-32 text": f"convert it: iconv -f UTF-32 -t UTF-8 FILE; {_LEAVE_OUT}",
+    "a PDF document": f"convert it to plain text (pdftotext); {_LEAVE_OUT}",
+    "an RTF document": f"convert it to plain text; {_LEAVE_OUT}",
+    "a PostScript document": f"convert it to plain text (ps2ascii); {_LEAVE_OUT}",
 }
 _BAD_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32 text",  # before UTF-16, whose mark it begins with

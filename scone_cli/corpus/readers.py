@@ -286,7 +286,7 @@ def parquet_errors(location: str) -> Iterator[None]:
 
 # ---- what can be wrong with a record -----------------------------------------------------------------------------
 
-_LEAVE_OUT = "leave such documents out: --on-bad-document skip"
+_LEAVE_OUT = "scone count-ngrams leaves such documents out with --on-bad-document skip"
 
 
 def _decoded(data: bytes) -> str:
@@ -310,7 +310,7 @@ def _utf8(text: str) -> bytes:
 def _not_utf8(error: UnicodeDecodeError) -> _Unreadable:
     return _Unreadable(
         f"not UTF-8 (byte 0x{error.object[error.start]:02x} at offset {error.start:,}), expected UTF-8 text",
-        "convert the file to UTF-8, or leave such documents out: --on-bad-document skip",
+        f"convert the file to UTF-8; {_LEAVE_OUT}",
     )
 
 

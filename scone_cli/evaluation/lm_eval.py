@@ -133,7 +133,7 @@ def one_error(what: str, ours: str) -> Iterator[None]:
         if any(type(each).__name__ in _NO_NETWORK for each in chain):
             raise InputMissing(
                 f"{what}: its data could not be fetched ({_line(error)})",
-                "try where the network is there, or name a task file whose data lie beside it",
+                "try where the network is there, or name a local copy (--task-data DIR), or a task file whose data lie beside it",
             ) from error
         reason = _line(chain[-1]) + (f"; it says: {_short(heard.text)}" if heard.text else "")
         raise BadData(f"{what}: lm-evaluation-harness cannot run it ({reason})", "correct the task") from error

@@ -143,16 +143,25 @@ def _labels(path: Path) -> Path:
 # ---- items -------------------------------------------------------------------------------------------------------
 
 
+def _text(value: Any) -> str:
+    """A text as it is given; a number or nothing in its place is no item to score."""
+    if not isinstance(value, str) or not value.strip():
+        raise TypeError(f"{value!r} where a text is expected")
+    return value
+
+
 def _choice(choices: Sequence[str], right: Any) -> Item:
     """Choices with the number of the right one, as it is given."""
+    if isinstance(right, bool | float):
+        raise TypeError(f"the answer is {right!r}, expected a whole number")
     number = int(right)
     if not 0 <= number < len(choices):
         raise ValueError(f"the answer is number {number} of {len(choices)}")
-    return {"choices": [str(choice) for choice in choices], "right": number}
+    return {"choices": [_text(choice) for choice in choices], "right": number}
 
 
 def _piqa(record: Item) -> Item:
-    return {"goal": record["goal"]} | _choice([record["sol1"], record["sol2"]], record["label"])
+    return {"goal": _text(record["goal"])} | _choice([record["sol1"], record["sol2"]], record["label"])
 
 
 def _arc(record: Item) -> Item:
@@ -163,11 +172,11 @@ def _arc(record: Item) -> Item:
         question = question["stem"]
     else:
         texts, labels = (list(record["choices"][key]) for key in ("text", "label"))
-    return {"question": question} | _choice(texts, labels.index(record["answerKey"]))
+    return {"question": _text(question)} | _choice(texts, labels.index(record["answerKey"]))
 
 
 def _hellaswag(record: Item) -> Item:
-    scene = f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}"
+    scene = f"{_text(record['activity_label'])}: {_text(record['ctx_a'])} {record['ctx_b'].capitalize()}"
     return {"scene": _plain(scene)} | _choice([_plain(ending) for ending in record["endings"]], record["label"])
 
 

@@ -192,7 +192,23 @@ def cost_told(results: Results) -> str:
     if closest and own.get("training_flops") and rival.get("training_flops"):
         ratio = own["training_flops"] / rival["training_flops"]
         parts.append(f"{ratio:.2g} times the training of {closest.against}")
-    return f"It costs {listed(parts)}." if parts else ""
+    cost = f"It costs {listed(parts)}." if parts else ""
+    return " ".join(filter(None, [cost, _speed_told(results, closest)]))
+
+
+def _speed_told(results: Results, closest: Comparison | None) -> str:
+    """How fast one stream generates, beside the rival that counts; empty where it was not measured."""
+    rows = [row for row in rows_of(results, "speed") if (row["phase"], row["batch"]) == ("decode", 1)]
+    speeds: dict[str, float] = {}
+    for row in rows:
+        if row.get("placement") != "ram":  # a table as it is mapped, as `eval` opens it
+            speeds[row["arm"]] = row["tokens_a_second"]
+    if TABLE not in speeds:
+        return ""
+    told = f"It generates {round(speeds[TABLE]):,} tokens a second in one stream"
+    if closest and closest.against in speeds:
+        told += f", {closest.against} {round(speeds[closest.against]):,}"
+    return f"{told}."
 
 
 def _without_payback(results: Results) -> str:

@@ -99,7 +99,11 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     if not force and up_to_date(out, STAGE, mark):
         return _report(out, conditions, up_to_date=True)
 
-    tell_replacing(inputs.workspace, out, STAGE, config, settings, {}, progress, force)
+    made_from = {name: each.fingerprint for name, (_, each) in found.rivals.items()}
+    made_from |= {name: each.fingerprint for name, each in found.artifacts.items()}
+    tell_replacing(
+        inputs.workspace, out, STAGE, config, settings, made_from, progress, force, _asked_for(inputs, found)
+    )
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     results = None if force else _measured_before(out, measured)
     if results is None:
@@ -114,9 +118,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
             results["checks"].append(_check(condition, results))
     _write(staging, results)
     # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
-    given = {name: each.fingerprint for name, (_, each) in found.rivals.items()} | {"measured": measured}
-    given |= {name: each.fingerprint for name, each in found.artifacts.items()}
-    given["weights"] = digest_weights(found.artifacts["model"])
+    given = made_from | {"measured": measured, "weights": digest_weights(found.artifacts["model"])}
     manifest = Manifest.new(
         "eval",
         stage=STAGE,
@@ -125,7 +127,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         settings=settings,
         inputs=given,
         tokenizer=found.artifacts["tokens"].tokenizer,
-        summary=in_short(results),
+        summary=in_short(results) | {"asked": _asked_for(inputs, found)},
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
@@ -221,9 +223,13 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
             "evaluate the held-out documents (no CORPUS), or run scone count-ngrams again with --tokenizer",
         )
     corpora = inputs.corpora or (Path(HELD_OUT),)
-    files = {printable(path.resolve().name): find_files([path], progress) if path in named else [] for path in corpora}
-    if len(files) < len(corpora):
-        raise BadSetting("two corpora have the same name: rename one of them")
+    by_name: dict[str, Path] = {}
+    for path in corpora:
+        name = printable(path.resolve().name)
+        if (other := by_name.setdefault(name, path)) is not path:
+            twice = "is named twice" if other == path else f"and {other} have the same name, {name}"
+            raise BadSetting(f"corpus {path} {twice}", "name it once" if other == path else "rename one of them")
+    files = {name: find_files([path], progress) if path in named else [] for name, path in by_name.items()}
     if ids := next((file for corpus in files.values() for file in corpus if file.kind == TOKENS), None):
         raise BadData(
             f"{ids.location}: a file of token ids by its name, and eval reads text",
@@ -353,6 +359,17 @@ def _method(config: Evaluate, inputs: Inputs, found: Opened) -> Row:
             found, [*map(str, inputs.corpora)], _options(inputs), changed, GIVEN.get().recipe.get("path")
         ),
     }
+
+
+def _asked_for(inputs: Inputs, found: Opened) -> dict[str, str | None]:
+    """What is evaluated by which rivals, tables, tasks, terms and conditions; None of what there is none of."""
+    asked = {"corpora": [str(path) for path in inputs.corpora], "against": [*found.rivals], "table": [*found.tables]}
+    asked |= {"tasks": [*inputs.tasks], "fail_if": [*inputs.fail_if]}
+    asked |= {
+        "terms": [str(inputs.terms)] if inputs.terms else [],
+        "limit": [str(inputs.limit)] if inputs.limit else [],
+    }
+    return {name: ", ".join(values) or None for name, values in asked.items()}
 
 
 def _options(inputs: Inputs) -> list[str]:

@@ -114,6 +114,8 @@ def test_an_evaluation_is_replaced_with_a_notice(lab):
     lab.run(*lab.given, "eval", "--force")
     err = lab.run("eval", "--ladder")
     assert names(lab.notices(err)["eval"], "ladder no -> yes")
+    err = lab.run("eval", "--ladder", "--no-speed", "--against", "plain", lab.small / "corpus")
+    assert names(lab.notices(err)["eval"], f"corpora none -> {lab.small / 'corpus'}"[:30], "against none -> plain")
 
 
 def test_contents_decide_and_not_times(lab, tmp_path):

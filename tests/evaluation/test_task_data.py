@@ -129,6 +129,10 @@ def test_a_folder_without_the_data(tmp_path, name):
     [
         ("valid.jsonl", json.dumps(PIQA[0] | {"label": 2}), "piqa", ["record 1", "number 2"]),
         ("valid.jsonl", json.dumps(PIQA[0]), "piqa", ["record 1", "label"]),
+        ("valid.jsonl", json.dumps(PIQA[0] | {"label": 0, "sol2": None}), "piqa", ["record 1", "None", "text"]),
+        ("valid.jsonl", json.dumps(PIQA[0] | {"label": 0, "goal": 7}), "piqa", ["record 1", "7", "text"]),
+        ("valid.jsonl", json.dumps(PIQA[0] | {"label": 0.6}), "piqa", ["record 1", "0.6", "whole number"]),
+        ("ARC-Easy-Test.jsonl", json.dumps(ARC[0] | {"question": None}), "arc_easy", ["record 1"]),
         ("valid.jsonl", json.dumps(PIQA[0]) + "\n{", "piqa", ["JSON"]),
         ("ARC-Easy-Test.jsonl", json.dumps(ARC[0] | {"answerKey": "Z"}), "arc_easy", ["record 1"]),
         ("test.jsonl", '{"text": "one"}', "lambada", ["record 1", "one word"]),
