@@ -127,7 +127,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         settings=settings,
         inputs=given,
         tokenizer=found.artifacts["tokens"].tokenizer,
-        summary=in_short(results) | {"asked": _asked_for(inputs, found)},
+        summary={**in_short(results), "asked": _asked_for(inputs, found)},
     )
     publish(staging, out, manifest)
     return _report(out, conditions, up_to_date=False)
@@ -217,11 +217,8 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
     from scone_cli.corpus.formats import TOKENS
 
     named = [path for path in inputs.corpora if str(path) != HELD_OUT or path.exists()]
-    if named and "tokenizer.json" not in found.artifacts["tokens"].files:
-        raise InputMissing(
-            f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a corpus has no ids",
-            "evaluate the held-out documents (no CORPUS), or run scone count-ngrams again with --tokenizer",
-        )
+    if named:
+        _need_tokenizer(found, "the text of a corpus has no ids", "evaluate the held-out documents (no CORPUS)")
     corpora = inputs.corpora or (Path(HELD_OUT),)
     by_name: dict[str, Path] = {}
     for path in corpora:
@@ -238,6 +235,14 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
     return files
 
 
+def _need_tokenizer(found: Opened, so: str, instead: str) -> None:
+    if "tokenizer.json" not in found.artifacts["tokens"].files:
+        raise InputMissing(
+            f"{found.workspace / 'tokens'}: made from token ids without a tokenizer, so {so}",
+            f"{instead}, or run scone count-ngrams again with --tokenizer",
+        )
+
+
 def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
     """What the answers to tasks depend on."""
     if not inputs.tasks:
@@ -246,11 +251,7 @@ def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
                 f"{'--task-data' if inputs.task_data else '--limit'}: no task is named", "name some: --tasks piqa"
             )
         return {}
-    if "tokenizer.json" not in found.artifacts["tokens"].files:
-        raise InputMissing(
-            f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so the text of a task has no ids",
-            "leave --tasks out, or run scone count-ngrams again with --tokenizer",
-        )
+    _need_tokenizer(found, "the text of a task has no ids", "leave --tasks out")
     from scone_cli.evaluation.lm_eval import TaskOptions, task_fingerprints
 
     options = TaskOptions(inputs.task_data, inputs.limit)
@@ -261,11 +262,7 @@ def _terms(inputs: Inputs, found: Opened) -> list[str]:
     """The terms of the field, if there are any."""
     if inputs.terms is None:
         return []
-    if "tokenizer.json" not in found.artifacts["tokens"].files:
-        raise InputMissing(
-            f"{inputs.workspace / 'tokens'}: made from token ids without a tokenizer, so no term can be found in them",
-            "leave --terms out, or run scone count-ngrams again with --tokenizer",
-        )
+    _need_tokenizer(found, "no term can be found in them", "leave --terms out")
     from scone_cli.corpus.terms import read_terms
 
     return read_terms(inputs.terms)
