@@ -48,7 +48,7 @@ def tell_replacing(
         return
     before, now = dict(old.settings), dict(settings)
     if known := old.summary.get("asked"):  # not in evaluations of early versions
-        before, now = before | known, now | asked
+        before, now = before | known, now | dict(asked)
     changed = _changed(before, now, {item.name for item in dataclasses.fields(config)})
     sources = [name for name, value in made_from.items() if old.inputs.get(name, value) != value and name != "weights"]
     if not changed and not sources:

@@ -86,7 +86,7 @@ class TermLosses:
         if not count:
             return about | {"losses": {}, "stderrs": {}, "differences": []}
         is_few = np.count_nonzero(tokens) < LEAST_CLUSTERS
-        few = {"stderr": None, "low": None, "high": None, "finding": TOO_FEW} if is_few else {}
+        few: Row = {"stderr": None, "low": None, "high": None, "finding": TOO_FEW} if is_few else {}
         means = {arm: nats_per_token(each, tokens) for arm, each in nats.items()}
         return about | {
             "hit_rate": float(matched.sum()) / count if self._matched_by else None,

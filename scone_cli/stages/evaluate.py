@@ -223,9 +223,10 @@ def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[
     by_name: dict[str, Path] = {}
     for path in corpora:
         name = printable(path.resolve().name)
-        if (other := by_name.setdefault(name, path)) is not path:
+        if other := by_name.get(name):
             twice = "is named twice" if other == path else f"and {other} have the same name, {name}"
             raise BadSetting(f"corpus {path} {twice}", "name it once" if other == path else "rename one of them")
+        by_name[name] = path
     files = {name: find_files([path], progress) if path in named else [] for name, path in by_name.items()}
     if ids := next((file for corpus in files.values() for file in corpus if file.kind == TOKENS), None):
         raise BadData(
