@@ -22,22 +22,31 @@ from scone_cli.progress import Progress
 _MOST = 40  # characters of a setting that are told
 
 
-def tell_replacing(
+def tell_replacing(progress: Progress, target: Path, replaced: str) -> None:
+    """Say what `what_is_replaced` has found, if it has found something."""
+    if replaced:
+        progress(f"replacing {target}", 0, 0, detail=replaced)
+
+
+def replaces(target: Path, replaced: str) -> dict[str, Any]:
+    """The same as a fact of a plan."""
+    return {"replaces": {target.name: replaced}} if replaced else {}
+
+
+def what_is_replaced(
     workspace: Path,
     target: Path,
     artifact: str,
     config: Any,
     settings: Mapping[str, Any],
     made_from: Mapping[str, str],
-    progress: Progress,
     force: bool,
     asked: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
-    """Say what is different from the artifact in `target`, which will be replaced, and what is out of date then.
+) -> str:
+    """What is different from the artifact in `target`, which will be replaced, and what is out of date then.
 
     `settings` and `made_from` are those of the new one's fingerprint, `config` is the stage's; `asked` is what else
-    was asked for, which a summary keeps under that name. Nothing is said where there is
-    no artifact yet, or nothing is different.
+    was asked for, which a summary keeps under that name. It is empty where there is no artifact yet, or nothing is different.
 
     Raises:
         BadSetting: settings are different that were not given, and the recipe that made the artifact was not given either.
@@ -45,14 +54,14 @@ def tell_replacing(
     try:
         old = read_manifest(target, artifact)
     except SconeError:
-        return
+        return ""
     before, now = dict(old.settings), dict(settings)
     if known := old.summary.get("asked"):  # not in evaluations of early versions
         before, now = before | known, now | dict(asked)
     changed = _changed(before, now, {item.name for item in dataclasses.fields(config)})
     sources = [name for name, value in made_from.items() if old.inputs.get(name, value) != value and name != "weights"]
     if not changed and not sources:
-        return
+        return ""
     stale = _made_from(old, workspace, target)
     told = [f"{name.replace('_', '-')} {before} -> {after}" for name, (before, after) in changed.items()]
     told += [f"made from other {name}" for name in sources]
@@ -61,9 +70,15 @@ def tell_replacing(
     if old.recipe and not given.recipe and not force and artifact != "eval" and set(changed) - given.named:
         raise BadSetting(
             f"{target}: made with the recipe {old.recipe['path']}, which is not given now; it would be replaced: {said}",
-            f"give the recipe: scone --config {shlex.quote(old.recipe['path'])} {old.stage}; or, to replace it, add --force",
+            f"give the recipe: {_command(old)}; or, to replace it, add --force",
         )
-    progress(f"replacing {target}", 0, 0, detail=said)
+    return said
+
+
+def _command(old: Manifest) -> str:
+    """The command that made an artifact with its recipe."""
+    baseline = f" --baseline {shlex.quote(old.recipe['baseline'])}" if "baseline" in old.recipe else ""
+    return f"scone --config {shlex.quote(old.recipe['path'])} {old.stage}{baseline}"
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> dict[str, tuple[str, str]]:

@@ -5,6 +5,10 @@ It loads no torch, polars, pyarrow or numpy: the commands themselves are in `com
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +22,12 @@ from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STA
 from scone_cli.console.options import PlainPath, Session
 from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadData, SconeError, StorageFailure
+from scone_cli.formatting import harmless
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.threads import settle_threads
 from scone_cli.runtime.torchrun import speaks
+
+DEFAULT_WORKSPACE = Path("scone-work")
 
 
 class LazyGroup(click.Group):
@@ -38,10 +45,25 @@ class LazyGroup(click.Group):
 
         return build_command(cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is named; a name that is none, with the nearest that is one."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and (near := difflib.get_close_matches(args[0], names, n=1)):
+            raise click.UsageError(f"no such command '{args[0]}'; did you mean '{near[0]}'?", ctx)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a signal that ends it is told whether the same command would continue: that of a stage does."""
+        """Run the command; its hints become those of this workspace and this recipe.
+
+        A signal that ends it is told whether the same command would continue: that of a stage does.
+        """
         try:
             return super().invoke(ctx)
+        except SconeError as error:
+            error.hint = error.hint and _completed(error.hint, ctx.params["workspace"], ctx.params["config"])
+            raise
         except Stopped as stop:
             stop.continues = ctx.invoked_subcommand in STAGES
             raise
@@ -65,7 +87,7 @@ class LazyGroup(click.Group):
     "--workspace",
     type=PlainPath(),
     metavar="DIR",
-    default=Path("scone-work"),
+    default=DEFAULT_WORKSPACE,
     show_default=True,
     help="Folder of all artifacts; variable SCONE_WORKSPACE.",
 )
@@ -85,7 +107,26 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
     if config:
         recipe = read_recipe(config, workspace)
         ctx.default_map = recipe.tables
+    if not quiet and speaks():
+        _tell_unread_variables(ctx, ctx.invoked_subcommand)
     ctx.obj = Session(workspace, recipe, quiet, verbose)
+
+
+def _tell_unread_variables(ctx: click.Context, command: str) -> None:
+    """Say which variables are named for the command but read by no option of it: a misspelt one would go unnoticed."""
+    prefix = f"{ctx.auto_envvar_prefix}_{command.replace('-', '_').upper()}_"
+    given = [name for name in os.environ if name.startswith(prefix)]
+    if not given or (found := scone.get_command(ctx, command)) is None:
+        return
+    read = [f"{prefix}{param.name.upper()}" for param in found.params if param.name]
+    for name in sorted(set(given) - set(read)):
+        near = difflib.get_close_matches(name, read, n=1)
+        output.say(
+            harmless(
+                f"note: no option of {command} reads the variable {name}"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+        )
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -93,6 +134,25 @@ def main(args: Sequence[str] | None = None) -> None:
     output.prepare_streams()
     settle_threads()
     sys.exit(_run(args))
+
+
+# A command that a hint says to run, with the options that it has; of those that only look, these two read the workspace.
+_TO_RUN = re.compile(
+    r"(?:(?<=: )|(?<=run )|(?<=&& ))scone (?P<options>(?:--(?:workspace|config) (?:'[^']*'|\"[^\"]*\"|[^\s'\"])+ )*)"
+    rf"(?=(?:{'|'.join([*STAGES, 'lookup', 'generate'])})\b)"
+)
+
+
+def _completed(hint: str, workspace: Path, recipe: Path | None) -> str:
+    """A hint whose commands can be copied: they name the workspace, if it is not the default, and the recipe, if there is one."""
+    named = {"--workspace": None if workspace == DEFAULT_WORKSPACE else workspace, "--config": recipe}
+
+    def whole(found: re.Match[str]) -> str:
+        options = found["options"]
+        missing = [f"{flag} {shlex.quote(str(path))} " for flag, path in named.items() if path and flag not in options]
+        return f"scone {''.join(missing)}{options}"
+
+    return _TO_RUN.sub(whole, hint)
 
 
 def _usage_hint(error: click.ClickException) -> str | None:

@@ -187,6 +187,8 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
 def _given(ctx: click.Context, session: Session) -> Iterator[None]:
     """Let the manifests that are written meanwhile tell of the recipe."""
     recipe = session.recipe.origin if session.recipe else {}
+    if ctx.params.get("baseline"):
+        recipe |= {"baseline": ctx.params["baseline"]}
     known = {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
     token = GIVEN.set(Given(recipe, frozenset(name for name in ctx.params if ctx.get_parameter_source(name) in known)))
     try:
@@ -213,7 +215,13 @@ def _plan_stage(ctx: click.Context, name: str, config: Any, values: dict[str, An
     """What a stage would do; without the lock, as another run may be at work and nothing is written."""
     session: Session = ctx.obj
     inputs, out = _inputs_and_out(session, name, values)
-    with storage_failures(session.workspace), listening(session.quiet, session.verbose) as progress:
+    if not session.quiet:
+        _tell_recipe(session, out)
+    with (
+        storage_failures(session.workspace),
+        listening(session.quiet, session.verbose) as progress,
+        _given(ctx, session),
+    ):
         report: Report = STAGES[name].module().plan(config, inputs, out, progress, force)
     return report
 
@@ -223,7 +231,7 @@ def _print_plan(report: Report, as_json: bool) -> None:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date}
         output.print_json(facts | {"plan": report.summary})
     else:
-        how = "up to date, nothing to do" if report.up_to_date else "plan"
+        how = "up to date with what lies there, nothing to do" if report.up_to_date else "plan"
         output.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
     if report.problem:
         raise BadSetting(report.problem)

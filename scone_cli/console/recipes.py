@@ -95,7 +95,7 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
     where, places = f"recipe {path}:", (path.parent, workspace)
     try:
         content = path.read_bytes()
-        tables = tomllib.loads(content.decode())
+        tables = tomllib.loads(content.decode("utf-8-sig"))  # some editors begin a file with a mark of its encoding
     except OSError as error:
         raise BadSetting(f"{where} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8; brackets a thousand deep

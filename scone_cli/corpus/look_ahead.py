@@ -9,7 +9,16 @@ from pathlib import Path
 from scone_cli.artifacts.manifest import Manifest, fingerprint
 from scone_cli.artifacts.publish import published
 from scone_cli.corpus.files import STDIN, find_files
-from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, digest_of, on_bad, token_files, token_settings
+from scone_cli.corpus.prepare import (
+    STAGE,
+    STAGE_VERSION,
+    TokenSettings,
+    digest_of,
+    on_bad,
+    replaced_tokens,
+    token_files,
+    token_settings,
+)
 from scone_cli.corpus.sample import look_at
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
@@ -32,9 +41,12 @@ class Ahead:
     mark: str
     manifest: Manifest | None  # None if there is work to do
     tokenizer_sha: str
+    replaced: str = ""  # what is different from the tokens that are there
 
 
-def look_ahead(config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress) -> Ahead:
+def look_ahead(
+    config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress, force: bool = False
+) -> Ahead:
     """Find and hash the files of `inputs`, and look at the beginnings of some.
 
     Raises:
@@ -46,11 +58,13 @@ def look_ahead(config: TokenSettings, inputs: Sequence[Path], target: Path, prog
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     files = find_files(inputs, progress)
     num_bytes = sum(file.bytes for file in files)
-    mark = fingerprint(STAGE, STAGE_VERSION, token_settings(config), {"corpus": digest_of(files)})
+    corpus = digest_of(files)
+    mark = fingerprint(STAGE, STAGE_VERSION, token_settings(config), {"corpus": corpus})
     if (manifest := published(target, "tokens", mark)) is not None:
         known = manifest.summary
         size, bound, sha = known["vocab_size"], known["tokens"], manifest.tokenizer
         return Ahead(len(files), num_bytes, size, bound, mark, manifest, sha)
+    replaced = replaced_tokens(config, target, corpus, force)
     tokenizer = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
     size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
     if (ids := token_files(config, files)) is not None:
@@ -59,4 +73,4 @@ def look_ahead(config: TokenSettings, inputs: Sequence[Path], target: Path, prog
         look = look_at(files, config.text_field, on_bad(config), Separator.of(config.document_separator))
         guess = round(num_bytes * look.expansion / _LEAST_BYTES_A_TOKEN)
         bound = guess if tokenizer is None else look.tokens_bound(tokenizer, files)
-    return Ahead(len(files), num_bytes, size, bound, mark, None, "")
+    return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced)

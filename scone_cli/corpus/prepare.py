@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, discarded_if_bad, publish, staging_folder, up_to_date, write_atomically
-from scone_cli.artifacts.replacing import tell_replacing
+from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
 from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, move_stdin, stdin_named
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
@@ -207,7 +207,7 @@ def prepare_tokens(
         stdin.unlink(missing_ok=True)
         size, bound = manifest.summary["vocab_size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
-    tell_replacing(target.parent, target, "tokens", config, settings, {"corpus": corpus}, progress, force)
+    tell_replacing(progress, target, replaced_tokens(config, target, corpus, force))
     staging = staging_folder(target, mark, lasting=False)
     files = move_stdin(files, stdin, staging / SCRATCH)
     with discarded_if_bad(staging), stdin_named(staging / SCRATCH):
@@ -219,6 +219,12 @@ def prepare_tokens(
         )
     sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
     return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
+
+
+def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:
+    """See `what_is_replaced`."""
+    settings, sources = token_settings(config), {"corpus": corpus}
+    return what_is_replaced(target.parent, target, "tokens", config, settings, sources, force)
 
 
 def token_settings(config: TokenSettings) -> dict[str, Any]:

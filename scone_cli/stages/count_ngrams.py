@@ -19,7 +19,7 @@ from scone_cli.artifacts.publish import (
     unfinished_bytes,
     up_to_date,
 )
-from scone_cli.artifacts.replacing import tell_replacing
+from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
 from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.errors import BadSetting
 from scone_cli.progress import Progress
@@ -94,7 +94,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
         return Report.of(target, manifest, up_to_date=True)
     sources = {} if fresh else made_from  # that the tokens are others has been told
-    tell_replacing(out, target, "counts", config, settings, sources, progress, force)
+    tell_replacing(progress, target, what_is_replaced(out, target, "counts", config, settings, sources, force))
     found = make_plan(prepared.num_tokens_bound, prepared.vocab_size, *limits, memory, workers, fresh)
     staging = staging_folder(target, mark, lasting=False)
     disk = found.disk(prepared.num_tokens_bound, with_tokens=fresh)
@@ -136,7 +136,7 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
     from scone_cli.counting.plan import make_plan
     from scone_cli.runtime.resources import num_cores
 
-    ahead = look_ahead(config, inputs, out / "tokens", progress)
+    ahead = look_ahead(config, inputs, out / "tokens", progress, force)
     settings = _count_settings(config, excluded, ahead.vocab_size)
     fresh = force or ahead.manifest is None
     made_from = {"tokens": ahead.mark, "tokenizer": ahead.tokenizer_sha}
@@ -154,7 +154,13 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
         "memory_bytes": found.memory,
         "disk_bytes": found.disk(ahead.num_tokens_bound, with_tokens=fresh),
     }
-    return Report(STAGE, out / "counts", not fresh and published(out / "counts", "counts", mark) is not None, facts)
+    target = out / "counts"
+    if not fresh and published(target, "counts", mark) is not None:
+        return Report(STAGE, target, True, facts)
+    sources = {"tokens": ahead.mark} if ahead.manifest else {}  # that the tokens are others is told of them
+    counts = what_is_replaced(out, target, "counts", config, settings, sources, force)
+    replaced = {name: said for name, said in (("tokens", ahead.replaced), ("counts", counts)) if said}
+    return Report(STAGE, target, False, facts | ({"replaces": replaced} if replaced else {}))
 
 
 def _memory(config: CountNgrams) -> int:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from scone_cli import __version__
 from scone_cli.artifacts.manifest import GIVEN, Manifest, digest_weights, fingerprint, json_of
 from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date, write_atomically, write_parquet
-from scone_cli.artifacts.replacing import tell_replacing
+from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
 from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
 from scone_cli.errors import BadData, BadSetting, DamagedArtifact, InputMissing, SconeError
@@ -99,11 +99,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     if not force and up_to_date(out, STAGE, mark):
         return _report(out, conditions, up_to_date=True)
 
-    made_from = {name: each.fingerprint for name, (_, each) in found.rivals.items()}
-    made_from |= {name: each.fingerprint for name, each in found.artifacts.items()}
-    tell_replacing(
-        inputs.workspace, out, STAGE, config, settings, made_from, progress, force, _asked_for(inputs, found)
-    )
+    tell_replacing(progress, out, _replaced(config, inputs, out, found, force))
     staging = staging_folder(out, mark)  # before the work, because it refuses to replace what is not ours
     results = None if force else _measured_before(out, measured)
     if results is None:
@@ -160,7 +156,17 @@ def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force:
         "memory_bytes": _PROCESS + weights + indexes,
         "mapped_bytes": sum(stamp.bytes for table in of_tables for stamp in table.files.values()),
     }
-    return Report(STAGE, out, not force and published(out, STAGE, asked.mark) is not None, facts)
+    done = not force and published(out, STAGE, asked.mark) is not None
+    if not done:
+        facts |= replaces(out, _replaced(config, inputs, out, found, force))
+    return Report(STAGE, out, done, facts)
+
+
+def _replaced(config: Evaluate, inputs: Inputs, out: Path, found: Opened, force: bool) -> str:
+    made_from = {name: each.fingerprint for name, (_, each) in found.rivals.items()}
+    made_from |= {name: each.fingerprint for name, each in found.artifacts.items()}
+    settings, asked = result_settings(config), _asked_for(inputs, found)
+    return what_is_replaced(inputs.workspace, out, STAGE, config, settings, made_from, force, asked)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from scone_cli.artifacts.publish import (
     unfinished_bytes,
     up_to_date,
 )
-from scone_cli.artifacts.replacing import tell_replacing
+from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
@@ -158,7 +158,13 @@ def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force:
         "disk_bytes": table_bytes(sizes.num_fgrams, sizes.dim, config.dtype, num_tokens),
         "flops": sizes.num_fgrams * of_row,
     }
-    return Report(STAGE, out, not force and published(out, "table", made.mark) is not None, facts)
+    done = not force and published(out, "table", made.mark) is not None
+    return Report(STAGE, out, done, facts | ({} if done else replaces(out, _replaced(made, out, force))))
+
+
+def _replaced(made: _Made, out: Path, force: bool) -> str:
+    settings = result_settings(made.config)
+    return what_is_replaced(made.inputs, out, "table", made.config, settings, made.made_from, force)
 
 
 def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
@@ -193,9 +199,8 @@ def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool
     dim, num_fgrams, width = sizes.dim, sizes.num_fgrams, sizes.row_bytes
 
     def begin() -> str:
+        tell_replacing(progress, out, _replaced(made, out, force))
         _check_disk(out, num_fgrams, dim, config.dtype, vocab.settings["num_tokens"])
-        settings = result_settings(config)
-        tell_replacing(made.inputs, out, "table", config, settings, made.made_from, progress, force)
         folder = staging_folder(out, made.mark, lasting=False)
         progress("plan", 0, 0, detail=memory.described(num_fgrams, width))
         RowFiles(folder, num_fgrams, width).create()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact
 from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date
-from scone_cli.artifacts.replacing import tell_replacing
+from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.settings import ROW_DTYPES, Quantity, parse_bytes, parse_count, setting
@@ -82,7 +82,7 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     goal, limits, tokens, counts, mark = made.goal, made.limits, made.tokens, made.counts, made.mark
     if not force and (manifest := up_to_date(out, "vocab", mark)):
         return Report.of(out, manifest, up_to_date=True)
-    tell_replacing(inputs, out, "vocab", config, made.settings, made.made_from, progress, force)
+    tell_replacing(progress, out, _replaced(made, config, inputs, out, force))
 
     from scone_cli.table.sizes import table_bytes  # heavy: only when the stage runs
     from scone_cli.vocab.coverage import write_ladder
@@ -146,7 +146,14 @@ def plan(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force
         "memory_bytes": _PROCESS + _RANKING * counted,
         "disk_bytes": _ON_DISK * most,
     }
-    return Report(STAGE, out, not force and published(out, "vocab", made.mark) is not None, facts)
+    done = not force and published(out, "vocab", made.mark) is not None
+    return Report(
+        STAGE, out, done, facts | ({} if done else replaces(out, _replaced(made, config, inputs, out, force)))
+    )
+
+
+def _replaced(made: _Made, config: SelectVocab, inputs: Path, out: Path, force: bool) -> str:
+    return what_is_replaced(inputs, out, "vocab", config, made.settings, made.made_from, force)
 
 
 @dataclass(frozen=True)

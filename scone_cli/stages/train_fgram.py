@@ -20,7 +20,7 @@ from scone_cli.artifacts.publish import (
     write_atomically,
     write_parquet,
 )
-from scone_cli.artifacts.replacing import tell_replacing
+from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
 from scone_cli.artifacts.schemas import HELD_OUT, LOG
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
@@ -183,17 +183,14 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "model"), up_to_date=True)
+        replaced = team.first("what is replaced", lambda: _replaced(recipe, inputs, out, force))
         device, size, refusal = _planned(recipe, inputs, launch)
         progress("plan", 0, 0, detail=size.described())
         if refusal:
             raise BadSetting(refusal)
         check_disk(out, size.disk_bytes - unfinished_bytes(out), "training")
-
-        def begin() -> str:
-            tell_replacing(inputs, out, "model", recipe.config, recipe.settings, recipe.made_from, progress, force)
-            return str(staging_folder(out, recipe.mark))
-
-        staging = Path(team.first("staging folder", begin))
+        tell_replacing(progress, out, replaced)
+        staging = Path(team.first("staging folder", lambda: str(staging_folder(out, recipe.mark))))
         summary = _train(recipe, inputs, out, staging, team, device, progress)
 
         def finish() -> str:
@@ -224,8 +221,13 @@ def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force:
     _check(config, launch)
     recipe = _recipe(config, inputs, hashes=False)
     done = not force and published(out, "model", recipe.mark) is not None
+    replaced = "" if done else _replaced(recipe, inputs, out, force)
     _, size, refusal = _planned(recipe, inputs, launch)
-    return Report(STAGE, out, done, size.facts(), problem="" if done else refusal)
+    return Report(STAGE, out, done, size.facts() | replaces(out, replaced), problem="" if done else refusal)
+
+
+def _replaced(recipe: _Recipe, inputs: Path, out: Path, force: bool) -> str:
+    return what_is_replaced(inputs, out, "model", recipe.config, recipe.settings, recipe.made_from, force)
 
 
 def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.device, TrainingSize, str]:

@@ -74,6 +74,35 @@ def test_without_the_recipe_that_made_it_nothing_is_replaced_unless_that_is_aske
     assert manifest(lab.work / "vocab")["recipe"] == {}
 
 
+def test_a_plan_tells_what_the_run_would_tell_and_refuse(lab):
+    lab.made_with_the_recipe()
+    before = contents(lab.work)
+    planned = lab.forks.run("--quiet", "--workspace", lab.work, "select-vocab", "--size", "500", "--plan", "--json").out
+    assert json.loads(planned)["plan"]["replaces"] == {"vocab": "size 600 -> 500; out of date then: model, table, eval"}
+    assert lab.run("select-vocab", "--plan", code=2) == lab.run("select-vocab", code=2), "also the note of the recipe"
+    counted = ("--quiet", "--workspace", lab.work, "count-ngrams", lab.small / "corpus", *COUNT, "--plan", "--json")
+    found = json.loads(lab.forks.run(*counted, "--held-out", "0.2", "--min-count", "6").out)["plan"]["replaces"]
+    assert found["tokens"].startswith("held-out 0.1 -> 0.2; ")
+    assert found["counts"].startswith("min-count 5 -> 6; ")
+    assert "replaces" not in json.loads(lab.forks.run(*counted).out)["plan"]
+    for stage, setting in (("train-fgram", "--seed=7"), ("precompute", "--dtype=int8"), ("eval", "--ladder")):
+        ended = lab.forks.run("--quiet", "--workspace", lab.work, stage, setting, "--plan", "--json")
+        assert names(str(json.loads(ended.out)["plan"]["replaces"]), setting.strip("-").partition("=")[0]), stage
+    assert contents(lab.work) == before
+
+
+def test_the_hint_for_a_baseline_is_the_command_that_makes_it(lab):
+    lab.recipe.write_text(
+        '[train-fgram]\nsteps = 1\ndim = 8\nlayers = 1\nheads = 1\n[train-fgram.solo]\nkind = "plain"\n'
+    )
+    lab.run(*lab.given, "train-fgram", "--baseline", "solo")
+    assert manifest(lab.work / "solo")["recipe"]["baseline"] == "solo"
+    err = lab.run("train-fgram", "--kind", "plain", "--out", lab.work / "solo", code=2)
+    assert "plan: " not in err, "of what is refused there is no plan"
+    _, hint = error_of(err, str(lab.recipe))
+    assert names(hint, f"scone --workspace {lab.work} --config", "train-fgram --baseline solo", "--force")
+
+
 def test_what_is_given_by_name_is_meant(lab):
     lab.made_with_the_recipe()
     err = lab.run("select-vocab", "--size", "400")

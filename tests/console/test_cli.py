@@ -54,6 +54,49 @@ def calls(monkeypatch):
     return noted
 
 
+def test_a_hint_names_the_workspace_and_the_recipe_that_were_given():
+    def hint(text, workspace="my w", recipe="r.toml"):
+        return cli._completed(text, Path(workspace), recipe and Path(recipe))
+
+    whole = "scone --workspace 'my w' --config r.toml"
+    assert hint("run: scone eval") == f"run: {whole} eval"
+    assert hint("run: scone select-vocab && scone train-fgram") == f"run: {whole} select-vocab && {whole} train-fgram"
+    assert hint("run: scone --config 'r s.toml' eval") == "run: scone --workspace 'my w' --config 'r s.toml' eval", (
+        "what it names itself stays"
+    )
+    assert hint("or run scone count-ngrams again") == f"or run {whole} count-ngrams again"
+    assert hint("run: scone eval", "scone-work", None) == "run: scone eval"
+    for other in ("run: scone recipe --list", "give smaller ones, to scone count-ngrams too"):
+        assert hint(other) == other
+
+
+def test_hints_of_commands_are_whole(scone, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_bytes(b'\xef\xbb\xbf[train-fgram.solo]\nkind = "plain"\n')  # with a byte-order mark
+    code, _, err = scone("--workspace", tmp_path / "w", "--config", recipe, "select-vocab")
+    assert code == 66
+    assert names(err, f"scone --workspace {tmp_path / 'w'} --config {recipe} count-ngrams")
+
+
+def test_the_nearest_command_is_told(scone):
+    code, _, err = scone("select-vocb")
+    assert code == 2
+    error_of(err, "select-vocb", "select-vocab")
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_variable_that_no_option_reads_is_told(scone, monkeypatch):
+    monkeypatch.setenv("SCONE_TRAIN_FGRAM_DIMM", "64")
+    monkeypatch.setenv("SCONE_TRAIN_FGRAM_DIM", "64")
+    monkeypatch.setenv("SCONE_EVAL_DIMM", "64")
+    code, _, err = scone("train-fgram")
+    assert code == 0
+    assert [line for line in err.splitlines() if line.startswith("note: ")] == [
+        "note: no option of train-fgram reads the variable SCONE_TRAIN_FGRAM_DIMM; did you mean SCONE_TRAIN_FGRAM_DIM?"
+    ]
+    assert scone("--quiet", "train-fgram")[2] == ""
+
+
 def fail_with(monkeypatch, error: BaseException) -> None:
     def run(*_):
         raise error
