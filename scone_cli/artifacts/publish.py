@@ -222,6 +222,17 @@ def write_parquet(
     beside.replace(path)
 
 
+def check_workspace(workspace: Path) -> None:
+    """Refuse at once what can be no folder, for a plan, which makes none.
+
+    Raises:
+        StorageFailure: it is a file, or within one.
+    """
+    there = next((path for path in (workspace, *workspace.parents) if path.exists()), workspace)
+    if there.exists() and not there.is_dir():
+        raise StorageFailure(f"{workspace}: cannot be used as a workspace ({there} is no folder)")
+
+
 @contextlib.contextmanager
 def workspace_lock(workspace: Path) -> Iterator[None]:
     """Hold the workspace for writing; the lock goes with the process, however it ends.

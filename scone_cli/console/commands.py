@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from scone_cli.artifacts.manifest import GIVEN, Given, read_manifest
-from scone_cli.artifacts.publish import workspace_lock
+from scone_cli.artifacts.publish import check_workspace, workspace_lock
 from scone_cli.artifacts.verify import artifact_folders, verify_artifact
 from scone_cli.console import help_texts, output
 from scone_cli.console.cost_command import cost
@@ -214,6 +214,7 @@ def _tell_recipe(session: Session, out: Path) -> None:
 def _plan_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool) -> Report:
     """What a stage would do; without the lock, as another run may be at work and nothing is written."""
     session: Session = ctx.obj
+    check_workspace(session.workspace)
     inputs, out = _inputs_and_out(session, name, values)
     if not session.quiet:
         _tell_recipe(session, out)
@@ -250,7 +251,7 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
 
 
 @click.command(help=help_texts.INSPECT_ABOUT, short_help=help_texts.LOOKING["inspect"])
-@click.argument("path", type=PATH)
+@click.argument("path", type=PATH, required=False)
 @click.option("--rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show.")
 @click.option(
     "--html", type=PATH, metavar="FILE", help="Write the figures of counts/, vocab/ or model/ as one HTML page."
@@ -260,9 +261,17 @@ def _print_report(report: Report, seconds: float, as_json: bool) -> None:
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
 @click.pass_obj
 def inspect(
-    session: Session, /, path: Path, rows: int, html: Path | None, text: str | None, terms: Path | None, as_json: bool
+    session: Session,
+    /,
+    path: Path | None,
+    rows: int,
+    html: Path | None,
+    text: str | None,
+    terms: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what an artifact is."""
+    path = path or session.workspace
     given = [option for option, value in (("--html", html), ("--text", text), ("--terms", terms)) if value is not None]
     if len(given) > 1:
         raise click.UsageError(f"{given[0]} and {given[1]} exclude one another")
@@ -298,12 +307,12 @@ def inspect(
 
 
 @click.command(help=help_texts.VERIFY_ABOUT, short_help=help_texts.LOOKING["verify"])
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+@click.argument("paths", metavar="PATH...", nargs=-1, type=PATH)
 @click.option("as_json", "--json", is_flag=True, help="Print the verdicts as one JSON object.")
 @click.pass_obj
 def verify(session: Session, /, paths: Sequence[Path], as_json: bool) -> None:
     """Check artifacts against their manifests."""
-    folders = [folder for path in paths for folder in artifact_folders(path)]
+    folders = [folder for path in paths or (session.workspace,) for folder in artifact_folders(path)]
     with listening(session.quiet, session.verbose) as progress:
         verdicts = [_verdict(folder, progress) for folder in folders]
     wrong = sum(not verdict["ok"] for verdict in verdicts)

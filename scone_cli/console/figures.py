@@ -110,6 +110,11 @@ _SHORTEST_BAR = 4
 _GAP = 2  # between columns
 _NARROWEST_TEXT = 12
 _PROVENANCE = ("artifact", "stage", "code_version", "fingerprint", "token_text", "settings", "files")
+_MEANINGLESS = {  # settings that say nothing of a kind of model
+    "plain": ("fgram_layers", "combine", "learned_rows", "hashed_rows"),
+    "hashed": ("fgram_layers", "learned_rows"),
+    "scone": ("hashed_rows",),
+}
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 LONGEST_TEXT = 240  # characters of a corpus shown in one cell
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan")  # by length, from 2
@@ -120,6 +125,8 @@ def description_text(path: Path, description: Mapping[str, Any]) -> str:
     if "portrait" not in description:
         return result_text(harmless(str(path)), description)
     shown = {key: description[key] for key in _PROVENANCE}
+    without = _MEANINGLESS.get(description.get("config", {}).get("kind"), ())
+    shown["settings"] = {name: value for name, value in shown["settings"].items() if name not in without}
     return (
         result_text(harmless(str(path)), shown)
         + "\n\n"

@@ -216,8 +216,9 @@ RECIPE_ABOUT = """Print a recipe that comes with scone, to start from; or list w
 
 INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as readable text.
 
-    PATH is an artifact folder, one file in it, its manifest.json, or a whole workspace. Token lists are decoded with
-    the tokenizer of the workspace if it is the one the artifact was made with; a blank shows as a dot in the middle.
+    PATH is an artifact folder, one file in it, its manifest.json, or a workspace (without PATH: that of --workspace).
+    Token lists are decoded with the tokenizer of the workspace if it is the one the artifact was made with; a blank
+    shows as a dot in the middle.
 
     The folders counts/, vocab/ and model/ are shown in figures. Of counts/: how fast they fall with rank, n-grams by
     length, some of them to read, and which tokens no n-gram reaches. Of vocab/ also how much held-out text it matches:
@@ -288,8 +289,8 @@ COST_ABOUT = """Work out what models cost, built or not, from their shapes: para
 
 VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.
 
-    PATH is an artifact folder or a whole workspace; one line is printed for each artifact. Also checks that an artifact
-    was made from those that lie beside it. Exit code 65 if anything is wrong.
+    PATH is an artifact folder or a workspace (without PATH: that of --workspace); one line is printed for each artifact.
+    Also checks that an artifact was made from those that lie beside it. Exit code 65 if anything is wrong.
 
     \b
     Example:

@@ -39,6 +39,7 @@ class Piece:
     shown: float = 0
     reported: float = 0
     ended: float | None = None
+    again: bool = False  # it was told of before, and a log tells it once
     waited: float = 0  # seconds in which it had to wait for kernels: no part of its pace
 
     def amount(self) -> str:
@@ -109,7 +110,7 @@ class PlainProgress:
         piece = self.pieces.get(COMPILING)
         if begins:
             if piece is None or piece.ended is not None:
-                piece = self.pieces[COMPILING] = Piece(COMPILING, "", 0, now, shown=now)
+                piece = self.pieces[COMPILING] = Piece(COMPILING, "", 0, now, shown=now, again=piece is not None)
                 self._show_start(piece)
             self._compiling = now
         elif piece is not None and piece.ended is None:
@@ -142,6 +143,8 @@ class PlainProgress:
         self._show_end(piece)
 
     def _show_start(self, piece: Piece) -> None:
+        if piece.again:
+            return
         size = "" if piece.total is None else amount_text(piece.total, piece.unit)
         already = f"{amount_text(piece.first, piece.unit)} already done" if piece.first else ""
         say(harmless(_joined(f"{piece.what}: started", size, already, piece.detail)))
@@ -150,7 +153,8 @@ class PlainProgress:
         say(harmless(_joined(f"{piece.what}: {piece.amount()}", piece.pace(now), piece.detail)))
 
     def _show_end(self, piece: Piece) -> None:
-        say(harmless(piece.end_line()))
+        if not piece.again:
+            say(harmless(piece.end_line()))
 
 
 class BarProgress(PlainProgress):
@@ -195,7 +199,8 @@ class BarProgress(PlainProgress):
         if (task := self._tasks.pop(piece.what, None)) is not None:
             self._bars.remove_task(task)
             self._bars.refresh()  # or it is drawn again below the line, and stays until the next report
-        self._console.print(harmless(piece.end_line()), style="dim", soft_wrap=True)
+        if not piece.again:
+            self._console.print(harmless(piece.end_line()), style="dim", soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def recipe(name: str | None, lists: bool, as_path: bool, as_json: bool) -> None:
         else:
             output.print_result(result_text(str(folder), {"files": found}))
         return
-    path = _find(folder, name) if name else folder
+    path = folder if name is None else _find(folder, name)
     if as_path:
         output.print_result(str(path))
     elif path.is_dir():

@@ -25,10 +25,6 @@ from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
 
-_LEAST_BYTES_A_TOKEN = (
-    2.5  # of text, by a tokenizer that is yet to be trained: most texts have more, small vocabularies less
-)
-
 
 @dataclass(frozen=True)
 class Ahead:
@@ -71,6 +67,5 @@ def look_ahead(
         bound = sum(file.num_tokens for file in ids)
     else:
         look = look_at(files, config.text_field, on_bad(config), Separator.of(config.document_separator))
-        guess = round(num_bytes * look.expansion / _LEAST_BYTES_A_TOKEN)
-        bound = guess if tokenizer is None else look.tokens_bound(tokenizer, files)
+        bound = look.tokens_bound(size if tokenizer is None else tokenizer, files)
     return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ _READ_BYTES = 256 << 20  # of files on disk, from which it is drawn: a larger co
 _LOOKED_FILES = 16
 _LOOKED_BYTES = 512 << 10  # of each of them, as it lies on disk
 _LOOKED_TEXT = 1 << 18  # characters of each of them
+_BYTES_A_TOKEN = 2.5  # of text, by a large vocabulary that is yet to be trained: most texts have more
 _MARGIN = 1.4  # files differ in how they compress, and in how many bytes a token has
 
 
@@ -81,11 +83,14 @@ class FirstLook:
     names: list[str]
     expansion: float
 
-    def tokens_bound(self, tokenizer: Tokenizer, files: Sequence[SourceFile]) -> int:
-        """An upper estimate of the tokens in all files."""
-        size = sum(len(text.encode()) for text in self.texts)
-        tokens = sum(map(len, tokenizer.encode_batch(self.texts, self.names)))
-        return round(_MARGIN * sum(file.bytes for file in files) * self.expansion * tokens / max(1, size))
+    def tokens_bound(self, tokenizer: Tokenizer | int, files: Sequence[SourceFile]) -> int:
+        """An upper estimate of the tokens in all files, by a tokenizer, or by one of so many tokens that is yet to be trained."""
+        if isinstance(tokenizer, int):
+            a_byte = 1 / min(_BYTES_A_TOKEN, math.log2(tokenizer) / 5)  # 1.7 bytes a token of 400
+        else:
+            size = sum(len(text.encode()) for text in self.texts)
+            a_byte = sum(map(len, tokenizer.encode_batch(self.texts, self.names))) / max(1, size)
+        return round(_MARGIN * sum(file.bytes for file in files) * self.expansion * a_byte)
 
 
 def look_at(

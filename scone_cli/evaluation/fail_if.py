@@ -76,22 +76,10 @@ class Condition:
             BadSetting: a name means nothing, or two things; a division by zero; a side that is no finite number.
         """
 
-        def value_of(node: ast.expr) -> float:
-            match node:
-                case ast.Constant(value=int() | float() as value):
-                    return float(value)
-                case ast.Name(id=name):
-                    return self._look_up(self.names[name], values, corpora)
-                case ast.UnaryOp(operand=operand):
-                    return -value_of(operand)
-                case ast.BinOp(left=left, op=op, right=right):
-                    return _OPERATIONS[type(op)](value_of(left), value_of(right))
-            raise AssertionError(ast.dump(node))
+        def look_up(name: str) -> float:
+            return self._look_up(self.names[name], values, corpora)
 
-        try:
-            left, right = value_of(self.left), value_of(self.right)
-        except (ZeroDivisionError, OverflowError) as error:
-            raise BadSetting(f"--fail-if '{self.text}': {error}") from error
+        left, right = (_worked_out(side, self.text, look_up) for side in (self.left, self.right))
         if not (math.isfinite(left) and math.isfinite(right)):  # what is compared with that is never found to fail
             raise BadSetting(f"--fail-if '{self.text}': compares {left:g} with {right:g}")
         return {"condition": self.text, "left": left, "right": right, "holds": self.compare(left, right)}
@@ -147,6 +135,31 @@ class Condition:
         return BadSetting(f"--fail-if '{self.text}': {name.text} is not known of '{corpus}'", hint)
 
 
+def _worked_out(side: ast.expr, text: str, look_up: Callable[[str], float]) -> float:
+    """The value of an expression that `_check` has passed.
+
+    Raises:
+        BadSetting: a division by zero, a number that is too large.
+    """
+
+    def value_of(node: ast.expr) -> float:
+        match node:
+            case ast.Constant(value=int() | float() as value):
+                return float(value)
+            case ast.Name(id=name):
+                return look_up(name)
+            case ast.UnaryOp(operand=operand):
+                return -value_of(operand)
+            case ast.BinOp(left=left, op=op, right=right):
+                return _OPERATIONS[type(op)](value_of(left), value_of(right))
+        raise AssertionError(ast.dump(node))
+
+    try:
+        return value_of(side)
+    except (ZeroDivisionError, OverflowError) as error:
+        raise BadSetting(f"--fail-if '{text}': {error}") from error
+
+
 def parse(text: str, arms: Sequence[str]) -> Condition:
     """Understand a condition on these arms.
 
@@ -195,6 +208,8 @@ def _check(node: ast.expr, text: str, arms: Sequence[str], names: Mapping[str, N
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
             _check(left, text, arms, names)
             _check(right, text, arms, names)
+            if isinstance(op, ast.Div) and not any(isinstance(each, ast.Name) for each in ast.walk(right)):
+                _worked_out(ast.BinOp(ast.Constant(1.0), op, right), text, lambda _: 0.0)  # by zero: before any work
         case ast.Attribute(value=ast.Name(id=arm)) if arm not in names:
             raise _not_understood(text, f"no arm '{arm}'", arms)
         case _:

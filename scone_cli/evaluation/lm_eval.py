@@ -284,18 +284,37 @@ def _registered(names: Sequence[str]) -> dict[str, Group]:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
+    _check_known(names, manager.all_tasks)
     found = {}
     for name in names:
-        if name not in manager.all_tasks:
-            near = ", ".join(difflib.get_close_matches(name, manager.all_tasks))
+        with one_error(f"task {name}", OURS):
+            found[name] = manager.load([name])
+    return found
+
+
+def check_names(tasks: Sequence[str], data: Path | None, progress: Progress) -> None:
+    """Refuse tasks that the harness does not know, before any work; nothing is fetched.
+
+    Raises:
+        BadSetting: it knows no such task.
+    """
+    if names := _registered_names(tasks, data):
+        with tempfile.TemporaryDirectory() as cache, kept_quiet(cache, progress):
+            from lm_eval.tasks import TaskManager
+
+            known = TaskManager().all_tasks
+        _check_known(names, known)
+
+
+def _check_known(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known))
             raise BadSetting(
                 f"task {name}: not known to lm-evaluation-harness {harness_version()}"
                 + (f", but {near}" if near else ""),
                 "name one that it knows (lm-eval ls tasks), or a YAML file: ./task.yaml",
             )
-        with one_error(f"task {name}", OURS):
-            found[name] = manager.load([name])
-    return found
 
 
 # ---- answering ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from scone_cli.errors import BadSetting, SconeError
+from scone_cli.settings import DEVICES
 
 _CPU_TOKENS = 4096  # in a forward pass: what a CPU's cache holds of it is read again fast
 
@@ -21,6 +22,8 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
     Raises:
         BadSetting: this machine, or this build of torch, has no such device.
     """
+    if name not in DEVICES:
+        raise BadSetting(f"device {name!r}: expected one of {', '.join(DEVICES)}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

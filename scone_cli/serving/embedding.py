@@ -47,9 +47,13 @@ class SconeEmbedding(nn.Module):
 
         Raises:
             MismatchedArtifacts: model and table have not the same width and vocabulary.
-            ValueError: `streams` is no whole number from 1 on; the table was closed.
+            NotEnoughMemory: for the states of so many streams.
+            ValueError: `streams` is no whole number from 1 on; the table was closed; `main` or `table` is something else.
         """
         super().__init__()
+        for name, given, kind in (("main", main, MainModel), ("table", table, Table)):
+            if not isinstance(given, kind):
+                raise ValueError(f"{name}: {type(given).__name__}, expected a {kind.__name__}")  # noqa: TRY004 - as promised
         vocab_size, dim = main.token_embedding.weight.shape
         if (table.vocab_size, table.dim) != (vocab_size, dim):
             found = f"{table.vocab_size:,} tokens and rows of {table.dim}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,12 @@ class Sampling:
     seed: int = setting(0, "Another seed, another text.")
 
     def check(self) -> None:
-        """Raise BadSetting where a value is out of its range."""
+        """Raise BadSetting where a value is no number, or out of its range."""
+        for name, kind in (("temperature", Real), ("top_k", Integral), ("top_p", Real), ("seed", Integral)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or not name.startswith("top")):
+                what = "a whole number" if kind is Integral else "a number"
+                raise BadSetting(f"--{name.replace('_', '-')} {value!r}: expected {what}")
         for name, is_right, expected in (
             ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
             ("top-k", self.top_k is None or self.top_k >= 1, "1 or more"),

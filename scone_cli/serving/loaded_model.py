@@ -207,6 +207,8 @@ def load_model(
     for given in (path, *([] if table is None else [table])):
         if not isinstance(given, (str, os.PathLike)):
             raise BadSetting(f"{given!r} ({type(given).__name__}): expected the path of a folder")
+    if not isinstance(live, bool):
+        raise BadSetting(f"live={live!r}: expected True or False")
     if live and table is not None:
         raise BadSetting("both live and a table", "leave one out")
     folder = Path(path)

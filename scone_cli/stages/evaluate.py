@@ -137,6 +137,10 @@ def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force:
         MismatchedArtifacts, InputMissing, BadSetting: as `run` before it begins.
     """
     asked = _open(config, inputs, progress)
+    if inputs.tasks:
+        from scone_cli.evaluation.lm_eval import check_names  # heavy: only when there are tasks
+
+        check_names(inputs.tasks, inputs.task_data, progress)
     found, held_out = asked.found, asked.found.artifacts["tokens"].summary["held_out_tokens"]
     models = [found.artifacts["model"], *(model for _, model in found.rivals.values())]
     weights = sum(

@@ -211,7 +211,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         return Report.of(out, read_manifest(out, "model"), up_to_date=False)
 
 
-def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:  # noqa: ARG001
+def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
     """What `run` would do and take, and whether it would be refused for lack of memory; nothing is written.
 
     Raises:
@@ -222,6 +222,10 @@ def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force:
     recipe = _recipe(config, inputs, hashes=False)
     done = not force and published(out, "model", recipe.mark) is not None
     replaced = "" if done else _replaced(recipe, inputs, out, force)
+    if not done and (mixture := parse_mixture(config.mixture)):
+        from scone_cli.training.packed_text import check_names  # heavy: only when there is something to look at
+
+        check_names(inputs / "tokens", list(mixture), progress)
     _, size, refusal = _planned(recipe, inputs, launch)
     return Report(STAGE, out, done, size.facts() | replaces(out, replaced), problem="" if done else refusal)
 

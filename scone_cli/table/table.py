@@ -191,6 +191,7 @@ class Table(Addressed):
         takes the last ones back, and `reset(stream=0)` begins a new document.
 
         Raises:
+            NotEnoughMemory: for the states of so many streams.
             ValueError: `streams` is no whole number from 1 on; the table was closed.
         """
         matcher = Matcher(self.index, streams)

@@ -201,6 +201,16 @@ def write_packed(
     write_atomically(folder / _NOTE, json.dumps(note).encode())
 
 
+def check_names(tokens_folder: Path, names: Sequence[str], progress: Progress) -> None:
+    """Refuse sub-corpora that there are not, as `write_packed` would; it reads all training text.
+
+    Raises:
+        BadSetting: there is no such sub-corpus.
+    """
+    if names:
+        _measure(tokens_folder, TRAIN, names, "training text", progress)
+
+
 def open_packed(folder: Path, context: int, mixture: Mapping[str, int]) -> PackedText:
     """Map what `write_packed` left in `folder`, with the weights of its sub-corpora (empty: it is in one piece).
 

@@ -14,12 +14,15 @@ import numpy as np
 from numba import carray
 
 from scone_cli.arrays import U32
+from scone_cli.errors import NotEnoughMemory
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.runtime.native_memory import Addressed, pointer
+from scone_cli.runtime.resources import available_memory
 from scone_cli.vocab.given_ids import ID, Ids, as_tokens, as_whole_numbers, unknown_token, whole_number
 from scone_cli.vocab.index import BLOCK, NONE, FgramIndex, find, match_block, place_of, prefetch_place
 
 ROLL_BACK = 64  # tokens that a stream can take back
+_NOTHING = 64 << 20  # bytes that are taken without a look at what is free, which costs 0.1 ms
 _HELD = ROLL_BACK + 1  # states: after each of them, and before the first
 _NONE, _LOST, _NO_TOKEN = np.uint32(NONE), NONE - 1, NONE - 2
 _array, _empty, _LONG, _ONE = np.ndarray, np.empty, np.dtype(np.int64), (1,)  # named here: see `given_ids.ID`
@@ -195,6 +198,11 @@ class Matcher(Addressed):
         streams = whole_number(streams, "streams:", least=1)
         self.index = index
         width = index.max_n - 1
+        needed = streams * (_HELD * width * 4 + 3 * 8)
+        if needed > _NOTHING and needed > (free := available_memory()):
+            raise NotEnoughMemory(
+                f"{streams:,} streams take {needed:,} bytes of memory, {free:,} are free", "ask for fewer"
+            )
         self._states = np.full((streams, _HELD, width), _NONE, np.uint32)  # after p tokens: row p % _HELD
         self._seen, self._oldest, called = (np.zeros(streams, np.int64) for _ in range(3))
         work = np.empty((33 + 8 * width + 4) * BLOCK + 32, np.uint8)

@@ -37,6 +37,13 @@ def models(tmp_path_factory):
     return folder
 
 
+def test_settings_that_say_nothing_of_a_kind_are_left_out(scone, models):
+    shown = scone("inspect", models / "plain")[1]
+    assert not {"combine", "f-gram layers", "fgram layers", "learned rows", "hashed rows"} & {
+        line.strip().rsplit("  ", 1)[0].strip() for line in shown.splitlines()
+    }
+
+
 @pytest.mark.parametrize("name", [*KINDS, "one", "two"])
 @pytest.mark.parametrize("columns", [None, 140, 120, 80, 40])
 def test_a_model_in_a_terminal(scone, models, monkeypatch, name, columns):

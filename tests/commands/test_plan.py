@@ -53,10 +53,34 @@ def test_a_plan_of_a_corpus_makes_no_workspace(scone, small, tmp_path):
     assert not (tmp_path / "new").exists()
     assert not found["up_to_date"]
     tokens = manifest(small / "work" / "tokens")["summary"]["tokens"]
-    assert tokens < found["plan"]["tokens_at_most"] < 5 * tokens
+    assert tokens < found["plan"]["tokens_at_most"] < 5 * tokens, "as the run's own estimate, with a margin"
     code, _, err = scone("--workspace", tmp_path / "new", "count-ngrams", "-", "--plan")
     assert code == 2
     error_of(err, "--plan", "standard input")
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "code", "facts"),
+    [
+        ("train-fgram", ("--mixture", "zz=1", "--seed", "8"), 2, ("--mixture", "'zz'")),
+        ("eval", ("--fail-if", "table.ppl > 1 / 0"), 2, ("--fail-if", "division by zero")),
+        ("eval", ("--tasks", "nope-nope"), 2, ("nope-nope",)),
+    ],
+)
+def test_a_plan_refuses_what_the_run_would_find_later(scone, work, stage, given, code, facts):
+    if "--tasks" in given:
+        pytest.importorskip("lm_eval")
+    ended, out, err = scone("--quiet", "--workspace", work, stage, *given, "--plan")
+    assert (ended, out) == (code, ""), err
+    error_of(err, *facts)
+
+
+def test_a_plan_for_a_workspace_that_can_be_none(scone, small, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "work", "/dev/null"):
+        code, out, err = scone("--quiet", "--workspace", place, "count-ngrams", small / "corpus", "--plan")
+        assert (code, out) == (74, ""), err
+        error_of(err, str(place), "workspace")
 
 
 def test_a_training_is_as_it_was_planned(scone, small, work):
@@ -117,6 +141,8 @@ def test_verdicts_as_json(scone, work):
     assert (code, found["ok"]) == (0, True)
     assert {row["artifact"] for row in found["artifacts"]} == {"tokens", "counts", "vocab", "model", "table", "eval"}
     assert all(row["ok"] and row["bytes"] > 0 and row["error"] is None for row in found["artifacts"])
+    assert scone("--quiet", "--workspace", work, "verify", "--json")[1] == out, "the workspace, where no PATH is given"
+    assert scone("--workspace", work, "inspect")[1] == scone("inspect", work)[1]
     (work / "vocab" / "vocab.parquet").write_bytes(b"spoilt")
     code, out, err = scone("--quiet", "verify", work, "--json")
     found = json.loads(out)

@@ -157,6 +157,10 @@ def test_kernels_are_compiled_in_a_line_of_their_own_and_no_time_left_counts_tha
     assert compiled == f"{progress_bars.COMPILING}: done in 60 s"
     assert names(between, "20 of 100 tokens", "1.67 tokens/s", "48 s left"), "12 s were for the 20 tokens"
     assert names(ended, "2:00"), "what it took, all in all"
+    for begins in (True, False):
+        progress.compiles(begins)
+    progress("write", 1, 1, "files")
+    assert progress_bars.COMPILING not in capsys.readouterr().err, "it is told once"
 
 
 def test_something_to_say_is_no_work(capsys):

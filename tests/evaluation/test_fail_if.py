@@ -100,7 +100,7 @@ def test_the_hint_names_all_arms_and_metrics():
         ("table.ppl[book] > 1", ("wiki",), ["table.ppl[book]", "'book'"], ["wiki", "law", "law/a b"]),
         ("table.bpb > 1", ("wiki",), ["table.bpb", "'wiki'"], None),
         ("none.ppl > 1", ("wiki",), ["none.ppl", "'wiki'"], None),
-        ("table.ppl / (1 - 1) > 1", ("wiki",), ["division by zero"], None),
+        ("table.ppl / (table.ppl - table.ppl) > 1", ("wiki",), ["division by zero"], None),
         ("table.ppl > 1e999", ("wiki",), ["20", "inf"], None),
         ("1e999 - 1e999 < table.ppl", ("wiki",), ["nan", "20"], None),
     ],
@@ -118,6 +118,12 @@ def test_corpora_are_known_before_any_work_but_for_their_folders():
     for text in ("table.ppl > 1", "table.ppl[book] > 1", "1 < live.ppl[wikipedia]"):
         with pytest.raises(BadSetting):
             parse(text, ARMS).check_corpora(["wiki", "law"])
+
+
+def test_a_division_of_numbers_by_zero_shows_before_any_work():
+    for text in ("table.ppl > 1 / 0", "table.ppl / (1 - 1) > 1", "1 > 2 * (3 / (2 - 2))"):
+        with refusal(BadSetting, "division by zero"):
+            parse(text, ARMS)
 
 
 def test_a_condition_has_an_end():

@@ -11,7 +11,14 @@ import torch
 from messages import refusal
 from workspaces import copy_of
 
-from scone_cli.errors import BadSetting, DamagedArtifact, InputMissing, MismatchedArtifacts, UnknownToken
+from scone_cli.errors import (
+    BadSetting,
+    DamagedArtifact,
+    InputMissing,
+    MismatchedArtifacts,
+    NotEnoughMemory,
+    UnknownToken,
+)
 from scone_cli.serving import SconeEmbedding, load_model
 from scone_cli.serving.embedding import LiveEmbedding
 from scone_cli.table import Table
@@ -120,11 +127,14 @@ def test_a_table_has_a_copy_of_its_tokenizer(tmp_path, work):
         ("plain", {"live": True}, BadSetting, ["plain"]),
         ("plain", {"table": "table"}, BadSetting, ["plain"]),
         ("", {"table": 3}, BadSetting, ["3", "int", "path"]),
+        ("", {"live": "x"}, BadSetting, ["live", "x"]),
+        ("", {"device": "nope"}, BadSetting, ["nope", "cpu", "cuda"]),
+        ("", {"device": None}, BadSetting, ["None", "cpu", "cuda"]),
     ],
 )
 def test_what_cannot_be_opened_is_refused(work, path, options, error, facts):
     with refusal(error, *facts):
-        load_model(work / path, device="cpu", **options)
+        load_model(work / path, **{"device": "cpu", **options})
 
 
 def test_what_is_no_path_is_refused():
@@ -155,6 +165,12 @@ def test_another_tokenizer_beside_the_model_is_damage(tmp_path, work):
         (lambda model: model.generate(TEXT, 0), ValueError, ["max_tokens", "0"]),
         (lambda model: model.generate(TEXT, top_p=2.0), BadSetting, ["top-p", "2.0"]),
         (lambda model: model.generate(TEXT, beams=2), BadSetting, ["beams"]),
+        (lambda model: model.generate(TEXT, seed="a"), BadSetting, ["seed", "'a'"]),
+        (lambda model: model.generate(TEXT, temperature=None), BadSetting, ["temperature", "None"]),
+        (lambda model: model.generate(TEXT, top_k=2.5), BadSetting, ["top-k", "2.5"]),
+        (lambda model: SconeEmbedding(None, model.table), ValueError, ["main", "NoneType", "MainModel"]),
+        (lambda model: SconeEmbedding(model.network.main, None), ValueError, ["table", "NoneType", "Table"]),
+        (lambda model: model.table.matcher(streams=10**12), NotEnoughMemory, ["1,000,000,000,000 streams", "bytes"]),
         (lambda model: model.generate("word " * 50), BadSetting, ["context"]),
         (lambda model: model.embedding(0), ValueError, ["streams", "0"]),
     ],
