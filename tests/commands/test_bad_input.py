@@ -266,13 +266,16 @@ def test_a_rival_with_another_tokenizer(refused, other):
 
 def test_a_model_and_a_vocabulary_that_do_not_belong_together(forks, refused, work):
     assert forks.run("--workspace", work, "select-vocab", "--size", "300").code == 0
-    error_of(refused(65, (str(work / "model"),), "precompute"), hint=("scone train-fgram",))
-    error_of(refused(65, (str(work / "model"), "vocab"), "eval"), hint=("scone train-fgram && scone precompute",))
+    error_of(refused(65, (str(work / "model"),), "precompute"), hint=(f"scone --workspace {work} train-fgram",))
+    error_of(
+        refused(65, (str(work / "model"), "vocab"), "eval"),
+        hint=(f"scone --workspace {work} train-fgram && scone --workspace {work} precompute",),
+    )
 
 
 def test_a_table_of_another_model(forks, refused, work):
     assert forks.run("--workspace", work, "train-fgram", *TRAIN, "--seed", "5").code == 0
-    error_of(refused(65, (str(work / "table"), "model"), "eval"), hint=("scone precompute",))
+    error_of(refused(65, (str(work / "table"), "model"), "eval"), hint=(f"scone --workspace {work} precompute",))
 
 
 def test_a_plain_model_has_no_table(forks, refused, work):

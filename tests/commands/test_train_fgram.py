@@ -32,7 +32,7 @@ def work(small, tmp_path):
 def test_its_table_is_stale_until_it_is_precomputed_again(scone, work):
     code, _, err = scone("--workspace", work, "eval")
     assert code == 65
-    error_of(err, str(work / "table"), hint=("scone precompute",))
+    error_of(err, str(work / "table"), hint=(f"scone --workspace {work} precompute",))
     code, out, _ = scone("verify", work)
     assert code == 65
     assert [line.split(": ")[0] for line in out.splitlines() if line.startswith("WRONG")] == [

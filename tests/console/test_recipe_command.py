@@ -45,7 +45,8 @@ def test_the_list_tells_what_each_is_for(scone):
 
 
 @pytest.mark.parametrize(
-    ("name", "facts", "hint"), [("tinny", ["'tinny'"], "tiny"), ("", ["''"], "--list"), ("tasks", ["tasks"], "--path tasks")]
+    ("name", "facts", "hint"),
+    [("tinny", ["'tinny'"], "tiny"), ("", ["''"], "--list"), ("tasks", ["tasks"], "--path tasks")],
 )
 def test_what_is_no_file_of_it_is_exit_2(scone, name, facts, hint):
     code, out, err = scone("recipe", name)

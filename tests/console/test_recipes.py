@@ -208,7 +208,7 @@ def test_an_evaluation_finds_a_baseline_by_its_name(scone, given):
     run = ("--workspace", "w", "--config", path)
     code, _, err = scone(*run, "eval")
     assert (code, given) == (66, [])
-    error_of(err, "w/plain", "'plain'", hint=(f"scone --config {path} train-fgram --baseline plain",))
+    error_of(err, "w/plain", "'plain'", hint=(f"scone --workspace w --config {path} train-fgram --baseline plain",))
     Path("w/plain").mkdir(parents=True)
     Path("w/deep").mkdir()
     for args, found in (

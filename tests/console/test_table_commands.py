@@ -243,7 +243,7 @@ def test_what_does_not_belong_together_is_refused(scone, work, tmp_path):
     path.write_text(json.dumps(made | {"inputs": made["inputs"] | {"model": "m" * 64}}))
     code, _, err = scone("--workspace", tmp_path, "generate", "--prompt", "x")
     assert code == 65
-    error_of(err, str(tmp_path / "table"), "m" * 12, hint=("scone precompute",))
+    error_of(err, str(tmp_path / "table"), "m" * 12, hint=(f"scone --workspace {tmp_path} precompute",))
     path = tmp_path / "tokens" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer": "t" * 64}))
     code, _, err = scone("--workspace", tmp_path, "generate", "--prompt", "x")
