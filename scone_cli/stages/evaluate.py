@@ -114,7 +114,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
             results["checks"].append(_check(condition, results))
     _write(staging, results)
     # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
-    given = made_from | {"measured": measured, "weights": digest_weights(found.artifacts["model"])}
+    given = _parts(found) | {"measured": measured, "weights": digest_weights(found.artifacts["model"])}
     timeless = results | {"verdict": verdict_of(results | {"speed": []})}  # equal runs write equal manifests
     manifest = Manifest.new(
         "eval",
@@ -162,15 +162,19 @@ def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force:
     }
     done = not force and published(out, STAGE, asked.mark) is not None
     if not done:
-        facts |= replaces(out, _replaced(config, inputs, out, found, force))
+        facts |= replaces(out, _replaced(asked.config, inputs, out, found, force))
     return Report(STAGE, out, done, facts)
 
 
 def _replaced(config: Evaluate, inputs: Inputs, out: Path, found: Opened, force: bool) -> str:
-    made_from = {name: each.fingerprint for name, (_, each) in found.rivals.items()}
-    made_from |= {name: each.fingerprint for name, each in found.artifacts.items()}
     settings, asked = result_settings(config), _asked_for(inputs, found)
-    return what_is_replaced(inputs.workspace, out, STAGE, config, settings, made_from, force, asked)
+    return what_is_replaced(inputs.workspace, out, STAGE, config, settings, _parts(found), force, asked)
+
+
+def _parts(found: Opened) -> dict[str, str]:
+    """The fingerprints of all that takes part."""
+    rivals = {name: each.fingerprint for name, (_, each) in found.rivals.items()}
+    return rivals | {name: each.fingerprint for name, each in found.artifacts.items()}
 
 
 @dataclass(frozen=True)
