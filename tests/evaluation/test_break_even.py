@@ -19,7 +19,7 @@ from scone_cli.evaluation.break_even import (
 )
 from scone_cli.settings import Quantity
 
-EQUAL = Contender("between small and large", 2.0, 2e9, 2e18)
+EQUAL = Contender("interpolated between small and large", 2.0, 2e9, 2e18)
 
 
 # ---- the plain model of equal quality ----------------------------------------------------------------------------
