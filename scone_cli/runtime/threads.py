@@ -15,8 +15,9 @@ from scone_cli.runtime.resources import num_cores, usable_cores
 _COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 
 # Turns of a waiting thread of GNU OpenMP, which torch is built with, before it sleeps: some 20 microseconds, about what lies
-# between two loops of a step. Its own choice, 300,000, is milliseconds. On an idle machine these cost nothing; beside one
-# other process they take the core from the thread that is waited for, and training is 10 to 50 times slower.
+# between two loops of a step. Its own choice, 300,000, is milliseconds: beside one other process it takes the core from the
+# thread that is waited for. Tokens per second of a small training (width 64) with two threads on two cores: alone 7,800 to
+# 9,300, by its own choice 9,000 to 9,500; beside one busy process 6,500, by its own choice 3,000.
 _SPINS = "1000"
 
 
