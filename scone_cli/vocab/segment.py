@@ -6,13 +6,35 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, check_files
-from scone_cli.corpus.spelling import speller_of
+from scone_cli.corpus.spelling import Speller, speller_of
+from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import MismatchedArtifacts
 from scone_cli.vocab.index import NONE
 from scone_cli.vocab.summary import summarise_matches
 from scone_cli.vocab.vocabulary import Vocabulary
 
 Row = dict[str, Any]
+
+
+def open_with_tokenizer(folder: Path, manifest: Manifest, what: str) -> tuple[Speller, Tokenizer, Vocabulary]:
+    """The vocabulary in `folder`, checked, with its own tokenizer; `what` must be done with it, for the error.
+
+    Raises:
+        MismatchedArtifacts: the tokenizer does not lie beside the vocabulary.
+        BadData: see `Vocabulary.read`.
+    """
+    spell, note = speller_of(folder, manifest)
+    if spell.tokenizer is None:
+        raise MismatchedArtifacts(
+            f"{folder}: {what} the vocabulary's own tokenizer; {note}",
+            "leave vocab/ beside the tokens/ it was made from",
+        )
+    check_files(folder, manifest, hashes=True)
+    return (
+        spell,
+        spell.tokenizer,
+        Vocabulary.read(folder, manifest.settings["num_tokens"], manifest.settings["max_n"]),
+    )
 
 
 def cut(folder: Path, manifest: Manifest, text: str) -> Row:
@@ -22,18 +44,10 @@ def cut(folder: Path, manifest: Manifest, text: str) -> Row:
     that ends at the last token, then the one that ends before that begins, and so on.
 
     Raises:
-        MismatchedArtifacts: the tokenizer of the vocabulary does not lie beside it.
-        BadData: see `Vocabulary.read`.
+        MismatchedArtifacts, BadData: see `open_with_tokenizer`.
     """
-    spell, note = speller_of(folder, manifest)
-    if spell.tokenizer is None:
-        raise MismatchedArtifacts(
-            f"{folder}: a text must be cut with the vocabulary's own tokenizer; {note}",
-            "leave vocab/ beside the tokens/ it was made from",
-        )
-    check_files(folder, manifest, hashes=True)
-    tokens = spell.tokenizer.encode_batch([text])[0]
-    vocabulary = Vocabulary.read(folder, manifest.settings["num_tokens"], manifest.settings["max_n"])
+    spell, tokenizer, vocabulary = open_with_tokenizer(folder, manifest, "a text must be cut with")
+    tokens = tokenizer.encode_batch([text])[0]
     ids, lengths = vocabulary.trie.index().match(tokens)
     token_list, length_list = tokens.tolist(), lengths.tolist()
     positions: list[Row] = []

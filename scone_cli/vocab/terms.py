@@ -17,14 +17,13 @@ import polars as pl
 from scone_cli.arrays import U32
 from scone_cli.artifacts.manifest import Manifest, check_files, open_artifact
 from scone_cli.artifacts.opening import scan
-from scone_cli.corpus.spelling import Speller, speller_of
+from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.counting.summary import LeftOut
-from scone_cli.errors import MismatchedArtifacts
 from scone_cli.formatting import term_text
 from scone_cli.vocab.index import FgramIndex
+from scone_cli.vocab.segment import open_with_tokenizer
 from scone_cli.vocab.summary import check_made_from
-from scone_cli.vocab.vocabulary import Vocabulary
 
 WHOLE, IN_PART, NOT_AT_ALL, ONE_TOKEN = "whole", "in part", "not at all", "one token"
 BEFORE = "a"  # what a blank stands after
@@ -43,19 +42,11 @@ def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> Row:
     longer than what was counted, that of its rarest part. `spellings` has both.
 
     Raises:
-        MismatchedArtifacts: the tokenizer of the vocabulary does not lie beside it.
-        BadData: see `Vocabulary.read`.
+        MismatchedArtifacts, BadData: see `segment.open_with_tokenizer`.
     """
-    spell, note = speller_of(folder, manifest)
-    if spell.tokenizer is None:
-        raise MismatchedArtifacts(
-            f"{folder}: terms must be spelled by the vocabulary's own tokenizer; {note}",
-            "leave vocab/ beside the tokens/ it was made from",
-        )
-    check_files(folder, manifest, hashes=True)
-    vocabulary = Vocabulary.read(folder, manifest.settings["num_tokens"], manifest.settings["max_n"])
+    spell, tokenizer, vocabulary = open_with_tokenizer(folder, manifest, "terms must be spelled by")
     index, left_out = vocabulary.trie.index(), LeftOut()
-    spelled = [spellings_of(term, spell.tokenizer) for term in terms]
+    spelled = [spellings_of(term, tokenizer) for term in terms]
     counts = left_out.attempt("occurrences", lambda: _Counts(folder, manifest, spelled))
     rows = [_term(term, tokens, index, spell, counts) for term, tokens in zip(terms, spelled, strict=True)]
     kinds = (WHOLE, IN_PART, NOT_AT_ALL, ONE_TOKEN)

@@ -69,6 +69,14 @@ def checkpoints(work: Path) -> list[Path]:
     return sorted(work.glob(".model.partial-*/work/step-*.safetensors"))
 
 
+def wait_for_checkpoints(work: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while len(checkpoints(work)) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
 def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(forks, small, tmp_path):
@@ -76,11 +84,7 @@ def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(fo
     alone, work = (copy_of(small / "work", tmp_path / name) for name in ("alone", "work"))
     before = contents(work / "model")
     with torchrun(work) as process:
-        deadline = time.monotonic() + 200
-        while len(checkpoints(work)) < 2:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_for_checkpoints(work, process)
         os.kill(rank_processes(process)[1], signal.SIGKILL)
         out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (1, "")
@@ -122,11 +126,7 @@ def test_sigterm_and_then_sigkill_to_one_rank_ends_clearly_and_goes_on(small, tm
     work = copy_of(small / "work", tmp_path / "work")
     before = contents(work / "model")
     with torchrun(work) as process:
-        deadline = time.monotonic() + 200
-        while len(checkpoints(work)) < 2:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_for_checkpoints(work, process)
         rank = rank_processes(process)[1]
         os.kill(rank, signal.SIGTERM)
         time.sleep(0.1)  # the ranks have agreed to stop, or are about to
