@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from scone_cli.artifacts.manifest import json_of
+from scone_cli.errors import DamagedArtifact
 from scone_cli.formatting import NOTHING, percent
 
 Results = Mapping[str, Any]
@@ -48,6 +51,20 @@ class Comparison:
     def interval(self) -> tuple[float, float] | None:
         """Where `change` lies with 95%."""
         return None if self.low is None or self.high is None else (math.expm1(self.low), math.expm1(self.high))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results of an evaluation that was published in `folder`.
+
+    Raises:
+        DamagedArtifact: they are none.
+        OSError: they cannot be read.
+    """
+    path = folder / "results.json"
+    try:
+        return dict(json_of(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DamagedArtifact(f"{path}: not results ({error})", "run: scone eval --force") from error
 
 
 def rows_of(results: Results, key: str) -> Sequence[Row]:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from scone_cli import __version__
-from scone_cli.artifacts.manifest import GIVEN, Manifest, digest_weights, fingerprint, json_of
-from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date, write_atomically, write_parquet
+from scone_cli.artifacts.manifest import GIVEN, Manifest, digest_weights, fingerprint
+from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
-from scone_cli.artifacts.schemas import HELD_OUT, RESULTS, SCHEMA_VERSIONS
+from scone_cli.artifacts.schemas import HELD_OUT, SCHEMA_VERSIONS
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
-from scone_cli.errors import BadData, BadSetting, DamagedArtifact, InputMissing, SconeError
+from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import LATENCIES, Condition, parse
-from scone_cli.evaluation.results import in_short
+from scone_cli.evaluation.results import in_short, read_results
 from scone_cli.progress import Progress
 from scone_cli.report.eval_summary import summary_of
 from scone_cli.settings import DEVICES, result_settings, setting
@@ -38,9 +35,8 @@ if TYPE_CHECKING:
     from scone_cli.evaluation.texts import Text
 
 STAGE = "eval"
-_PROCESS = (
-    750 << 20
-)  # bytes of memory: libraries, and what a batch of text takes; a small model was measured at 650 MiB
+# Bytes of memory: libraries, and what a batch of text takes. With a small model 650 MiB were measured.
+_PROCESS = 750 << 20
 
 STAGE_VERSION = 4  # errors of few documents by blocks of text; latency, terms
 
@@ -90,6 +86,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
         BadSetting: two arms or corpora have one name; a condition that is not understood.
     """
     from scone_cli.evaluation.arm_cost import payback_of  # heavy: only when the stage runs
+    from scone_cli.report.eval_files import write_results
     from scone_cli.report.eval_verdict import verdict_of
 
     asked = _open(config, inputs, progress)
@@ -112,7 +109,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
     for condition in conditions:
         with contextlib.suppress(BadSetting):  # told when all that was measured is safe
             results["checks"].append(_check(condition, results))
-    _write(staging, results)
+    write_results(staging, results)
     # A corpus of thousands of files would drown the manifest: one digest stands for all that was read.
     given = _parts(found) | {"measured": measured, "weights": digest_weights(found.artifacts["model"])}
     timeless = results | {"verdict": verdict_of(results | {"speed": []})}  # equal runs write equal manifests
@@ -294,7 +291,7 @@ def _measured_before(out: Path, measured: str) -> Row | None:
         return None
     if manifest.inputs.get("measured") != measured:
         return None
-    return _read_results(out)
+    return read_results(out)
 
 
 def _check(condition: Condition, results: Row) -> Row:
@@ -393,34 +390,9 @@ def _options(inputs: Inputs) -> list[str]:
     return [word for flag, values in given.items() for value in values for word in (f"--{flag}", str(value))]
 
 
-def _write(staging: Path, results: Row) -> None:
-    from scone_cli.report.eval_page import render
-
-    write_atomically(staging / "results.json", (json.dumps(_known(results), indent=1, allow_nan=False) + "\n").encode())
-    write_atomically(staging / "report.html", render(_known(results)).encode())
-    write_parquet(staging / "results.parquet", RESULTS, pa.Table.from_pylist(results["results"], RESULTS))
-
-
-def _known(value: Any) -> Any:
-    """The same without what is no number: that is not known, which is null in JSON."""
-    if isinstance(value, dict):
-        return {key: _known(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_known(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _read_results(out: Path) -> Row:
-    try:
-        results = json_of((out / "results.json").read_bytes())
-        return dict(results)
-    except (ValueError, TypeError) as error:
-        raise DamagedArtifact(f"{out / 'results.json'}: not results ({error})", "run: scone eval --force") from error
-
-
 def _report(out: Path, conditions: list[Condition], up_to_date: bool) -> Report:
     """What was found, and which conditions to fail by hold; raises BadSetting where one cannot be told."""
-    results = _read_results(out)
+    results = read_results(out)
     held = [row for condition in conditions if (row := _check(condition, results))["holds"]]
     problem = "; ".join(
         f"--fail-if '{row['condition']}' holds: {row['left']:.6g} and {row['right']:.6g}" for row in held
