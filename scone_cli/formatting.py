@@ -6,6 +6,7 @@ What is no number, or has no end, is `nan`, `inf` or `-inf` in all of them.
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,12 @@ def _visible(character: str) -> str:
 def harmless(text: str) -> str:
     """The text with what does not print escaped, and all else as it is: for names, and for what is visible already."""
     return "".join(each if each.isprintable() else _visible(each) for each in text)
+
+
+def path_text(path: str) -> str:
+    """An absolute path as it is written in the current folder: relative, if the folder holds it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 def count_text(value: float, full_below: float = 10_000) -> str:
@@ -98,7 +105,16 @@ def value_text(kind: Kind, value: Any) -> str:
 
 def amount_text(value: float, unit: str) -> str:
     """An amount of work in its unit: 12.3M tokens, 4.5 MiB."""
-    return bytes_text(value) if is_bytes(unit) else f"{count_text(value)} {unit}".rstrip()
+    return (
+        bytes_text(value)
+        if is_bytes(unit)
+        else f"{count_text(value)} {unit if value != 1 else singular(unit)}".rstrip()
+    )
+
+
+def singular(unit: str) -> str:
+    """The unit of one: `tokens` is 'token'."""
+    return unit.removesuffix("s")
 
 
 def is_bytes(unit: str) -> bool:

@@ -3,11 +3,22 @@
 import inspect
 import math
 import typing
+from pathlib import Path
 
 import pytest
 
 from scone_cli import formatting
-from scone_cli.formatting import Kind, named_value_text, narrow_value_text, shortened, signed, value_text, with_error
+from scone_cli.formatting import (
+    Kind,
+    amount_text,
+    named_value_text,
+    narrow_value_text,
+    path_text,
+    shortened,
+    signed,
+    value_text,
+    with_error,
+)
 
 ODD = (math.nan, math.inf, -math.inf)
 NUMBERS = {
@@ -77,3 +88,15 @@ def test_what_is_shortened_fits_its_columns(text, expected):
 )
 def test_short_times_have_small_units(seconds, text):
     assert formatting.days_text(seconds / 86400) == text
+
+
+def test_a_path_is_relative_where_the_current_folder_holds_it(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert path_text(str(tmp_path / "here" / "a" / "b.toml")) == str(Path("a", "b.toml"))
+    assert path_text(str(tmp_path / "b.toml")) == str(tmp_path / "b.toml")
+
+
+def test_one_thing_is_not_in_the_plural():
+    assert [amount_text(value, "parts") for value in (0, 1, 2)] == ["0 parts", "1 part", "2 parts"]
+    assert amount_text(1, "bytes") == "1 B"

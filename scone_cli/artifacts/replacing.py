@@ -16,7 +16,7 @@ from typing import Any
 from scone_cli.artifacts.manifest import GIVEN, Manifest, read_manifest
 from scone_cli.artifacts.verify import artifact_folders
 from scone_cli.errors import BadSetting, SconeError
-from scone_cli.formatting import named_value_text, shortened
+from scone_cli.formatting import named_value_text, path_text, shortened
 from scone_cli.progress import Progress
 
 _MOST = 40  # characters of a setting that are told
@@ -68,8 +68,9 @@ def what_is_replaced(
     said = ", ".join(told) + (f"; out of date then: {', '.join(stale)}" if stale else "")
     given = GIVEN.get()
     if old.recipe and not given.recipe and not force and artifact != "eval" and set(changed) - given.named:
+        recipe = path_text(old.recipe["path"])
         raise BadSetting(
-            f"{target}: made with the recipe {old.recipe['path']}, which is not given now; it would be replaced: {said}",
+            f"{target}: made with the recipe {recipe}, which is not given now; it would be replaced: {said}",
             f"give the recipe: {_command(old)}; or, to replace it, add --force",
         )
     return said
@@ -78,7 +79,7 @@ def what_is_replaced(
 def _command(old: Manifest) -> str:
     """The command that made an artifact with its recipe."""
     baseline = f" --baseline {shlex.quote(old.recipe['baseline'])}" if "baseline" in old.recipe else ""
-    return f"scone --config {shlex.quote(old.recipe['path'])} {old.stage}{baseline}"
+    return f"scone --config {shlex.quote(path_text(old.recipe['path']))} {old.stage}{baseline}"
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> dict[str, tuple[str, str]]:

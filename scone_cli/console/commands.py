@@ -37,7 +37,7 @@ from scone_cli.console.results import result_text
 from scone_cli.console.table_commands import generate_command, given_text, lookup
 from scone_cli.errors import BadData, BadSetting, SconeError
 from scone_cli.evaluation.break_even import Prices
-from scone_cli.formatting import bytes_text, harmless, seconds_text
+from scone_cli.formatting import bytes_text, harmless, path_text, seconds_text
 from scone_cli.progress import Progress
 from scone_cli.report.describe import describe, describe_terms, describe_text
 from scone_cli.report.ngram_figures import portrait_page
@@ -207,7 +207,7 @@ def _tell_recipe(session: Session, out: Path) -> None:
         now = session.recipe.origin if session.recipe else {}
         if made_with and made_with["path"] != now.get("path") and made_with["sha256"] != now.get("sha256"):
             instead = "another one is given now" if now else "none is given now (--config)"
-            output.say(f"note: {folder} was made with the recipe {made_with['path']}; {instead}")
+            output.say(f"note: {folder} was made with the recipe {path_text(made_with['path'])}; {instead}")
         return
 
 

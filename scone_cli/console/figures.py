@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from scone_cli.console.results import drawn, result_text
-from scone_cli.formatting import Kind, count_text, harmless, label, shortened, value_text
+from scone_cli.formatting import Kind, amount_text, count_text, harmless, label, shortened, value_text
 from scone_cli.report.chart_axes import Scale, scale_of
 from scone_cli.report.figures import Chart, Column, Figure, Line, LineChart, Table
 from scone_cli.report.ngram_figures import figures_of
@@ -289,8 +289,8 @@ def terms_text(found: Mapping[str, Any]) -> str:
     ]
 
     def show(console: Console) -> None:
-        told = ", ".join(f"{count:,} {label(match)}" for match, count in found["matches"].items() if count)
-        console.print(Text(f"{len(rows):,} terms: {told}", style="bold"))
+        told = ", ".join(f"{label(match)} {count:,}" for match, count in found["matches"].items() if count)
+        console.print(Text(f"{amount_text(len(rows), 'terms')}: {told}", style="bold"))
         _sentence(
             console,
             "Matched whole: one f-gram is the term. In part: f-grams are some of its tokens. One token: it has an embedding of "

@@ -16,6 +16,7 @@ from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact
 from scone_cli.errors import BadSetting, HalfWrittenArtifact, InputMissing, MismatchedArtifacts, SconeError
 from scone_cli.evaluation.results import LIVE, NONE, TABLE
 from scone_cli.evaluation.run_arms import Arm
+from scone_cli.formatting import path_text
 from scone_cli.model.devices import find_device
 from scone_cli.model.model import SconeModel
 from scone_cli.table.table import Table
@@ -232,7 +233,7 @@ def calls_of(
     changed: the settings that are not the defaults. recipe: what was given now; else the one that made the model.
     """
     recipe = recipe or found.artifacts["model"].recipe.get("path")
-    of_recipe = ["--config", recipe] if recipe else []
+    of_recipe = ["--config", path_text(recipe)] if recipe else []
     return {
         "train": _command(found.workspace, "train-fgram", [], {}, of_recipe),
         "evaluate": _command(found.workspace, "eval", [*corpora, *options], changed, of_recipe),

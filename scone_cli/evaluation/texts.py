@@ -72,14 +72,14 @@ def text_of_files(
     name: str,
     files: Sequence[SourceFile],
     tokenizer: Tokenizer,
-    text_field: str,
+    text_field: str | None = None,
     document_separator: str | None = None,
 ) -> Text:
-    """The documents of some files; reading them may raise what `readers.read_documents` does."""
+    """The documents of some files, of the field `text` if none is named; reading may raise what `readers.read_documents` does."""
 
     def pieces() -> Iterator[tuple[TokenStream, int]]:
         separator = Separator.of(document_separator)
-        for batch in encode_texts(files, tokenizer, text_field, HeldOut(0.0), separator=separator):
+        for batch in encode_texts(files, tokenizer, text_field or "text", HeldOut(0.0), separator=separator):
             if batch.documents:
                 yield TokenStream.of(batch.documents, batch.num_left_out), batch.num_read
         if separator is not None and not separator.num_found:

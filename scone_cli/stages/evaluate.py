@@ -47,7 +47,9 @@ Row = dict[str, Any]
 class Evaluate:
     """Settings of `eval`. The device moves the last bits of losses; what they were computed on is in no fingerprint."""
 
-    text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text.")
+    text_field: str | None = setting(
+        None, "JSON Lines field or Parquet column of text.  [default: that of count-ngrams]"
+    )
     document_separator: str | None = setting(
         None, f"In the plain text of CORPUS: {SEPARATOR_HELP}  [default: that of count-ngrams]"
     )
@@ -194,7 +196,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     inputs.prices.check()
     Separator.of(config.document_separator)  # it may be refused
     found = opened(inputs.workspace, inputs.against, inputs.tables)
-    config = _separated(config, inputs, found)
+    config = _read_alike(config, inputs, found)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = _files(inputs, found, progress)
     check_rivals(found, reads_held_out=not all(files.values()))
@@ -215,12 +217,12 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     return _Asked(config, found, conditions, files, terms, measured, mark)
 
 
-def _separated(config: Evaluate, inputs: Inputs, found: Opened) -> Evaluate:
-    """The settings with the separator that the corpus of training was cut by: else no document would be known again."""
-    of_tokens = found.artifacts["tokens"].settings.get("document_separator")
-    if config.document_separator is not None or of_tokens is None or not inputs.corpora:
+def _read_alike(config: Evaluate, inputs: Inputs, found: Opened) -> Evaluate:
+    """The settings, with the text field and separator of training's corpus: else no document would be known again."""
+    if not inputs.corpora:
         return config
-    return replace(config, document_separator=of_tokens)
+    missing = (name for name in ("text_field", "document_separator") if getattr(config, name) is None)
+    return replace(config, **{name: found.artifacts["tokens"].settings[name] for name in missing})
 
 
 def _files(inputs: Inputs, found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:

@@ -23,8 +23,9 @@ from torch import Tensor
 from scone_cli.arrays import I64
 from scone_cli.artifacts.publish import write_atomically
 from scone_cli.errors import BadSetting, SconeError
-from scone_cli.formatting import bytes_text, count_text
+from scone_cli.formatting import amount_text, bytes_text, count_text
 from scone_cli.model.blocks import Block
+from scone_cli.model.devices import CUDA_LIBRARIES
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.runtime.torchrun import Launch
@@ -41,7 +42,7 @@ PIECE_BYTES = 16 * MIB  # of rows: what a crash may cost, for each process
 _PIECES_AT_A_TIME = 3  # so that no thread waits for the end of one, or for the disk
 
 # Measured, in resident bytes: mapped files count, which the system could take back, the page cache does not.
-_PROCESS = 560 * MIB  # before it has work: libraries, and the loops that numba makes the first time
+_PROCESS = 560 * MIB + CUDA_LIBRARIES  # before it has work: libraries, and the loops that numba makes the first time
 _READING = 230  # an f-gram, while the vocabulary is read, which is more than putting it in order takes
 _KEPT = 50  # an f-gram, of vocabulary, suffixes and order; of the index and its copy once the rows are there
 _FRAME_TIMES = 4  # what making a file of rows takes, of the file: it is encoded once, of zeros
@@ -70,8 +71,9 @@ class MemoryPlan:
     def described(self, num_fgrams: int, row_bytes: int) -> str:
         """The plan in one line."""
         processes = f"{self.num_processes} processes of " if self.num_processes > 1 else ""
+        threads = amount_text(self.num_threads, "threads")
         takes = f"{bytes_text(self.memory)} of memory, {bytes_text(num_fgrams * row_bytes)} of disk"
-        return f"{count_text(num_fgrams)} rows of {row_bytes:,} bytes, {processes}{self.num_threads} threads, {takes}"
+        return f"{count_text(num_fgrams)} rows of {row_bytes:,} bytes, {processes}{threads}, {takes}"
 
 
 def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes) -> MemoryPlan:

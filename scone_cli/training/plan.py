@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from scone_cli.formatting import bytes_text, count_text, power_text
-from scone_cli.model.devices import micro_batch
+from scone_cli.model.devices import CUDA_LIBRARIES, micro_batch
 from scone_cli.model.flops import block_parameters, fgram_parameters, fgram_pass_flops, forward_flops, main_parameters
 from scone_cli.model.model import ModelConfig
 from scone_cli.runtime.torchrun import Launch
@@ -23,7 +23,7 @@ MIB = 1 << 20
 _NUMBER = 4  # bytes: weights, their gradients and what optimisers remember are float32
 
 # Measured, in resident bytes of the process.
-_PROCESS = 700 * MIB  # before there is a model: libraries and loops
+_PROCESS = 760 * MIB + CUDA_LIBRARIES  # before there is a model: libraries and loops
 _READING = 230  # an f-gram, while the vocabulary is read and put in order
 _KEPT = 60  # an f-gram, of the trie, from then on
 

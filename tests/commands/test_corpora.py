@@ -56,6 +56,22 @@ def test_a_corpus_is_evaluated_as_it_was_counted_unless_it_is_told_otherwise(sco
         assert json.loads(out)["method"]["corpora"][0]["documents"] == documents
 
 
+def test_the_text_of_a_corpus_is_in_the_field_that_training_read_unless_another_is_named(scone, small, tmp_path):
+    work = copy_of(small / "work", tmp_path / "work")
+    described = manifest(work / "tokens")
+    described["settings"]["text_field"] = "body"
+    (work / "tokens" / "manifest.json").write_text(json.dumps(described))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"body": WORDS, "text": WORDS * 2}) + "\n" for _ in range(3)))
+    args = ("--quiet", "--workspace", work, "eval", corpus, "--no-speed", "--json")
+    read = {}
+    for given in ((), ("--text-field", "text")):
+        code, out, err = scone(*args, *given)
+        assert code == 0, err
+        read[given] = json.loads(out)["method"]["corpora"][0]["bytes"]
+    assert read["--text-field", "text"] == 2 * read[()]
+
+
 def test_a_separator_that_is_none_stops_both_commands(scone, tmp_path, wikitext):
     for command in ("count-ngrams", "eval"):
         args = ("--quiet", "--workspace", tmp_path / "work", command, wikitext, "--document-separator", "^(")

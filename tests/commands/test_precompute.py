@@ -61,7 +61,7 @@ cli.main({args!r})
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
     assert ended.returncode == 0, ended.stderr
-    assert "1 threads" in ended.stderr
+    assert "1 thread" in ended.stderr
     taken = int(ended.stdout.split("VmHWM:")[1].split()[0]) << 10
     assert 100 << 20 < taken <= enough
 

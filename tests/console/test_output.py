@@ -135,7 +135,7 @@ def test_resumed_work_is_timed_from_where_it_went_on(capsys):
         progress("train", done, 1000, "steps")
     first, between, last = lines_of(capsys, "train")
     assert names(first, "1,000 steps", "900 steps")
-    assert names(between, "940", "1,000 steps", "1 steps/s", "60 s")
+    assert names(between, "940", "1,000 steps", "1 step/s", "60 s")
     assert names(last, "1,000 steps", "1:40")
     assert "900" not in last
 
