@@ -256,6 +256,8 @@ def _read_value(where: str, value: Any, key: _Key, places: Places) -> Any:
         )
     if key.choices and value not in key.choices:
         raise BadSetting(f"{where}: expected one of {', '.join(key.choices)}")
+    if key.within and "\0" in str(value):
+        raise BadSetting(f"{where}: has a NUL character, which no path can have")
     if key.within and not value:
         raise BadSetting(f"{where}: empty, expected {_NAMES[key.value_type]}")
     return key.within(*places, str(value)) if key.within else value

@@ -29,6 +29,9 @@ from scone_cli.errors import BadData
 
 _PARQUET_ROWS = 256
 _SMALL_BYTES = 1 << 20
+_BEFORE_RECORDS = (
+    codecs.BOM_UTF8 + b"\x1e"
+)  # some editors begin a file with one, some writers every record with the other
 _LARGEST_DOCUMENT = 1 << 30  # bytes; a document is held in memory, several times over while it is encoded
 
 
@@ -191,7 +194,7 @@ def _lines(content: BinaryIO, _location: str, _text_field: str) -> _Records:
     number = 0
     while line := content.readline(_LARGEST_DOCUMENT + 1):
         number += 1
-        yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, None  # some editors write a BOM
+        yield number, line.lstrip(_BEFORE_RECORDS), None
         while len(line) > _LARGEST_DOCUMENT and not line.endswith(b"\n"):  # pass over the rest of it
             line = content.readline(_LARGEST_DOCUMENT + 1)
 
@@ -237,7 +240,7 @@ def _rows(content: BinaryIO, location: str, text_field: str) -> _Records:
         row = 0
         batches = reader.iter_batches(_PARQUET_ROWS, columns=[text_field], use_threads=False)
         while (batch := _next_batch(batches, location)) is not None:
-            for value in batch.column(0):
+            for value in batch.column(text_field):  # by name: a field of a struct may have the same path
                 yield row, value, (row + 1) / num_rows
                 row += 1
 

@@ -74,7 +74,7 @@ class TermFinder:
     def __call__(self, text: str) -> Iterator[Place]:
         """Occurrences of every term by itself, so that one may lie within another; those of one do not overlap."""
         for number, (words, pattern) in enumerate(zip(self._words, self._patterns, strict=True)):
-            at = text.find(words[0])  # many times as fast as a pattern
+            at = text.find(words[0]) if words else -1  # many times as fast as a pattern
             while at >= 0:
                 found = pattern.match(text, at)
                 if found and _is_border(text, at) and _is_border(text, found.end()):
@@ -99,10 +99,10 @@ def _is_of_word(character: str) -> bool:
 
 
 class TokenPlaces:
-    """Finds terms in tokenised documents: a token is inside an occurrence if one of its bytes is."""
+    """Finds terms, as the tokenizer writes them, in tokenised documents: a token is inside if one of its bytes is."""
 
     def __init__(self, terms: Sequence[str], tokenizer: Tokenizer) -> None:
-        self._find, self._tokenizer = TermFinder(terms), tokenizer
+        self._find, self._tokenizer = TermFinder([tokenizer.as_encoded(term) for term in terms]), tokenizer
         lengths = tokenizer.byte_lengths()
         self._bytes = None if lengths is None else [bytes_of(tokenizer, token) for token in range(lengths.size)]
 

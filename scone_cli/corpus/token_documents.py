@@ -141,7 +141,7 @@ def _parquet_rows(file: TokenFile, first: int, last: int, largest: int) -> Itera
                 batch = next(batches, None)
             if batch is None:
                 return
-            lists = batch.column(0)
+            lists = batch.column(file.column)  # by name: a field of a struct may have the same path
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
             values = lists.flatten()
             ends = np.cumsum(lengths, dtype=np.int64)

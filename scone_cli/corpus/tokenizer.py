@@ -157,6 +157,14 @@ class Tokenizer:
         """The text of token ids; for a byte-level tokenizer the exact inverse of encoding."""
         return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def as_encoded(self, text: str) -> str:
+        """The text as its tokens have it: a normalizer may change letters, such as upper case to lower.
+
+        Of what the tokenizer cannot encode, or knows only as the unknown token, there is no such text: it stays as it is.
+        """
+        ids = self._tried(text)
+        return text if ids is None or self.unknown in ids.tolist() else self.decode(ids)
+
     def encode_with_ends(self, text: str) -> tuple[Tokens, npt.NDArray[np.int64]]:
         """The tokens of a text, and the character of it before which each ends [N]; by the slow library."""
         found = self._reference.encode(text, add_special_tokens=False)

@@ -38,7 +38,9 @@ class Sampling:
         """Raise BadSetting where a value is no number, or out of its range."""
         for name, kind in (("temperature", Real), ("top_k", Integral), ("top_p", Real), ("seed", Integral)):
             value = getattr(self, name)
-            if not isinstance(value, kind) and (value is not None or not name.startswith("top")):
+            if isinstance(value, bool) or (
+                not isinstance(value, kind) and (value is not None or not name.startswith("top"))
+            ):
                 what = "a whole number" if kind is Integral else "a number"
                 raise BadSetting(f"--{name.replace('_', '-')} {value!r}: expected {what}")
         for name, is_right, expected in (

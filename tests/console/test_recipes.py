@@ -139,6 +139,7 @@ def test_every_parameter_is_a_key_but_those_of_a_call(name):
         ("[eval]\nagaints = ['a']", ["'againts'", "'against'"]),
         ("[eval]\nfail-if = [1]", ["fail-if", "1", "string", "array"]),
         ("[eval]\nagainst = ['']", ["against", "empty"]),
+        ('[count-ngrams]\ncorpus = ["a\\u0000b"]', ["corpus", "NUL"]),
         ("[eval]\nagainst = {a = 'b'}", ["against", "string"]),
         ("[count-ngrams]\ncorpus = true", ["corpus", "path"]),
         ("[eval]\nforce = true", ["[eval]", "force", "call"]),

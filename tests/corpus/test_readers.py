@@ -320,6 +320,22 @@ def test_parquet_text_columns_of_every_kind(tmp_path):
         assert [text for _, text in read(path)] == ["x", "y", "x"]
 
 
+def test_a_parquet_column_whose_name_is_the_path_of_another(tmp_path):
+    content = parquet({"text": pa.array([{"en": "no"}]), "text.en": pa.array(["yes"])})
+    assert [text for _, text in read(write(tmp_path / "a.parquet", content), "text.en")] == ["yes"]
+
+
+def test_marks_before_json_records_are_no_part_of_them(tmp_path):
+    records = [
+        b'{"text": "a"}\n',
+        b'\xef\xbb\xbf{"text": "b"}\n',
+        b'\x1e{"text": "c"}\n',
+    ]  # files put together; RFC 7464
+    for order in (records, records[::-1]):
+        path = write(tmp_path / "a.jsonl", b"".join(order))
+        assert sorted(text for _, text in read(path)) == ["a", "b", "c"]
+
+
 def test_parquet_of_many_row_groups(tmp_path):
     texts = [f"text {number}" for number in range(1000)]
     path = write(tmp_path / "a.parquet", parquet({"text": pa.array(texts)}, row_group_size=70))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from messages import refusal
@@ -114,6 +116,22 @@ def test_a_blank_before_a_term_belongs_to_its_first_token(tokenizer):
     place = TokenPlaces(["network"], tokenizer)
     assert list(place(alone)) == [(0, 0, alone.size)]
     assert list(place(after)) == [(0, 1, after.size)]
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "written", "text"),
+    [
+        (normalizers.Lowercase(), "Neural Network", "the NEURAL network"),
+        (normalizers.NFC(), "re\u0301seau", "le r\u00e9seau"),
+    ],
+)
+def test_a_term_is_found_as_the_tokenizer_writes_it(normalizer, written, text):
+    raw = json.loads(train_tokenizer(iter([text] * 3), 330)) | {"normalizer": json.loads(normalizer.__getstate__())}
+    normalizing = Tokenizer(json.dumps(raw).encode(), "here", lambda _: None)
+    (tokens,) = normalizing.encode_batch([text])
+    ((number, first, last),) = TokenPlaces([written], normalizing)(tokens)
+    assert (number, last) == (0, tokens.size)
+    assert normalizing.decode(tokens[first:last]).strip() == normalizing.as_encoded(written)
 
 
 def test_bytes_that_are_no_text_do_not_move_what_follows(tokenizer):

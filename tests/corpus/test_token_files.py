@@ -224,6 +224,11 @@ def test_parquet(tmp_path, kind, column):
     assert documents(file, separator=None)["1"] == rows[1]
 
 
+def test_a_parquet_column_whose_name_is_the_path_of_another(tmp_path):
+    pq.write_table(pa.table({"a": pa.array([{"b": 1}]), "a.b": pa.array([[5, 6]])}), tmp_path / "a.parquet")
+    assert documents(opened(tmp_path / "a.parquet", text_field="a.b")) == {"0": [5, 6]}
+
+
 def test_parquet_of_text_is_no_token_file(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "tokens": pa.array([[1]])}), tmp_path / "a.parquet")
     (file,) = find_files([tmp_path])

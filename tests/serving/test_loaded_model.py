@@ -168,6 +168,7 @@ def test_another_tokenizer_beside_the_model_is_damage(tmp_path, work):
         (lambda model: model.generate(TEXT, seed="a"), BadSetting, ["seed", "'a'"]),
         (lambda model: model.generate(TEXT, temperature=None), BadSetting, ["temperature", "None"]),
         (lambda model: model.generate(TEXT, top_k=2.5), BadSetting, ["top-k", "2.5"]),
+        (lambda model: model.generate(TEXT, top_k=True), BadSetting, ["top-k", "True"]),
         (lambda model: SconeEmbedding(None, model.table), ValueError, ["main", "NoneType", "MainModel"]),
         (lambda model: SconeEmbedding(model.network.main, None), ValueError, ["table", "NoneType", "Table"]),
         (lambda model: model.table.matcher(streams=10**12), NotEnoughMemory, ["1,000,000,000,000 streams", "bytes"]),
