@@ -253,9 +253,10 @@ class Table(Addressed):
             or shape[1] != self.dim
             or not out.is_cpu
             or out.layout is not torch.strided
-            or out.is_neg()  # a view whose sign is changed when it is read: its memory holds other numbers
         ):
             raise ValueError(f"out is {list(shape)} on {out.device}, {expected}")
+        if out.is_neg():
+            raise ValueError(f"out is a view of numbers that have another sign in memory, {expected}")
         if out.dtype is not self._plain_type and out.dtype not in (*DTYPES.values(), torch.float64):
             raise ValueError(f"out is of {out.dtype}, {expected}")
         return out

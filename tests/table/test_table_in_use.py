@@ -167,6 +167,7 @@ def fixed(array):
         (torch.zeros(1, DIM).expand(5, DIM), ["on one another"]),
         (torch.zeros(5, DIM, device="meta"), ["meta"]),
         (torch.zeros(5, DIM, dtype=torch.float16).to_sparse(), ["[5, 6]"]),
+        (torch.zeros(5, DIM)._neg_view(), ["another sign"]),
         ([[0.0] * DIM] * 5, ["list"]),
         ("out", ["str"]),
     ],
