@@ -1,6 +1,7 @@
 """Zero-shot tasks of lm-evaluation-harness for our arms: local task files offline, registered ones where the network is there.
 
-    rows = run_tasks(["pipelines/tasks", "lambada_openai"], arms, tokenizer, end_of_document, progress)
+    with open_tasks(["pipelines/tasks", "lambada_openai"], progress) as tasks:  # before other work: it may be refused
+        rows = run_tasks(tasks, arms, tokenizer, end_of_document, progress)
 
 The harness makes requests of tasks and metrics of answers; the answers are `scoring.Scorer`'s, and every arm gets the same
 requests. It is imported when it is needed (extra `eval`), and kept from writing: to the terminal at all, and to the disk
@@ -174,6 +175,14 @@ class TaskOptions:
 _AS_THEY_ARE = TaskOptions()
 
 
+@dataclass(frozen=True)
+class OpenTasks:
+    """Tasks with their data, by name; `cache` is where all that is made of the data lies, None where they were fetched."""
+
+    groups: dict[str, Group]
+    cache: str | None
+
+
 def task_fingerprints(tasks: Sequence[str], options: TaskOptions = _AS_THEY_ARE) -> dict[str, str]:
     """What the result depends on: the SHA-256 of every file of local tasks, and the version of the harness. Before any work.
 
@@ -189,20 +198,11 @@ def task_fingerprints(tasks: Sequence[str], options: TaskOptions = _AS_THEY_ARE)
     return found
 
 
-def run_tasks(
-    tasks: Sequence[str],
-    arms: Sequence[Arm],
-    tokenizer: Tokenizer,
-    end_of_document: int,
-    progress: Progress,
-    options: TaskOptions = _AS_THEY_ARE,
-    answers: Answers | None = None,
-) -> list[Row]:
-    """What every arm makes of every task, by its metrics: the section `tasks` of `results.json`.
+@contextlib.contextmanager
+def open_tasks(tasks: Sequence[str], progress: Progress, options: TaskOptions = _AS_THEY_ARE) -> Iterator[OpenTasks]:
+    """Find tasks and read or fetch all their data, which are there until the end of `with`.
 
-    Rows have task, arm, metric, value, stderr (None where none is known), n (documents; None of a group), version (of the
-    task), cut (requests of whose context the model did not see the left). `tasks` are files, folders, names of ready tasks
-    whose data are there, or the harness's names. What is answered to each item goes to `answers`.
+    `tasks` are files, folders, names of ready tasks whose data are there, or the harness's names.
 
     Raises:
         BadSetting: lm-evaluation-harness is not installed, or knows no such task.
@@ -211,16 +211,40 @@ def run_tasks(
     """
     harness_version()
     files, names = _files(tasks, options.data), _registered_names(tasks, options.data)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = None if names else folder
+        with kept_quiet(cache, progress) as aloud:
+            aloud("reading tasks", 0, len(files) + len(names), "tasks")
+            groups = {file.name: _local(file, folder) for file in files} | _registered(names)
+            aloud("reading tasks", len(files) + len(names), len(files) + len(names), "tasks")
+        yield OpenTasks(groups, cache)
+
+
+def run_tasks(
+    tasks: OpenTasks,
+    arms: Sequence[Arm],
+    tokenizer: Tokenizer,
+    end_of_document: int,
+    progress: Progress,
+    limit: int | None = None,
+    answers: Answers | None = None,
+) -> list[Row]:
+    """What every arm makes of every task, by its metrics: the section `tasks` of `results.json`.
+
+    Rows have task, arm, metric, value, stderr (None where none is known), n (documents; None of a group), version (of the
+    task), cut (requests of whose context the model did not see the left). What is answered to each item goes to `answers`.
+
+    Raises:
+        BadData: a task is not one.
+        InputMissing: what its metric needs cannot be fetched.
+    """
     rows, answers = list[Row](), answers or Answers()
-    with tempfile.TemporaryDirectory() as cache, kept_quiet(None if names else cache, progress) as aloud:
-        aloud("reading tasks", 0, len(files) + len(names), "tasks")
-        loaded = {file.name: _local(file, cache) for file in files} | _registered(names)
-        aloud("reading tasks", len(files) + len(names), len(files) + len(names), "tasks")
-        for name, group in loaded.items():
+    with kept_quiet(tasks.cache, progress) as aloud:
+        for name, group in tasks.groups.items():
             for arm in arms:
                 scorer = Scorer(arm, tokenizer, end_of_document, aloud, f"task {name}, {arm.name}")
                 with one_error(f"task {name}", OURS):
-                    rows += _answered(group, scorer, options.limit, answers)
+                    rows += _answered(group, scorer, limit, answers)
     for task, cut in {row["task"]: row["cut"] for row in rows if row["cut"]}.items():
         progress(f"task {task}", 0, 0, "", f"{cut:,} contexts are longer than the model's, and cut on the left")
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from scone_cli.evaluation.accumulators import CorpusTally, Gains
 from scone_cli.evaluation.arm_cost import costs_of
 from scone_cli.evaluation.arms import Opened, load_arms
 from scone_cli.evaluation.clusters import Clusters, part_tokens
-from scone_cli.evaluation.lm_eval import TaskOptions, run_tasks
+from scone_cli.evaluation.lm_eval import TaskOptions, open_tasks, run_tasks
 from scone_cli.evaluation.metrics import Estimate
 from scone_cli.evaluation.results import BETTER, NONE, NOT_SHOWN, SAME, TABLE, WORSE
 from scone_cli.evaluation.run_arms import Arm, Losses, run_arms
@@ -338,27 +339,28 @@ def measure(
     terms: Sequence[str] = (),
 ) -> Row:
     """Evaluate all arms on the texts and, with a tokenizer, on terms and tasks; of `method` what is only known then."""
-    started = time.monotonic()
-    folder = found.workspace / "tokens"
-    end = end_of_document(folder, found.artifacts["tokens"])
-    arms, trie = load_arms(found, ladder, device)
-    config = arms[-1].model.config
-    counts = training_counts(folder, config.vocab_size)
-    reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, NONE], ladder, terms)
-    results: Row = {}
-    tallies = list[CorpusTally]()
-    for text in texts:
-        sections, tally = evaluate_text(text, arms, reading, progress)
-        for name, rows in sections.items():
-            results.setdefault(name, []).extend(rows)
-        tallies.append(tally)
-    shown = [arm for arm in arms if arm.prefix is None]
-    shares = {name: lengths / lengths.sum() for name, lengths in tallies[0].lengths.items()}
-    results["cost"] = costs_of(shown, found, shares)
-    answers, options = Answers(), task_options or TaskOptions()
-    results["tasks"] = (
-        run_tasks(tasks, shown, tokenizer, end, progress, options, answers) if tasks and tokenizer else []
-    )
+    started, options = time.monotonic(), task_options or TaskOptions()
+    with open_tasks(tasks, progress, options) if tasks else contextlib.nullcontext() as opened:  # may be refused: first
+        folder = found.workspace / "tokens"
+        end = end_of_document(folder, found.artifacts["tokens"])
+        arms, trie = load_arms(found, ladder, device)
+        config = arms[-1].model.config
+        counts = training_counts(folder, config.vocab_size)
+        reading = Reading(end, counts, Speller(tokenizer), trie, [*found.rivals, NONE], ladder, terms)
+        results: Row = {}
+        tallies = list[CorpusTally]()
+        for text in texts:
+            sections, tally = evaluate_text(text, arms, reading, progress)
+            for name, rows in sections.items():
+                results.setdefault(name, []).extend(rows)
+            tallies.append(tally)
+        shown = [arm for arm in arms if arm.prefix is None]
+        shares = {name: lengths / lengths.sum() for name, lengths in tallies[0].lengths.items()}
+        results["cost"] = costs_of(shown, found, shares)
+        answers = Answers()
+        results["tasks"] = (
+            run_tasks(opened, shown, tokenizer, end, progress, options.limit, answers) if opened and tokenizer else []
+        )
     results["task_differences"] = answers.differences(TABLE)
     results |= _speed(found, shown, texts[0], progress) if speed else _NOT_TIMED
     results["method"] = {

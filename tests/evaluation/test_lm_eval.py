@@ -16,7 +16,7 @@ from messages import names, refusal
 
 from scone_cli.errors import BadData, BadSetting, InputMissing
 from scone_cli.evaluation import lm_eval as harness
-from scone_cli.evaluation.lm_eval import run_tasks, task_fingerprints
+from scone_cli.evaluation.lm_eval import open_tasks, run_tasks, task_fingerprints
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.scoring import Scorer
 from scone_cli.progress import silent
@@ -32,8 +32,9 @@ LETTERS = Letters("abc ")
 OUR_TASKS = Path(__file__).parents[2] / "pipelines" / "tasks"
 
 
-def run(*names: object, arms=(ARM,), progress=silent) -> list[dict]:
-    return run_tasks([str(name) for name in names], arms, LETTERS, 4, progress)
+def run(*names: object, arms=(ARM,), progress=silent, letters=LETTERS) -> list[dict]:
+    with open_tasks([str(name) for name in names], progress) as tasks:
+        return run_tasks(tasks, arms, letters, len(letters.pieces), progress)
 
 
 def task(folder: Path, docs: list[dict], name: str = "t", **config: object) -> Path:
@@ -208,7 +209,7 @@ def test_our_own_tasks_are_tasks(monkeypatch):
     text = "".join(path.read_text() for path in OUR_TASKS.glob("*.jsonl"))
     letters = "".join(sorted({*text}))
     model = bigram_model([[1 / (len(letters) + 1)] * (len(letters) + 1)] * (len(letters) + 1), context=16)
-    found = run_tasks([str(OUR_TASKS)], [Arm("even", model)], Letters(letters), len(letters), silent)
+    found = run(OUR_TASKS, arms=[Arm("even", model)], letters=Letters(letters))
     assert [(row["task"], row["metric"], row["n"]) for row in found] == [
         ("last_word", "perplexity", 16),
         ("last_word", "acc", 16),
@@ -263,11 +264,11 @@ def test_a_number_is_text_and_a_list_is_none(tmp_path):
     digits = Letters("abc12")
     arm = Arm("plain", bigram_model([[1 / 6] * 6] * 6))
     path = str(task(tmp_path, [{"x": "a", "y": "12"}, {"x": "b", "y": "1"}], metric_list=[{"metric": "acc"}], **config))
-    assert run_tasks([path], [arm], digits, 5, silent)[0]["n"] == 2
+    assert run(path, arms=[arm], letters=digits)[0]["n"] == 2
     config["doc_to_target"] = "z"
     path = str(task(tmp_path, [{"x": "a", "z": ["a", "b"]}], metric_list=[{"metric": "acc"}], **config))
     with refusal(BadData, "text"):
-        run_tasks([path], [arm], digits, 5, silent)
+        run(path, arms=[arm], letters=digits)
 
 
 @needs_harness

@@ -12,7 +12,7 @@ from letters import FOLLOWS, Letters, bigram_model
 from messages import refusal
 
 from scone_cli.errors import BadData, BadSetting, InputMissing
-from scone_cli.evaluation.lm_eval import TaskOptions, run_tasks, task_fingerprints
+from scone_cli.evaluation.lm_eval import TaskOptions, open_tasks, run_tasks, task_fingerprints
 from scone_cli.evaluation.lm_eval_tasks import find_tasks, ready_task
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.task_answers import Answers
@@ -185,11 +185,12 @@ def test_every_data_set_has_its_task_file():
 def test_ready_tasks_need_only_the_folder_of_their_data(tmp_path):
     hugging_face(tmp_path)
     answers = Answers()
-    rows = run_tasks(list(TASK_DATA), ARMS, BLANKS, 4, silent, TaskOptions(tmp_path), answers)
+    with open_tasks(list(TASK_DATA), silent, TaskOptions(tmp_path)) as tasks:
+        rows = run_tasks(tasks, ARMS, BLANKS, 4, silent, answers=answers)
+        limited = run_tasks(tasks, ARMS, BLANKS, 4, silent, limit=2)
     assert {(row["task"], row["arm"]) for row in rows} == {(name, arm.name) for name in TASK_DATA for arm in ARMS}
     assert {row["task"]: row["n"] for row in rows} == {name: len(items) for name, items in EXPECTED.items()}
-    limited = run_tasks(["piqa"], ARMS, BLANKS, 4, silent, TaskOptions(tmp_path, 2))
-    assert {row["n"] for row in limited} == {2}
+    assert {row["n"] for row in limited if row["task"] == "piqa"} == {2}
     values = {(row["task"], row["metric"], row["arm"]): row["value"] for row in rows}
     for row in answers.differences("table"):
         key = row["task"], row["metric"]
