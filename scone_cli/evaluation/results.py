@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 # Arms of the model that is evaluated: rows from the table, A_f-gram runs, no rows.
 TABLE, LIVE, NONE = "table", "live", "none"
 BETTER, WORSE, SAME, NOT_SHOWN = "better", "worse", "the same", "no difference shown"
-TOO_FEW = "too few"  # of a term: it occurs in too few places to judge by
+TOO_FEW = "too few"  # places where a term occurs, items of a task: nothing can be judged by them
 _HARDLY_ANY = 0.1  # of the documents of a corpus
 _SAME_SIZE = 0.02  # of the resident parameters: no reader calls such models of different sizes
 
@@ -182,6 +182,15 @@ def in_short(results: Results) -> Row:
 def cost_of(results: Results, arm: str) -> Row:
     """What an arm costs; empty where nothing is known of it."""
     return next((row for row in rows_of(results, "cost") if row["arm"] == arm), {})
+
+
+def generation_speeds(results: Results) -> dict[str, float]:
+    """Tokens a second of one stream that generates, by arm; a table is mapped, as `eval` opens it. Empty without --speed."""
+    return {
+        row["arm"]: row["tokens_a_second"]
+        for row in rows_of(results, "speed")
+        if (row["phase"], row["batch"]) == ("decode", 1) and row.get("placement") != "ram"
+    }
 
 
 def times_resident(results: Results, arm: str) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from scone_cli.corpus.remarks import flattery
-from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE, clusters_of, errors_told
+from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE, clusters_of, errors_told, generation_speeds
 from scone_cli.formatting import signed, term_text, value_text, with_error
 
 Row = dict[str, Any]
@@ -27,9 +27,9 @@ def summary_of(results: Row) -> Row:
     corpora = [row["corpus"] for row in results["method"]["corpora"]]
     first = corpora[0]
     summary = _read(results, corpora) | _details(results, first)
-    timed = {row["arm"]: row for row in results["speed"] if (row["phase"], row["batch"]) == ("decode", 1)}
-    heading = "cost (tokens a second: written by one stream)" if timed else "cost"
-    summary[heading] = [_cost(row, timed.get(row["arm"])) for row in results["cost"]]
+    speeds = generation_speeds(results)
+    heading = "cost (tokens a second: written by one stream, a table mapped from disk)" if speeds else "cost"
+    summary[heading] = [_cost(row, speeds.get(row["arm"])) for row in results["cost"]]
     if len(corpora) > 1:
         summary["perplexity by corpus"] = list(_by_corpus(results, corpora))
     summary[f"quality on {first} ({_ERROR})"] = list(_quality(results, first))
@@ -230,7 +230,7 @@ def _task_differences(rows: list[Row]) -> Iterable[Row]:
         }
 
 
-def _cost(row: Row, timed: Row | None) -> Row:
+def _cost(row: Row, speed: float | None) -> Row:
     shown = {
         "arm": row["arm"],
         "resident parameters": row["resident_parameters"],
@@ -238,7 +238,7 @@ def _cost(row: Row, timed: Row | None) -> Row:
         "offloaded bytes": row["offloaded_bytes_ram"],
         "decode FLOPs": round(row["decode_flops"]),
     }
-    return shown | ({"tokens/s": round(timed["tokens_a_second"])} if timed else {})
+    return shown | ({"tokens/s": round(speed)} if speed else {})
 
 
 def _check(row: Row) -> Row:

@@ -22,6 +22,7 @@ from scone_cli.evaluation.results import (
     arms_of,
     comparisons,
     cost_of,
+    generation_speeds,
     headline_of,
     how_much,
     judged_corpora,
@@ -198,11 +199,7 @@ def cost_told(results: Results) -> str:
 
 def _speed_told(results: Results, closest: Comparison | None) -> str:
     """How fast one stream generates, beside the rival that counts; empty where it was not measured."""
-    rows = [row for row in rows_of(results, "speed") if (row["phase"], row["batch"]) == ("decode", 1)]
-    speeds: dict[str, float] = {}
-    for row in rows:
-        if row.get("placement") != "ram":  # a table as it is mapped, as `eval` opens it
-            speeds[row["arm"]] = row["tokens_a_second"]
+    speeds = generation_speeds(results)
     if TABLE not in speeds:
         return ""
     told = f"It generates {round(speeds[TABLE]):,} tokens a second in one stream"

@@ -8,6 +8,7 @@ from report_cases import MANY_ARMS, minimum, results
 
 from scone_cli.console.results import result_text
 from scone_cli.report.eval_summary import summary_of
+from scone_cli.report.eval_verdict import cost_told
 
 WIDTH = 100
 
@@ -32,6 +33,14 @@ def test_the_verdict_is_the_last_line_and_quality_comes_before_it():
     for row in rows:
         if row[:1] == ["plain-1x"] and "±" in row:
             assert row[1:9] == ["70.534", "±", "0.635", "7,615", "2.1028", "\N{MINUS SIGN}0.5075", "±", "0.0192"]
+
+
+def test_the_speed_beside_the_cost_is_that_of_the_mapped_table_as_in_the_verdict():
+    found = results()
+    found["speed"] = found["speed"][::-1]  # as it is measured, the table in RAM comes after the mapped one
+    rows = [line.split() for line in shown(found).splitlines()]
+    assert ["table", "614,976", "1,411,720", "280.0", "MiB", "1,266,851", "1,717"] in rows
+    assert "generates 1,717 tokens" in cost_told(found)
 
 
 @pytest.mark.parametrize("arms", [None, MANY_ARMS])
