@@ -142,14 +142,14 @@ def class_name(first: int, last: int | None) -> str:
 
 
 def _comparison(row: Row, against: str | None) -> Comparison | None:
-    """The table against a rival in one class; shown if the interval does not cover zero."""
+    """The table against a rival in one class, or inside one term; in a class shown if the interval does not cover zero."""
     found = next((each for each in row["differences"] if each["against"] == against), None)
     if found is None or against is None:
         return None
     low, high = found.get("low"), found.get("high")
     is_shown = low is not None and high is not None and (high < 0 or low > 0)
     finding = (BETTER if found["nats_per_token"] < 0 else WORSE) if is_shown else NOT_SHOWN
-    return Comparison(against, row["corpus"], found["nats_per_token"], low, high, finding)
+    return Comparison(against, row["corpus"], found["nats_per_token"], low, high, found.get("finding", finding))
 
 
 # ---- by term -----------------------------------------------------------------------------------------------------

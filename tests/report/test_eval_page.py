@@ -450,6 +450,14 @@ def test_latency_and_terms_on_the_page_are_those_of_the_results(law):
         assert cells[4:6] == (losses or ["-", "-"])
 
 
+def test_a_term_that_occurs_in_too_few_places_is_told_as_that():
+    found = results(("law",))
+    for each in found["terms"][2]["differences"]:
+        each |= {"stderr": None, "low": None, "high": None, "finding": "too few"}
+    terms = sections_of(render(found))[GAIN].all("article")[-1].rows()
+    assert [cells[-1] for cells in terms] == ["better", "better", "too few", "-"]
+
+
 def test_few_documents_and_words_without_blanks_are_told():
     found = results(("memo",))
     found["clusters"] = [{"corpus": "memo", "by": "blocks", "number": 30, "mean_tokens": 800}]
