@@ -148,7 +148,7 @@ def test_live_keeps_the_fgram_model_resident_and_runs_it():
     assert found["resident_parameters"] == numbers(model.main, model.fgram)
     assert found["decode_flops"] == round(forward_flops(24, 64, 3, 50, 16) + live_flops(shape, shares))
     assert found["offloaded_rows"] == 7
-    assert found["offloaded_bytes_ram"] == model.learned.weight.nbytes + INDEX.nbytes
+    assert found["offloaded_bytes_ram"] == found["offloaded_bytes_disk"] == model.learned.weight.nbytes + INDEX.nbytes
 
 
 @pytest.mark.parametrize("num_rows", [400, 1000])
