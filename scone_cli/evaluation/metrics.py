@@ -13,6 +13,7 @@ from scone_cli.arrays import F64
 _LARGEST_EXPONENT = (
     700.0  # of e, in float64: a word of hundreds of tokens, as in text without blanks, is beyond counting
 )
+LEAST_CLUSTERS = 10  # documents, blocks of text or items: of fewer, errors are far too small
 
 
 @dataclass(frozen=True)

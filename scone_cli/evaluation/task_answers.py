@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from scone_cli.evaluation import metrics
-from scone_cli.evaluation.metrics import Estimate
-from scone_cli.evaluation.results import BETTER, NOT_SHOWN, SAME, WORSE
+from scone_cli.evaluation.metrics import LEAST_CLUSTERS, Estimate
+from scone_cli.evaluation.results import BETTER, NOT_SHOWN, TOO_FEW, WORSE
 
 Row = dict[str, Any]
 
@@ -54,13 +54,12 @@ class Answers:
 
 
 def _difference(values: np.ndarray[Any, np.dtype[np.float64]], higher_is_better: bool) -> Row:
-    """Of independent items [N]."""
+    """Of independent items [N]; there is no error of fewer than ten, nor where all are answered alike, which is no error of 0."""
     n, mean = values.size, float(values.mean())
-    stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+    is_few = n < LEAST_CLUSTERS
+    stderr = float(values.std(ddof=1)) / math.sqrt(n) if values.any() and not is_few else None
     low, high = metrics.interval(Estimate(mean, stderr, n), n) or (None, None)
-    finding = NOT_SHOWN
-    if not values.any():
-        finding = SAME
-    elif low is not None and high is not None and (low > 0 or high < 0):
+    finding = TOO_FEW if is_few else NOT_SHOWN
+    if low is not None and high is not None and (low > 0 or high < 0):
         finding = BETTER if (low > 0) == higher_is_better else WORSE
     return {"difference": mean, "stderr": stderr, "low": low, "high": high, "n": n, "finding": finding}

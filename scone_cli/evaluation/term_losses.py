@@ -17,12 +17,11 @@ from scone_cli.corpus.terms import TokenPlaces
 from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.evaluation.clusters import Clusters, parts_of
-from scone_cli.evaluation.metrics import nats_per_token, per_document
+from scone_cli.evaluation.metrics import LEAST_CLUSTERS, nats_per_token, per_document
 from scone_cli.evaluation.results import TOO_FEW
 from scone_cli.evaluation.run_arms import Losses
 
 Row = dict[str, Any]
-LEAST_CLUSTERS = 10  # documents or blocks that hold a term: of fewer, errors are far too small
 Difference = Callable[[F64, F64, F64], Row]  # of nats of two arms, and tokens, by cluster [B]
 
 

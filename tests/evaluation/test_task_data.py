@@ -225,11 +225,22 @@ def test_differences_worked_by_hand():
         value = sum(scores) / len(scores)
         return {"samples": {"t": samples}, "results": {"t": {"acc,none": value, "acc_stderr,none": 0.1, "alias": "t"}}}
 
-    answers.add("plain", found([0.0, 1.0, 0.0, 0.0]))
-    answers.add("table", found([1.0, 1.0, 0.0, 1.0]))
-    answers.add("live", found([1.0, 1.0, 0.0, 1.0]))
+    answers.add("plain", found([0.0, 1.0, 0.0, 0.0] * 4))
+    answers.add("table", found([1.0, 1.0, 0.0, 0.0] * 4))
+    answers.add("live", found([1.0, 1.0, 0.0, 0.0] * 4))
     plain, live = answers.differences("table")
-    assert (plain["difference"], plain["n"], plain["finding"]) == (0.5, 4, "no difference shown")
-    assert plain["stderr"] == pytest.approx((1 / 3) ** 0.5 / 2)
-    assert plain["high"] - plain["difference"] == pytest.approx(3.182 * plain["stderr"], rel=2e-3)
-    assert (live["difference"], live["finding"]) == (0.0, "the same")
+    assert (plain["difference"], plain["n"], plain["finding"]) == (0.25, 16, "better")
+    assert plain["stderr"] == pytest.approx((3 / 15) ** 0.5 / 4)
+    assert plain["high"] - plain["difference"] == pytest.approx(2.131 * plain["stderr"], rel=2e-3)
+    nothing = {"difference": 0.0, "stderr": None, "low": None, "high": None}
+    assert live == live | nothing | {"n": 16, "finding": "no difference shown"}  # all items alike is no error of 0
+
+
+@pytest.mark.parametrize("own", [[1.0, 1.0, 0.0, 1.0, 0.0], [1.0] * 5])
+def test_nothing_is_found_of_few_items(own):
+    answers = Answers()
+    for arm, scores in (("table", own), ("plain", [1.0, 1.0, 0.0, 1.0, 0.0])):
+        samples = [{"doc_id": i, "filter": "none", "acc": score} for i, score in enumerate(scores)]
+        answers.add(arm, {"samples": {"t": samples}, "results": {"t": {"acc,none": sum(scores) / 5}}})
+    [found] = answers.differences("table")
+    assert (found["stderr"], found["low"], found["high"], found["finding"]) == (None, None, None, "too few")
