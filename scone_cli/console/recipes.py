@@ -115,6 +115,8 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
         )
         own = {key: value for key, value in table.items() if key not in within}
         found[command] = _read_table(f"{where} [{title}]", own, keys, places)
+        if command == "eval":
+            _check_conditions(f"{where} [{title}] fail-if:", found[command])
         for name, values in within.items():
             _check_name(f"{where} [{title}.{name}]", name)
             rest = {key: each for key, each in keys.items() if key != "out"}  # it has a folder of its name
@@ -199,6 +201,29 @@ def _check_name(where: str, name: str) -> None:
             f"{where} '{name}' cannot be the name of a baseline",
             "it is the name of a folder in the workspace and of an arm: plain, say; not model, table, live or none",
         )
+
+
+def _check_conditions(where: str, values: Mapping[str, Any]) -> None:
+    """Refuse conditions of [eval] that can never be told: `eval` would, but only after hours of training.
+
+    Rivals and tables that the recipe does not name may still be named in a call.
+    """
+    from scone_cli.evaluation.arm_names import named_folder
+    from scone_cli.evaluation.fail_if import arms_named, parse
+
+    arms = ["live", "table", "none", *(named_folder(Path(each))[0] for each in values.get("against", []))]
+    arms += [f"table:{named_folder(Path(each))[0]}" for each in values.get("table", [])]
+    for text in values.get("fail_if", []):
+        may_be = [arm for arm in arms_named(text) if ("table" if arm.startswith("table:") else "against") not in values]
+        try:
+            condition = parse(text, [*arms, *may_be])
+        except BadSetting as error:
+            raise BadSetting(f"{where} {error.message.removeprefix('--fail-if ')}", error.hint) from error
+        if condition.needs_speed and values.get("speed") is False:
+            raise BadSetting(
+                f"{where} '{text}': no latency is measured with speed = false",
+                "remove speed = false; --no-speed leaves speed out of one call",
+            )
 
 
 # ---- reading a table ---------------------------------------------------------------------------------------------

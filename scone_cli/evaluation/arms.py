@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact, read_manifest
 from scone_cli.errors import BadSetting, HalfWrittenArtifact, InputMissing, MismatchedArtifacts, SconeError
+from scone_cli.evaluation.arm_names import named_folder
 from scone_cli.evaluation.results import LIVE, NONE, TABLE
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.formatting import path_text
@@ -84,14 +84,14 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
         raise BadSetting(f"--table {tables[0]}: the model in {workspace / 'model'} has no f-grams, so no table")
     found = Opened(workspace, artifacts)
     for given in against:
-        name, folder = _named(given)
+        name, folder = named_folder(given)
         if name in (*found.rivals, LIVE, TABLE, NONE):
             raise BadSetting(
                 f"--against {given}: an arm named '{name}' exists already", "give it a name: NAME=MODEL_DIR"
             )
         found.rivals[name] = folder, _open_given("--against", folder, "model", workspace)
     for given in tables:
-        name, folder = _named(given)
+        name, folder = named_folder(given)
         if name in found.tables:
             raise BadSetting(f"--table {given}: a table named '{name}' exists already", "give it a name: NAME=DIR")
         found.tables[name] = folder, _open_given("--table", folder, "table", workspace)
@@ -140,17 +140,6 @@ def _open_given(option: str, folder: Path, artifact: str, workspace: Path) -> Ma
             error.message += f", and none in {workspace}"
         hint = f"run: scone --workspace {shlex.quote(str(workspace))} {make} --out {place}"
         raise type(error)(f"{option} {error.message}", hint) from error
-
-
-def _named(given: Path) -> tuple[str, Path]:
-    """The name and the folder of what was given, NAME=DIR or DIR: its own name, but for a `model/` that of its workspace."""
-    name, separator, folder = str(given).partition("=")
-    if not separator or "/" in name or given.exists():
-        path = Path(os.path.abspath(given))  # noqa: PTH100 - not resolved: a link may be there to give it a name
-        name, folder = (path.parent.name if path.name == "model" else path.name), str(given)
-    if not name or set(name) & set("[]:"):  # which have a meaning in the names of other arms and in conditions
-        raise BadSetting(f"{given}: '{name}' cannot be the name of an arm", "give it one without [ ] and : by NAME=DIR")
-    return name, Path(folder)
 
 
 def _check_made_from(folder: Path, reader: Manifest, name: str, source: Manifest, source_folder: Path) -> None:

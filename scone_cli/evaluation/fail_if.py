@@ -9,10 +9,11 @@ run as Python: it is parsed, and only these few nodes are understood.
 from __future__ import annotations
 
 import ast
+import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scone_cli.errors import BadSetting
@@ -160,6 +161,12 @@ def _worked_out(side: ast.expr, text: str, look_up: Callable[[str], float]) -> f
         raise BadSetting(f"--fail-if '{text}': {error}") from error
 
 
+def arms_named(text: str) -> list[str]:
+    """What may be the names of arms in a condition whose arms are not known yet: what stands before a dot and a word."""
+    found = re.findall(r"(?<![\w.])(\w[^\s()*/+<>=\[\]]*?)\.[A-Za-z_]\w*(?![\w.])", text)
+    return [name for name in found if not name.isdigit()]  # 1.e5 is a number
+
+
 def parse(text: str, arms: Sequence[str]) -> Condition:
     """Understand a condition on these arms.
 
@@ -175,7 +182,7 @@ def parse(text: str, arms: Sequence[str]) -> Condition:
         if name.metric not in METRICS:
             raise BadSetting(
                 f"--fail-if '{text}': no metric '{name.metric}' of arm '{name.arm}'",
-                f"known metrics: {', '.join(METRICS)}",
+                f"{_meant(name.metric, METRICS)}known metrics: {', '.join(METRICS)}",
             )
         placeholder = _PLACEHOLDER.format(len(names))
         names[placeholder] = name
@@ -187,7 +194,11 @@ def parse(text: str, arms: Sequence[str]) -> Condition:
     try:
         body = ast.parse(re.sub(pattern, replace, text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise _not_understood(text, "it cannot be read", arms) from error
+        unknown = next(
+            (arm for arm in arms_named(text) if arm not in arms), None
+        )  # such as plian-1x: no name in Python
+        why = f"no arm '{unknown}'" if unknown else "it cannot be read"
+        raise _not_understood(text, why, arms, _meant(unknown or "", arms)) from error
     match body:
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
             for side in (left, right):
@@ -211,7 +222,7 @@ def _check(node: ast.expr, text: str, arms: Sequence[str], names: Mapping[str, N
             if isinstance(op, ast.Div) and not any(isinstance(each, ast.Name) for each in ast.walk(right)):
                 _worked_out(ast.BinOp(ast.Constant(1.0), op, right), text, lambda _: 0.0)  # by zero: before any work
         case ast.Attribute(value=ast.Name(id=arm)) if arm not in names:
-            raise _not_understood(text, f"no arm '{arm}'", arms)
+            raise _not_understood(text, f"no arm '{arm}'", arms, _meant(arm, arms))
         case _:
             written = re.sub(
                 r"name_\d+_", lambda found: names[found[0]].text if found[0] in names else found[0], ast.unparse(node)
@@ -219,8 +230,13 @@ def _check(node: ast.expr, text: str, arms: Sequence[str], names: Mapping[str, N
             raise _not_understood(text, f"'{written}' is neither a number nor ARM.METRIC", arms)
 
 
-def _not_understood(text: str, why: str, arms: Sequence[str]) -> BadSetting:
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean '{close[0]}'? " if close else ""
+
+
+def _not_understood(text: str, why: str, arms: Sequence[str], meant: str = "") -> BadSetting:
     return BadSetting(
         f"--fail-if '{text}': {why}",
-        f"such as 'table.ppl > live.ppl * 1.001'; arms: {', '.join(arms)}; metrics: {', '.join(METRICS)}",
+        f"{meant}such as 'table.ppl > live.ppl * 1.001'; arms: {', '.join(arms)}; metrics: {', '.join(METRICS)}",
     )

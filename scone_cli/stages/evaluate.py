@@ -203,7 +203,10 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     for condition in conditions:
         condition.check_corpora(list(files))
         if condition.needs_speed and not config.speed:
-            raise BadSetting(f"--fail-if '{condition.text}': no latency is measured", "leave --no-speed out")
+            raise BadSetting(
+                f"--fail-if '{condition.text}': no latency is measured",
+                "leave out --no-speed, or the recipe's speed = false (--speed for one call)",
+            )
     made_from = found.fingerprints()
     made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
     made_from |= _task_fingerprints(inputs, found)

@@ -67,6 +67,41 @@ def test_an_evaluation_stands_in_the_recipe(scone, given):
     assert inputs.fail_if == ("table.ppl > live.ppl * 1.001", "table.bpb > 2")
 
 
+@pytest.mark.parametrize("stage", ["count-ngrams", "train-fgram", "eval"])
+@pytest.mark.parametrize(
+    ("lines", "facts", "hint"),
+    [
+        ('against = ["plain"]\nfail-if = ["table.ppl < plian.ppl"]', ["no arm 'plian'"], ["did you mean 'plain'?"]),
+        ('against = ["a=x"]\nfail-if = ["a-1.ppl > 1"]', ["no arm 'a-1'"], []),
+        ('against = ["big-1x"]\nfail-if = ["table.ppl < bgi-1x.ppl"]', ["no arm 'bgi-1x'"], ["'big-1x'?"]),
+        ('table = "int8"\nfail-if = ["table:int4.ppl > 1"]', ["no arm 'table:int4'"], ["'table:int8'?"]),
+        ('fail-if = "table.pll > 1"', ["no metric 'pll'"], ["did you mean 'ppl'?"]),
+        ('fail-if = "any-2x.word_pl > 1"', ["no metric 'word_pl' of arm 'any-2x'"], ["did you mean 'word_ppl'?"]),
+        ('fail-if = "table.ppl >"', ["cannot be read"], []),
+        ('fail-if = "table.ppl"', ["comparison"], []),
+        ('speed = false\nfail-if = "table.latency_ms > 1"', ["speed = false"], ["remove speed = false"]),
+    ],
+)
+def test_a_condition_that_can_never_be_told_is_refused_at_every_stage(scone, given, stage, lines, facts, hint):
+    path = recipe(f'[count-ngrams]\ncorpus = "a"\n[eval]\n{lines}\n')
+    code, _, err = scone("--config", path, stage)
+    assert (code, given) == (2, [])
+    assert all(fact in err for fact in [f"recipe {path}", "fail-if", *facts, *hint]), err
+
+
+def test_a_condition_may_be_on_what_only_a_call_names(scone, given):
+    conditions = ["any-1x.5.ppl > 2 * (table:int8.ppl - none.ppl)", "table.ppl>1.e5", "-v1.x.bpb[a b]/live.bpb < 1"]
+    path = recipe(f"[eval]\nfail-if = {conditions}\n")
+    assert scone("--config", path, "eval")[0] == 0
+    assert given[1].fail_if == tuple(conditions)
+    assert (
+        scone("--config", recipe('[eval]\nagainst = []\nfail-if = "table:x.ppl > live.ppl"'), "count-ngrams", "c")[0]
+        == 0
+    )
+    path = recipe('[eval]\nagainst = ["w/model", "b=c/d"]\ntable = "i"\nfail-if = "w.ppl + b.ppl > table:i.ppl"')
+    assert scone("--config", path, "eval")[0] == 0
+
+
 def test_what_is_given_on_the_command_line_takes_the_place_of_the_list(scone, given):
     path = recipe('[count-ngrams]\ncorpus = ["a", "b"]\n[eval]\nagainst = ["plain"]\ntasks = ["x"]\n')
     scone("--config", path, "count-ngrams")
@@ -120,6 +155,7 @@ def test_every_parameter_is_a_key_but_those_of_a_call(name):
             '"x"',
             '["x"]',
             '"8GiB"',
+            '"table.ppl > 1"',
             *(f'"{choice}"' for choice in getattr(param.type, "choices", ())),
         )
         taken = []
