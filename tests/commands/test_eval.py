@@ -329,7 +329,7 @@ def test_terms_of_a_field_and_conditions_on_latency(evaluate, work, small, tmp_p
 def test_a_task_that_cannot_be_had_is_refused_before_any_work(scone, work, monkeypatch, task):
     """One that nobody knows, and one whose data would have to be fetched where nothing answers."""
     pytest.importorskip("lm_eval")
-    monkeypatch.setattr("scone_cli.evaluation.lm_eval._is_reachable", bool)
+    monkeypatch.setattr("scone_cli.evaluation.harness._is_reachable", bool)
     monkeypatch.setattr("scone_cli.evaluation.measure.load_arms", lambda *_: pytest.fail("it was begun"))
     code, out, err = scone("--workspace", work, "eval", "--tasks", task, "--force")
     assert (code, out) == (2 if task == "pica" else 66, "")

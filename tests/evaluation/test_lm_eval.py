@@ -15,7 +15,7 @@ from letters import FOLLOWS, Letters, bigram_model
 from messages import names, refusal
 
 from scone_cli.errors import BadData, BadSetting, InputMissing
-from scone_cli.evaluation import lm_eval as harness
+from scone_cli.evaluation import harness
 from scone_cli.evaluation.lm_eval import open_tasks, run_tasks, task_fingerprints
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.scoring import Scorer
