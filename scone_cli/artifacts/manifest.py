@@ -1,7 +1,8 @@
 """What the stages hand to one another: an artifact is a folder with a manifest.
 
 Its `manifest.json` is written last and names every file with its size and SHA-256, so a folder without one is recognisably
-unfinished, and a flipped bit is found. How an artifact is written is in `publish.py`; what its files mean is not known here.
+unfinished, and a flipped bit is found; its last field is the SHA-256 of the others, so a changed manifest is found too. How an
+artifact is written is in `publish.py`; what its files mean is not known here.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from scone_cli import __version__
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
@@ -26,6 +28,7 @@ from scone_cli.errors import (
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+OWN_HASH = "sha256"  # the field of a manifest with the SHA-256 of its other fields; early versions wrote none
 
 # What to run when an artifact is missing or bad.
 MADE_BY: Mapping[str, str] = {
@@ -137,6 +140,7 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
         HalfWrittenArtifact: there is no manifest in it.
         ForeignArtifact: the manifest is not ours, or is of another kind.
         NewerArtifact: its schema version is larger than the one this program writes.
+        DamagedArtifact: the manifest is not as it was written.
     """
     remake = f"run: {MADE_BY[artifact]}" if artifact else "name a folder that a scone stage wrote"
     if not folder.is_dir():
@@ -157,12 +161,39 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
             f"{folder}: '{kind}' in format {version}; this scone ({__version__}) knows up to {SCHEMA_VERSIONS[kind]}",
             "upgrade scone, or make the artifact again with this version",
         )
-    try:  # after the version: a later one may well have other fields
+    # After the version: a later one may well have other fields.
+    if OWN_HASH in raw and raw.pop(OWN_HASH) != digest_json(raw):
+        remake = f"make it again: {MADE_BY[kind]} --force"
+        raise DamagedArtifact(f"{path}: changed since scone wrote it, its {OWN_HASH} is of other content", remake)
+    try:
         raw.pop("seed", None)  # in manifests of early versions, as are names with blanks
         raw["summary"] = {_without_blanks(name): value for name, value in raw["summary"].items()}
-        return Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
+        manifest = Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
+        _check_type("manifest", manifest, Manifest)
     except (TypeError, KeyError, AttributeError) as error:
         raise _not_ours(path, error, remake) from error
+    return manifest
+
+
+_fields = cache(get_type_hints)  # 30 us a call, and a manifest may name thousands of files
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Compare what was read from JSON with what its field is declared to be.
+
+    Raises:
+        TypeError: it is something else; `name` says where.
+    """
+    if kind is Any:
+        return
+    if not isinstance(value, get_origin(kind) or kind):
+        raise TypeError(f"{name} is {value!r:.40}")
+    if kind in (Manifest, FileStamp):
+        for field_name, declared in _fields(kind).items():
+            _check_type(field_name, getattr(value, field_name), declared)
+    elif get_origin(kind) is dict:
+        for key, item in value.items():
+            _check_type(f"{name}: {key}", item, get_args(kind)[1])
 
 
 def _without_blanks(name: str) -> str:
@@ -207,3 +238,9 @@ def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def json_text(manifest: Manifest) -> str:
+    """What `manifest.json` says: the fields, and their SHA-256."""
+    facts = json.loads(json.dumps(asdict(manifest)))  # as they will be read: the keys of JSON are text
+    return json.dumps(facts | {OWN_HASH: digest_json(facts)}, indent=1) + "\n"

@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,15 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.artifacts.manifest import MANIFEST, FileStamp, Manifest, check_files, digest_file, read_manifest
+from scone_cli.artifacts.manifest import (
+    MANIFEST,
+    FileStamp,
+    Manifest,
+    check_files,
+    digest_file,
+    json_text,
+    read_manifest,
+)
 from scone_cli.artifacts.opening import to_write
 from scone_cli.errors import (
     BadData,
@@ -154,7 +160,7 @@ def _is_replaced(staging: Path, expected_fingerprint: str) -> bool:
         return read_manifest(staging).fingerprint != expected_fingerprint
     except HalfWrittenArtifact:
         return False  # what is being built has no manifest yet
-    except (ForeignArtifact, NewerArtifact):
+    except (DamagedArtifact, ForeignArtifact, NewerArtifact):
         return True
 
 
@@ -187,7 +193,7 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
             path.chmod(readable)
             stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
     whole = Manifest(**{**manifest.__dict__, "files": stamps})
-    write_atomically(staging / MANIFEST, (json.dumps(asdict(whole), indent=1) + "\n").encode())
+    write_atomically(staging / MANIFEST, json_text(whole).encode())
     # Moved away whole, so that a crash leaves all of it or none; and no sooner, since hashing the files takes a while.
     used_up = staging.with_name(staging.name + USED_UP)
     (staging / SCRATCH).rename(used_up)

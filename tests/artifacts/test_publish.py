@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from messages import refusal
+from workspaces import manifest, write_manifest
 
 from scone_cli.artifacts import publish as publishing
 from scone_cli.artifacts.manifest import (
@@ -85,8 +86,7 @@ def hidden(folder: Path) -> list[str]:
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
-    path = folder / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_manifest(folder, manifest(folder) | changes)
 
 
 # ---- publishing --------------------------------------------------------------------------------------------------
@@ -368,6 +368,63 @@ def test_a_bad_artifact_has_a_name(vocab, harm, error, facts):
     assert type(caught.value) is error
     assert caught.value.exit_code == 65
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {}},
+        {"settings": {}},
+        {"settings": {"size": 11}},
+        {"summary": {"kind": "x"}},
+        {"inputs": None},
+        {"recipe": {"path": "other.toml"}},
+        {"code_version": "0"},
+    ],
+    ids=str,
+)
+def test_a_manifest_changed_since_it_was_written_is_refused(vocab, changes):
+    path = vocab / MANIFEST
+    path.write_text(json.dumps(manifest(vocab)))
+    read_manifest(vocab)  # other blanks are no change
+    path.write_text(json.dumps(manifest(vocab) | changes))
+    with refusal(DamagedArtifact, str(path), hint=("scone select-vocab --force",)) as caught:
+        read_manifest(vocab)
+    assert caught.value.exit_code == 65
+    assert up_to_date(vocab, "vocab", "a" * 64) is None, "so the stage makes it again"
+
+
+@pytest.mark.parametrize("number", [10**30, 0.1, 1e-320, float("inf")])
+def test_a_manifest_is_what_was_written_whatever_is_in_it(tmp_path, number):
+    summary = {"a": number, "b": (1, None, "\u00e9 \ud800"), "c": {10: 1, 9: 2}}
+    publish(staging_folder(tmp_path / "vocab", "a"), tmp_path / "vocab", manifest_of(summary=summary))
+    assert read_manifest(tmp_path / "vocab").summary == {**summary, "b": list(summary["b"]), "c": {"10": 1, "9": 2}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ({"settings": [1]}, "settings"),
+        ({"inputs": None}, "inputs"),
+        ({"inputs": {"counts": 3}}, "counts"),
+        ({"recipe": 7}, "recipe"),
+        ({"tokenizer": 5}, "tokenizer"),
+        ({"schema_version": "1"}, "schema_version"),
+        ({"summary": None}, "'items'"),
+        ({"files": {"data.txt": {"bytes": "5", "sha256": "0"}}}, "bytes"),
+        ({"files": {"data.txt": {"bytes": 5, "sha256": None}}}, "sha256"),
+        ({"files": {"data.txt": {"bytes": 5.0, "sha256": "0"}}}, "bytes"),
+    ],
+    ids=str,
+)
+def test_a_manifest_without_a_hash_of_itself_is_read_where_its_types_are_right(vocab, changes, fact):
+    edit_manifest(vocab)
+    assert "sha256" not in manifest(vocab)
+    open_artifact(vocab, "vocab")
+    edit_manifest(vocab, **changes)
+    with refusal(ForeignArtifact, str(vocab / MANIFEST), fact) as caught:
+        read_manifest(vocab)
+    assert caught.value.exit_code == 65
 
 
 def test_no_artifact_is_no_input(tmp_path):

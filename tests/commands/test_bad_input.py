@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from messages import error_of
 from processes import Ended
-from workspaces import COUNT, SELECT, TRAIN, WRITES, contents, copy_of, timeless
+from workspaces import COUNT, SELECT, TRAIN, WRITES, contents, copy_of, manifest, timeless, write_manifest
 
 from scone_cli.artifacts.manifest import MANIFEST
 from scone_cli.artifacts.publish import workspace_lock
@@ -129,8 +129,7 @@ def flip(path: Path) -> None:
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
-    path = folder / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_manifest(folder, manifest(folder) | changes)
 
 
 def biggest(folder: Path) -> Path:

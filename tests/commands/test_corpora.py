@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from messages import error_of, names
-from workspaces import COUNT, copy_of, manifest
+from workspaces import COUNT, copy_of, manifest, write_manifest
 
 WORDS = "the sea and the ships that sail on it , far from the land"
 WIKITEXT = "".join(f" \n = Ship {n} = \n \n {WORDS * 5} {n} \n = = Crew = = \n \n {WORDS * 9} \n" for n in range(40))
@@ -49,7 +49,7 @@ def test_a_corpus_is_evaluated_as_it_was_counted_unless_it_is_told_otherwise(sco
     work = copy_of(small / "work", tmp_path / "work")
     described = manifest(work / "tokens")
     described["settings"]["document_separator"] = ARTICLES
-    (work / "tokens" / "manifest.json").write_text(json.dumps(described))
+    write_manifest(work / "tokens", described)
     for given, documents in (((), 40), (("--document-separator", "-----"), 1)):
         code, out, err = scone("--quiet", "--workspace", work, "eval", wikitext, *given, "--no-speed", "--json")
         assert code == 0, err
@@ -60,7 +60,7 @@ def test_the_text_of_a_corpus_is_in_the_field_that_training_read_unless_another_
     work = copy_of(small / "work", tmp_path / "work")
     described = manifest(work / "tokens")
     described["settings"]["text_field"] = "body"
-    (work / "tokens" / "manifest.json").write_text(json.dumps(described))
+    write_manifest(work / "tokens", described)
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"body": WORDS, "text": WORDS * 2}) + "\n" for _ in range(3)))
     args = ("--quiet", "--workspace", work, "eval", corpus, "--no-speed", "--json")

@@ -10,7 +10,20 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from messages import error_of, was_made
-from workspaces import COUNT, RECIPE, SELECT, TRAIN, commands, contents, copy_of, installed, manifest, quality, texts
+from workspaces import (
+    COUNT,
+    RECIPE,
+    SELECT,
+    TRAIN,
+    commands,
+    contents,
+    copy_of,
+    installed,
+    manifest,
+    quality,
+    texts,
+    write_manifest,
+)
 
 from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.token_stream import split_of
@@ -158,7 +171,7 @@ def test_another_tokenizer_from_the_same_recipe_makes_all_that_follows_stale(sma
     """As another version of the library may train it: same settings, same texts, same fingerprint, other ids."""
     workspace = copy_of(small / "work", tmp_path / "work")
     described = manifest(workspace / "tokens") | {"tokenizer": "f" * 64}
-    (workspace / "tokens" / "manifest.json").write_text(json.dumps(described))
+    write_manifest(workspace / "tokens", described)
     for command in ("select-vocab", "train-fgram"):
         ended = forks.run("--workspace", workspace, command)
         assert ended.code == 65

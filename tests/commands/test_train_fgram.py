@@ -3,14 +3,13 @@
 The same settings and inputs give other weights with other threads or another library: the fingerprint does not say so.
 """
 
-import json
 import shutil
 
 import pytest
 import torch
 from messages import error_of, was_made
 from safetensors.torch import load_file, save_file
-from workspaces import TRAIN, contents, manifest
+from workspaces import TRAIN, contents, manifest, write_manifest
 
 from scone_cli.artifacts.manifest import digest_file, read_manifest
 
@@ -19,12 +18,12 @@ from scone_cli.artifacts.manifest import digest_file, read_manifest
 def work(small, tmp_path):
     """A workspace in which only the last bits of the weights are not those of which the table was made."""
     work = shutil.copytree(small / "work", tmp_path / "work")
-    path, manifest_path = work / "model" / "main.safetensors", work / "model" / "manifest.json"
+    path = work / "model" / "main.safetensors"
     before = read_manifest(work / "model")
     save_file({name: tensor * 1.0001 for name, tensor in load_file(path).items()}, path)
-    manifest = json.loads(manifest_path.read_text())
-    manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-    manifest_path.write_text(json.dumps(manifest))
+    described = manifest(path.parent)
+    described["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+    write_manifest(path.parent, described)
     assert read_manifest(work / "model").fingerprint == before.fingerprint
     return work
 
@@ -50,10 +49,10 @@ def test_a_rival_trained_again_is_evaluated_again(scone, small, tmp_path):
     rival = shutil.copytree(small / "work" / "plain", tmp_path / "rival")
     work = shutil.copytree(small / "work", tmp_path / "work")
     assert was_made(scone("--workspace", work, "eval", "--against", rival)[1])
-    path, manifest = rival / "main.safetensors", json.loads((rival / "manifest.json").read_text())
+    path, described = rival / "main.safetensors", manifest(rival)
     save_file({name: tensor * 1.0001 for name, tensor in load_file(path).items()}, path)
-    manifest["files"][path.name]["sha256"] = digest_file(path)
-    (rival / "manifest.json").write_text(json.dumps(manifest))
+    described["files"][path.name]["sha256"] = digest_file(path)
+    write_manifest(rival, described)
     for made in (True, False):
         assert was_made(scone("--workspace", work, "eval", "--against", rival)[1]) == made
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 from messages import error_of, is_named
+from workspaces import manifest, write_manifest
 
 from scone_cli.console import table_commands
 from scone_cli.corpus.tokenizer import Tokenizer
@@ -238,14 +239,12 @@ def test_a_workspace_that_is_not_there_is_told(scone, args):
 def test_what_does_not_belong_together_is_refused(scone, work, tmp_path):
     for name in ("tokens", "model", "table"):
         shutil.copytree(work / name, tmp_path / name)
-    path = tmp_path / "table" / "manifest.json"
-    made = json.loads(path.read_text())
-    path.write_text(json.dumps(made | {"inputs": made["inputs"] | {"model": "m" * 64}}))
+    made = manifest(tmp_path / "table")
+    write_manifest(tmp_path / "table", made | {"inputs": made["inputs"] | {"model": "m" * 64}})
     code, _, err = scone("--workspace", tmp_path, "generate", "--prompt", "x")
     assert code == 65
     error_of(err, str(tmp_path / "table"), "m" * 12, hint=(f"scone --workspace {tmp_path} precompute",))
-    path = tmp_path / "tokens" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer": "t" * 64}))
+    write_manifest(tmp_path / "tokens", manifest(tmp_path / "tokens") | {"tokenizer": "t" * 64})
     code, _, err = scone("--workspace", tmp_path, "generate", "--prompt", "x")
     assert code == 65
     error_of(err, "tokenizer", "t" * 12)
@@ -258,10 +257,9 @@ def test_what_does_not_belong_together_is_refused(scone, work, tmp_path):
 def test_token_ids_without_a_tokenizer_have_no_text(scone, work, tmp_path):
     for name in ("tokens", "model"):
         shutil.copytree(work / name, tmp_path / name)
-    path = tmp_path / "tokens" / "manifest.json"
-    made = json.loads(path.read_text())
+    made = manifest(tmp_path / "tokens")
     del made["files"]["tokenizer.json"]
-    path.write_text(json.dumps(made))
+    write_manifest(tmp_path / "tokens", made)
     code, _, err = scone("--workspace", tmp_path, "generate", "--prompt", "x")
     assert code == 66
     error_of(err, str(tmp_path / "tokens"), "tokenizer")

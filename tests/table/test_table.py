@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,9 @@ import torch
 from builders import make_table, random_documents, raw_of, slow_ranking, trie_of
 from messages import refusal
 from torch import Tensor
+from workspaces import manifest, write_manifest
 
-from scone_cli.artifacts.manifest import MANIFEST, FileStamp, Manifest
+from scone_cli.artifacts.manifest import FileStamp, Manifest
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import table_schema
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
@@ -134,10 +134,10 @@ def test_rows_with_a_scale_are_decoded(tmp_path, name, placement):
         path.unlink()
     write_rows(folder, raw)
     write_index(folder, TRIE.index(), 9, name)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["settings"]["dtype"] = name
-    manifest["files"] = {}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    described = manifest(folder)
+    described["settings"]["dtype"] = name
+    described["files"] = {}
+    write_manifest(folder, described)
     table = Table.open(folder, placement)
     ids = np.array([7, NONE, 49], np.uint32)
     found = table.rows(ids)
@@ -282,17 +282,16 @@ def test_rows_of_another_model_are_refused(tmp_path):
 
 def test_rows_of_an_earlier_format_are_refused(tmp_path):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 1}))
+    write_manifest(folder, manifest(folder) | {"schema_version": 1})
     with refusal(MismatchedArtifacts, "format", "1", "4"):
         Table.open(folder)
 
 
 def rewrite_unnoticed(path: Path, content: bytes) -> None:
     """Write a file of a table, as if it had been so when it was published."""
-    manifest = json.loads((path.parent / MANIFEST).read_text())
-    manifest["files"].pop(path.name)
-    (path.parent / MANIFEST).write_text(json.dumps(manifest))
+    described = manifest(path.parent)
+    described["files"].pop(path.name)
+    write_manifest(path.parent, described)
     path.write_bytes(content)
 
 
@@ -321,9 +320,9 @@ def test_an_index_that_is_none_is_refused(tmp_path, change, facts):
 @pytest.mark.parametrize("setting", ["dtype", "dim", "num_fgrams", "num_tokens", "max_n"])
 def test_a_manifest_that_does_not_say_how_to_read_is_refused(tmp_path, setting):
     folder = make_table(tmp_path, TRIE, random_rows(50, 8))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["settings"][setting]
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    described = manifest(folder)
+    del described["settings"][setting]
+    write_manifest(folder, described)
     with refusal(ForeignArtifact, setting):
         Table.open(folder)
 

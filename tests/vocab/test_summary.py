@@ -9,6 +9,7 @@ import pytest
 from builders import slow_counts, slow_matches
 from messages import names
 from portrayed import MAX_N, MIN_COUNT, SIZE, Portrayed
+from workspaces import manifest, write_manifest
 
 from scone_cli.artifacts.manifest import digest_file, read_manifest
 from scone_cli.artifacts.publish import write_parquet
@@ -186,11 +187,11 @@ def test_a_folder_is_no_pattern(tiny, tmp_path, kind):
 
 
 def test_a_length_without_ngrams(spoilt):
-    path, manifest = (spoilt.folder / "counts" / name for name in ("n=4.parquet", "manifest.json"))
+    path = spoilt.folder / "counts" / "n=4.parquet"
     write_parquet(path, counts_schema(4), counts_schema(4).empty_table())
-    raw = json.loads(manifest.read_text())
+    raw = manifest(path.parent)
     raw["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-    manifest.write_text(json.dumps(raw))
+    write_manifest(path.parent, raw)
     found = portrait(spoilt, "counts")
     assert found["lengths"][-1] == {"n": 4, "ngrams": 0, "occurrences": 0, "share_of_positions": 0.0}
     assert found["rank_frequency"][-1] == {"n": 4, "rank": [], "count": []}
@@ -199,10 +200,9 @@ def test_a_length_without_ngrams(spoilt):
 
 def test_what_is_missing_is_said(spoilt):
     (spoilt.folder / "counts" / "n=1.parquet").unlink()
-    manifest = spoilt.folder / "counts" / "manifest.json"
-    raw = json.loads(manifest.read_text())
+    raw = manifest(spoilt.folder / "counts")
     del raw["files"]["n=1.parquet"]
-    manifest.write_text(json.dumps(raw))
+    write_manifest(spoilt.folder / "counts", raw)
     found = portrait(spoilt, "counts")
     assert found["tail"] is None
     assert [row["share_of_positions"] for row in found["lengths"]] == [None] * 3
