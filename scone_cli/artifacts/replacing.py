@@ -22,9 +22,9 @@ _MOST = 40  # characters of a setting that are told
 
 
 def tell_replacing(progress: Progress, target: Path, replaced: str) -> None:
-    """Say what `what_is_replaced` has found, if it has found something."""
+    """Say what `what_is_replaced` has found, if it has found something; the old artifact stays until the new one is made."""
     if replaced:
-        progress(f"replacing {target}", 0, 0, detail=replaced)
+        progress(f"will replace {target}", 0, 0, detail=replaced)
 
 
 def replaces(target: Path, replaced: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Lab:
 
     def notices(self, err: str) -> dict[str, str]:
         """What is told of each artifact that is replaced."""
-        lines = [line.removeprefix("replacing ") for line in err.splitlines() if line.startswith("replacing ")]
+        lines = [line.removeprefix("will replace ") for line in err.splitlines() if line.startswith("will replace ")]
         return {line.partition(": ")[0].rpartition("/")[2]: line.partition(": ")[2] for line in lines}
 
 
