@@ -275,7 +275,10 @@ def inspect(
     path = path or session.workspace
     given = [option for option, value in (("--html", html), ("--text", text), ("--terms", terms)) if value is not None]
     if len(given) > 1:
-        raise click.UsageError(f"{given[0]} and {given[1]} exclude one another")
+        raise click.UsageError(
+            f"{given[0]} and {given[1]} exclude one another: the page shows an artifact, without a text or terms; "
+            "--text and --terms print theirs, as JSON with --json"
+        )
     with storage_failures(html or path):
         if terms:
             matched = describe_terms(path, terms)

@@ -226,7 +226,8 @@ INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as 
     resident, offloaded or for training only, the FLOPs a token, the loss curve, and how training went.
 
     --html writes all that as one page with charts, to open in a browser or to mail; it replaces the file. --text cuts
-    a text into the f-grams of vocab/. --terms shows which terms of a field are f-grams, and how often they occur.
+    a text into the f-grams of vocab/. --terms shows which terms of a field are f-grams, and how often they occur. Give
+    one of the three: the page has no place for a text or terms.
 
     \b
     Example:
