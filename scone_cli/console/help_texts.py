@@ -290,8 +290,9 @@ COST_ABOUT = """Work out what models cost, built or not, from their shapes: para
 
 VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.
 
-    PATH is an artifact folder or a workspace (without PATH: that of --workspace); one line is printed for each artifact.
-    Also checks that an artifact was made from those that lie beside it. Exit code 65 if anything is wrong.
+    PATH is an artifact folder or a workspace (without PATH: that of --workspace); one line is printed for each artifact,
+    and below one that is wrong what to run. Also checks that an artifact was made from those that lie beside it. Exit
+    code 65 if anything is wrong.
 
     \b
     Example:
