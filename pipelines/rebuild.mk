@@ -7,7 +7,7 @@
 #   CORPUS     the corpora, as words of the shell ('my corpus/' keeps its quotes); without it those of the recipe
 #   BASELINES  the baselines of the recipe that are trained too, [train-fgram.plain] by default; BASELINES= is none
 #   SCONE      the command, such as .venv/bin/scone
-#   EXIT_CODE  a file that gets the exit code of the stage that failed: make's own is always 2
+#   EXIT_CODE  a file that gets the exit code of the stage that failed, where make's own is always 2; 0 if none failed
 #
 # `make -n` prints the commands. A condition of the recipe's [eval] fail-if makes it fail after all was written.
 
@@ -27,9 +27,11 @@ endef
 
 .PHONY: scone-rebuild
 scone-rebuild:
+	$(if $(EXIT_CODE),@rm -f $(call scone-quoted,$(EXIT_CODE)))
 	$(call scone-run,count-ngrams $(CORPUS))
 	$(call scone-run,select-vocab)
 	$(call scone-run,train-fgram)
 	$(foreach name,$(BASELINES),$(call scone-run,train-fgram --baseline $(name)))
 	$(call scone-run,precompute)
 	$(call scone-run,eval)
+	$(if $(EXIT_CODE),@echo 0 >$(call scone-quoted,$(EXIT_CODE)))

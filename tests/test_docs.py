@@ -9,6 +9,8 @@ import duckdb
 import pytest
 
 from scone_cli.console.recipes import read_recipe
+from scone_cli.progress import silent
+from scone_cli.serving.lookup import look_up
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -22,11 +24,17 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python_runs_in_a_workspace(made, monkeypatch, block):
+def test_python_runs_in_a_workspace(made, monkeypatch, capsys, block):
     monkeypatch.chdir(made / "work")
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert len(names["rows"]) > 0
+    printed = capsys.readouterr().out.splitlines()
+    if "tokens end an f-gram" in block:
+        found = look_up(Path("table"), "The cat sat", 0, silent)
+        assert f"{found['matched']} of {len(found['tokens'])} tokens end an f-gram" in printed
+    if "# True: " in block:
+        assert "True" in printed
 
 
 FORKED = """

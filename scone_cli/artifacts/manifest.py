@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from scone_cli.errors import (
     InputMissing,
     NewerArtifact,
 )
+from scone_cli.formatting import path_text
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -87,6 +89,17 @@ class Manifest:
         """The manifest of an artifact about to be published, in the schema version that this program writes."""
         recipe = dict(GIVEN.get().recipe)
         return cls(artifact=artifact, schema_version=SCHEMA_VERSIONS[artifact], recipe=recipe, **made_by)
+
+
+def command_for(folder: Path, manifest: Manifest) -> str:
+    """The command that makes an artifact again: with its recipe, into its folder; who shows it adds the workspace."""
+    recipe, command = manifest.recipe, MADE_BY[manifest.artifact]
+    if recipe:  # it has the corpora too
+        command = f"scone --config {shlex.quote(path_text(recipe['path']))} {manifest.stage}"
+    if "baseline" in recipe:
+        return f"{command} --baseline {shlex.quote(recipe['baseline'])}"
+    is_elsewhere = manifest.artifact in {"model", "table"} and folder.absolute().name != manifest.artifact
+    return f"{command} --out {shlex.quote(str(folder))}" if is_elsewhere else command
 
 
 def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -213,7 +226,7 @@ def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
     Raises:
         DamagedArtifact: naming the first file that differs, what was found and what was expected.
     """
-    remake = f"make it again: {MADE_BY[manifest.artifact]} --force"
+    remake = f"make it again: {command_for(folder, manifest)} --force"
     for name, stamp in manifest.files.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else -1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import glob
 import os
 import shutil
@@ -243,6 +244,8 @@ def check_workspace(workspace: Path) -> None:
 def workspace_lock(workspace: Path) -> Iterator[None]:
     """Hold the workspace for writing; the lock goes with the process, however it ends.
 
+    Where the file system is read-only there is none: nothing can be written there, and what is up to date is still told.
+
     Raises:
         WorkspaceLocked: another run holds it.
         StorageFailure: the workspace cannot be created.
@@ -255,7 +258,8 @@ def workspace_lock(workspace: Path) -> Iterator[None]:
         hint = "try again when it has ended"
         raise WorkspaceLocked(f"{workspace}: another scone run is writing here", hint) from error
     except OSError as error:
-        raise StorageFailure(f"{workspace}: cannot be used as a workspace ({error.strerror})") from error
+        if error.errno != errno.EROFS or not workspace.is_dir():
+            raise StorageFailure(f"{workspace}: cannot be used as a workspace ({error.strerror})") from error
     try:
         yield
     finally:

@@ -7,13 +7,12 @@ that were trained for hours would no longer belong to anything. That is an error
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from scone_cli.artifacts.manifest import GIVEN, Manifest, read_manifest
+from scone_cli.artifacts.manifest import GIVEN, Manifest, command_for, read_manifest
 from scone_cli.artifacts.verify import artifact_folders
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.formatting import named_value_text, path_text, shortened
@@ -23,9 +22,9 @@ _MOST = 40  # characters of a setting that are told
 
 
 def tell_replacing(progress: Progress, target: Path, replaced: str) -> None:
-    """Say what `what_is_replaced` has found, if it has found something."""
+    """Say what `what_is_replaced` has found, if it has found something; the old artifact stays until the new one is made."""
     if replaced:
-        progress(f"replacing {target}", 0, 0, detail=replaced)
+        progress(f"will replace {target}", 0, 0, detail=replaced)
 
 
 def replaces(target: Path, replaced: str) -> dict[str, Any]:
@@ -71,15 +70,9 @@ def what_is_replaced(
         recipe = path_text(old.recipe["path"])
         raise BadSetting(
             f"{target}: made with the recipe {recipe}, which is not given now; it would be replaced: {said}",
-            f"give the recipe: {_command(old)}; or, to replace it, add --force",
+            f"give the recipe: {command_for(target, old)}; or, to replace it, add --force",
         )
     return said
-
-
-def _command(old: Manifest) -> str:
-    """The command that made an artifact with its recipe."""
-    baseline = f" --baseline {shlex.quote(old.recipe['baseline'])}" if "baseline" in old.recipe else ""
-    return f"scone --config {shlex.quote(path_text(old.recipe['path']))} {old.stage}{baseline}"
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from scone_cli.artifacts.manifest import MADE_BY, MANIFEST, Manifest, check_files, digest_weights, read_manifest
+from scone_cli.artifacts.manifest import MANIFEST, Manifest, check_files, command_for, digest_weights, read_manifest
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.errors import InputMissing, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
@@ -58,6 +58,7 @@ def check_neighbours(folder: Path, manifest: Manifest) -> None:
     Raises:
         MismatchedArtifacts: naming the neighbour that is another one.
     """
+    remake = f"make it again: {command_for(folder, manifest)}"
     for name in SCHEMA_VERSIONS:
         try:
             neighbour = read_manifest(folder.parent / name, name)
@@ -66,15 +67,15 @@ def check_neighbours(folder: Path, manifest: Manifest) -> None:
         if name in manifest.inputs and manifest.inputs[name] != neighbour.fingerprint:
             raise MismatchedArtifacts(
                 f"{folder}: was made from another '{name}' than the one in {folder.parent / name}",
-                f"make it again: {MADE_BY[manifest.artifact]}",
+                remake,
             )
         if name == "model" and manifest.inputs.get("weights") not in (None, digest_weights(neighbour)):
             raise MismatchedArtifacts(
                 f"{folder}: was made from {folder.parent / name} before that was trained again",
-                f"make it again: {MADE_BY[manifest.artifact]}",
+                remake,
             )
         if name == "tokens" and manifest.tokenizer != neighbour.tokenizer:
             raise MismatchedArtifacts(
                 f"{folder}: was made with another tokenizer than {folder.parent / name}",
-                f"make it again: {MADE_BY[manifest.artifact]}",
+                remake,
             )

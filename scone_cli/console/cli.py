@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ import click
 from scone_cli import __version__
 from scone_cli.console import output
 from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
+from scone_cli.console.hints import DEFAULT_WORKSPACE, completed
 from scone_cli.console.options import PlainPath, Session
 from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadData, SconeError, StorageFailure
@@ -26,8 +25,6 @@ from scone_cli.formatting import harmless
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.threads import settle_threads
 from scone_cli.runtime.torchrun import speaks
-
-DEFAULT_WORKSPACE = Path("scone-work")
 
 
 class LazyGroup(click.Group):
@@ -62,7 +59,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except SconeError as error:
-            error.hint = error.hint and _completed(error.hint, ctx.params["workspace"], ctx.params["config"])
+            error.hint = error.hint and completed(error.hint, ctx.params["workspace"], ctx.params["config"])
             raise
         except Stopped as stop:
             stop.continues = ctx.invoked_subcommand in STAGES
@@ -134,25 +131,6 @@ def main(args: Sequence[str] | None = None) -> None:
     output.prepare_streams()
     settle_threads()
     sys.exit(_run(args))
-
-
-# A command that a hint says to run, with the options that it has; of those that only look, these two read the workspace.
-_TO_RUN = re.compile(
-    r"(?:(?<=: )|(?<=run )|(?<=&& ))scone (?P<options>(?:--(?:workspace|config) (?:'[^']*'|\"[^\"]*\"|[^\s'\"])+ )*)"
-    rf"(?=(?:{'|'.join([*STAGES, 'lookup', 'generate'])})\b)"
-)
-
-
-def _completed(hint: str, workspace: Path, recipe: Path | None) -> str:
-    """A hint whose commands can be copied: they name the workspace, if it is not the default, and the recipe, if there is one."""
-    named = {"--workspace": None if workspace == DEFAULT_WORKSPACE else workspace, "--config": recipe}
-
-    def whole(found: re.Match[str]) -> str:
-        options = found["options"]
-        missing = [f"{flag} {shlex.quote(str(path))} " for flag, path in named.items() if path and flag not in options]
-        return f"scone {''.join(missing)}{options}"
-
-    return _TO_RUN.sub(whole, hint)
 
 
 def _usage_hint(error: click.ClickException) -> str | None:

@@ -20,6 +20,7 @@ from scone_cli.console import help_texts, output
 from scone_cli.console.cost_command import cost
 from scone_cli.console.figures import cut_text, description_text, terms_text
 from scone_cli.console.help_texts import STAGES
+from scone_cli.console.hints import completed
 from scone_cli.console.options import (
     Corpora,
     NamedFolder,
@@ -274,7 +275,10 @@ def inspect(
     path = path or session.workspace
     given = [option for option, value in (("--html", html), ("--text", text), ("--terms", terms)) if value is not None]
     if len(given) > 1:
-        raise click.UsageError(f"{given[0]} and {given[1]} exclude one another")
+        raise click.UsageError(
+            f"{given[0]} and {given[1]} exclude one another: the page shows an artifact, without a text or terms; "
+            "--text and --terms print theirs, as JSON with --json"
+        )
     with storage_failures(html or path):
         if terms:
             matched = describe_terms(path, terms)
@@ -314,7 +318,7 @@ def verify(session: Session, /, paths: Sequence[Path], as_json: bool) -> None:
     """Check artifacts against their manifests."""
     folders = [folder for path in paths or (session.workspace,) for folder in artifact_folders(path)]
     with listening(session.quiet, session.verbose) as progress:
-        verdicts = [_verdict(folder, progress) for folder in folders]
+        verdicts = [_verdict(folder, session, progress) for folder in folders]
     wrong = sum(not verdict["ok"] for verdict in verdicts)
     if as_json:
         output.print_json({"ok": not wrong, "artifacts": verdicts})
@@ -324,19 +328,24 @@ def verify(session: Session, /, paths: Sequence[Path], as_json: bool) -> None:
         raise BadData(f"{wrong} of {len(folders)} artifacts are not as they were written, or do not belong together")
 
 
-def _verdict(folder: Path, progress: Progress) -> dict[str, Any]:
+def _verdict(folder: Path, session: Session, progress: Progress) -> dict[str, Any]:
     """Whether an artifact is in order, and what is wrong with it if not."""
     verdict: dict[str, Any] = {"folder": str(folder), "ok": False, "artifact": None, "bytes": None}
     try:
         with storage_failures(folder):
             manifest = verify_artifact(folder, progress)
     except SconeError as error:
-        return verdict | {"error": error.message, "hint": error.hint}
+        beside = Path(path_text(str(folder.absolute().parent)))
+        workspace = beside if (beside / "tokens").is_dir() else session.workspace
+        recipe = session.recipe.path if session.recipe else None
+        hint = error.hint and completed(error.hint, workspace, recipe)
+        return verdict | {"error": error.message, "hint": hint}
     size = sum(stamp.bytes for stamp in manifest.files.values())
     return verdict | {"ok": True, "artifact": manifest.artifact, "bytes": size, "error": None, "hint": None}
 
 
 def _verdict_text(verdict: dict[str, Any]) -> str:
     if not verdict["ok"]:
-        return f"WRONG  {harmless(verdict['error'])}"
+        hint = f"\n       {harmless(verdict['hint'])}" if verdict["hint"] else ""
+        return f"WRONG  {harmless(verdict['error'])}{hint}"
     return f"ok     {harmless(verdict['folder'])}: {verdict['artifact']}, {bytes_text(verdict['bytes'])}"

@@ -281,7 +281,7 @@ def _matches_table(positions: Sequence[Mapping[str, Any]]) -> Table:
 def terms_text(found: Mapping[str, Any]) -> str:
     """How many terms the vocabulary matches whole, in part and not at all; and a row of each."""
     rows = [
-        (row["term"], row["match"], _occurrences(row, found), row["tokens"], row["spelling"]) for row in found["terms"]
+        (row["term"], row["match"], occurrences(row, found), row["tokens"], row["spelling"]) for row in found["terms"]
     ]
     columns = [
         *(Column("term", "text"), Column("matched", "text"), Column("occurrences", "written")),
@@ -295,7 +295,8 @@ def terms_text(found: Mapping[str, Any]) -> str:
             console,
             "Matched whole: one f-gram is the term. In part: f-grams are some of its tokens. One token: it has an embedding of "
             "its own and needs no f-gram. Occurrences are those of its tokens in the training text: a longer word that begins "
-            "with them counts too.",
+            "with them counts too. A term is spelled in two ways, after a blank and at the beginning of a text, and both are "
+            "counted; of a spelling that is longer than the counted n-grams only an upper bound is known: 26 to 31, at most 31.",
         )
         console.print()
         console.print(_grid(Table(columns, rows), console))
@@ -305,10 +306,13 @@ def terms_text(found: Mapping[str, Any]) -> str:
     return drawn(show)
 
 
-def _occurrences(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def occurrences(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """How often a term occurs: a number, or between which numbers, as far as it is known."""
     if row["count"] is None:
         return "-"
     least = found["least_count"]
     if row["count"] < least and row["tokens"] > 1:
         return f"less than {least:,}"
-    return f"at most {row['count']:,}" if row["at_most"] else f"{row['count']:,}"
+    if not row["at_most"]:
+        return f"{row['count']:,}"
+    return f"{row['exact']:,} to {row['count']:,}" if row["exact"] else f"at most {row['count']:,}"

@@ -226,7 +226,8 @@ INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as 
     resident, offloaded or for training only, the FLOPs a token, the loss curve, and how training went.
 
     --html writes all that as one page with charts, to open in a browser or to mail; it replaces the file. --text cuts
-    a text into the f-grams of vocab/. --terms shows which terms of a field are f-grams, and how often they occur.
+    a text into the f-grams of vocab/. --terms shows which terms of a field are f-grams, and how often they occur. Give
+    one of the three: the page has no place for a text or terms.
 
     \b
     Example:
@@ -289,8 +290,9 @@ COST_ABOUT = """Work out what models cost, built or not, from their shapes: para
 
 VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.
 
-    PATH is an artifact folder or a workspace (without PATH: that of --workspace); one line is printed for each artifact.
-    Also checks that an artifact was made from those that lie beside it. Exit code 65 if anything is wrong.
+    PATH is an artifact folder or a workspace (without PATH: that of --workspace); one line is printed for each artifact,
+    and below one that is wrong what to run. Also checks that an artifact was made from those that lie beside it. Exit
+    code 65 if anything is wrong.
 
     \b
     Example:

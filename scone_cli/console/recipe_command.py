@@ -25,7 +25,8 @@ def recipe(name: str | None, lists: bool, as_path: bool, as_json: bool) -> None:
     """Print a recipe, or list them."""
     folder = shipped()
     if lists or (name is None and not as_path):
-        found = [{"name": each, "about": _about(path)} for each, path in _files(folder).items()]
+        files = {each: path for each, path in _files(folder).items() if path.suffix != ".jsonl"}  # data of tasks
+        found = [{"name": each, "about": _about(path)} for each, path in files.items()]
         told = {"folder": str(folder), "files": found}
         if as_json:
             output.print_json(told)

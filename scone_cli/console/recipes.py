@@ -23,7 +23,7 @@ import click
 from scone_cli.console.help_texts import LOOKING, STAGES
 from scone_cli.console.options import PlainPath, QuantityText, TaskName, fields_of, value_type_of
 from scone_cli.errors import BadSetting
-from scone_cli.settings import Quantity
+from scone_cli.settings import Quantity, shipped
 
 Tables = dict[str, dict[str, Any]]
 Places = tuple[Path, Path]  # the recipe's folder, the workspace
@@ -97,7 +97,7 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
         content = path.read_bytes()
         tables = tomllib.loads(content.decode("utf-8-sig"))  # some editors begin a file with a mark of its encoding
     except OSError as error:
-        raise BadSetting(f"{where} cannot be read ({error.strerror})") from error
+        raise BadSetting(f"{where} cannot be read ({error.strerror})", _shipped_hint(path)) from error
     except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8; brackets a thousand deep
         raise BadSetting(f"{where} not valid TOML: {error}") from error
     found, baselines = Tables(), Tables()
@@ -124,6 +124,16 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
     if "dim" in found.get(TRAIN, {}):
         found.setdefault("select-vocab", {}).setdefault("dim", found[TRAIN]["dim"])  # the bytes shown are of its table
     return Recipe(path, hashlib.sha256(content).hexdigest(), found, baselines)
+
+
+def _shipped_hint(path: Path) -> str | None:
+    """Where a recipe that comes with scone lies, as the README names it by its place in a checkout."""
+    name = path.name.removesuffix(".toml")
+    if not name or not (shipped() / f"{name}.toml").is_file():
+        return None
+    return (
+        f'it comes with scone: --config "$(scone recipe --path {name})"; or copy it: scone recipe {name} > {name}.toml'
+    )
 
 
 # ---- what there may be -------------------------------------------------------------------------------------------

@@ -322,6 +322,12 @@ def stdin_named(scratch: Path) -> Iterator[None]:
         raise
 
 
+def forget_stdin(kept: Path) -> None:
+    """Remove what standard input was kept in, if there is such a file."""
+    if kept.exists():  # asked first: on a read-only file system to remove even what is not there is an error
+        kept.unlink()
+
+
 def move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
     """Put what came from standard input where it stays as long as the work needs it."""
     moved = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, discarded_if_bad, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
-from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, move_stdin, stdin_named
+from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, forget_stdin, move_stdin, stdin_named
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
@@ -199,12 +199,12 @@ def prepare_tokens(
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     stdin = target.parent / STDIN_KEPT
-    stdin.unlink(missing_ok=True)  # of a run that was killed while it read
+    forget_stdin(stdin)  # of a run that was killed while it read
     files = find_files(inputs, progress, target.parent, check_size)
     settings, corpus = token_settings(config), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
-        stdin.unlink(missing_ok=True)
+        forget_stdin(stdin)
         size, bound = manifest.summary["vocab_size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
     tell_replacing(progress, target, replaced_tokens(config, target, corpus, force))

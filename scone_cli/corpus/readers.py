@@ -207,7 +207,7 @@ def _text_of_line(line: bytes, text_field: str) -> str:
     try:
         record = json.loads(_decoded(line))
     except json.JSONDecodeError as error:
-        cause = f"not JSON ({error.msg} at column {error.colno}), expected one JSON object a line"
+        cause = f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno}), expected one JSON object a line"
         raise _Unreadable(cause, _LEAVE_OUT) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deep
         raise _Unreadable(f"JSON that cannot be read ({error})", _LEAVE_OUT) from error

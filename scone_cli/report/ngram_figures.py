@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scone_cli.errors import BadSetting
-from scone_cli.formatting import count_text, value_text
+from scone_cli.formatting import bytes_text, count_text, value_text
 from scone_cli.report.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Table
 from scone_cli.report.model_figures import training_figures, training_headline
 from scone_cli.report.page import page
@@ -104,14 +104,14 @@ def _coverage(portrait: Row, _: str) -> Figure | None:
     columns = [
         *(Column("f-grams", "count"), Column("least count", "count"), Column("matched", "share", bars=True)),
         *(Column("mean length", "number"), *(Column(f"n={n + 2}", "count") for n in range(longest))),
-        *(Column("table MiB", "count"), Column("", "text")),
+        *(Column("table", "written"), Column("", "text")),
     ]
     keys = ("size", "cutoff_count", "matched", "mean_match_length")
     rows = [
         (
             *(row[key] for key in keys),
             *row["fgrams"],
-            round(row["table_bytes"] / 2**20),
+            bytes_text(row["table_bytes"]),
             "chosen" if row["chosen"] else "",
         )
         for row in ladder

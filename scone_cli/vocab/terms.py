@@ -38,8 +38,9 @@ def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> Row:
     What occurred less than `least_count` times was not counted, and is told as 0.
 
     `match`: `whole`, if an f-gram is all of it; `in part`, if f-grams are some of its tokens; `not at all`; or `one token`, whose
-    embedding is its own. `count`: its occurrences, with both spellings; null where it is not known; `at_most`, where it is
-    longer than what was counted, that of its rarest part. `spellings` has both.
+    embedding is its own. `count`: its occurrences, with both spellings; null where it is not known. A spelling that is
+    longer than what was counted has that of its rarest part, with `at_most`; `exact` are the occurrences of the others.
+    `spellings` has both.
 
     Raises:
         MismatchedArtifacts, BadData: see `segment.open_with_tokenizer`.
@@ -76,6 +77,7 @@ def _term(term: str, spelled: dict[str, U32], index: FgramIndex, spell: Speller,
         "tokens": best["tokens"],
         "count": sum(known) if known else None,
         "at_most": any(row["at_most"] for row in rows),
+        "exact": sum(row["count"] for row in rows if not row["at_most"]) if known else None,
         "spelling": best["spelling"],
         "spellings": rows,
     }
@@ -120,7 +122,7 @@ class _Counts:
     def of(self, tokens: U32) -> tuple[int, bool]:
         """Occurrences of these tokens, and whether there may be fewer; what was too rare to be counted occurs 0 times."""
         counts = [self._counted.get(part, 0) for part in self._parts(tokens)]
-        return min(counts), len(counts) > 1
+        return min(counts), len(counts) > 1 and min(counts) > 0
 
     def _parts(self, tokens: U32) -> list[tuple[int, ...]]:
         """The tokens, or what of them is as long as what was counted."""

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -501,6 +503,18 @@ def test_a_workspace_that_cannot_be_is_a_storage_failure(tmp_path):
     ):
         pass
     assert caught.value.exit_code == 74
+
+
+def test_where_nothing_can_be_written_there_is_no_lock(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(publishing.filelock.FileLock, "acquire", read_only)
+    with workspace_lock(tmp_path):
+        pass
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with refusal(StorageFailure, "Read-only"), workspace_lock(tmp_path / "new"):
+        pass
 
 
 def test_a_crash_just_before_the_exchange_costs_no_work(tmp_path):

@@ -70,6 +70,7 @@ def test_a_page_has_every_figure(scone, tiny, tmp_path, kind):
     assert not re.search(r"https?:|//|url\(|@import", html)
     assert "script" not in {tag for tag, _ in found.tags}
     assert "\x1b" not in html
+    assert ("30.0 MiB" in html) == (kind == "vocab"), "a table's size has its unit"
     charts = [ET.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
     assert len(charts) == {"vocab": 8, "counts": 4}[kind]
     for chart in charts:

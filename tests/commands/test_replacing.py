@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 
 import pytest
@@ -33,7 +34,7 @@ class Lab:
 
     def notices(self, err: str) -> dict[str, str]:
         """What is told of each artifact that is replaced."""
-        lines = [line.removeprefix("replacing ") for line in err.splitlines() if line.startswith("replacing ")]
+        lines = [line.removeprefix("will replace ") for line in err.splitlines() if line.startswith("will replace ")]
         return {line.partition(": ")[0].rpartition("/")[2]: line.partition(": ")[2] for line in lines}
 
 
@@ -58,6 +59,19 @@ def test_the_recipe_stands_in_the_manifest(lab):
     assert manifest(lab.work / "model")["recipe"] == {}
     shown = json.loads(lab.forks.run("inspect", lab.work / "vocab", "--json").out)
     assert shown["recipe"]["path"] == str(lab.recipe)
+
+
+def test_the_hint_of_verify_is_a_command_that_mends_it(lab):
+    lab.made_with_the_recipe()
+    (lab.work / "vocab" / "vocab.parquet").write_bytes(b"spoilt")
+    found = json.loads(lab.forks.run("verify", lab.work, "--json").out)
+    (wrong,) = [row for row in found["artifacts"] if not row["ok"]]
+    shown = lab.forks.run("verify", lab.work).out
+    assert wrong["hint"] in shown
+    before, _, command = wrong["hint"].partition("scone ")
+    assert before == "make it again: "
+    ended = lab.forks.run(*shlex.split(command))
+    assert (ended.code, lab.forks.run("verify", lab.work).code) == (0, 0), ended.err
 
 
 def test_without_the_recipe_that_made_it_nothing_is_replaced_unless_that_is_asked_for(lab):

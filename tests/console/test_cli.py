@@ -19,6 +19,7 @@ from messages import error_of, names
 from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.console import cli
 from scone_cli.console.help_texts import LOOKING, STAGES
+from scone_cli.console.hints import completed
 from scone_cli.errors import BadData, SconeError
 from scone_cli.settings import Quantity
 from scone_cli.stages import Report, count_ngrams, evaluate, precompute, select_vocab, train_fgram
@@ -56,7 +57,7 @@ def calls(monkeypatch):
 
 def test_a_hint_names_the_workspace_and_the_recipe_that_were_given():
     def hint(text, workspace="my w", recipe="r.toml"):
-        return cli._completed(text, Path(workspace), recipe and Path(recipe))
+        return completed(text, Path(workspace), recipe and Path(recipe))
 
     whole = "scone --workspace 'my w' --config r.toml"
     assert hint("run: scone eval") == f"run: {whole} eval"

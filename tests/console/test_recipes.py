@@ -129,6 +129,13 @@ def test_paths_are_relative_to_the_recipes_folder(scone, given, monkeypatch):
     assert given[1] == (Path("held-out"),)
 
 
+def test_a_recipe_that_comes_with_scone_is_found_outside_a_checkout(scone):
+    code, _, err = scone("cost", "--config", "pipelines/paper.toml")
+    assert code == 2
+    error_of(err, "pipelines/paper.toml", hint=("scone recipe --path paper", "scone recipe paper > paper.toml"))
+    assert "hint" not in scone("cost", "--config", "mine.toml")[2]
+
+
 def test_other_commands_have_tables_too(scone):
     path = recipe('[generate]\nmax-tokens = 3\nmodel = "m"\n[lookup]\nnearest = 101\n[inspect]\nrows = 2\n')
     found = read_recipe(Path(path)).tables

@@ -393,6 +393,11 @@ def test_bad_lines_are_left_out_and_told_of(tmp_path):
         assert names(cause, expected)
 
 
+def test_the_place_in_a_line_is_told_once(tmp_path):
+    ((_, cause),) = skipping(write(tmp_path / "a.jsonl", b'{"text": "a\tb"}\n'))[1]
+    assert cause.startswith("not JSON (Invalid control character at column 12)")
+
+
 def test_bad_rows_and_files_are_left_out_and_told_of(tmp_path):
     column = pa.array([b"ok", b"\xff", None, b"fine"]).view(pa.string())
     texts, bad = skipping(write(tmp_path / "a.parquet", parquet({"text": column})))

@@ -110,6 +110,9 @@ def test_what_fails_ends_it_and_its_exit_code_is_shown(rebuild):
     assert (failed.returncode, (rebuild.workspace / "code").read_text()) == (2, "74\n")
     assert "Error 74" in failed.stderr
     assert rebuild.calls() == STAGES[:-1]
+    (rebuild.workspace / "fail-precompute").unlink()
+    assert rebuild.make(f"EXIT_CODE={rebuild.workspace}/code").returncode == 0
+    assert (rebuild.workspace / "code").read_text() == "0\n"
 
 
 def test_included_in_another_makefile(rebuild, tmp_path):

@@ -160,10 +160,11 @@ def test_verify_reads_every_byte(scone, workspace):
     path.write_bytes(content)
     code, out, err = scone("verify", workspace / "vocab", workspace / "table")
     assert code == 65
-    ok, wrong = out.splitlines()
+    ok, wrong, hint = out.splitlines()
     assert ok.split()[:2] == ["ok", "scone-work/vocab:"]
     assert wrong.split()[:2] == ["WRONG", "scone-work/table/rows-1.parquet:"]
     assert names(wrong, "SHA-256")
+    assert hint.strip() == "make it again: scone precompute --force"
     error_of("\n".join(err.splitlines()[-2:]), 1, 2)
 
 
@@ -176,6 +177,6 @@ def test_verify_sees_artifacts_that_do_not_belong_together(scone, workspace):
     assert names(wrong, "scone-work/counts")
     put("counts", "counts-1", {}, "another tokenizer")
     _, out, _ = scone("verify", workspace / "counts")
-    assert out.count("\n") == 1
+    assert out.count("\n") == 2
     assert out.split()[:2] == ["WRONG", "scone-work/counts:"]
     assert names(out, "tokenizer", "scone-work/tokens")

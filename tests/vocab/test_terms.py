@@ -12,6 +12,7 @@ from workspaces import copy_of
 
 from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.artifacts.schemas import TRAIN
+from scone_cli.console.figures import occurrences
 from scone_cli.corpus.token_stream import read_tokens
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.vocab.terms import match_terms, spellings_of
@@ -64,6 +65,19 @@ def test_counts_are_those_of_the_tokens_in_the_training_text(small, vocab, words
                 assert spelling["count"] >= count or spelling["count"] == 0
 
 
+@pytest.mark.parametrize(
+    ("count", "exact", "shown"), [(26, 26, "26"), (31, 26, "26 to 31"), (31, 0, "at most 31"), (0, 0, "less than 5")]
+)
+def test_what_is_known_of_occurrences(count, exact, shown):
+    row = {"count": count, "exact": exact, "at_most": exact < count, "tokens": 4}
+    assert occurrences(row, {"least_count": 5}) == shown
+
+
+def test_a_part_that_was_not_counted_leaves_no_doubt(vocab, words):
+    (row,) = match_terms(vocab, read_manifest(vocab), ["zqzq " * 12 + words[0]])["terms"]
+    assert (row["count"], row["exact"], row["at_most"]) == (0, 0, False)
+
+
 def test_a_terminal_and_json(scone, vocab, words, tmp_path):
     path = tmp_path / "terms.txt"
     path.write_text("\ufeff" + "\r\n".join([words[0], "# no term", "", "zqzq", "裁判所"]))
@@ -93,5 +107,7 @@ def test_what_cannot_be_asked_is_refused(scone, small, vocab, tmp_path):
     code, _, err = scone("inspect", vocab, "--terms", tmp_path / "gone")
     assert code == 66
     error_of(err, "--terms", "gone")
-    code, _, err = scone("inspect", vocab, "--terms", path, "--text", "a")
-    assert code == 2
+    for options in (("--text", "a"), ("--html", tmp_path / "page.html")):
+        code, _, err = scone("inspect", vocab, "--terms", path, *options)
+        assert code == 2
+        error_of(err, "--terms", options[0], "the page shows an artifact")
