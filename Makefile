@@ -5,10 +5,13 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench clean
+# Tests run on all cores, one thread each; a test that needs a workspace waits for the process that makes it.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+.PHONY: help setup demo test test-fast check bench clean
 
 help:  ## list the targets (default)
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 setup: $(INSTALLED)  ## create the virtual environment, or bring it up to date with pyproject.toml
 
@@ -24,7 +27,10 @@ demo: $(INSTALLED)  ## from raw text to a table and its evaluation, in ten minut
 	@$(MAKE) --no-print-directory -f pipelines/rebuild.mk SCONE=$(BIN)/scone CORPUS=demo/corpus WORKSPACE=demo/work RECIPE=pipelines/demo.toml
 
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(INSTALLED)  ## run the tests that take less than five seconds each
+	$(PYTEST) -m 'not slow'
 
 check: $(INSTALLED)  ## style, format and types: what must be clean before a commit
 	$(BIN)/ruff check .

@@ -3,13 +3,19 @@
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import filelock
+import hypothesis
 import pytest
 from processes import Forks
 from workspaces import COUNT, SELECT, TRAIN, commands, rebuilt, texts, write_corpus, write_small_corpus
 
 from scone_cli.console import cli
+
+hypothesis.settings.register_profile("no test is timed", deadline=None)  # machines are shared, and kernels compile
+hypothesis.settings.load_profile("no test is timed")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
@@ -42,33 +48,50 @@ def forks():
         yield running
 
 
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name`, which one of the processes that run the tests makes; the others wait for it."""
+    own = factory.getbasetemp()
+    of_all = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, whole = of_all / name, of_all / f"{name}.whole"
+    with filelock.FileLock(of_all / f"{name}.lock"):
+        if not whole.exists():
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory, forks):
     """A folder with a small `corpus` and the `work` made of it, with a `plain` model; to copy, not to change."""
-    folder = tmp_path_factory.mktemp("small")
-    write_small_corpus(folder / "corpus")
-    workspace = folder / "work"
-    for args in (
-        ("count-ngrams", folder / "corpus", *COUNT),
-        ("select-vocab", *SELECT),
-        ("train-fgram", *TRAIN),
-        ("train-fgram", *TRAIN, "--kind", "plain", "--out", workspace / "plain"),
-        ("precompute",),
-        ("eval",),
-    ):
-        ended = forks.run("--workspace", workspace, *args)
-        assert ended.code == 0, ended.err
-    return folder
+
+    def make(folder: Path) -> None:
+        write_small_corpus(folder / "corpus")
+        workspace = folder / "work"
+        for args in (
+            ("count-ngrams", folder / "corpus", *COUNT),
+            ("select-vocab", *SELECT),
+            ("train-fgram", *TRAIN),
+            ("train-fgram", *TRAIN, "--kind", "plain", "--out", workspace / "plain"),
+            ("precompute",),
+            ("eval",),
+        ):
+            ended = forks.run("--workspace", workspace, *args)
+            assert ended.code == 0, ended.err
+
+    return _made_once(tmp_path_factory, "small", make)
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A folder with a `corpus` and the `work` that rebuild.mk made of it by tiny.toml; to look at, not to change."""
-    folder = tmp_path_factory.mktemp("made")
-    write_corpus(folder / "corpus", texts())
-    told = re.findall(r"^(\S+) -> (\S+) \((.*)\)$", rebuilt(folder / "corpus", folder / "work"), re.MULTILINE)
-    assert [(stage, Path(out).parent) for stage, out, _ in told] == [
-        (command[0], folder / "work") for command in commands(folder / "corpus")
-    ]
-    assert all(re.search(r"\d", how) for _, _, how in told), "made, in what time"
-    return folder
+
+    def make(folder: Path) -> None:
+        write_corpus(folder / "corpus", texts())
+        told = re.findall(r"^(\S+) -> (\S+) \((.*)\)$", rebuilt(folder / "corpus", folder / "work"), re.MULTILINE)
+        assert [(stage, Path(out).parent) for stage, out, _ in told] == [
+            (command[0], folder / "work") for command in commands(folder / "corpus")
+        ]
+        assert all(re.search(r"\d", how) for _, _, how in told), "made, in what time"
+
+    return _made_once(tmp_path_factory, "made", make)

@@ -293,6 +293,9 @@ class Spelled(Words):
     def decode(self, ids):
         return "".join(self.LETTERS[int(token)] for token in ids)
 
+    def as_encoded(self, text):
+        return text
+
     def byte_lengths(self):
         return np.ones(NUM_TOKENS, np.int64)
 

@@ -100,7 +100,7 @@ def corpora(draw: st.DrawFn) -> list[list[tuple[str, list[int]]]]:
     return draw(st.lists(st.lists(document, max_size=6), min_size=1, max_size=4))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(corpora(), st.integers(1, 4))
 def test_documents_never_mix(tmp_path, parts, context):
     shutil.rmtree(tmp_path)

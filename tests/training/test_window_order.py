@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from messages import names, refusal
 
@@ -37,7 +37,6 @@ def slow_order(num_windows: int, seed: int) -> Iterator[int]:
         yield from np.random.default_rng([seed, epoch]).permutation(num_windows).tolist()
 
 
-@settings(deadline=None)
 @given(SIZES, SEEDS, st.integers(0, 50))
 def test_one_text_is_shuffled_anew_in_every_epoch(num_windows, seed, count):
     expected = list(itertools.islice(slow_order(num_windows, seed), count))
@@ -49,7 +48,6 @@ def test_the_order_stays_what_it_was():
     assert WindowOrder([7], [1], seed=0).at(5, 9).tolist() == [0, 1, 1, 3, 6, 0, 4, 2, 5]
 
 
-@settings(deadline=None)
 @given(orders(), st.integers(1, 150))
 def test_an_epoch_of_a_sub_corpus_is_each_of_its_windows_once(order, count):
     sizes, _, _ = order
@@ -73,7 +71,6 @@ def test_epochs_and_sub_corpora_have_orders_of_their_own():
 # ---- positions ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(orders(), st.integers(0, 100), st.lists(st.integers(0, 30), max_size=6))
 def test_a_position_reached_at_once_is_one_reached_by_walking(order, start, steps):
     """Batches of any size, also of one that goes on where another process was."""
@@ -108,7 +105,6 @@ def test_turns_worked_by_hand():
     assert Counter(turns_of([1, 3, 4], 0, 16)) == {0: 2, 1: 6, 2: 8}
 
 
-@settings(deadline=None)
 @given(WEIGHTS, st.integers(0, 2**50), st.integers(0, 200))
 def test_every_share_holds_at_every_position(weights, position, count):
     turns = turns_of(weights, position, count)
@@ -123,7 +119,6 @@ def test_every_share_holds_at_every_position(weights, position, count):
     assert before == Turns(weights).before(position + count)
 
 
-@settings(deadline=None)
 @given(WEIGHTS, st.integers(0, 2**40))
 def test_shares_are_exact_again_and_again(weights, cycles):
     assert Turns(weights).before(cycles * sum(weights)) == [cycles * weight for weight in weights]

@@ -55,7 +55,7 @@ def slow_rung(counted: Documents, held_out: Documents, max_n: int, size: int) ->
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(counted=documents, held_out=documents, max_n=st.integers(2, 5), data=st.data())
 def test_a_rung_is_matching_with_the_smaller_vocabulary(counted, held_out, max_n, data):
     ladder = ladder_of(counted, held_out, max_n)
@@ -70,7 +70,7 @@ COUNTED, HELD_OUT = (
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(counted=documents, held_out=documents, share=st.floats(0.001, 1))
 def test_coverage_is_that_of_the_fewest_fgrams(counted, held_out, share):
     ladder = ladder_of(counted, held_out, 3)

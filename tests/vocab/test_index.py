@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from builders import random_documents, slow_matches, slow_ranking, stream_of, trie_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from messages import refusal
 from numba import njit
@@ -156,7 +156,6 @@ def test_matching_worked_by_hand():
     assert lengths.tolist() == [0, 2, 3, 0, 2, 0, 0, 2]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, DOCUMENTS, st.integers(2, 5), st.integers(1, 40))
 def test_the_match_is_the_longest(seen, read, max_n, size):
     index, fgrams = index_of(seen, max_n, size)

@@ -33,7 +33,6 @@ def tokens_of(document: list[int]) -> np.ndarray:
     return np.array(document, np.uint32)
 
 
-@settings(deadline=None)
 @given(DOCUMENT, st.lists(st.integers(0, 200), max_size=6))
 def test_pieces_match_as_the_whole_document(document, cuts):
     tokens, matcher = tokens_of(document), Matcher(INDEX)
@@ -41,7 +40,6 @@ def test_pieces_match_as_the_whole_document(document, cuts):
     assert np.concatenate(pieces).tolist() == whole(document)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=100))
 def test_token_by_token_is_as_the_whole_document(document):
     matcher = Matcher(INDEX)
@@ -49,7 +47,7 @@ def test_token_by_token_is_as_the_whole_document(document):
 
 
 @pytest.mark.parametrize("max_n", [2, 3])
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(document=DOCUMENT, cut=st.integers(0, 200))
 def test_shorter_fgrams_token_by_token_and_in_pieces(max_n, document, cut):
     """With bigrams alone a stream's state is its last token."""
@@ -60,7 +58,7 @@ def test_shorter_fgrams_token_by_token_and_in_pieces(max_n, document, cut):
     assert found == [ids.get(fgram, NONE) for fgram in slow_matches(document, fgrams, max_n)]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(DOCUMENT, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_ragged_batches_match_as_the_whole_documents(documents, random):
     """Some streams a call, in any order, with pieces of any length, none and more than a block included."""
@@ -78,7 +76,7 @@ def test_ragged_batches_match_as_the_whole_documents(documents, random):
     assert found == [whole(document) for document in documents]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(DOCUMENT, st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)), max_size=12))
 def test_what_is_rolled_back_was_never_read(document, drafts):
     """Drafts of tokens that are not the document's, of which a part is accepted and the rest taken back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import random_documents, slow_ranking, trie_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scone_cli.vocab.index import NONE
@@ -23,7 +23,6 @@ def paths_of(trie: Trie) -> list[tuple[int, ...]]:
     return paths
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(FGRAMS) - 1), unique=True))
 def test_the_subtrie_is_the_closure_under_prefixes_each_once(ids):
     trie, rows = TRIE.subtrie(np.array(ids, np.int64))

@@ -37,7 +37,7 @@ def vocabulary(tmp_path):
 # ---- selection ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     documents=st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=1, max_size=5),
     max_n=st.integers(2, 5),
