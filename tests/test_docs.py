@@ -159,7 +159,8 @@ def test_shell_commands_parse(tmp_path, page, block):  # noqa: ARG001
     for call in scone_calls(block):
         given = recipe if call[0] == "--config" else None
         name, *rest = call[2:] if given else call
-        group = click.Context(cli.scone, info_name="scone", obj=Session(Path("scone-work"), given, False, False))
+        session = Session(Path("scone-work"), given, quiet=False, verbose=False)
+        group = click.Context(cli.scone, info_name="scone", obj=session, **cli.scone.context_settings)
         group.default_map = given and given.tables
         command = cli.scone.get_command(group, name)
         assert command is not None, call
@@ -274,3 +275,12 @@ def test_the_headline_is_what_was_measured():
         assert resident == f"{arm['resident_parameters']:,}"
         assert offloaded == (f"{arm['offloaded_rows']:,}" if arm["offloaded_rows"] else "")
         assert flops == f"{arm['training_flops'] / measured['plain-1x']['training_flops']:.2f}x"
+
+
+def test_the_two_shares_matched_differ_by_a_token_per_document_at_most(small):
+    """As `docs/concepts.md` says: `select-vocab` counts where an f-gram ends, `eval` where one is at the input."""
+    results = json.loads((small / "work" / "eval" / "results.json").read_text())
+    (corpus,), rate = results["method"]["corpora"], results["hit_rates"][0]
+    chosen = read_manifest(small / "work" / "vocab", "vocab").summary
+    assert rate["n"] == chosen["held_out_tokens"] == corpus["tokens"]
+    assert 0 <= chosen["matched"] - rate["hit_rate"] + 0.00005 <= corpus["documents"] / corpus["tokens"] + 0.0001

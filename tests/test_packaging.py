@@ -12,7 +12,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("scone_cli", "pipelines", "tests", "benchmarks", "docs")
-FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", ".gitignore")
+FILES = (
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "LICENSE",
+    "Makefile",
+    ".gitignore",
+)
 BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist'); build_meta.build_sdist('dist')"
 
 

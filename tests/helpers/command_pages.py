@@ -25,7 +25,8 @@ command is given again. Kernels are compiled when they are first needed, in seco
 
 def commands_page() -> str:
     """The Markdown of the page."""
-    group = click.Context(cli.scone, info_name="scone", terminal_width=_WIDTH)
+    # With the settings that `scone` itself has: click keeps the first help option it makes, for every later call.
+    group = click.Context(cli.scone, info_name="scone", terminal_width=_WIDTH, **cli.scone.context_settings)
     parts = [_ABOUT, _section("scone", cli.scone.get_help(group))]
     for name in [*STAGES, *LOOKING]:
         command = cli.scone.get_command(group, name)
