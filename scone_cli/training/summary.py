@@ -1,11 +1,12 @@
 """A trained model in numbers: how large its parts are, what a token costs, and how its training went.
 
-Everything is in the model's folder: `config.json`, the headers of the weights, `log.parquet`. No weight is read.
+It is read from the model's folder: `config.json`, the headers of the weights, `log.parquet`. No weight is read.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from scone_cli.arrays import F64
 from scone_cli.artifacts.manifest import MADE_BY, json_of
-from scone_cli.artifacts.opening import DAMAGE, to_read
+from scone_cli.artifacts.opening import DAMAGE, to_read, utf8_name
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.flops import fgram_pass_flops, forward_flops
 from scone_cli.training.log import LAST_STEPS, last_loss
@@ -25,7 +27,7 @@ from scone_cli.training.log import LAST_STEPS, last_loss
 if TYPE_CHECKING:
     from scone_cli.model.model import SconeModel
 
-# ---- the weights, as the headers of their files tell: no weight is read, and no torch is needed -------------------
+# ---- weights: from the headers of their files, so no weight is read and torch is not imported -----------------------
 
 _LIVES = {
     "main.safetensors": "resident",
@@ -40,7 +42,7 @@ _ORDER = ("token embeddings", "blocks", "norms", "head", "other", *_WHOLE.values
 
 @dataclass(frozen=True)
 class Tensor:
-    """What the header of a weights file says of one tensor."""
+    """Shape and size of one tensor in a weights file."""
 
     shape: tuple[int, ...]
     bytes: int
@@ -52,24 +54,24 @@ class Tensor:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, from its header: eight bytes of length, then JSON.
+    """The tensors of a safetensors file by name, without their weights.
 
     Raises:
-        DamagedArtifact: this is no such header.
+        DamagedArtifact: it is not such a file, or it is cut short.
     """
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json_of(file.read(min(length, path.stat().st_size)))
-        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
-        return {
-            name: Tensor(tuple(map(int, tensor["shape"])), tensor["data_offsets"][1] - tensor["data_offsets"][0])
-            for name, tensor in tensors.items()
-        }
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        with utf8_name(path) as name, safe_open(name, "np") as file:
+            return {key: _tensor(file.get_slice(key)) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError) as error:
         raise DamagedArtifact(
             f"{path}: not a file of weights ({type(error).__name__}: {error})", f"run: {MADE_BY['model']} --force"
         ) from error
+
+
+def _tensor(found: Any) -> Tensor:
+    shape = tuple(found.get_shape())
+    bits = int(re.findall(r"\d+", found.get_dtype())[0])  # of F32, BF16, F8_E4M3, ...
+    return Tensor(shape, math.prod(shape) * bits // 8)
 
 
 def parameters_by_part(folder: Path) -> list[dict[str, Any]]:
