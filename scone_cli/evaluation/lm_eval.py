@@ -1,11 +1,14 @@
-"""Zero-shot tasks of lm-evaluation-harness for our arms: local task files offline, registered ones where the network is there.
+"""Ask every arm the zero-shot tasks of lm-evaluation-harness, and return its metrics.
 
     with open_tasks(["pipelines/tasks", "lambada_openai"], progress) as tasks:  # before other work: it may be refused
         rows = run_tasks(tasks, arms, tokenizer, end_of_document, progress)
 
-The harness makes requests of tasks and metrics of answers; the answers are `scoring.Scorer`'s, and every arm gets the same
-requests. It is imported when it is needed (extra `eval`), and kept from writing: to the terminal at all, and to the disk
-but for data that it fetches from a network.
+Task files with local data run offline; tasks that the harness knows by name fetch their data. The harness makes the
+requests and works out the metrics; `scoring.Scorer` answers, and every arm gets the same requests.
+
+The harness is an extra (`eval`) and heavy: importing it takes 1.4 s more than torch, or 3 s alone. So it is imported only
+in `open_tasks`, `check_names` and `run_tasks`, inside `kept_quiet`, because it reads HF_HOME and its offline switches once,
+when it is imported.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import scoring
 from scone_cli.evaluation.harness import harness_version, kept_quiet, one_error
-from scone_cli.evaluation.lm_eval_tasks import TaskFile, find_tasks, is_path, ready_task
+from scone_cli.evaluation.lm_eval_tasks import Config, TaskFile, find_tasks, is_path, ready_task
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.scoring import Scorer
 from scone_cli.evaluation.task_answers import Answers
@@ -39,66 +42,87 @@ from scone_cli.progress import Progress
 
 BOOTSTRAPS = 1000  # resamplings for the standard error of a metric that has no formula
 SEED = 1234  # the harness's own: which examples a prompt shows
-OURS = scoring.__file__  # what fails there is our mistake, not the task's
+OURS = scoring.__file__  # an error that passes through this file is a bug of scone, not of the task
 
 Row = dict[str, Any]
-Group = dict[str, Any]  # of tasks, as the harness's TaskManager loads them
+TaskDict = dict[str, Any]  # `lm_eval.tasks.manager.TaskDict`: tasks, groups and their members
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How tasks are asked: the folder with the data of ready ones; of each so many items at most."""
+    """Options of all tasks: the folder with data for ready tasks; how many items of each task at most."""
 
     data: Path | None = None
     limit: int | None = None
 
 
-_AS_THEY_ARE = TaskOptions()
+_DEFAULTS = TaskOptions()
 
 
 @dataclass(frozen=True)
 class OpenTasks:
-    """Tasks with their data, by name; `cache` is where all that is made of the data lies, None where they were fetched."""
+    """Tasks with their data, by name, and the folder of their cache files (None: the user's own, for fetched data)."""
 
-    groups: dict[str, Group]
+    tasks: dict[str, TaskDict]
     cache: str | None
 
 
-def task_fingerprints(tasks: Sequence[str], options: TaskOptions = _AS_THEY_ARE) -> dict[str, str]:
-    """What the result depends on: the SHA-256 of every file of local tasks, and the version of the harness. Before any work.
+def task_fingerprints(tasks: Sequence[str], options: TaskOptions = _DEFAULTS) -> dict[str, str]:
+    """SHA-256 of every file of local tasks, and the version of the harness: results depend on these. Loads no harness.
 
     Raises:
-        BadSetting: lm-evaluation-harness is not installed.
+        BadSetting: lm-evaluation-harness is not installed; two tasks have one name; no task reads the data.
         InputMissing, BadData: see `lm_eval_tasks.find_tasks`.
     """
     found = {"lm-eval": harness_version()} | ({"limit": str(options.limit)} if options.limit else {})
-    for task in _files(tasks, options.data):
+    files, _ = _found(tasks, options.data)
+    for task in files:
         for file in task.files:
             place = os.path.relpath(file, task.path.parent)
             found[f"task {task.name}: {place}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
 
-@contextlib.contextmanager
-def open_tasks(tasks: Sequence[str], progress: Progress, options: TaskOptions = _AS_THEY_ARE) -> Iterator[OpenTasks]:
-    """Find tasks and read or fetch all their data, which are there until the end of `with`.
+def check_names(tasks: Sequence[str], data: Path | None, progress: Progress) -> None:
+    """Refuse names that the harness does not know, without fetching anything: for a plan.
 
-    `tasks` are files, folders, names of ready tasks whose data are there, or the harness's names.
+    Raises:
+        BadSetting: the harness knows no such task.
+    """
+    _, names = _found(tasks, data)
+    if names:
+        with tempfile.TemporaryDirectory() as cache, kept_quiet(cache, progress):
+            _manager(names)
+
+
+@contextlib.contextmanager
+def open_tasks(tasks: Sequence[str], progress: Progress, options: TaskOptions = _DEFAULTS) -> Iterator[OpenTasks]:
+    """Find tasks and read or fetch all their data, which stay until the end of `with`.
+
+    `tasks` are files, folders, names of ready tasks (with `options.data`), or names that the harness knows.
 
     Raises:
         BadSetting: lm-evaluation-harness is not installed, or knows no such task.
-        InputMissing: a file or data are not there, or there is no network to fetch them from.
-        BadData: a task is not one.
+        InputMissing: a file or data do not exist, or there is no network to fetch them from.
+        BadData: a file is not a task.
     """
     harness_version()
-    files, names = _files(tasks, options.data), _registered_names(tasks, options.data)
+    files, names = _found(tasks, options.data)
+    num_tasks = len(files) + len(names)
     with tempfile.TemporaryDirectory() as folder:
         cache = None if names else folder
         with kept_quiet(cache, progress) as aloud:
-            aloud("reading tasks", 0, len(files) + len(names), "tasks")
-            groups = {file.name: _local(file, folder) for file in files} | _registered(names)
-            aloud("reading tasks", len(files) + len(names), len(files) + len(names), "tasks")
-        yield OpenTasks(groups, cache)
+            aloud("reading tasks", 0, num_tasks, "tasks")
+            manager = _manager(names)
+            loaded = dict[str, TaskDict]()
+            for file in files:
+                with one_error(str(file.path), OURS):
+                    loaded[file.name] = manager.load([_config(file, folder)])
+            for name in names:
+                with one_error(f"task {name}", OURS):
+                    loaded[name] = manager.load([name])
+            aloud("reading tasks", num_tasks, num_tasks, "tasks")
+        yield OpenTasks(loaded, cache)
 
 
 def run_tasks(
@@ -110,138 +134,107 @@ def run_tasks(
     limit: int | None = None,
     answers: Answers | None = None,
 ) -> list[Row]:
-    """What every arm makes of every task, by its metrics: the section `tasks` of `results.json`.
+    """Ask every arm every task; returns a row a metric: the section `tasks` of `results.json`.
 
-    Rows have task, arm, metric, value, stderr (None where none is known), n (documents; None of a group), version (of the
-    task), cut (requests of whose context the model did not see the left). What is answered to each item goes to `answers`.
+    A row has task, arm, metric, value, stderr (None if unknown), n (items; None for a group), version (of the task) and cut
+    (requests whose context was cut on the left to the model's length). The score of each item is added to `answers`.
 
     Raises:
-        BadData: a task is not one.
-        InputMissing: what its metric needs cannot be fetched.
+        BadData: the harness cannot run a task.
+        InputMissing: what a metric needs cannot be fetched.
     """
     rows, answers = list[Row](), answers or Answers()
     with kept_quiet(tasks.cache, progress) as aloud:
-        for name, group in tasks.groups.items():
+        for name, task in tasks.tasks.items():
             for arm in arms:
                 scorer = Scorer(arm, tokenizer, end_of_document, aloud, f"task {name}, {arm.name}")
                 with one_error(f"task {name}", OURS):
-                    rows += _answered(group, scorer, limit, answers)
-    for task, cut in {row["task"]: row["cut"] for row in rows if row["cut"]}.items():
-        progress(f"task {task}", 0, 0, "", f"{cut:,} contexts are longer than the model's, and cut on the left")
+                    rows += _answered(task, scorer, limit, answers)
+    for name, cut in {row["task"]: row["cut"] for row in rows if row["cut"]}.items():
+        progress(f"task {name}", 0, 0, "", f"{cut:,} contexts are longer than the model's, and cut on the left")
     return rows
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------
 
 
-def _path_of(task: str, data: Path | None) -> Path | None:
-    """The file or folder that a task is named by; None where the harness knows it."""
-    if is_path(task):
-        return Path(task)
-    return ready_task(task) if data else None
-
-
-def _registered_names(tasks: Sequence[str], data: Path | None) -> list[str]:
-    return [task for task in tasks if _path_of(task, data) is None]
-
-
-def _files(tasks: Sequence[str], data: Path | None) -> list[TaskFile]:
-    """The tasks among these that are files, each once.
+def _found(tasks: Sequence[str], data: Path | None) -> tuple[list[TaskFile], list[str]]:
+    """The tasks that are files, each once, and the names that are left to the harness.
 
     Raises:
-        BadSetting: two have one name, or that of another task that is asked for; data are given, and no task reads them.
+        BadSetting: two tasks have one name; `data` is given and no task reads it.
     """
-    paths = [path for task in tasks if (path := _path_of(task, data))]
-    by_path = {file.path.resolve(): file for path in paths for file in find_tasks(path, data)}
-    if data and not any(file.items for file in by_path.values()):
+    paths = {task: Path(task) if is_path(task) else ready_task(task) if data else None for task in tasks}
+    names = [task for task, path in paths.items() if path is None]
+    by_path = {file.path.resolve(): file for path in paths.values() if path for file in find_tasks(path, data)}
+    files = list(by_path.values())
+    if data and not any(file.items for file in files):
         raise BadSetting(f"--task-data {data}: no task reads it", f"name one that does: {', '.join(TASK_DATA)}")
-    found: dict[str, str] = {task: f"lm-evaluation-harness's {task}" for task in _registered_names(tasks, data)}
-    for file in by_path.values():
-        if file.name in found:
-            raise BadSetting(f"{file.path} and {found[file.name]}: two tasks named '{file.name}'", "rename one of them")
-        found[file.name] = str(file.path)
-    return list(by_path.values())
+    taken = {name: f"lm-evaluation-harness's {name}" for name in names}
+    for file in files:
+        if file.name in taken:
+            raise BadSetting(f"{file.path} and {taken[file.name]}: two tasks named '{file.name}'", "rename one of them")
+        taken[file.name] = str(file.path)
+    return files, names
 
 
-def _local(file: TaskFile, cache: str) -> Group:
-    """The task in a file; what is made of its data lies in `cache`, and no longer than that."""
-    config = file.config | {"metadata": {"version": 0, **_mapping(file.config.get("metadata"))}}
+def _config(file: TaskFile, cache: str) -> Config:
+    """A task file for the harness, with its items written to `cache`, and everything made of local data kept there."""
+    metadata, options = file.config.get("metadata"), file.config.get("dataset_kwargs") or {}
+    config = file.config | {"metadata": {"version": 0, **(metadata if isinstance(metadata, dict) else {})}}
     if file.items is not None:
         place = Path(cache) / f"{file.name}.jsonl"
         place.write_text("".join(json.dumps(item) + "\n" for item in file.items), encoding="utf-8")
-        config |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(place)}}, "test_split": "test"}
+        options = {"data_files": {"test": str(place)}}
+        config |= {"dataset_path": "json", "test_split": "test"}
     if file.is_local:
-        config["dataset_kwargs"] = (config.get("dataset_kwargs") or {}) | {"cache_dir": cache}
-    with one_error(str(file.path), OURS):
-        from lm_eval.api.task import ConfigurableTask  # heavy, and an extra
-
-        return {"tasks": {file.name: ConfigurableTask(config=config)}, "groups": {}, "group_map": {}}
+        config["dataset_kwargs"] = options | {"cache_dir": cache}
+    return config
 
 
-def _mapping(metadata: Any) -> Row:
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _registered(names: Sequence[str]) -> dict[str, Group]:
-    """Tasks, and groups of them, by the harness's names."""
-    if not names:
-        return {}
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager()
-    _check_known(names, manager.all_tasks)
-    found = {}
-    for name in names:
-        with one_error(f"task {name}", OURS):
-            found[name] = manager.load([name])
-    return found
-
-
-def check_names(tasks: Sequence[str], data: Path | None, progress: Progress) -> None:
-    """Refuse tasks that the harness does not know, before any work; nothing is fetched.
+def _manager(names: Sequence[str]) -> Any:
+    """The harness's TaskManager; only for `names` with its own 14,000 tasks, because it reads them all in half a minute.
 
     Raises:
-        BadSetting: it knows no such task.
+        BadSetting: it knows no task of such a name.
     """
-    if names := _registered_names(tasks, data):
-        with tempfile.TemporaryDirectory() as cache, kept_quiet(cache, progress):
-            from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager
 
-            known = TaskManager().all_tasks
-        _check_known(names, known)
-
-
-def _check_known(names: Sequence[str], known: Sequence[str]) -> None:
+    manager = TaskManager(include_defaults=bool(names))
     for name in names:
-        if name not in known:
-            near = ", ".join(difflib.get_close_matches(name, known))
+        if name not in manager.all_tasks:
+            near = ", ".join(difflib.get_close_matches(name, manager.all_tasks))
             raise BadSetting(
                 f"task {name}: not known to lm-evaluation-harness {harness_version()}"
                 + (f", but {near}" if near else ""),
                 "name one that it knows (lm-eval ls tasks), or a YAML file: ./task.yaml",
             )
+    return manager
 
 
 # ---- answering ---------------------------------------------------------------------------------------------------
 
 
-def _answered(group: Group, scorer: Scorer, limit: int | None, answers: Answers) -> list[Row]:
-    """The metrics of a group of tasks, as the harness works them out of the answers, which are added to `answers`."""
+def _answered(asked: TaskDict, scorer: Scorer, limit: int | None, answers: Answers) -> list[Row]:
+    """The metrics that the harness works out of one arm's answers, which are added to `answers`.
+
+    It is `evaluate` and not `simple_evaluate`, which starts git and pip at every call to describe the machine.
+    """
     from lm_eval.evaluator import evaluate
 
-    for task in group["tasks"].values():
+    for task in asked["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(SEED)
-    random.seed(SEED)  # some tasks draw by these: every arm gets the same requests
+    random.seed(SEED)  # some tasks draw from these generators: every arm gets the same requests
     np.random.seed(SEED)  # noqa: NPY002
     cut = Counter[str]()
-    found = evaluate(_as_lm(scorer, cut), group, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
+    found = evaluate(_as_lm(scorer, cut), asked, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
     answers.add(scorer.arm.name, found)
     rows = []
     for task, metrics in found["results"].items():
         for key, value in metrics.items():
-            metric, _, chosen = key.partition(",")  # chosen: which part of an answer counts, `none` where it is all
+            metric, _, chosen = key.partition(",")  # chosen: the filter of the answers, `none` for no filter
             if chosen and not metric.endswith("_stderr"):
                 rows.append(
                     {
@@ -263,7 +256,7 @@ def _number(value: Any) -> float | None:
 
 
 def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
-    """A scorer as the harness's kind of model; how many requests were cut is counted by task."""
+    """The scorer as a model of the harness; counts the requests that were cut, by task, in `cut`."""
     from lm_eval.api.model import LM
 
     def answered(ask: Callable[[list[Any]], list[Any]], requests: list[Any], asked: list[Any]) -> list[Any]:
@@ -272,7 +265,7 @@ def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
         return answers
 
     class SconeLM(LM):  # type: ignore[misc] # the harness has no types to speak of
-        """Answers with one arm."""
+        """One arm as the harness sees it."""
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             return answered(scorer.loglikelihood, requests, [tuple(map(_text, each.args)) for each in requests])
@@ -287,7 +280,7 @@ def _as_lm(scorer: Scorer, cut: Counter[str]) -> Any:
 
 
 def _text(given: Any) -> str:
-    """What a template came to: the harness makes a number of what looks like one."""
+    """A rendered template as text: the harness turns text that looks like a number into a number."""
     if not isinstance(given, str | int | float):
         raise BadData(
             f"a task asks for {str(given)[:100]!r}, expected text", "correct its doc_to_text or doc_to_target"

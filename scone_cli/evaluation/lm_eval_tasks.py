@@ -1,11 +1,13 @@
-"""Task files of lm-evaluation-harness, as it wants them: YAML read, and what they name beside them found.
+"""Read task files of lm-evaluation-harness, and find the files that they name: includes, functions, data.
 
-A file is one task: a mapping with a name under `task`. `include` and `!function module.name` are looked up beside it, and so
-are its data files (the harness would look for them in the folder it was started in). A folder is all the tasks in it; files
-without a name are there to be included, and those that put tasks into groups are left out: every task is told by itself.
+A task file is YAML: a mapping with a name under `task`. `include`, `!function module.name` and data files are looked up
+beside it. A folder stands for all tasks in it; files without a name (made to be included) and groups are left out.
 
-With a key of ours, `task_data`, a file's items come from a local copy of a public data set: `pipelines/tasks` has such files,
-ready to be named alone. What such a copy looks like is in `task_data`.
+Our own key `task_data` takes the items of a task from a local copy of a public data set (see `task_data`). The files in
+`pipelines/tasks` with this key are ready to be named alone: `--tasks piqa --task-data DIR`.
+
+The harness's own reader cannot be used here: it does not say which files it read, which the fingerprint of an evaluation
+needs; it skips a damaged file in a folder without a message; and it looks for data in the current folder only.
 """
 
 from __future__ import annotations
@@ -25,16 +27,21 @@ from scone_cli.evaluation.task_data import TASK_DATA, Item, read_items
 from scone_cli.settings import shipped
 
 _DATA = "task_data"  # our key in a task file
-FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of data that lies beside a task, as the harness calls them
+FORMATS = ("json", "csv", "parquet", "text", "arrow")  # of data files, by the names that the harness has for them
 
 Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A task: where it is from, what the harness takes, and the files whose content decides what it asks.
+    """One task as its file defines it.
 
-    is_local: whether all its data are files that are there. items: those of a `task_data`.
+    Attributes:
+        path: the task file.
+        config: its content, with includes merged and `!function`s loaded.
+        files: every file that decides what is asked: the task file, includes, modules of functions, data.
+        is_local: whether all data of the task are in `files`.
+        items: the items that `task_data` stands for; None for a task without this key.
     """
 
     path: Path
@@ -45,27 +52,28 @@ class TaskFile:
 
     @property
     def name(self) -> str:
-        """What it calls itself."""
+        """The name under `task`."""
         return str(self.config["task"])
 
 
 def is_path(task: str) -> bool:
-    """Whether a task is named by its file or folder, and not by the name that the harness knows it by."""
+    """Whether `task` is a file or a folder, and not a name that the harness knows."""
     return Path(task).exists() or task.endswith((".yaml", ".yml")) or "/" in task
 
 
 def ready_task(name: str) -> Path | None:
-    """The task file of that name which comes with the package, if there is one that reads `--task-data`."""
+    """The task file in the package that has this name and reads `--task-data`; None if there is none."""
     path = shipped() / "tasks" / f"{name}.yaml"
     return path if name in TASK_DATA and path.is_file() else None
 
 
 def find_tasks(path: Path, data: Path | None = None) -> list[TaskFile]:
-    """The task in a file, or all tasks in a folder, there without those that need `data` where none are given.
+    """The task in a file, or all tasks in a folder; tasks in a folder that need `data` are left out without it.
 
     Raises:
-        InputMissing: there is no such file, no task in the folder, or no such data file.
+        InputMissing: the path or a data file does not exist, or the folder has no task.
         BadData: a file is not a task.
+        BadSetting: the task in a file needs `data`.
     """
     if not path.exists():
         raise InputMissing(
@@ -90,24 +98,24 @@ def _task(path: Path, data: Path | None) -> TaskFile:
             f"{path}: {'a group of tasks' if 'group' in config else 'no name'}, expected a task with a name under `task`",
             "name the file of a task, or a folder of them",
         )
-    if _DATA in config:
-        name = str(config.pop(_DATA))
-        if name not in TASK_DATA:
-            raise BadData(f"{path}: {_DATA} is '{name}'", f"known: {', '.join(TASK_DATA)}")
-        if data is None:
-            raise BadSetting(f"task {config['task']}: its data are not named", "name a local copy: --task-data DIR")
-        items, sources = read_items(name, data)
-        return TaskFile(path, config, (*read, *sources), is_local=True, items=items)
-    files, is_local = _place_data(path, config)
-    return TaskFile(path, config, (*read, *files), is_local)
+    if _DATA not in config:
+        files, is_local = _place_data(path, config)
+        return TaskFile(path, config, (*read, *files), is_local)
+    name = str(config.pop(_DATA))
+    if name not in TASK_DATA:
+        raise BadData(f"{path}: {_DATA} is '{name}'", f"known: {', '.join(TASK_DATA)}")
+    if data is None:
+        raise BadSetting(f"task {config['task']}: its data are not given", "name a local copy: --task-data DIR")
+    items, sources = read_items(name, data)
+    return TaskFile(path, config, (*read, *sources), is_local=True, items=items)
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------
+# ---- YAML --------------------------------------------------------------------------------------------------------
 
 
 def _config(path: Path, read: list[Path], above: tuple[Path, ...] = ()) -> Config:
-    """What a file says, what it includes first; the files it took are added to `read`. `above` are those that include it."""
-    import yaml  # noqa: PLC0415 - of the extra: that it is missing is told by who asks for tasks
+    """The content of a task file over that of its includes; appends the files to `read`. `above`: the files that include it."""
+    import yaml  # noqa: PLC0415 - of the extra `eval`: whoever asks for tasks is told if it is missing
 
     above = (*above, path.resolve())
     if above[-1] in above[:-1]:
@@ -115,7 +123,7 @@ def _config(path: Path, read: list[Path], above: tuple[Path, ...] = ()) -> Confi
     read.append(path)
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc] # it has no types
-        """Knows the functions that lie beside this file."""
+        """Also loads the functions that lie beside this file."""
 
     Loader.add_constructor(
         "!function", lambda loader, node: _function(loader.construct_scalar(node), path.parent, read)
@@ -123,18 +131,11 @@ def _config(path: Path, read: list[Path], above: tuple[Path, ...] = ()) -> Confi
     try:
         config = yaml.load(path.read_bytes(), Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
-        raise BadData(
-            f"{path}{where}: not YAML ({' '.join(str(getattr(error, 'problem', None) or error).split())})",
-            "correct the task file",
-        ) from error
+        raise BadData(f"{path}: not YAML ({' '.join(str(error).split())})", "correct the task file") from error
     except OSError as error:
-        raise InputMissing(f"{path}: cannot be read ({error.strerror})", "see what the task includes") from error
+        raise InputMissing(f"{path}: cannot be read ({error.strerror})", "check what the task includes") from error
     if not isinstance(config, dict):
-        raise BadData(
-            f"{path}: {type(config).__name__}, expected a mapping", "expected a task of lm-evaluation-harness"
-        )
+        raise BadData(f"{path}: {type(config).__name__}, expected a mapping", "name a task of lm-evaluation-harness")
     included = config.pop("include", [])
     found: Config = {}
     for each in included if isinstance(included, list) else [included]:
@@ -143,7 +144,7 @@ def _config(path: Path, read: list[Path], above: tuple[Path, ...] = ()) -> Confi
 
 
 def _function(spec: str, folder: Path, read: list[Path]) -> Any:
-    """The function that `!function module.name` means: of a module beside the file, or of one that is installed."""
+    """The function `!function module.name`, from a module beside the task file or an installed one."""
     module_name, _, name = spec.rpartition(".")
     path = (folder / f"{module_name.replace('.', '/')}.py").resolve()
     try:
@@ -166,37 +167,37 @@ def _function(spec: str, folder: Path, read: list[Path]) -> Any:
 
 
 def _place_data(path: Path, config: Config) -> tuple[list[Path], bool]:
-    """Make the places of a task's data absolute; the files, and whether these are all its data.
+    """Make the data paths in `config` absolute: the harness would look in the current folder.
+
+    Returns the data files, and whether they are all data of the task.
 
     Raises:
-        InputMissing: a file is not there.
-        BadData: `dataset_kwargs` are no mapping, or name no files.
+        InputMissing: a file does not exist.
+        BadData: `dataset_kwargs` is not a mapping, or names no files: the harness would take all in the current folder.
     """
     folder, place = path.resolve().parent, str(config.get("dataset_path"))
     options = config.get("dataset_kwargs") or {}
     if not isinstance(options, dict):
-        found = type(options).__name__
-        raise BadData(
-            f"{path}: `dataset_kwargs` is a {found}, expected a mapping", "name the files under `data_files` there"
-        )
+        problem = f"{path}: `dataset_kwargs` is a {type(options).__name__}, expected a mapping"
+        raise BadData(problem, "name the files under `data_files` there")
     if place not in FORMATS:
-        is_here = (folder / place).is_dir()
-        if is_here:
-            config["dataset_path"] = str(folder / place)
-        return sorted(each for each in (folder / place).rglob("*") if each.is_file()) if is_here else [], is_here
-    files: list[Path] = []
+        if not (folder / place).is_dir():
+            return [], False
+        config["dataset_path"] = str(folder / place)
+        return sorted(each for each in (folder / place).rglob("*") if each.is_file()), True
     if (given := options.get("data_files")) is None:
         raise BadData(f"{path}: data in {place} without `data_files`", "name the files under `dataset_kwargs`")
+    files: list[Path] = []
     placed = {
-        split: [_data_file(path, str(name), files) for name in (names if isinstance(names, list) else [names])]
+        split: [_placed(path, str(name), files) for name in (names if isinstance(names, list) else [names])]
         for split, names in (given if isinstance(given, dict) else {"train": given}).items()
     }
     config["dataset_kwargs"] = options | {"data_files": placed}
     return files, not any("://" in name for names in placed.values() for name in names)
 
 
-def _data_file(path: Path, name: str, files: list[Path]) -> str:
-    """Where a data file is: beside the task, or else where we are; it is added to `files`. `*` may stand for several."""
+def _placed(path: Path, name: str, files: list[Path]) -> str:
+    """The absolute path or pattern of a data file, beside the task or else in the current folder; appends to `files`."""
     if "://" in name:
         return name
     for folder in (path.resolve().parent, Path.cwd()):

@@ -165,7 +165,8 @@ def test_tasks_and_groups_by_the_names_that_the_harness_knows(tmp_path, monkeypa
     (tmp_path / "both.yaml").write_text(json.dumps(group))
     monkeypatch.setattr(harness, "_is_reachable", bool)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda: TaskManager(include_path=tmp_path, include_defaults=False))
+    ours = TaskManager(include_path=tmp_path, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: ours)
     monkeypatch.chdir(tmp_path)  # there the harness looks for data
     assert [row | {"version": "0"} for row in run("one")] == expected
     found = {row["task"]: row for row in run("both", arms=(OTHER,)) if row["metric"] == "acc"}
@@ -330,7 +331,7 @@ def test_a_name_that_nobody_knows(monkeypatch):
 
     monkeypatch.setattr(harness, "_is_reachable", bool)
     monkeypatch.setattr(
-        "lm_eval.tasks.TaskManager", lambda: TaskManager(include_path=OUR_TASKS, include_defaults=False)
+        "lm_eval.tasks.TaskManager", lambda **_: TaskManager(include_path=OUR_TASKS, include_defaults=False)
     )
     with refusal(BadSetting, "set_phrase", "lm-evaluation-harness", "set_phrases"):
         run("set_phrase")
