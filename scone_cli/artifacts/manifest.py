@@ -1,8 +1,8 @@
-"""What the stages hand to one another: an artifact is a folder with a manifest.
+"""Read and check artifacts, the folders that stages hand to one another: each has files and a `manifest.json`.
 
-Its `manifest.json` is written last and names every file with its size and SHA-256, so a folder without one is recognisably
-unfinished, and a flipped bit is found; its last field is the SHA-256 of the others, so a changed manifest is found too. How an
-artifact is written is in `publish.py`; what its files mean is not known here.
+The manifest is written last, so a folder without one is unfinished. It has the size and SHA-256 of every file, which finds a
+flipped bit; its last field is the SHA-256 of its other fields, which finds a changed manifest. Artifacts are written by
+`publish.py`. This module does not know what their files mean.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ MADE_BY: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Given:
-    """What a command was given, beside the values of settings.
+    """The recipe of the running command, and the settings that were named on the command line.
 
     Attributes:
-        recipe: its path and its SHA-256; empty where there was none.
-        named: the settings whose values do not come from a recipe or from their defaults.
+        recipe: its path and its SHA-256; empty without a recipe.
+        named: the settings whose values come neither from a recipe nor from defaults.
     """
 
     recipe: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +69,10 @@ class FileStamp:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made an artifact, from what, and what is in it. Equal runs write equal manifests: there is no time in it."""
+    """The content of a `manifest.json`: how the artifact was made, from which inputs, and its files.
+
+    It holds no time, so equal runs write equal manifests.
+    """
 
     artifact: str
     schema_version: int
@@ -86,13 +89,13 @@ class Manifest:
 
     @classmethod
     def new(cls, artifact: str, **made_by: Any) -> Manifest:
-        """The manifest of an artifact about to be published, in the schema version that this program writes."""
+        """A manifest for `publish`, with the schema version that this program writes and the recipe of the command."""
         recipe = dict(GIVEN.get().recipe)
         return cls(artifact=artifact, schema_version=SCHEMA_VERSIONS[artifact], recipe=recipe, **made_by)
 
 
 def command_for(folder: Path, manifest: Manifest) -> str:
-    """The command that makes an artifact again: with its recipe, into its folder; who shows it adds the workspace."""
+    """The command that makes an artifact again, with its recipe and folder; the caller adds `--workspace`."""
     recipe, command = manifest.recipe, MADE_BY[manifest.artifact]
     if recipe:  # it has the corpora too
         command = f"scone --config {shlex.quote(path_text(recipe['path']))} {manifest.stage}"
@@ -105,8 +108,8 @@ def command_for(folder: Path, manifest: Manifest) -> str:
 def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """SHA-256 over everything an artifact depends on; equal fingerprints mean that there is nothing to do.
 
-    A fingerprint names a recipe. What another version of a library may make differently from the same recipe, a trained
-    tokenizer and weights, goes into `inputs` by its own hash.
+    It covers what goes in, not what comes out. What another version of a library may make differently from the same input,
+    a trained tokenizer and weights, is added to `inputs` by its own hash.
     """
     return digest_json([stage, stage_version, settings, inputs])
 
@@ -117,9 +120,10 @@ def digest_json(value: Any) -> str:
 
 
 def digest_weights(model: Manifest) -> str:
-    """SHA-256 over the weights of a model: one trained again with other threads or libraries is another model.
+    """SHA-256 over the weight files of a model.
 
-    Its fingerprint says only what it was made from. Every other artifact is the same bytes whenever that is the same.
+    The fingerprint of a model is not enough: the same inputs give other weights with other threads or libraries. Every other
+    artifact is the same, byte for byte, whenever its fingerprint is the same.
     """
     return digest_json({name: stamp.sha256 for name, stamp in model.files.items() if name.endswith(".safetensors")})
 
@@ -131,10 +135,10 @@ def digest_file(path: Path) -> str:
 
 
 def json_of(content: bytes) -> Any:
-    """What JSON text says.
+    """Parse JSON text.
 
     Raises:
-        ValueError: it is none, or is nested too deep.
+        ValueError: it is not JSON, or is nested too deep.
     """
     try:
         return json.loads(content)
@@ -149,11 +153,11 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
     """Read the manifest of `folder`, which must hold an `artifact` (any kind when None).
 
     Raises:
-        InputMissing: there is no such folder.
-        HalfWrittenArtifact: there is no manifest in it.
-        ForeignArtifact: the manifest is not ours, or is of another kind.
+        InputMissing: the folder does not exist.
+        HalfWrittenArtifact: the folder has no manifest.
+        ForeignArtifact: scone did not write the manifest, or it is of another kind.
         NewerArtifact: its schema version is larger than the one this program writes.
-        DamagedArtifact: the manifest is not as it was written.
+        DamagedArtifact: the manifest was changed after it was written.
     """
     remake = f"run: {MADE_BY[artifact]}" if artifact else "name a folder that a scone stage wrote"
     if not folder.is_dir():
@@ -174,12 +178,12 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
             f"{folder}: '{kind}' in format {version}; this scone ({__version__}) knows up to {SCHEMA_VERSIONS[kind]}",
             "upgrade scone, or make the artifact again with this version",
         )
-    # After the version: a later one may well have other fields.
+    # Checked after the version, because a later version may have other fields.
     if OWN_HASH in raw and raw.pop(OWN_HASH) != digest_json(raw):
         remake = f"make it again: {MADE_BY[kind]} --force"
         raise DamagedArtifact(f"{path}: changed since scone wrote it, its {OWN_HASH} is of other content", remake)
     try:
-        raw.pop("seed", None)  # in manifests of early versions, as are names with blanks
+        raw.pop("seed", None)  # early versions wrote a seed, and names with blanks
         raw["summary"] = {_without_blanks(name): value for name, value in raw["summary"].items()}
         manifest = Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
         _check_type("manifest", manifest, Manifest)
@@ -192,10 +196,10 @@ _fields = cache(get_type_hints)  # 30 us a call, and a manifest may name thousan
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    """Compare what was read from JSON with what its field is declared to be.
+    """Compare a value read from JSON with the declared type of its field.
 
     Raises:
-        TypeError: it is something else; `name` says where.
+        TypeError: it has another type; the message begins with `name`.
     """
     if kind is Any:
         return
@@ -210,7 +214,7 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 
 def _without_blanks(name: str) -> str:
-    """The name that a finding has today."""
+    """The current name of a summary entry that early versions wrote with blanks."""
     return (
         name.replace("f-grams", "fgrams").replace("vocabulary size", "vocab_size").replace(" ", "_").replace("-", "_")
     )
@@ -239,9 +243,9 @@ def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
 
 
 def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
-    """Read a manifest and check the files it names; what every stage does with what it reads.
+    """Read a manifest and check the files that it names: what every stage does with its inputs.
 
-    The hash of a tokenizer is compared in any case: it is small, and two ids that change places leave its size as it was.
+    The hash of a tokenizer is always compared: the file is small, and two swapped ids leave its size as it was.
     """
     manifest = read_manifest(folder, artifact)
     check_files(folder, manifest, hashes)
@@ -254,6 +258,6 @@ def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
 
 
 def json_text(manifest: Manifest) -> str:
-    """What `manifest.json` says: the fields, and their SHA-256."""
-    facts = json.loads(json.dumps(asdict(manifest)))  # as they will be read: the keys of JSON are text
+    """The text of `manifest.json`: the fields and their SHA-256."""
+    facts = json.loads(json.dumps(asdict(manifest)))  # as they will be read back: keys of JSON are text
     return json.dumps(facts | {OWN_HASH: digest_json(facts)}, indent=1) + "\n"

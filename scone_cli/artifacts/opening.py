@@ -1,7 +1,7 @@
-"""Files for the libraries that read and write them: opened by us, whatever they are called.
+"""Open Parquet files and weights for pyarrow, polars and safetensors, whatever the files are called.
 
-Given a name, pyarrow takes `run:1` for a URI, polars takes `~` for the user's home, and neither they nor safetensors know a
-name that is not UTF-8. So every Parquet file and every file of weights is opened through this module.
+Given a name, pyarrow takes `run:1` for a URI, polars takes `~` for the user's home, and neither they nor safetensors accept
+a name that is not UTF-8. So every Parquet file and every file of weights is opened through this module.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# What pyarrow raises over flipped bits; names that are no text any more are a UnicodeDecodeError, lost ones a KeyError.
+# What pyarrow raises on flipped bits. A column name that is not text any more is a UnicodeDecodeError, a lost one a KeyError.
 DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
 
 
 def to_read(path: str | Path) -> pa.NativeFile:
-    """The file for pyarrow to read; it is closed when nothing holds it any more.
+    """Open a file for pyarrow to read; it is closed with the last reference to it.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     return pa.OSFile(os.fsencode(path))
 
 
 def to_write(path: str | Path) -> pa.NativeFile:
-    """The file for pyarrow to write, from its beginning: a context, which closes it.
+    """Open a file for pyarrow to write, from its beginning: a context manager that closes it.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     return pa.OSFile(os.fsencode(path), "wb")
 
 
 def scan(path: Path) -> pl.LazyFrame:
-    """A Parquet file for polars, whose hash has been checked: of flipped bits polars may panic.
+    """Open a Parquet file with polars; its hash must have been checked, because polars may panic on flipped bits.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     import polars as pl  # noqa: PLC0415 - heavy, and not for every artifact
 
@@ -55,10 +55,10 @@ def scan(path: Path) -> pl.LazyFrame:
 
 @contextlib.contextmanager
 def utf8_name(path: Path) -> Iterator[str]:
-    """A name by which safetensors can read a file, for as long as the context lasts.
+    """A name by which safetensors can open a file, valid inside of `with`.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     try:
         path.as_posix().encode()
@@ -70,10 +70,10 @@ def utf8_name(path: Path) -> Iterator[str]:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, by name.
+    """Load all tensors of a safetensors file, by name.
 
     Raises:
-        OSError, safetensors.SafetensorError: it cannot be opened, or is no such file.
+        OSError, safetensors.SafetensorError: it cannot be opened, or is not a safetensors file.
     """
     from safetensors.torch import load_file  # noqa: PLC0415 - it loads torch
 

@@ -1,8 +1,9 @@
-"""How an artifact appears: whole or not at all, and not again where it is up to date.
+"""Write an artifact so that it appears whole or not at all, and only if it is not up to date.
 
-It is built in a hidden folder beside its place (`staging_folder`), which survives a crash so that the next run continues
-there, and appears in its place by one rename (`publish`). A run that finds its fingerprint there does nothing (`up_to_date`).
-Where its place is a link to a folder, on a larger disk perhaps, all this happens where that folder is, and the link stays.
+A stage first asks `up_to_date`, and does nothing if the artifact has the expected fingerprint. Otherwise it writes into a
+hidden folder beside the artifact (`staging_folder`), which survives a crash so that the next run continues there. One rename
+puts it in place (`publish`). If the artifact's path is a link to a folder, perhaps on a larger disk, all this happens beside
+that folder, and the link stays.
 """
 
 from __future__ import annotations
@@ -42,16 +43,18 @@ from scone_cli.errors import (
     WorkspaceLocked,
 )
 
-SCRATCH = "work"  # inside a staging folder: never published
-USED_UP = ".done"  # ends the name of a scratch folder that has served its purpose, until it is removed
-REPLACED = ".old"  # ends the name of an artifact that another one has replaced, until it is removed
+SCRATCH = "work"  # the folder of temporary files inside a staging folder: never published
+USED_UP = ".done"  # suffix of a scratch folder that is no longer needed, until it is removed
+REPLACED = ".old"  # suffix of a replaced artifact, until it is removed
 
 
 def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manifest | None:
     """The manifest in `folder` if it has that fingerprint and its files have their sizes, else None (the skip rule).
 
-    An artifact in a newer format is an error even here: it would be replaced by an older one. What a crash after its
-    publication left of its making, or of the artifact that it replaced, is removed.
+    Also removes what a crash just after publishing left behind: scratch files, or the replaced artifact.
+
+    Raises:
+        NewerArtifact: the artifact is in a newer format, and would be replaced by an older one.
     """
     manifest = published(folder, artifact, expected_fingerprint)
     if manifest is None:
@@ -63,7 +66,7 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
 
 
 def published(folder: Path, artifact: str, expected_fingerprint: str) -> Manifest | None:
-    """The same for who only looks: nothing is removed, so another process may be at work there."""
+    """The same as `up_to_date` without removing anything: safe while another process writes there."""
     try:
         manifest = read_manifest(folder, artifact)
         if manifest.fingerprint != expected_fingerprint:
@@ -75,10 +78,10 @@ def published(folder: Path, artifact: str, expected_fingerprint: str) -> Manifes
 
 
 def place_of(target: Path) -> Path:
-    """Where an artifact lies or will lie: what `target` links to, if it is a link.
+    """The folder of an artifact: `target` itself, or what it links to.
 
     Raises:
-        StorageFailure: it links to where there is no folder, such as a disk that is not mounted.
+        StorageFailure: the link leads nowhere, for example to a disk that is not mounted.
     """
     if not target.is_symlink():
         return target
@@ -91,12 +94,12 @@ def place_of(target: Path) -> Path:
 
 
 def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True) -> Path:
-    """The hidden folder in which an artifact with this fingerprint is built, created or found as a crash left it.
+    """Create the hidden folder in which an artifact with this fingerprint is built, or find it as a crash left it.
 
-    With `lasting` false the caller does not wait for the disk (fsync) before it takes a file for finished: a process that
-    is killed loses nothing by that, but if the machine was restarted meanwhile, what it left is not used.
+    With `lasting` false the caller does not call fsync before it treats a file as finished. That is safe if the process is
+    killed; after a restart of the machine the files are not used.
 
-    What a crash left and nothing will continue is removed: staging folders of other fingerprints, replaced artifacts.
+    Removes what a crash left and nothing will continue: staging folders of other fingerprints, replaced artifacts.
 
     Raises:
         ForeignArtifact: publishing would replace something that scone did not write.
@@ -106,11 +109,11 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
     staging = target.parent / _staging_name(target, expected_fingerprint)
     used_up = staging.with_name(staging.name + USED_UP)
     if used_up.is_dir() and staging.is_dir() and not _is_replaced(staging, expected_fingerprint):
-        used_up.rename(staging / SCRATCH)  # a crash just before the work was published: nothing need be done again
+        used_up.rename(staging / SCRATCH)  # a crash just before publishing: no work is lost
     leftovers = sorted(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
     for leftover in leftovers:
         if leftover.name.endswith(REPLACED) and not target.exists():
-            leftover.rename(target)  # a crash between the two renames of `_exchange`: this is the only old artifact
+            leftover.rename(target)  # a crash between the two renames of `_exchange`: this is the only copy
         elif leftover != staging or _is_replaced(staging, expected_fingerprint):
             shutil.rmtree(leftover, ignore_errors=True)
     _check_replaceable(target)
@@ -122,7 +125,7 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
 
 @contextlib.contextmanager
 def discarded_if_bad(*stagings: Path) -> Iterator[None]:
-    """Remove staging folders where the input turns out bad: with other input, or other settings, none is continued."""
+    """Remove the staging folders if the input is bad: a run with corrected input could not continue them."""
     try:
         yield
     except BadData:
@@ -131,11 +134,11 @@ def discarded_if_bad(*stagings: Path) -> Iterator[None]:
         raise
 
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere unfinished work does not outlive its process
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux only: on other systems unfinished work is never continued
 
 
 def _forget_after_restart(staging: Path) -> None:
-    """Remove what was left before the machine was last started."""
+    """Remove files from before the last start of the machine."""
     boot = _BOOT_ID.read_bytes() if _BOOT_ID.exists() else os.urandom(16)
     note = staging / SCRATCH / "boot-id"
     if staging.is_dir() and not (note.is_file() and note.read_bytes() == boot):
@@ -145,7 +148,7 @@ def _forget_after_restart(staging: Path) -> None:
 
 
 def unfinished_bytes(target: Path) -> int:
-    """Bytes of disk in what a crash left of the making of `target`, which the next run continues or removes."""
+    """Bytes of the unfinished files of `target` that a crash left; the next run continues or removes them."""
     target = place_of(target)
     left = target.parent.glob(f".{glob.escape(target.name)}.partial-*/**/*")
     return sum(path.stat().st_size for path in left if path.is_file())
@@ -156,17 +159,17 @@ def _staging_name(target: Path, expected_fingerprint: str) -> str:
 
 
 def _is_replaced(staging: Path, expected_fingerprint: str) -> bool:
-    """Whether a staging folder holds an old artifact: a crash came between exchanging the two and removing it."""
+    """Whether a staging folder holds the replaced artifact: after a crash between exchanging the two and removing it."""
     try:
         return read_manifest(staging).fingerprint != expected_fingerprint
     except HalfWrittenArtifact:
-        return False  # what is being built has no manifest yet
+        return False  # an artifact in the making has no manifest yet
     except (DamagedArtifact, ForeignArtifact, NewerArtifact):
         return True
 
 
 def _check_replaceable(target: Path) -> None:
-    """Refuse to replace what scone did not write: `--out .`, or a workspace in a project with its own `model/`."""
+    """Refuse to replace a folder that scone did not write: `--out .`, or a `model/` of the user's project."""
     is_foreign = target.exists() and not (target / MANIFEST).is_file()
     if is_foreign and not (target.is_dir() and next(target.iterdir(), None) is None):
         raise ForeignArtifact(
@@ -176,26 +179,26 @@ def _check_replaceable(target: Path) -> None:
 
 
 def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
-    """Make the finished files of `staging` appear as `target`, whole or not at all; the old artifact stays until then.
+    """Put the finished files of `staging` in the place of `target` in one step; the old artifact stays until then.
 
-    Returns the manifest with every file's size and hash filled in.
+    Returns the manifest with the size and SHA-256 of every file.
     """
     target = place_of(target)
     (staging / MANIFEST).unlink(missing_ok=True)
-    for unfinished in staging.rglob(".*.tmp"):  # of a file that a crash cut off and that was then written again
+    for unfinished in staging.rglob(".*.tmp"):  # left by a crash while a file was written
         unfinished.unlink()
-    readable = staging.stat().st_mode & 0o666  # as the user's umask has it; some libraries write for the owner alone
+    readable = staging.stat().st_mode & 0o666  # by the user's umask: some libraries let only the owner read
     stamps = {}
     for path in sorted(staging.rglob("*")):
         if path.relative_to(staging).parts[0] == SCRATCH:
             continue
-        fsync(path)  # of folders too: it is their entries that make a file be there
+        fsync(path)  # of folders too: a file exists by its entry in a folder
         if path.is_file():
             path.chmod(readable)
             stamps[path.relative_to(staging).as_posix()] = FileStamp(path.stat().st_size, digest_file(path))
     whole = Manifest(**{**manifest.__dict__, "files": stamps})
     write_atomically(staging / MANIFEST, json_text(whole).encode())
-    # Moved away whole, so that a crash leaves all of it or none; and no sooner, since hashing the files takes a while.
+    # In one rename, so that a crash leaves all of it or none; and only after the hashing, which takes a while.
     used_up = staging.with_name(staging.name + USED_UP)
     (staging / SCRATCH).rename(used_up)
     fsync(staging)
@@ -211,7 +214,7 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that `path` never holds half of it."""
+    """Write a small file beside `path`, then rename it, so that `path` never holds half of it."""
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(content)
     fsync(beside)
@@ -221,7 +224,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_parquet(
     path: Path, schema: pa.Schema, table: pa.Table, row_group_size: int | None = None, **options: Any
 ) -> None:
-    """Write a Parquet file through its declared schema, beside `path` and then renamed."""
+    """Write a Parquet file with the given schema beside `path`, then rename it."""
     beside = path.with_name(f".{path.name}.tmp")
     with to_write(beside) as file, pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer:
         writer.write_table(table, row_group_size)
@@ -230,10 +233,10 @@ def write_parquet(
 
 
 def check_workspace(workspace: Path) -> None:
-    """Refuse at once what can be no folder, for a plan, which makes none.
+    """Refuse a path that cannot become a folder: for a plan, which does not create it.
 
     Raises:
-        StorageFailure: it is a file, or within one.
+        StorageFailure: it is a file, or lies below a file.
     """
     there = next((path for path in (workspace, *workspace.parents) if path.exists()), workspace)
     if there.exists() and not there.is_dir():
@@ -242,12 +245,12 @@ def check_workspace(workspace: Path) -> None:
 
 @contextlib.contextmanager
 def workspace_lock(workspace: Path) -> Iterator[None]:
-    """Hold the workspace for writing; the lock goes with the process, however it ends.
+    """Lock the workspace for writing; the system releases the lock when the process ends, however it ends.
 
-    Where the file system is read-only there is none: nothing can be written there, and what is up to date is still told.
+    On a read-only file system there is no lock: nothing can be written, and a stage can still report that it is up to date.
 
     Raises:
-        WorkspaceLocked: another run holds it.
+        WorkspaceLocked: another run holds the lock.
         StorageFailure: the workspace cannot be created.
     """
     try:
@@ -267,7 +270,7 @@ def workspace_lock(workspace: Path) -> Iterator[None]:
 
 
 def fsync(path: Path) -> None:
-    """Return when a file, or a folder's list of entries, is on the disk."""
+    """Wait until a file, or a folder's list of entries, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -276,10 +279,10 @@ def fsync(path: Path) -> None:
 
 
 def _exchange(new: Path, old: Path, replaced: Path) -> None:
-    """Put `new` in the place of `old`, and that at `replaced`.
+    """Move `new` to the place of `old`, and `old` to `replaced`.
 
-    It is one step where the system can swap two folders. Where it cannot, a reader may for an instant find none, never
-    half of one; after a crash at that instant `staging_folder` puts the old one back.
+    It is one step if the system can swap two folders (renameat2). Otherwise a reader may for an instant find no artifact,
+    never half of one; after a crash at that instant `staging_folder` puts the old one back.
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc >= 2.28
     at_cwd, exchange = -100, 2

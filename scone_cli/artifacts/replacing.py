@@ -1,7 +1,7 @@
-"""What it means that an artifact is about to be replaced: which settings are others, and what no longer belongs to it.
+"""Say what changes when an artifact is replaced: its settings and inputs, and the artifacts that are out of date then.
 
-An artifact that a recipe made is not replaced by one with the settings of no recipe, because the recipe was forgotten: models
-that were trained for hours would no longer belong to anything. That is an error, unless nothing is made from the artifact.
+If a recipe made the artifact and no recipe is given now, other settings are an error: the recipe was probably forgotten, and
+models that took hours to train would be out of date. `--force` replaces the artifact anyway.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from scone_cli.errors import BadSetting, SconeError
 from scone_cli.formatting import named_value_text, path_text, shortened
 from scone_cli.progress import Progress
 
-_MOST = 40  # characters of a setting that are told
+_MOST = 40  # characters shown of a setting
 
 
 def tell_replacing(progress: Progress, target: Path, replaced: str) -> None:
-    """Say what `what_is_replaced` has found, if it has found something; the old artifact stays until the new one is made."""
+    """Report the result of `what_is_replaced`, unless it is empty; the old artifact stays until the new one is made."""
     if replaced:
         progress(f"will replace {target}", 0, 0, detail=replaced)
 
 
 def replaces(target: Path, replaced: str) -> dict[str, Any]:
-    """The same as a fact of a plan."""
+    """The result of `what_is_replaced` as an entry of a plan; empty if nothing is replaced."""
     return {"replaces": {target.name: replaced}} if replaced else {}
 
 
@@ -42,13 +42,13 @@ def what_is_replaced(
     force: bool,
     asked: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """What is different from the artifact in `target`, which will be replaced, and what is out of date then.
+    """Describe how the new artifact differs from the one in `target`, and which artifacts will be out of date.
 
-    `settings` and `made_from` are those of the new one's fingerprint, `config` is the stage's; `asked` is what else
-    was asked for, which a summary keeps under that name. It is empty where there is no artifact yet, or nothing is different.
+    `settings` and `made_from` are those of the new fingerprint, `config` is the stage's; `asked` are further requests, which a
+    summary keeps under that name. The text is empty if there is no artifact yet, or no difference.
 
     Raises:
-        BadSetting: settings are different that were not given, and the recipe that made the artifact was not given either.
+        BadSetting: settings differ that were not named now, and the recipe that made the artifact was not given either.
     """
     try:
         old = read_manifest(target, artifact)
@@ -76,7 +76,7 @@ def what_is_replaced(
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> dict[str, tuple[str, str]]:
-    """The settings that differ, before and after; what an artifact notes beside its settings is left out."""
+    """The settings that differ, with their texts before and after; entries of `old` that are not settings are left out."""
     compared = [*new, *(name for name in old if name in names and name not in new)]
 
     def text(name: str, value: Any) -> str:
@@ -90,7 +90,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) ->
 
 
 def _made_from(old: Manifest, workspace: Path, target: Path) -> list[str]:
-    """The folders of the workspace that were made from an artifact, or from what was made from it."""
+    """The folders of the workspace that were made from an artifact, directly or not."""
     gone, names = {old.fingerprint}, []
     for folder in artifact_folders(workspace):
         try:

@@ -6,24 +6,27 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-# What each kind of artifact is, in the version this program writes. A larger version in a manifest is refused.
+# The version in which this program writes each kind of artifact. A larger version in a manifest is refused.
 SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 4, "eval": 2}
 
 TRAIN, HELD_OUT = "train", "held-out"  # the splits of `tokens/`
+
+_TOKEN_IDS = pa.list_(pa.field("item", pa.uint32(), nullable=False))
+_EACH_N = pa.list_(pa.field("item", pa.uint32(), nullable=False))  # a number for n = 2, 3, ...
 
 TOKENS = pa.schema(
     [
         pa.field("doc", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("bytes", pa.uint64(), nullable=False),  # UTF-8 length of the text, for bits per byte
-        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+        pa.field("tokens", _TOKEN_IDS, nullable=False),
     ]
 )
 VOCAB = pa.schema(
     [
         pa.field("id", pa.uint32(), nullable=False),
         pa.field("n", pa.uint8(), nullable=False),
-        pa.field("tokens", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False),
+        pa.field("tokens", _TOKEN_IDS, nullable=False),
         pa.field("count", pa.uint64(), nullable=False),
         pa.field("docs", pa.uint32(), nullable=False),
         pa.field("parent", pa.uint32()),  # id of the f-gram without its last token; null for bigrams
@@ -35,9 +38,7 @@ LADDER = pa.schema(
         pa.field("cutoff_count", pa.uint64(), nullable=False),  # occurrences of the rarest of them
         pa.field("matched", pa.float64()),  # share of held-out positions; null without held-out text
         pa.field("mean_match_length", pa.float64()),
-        pa.field(
-            "fgrams", pa.list_(pa.field("item", pa.uint32(), nullable=False)), nullable=False
-        ),  # of 2, 3, ... tokens
+        pa.field("fgrams", _EACH_N, nullable=False),
         pa.field("table_bytes", pa.uint64(), nullable=False),
         pa.field("chosen", pa.bool_(), nullable=False),
     ]
@@ -70,7 +71,7 @@ RESULTS = pa.schema(
 
 
 def counts_schema(n: int) -> pa.Schema:
-    """Columns of `counts/n=<n>.parquet`: one row an n-gram, sorted by count descending, then tokens ascending."""
+    """Columns of `counts/n=<n>.parquet`: a row for each n-gram, by count descending, then tokens ascending."""
     tokens = pa.list_(pa.field("item", pa.uint32(), nullable=False), n)
     return pa.schema(
         [

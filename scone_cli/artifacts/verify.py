@@ -1,4 +1,4 @@
-"""`scone verify`: every byte is as its manifest says, and the artifacts of a workspace were made from one another."""
+"""Verify artifacts for `scone verify`: their bytes against their manifests, and their inputs against their neighbours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scone_cli.progress import Progress
 
 
 def artifact_folders(path: Path) -> list[Path]:
-    """The artifact in which `path` is, or all artifacts of the workspace `path` in the order of the stages.
+    """The folder of the artifact that `path` is or belongs to, or all artifacts of the workspace `path` in stage order.
 
     Raises:
-        InputMissing: there is no such path.
+        InputMissing: the path does not exist.
     """
     if not path.exists():
         raise InputMissing(f"{path}: no such file or folder", "name an artifact folder, a file in it, or a workspace")
@@ -35,10 +35,10 @@ def artifact_folders(path: Path) -> list[Path]:
 
 
 def verify_artifact(folder: Path, progress: Progress) -> Manifest:
-    """Read every byte of an artifact and compare it with its manifest, and that with the artifacts beside it.
+    """Compare every byte of an artifact with its manifest, and the manifest with the artifacts beside it.
 
     Raises:
-        SconeError: the child that names what is wrong, the one that a stage would raise.
+        SconeError: the same subclass that a stage would raise.
     """
     manifest = read_manifest(folder)
     total = sum(stamp.bytes for stamp in manifest.files.values())
@@ -53,17 +53,17 @@ def verify_artifact(folder: Path, progress: Progress) -> Manifest:
 
 
 def check_neighbours(folder: Path, manifest: Manifest) -> None:
-    """Compare what an artifact was made from with what lies beside it now; what is not there is not compared.
+    """Compare the inputs of an artifact with the artifacts beside it; missing neighbours are skipped.
 
     Raises:
-        MismatchedArtifacts: naming the neighbour that is another one.
+        MismatchedArtifacts: it was made from another artifact than its neighbour, which the message names.
     """
     remake = f"make it again: {command_for(folder, manifest)}"
     for name in SCHEMA_VERSIONS:
         try:
             neighbour = read_manifest(folder.parent / name, name)
         except SconeError:
-            continue  # missing or bad: its own fault, told in its own line
+            continue  # a missing or damaged neighbour has an error line of its own
         if name in manifest.inputs and manifest.inputs[name] != neighbour.fingerprint:
             raise MismatchedArtifacts(
                 f"{folder}: was made from another '{name}' than the one in {folder.parent / name}",

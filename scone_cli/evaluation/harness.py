@@ -1,4 +1,4 @@
-"""lm-evaluation-harness as a guest: it writes no line and no file that is not wanted, and what it cannot do is one error."""
+"""Run lm-evaluation-harness without output, files or processes of its own, and turn its exceptions into errors of scone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NO_NETWORK = {"ConnectionError", "ConnectError", "OfflineModeIsEnabled", "Local
 
 
 def harness_version() -> str:
-    """The version that is installed.
+    """The installed version of the harness, found without importing it.
 
     Raises:
-        BadSetting: none is.
+        BadSetting: the harness is not installed.
     """
     try:
         return importlib.metadata.version("lm_eval")
@@ -34,7 +34,7 @@ def harness_version() -> str:
 
 
 def _is_reachable() -> bool:
-    """Whether the place that data come from answers; behind a proxy that cannot be said, and is taken to be so."""
+    """Whether the Hugging Face Hub accepts connections; behind a proxy this cannot be tested, and True is returned."""
     place = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     if getproxies():
         return True
@@ -46,21 +46,21 @@ def _is_reachable() -> bool:
 
 
 class _LastWords(logging.Handler):
-    """The last warning of the harness: it often says more than the error that follows."""
+    """Keeps the last warning of the harness, which often says more than the error that follows."""
 
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
+        """Keep the text of a warning."""
         self.text = record.getMessage()
 
 
 @contextlib.contextmanager
 def kept_quiet(cache: str | None, progress: Progress) -> Iterator[Progress]:
-    """The harness, and the libraries it brings, write nothing and start no process.
+    """Keep the harness and its libraries from writing to the terminal and from starting processes, inside of `with`.
 
-    With a `cache` they keep to it, and to what is on this machine; else data that were fetched are where they always are,
-    and none are fetched where nothing answers: they would try for minutes. What is given tells progress as before.
+    With a `cache` folder they are offline and write files only there. Without one they use the user's own caches and may
+    fetch data, unless the Hub does not answer, because they would retry for minutes. Yields a `progress` that is still seen.
     """
     settings = {"DISABLE_MULTIPROC": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     settings |= {"HF_HOME": cache} if cache else {}
@@ -85,11 +85,13 @@ def kept_quiet(cache: str | None, progress: Progress) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def one_error(what: str, ours: str) -> Iterator[None]:
-    """Whatever the harness raises over a task is something about that task; what passed through our file `ours` is not.
+    """Turn any exception of the harness into one error about the task `what`.
+
+    An exception that passed through the file `ours` is a bug of scone, and is raised as it is.
 
     Raises:
-        InputMissing: it wanted to fetch data, and could not.
-        BadData: anything else.
+        InputMissing: the harness could not fetch data.
+        BadData: the harness raised anything else.
     """
     log, heard = logging.getLogger("lm_eval"), _LastWords(logging.WARNING)
     log.addHandler(heard)

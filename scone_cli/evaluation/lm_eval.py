@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from scone_cli.artifacts.manifest import digest_file
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import scoring
@@ -79,7 +79,7 @@ def task_fingerprints(tasks: Sequence[str], options: TaskOptions = _DEFAULTS) ->
     for task in files:
         for file in task.files:
             place = os.path.relpath(file, task.path.parent)
-            found[f"task {task.name}: {place}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+            found[f"task {task.name}: {place}"] = digest_file(file)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What each arm answered to each item of the tasks, and how the table differs from the others, item by item."""
+"""Keep the scores of every arm on every task item, and compare the arm `table` with the others, item by item."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Row = dict[str, Any]
 
 
 class Answers:
-    """Scores by task and metric, arm and item, of metrics that are means over items."""
+    """The scores of each task, metric, arm and item, for metrics that are means over items."""
 
     def __init__(self) -> None:
         self._scores: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
         self._higher_is_better: dict[tuple[str, str], bool] = {}
 
     def add(self, arm: str, found: Mapping[str, Any]) -> None:
-        """Take in what lm-evaluation-harness found of an arm, with its samples."""
+        """Add one arm's results of lm-evaluation-harness (`found`, with its samples)."""
         for task, samples in (found.get("samples") or {}).items():
             for key, value in found["results"][task].items():
                 metric, _, chosen = key.partition(",")
@@ -42,7 +42,7 @@ class Answers:
                     self._higher_is_better[task, name] = bool(direction.get(metric, True))
 
     def differences(self, own: str) -> list[Row]:
-        """The scores of the arm `own` less those of each other arm, with a standard error and an interval of 95%."""
+        """The mean score of arm `own` minus that of each other arm, with a standard error and a 95% interval."""
         rows = []
         for (task, metric), by_arm in self._scores.items():
             for arm, scores in by_arm.items():
@@ -54,7 +54,10 @@ class Answers:
 
 
 def _difference(values: np.ndarray[Any, np.dtype[np.float64]], higher_is_better: bool) -> Row:
-    """Of independent items [N]; there is no error of fewer than ten, nor where all are answered alike, which is no error of 0."""
+    """Mean, standard error and interval of score differences [N] of independent items.
+
+    The error is None for fewer than ten items, and where no item differs: that does not mean an error of 0.
+    """
     n, mean = values.size, float(values.mean())
     is_few = n < LEAST_CLUSTERS
     stderr = float(values.std(ddof=1)) / math.sqrt(n) if values.any() and not is_few else None

@@ -1,8 +1,9 @@
-"""Items of public zero-shot tasks, read from a local copy: PIQA, ARC, HellaSwag and LAMBADA.
+"""Read the items of public zero-shot tasks (PIQA, ARC, HellaSwag, LAMBADA) from a local copy of their data.
 
-A copy is what their authors publish (JSON Lines, plain text) or what Hugging Face does (Parquet), anywhere in a folder. Which
-file it is, its columns and the split in its name decide; where two could be meant, nothing is guessed. An item is what the task
-files in `pipelines/tasks` ask for: a text, `choices` and which of them is `right`, or a `passage` and its last `word`.
+A copy has the files of the authors (JSON Lines, plain text) or of Hugging Face (Parquet), anywhere in a folder. The file of a
+task is found by its columns and by the split in its name; if several files match, that is an error. An item has the keys
+that the task files in `pipelines/tasks` use: a text with `choices` and the number of the `right` one, or a `passage` with its
+last `word`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ _TRANSLATION = re.compile(r"(?i)[_-](de|es|fr|it)([\W_]|$)")  # of LAMBADA, besi
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's data.
+    """How the data of one task are recognised and read.
 
-    name: of the data set, as paths have it. split, columns: what tells its files. item: what makes an item of a record.
-    files: what is looked for, in words. difficulty: of ARC, which has two parts.
+    Attributes:
+        name: the name of the data set in paths; among several matching files, one with it is preferred.
+        split: a regular expression for the name of the file or of its folder.
+        columns: the columns that a file must have.
+        item: makes an item of a record.
+        files: the expected files in words, for hints.
+        difficulty: `easy` or `challenge`, for the two parts of ARC.
     """
 
     name: str
@@ -45,11 +51,11 @@ class TaskData:
 
 
 def read_items(name: str, folder: Path) -> tuple[list[Item], list[Path]]:
-    """All items of the task `name` in a folder (or in the file that is given), and the files that they are from.
+    """All items of the task `name` in `folder` (or in that file), and the files that they were read from.
 
     Raises:
-        InputMissing: there is no such folder, or no such file in it.
-        BadData: a file is not what it should be; several could be meant.
+        InputMissing: the folder does not exist, or has no file of this task.
+        BadData: a file cannot be read or has a wrong record, or several files match.
     """
     data = TASK_DATA[name]
     if not folder.exists():
@@ -81,7 +87,7 @@ def read_items(name: str, folder: Path) -> tuple[list[Item], list[Path]]:
 
 
 def _may_be(path: Path, data: TaskData, folder: Path) -> bool:
-    """Whether a path is of the task's split, as its name says, or else that of the folder it lies in; and not of another task."""
+    """Whether the name of a file, or else of its folder, says the task's split; other parts and languages do not count."""
     if path.suffix not in _READ or not path.is_file():
         return False
     *above, parent, _ = path.absolute().parts
@@ -96,7 +102,7 @@ def _may_be(path: Path, data: TaskData, folder: Path) -> bool:
 
 
 def _columns(path: Path) -> frozenset[str]:
-    """Of a file's records; of lines of plain text `text`."""
+    """The column names of a file; `text` for plain text."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq  # noqa: PLC0415 - heavy
 
@@ -108,10 +114,10 @@ def _columns(path: Path) -> frozenset[str]:
 
 
 def _records(path: Path) -> Iterable[Item]:
-    """The records of a file, with the labels that lie beside it.
+    """The records of a file, with the labels from the file beside it, if there is one.
 
     Raises:
-        BadData: it is not what its ending says.
+        BadData: the content does not match the file's extension, or the labels do not match the records.
     """
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq  # noqa: PLC0415 - heavy
@@ -136,7 +142,7 @@ def _records(path: Path) -> Iterable[Item]:
 
 
 def _labels(path: Path) -> Path:
-    """Where PIQA's authors put the answers."""
+    """The file in which PIQA's authors put the answers."""
     return path.with_name(f"{path.stem}-labels.lst")
 
 
@@ -144,14 +150,14 @@ def _labels(path: Path) -> Path:
 
 
 def _text(value: Any) -> str:
-    """A text as it is given; a number or nothing in its place is no item to score."""
+    """The text `value`, unchanged; raises TypeError if it is not text or is blank."""
     if not isinstance(value, str) or not value.strip():
         raise TypeError(f"{value!r} where a text is expected")
     return value
 
 
 def _choice(choices: Sequence[str], right: Any) -> Item:
-    """Choices with the number of the right one, as it is given."""
+    """An item's choices and the number of the right one; raises TypeError or ValueError if these make no sense."""
     if isinstance(right, bool | float):
         raise TypeError(f"the answer is {right!r}, expected a whole number")
     number = int(right)
@@ -165,7 +171,7 @@ def _piqa(record: Item) -> Item:
 
 
 def _arc(record: Item) -> Item:
-    """Hugging Face has the choices in columns; the authors have them as objects, with the question in one."""
+    """An item of ARC. Hugging Face has the choices in columns; the authors have them as objects within the question."""
     question = record["question"]
     if isinstance(question, dict):
         texts, labels = ([choice[key] for choice in question["choices"]] for key in ("text", "label"))
@@ -181,7 +187,7 @@ def _hellaswag(record: Item) -> Item:
 
 
 def _plain(text: str) -> str:
-    """Without the brackets that its sources left in HellaSwag; as lm-evaluation-harness does it."""
+    """HellaSwag's text without the brackets left by its sources, cleaned as lm-evaluation-harness cleans it."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
@@ -193,22 +199,43 @@ def _lambada(record: Item) -> Item:
     return {"passage": passage, "word": word}
 
 
-_SCENE = ("ctx_a", "ctx_b", "endings", "activity_label")
-_ARC = ("arc", _TEST, frozenset({"question", "answerKey"}), _arc)
+_HF = "(Hugging Face)"
 TASK_DATA = {
     "piqa": TaskData(
-        *("piqa", _VALIDATION, frozenset({"goal", "sol1", "sol2"}), _piqa),
-        "valid.jsonl with valid-labels.lst (its authors'), or validation*.parquet (Hugging Face)",
+        name="piqa",
+        split=_VALIDATION,
+        columns=frozenset({"goal", "sol1", "sol2"}),
+        item=_piqa,
+        files=f"valid.jsonl with valid-labels.lst (its authors'), or validation*.parquet {_HF}",
     ),
-    "arc_easy": TaskData(*_ARC, "ARC-Easy-Test.jsonl (its authors'), or ARC-Easy/test*.parquet (Hugging Face)", "easy"),
+    "arc_easy": TaskData(
+        name="arc",
+        split=_TEST,
+        columns=frozenset({"question", "answerKey"}),
+        item=_arc,
+        files=f"ARC-Easy-Test.jsonl (its authors'), or ARC-Easy/test*.parquet {_HF}",
+        difficulty="easy",
+    ),
     "arc_challenge": TaskData(
-        *_ARC, "ARC-Challenge-Test.jsonl (its authors'), or ARC-Challenge/test*.parquet (Hugging Face)", "challenge"
+        name="arc",
+        split=_TEST,
+        columns=frozenset({"question", "answerKey"}),
+        item=_arc,
+        files=f"ARC-Challenge-Test.jsonl (its authors'), or ARC-Challenge/test*.parquet {_HF}",
+        difficulty="challenge",
     ),
     "hellaswag": TaskData(
-        *("hellaswag", _VALIDATION, frozenset(_SCENE), _hellaswag),
-        "hellaswag_val.jsonl (its authors'), or validation*.parquet (Hugging Face)",
+        name="hellaswag",
+        split=_VALIDATION,
+        columns=frozenset({"ctx_a", "ctx_b", "endings", "activity_label"}),
+        item=_hellaswag,
+        files=f"hellaswag_val.jsonl (its authors'), or validation*.parquet {_HF}",
     ),
     "lambada": TaskData(
-        *("lambada", _TEST, frozenset({"text"}), _lambada), "lambada_test*.jsonl, lambada_test*.txt or test*.parquet"
+        name="lambada",
+        split=_TEST,
+        columns=frozenset({"text"}),
+        item=_lambada,
+        files="lambada_test*.jsonl, lambada_test*.txt or test*.parquet",
     ),
 }

@@ -1,7 +1,7 @@
-"""What control groups leave to this process of the machine: of a container, of systemd, of a batch system such as Slurm.
+"""Read the CPU and memory limits of this process's control groups: of a container, of systemd, of a batch system (Slurm).
 
-A limit may stand at any level from the process's own group upwards; the tightest holds. Version 2 is one tree of groups,
-version 1 has a tree for each controller, and a machine may have both. Where there are none (macOS), nothing is limited.
+A limit may stand at any level from the process's own group upwards; the smallest counts. Version 2 has one tree of groups,
+version 1 a tree for each controller, and a machine may have both. Without control groups (macOS) there is no limit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path("/")
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
-    """The processors that the groups leave to this process, such as 1.5; None where there is no limit."""
+    """The CPU limit of this process in cores, such as 1.5; None without a limit."""
     quotas = [_numbers(folder / "cpu.max") for folder in _groups("", root)]  # quota and period, or `max` and period
     quotas += [
         _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
@@ -25,9 +25,9 @@ def cpu_limit(root: Path = ROOT) -> float | None:
 
 
 def memory_left(root: Path = ROOT) -> int | None:
-    """The bytes that the groups still leave to this process; None where there is no limit.
+    """The bytes that this process may still allocate under its memory limit; None without a limit.
 
-    Pages of files that nobody has used for a while count as free: the system takes them back first.
+    The pages of files that were not used for a while count as free: the system takes them back first.
     """
     files = [(folder, "memory.max", "memory.current", "inactive_file") for folder in _groups("", root)]
     files += [
@@ -37,14 +37,14 @@ def memory_left(root: Path = ROOT) -> int | None:
     left = list[int]()
     for folder, most, used, old in files:
         limit, usage = _numbers(folder / most), _numbers(folder / used)
-        if limit and usage and limit[0] < 1 << 60:  # version 1 writes almost 2**63 where there is none
+        if limit and usage and limit[0] < 1 << 60:  # version 1 writes almost 2**63 for no limit
             left.append(max(0, limit[0] - usage[0] + _stat(folder / "memory.stat", old)))
     return min(left, default=None)
 
 
 @cache  # the table of mounts is long on a machine with many containers
 def _groups(controller: str, root: Path) -> tuple[Path, ...]:
-    """The folders of this process's group and of those above it, in the tree of a controller ('': that of version 2)."""
+    """The folders of this process's group and of its parents, in the tree of a controller ('' for the tree of version 2)."""
     paths = dict[str, str]()
     for line in _lines(root / "proc/self/cgroup"):
         _, names, path = line.split(":", 2)
@@ -57,7 +57,7 @@ def _groups(controller: str, root: Path) -> tuple[Path, ...]:
         kind, _, options = rest.split(" ", 2)
         if kind == "cgroup" and controller in options.split(",") if controller else kind == "cgroup2":
             top, path = root / mounted.lstrip("/"), paths[controller]
-            # In a container the mount may begin at its own group, or the path be told as from outside.
+            # In a container the mount may begin at its own group, or the path may be as seen from outside.
             stem = inside.rstrip("/")
             below = path[len(stem) :] if f"{path}/".startswith(f"{stem}/") else ""
             own = top / below.strip("/") if ".." not in below else top
@@ -66,7 +66,7 @@ def _groups(controller: str, root: Path) -> tuple[Path, ...]:
 
 
 def _unescaped(field: str) -> str:
-    r"""A field of the table of mounts, where a blank is \040."""
+    r"""A field of the table of mounts, in which a blank is written \040."""
     return field.replace(r"\040", " ").replace(r"\011", "\t").replace(r"\134", "\\")
 
 
@@ -76,7 +76,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _numbers(path: Path) -> list[int]:
-    """The whole numbers in a file of one line; others (`max`) are left out."""
+    """The whole numbers in a file of one line; other words (`max`) are left out."""
     words = [word for line in _lines(path) for word in line.split()]
     return [int(word) for word in words if word.removeprefix("-").isdecimal()]
 

@@ -1,8 +1,8 @@
-"""Work that goes on in the children of a fork: gunicorn's `--preload`, the workers of a DataLoader, `multiprocessing`.
+"""Keep forked children from waiting forever: gunicorn's `--preload`, the workers of a DataLoader, `multiprocessing`.
 
-A child has the thread that forked and no other. torch shares large operations among OpenMP threads that it keeps, and the
-tokenizers library batches of texts; a child that does the same waits for threads that only its parent has, forever. Work of
-one thread asks for no others.
+A forked child has only the thread that forked. torch splits large operations over a pool of OpenMP threads, and the
+tokenizers library splits batches of texts; in a child both would wait forever for threads that only the parent has. So a
+child computes with one thread.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from functools import cache
 
 @cache
 def work_alone_in_forks() -> None:
-    """Let torch and tokenizers work with one thread in every child that is forked from now on, as torch's own DataLoader does.
+    """Set torch and tokenizers to one thread in every child that is forked from now on, as torch's own DataLoader does.
 
-    A child may ask for more (`torch.set_num_threads`) as long as its parent has not computed with more than one itself.
+    A child may use more threads (`torch.set_num_threads`) only if its parent has never computed with more than one.
     """
     os.register_at_fork(after_in_child=_work_alone)
 
 
 def _work_alone() -> None:
-    import torch  # noqa: PLC0415 - where this is called it is loaded already
+    import torch  # noqa: PLC0415 - already loaded wherever this is called
 
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,11 +1,11 @@
-"""The decorator of compiled kernels, which keeps them on disk until a source that they are made of changes.
+"""Compile numba kernels and cache them on disk until one of their source files changes.
 
-Numba compiles a kernel again when the file that it stands in has changed, but does not see what the kernel has inlined from
-other files: after an edit or an upgrade it would run half of the old code, and give other numbers without a word. So
-kernels are kept in a folder named by the hash of their file and of all files of the package that it imports.
+Numba's own cache compiles a kernel again when its file has changed, but not when a function has changed that it inlines from
+another file: after an edit or an upgrade it would run partly old code, and silently give other numbers. So the cache folder
+is named by a hash of the kernel's file and of all files of the package that it imports.
 
-What is kept is only ever a shortcut: a file that was cut short, a folder that can be read but not written, a full disk, and
-many processes that begin at once on an empty folder cost the time of compiling, and nothing else.
+A damaged cache file, a read-only folder, a full disk, or many processes that start at once with an empty cache cost the time
+of compiling, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from scone_cli.progress import compilation
 _PACKAGE = __name__.partition(".")[0]
 _FOLDER = Path(__file__).parents[__name__.count(".") - 1]  # of the package
 _IMPORT = re.compile(rf"^\s*from ({_PACKAGE}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
-_ONE_DAY = 24 * 3600  # a process that runs the old code may still want its folder
+_ONE_DAY = 24 * 3600  # a running process with the old code may still need its folder
 
 
-# What reading a file that was cut short, or holds something else, can raise.
+# What reading a damaged cache file can raise.
 _DAMAGED = (
     *(OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, ImportError),
     *(RuntimeError, MemoryError, OverflowError),
@@ -43,7 +43,7 @@ _DAMAGED = (
 
 
 class _Told(event.Listener):  # type: ignore[misc] # numba has no types
-    """Passes on what numba says of its compiler; a kernel that is read from the disk is not compiled."""
+    """Tells the progress display when numba compiles; loading a kernel from the disk is not compiling."""
 
     def on_start(self, event: event.Event) -> None:  # noqa: ARG002
         compilation.begin()
@@ -56,7 +56,7 @@ event.register("numba:compile", _Told())
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function with numba's `options`, without the interpreter's lock; kept on disk where that can be written."""
+    """Compile a function with numba's `options`, releasing the GIL, and cache it on disk if a folder can be written."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         compiled = numba.njit(**{"nogil": True} | options)(function)
@@ -68,7 +68,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class _OurFolder(UserProvidedCacheLocator):  # type: ignore[misc]
-    """Where numba keeps a kernel: in the folder for its file, whose name tells its sources."""
+    """Tells numba in which folder it caches a kernel: the one for its source file and the hash of all its sources."""
 
     def __init__(self, function: Callable[..., Any], source: str) -> None:
         self._py_file, self._lineno = source, function.__code__.co_firstlineno
@@ -79,7 +79,7 @@ class _OurFolder(UserProvidedCacheLocator):  # type: ignore[misc]
         return cls(function, source)
 
     def ensure_cache_path(self) -> None:
-        """It is there; whether it can be written is seen when it is."""
+        """Nothing to do: the folder exists, and a failure to write is handled when writing."""
 
     def get_source_stamp(self) -> str:
         return Path(self._cache_path).name
@@ -90,7 +90,7 @@ class _InOurFolder(CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Kept(FunctionCache):  # type: ignore[misc]
-    """Numba's files of a kernel, of which none that is damaged or cannot be written stops the work."""
+    """Numba's cache of one kernel, in which a file that is damaged or cannot be written is no error."""
 
     _impl_class = _InOurFolder
 
@@ -98,10 +98,10 @@ class _Kept(FunctionCache):  # type: ignore[misc]
         try:
             return super().load_overload(signature, target)
         except _DAMAGED:
-            return None  # it is compiled, and kept anew
+            return None  # numba compiles it and writes it again
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """One process at a time: of two that write their lists at once, one would take the other's kernel for its own."""
+        """Write under a lock: if two processes wrote their lists at once, one would load the other's kernel as its own."""
         with contextlib.suppress(OSError), FileLock(Path(self.cache_path) / ".lock"):
             try:
                 super().save_overload(signature, compiled)
@@ -112,9 +112,10 @@ class _Kept(FunctionCache):  # type: ignore[misc]
 
 @cache
 def _cache_folder(source: Path) -> Path | None:
-    """Where the kernels of a file are kept, and others of that file, a day old, are removed. None where no folder can be written.
+    """The cache folder for the kernels of a source file; None if no folder can be written.
 
-    A folder that has kernels is taken though it cannot be written: an image of a container may bring them.
+    Removes folders for older versions of that file after a day. A read-only folder that has kernels is used: the image of a
+    container may bring them.
     """
     name = f"kernels-{source.stem}-"
     for parent in _places(source):
@@ -132,18 +133,18 @@ def _cache_folder(source: Path) -> Path | None:
 
 
 def _places(source: Path) -> list[Path]:
-    """The folders to try: the one that the user gave numba, or that of Python's own compiled files, then the user's cache."""
+    """The folders to try: NUMBA_CACHE_DIR if it is set, or else `__pycache__` beside the source, then the user's cache."""
     if numba.config.CACHE_DIR:
         return [Path(numba.config.CACHE_DIR)]
     places = [source.parent / "__pycache__"]
-    with contextlib.suppress(RuntimeError):  # there is no home
+    with contextlib.suppress(RuntimeError):  # the user has no home
         users = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
         places.append(users / "scone" / hashlib.sha256(str(_FOLDER).encode()).hexdigest()[:8])
     return places
 
 
 def hash_of_sources(source: Path, package: Path = _FOLDER) -> str:
-    """A hash of the file and of all files of the package that it imports, directly or not: what its kernels can be made of."""
+    """A hash of a source file and of all files of the package that it imports, directly or not."""
     waiting, found = [source], {source}
     while waiting:
         new = _imported(waiting.pop(), package) - found

@@ -1,10 +1,11 @@
-"""What compiled kernels need of memory beyond arrays: addresses as arrays, copies between addresses, and prefetching.
+"""Raw memory for compiled kernels: numbers as pointers, copies between addresses, and prefetching.
 
-A look-up waits for memory more than it works. `prefetch` asks for a line of the cache some steps before it is needed, so that
-many are on their way at a time. Addresses are passed as numbers because unpacking an array costs a call more than a probe.
+A look-up spends more time waiting for memory than computing. `prefetch` requests a cache line some steps before it is
+needed, so that many requests run at once. Addresses are passed as numbers, because unpacking an array argument costs a
+kernel call more than one probe of the hash table.
 """
 
-# Numba infers the types of kernels; what makes one is called with arguments that not all of them need.
+# Numba infers the types of kernels, and calls the functions here with arguments that not all of them use.
 # ruff: noqa: ANN001, ANN201, ARG001
 # mypy: disable-error-code="no-untyped-def"
 
@@ -17,14 +18,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LINE = 64  # bytes of a line of the cache
+LINE = 64  # bytes of a cache line
 
 
 class Addressed:
-    """What keeps addresses of memory of its own: a copy would go on using that of the first, and is refused."""
+    """Base class of objects that hold addresses of their own memory; copying is refused, as a copy would share them."""
 
     def __reduce__(self) -> NoReturn:
-        """What copies and pickles ask for."""
+        """Refuse `copy` and `pickle`, which both call this."""
         raise TypeError(f"a {type(self).__name__} cannot be copied: open or make another")
 
 
@@ -40,7 +41,7 @@ def pointer(typing_context, address):
 
 @intrinsic
 def prefetch(typing_context, address):
-    """Begin to read the line of the cache at `address`, and do not wait; an address that is not mapped does nothing."""
+    """Start loading the cache line at `address` without waiting for it; has no effect on an address that is not mapped."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i32 = ir.IntType(32)

@@ -1,11 +1,11 @@
-"""Several processes of one run: what ranks tell one another, and how a run ends when one of them is lost.
+"""Communication between the ranks of one training run, and the end of the run when a rank is lost.
 
-In training each rank works through its slice of the batch, then the gradients are averaged. All take the same step from the
-same weights, so these never travel. That is data parallelism as torch's own wrapper (DistributedDataParallel) has it, but that
-one cannot be used: it watches ONE backward pass through the forward pass of the module it wraps, and sends a gradient off as
-soon as that pass has reached it. Here a step has one backward pass a micro-batch, and A_f-gram's comes last, started by
-hand from what the others gathered (`gradients`): the token embeddings receive gradients in all of them. So the gradients
-are sent when all is done, in one all-reduce of one flat buffer, and what else the ranks must agree on rides in it.
+Each rank computes the gradients of its slice of the batch, then the gradients are averaged. All ranks take the same step
+from the same weights, so weights are never sent. This is data parallelism as in torch's DistributedDataParallel, which cannot
+be used here: it expects one backward pass a step, and sends each gradient as soon as that pass has computed it. Here a step has
+one backward pass for each micro-batch and a last one for A_f-gram, started by hand from what the others gathered (see
+`gradients`), and the token embeddings receive gradients in all of them. So the gradients are sent after the last pass, in one
+all-reduce of one flat buffer, which also holds the few other numbers to be summed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from scone_cli.errors import LostRank, SconeError
 from scone_cli.runtime.signals import is_stop_noted
 from scone_cli.runtime.torchrun import Launch
 
-_PATIENCE = timedelta(hours=1)  # rank 0 looks at held-out text and writes checkpoints while the others wait
-_POLL = 0.0002  # seconds; between looks at a transfer, and so between two chances to take note of a signal
-_GRACE = 20.0  # seconds, of the 30 that torchrun gives a process between asking it to stop and killing it
+_PATIENCE = timedelta(hours=1)  # the others wait while rank 0 evaluates the held-out text and writes checkpoints
+_POLL = 0.0002  # seconds between two checks of a transfer; signals are handled only in between
+_GRACE = 20.0  # seconds; torchrun kills a process 30 seconds after asking it to stop
 
 
 class Ranks:
-    """A `torchrun.Team` of several."""
+    """A `torchrun.Team` of several processes, through torch.distributed."""
 
     def __init__(self, launch: Launch, store: Store) -> None:
         self.launch = launch
@@ -40,7 +40,7 @@ class Ranks:
         self._flat = torch.empty(0)
 
     def first(self, name: str, make: Callable[[], str]) -> str:
-        """What `make` gives on rank 0; the others wait for it, looking now and then, so that a signal can end that."""
+        """The result of `make` on rank 0; the other ranks poll for it, so that a signal can end the wait."""
         key = f"scone/{name}"
         if self.launch.rank == 0:
             made = make()
@@ -52,7 +52,7 @@ class Ranks:
             return str(self._store.get(key).decode())
 
     def meet(self, name: str) -> None:
-        """Return when every rank has come here."""
+        """Wait until every rank has called this."""
         key = f"scone/{name}"
         with _losses():
             self._store.add(key, 1)
@@ -62,9 +62,9 @@ class Ranks:
     def combine(
         self, dense: Sequence[nn.Parameter], sparse: Sequence[nn.Parameter], numbers: Sequence[float]
     ) -> list[float]:
-        """Average all gradients over the ranks, and add up the numbers.
+        """Average all gradients over the ranks, and return the sums of `numbers`.
 
-        A parameter without a gradient (no f-gram matched) counts as one of zeros, unless no rank has one.
+        A missing gradient (no f-gram matched) counts as zeros, and stays missing if no rank has one.
         """
         size, device, dtype = self.launch.size, dense[0].device, dense[0].dtype
         pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in dense]
@@ -85,7 +85,7 @@ class Ranks:
         return sums[len(dense) :]
 
     def _average_rows(self, parameter: nn.Parameter) -> None:
-        """The mean of a sparse gradient: every rank receives the rows of all, padded to the longest list of them."""
+        """Average a sparse gradient: every rank receives the rows of all ranks, padded to the longest list."""
         size = self.launch.size
         rows, values = (
             torch.empty(0, dtype=torch.int64, device=parameter.device),
@@ -111,9 +111,9 @@ class Ranks:
 
     @staticmethod
     def _wait(work: dist.Work | None) -> None:
-        """Wait where Python can still take note of a signal, as it cannot inside of torch.
+        """Wait for a transfer by polling, because Python handles no signals while it waits inside of torch.
 
-        Between GPUs a lost process is not seen, it is only waited for in vain; but torchrun sees it, and asks to stop.
+        With NCCL a transfer to a lost process never ends; but torchrun notices the loss, and asks this process to stop.
         """
         assert work is not None
         asked = math.inf
@@ -126,19 +126,19 @@ class Ranks:
         work.wait()
 
     def tells(self) -> bool:
-        """Whether this rank is the one to say what went wrong: the first that comes to it, as any may have gone."""
+        """Whether this rank prints the error: the first rank that asks, because any other may be gone."""
         try:
             return bool(self._store.add("scone/told", 1) == 1)
         except RuntimeError:
-            return True  # whoever keeps the store has gone too
+            return True  # the process that keeps the store is gone too
 
 
 @contextlib.contextmanager
 def join(launch: Launch, device: str) -> Iterator[Ranks]:
-    """Meet the other ranks. An error is told by one of them.
+    """Connect to the other ranks, and disconnect at the end of `with`. An error is printed by one rank only.
 
     Raises:
-        LostRank: a process has gone before all have met.
+        LostRank: a process ended before all were connected.
     """
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     with _losses():
@@ -161,10 +161,10 @@ def join(launch: Launch, device: str) -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def _losses() -> Iterator[None]:
-    """What torch says when a connection breaks."""
+    """Turn torch's RuntimeError for a broken connection into LostRank."""
     try:
         yield
-    except torch.OutOfMemoryError:  # a RuntimeError too, but nobody has gone
+    except torch.OutOfMemoryError:  # a RuntimeError too, but no lost process
         raise
     except RuntimeError as error:
         raise LostRank("another process of this run has gone, and the run cannot go on without it") from error

@@ -1,4 +1,4 @@
-"""Cores, free memory and free disk, and what the system says of files, made into `StorageFailure`."""
+"""Find the cores, memory and disk that are free for this process, and turn system errors into errors of scone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MIB = 1 << 20
 
 
 def num_cores() -> int:
-    """The cores that this process may use: in a container, a batch job or under `taskset` fewer than there are.
+    """The number of cores that this process may use; fewer than the machine has in a container, a batch job or `taskset`.
 
-    Of a share of processor time (`cpu.max`) that is no whole number of cores, the next larger number.
+    A CPU limit (`cpu.max`) that is not a whole number of cores is rounded up.
     """
     allowed = usable_cores()
     share = cgroups.cpu_limit()
@@ -29,7 +29,7 @@ def num_cores() -> int:
 
 
 def usable_cores() -> int:
-    """The cores on which the system may run this process, however much of their time it gives."""
+    """The number of cores on which the system may run this process, without regard to CPU limits."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux
@@ -38,7 +38,7 @@ def usable_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free for this process: of the machine, or of its control groups if they leave less."""
+    """Bytes of memory that are free for this process: of the machine, or less under a limit of its control groups."""
     free = _meminfo_available() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     left = cgroups.memory_left()
     return free if left is None else min(free, left)
@@ -51,10 +51,10 @@ def _meminfo_available() -> int | None:
 
 
 def check_disk(folder: Path, needed: int, what: str = "counting") -> None:
-    """Refuse work for which there is no room; `what` needs it.
+    """Refuse work (`what`) that needs more bytes of disk than are free.
 
     Raises:
-        StorageFailure: less is free on the disk of `folder`.
+        StorageFailure: less than `needed` is free on the disk of `folder`.
     """
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(there).free
@@ -70,7 +70,7 @@ _ASKED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]iB)", re.IGN
 
 
 def memory_shortage(error: BaseException) -> NotEnoughMemory | None:
-    """What to say of an error by which an allocator, torch's for one, says that there is no memory; None if it is another."""
+    """The NotEnoughMemory for an out-of-memory error of Python, torch or another allocator; None for any other error."""
     text = str(error)
     is_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if not (
@@ -85,15 +85,15 @@ def memory_shortage(error: BaseException) -> NotEnoughMemory | None:
     )
 
 
-# EFBIG arrives instead of a silent death because Python ignores SIGXFSZ.
+# EFBIG: a file size limit. It arrives as an error because Python ignores SIGXFSZ, which would kill the process.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def storage_failures(place: Path) -> Iterator[None]:
-    """Turn what the system says about files into `StorageFailure`; `place` is named where it does not name a file.
+    """Turn system errors about files into `StorageFailure`, and lack of memory into `NotEnoughMemory`.
 
-    Where there is no memory, it is `NotEnoughMemory`.
+    `place` is named if the error does not name a file.
     """
     try:
         yield
@@ -121,7 +121,7 @@ def _storage_failure(error: Exception, place: Path) -> StorageFailure | None:
 
 
 def _system_error(error: Exception) -> int | None:
-    """The errno of an error; polars and safetensors, written in Rust, have it in their text only; numpy loses it."""
+    """The errno of an error. Libraries in Rust (polars, safetensors) have it only in the text, and numpy loses it."""
     if isinstance(error, OSError):
         cut_off = error.errno is None and re.search(r"requested and \d+ written", str(error))
         return errno.ENOSPC if cut_off else error.errno

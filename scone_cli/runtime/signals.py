@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, made into an exception with an exit code."""
+"""Turn SIGINT and SIGTERM into an exception with an exit code, now or at the end of a step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived. Not an `Exception`, and not KeyboardInterrupt, which click makes into exit code 1."""
+    """Raised on SIGINT or SIGTERM. Not an `Exception`, and not KeyboardInterrupt, which click turns into exit code 1."""
 
-    continues = False  # whether what it stopped continues when it is asked for again
+    continues = False  # whether the same command, given again, continues the work
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 @dataclass
 class StopNote:
-    """That somebody wants the process to end: the number of the signal, 0 until one arrives."""
+    """The number of the signal that asked the process to stop; 0 until one arrives."""
 
     signum: int = 0
 
@@ -34,9 +34,9 @@ _notes: list[StopNote] = []
 
 @contextlib.contextmanager
 def noting_stops() -> Iterator[StopNote]:
-    """Within it a signal to stop is only noted, so that a step can be finished and saved; at its end `Stopped` is raised.
+    """Delay `Stopped` to the end of `with`, so that a step can be finished and saved.
 
-    It changes nothing where `stop_signals` is not in force: signals are the business of a program, not of a library.
+    Has no effect without `stop_signals`: the program handles signals, and the library leaves them alone.
     """
     note = StopNote()
     _notes.append(note)
@@ -49,17 +49,17 @@ def noting_stops() -> Iterator[StopNote]:
 
 
 def is_stop_noted() -> bool:
-    """Whether a signal to stop waits for the work to come to a good place."""
+    """Whether a signal has arrived that `noting_stops` delays."""
     return any(note.signum for note in _notes)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopNote]:
-    """Raise `Stopped` where the work is when SIGINT or SIGTERM arrives; a second one ends the process at once.
+    """Raise `Stopped` when SIGINT or SIGTERM arrives; a second signal ends the process at once.
 
-    What it gives has the number of the signal even where another error came before `Stopped` could be raised.
-    A signal that was ignored from the start stays ignored (a shell does that to background jobs), and a forked worker,
-    which inherits the handler, simply dies of the signal.
+    Yields a note with the number of the signal, which is set even if another error is raised before `Stopped`.
+    A signal that was ignored from the start stays ignored (a shell does that to background jobs). A forked worker, which
+    inherits the handler, is ended by the signal.
     """
     owner, came = os.getpid(), StopNote()
     before = {signum: signal.getsignal(signum) for signum in _STOP_SIGNALS}

@@ -1,7 +1,7 @@
-"""Whether this process works alone, or is one of several that torchrun started for one run. It loads no torch.
+"""Find out whether this process is alone or one of several ranks that torchrun started, without importing torch.
 
-Each of these is a rank. They run the same code; what only one of them may do, rank 0 does: it writes, holds the lock of
-the workspace and speaks. What several have to tell one another is in `process_group`.
+All ranks run the same code. Rank 0 alone writes files, holds the lock of the workspace and prints. Communication between
+the ranks is in `process_group`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Launch:
-    """Which rank this process is, of how many, and which of the `local_size` on this machine."""
+    """The rank of this process of `size`, and its rank among the `local_size` processes on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -31,10 +31,10 @@ _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 
 
 def launched() -> Launch:
-    """What torchrun says in the environment, or the launch of a process that is alone, where there is no RANK.
+    """Read the launch from the environment variables of torchrun; without RANK the process is alone.
 
     Raises:
-        BadSetting: there is one, but not all that belongs to it.
+        BadSetting: RANK is set, but other variables of torchrun are missing or wrong.
     """
     said = {name: os.environ.get(name, "") for name in (*_NUMBERS, "MASTER_ADDR")}
     if not said["RANK"]:
@@ -57,46 +57,46 @@ def launched() -> Launch:
 
 
 def speaks() -> bool:
-    """Whether this process is the one that tells of what happens to all, whatever else is in the environment."""
+    """Whether this process prints what concerns all ranks: it is alone or rank 0."""
     return os.environ.get("RANK", "") in ("", "0")
 
 
 class Team(Protocol):
-    """The processes of one run."""
+    """The processes of one run, as training uses them."""
 
     launch: Launch
 
     def first(self, name: str, make: Callable[[], str]) -> str:
-        """What `make` gives on rank 0, where alone it is called; the others wait for it. A name is used once in a run."""
+        """The result of `make`, which only rank 0 calls; the others wait for it. A name is used once in a run."""
 
     def meet(self, name: str) -> None:
-        """Return when every rank has come here. A name is used once in a run.
+        """Wait until every rank has called this. A name is used once in a run.
 
         Raises:
-            LostRank: a process has gone.
+            LostRank: another process has ended.
         """
 
     def combine(
         self, dense: Sequence[nn.Parameter], sparse: Sequence[nn.Parameter], numbers: Sequence[float]
     ) -> list[float]:
-        """Put the mean over all ranks into every gradient, and return the sums over all ranks of the numbers.
+        """Replace every gradient by its mean over all ranks, and return the sums of `numbers` over all ranks.
 
         Raises:
-            LostRank: a process has gone.
+            LostRank: another process has ended.
         """
 
 
 class Alone:
-    """A team of one."""
+    """The team of a process that works alone."""
 
     launch = Launch()
 
     def first(self, name: str, make: Callable[[], str]) -> str:  # noqa: ARG002
-        """What `make` gives."""
+        """The result of `make`."""
         return make()
 
     def meet(self, name: str) -> None:
-        """There is nobody else."""
+        """Return at once: there is no other rank."""
 
     def combine(
         self,
@@ -104,5 +104,5 @@ class Alone:
         sparse: Sequence[nn.Parameter],  # noqa: ARG002
         numbers: Sequence[float],
     ) -> list[float]:
-        """The numbers; gradients stay as they are."""
+        """The numbers, unchanged, as are the gradients."""
         return list(numbers)

@@ -1,7 +1,7 @@
-"""Worker processes for tasks that are plain functions of files: one that is killed costs its task, nothing else.
+"""Run tasks in worker processes, and run a task again if its worker is killed.
 
-A task reads files, writes files that appear whole, and does nothing if they are there. So whatever becomes of a worker,
-running its task again is right, and the same functions can be run by any other executor.
+A task is a function that reads files, writes files that appear whole, and does nothing if they exist. So it is safe to run it
+again, and any other executor could run the same functions.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from typing import Any, Self
 from scone_cli.errors import SconeError
 from scone_cli.progress import compilation
 
-_POLL = 0.5  # seconds between two looks whether workers are compiling kernels
-_PAUSE = 0.3  # seconds until a server that was killed is seen to be gone, or memory is free again
-_MOST_LOSSES = 3  # of workers with nothing finished in between: then it is no accident
+_POLL = 0.5  # seconds between two checks whether workers compile kernels
+_PAUSE = 0.3  # seconds until a killed server is noticed, or memory is free again
+_MOST_LOSSES = 3  # lost workers in a row, with no task finished in between, before giving up
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Pool:
-    """Runs tasks in `num_workers` processes; with one, in this process, which saves the memory of another.
+    """Runs tasks in `num_workers` processes, or in this process if that is 1, which saves the memory of another.
 
-    `preload` names modules that workers need: they are imported once, while this process does something else, and
-    shared by all workers. Use it as a context: leaving it ends the workers.
+    `preload` names modules that workers need: they are imported once, in the background, and shared by all workers. Use the
+    pool as a context manager: its end ends the workers.
     """
 
     def __init__(self, num_workers: int, preload: Iterable[str] = ()) -> None:
@@ -53,13 +53,13 @@ class Pool:
         self._end(kill=kind is not None)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
-        """Run `function(*arguments)` for every task; yields (its number, its result) as they end, in any order.
+        """Run `function(*arguments)` for every task, and yield (number of the task, result) as they end, in any order.
 
-        `tasks` may be an iterator: it is asked for no more than the workers can soon begin. Functions, arguments and
-        results must be picklable.
+        `tasks` may be an iterator: only as many tasks are taken as workers can soon start. Functions, arguments and results
+        must be picklable.
 
         Raises:
-            SconeError: workers were killed again and again.
+            SconeError: workers were killed three times in a row.
         """
         if self._context is None:
             keep_memory()
@@ -69,12 +69,12 @@ class Pool:
         yield from self._run_in_workers(iter(enumerate(tasks)))
 
     def _run_in_workers(self, tasks: Iterator[tuple[int, Task]]) -> Iterator[tuple[int, Any]]:
-        waiting: deque[tuple[int, Task]] = deque()  # of a worker that was killed
+        waiting: deque[tuple[int, Task]] = deque()  # tasks of killed workers
         running: dict[Future[Any], tuple[int, Task]] = {}
         num_losses = 0
         while True:
             lost = False
-            while not lost and len(running) < 2 * self.num_workers:  # so that none waits for this process
+            while not lost and len(running) < 2 * self.num_workers:  # so that no worker waits for this process
                 entry = waiting.popleft() if waiting else next(tasks, None)
                 if entry is None:
                     break
@@ -84,7 +84,7 @@ class Pool:
                     waiting.appendleft(entry)
                     lost = True
             if not running and not waiting:
-                self._end(kill=False)  # what workers still hold is of no use to other tasks, which get new ones
+                self._end(kill=False)  # frees the memory that workers hold; later tasks get new workers
                 return
             ended = wait(running, timeout=0 if lost else _POLL, return_when=FIRST_COMPLETED).done
             self._compilers.look()
@@ -129,9 +129,9 @@ class Pool:
 
 
 class _Compilers:
-    """What workers say of their compilers, through a pipe: a byte when one begins, another when it has ended.
+    """Counts the workers that are compiling kernels, from a pipe: a worker writes one byte at the start and one at the end.
 
-    No lock is needed for so little, and none is left behind by a worker that is killed.
+    Single bytes need no lock, so a killed worker leaves none locked.
     """
 
     def __init__(self) -> None:
@@ -140,20 +140,20 @@ class _Compilers:
         self._num = 0
 
     def open(self, context: BaseContext | None) -> Connection:
-        """The end of a new pipe that workers are given."""
+        """Open a pipe, and return its end for the workers."""
         assert context is not None
         self._heard, self._told = context.Pipe(duplex=False)
         return self._told
 
     def look(self) -> None:
-        """Take note of what has been said."""
+        """Read what workers have written."""
         before = self._num
         while self._heard is not None and self._heard.poll():
             self._num += 1 if self._heard.recv_bytes() == b"+" else -1
         self._step(before, self._num)
 
     def close(self) -> None:
-        """There are no workers any more."""
+        """Close the pipe, after all workers have ended."""
         self._step(self._num, 0)
         self._num = 0
         for end in (self._heard, self._told):
@@ -170,14 +170,14 @@ class _Compilers:
 
 
 def _context(preload: Iterable[str]) -> BaseContext:
-    """Workers come from a clean server process: forking this one would lose the threads that libraries started."""
+    """The way to start workers: forked from a clean server process, because a fork of this one would lack its threads."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver, resource_tracker  # noqa: PLC0415 - not on every system
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scone_cli.runtime.worker_pool", *preload])
-    resource_tracker.ensure_running()  # lets signals through when it has been started, so it comes first
+    resource_tracker.ensure_running()  # unblocks signals when it starts, so it comes first
     with _interrupts_blocked():
         forkserver.ensure_running()
     return context
@@ -185,10 +185,10 @@ def _context(preload: Iterable[str]) -> BaseContext:
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let signals with a handler wait: a worker that is being started is not yet known, and could not be ended."""
+    """Delay signals that have a handler: a worker that is being started is not yet listed, and would not be ended."""
     arrived: list[int] = []
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    if threading.current_thread() is not threading.main_thread():  # only there may a program say what a signal does
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers only in the main thread
         handlers = {}
     mine = [each for each, handler in handlers.items() if callable(handler)]
     for each in mine:
@@ -204,9 +204,9 @@ def _signals_wait() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Let Ctrl-C wait, and never reach a process that is started now: a terminal sends it to all of them.
+    """Delay Ctrl-C in this process, and block it in a process that is started now: a terminal sends it to both.
 
-    Without this, one that is still importing would answer it with a traceback.
+    Without this, a process that is still importing would print a traceback.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -216,10 +216,10 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Let freed memory be used again instead of giving it back, where the C library can (glibc).
+    """Keep freed memory in the process for later use instead of returning it to the system (glibc only).
 
-    Tasks need the same arrays again and again, and memory that is new costs as much as what is done in it: a tenth of the
-    time of a count.
+    Tasks allocate arrays of the same sizes again and again. Without this, mapping new memory takes a tenth of the time of a
+    count.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -229,14 +229,14 @@ def keep_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Return to the system what has been freed: after a piece of work that needed more than what comes next."""
+    """Return freed memory to the system (glibc only), after work that needed more memory than what comes next."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _become_worker(told: Connection) -> None:
-    """End with the process that asked for the work, however that ends, leave Ctrl-C to it, and tell it of compiled kernels."""
+    """Set up a worker: it ends with its parent, ignores Ctrl-C, and reports to the parent when it compiles kernels."""
     compilation.listener = lambda begins: told.send_bytes(b"+" if begins else b"-")
     keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -110,7 +110,16 @@ MOST_LOOKS = 40  # at the held-out loss
 Row = dict[str, Any]
 Log = Mapping[str, F64]
 
-_COLUMNS = ("step", "tokens", "loss", "learning_rate", "gradient_norm", "held_out_loss", "trie_nodes", "seconds")
+_COLUMNS = (  # of the log, since its first version
+    "step",
+    "tokens",
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "held_out_loss",
+    "trie_nodes",
+    "seconds",
+)
 
 
 def in_short(model: SconeModel, log: pa.Table) -> Row:
