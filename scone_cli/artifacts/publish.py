@@ -240,7 +240,7 @@ def check_workspace(workspace: Path) -> None:
     """
     there = next((path for path in (workspace, *workspace.parents) if path.exists()), workspace)
     if there.exists() and not there.is_dir():
-        raise StorageFailure(f"{workspace}: cannot be used as a workspace ({there} is no folder)")
+        raise StorageFailure(f"{workspace}: cannot be used as a workspace ({there} is not a folder)")
 
 
 @contextlib.contextmanager

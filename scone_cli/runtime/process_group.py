@@ -167,4 +167,4 @@ def _losses() -> Iterator[None]:
     except torch.OutOfMemoryError:  # a RuntimeError too, but no lost process
         raise
     except RuntimeError as error:
-        raise LostRank("another process of this run has gone, and the run cannot go on without it") from error
+        raise LostRank("another process of this run has ended, and the run cannot go on without it") from error

@@ -47,7 +47,7 @@ def launched() -> Launch:
             f"{name}={said[name]}" if said[name] else f"no {name}" for name in dict.fromkeys(["RANK", *wrong])
         )
         raise BadSetting(
-            f"{found} in the environment: a process with a RANK is one of several, expected all that torchrun sets for it",
+            f"{found} in the environment: expected all variables that torchrun sets together with RANK",
             "run: torchrun --nproc-per-node 2 -m scone_cli train-fgram; or, to train with one process, unset RANK",
         )
     size = int(said["WORLD_SIZE"])
