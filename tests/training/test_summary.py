@@ -22,6 +22,7 @@ from scone_cli.training.summary import (
     training_record,
 )
 
+CUT_SHORT = b'{"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'  # a header without its 16 bytes of numbers
 OLD_LOG = pa.schema([field for field in LOG if field.name != "tokens_per_second"])
 KINDS = {
     "scone": {"kind": "scone"},
@@ -142,6 +143,7 @@ def test_no_held_out_text_is_no_trouble(tmp_path):
         ("main.safetensors", b"\xff" * 64, "weights"),
         ("main.safetensors", (2).to_bytes(8, "little") + b"[]", "weights"),
         ("main.safetensors", (2).to_bytes(8, "little") + b"{}", "blocks.0.down.weight"),
+        ("main.safetensors", len(CUT_SHORT).to_bytes(8, "little") + CUT_SHORT, "weights"),
         ("log.parquet", b"PAR1 but no more", "ArrowInvalid"),
     ],
 )
