@@ -181,7 +181,7 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
     # Checked after the version, because a later version may have other fields.
     if OWN_HASH in raw and raw.pop(OWN_HASH) != digest_json(raw):
         remake = f"make it again: {MADE_BY[kind]} --force"
-        raise DamagedArtifact(f"{path}: changed since scone wrote it: its {OWN_HASH} does not match its content", remake)
+        raise DamagedArtifact(f"{path}: changed since scone wrote it, its {OWN_HASH} does not match", remake)
     try:
         raw.pop("seed", None)  # early versions wrote a seed, and names with blanks
         raw["summary"] = {_without_blanks(name): value for name, value in raw["summary"].items()}

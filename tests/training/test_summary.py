@@ -22,7 +22,7 @@ from scone_cli.training.summary import (
     training_record,
 )
 
-CUT_SHORT = b'{"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'  # a header without its 16 bytes of numbers
+CUT_SHORT = b'{"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'  # a header, and no data
 OLD_LOG = pa.schema([field for field in LOG if field.name != "tokens_per_second"])
 KINDS = {
     "scone": {"kind": "scone"},
