@@ -96,6 +96,7 @@ HEAVY = {
     "tokenizers",
     "fastokens",
     "safetensors",
+    "jinja2",
 }  # not rich: how wide characters are takes 3 ms to load
 
 

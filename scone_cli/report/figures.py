@@ -177,3 +177,8 @@ class Section:
     says: str
     figures: Sequence[Figure]
     commands: Sequence[str] = ()
+
+    @property
+    def mark(self) -> str:
+        """What a link within the page names it by."""
+        return "".join(each for each in self.title.lower() if each.isalnum())
