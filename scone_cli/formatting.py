@@ -95,7 +95,7 @@ def value_text(kind: Kind, value: Any) -> str:
     if value is None:
         return "-"
     if kind == "count":
-        return f"{value:,}"
+        return f"{value:,.0f}"
     if kind == "share":
         return f"{100 * value:.1f}%" if value == 0 or abs(value) >= 0.001 else f"{100 * value:.1g}%"
     if kind == "measure":
@@ -264,6 +264,11 @@ def dollars(value: float | None) -> str:
     sign, size = "\N{MINUS SIGN}" if value < 0 else "", abs(value)
     digits = 0 if size >= 100 else 2 if size >= 0.1 or size == 0 else 1 - math.floor(math.log10(size))
     return f"{sign}${size:,.{digits}f}"
+
+
+def cents(value: float) -> str:
+    """An amount of 0 or more to the cent: $1,204, $3.50, or that it is less than a cent."""
+    return "less than a cent" if 0 < value < 0.01 else dollars(value)
 
 
 def names_of(names: Sequence[str], what: str) -> str:

@@ -1,7 +1,7 @@
-"""What all charts are drawn on: the title, the legend, the axes and the lines of a grid, as pieces of SVG.
+"""Titles, legends, axes and grid lines of charts, as pieces of SVG.
 
-A chart is about as wide as a phone, so that letters are as large as the page's on any screen; it is as high as it needs to be.
-Colours are the page's (`var(--series-0)` and so on), so that a chart is right on a dark screen and on paper.
+A chart is about as wide as a phone, so that its letters are as large as the page's on any screen.
+Its colours are CSS variables of the page (`var(--series-0)` and so on), so that it fits a dark screen and paper.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from scone_cli.report.figures import Axis
 # ---- scales: from values to places along an axis, and the round numbers that stand there --------------------------
 
 
-_LEAST_SPAN = 0.01  # of the values: an axis that shows less of them would make much of nothing
-_SHORTENED = 1000  # numbers from here on are written as 1k and so on
+_LEAST_SPAN = 0.01  # an axis spans at least this share of its values, so that rounding does not look like a trend
+_SHORTENED = 1000  # from here on numbers are written as 1k and so on
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values between `low` and `high` to places between `start` and `end`: pixels, or rows and columns of letters.
+    """Maps values between `low` and `high` to places between `start` and `end`, in pixels or in characters.
 
-    Ticks are `step` apart, from `low` on; those of a logarithmic scale are powers of ten.
+    The ticks start at `low` and are `step` apart; on a logarithmic scale they are the powers of ten.
     """
 
     low: float
@@ -46,7 +46,7 @@ class Scale:
         return round(self.start + (at - low) / (high - low) * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """The round values along the scale."""
+        """The round values that are marked along the scale."""
         if self.log:
             decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [10.0**power for power in decades]
@@ -54,7 +54,7 @@ class Scale:
         return [round(self.low + i * self.step, 10) for i in range(count + 1)]
 
     def labels(self, kind: Kind) -> list[tuple[float, str]]:
-        """The places of the ticks, and what stands there: on an even scale all with as many decimals."""
+        """Places and texts of the ticks; on a linear scale all texts have the same number of decimals."""
         ticks = self.ticks()
         texts = [f"{100 * tick:.6g}%" if kind == "share" else _tick_text(tick) for tick in ticks]
         if not self.log and max(map(abs, ticks)) < _SHORTENED and kind != "share":
@@ -64,7 +64,7 @@ class Scale:
 
 
 def scale_of(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
-    """The scale of an axis that shows all `values` (at least one), from the place `start` to `end`."""
+    """The scale of an axis that includes all `values` (at least one), from the place `start` to `end`."""
     if axis.log:
         low = 10.0 ** math.floor(math.log10(min(values)))
         return Scale(low, max(*values, 10 * low), start, end, step=10, log=True)
@@ -82,7 +82,7 @@ def scale_of(axis: Axis, values: Sequence[float], start: float, end: float) -> S
 
 
 def _step(span: float) -> float:
-    """A round step of which four to eight make the span; up to two more where it does not begin at one of them."""
+    """A round step that divides the span into four to eight parts, or up to ten if the span starts between two steps."""
     power = 10.0 ** math.floor(math.log10(span / 4))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * 8 >= span * (1 - 1e-9))
 
@@ -92,19 +92,19 @@ def _tick_text(value: float) -> str:
 
 
 WIDTH, HEIGHT = 400, 272  # HEIGHT: with a legend of one line at most
-RIGHT, BOTTOM = 16, 46  # room beside and below the plot
+RIGHT, BOTTOM = 16, 46  # space right of the plot and below it
 NUM_COLOURS = 8
-DASHES = ("", "7 3", "2 3", "9 3 2 3")  # so that curves can be told apart on paper without colours
-CHARACTER = 7.4  # width of a letter of the legend, about
-DIGIT = 8.0  # width of a digit, about
+DASHES = ("", "7 3", "2 3", "9 3 2 3")  # so that curves differ on paper without colours
+CHARACTER = 7.4  # about the width of a letter of the legend
+DIGIT = 8.0  # about the width of a digit
 _LINE = 18  # from one line of text to the next
-_SWATCH = 24  # a legend's sample with the gap after it
+_SWATCH = 24  # the colour sample of a legend and the gap after it
 _GAP = 14  # between entries of a legend
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the plot lies within the picture."""
+    """The rectangle of the plot within the picture, in pixels."""
 
     left: float
     top: float
@@ -113,17 +113,17 @@ class Frame:
 
     @property
     def height(self) -> float:
-        """Of the whole picture."""
+        """Height of the whole picture."""
         return self.bottom + BOTTOM
 
 
 def clean(text: str) -> str:
-    """Text as it may stand in SVG."""
+    """Text escaped for SVG."""
     return escape(harmless(text), quote=True)
 
 
 def picture(title: str, height: float, marks: Sequence[str]) -> str:
-    """One well-formed `<svg>` element."""
+    """Put a title and marks together to one `<svg>` element."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{clean(title)}">'
         f'<text class="name" x="0" y="14">{clean(title)}</text>{"".join(marks)}</svg>'
@@ -131,7 +131,7 @@ def picture(title: str, height: float, marks: Sequence[str]) -> str:
 
 
 def frame_of(names: Sequence[str], labels: Sequence[str]) -> Frame:
-    """The frame of a plot with these series (one needs no legend), and these numbers along its y axis."""
+    """The frame of a plot with a legend of these names (one name needs none) and these labels of the y axis."""
     lines = len(_legend_lines(names))
     lower = _LINE * max(0, lines - 1)
     left = max(30.0, DIGIT * max(map(len, labels), default=0) + 9)
@@ -139,7 +139,7 @@ def frame_of(names: Sequence[str], labels: Sequence[str]) -> Frame:
 
 
 def legend(names: Sequence[str], swatch: str) -> Iterator[str]:
-    """A swatch and a name for every series, below the title and what is measured, in as many lines as are needed."""
+    """Draw the legend: a colour sample and a name for every series, on as many lines as needed."""
     number = 0
     for i, line in enumerate(_legend_lines(names)):
         x, y = 0.0, 51 + _LINE * i
@@ -170,12 +170,12 @@ def _entry_width(name: str) -> float:
 
 
 def tick_labels(axis: Axis, scale: Scale) -> list[tuple[float, str]]:
-    """Places and texts, with a minus that is one."""
+    """Places and texts of the ticks, with a minus sign instead of a hyphen."""
     return [(place, "\N{MINUS SIGN}" + text[1:] if text[0] == "-" else text) for place, text in scale.labels(axis.kind)]
 
 
 def y_axis(axis: Axis, scale: Scale, frame: Frame) -> Iterator[str]:
-    """Numbers left of the plot, lines through it, and above all what is measured."""
+    """Draw the y axis: numbers left of the plot, grid lines, and the title above it."""
     for y, text in tick_labels(axis, scale):
         yield f'<path class="grid" d="M{frame.left} {y}H{frame.right}"/>'
         yield f'<text class="tick" x="{frame.left - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
@@ -183,7 +183,7 @@ def y_axis(axis: Axis, scale: Scale, frame: Frame) -> Iterator[str]:
 
 
 def x_ticks(axis: Axis, scale: Scale, frame: Frame) -> Iterator[str]:
-    """Numbers below the plot, 0 and every second, third, ... from it if not all have room, and lines through it."""
+    """Draw grid lines and the numbers below the plot; where space is short, every second or third, always 0."""
     labels = tick_labels(axis, scale)
     room = min((b[0] - a[0] for a, b in pairwise(labels)), default=WIDTH)
     every = math.ceil((DIGIT * max(len(text) for _, text in labels) + 8) / room)
@@ -195,12 +195,12 @@ def x_ticks(axis: Axis, scale: Scale, frame: Frame) -> Iterator[str]:
 
 
 def x_tick(x: float, text: str, frame: Frame) -> str:
-    """What stands at one place of the x axis."""
+    """Draw one label of the x axis."""
     return f'<text class="tick" x="{x}" y="{frame.bottom + 17:g}" text-anchor="middle">{clean(text)}</text>'
 
 
 def x_title(title: str, frame: Frame) -> str:
-    """What is measured along the x axis, and its line; below the plot's middle as far as the title has room there."""
+    """Draw the x axis and its title, centred below the plot as far as the picture is wide enough."""
     half = 3.5 * len(title)
     middle = max(half, min(WIDTH - half, (frame.left + frame.right) / 2))
     return (

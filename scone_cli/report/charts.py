@@ -1,6 +1,6 @@
-"""Charts as SVG that stands inside an HTML page: no script, no font and no file from elsewhere.
+"""Draws charts as SVG elements for an HTML page, without scripts, fonts or other files.
 
-Every mark has a title, which browsers show when the pointer rests on it.
+Every point and bar has a title, which browsers show under the mouse pointer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ROW = 25  # height of an interval's line
 _LONGEST = 20  # characters of a name beside the plot
 _CLASSES = {BETTER: "better", WORSE: "worse", NOT_SHOWN: "unshown", SAME: "unshown"}  # of CSS
 
-_FAR = 16.0  # a point so far from a name is not taken for the one that is named
+_FAR = 16.0  # pixels: nobody takes a point that far from a name for the named one
 
 Place = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -57,7 +57,7 @@ def _signed(kind: Kind, value: float) -> str:
 
 
 def interval_chart(chart: IntervalChart) -> str:
-    """One line an interval: its name, the interval as a bar with the value as a dot, and the value in digits."""
+    """Draw one line per interval: its name, a bar with a dot at the value, and the value as a number."""
     names = [shortened(each.name, _LONGEST) for each in chart.intervals]
     values = [_signed(chart.x.kind, each.value) for each in chart.intervals]
     left = CHARACTER * max(map(cell_len, names)) + 12
@@ -80,7 +80,7 @@ def interval_chart(chart: IntervalChart) -> str:
 
 
 def _directions(x: Scale) -> Iterator[str]:
-    """On which side of the line at 0 is what, above the plot, where there is room."""
+    """Arrows above the plot that say which side of 0 is better, where there is room."""
     better, worse = "\N{LEFTWARDS ARROW} better", "worse \N{RIGHTWARDS ARROW}"
     if x(0) - CHARACTER * len(better) > 0:
         yield f'<text class="tick" x="{x(0) - 8:g}" y="34" text-anchor="end">{better}</text>'
@@ -89,7 +89,7 @@ def _directions(x: Scale) -> Iterator[str]:
 
 
 def _interval(each: Interval, kind: Kind, x: Scale, y: float) -> Iterator[str]:
-    """Filled where a difference was shown, hollow where not: colours alone do not reach everybody."""
+    """Draw an interval: a filled dot if a difference is shown, a hollow one if not, as not everybody sees colours."""
     told = f"{each.name}: {_signed(kind, each.value)}"
     if each.low is not None and each.high is not None:
         told += f" ({_signed(kind, each.low)} to {_signed(kind, each.high)}), {each.finding}"
@@ -103,10 +103,10 @@ def _interval(each: Interval, kind: Kind, x: Scale, y: float) -> Iterator[str]:
 
 
 def dot_chart(chart: DotChart) -> str:
-    """Points with their names beside them, where no other name or point is; the strong ones over the others."""
+    """Draw points with their names beside them, where there is free space; strong points lie on top."""
     dots = sorted(chart.dots, key=lambda dot: dot.strong)
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
-    room = 0.07 * (max(ys) - min(ys))  # for names above and below
+    room = 0.07 * (max(ys) - min(ys))  # for names above and below the points
     ends = [min(ys) - room, max(ys) + room]
     frame = frame_of([], [text for _, text in tick_labels(chart.y, scale_of(chart.y, ends, 1, 0))])
     x, y = scale_of(chart.x, xs, frame.left, frame.right), scale_of(chart.y, ends, frame.bottom, frame.top)
@@ -122,7 +122,7 @@ def dot_chart(chart: DotChart) -> str:
 
 
 def _names(dots: Sequence[Dot], places: Sequence[Place], frame: Frame) -> Iterator[str]:
-    """The strong ones first; a name that has no free place is left to the pointer and to the table below."""
+    """Place the names, those of strong points first; a name without free space is left out, its point has a title."""
     taken: list[Box] = [(left - 5, top - 5, left + 5, top + 5) for left, top in places]
     for dot, place in reversed(list(zip(dots, places, strict=True))):
         name = shortened(dot.name, _LONGEST)
@@ -137,7 +137,7 @@ def _names(dots: Sequence[Dot], places: Sequence[Place], frame: Frame) -> Iterat
 
 
 def _beside(place: Place, width: float) -> Iterator[tuple[str, float, Box]]:
-    """Where a name may stand, the best places first: anchor, its place, and the room that is taken."""
+    """Places for a name, the best first: the text anchor, its x, and the box that the name fills."""
     left, top = place
     for anchor, at, low in (
         *(
@@ -165,7 +165,7 @@ def _is_free(box: Box, taken: Sequence[Box], frame: Frame) -> bool:
 
 
 def _distance(box: Box, others: Sequence[Place]) -> float:
-    """How far the nearest other point is from a name, as far as that matters: a name close to two could be either's."""
+    """Distance from a name to the nearest other point, at most `_FAR`; a name close to two points is ambiguous."""
     return min((_gap(box, other) for other in others), default=_FAR)
 
 
@@ -176,7 +176,7 @@ def _gap(box: Box, point: Place) -> float:
 
 __all__ = ["HEIGHT", "WIDTH", "svg"]
 
-_MOST_DOTS = 24  # of a curve whose points are marked
+_MOST_DOTS = 24  # a curve with more points is drawn without dots
 
 
 def svg(chart: Chart) -> str:
@@ -214,7 +214,7 @@ def _lines(chart: LineChart) -> str:
 
 
 def _line(chart: LineChart, line: Line, number: int, x: Scale, y: Scale) -> Iterator[str]:
-    """The curve, and where it has few points, or they are to be marked, a dot on each of them."""
+    """Draw a curve, with a dot on every point if there are few or `line.dots` says so."""
     places = [(x(at), y(value)) for at, value in zip(line.xs, line.ys, strict=True)]
     path = "L".join(f"{left} {top}" for left, top in places)
     colour = f"var(--series-{number % NUM_COLOURS})"
@@ -229,7 +229,7 @@ def _line(chart: LineChart, line: Line, number: int, x: Scale, y: Scale) -> Iter
 
 
 def _mark(chart: LineChart, x: Scale, y: Scale, frame: Frame) -> Iterator[str]:
-    """A line at a place of the x axis; its label is at the end of the line that is farther from the curve."""
+    """Draw a vertical line at the marked place; its label is at the end that is farther from the curve."""
     assert chart.mark is not None
     at, label = chart.mark
     place, line = x(at), chart.lines[0]
@@ -254,7 +254,7 @@ def _bars(chart: BarChart) -> str:
 
 
 def _categories(chart: BarChart, frame: Frame, y: Scale) -> Iterator[str]:
-    """The bars of every category, and its name, if names have room; otherwise some are left out."""
+    """Draw the bars and names of the categories; names are thinned out where they would overlap."""
     room = (frame.right - frame.left) / max(len(chart.categories), 1)
     width = min(0.76 * room / len(chart.bars), 60.0)
     longest = max(map(len, chart.categories), default=0) * DIGIT
@@ -280,5 +280,5 @@ def _categories(chart: BarChart, frame: Frame, y: Scale) -> Iterator[str]:
 
 
 def _digits(chart: BarChart, value: float | None) -> str:
-    """What stands above a bar, where all of them have room."""
+    """The number above a bar."""
     return "" if value is None else count_text(value) if chart.y.kind == "count" else value_text(chart.y.kind, value)

@@ -1,4 +1,4 @@
-"""`scone inspect`: what an artifact is, what made it, and its first rows as text that a person can read."""
+"""`scone inspect`: describes an artifact: its stage, settings and files, and its first rows as readable text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from scone_cli.table.row_formats import FORMATS, decode
 from scone_cli.training.summary import read_config, read_tensors, training_record
 
 PORTRAYED = ("counts", "vocab")  # the artifacts whose n-grams are shown in figures
-_MAIN_FILES = {"vocab": "vocab.parquet"}  # whose rows are shown, where that is not the first
-SHOWN_TOKENS = 24  # of a document
-SHOWN_VALUES = 6  # of a row of the table
+_MAIN_FILES = {"vocab": "vocab.parquet"}  # the file whose rows are shown, if it is not the first one
+SHOWN_TOKENS = 24  # per document
+SHOWN_VALUES = 6  # per row of the table
 
 Row = dict[str, Any]
 
@@ -31,8 +31,8 @@ def describe(path: Path, rows: int, progress: Progress) -> dict[str, Any]:
     """Describe the artifact or workspace at `path`, with at most `rows` rows of its data, as JSON values.
 
     Raises:
-        InputMissing: there is no such path.
-        BadData: the child that says what is wrong with the artifact.
+        InputMissing: `path` does not exist.
+        BadData: the artifact is damaged; a subclass says how.
     """
     folders = artifact_folders(path)
     if folders != [path] and path.is_dir():
@@ -53,7 +53,7 @@ def describe_text(path: Path, text: str) -> dict[str, Any]:
 
 
 def describe_terms(path: Path, terms: Path) -> dict[str, Any]:
-    """How the vocabulary at `path` matches the terms in a file, as JSON values; see `vocab.terms.match_terms`.
+    """Match the terms in a file with the vocabulary at `path`, as JSON values; see `vocab.terms.match_terms`.
 
     Raises:
         BadSetting: there is no vocabulary at `path`.
@@ -67,7 +67,7 @@ def describe_terms(path: Path, terms: Path) -> dict[str, Any]:
 
 
 def _vocabulary(path: Path, option: str) -> tuple[Path, Manifest]:
-    """The folder of the vocabulary at `path` and its manifest; `option` is what needs one."""
+    """The folder and the manifest of the vocabulary at `path`; errors name the `option` that needs it."""
     (folder, *others) = artifact_folders(path)
     if others or path != folder:
         raise BadSetting(
@@ -83,7 +83,7 @@ def _vocabulary(path: Path, option: str) -> tuple[Path, Manifest]:
 
 
 def _state(folder: Path) -> Row:
-    """One line about an artifact of a workspace; its bytes are not read, which is what `scone verify` is for."""
+    """One line about an artifact of a workspace; its contents are not read (`scone verify` does that)."""
     row: Row = {
         "folder": folder.name,
         "artifact": None,
@@ -147,7 +147,7 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
 
 
 def _file(folder: Path, name: str, size: int) -> Row:
-    """Name and size of a file, with its rows if it holds records and its parameters if it holds weights."""
+    """Name and size of a file, and the number of its rows (Parquet) or parameters (safetensors)."""
     row: Row = {"file": name, "bytes": size}
     if name.endswith(".parquet"):
         row["rows"] = _read(folder / name, lambda file: file.metadata.num_rows)
@@ -157,7 +157,7 @@ def _file(folder: Path, name: str, size: int) -> Row:
 
 
 def _read(path: Path, look: Callable[[pq.ParquetFile], Any]) -> Any:
-    """Look into a Parquet file; flipped bits may show as any of pyarrow's errors."""
+    """Apply `look` to a Parquet file; flipped bits may raise any of pyarrow's errors, which become `DamagedArtifact`."""
     try:
         with pq.ParquetFile(to_read(path)) as file:
             return look(file)
@@ -186,7 +186,7 @@ def _first(file: pq.ParquetFile, count: int) -> list[Row]:
 
 
 def _readable(record: Row, spell: Speller) -> Row:
-    """A record with its token list as text in which blanks, line ends and control characters show."""
+    """A record with its token ids as text in which blanks, line ends and control characters are visible."""
     row: Row = {}
     for key, value in record.items():
         if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What it costs, on the page of an evaluation: memory, work, speed and look-ups."""
+"""The sections Cost (memory, FLOPs, speed, look-ups) and "Does it pay" on the page of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from scone_cli.evaluation.results import (
     opponent_of,
     rows_of,
 )
-from scone_cli.formatting import big, bytes_text, count_text, days_text, dollars, listed
+from scone_cli.formatting import (
+    big,
+    bytes_text,
+    cents,
+    count_text,
+    days_text,
+    dollars,
+    listed,
+    singular,
+    value_text,
+)
 from scone_cli.report.figures import Axis, BarChart, Bars, Column, Figure, Line, LineChart, Section, Table
 from scone_cli.settings import parse_count
 
@@ -22,12 +32,12 @@ _PLACES = {"ram": "in RAM", "mmap": "mapped from disk"}
 
 
 def cost_section(results: Results) -> Section | None:
-    """None where nothing was counted and nothing measured."""
+    """Memory, FLOPs, speed, look-ups and latency; None if none of them is known."""
     found = [_memory(results), _work(results), _speed(results), _lookup(results), _latency(results)]
     figures = [figure for figure in found if figure is not None]
     says = (
-        "What each model takes when it is served. Resident is what the accelerator holds; offloaded is the table, in memory or "
-        "on a disk beside it, which is cheaper by far."
+        "What each model needs when it is served. Resident is the memory on the accelerator. Offloaded is the table in RAM or "
+        "on disk, which is far cheaper."
     )
     return Section("Cost", says, figures) if figures else None
 
@@ -62,9 +72,9 @@ def _memory(results: Results) -> Figure | None:
         )
         for row in rows
     ]
-    caption = "Parameters and bytes; the table lies either in RAM or on disk, not in both."
+    caption = "Parameters and bytes. The table is either in RAM or on disk, not in both."
     if peak := results.get("peak_memory_bytes"):
-        caption += f" The evaluation itself, with all its models, took {bytes_text(peak)} at most."
+        caption += f" The evaluation itself, with all its models, needed {bytes_text(peak)} at most."
     return Figure("Memory", caption, [], [Table(columns, values, strong=_strong([row["arm"] for row in rows]))])
 
 
@@ -86,8 +96,12 @@ def _work(results: Results) -> Figure | None:
         return None
     own = cost_of(results, TABLE)
     columns = [
-        *(Column("", "text"), Column("FLOPs a token, prefill", "written"), Column("FLOPs a token, decode", "written")),
-        *(Column("times the table's", "written"), Column("key-value cache a token", "written")),
+        *(
+            Column("", "text"),
+            Column("FLOPs per token, prefill", "written"),
+            Column("FLOPs per token, decode", "written"),
+        ),
+        *(Column("times the table's", "written"), Column("key-value cache per token", "written")),
         *(Column("FLOPs of its training", "written"), Column("times the table's", "written")),
     ]
     values = [
@@ -99,9 +113,8 @@ def _work(results: Results) -> Figure | None:
         for row in rows
     ]
     caption = (
-        "Operations are counted from the shapes: prefill reads the whole context at once, decode one token after it. Training is "
-        "once, the f-gram model's part and the filling of the table included; a table that is read takes no operation of the "
-        "accelerator."
+        "FLOPs are computed from the shapes. Prefill reads the whole context at once; decode reads one token after it. Training "
+        "includes the f-gram model and computing the table. Reading the table takes no FLOPs of the accelerator."
     )
     return Figure("Work", caption, [], [Table(columns, values, strong=_strong([row["arm"] for row in rows]))])
 
@@ -122,7 +135,7 @@ def _speed(results: Results) -> Figure | None:
         BarChart(
             phase,
             "streams at once (batch)",
-            Axis("tokens a second"),
+            Axis("tokens per second"),
             [str(batch) for batch in batches],
             [Bars(_series_name(*each), [found.get((*each, phase, batch)) for batch in batches]) for each in drawn],
         )
@@ -143,12 +156,12 @@ def _speed(results: Results) -> Figure | None:
     repeats = min(row["repeats"] for row in rows)
     lengths = {row["batch"]: row["length"] for row in rows if row.get("length")}
     caption = (
-        f"Tokens a second of all streams together, measured on the machine of the evaluation ({repeats} or more runs each). "
-        "Compare rivals with one another here: another machine has other speeds."
+        f"Tokens per second of all streams together, measured on the machine of the evaluation ({repeats} or more runs each). "
+        "Use them to compare models with one another; another machine has other speeds."
     )
     if lengths:
         told = listed([f"{lengths[batch]:,} (batch {batch})" for batch in batches if batch in lengths])
-        caption += f" Prompts have {told} tokens; decode writes what follows them."
+        caption += f" Prompts have {told} tokens; decode generates the tokens after them."
     return Figure("Measured speed", caption, charts, [Table(columns, values, strong=strong)])
 
 
@@ -181,9 +194,9 @@ def _latency(results: Results) -> Figure | None:
         for row in rows
     ]
     caption = (
-        f"One stream that generates: how long it takes to read a prompt of {rows[0]['prompt_tokens']:,} tokens and to give the "
-        "first token, and each token after it. A 99th percentile is told of 100 times or more; whatever else ran on the machine "
-        "is in it."
+        f"One stream that generates: the time to read a prompt of {rows[0]['prompt_tokens']:,} tokens and generate the first "
+        "token, and the time for each token after it. A 99th percentile needs at least 100 measurements; it includes "
+        "delays by other programs on the machine."
     )
     strong = [i for i, row in enumerate(rows) if row["arm"] == TABLE]
     return Figure("Latency", caption, [], [Table(columns, values, strong=strong)])
@@ -198,10 +211,10 @@ def _lookup(results: Results) -> Figure | None:
     if not rows:
         return None
     columns = [
-        *(Column("the table lies", "text"), Column("tokens at once", "count")),
+        *(Column("the table is", "text"), Column("tokens at once", "count")),
         *(
-            Column("median, \N{MICRO SIGN}s a token", "written"),
-            Column("99th percentile, \N{MICRO SIGN}s a token", "written"),
+            Column("median, \N{MICRO SIGN}s per token", "written"),
+            Column("99th percentile, \N{MICRO SIGN}s per token", "written"),
         ),
     ]
     values = [
@@ -209,8 +222,8 @@ def _lookup(results: Results) -> Figure | None:
         for row in rows
     ]
     caption = (
-        "How long it takes to match the tokens and to fetch their rows, in millionths of a second a token: what the table adds "
-        "to the time of the model's own work. Mapped rows are those that the system holds in memory already."
+        "The time to match the tokens and fetch their rows, in microseconds per token. The table adds this time to that of the "
+        "model. Mapped rows were read from the page cache, not from the disk."
     )
     return Figure("Look-ups", caption, [], [Table(columns, values)])
 
@@ -219,35 +232,35 @@ def _micro(row: Row, key: str) -> str:
     return "-" if row[key] is None else f"{row[key]:,.3g}"
 
 
-# ---- does it pay: the break-even, what it hinges on, and the prices assumed ---------------------------------------
+# ---- does it pay: the break-even, the assumptions, and the prices -------------------------------------------------
 
 
 _UNITS = (
     *((1e6, "million dollars"), (1e3, "thousand dollars"), (1.0, "dollars")),
     *((1e-3, "thousandths of a dollar"), (1e-6, "millionths of a dollar"), (1e-9, "billionths of a dollar")),
 )
-_PRICES = {
-    "accelerator_hour": "dollars for an accelerator hour",
-    "accelerator_flops": "operations a second of an accelerator",
-    "training_utilisation": "of which training reaches",
-    "inference_utilisation": "of which inference reaches",
-    "table_on": "the table lies in",
-    "copies": "machines that hold the table",
-    "ram_gb": "dollars for a GB of RAM, bought",
-    "ssd_gb": "dollars for a GB of SSD, bought",
-    "depreciation_years": "years until memory is written off",
-    "ram_gb_month": "dollars for a GB of RAM a month",
-    "ssd_gb_month": "dollars for a GB of SSD a month",
-    "tokens_a_day": "tokens served a day",
+_PRICES = {  # what is assumed, and its unit; those of money begin with $
+    "accelerator_hour": ("price of an accelerator", "$ an hour"),
+    "accelerator_flops": ("peak speed of an accelerator", "FLOPs per second"),
+    "training_utilisation": ("share of the peak that training reaches", "%"),
+    "inference_utilisation": ("share of the peak that inference reaches", "%"),
+    "table_on": ("memory that holds the table", ""),
+    "copies": ("machines that hold the table", "machines"),
+    "ram_gb": ("price of RAM, bought", "$ a GB"),
+    "ssd_gb": ("price of SSD, bought", "$ a GB"),
+    "depreciation_years": ("time until bought memory is written off", "years"),
+    "ram_gb_month": ("price of RAM, rented", "$ a GB and month"),
+    "ssd_gb_month": ("price of SSD, rented", "$ a GB and month"),
+    "tokens_a_day": ("load", "tokens a day"),
 }
 _BOUNDS = {
-    "at least": "no rival is as good: the best is taken, so this is the least that Scone saves",
-    "at most": "all rivals are better: the cheapest is taken, so this is the most that Scone saves",
+    "at least": "no rival is as good, so Scone is compared with the best one; the true saving is at least as large",
+    "at most": "all rivals are better, so Scone is compared with the cheapest one; the true saving is at most as large",
 }
 
 
 def payback_section(results: Results) -> Section | None:
-    """None where no prices were applied."""
+    """The break-even, the assumptions and the prices; None if it was not computed."""
     found = results.get("payback")
     if not found:
         return None
@@ -262,35 +275,36 @@ def _break_even(found: Row) -> Figure:
     baseline = found["baseline"]
     rows = [("compared with", baseline["name"])]
     if found["outcome"] in ("after", "at first"):
-        word = "cheaper after" if found["outcome"] == "after" else "dearer after"
+        word = "cheaper after" if found["outcome"] == "after" else "more expensive after"
         rows += [
             (word, f"{big(found['break_even_tokens'])} tokens"),
             ("at this load", days_text(found["break_even_days"])),
         ]
     if found["least_tokens_a_day"] is not None:
-        rows.append(("least tokens a day to pay", big(found["least_tokens_a_day"])))
+        rows.append(("pays from a load of", f"{big(found['least_tokens_a_day'])} tokens a day"))
+    extra, saving = found["extra_training_dollars"], found["saving_dollars_a_million_tokens"]
     rows += [
-        ("training costs more by", dollars(found["extra_training_dollars"])),
-        ("saved on a million tokens written", dollars(found["saving_dollars_a_million_tokens"])),
-        ("the table costs a month", dollars(found["table_dollars_a_month"])),
+        (f"training costs {'less' if extra < 0 else 'more'} by", cents(abs(extra))),
+        (f"a million generated tokens cost {'more' if saving < 0 else 'less'} by", cents(abs(saving))),
+        ("the table costs a month", cents(found["table_dollars_a_month"])),
     ]
-    dearer = "more" if found["extra_training_dollars"] > 0 else "no more"
+    more = "more" if extra > 0 else "no more"
     caption = (
-        f"Scone costs {dearer} to train, once, and its table costs a little every day. It pays if every token that is written "
-        "costs so much less than one of a plain model of equal quality that this makes up for it."
+        f"Training Scone costs {more}, once, and its table costs a little every day. Scone pays if a generated token costs "
+        "less than one of a plain model of equal quality, and these savings exceed both costs."
     )
     if bound := _BOUNDS.get(baseline["bound"] or ""):
         caption += f" Here {bound}."
     charts = [_course(found)] if found["outcome"] == "after" else []
-    return Figure("Break-even", caption, charts, [Table([Column("", "text"), Column("", "written")], rows)])
+    return Figure("Break-even", caption, charts, [Table([Column("", "text"), Column("", "text")], rows)])
 
 
 def _course(found: Row) -> LineChart:
-    """What Scone has cost more than its rival after so many tokens: from its training's price down through zero."""
+    """The extra cost of Scone against tokens served: it starts at the extra cost of training and falls through zero."""
     tokens, extra = found["break_even_tokens"], found["extra_training_dollars"]
     unit, name = next(each for each in _UNITS if extra >= each[0] or each is _UNITS[-1])
     line = Line("", [0.0, tokens, 2 * tokens], [extra / unit, 0.0, -extra / unit])
-    y = Axis(f"{name} that Scone has cost more", "measure", ends="signed")
+    y = Axis(f"extra cost of Scone, {name}", "measure", ends="signed")
     return LineChart(
         "cost against tokens served", Axis("tokens served", ends="last"), y, [line], (tokens, "break-even")
     )
@@ -298,19 +312,18 @@ def _course(found: Row) -> LineChart:
 
 def _assumptions(found: Row) -> Figure:
     rows = [
-        (each["text"], _value(each["value"]), _if(each, "halved"), _if(each, "doubled"))
+        (each["text"], _with_unit(each["assumption"], each["value"]), _if(each, "halved"), _if(each, "doubled"))
         for each in found["assumptions"]
     ]
     strong = [i for i, each in enumerate(found["assumptions"]) if each["assumption"] == found["hinges_on"]]
     columns = [
-        *(Column("assumption", "text"), Column("assumed", "written"), Column("break-even with half", "written")),
+        *(Column("assumption", "text"), Column("assumed", "text"), Column("break-even with half of it", "written")),
         Column("with twice", "written"),
     ]
-    caption = (
-        "The tokens after which Scone is cheaper, if one assumption were half or twice what it is; what moves it most "
-        "stands out."
+    caption = "After how many tokens Scone would be cheaper if one assumption were halved, or doubled. " + (
+        "The assumption that changes the answer most is highlighted." if strong else "None of them changes the answer."
     )
-    return Figure("What it hinges on", caption, [], [Table(columns, rows, strong=strong)])
+    return Figure("What the answer depends on", caption, [], [Table(columns, rows, strong=strong)])
 
 
 def _if(assumption: Row, key: str) -> str:
@@ -321,13 +334,19 @@ def _if(assumption: Row, key: str) -> str:
 def _prices(found: Row) -> Figure:
     prices = {name: value for name, value in found["prices"].items() if value is not None}
     prices["tokens_a_day"] = load_of(found)
-    given = [(_PRICES.get(name, name.replace("_", " ")), _value(value)) for name, value in prices.items()]
-    caption = "Every one can be set in the table [prices] of a recipe."
-    return Figure("Prices assumed", caption, [], [Table([Column("", "text"), Column("", "written")], given)])
+    given = [(_PRICES[name][0], _with_unit(name, value)) for name, value in prices.items()]
+    caption = "Each of them can be set in the table [prices] of a recipe."
+    return Figure("Prices assumed", caption, [], [Table([Column("", "text"), Column("", "text")], given)])
 
 
-def _value(value: Any) -> str:
-    return value.upper() if isinstance(value, str) else f"{value:,.4g}" if value < 1e6 else big(value)
+def _with_unit(name: str, value: Any) -> str:
+    """A value of the table [prices]: $2.00 an hour, 40.0%, 1 billion tokens a day, RAM."""
+    unit = _PRICES[name][1]
+    if unit == "%":
+        return value_text("share", value)
+    if unit.startswith("$"):
+        return dollars(value) + unit[1:]
+    return f"{big(value)} {singular(unit) if value == 1 else unit}" if unit else str(value).upper()
 
 
 def load_of(found: Row) -> float:

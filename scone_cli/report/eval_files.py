@@ -1,4 +1,4 @@
-"""The files of an evaluation: all results as JSON, its metrics as Parquet, and the page."""
+"""Writes the files of an evaluation: all results as JSON, the metrics as Parquet, and the page as HTML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_results(folder: Path, results: Results) -> None:
     """Write `results.json`, `results.parquet` and `report.html`.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: a file cannot be written.
     """
     known = _known(results)
     write_atomically(folder / "results.json", (json.dumps(known, indent=1, allow_nan=False) + "\n").encode())
@@ -28,7 +28,7 @@ def write_results(folder: Path, results: Results) -> None:
 
 
 def _known(value: Any) -> Any:
-    """The same without what is no number: that is not known, which is null in JSON."""
+    """The value with None (null in JSON) in the place of nan and infinity, which mean not known."""
     if isinstance(value, dict):
         return {key: _known(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Where the gain is, on the page of an evaluation: by the length of a match, by how rare a token is, by corpus, by example."""
+"""The section "Where the gain is" on the page of an evaluation: by length of match, rareness, corpus, example and term."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from scone_cli.report.eval_quality import change_axis, interval_of
 from scone_cli.report.figures import Axis, BarChart, Bars, Column, Dot, DotChart, Figure, IntervalChart, Section, Table
 
 _TO = "\N{EN DASH}"
-_SHOWN = 10  # tokens and f-grams in each direction
+_SHOWN = 10  # tokens or f-grams per table
 
 
 def gain_section(results: Results) -> Section | None:
-    """None where there is no table whose gain there could be."""
+    """The gain by length of match, rareness, corpus, example and term; None without a table."""
     found = [
         _lengths(results),
         _tail(results),
@@ -41,12 +41,10 @@ def gain_section(results: Results) -> Section | None:
     against = opponent_of(results)
     who = f"Everything here compares the table with {against}. " if against else ""
     if against == NONE:
-        who = (
-            "Here the table is compared with the same model with its rows taken away (none), as no rival was measured. "
-        )
+        who = "Here the table is compared with the same model without its rows (none), as no rival was measured. "
     says = (
-        f"{who}Scone adds to a token's embedding that of the longest f-gram, a frequent sequence of tokens, that ends there: "
-        "it can help only where one is found."
+        f"{who}An f-gram is a frequent sequence of tokens. At each token, Scone adds the embedding of the longest f-gram that "
+        "ends there, so it can help only where an f-gram is found."
     )
     return Section("Where the gain is", says, figures) if figures else None
 
@@ -64,7 +62,7 @@ def _lengths(results: Results) -> Figure | None:
     series = [arm for arm in (against, TABLE) if arm is not None]
     losses = [Bars(arm, [row["losses"].get(arm) for row in here]) for arm in reversed(series)]
     charts = [
-        BarChart("loss by match", x, Axis("nats a token (lower is better)", "measure"), names, losses),
+        BarChart("loss by match", x, Axis("nats per token (lower is better)", "measure"), names, losses),
         BarChart(
             "how often", x, Axis("share of the tokens", "share"), names, [Bars("share", [row["share"] for row in here])]
         ),
@@ -82,10 +80,10 @@ def _lengths(results: Results) -> Figure | None:
     if columns[0].title == "corpus":
         values = [(row["corpus"], *value) for row, value in zip(rows, values, strict=True)]
     caption = (
-        f"The loss of the next token by the length of the f-gram that is matched where it is predicted, on {text_of(corpus)}: "
-        "none where no f-gram ends. The gain is what the table's bar is shorter."
+        f"The loss of the next token on {text_of(corpus)}, by the length of the f-gram that ends at the current token; none "
+        "means that no f-gram ends there. The gain is the difference between the two bars."
     )
-    title = "All corpora and models, nats a token"
+    title = "All corpora and models, nats per token"
     return Figure("By length of the match", caption, charts, [Table(columns, values, title, folded=True)])
 
 
@@ -103,7 +101,9 @@ def _tail(results: Results) -> Figure | None:
         return None
     names = [class_name(row["first"], row["last"]) for row in here]
     found = [(name, each) for name, row in zip(names, here, strict=True) if (each := _comparison(row, against))]
-    known = [pair for pair in found if pair[1].interval is not None] or found  # one token may be off by any factor
+    known = [
+        pair for pair in found if pair[1].interval is not None
+    ] or found  # a class of one token may change by any factor
     intervals = [interval_of(each, name) for name, each in known]
     charts = (
         [IntervalChart(f"against {against}, by occurrences", change_axis("change of perplexity"), intervals)]
@@ -111,13 +111,13 @@ def _tail(results: Results) -> Figure | None:
         else []
     )
     caption = (
-        f"Tokens of {text_of(corpus)} by how often they occur in the training text, from never to most often, and what the table "
-        "changes for each class; left of 0 it is better. Rare tokens are few, so their intervals are wide."
+        f"Tokens of {text_of(corpus)} in classes by how often they occur in the training text, and the change of perplexity in "
+        "each class; left of 0 the table is better. There are few rare tokens, so their intervals are wide."
     )
     columns = [
         *(Column("corpus", "text"), Column("in training", "text"), Column("share of tokens", "share", bars=True)),
         *(Column("tokens", "count"), Column("table, nats", "written"), Column(f"{against}, nats", "written")),
-        *(Column("perplexity", "written"), Column("finding", "text")),
+        *(Column("change of perplexity", "written"), Column("finding", "text")),
     ]
     values = []
     for row in rows:
@@ -133,7 +133,7 @@ def _tail(results: Results) -> Figure | None:
 
 
 def class_name(first: int, last: int | None) -> str:
-    """A class of occurrences: never, 1 to 9, 1k to 10k."""
+    """The name of a class by occurrences: never, 1-9, 1k-10k."""
     if last == 0:
         return "never"
     if last is None:
@@ -142,7 +142,7 @@ def class_name(first: int, last: int | None) -> str:
 
 
 def _comparison(row: Row, against: str | None) -> Comparison | None:
-    """The table against a rival in one class, or inside one term; in a class shown if the interval does not cover zero."""
+    """The table against a rival in one class or inside one term; without a finding, it is made from the interval."""
     found = next((each for each in row["differences"] if each["against"] == against), None)
     if found is None or against is None:
         return None
@@ -156,7 +156,7 @@ def _comparison(row: Row, against: str | None) -> Comparison | None:
 
 
 def _terms(results: Results) -> Figure | None:
-    """The terms of the field: those together, and each."""
+    """The terms of the field: all together, then one by one."""
     rows, against, corpus = rows_of(results, "terms"), opponent_of(results), drawn_corpus(results)
     here = [row for row in rows if row["corpus"] == corpus] or rows
     if not here:
@@ -169,7 +169,7 @@ def _terms(results: Results) -> Figure | None:
     columns = [
         *(Column("corpus", "text"), Column("term", "text"), Column("occurrences", "count"), Column("tokens", "count")),
         *(Column("hit rate", "share"), Column("table, nats", "written"), Column(f"{against}, nats", "written")),
-        *(Column("perplexity", "written"), Column("finding", "text")),
+        *(Column("change of perplexity", "written"), Column("finding", "text")),
     ]
     values = [(row["corpus"], *_term_values(row, against)) for row in rows]
     of_one = [value[1:] for row, value in zip(rows, values, strict=True) if row["corpus"] == here[0]["corpus"]]
@@ -178,8 +178,8 @@ def _terms(results: Results) -> Figure | None:
         tables.append(Table(columns, values, "All terms on all corpora", folded=True))
     occurring = sum(row["occurrences"] > 0 for row in here if row["term"] is not None)
     caption = (
-        f"The tokens inside the terms that were given, on {text_of(here[0]['corpus'])}: {occurring:,} of {len(here) - 1:,} occur "
-        "there. Perplexity: what the table changes; left of 0 it is better. ± is one standard error."
+        f"The tokens inside the given terms on {text_of(here[0]['corpus'])}, where {occurring:,} of {len(here) - 1:,} terms "
+        "occur. Left of 0 the table is better. ± is one standard error."
     )
     return Figure("The terms of the field", caption, charts, tables)
 
@@ -213,7 +213,7 @@ def _hits(results: Results) -> Figure | None:
         charts.append(DotChart("hit rate and gain", x, y, dots))
     columns = [
         *(Column("corpus", "text"), Column("hit rate", "share", bars=True), Column("mean length of a match", "number")),
-        *(Column("tokens", "count"), Column(f"perplexity against {against}", "written")),
+        *(Column("tokens", "count"), Column(f"change of perplexity against {against}", "written")),
     ]
     values = [
         (row["corpus"], row["hit_rate"], row["mean_match_length"], row["n"])
@@ -221,8 +221,8 @@ def _hits(results: Results) -> Figure | None:
         for row in rows
     ]
     caption = (
-        "At what share of the tokens an f-gram of the vocabulary is found, and how long it is. The f-grams are those of the "
-        "training text, so a corpus of another domain matches less; where it does and the gain falls, f-grams of that domain "
+        "The share of tokens at which an f-gram of the vocabulary ends, and the mean length of these f-grams. They come from "
+        "the training text, so a corpus of another domain matches less. If its gain is smaller too, f-grams of that domain "
         "would help."
     )
     return Figure("In the domain and outside", caption, charts, [Table(columns, values)])
@@ -232,21 +232,26 @@ def _hits(results: Results) -> Figure | None:
 
 _TOKENS = (
     *(Column("token", "literal"), Column("occurrences", "count"), Column("rival, nats each", "written")),
-    *(Column("table, nats each", "written"), Column("nats in all", "written"), Column("for example after", "literal")),
+    *(
+        Column("table, nats each", "written"),
+        Column("nats in total", "written"),
+        Column("for example after", "literal"),
+    ),
 )
 _FGRAMS = (
     *(Column("f-gram", "literal"), Column("id = rank", "count"), Column("uses", "count")),
-    *(Column("nats a use", "written"), Column("nats in all", "written")),
+    *(Column("nats per use", "written"), Column("nats in total", "written")),
 )
 _CAPTIONS = {
-    "tokens": "The tokens that are predicted better, and worse, with the table; in nats summed over the text, so that what is "
-    "frequent and gains a little may come first.",
-    "fgrams": "The f-grams whose rows make the next token more, and less, likely; in nats summed over all their uses.",
+    "tokens": "The tokens that the table predicts better, and worse. Differences are summed over the text, in nats, so a "
+    "frequent token with a small gain may come first.",
+    "fgrams": "The f-grams whose rows make the next token more likely, and less likely. Differences are summed over all uses, "
+    "in nats.",
 }
 
 
 def _examples(results: Results, kind: str) -> Figure | None:
-    """The tokens (or f-grams) that gain and that lose most, of the first corpus openly, of the others on demand."""
+    """The tokens (or f-grams) with the largest gains and losses; the tables of all corpora but the first are folded."""
     against, first = opponent_of(results), drawn_corpus(results)
     rows = [row for row in rows_of(results, kind) if row["against"] == against]
     if not rows:

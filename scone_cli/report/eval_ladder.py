@@ -1,4 +1,4 @@
-"""Which size of the table is enough, on the page of an evaluation: quality against bytes, with the knee marked."""
+"""The section "Which size" on the page of an evaluation: quality against the bytes of the table, with the knee marked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MIB, _GIB = 2**20, 2**30
 
 
 def ladder_section(results: Results) -> Section | None:
-    """None where no smaller table was tried; of several corpora, one is drawn."""
+    """Quality and hit rate of smaller tables; None if none was tried. Charts are drawn for one corpus."""
     rows = rows_of(results, "ladder")
     if not rows:
         return None
@@ -23,14 +23,14 @@ def ladder_section(results: Results) -> Section | None:
     tables = [_table(corpus, rungs, folded=corpus != drawn) for corpus, rungs in by_corpus.items()]
     figure = Figure(f"Smaller tables, on {text_of(drawn)}", "", list(_charts(by_corpus[drawn])), tables)
     says = (
-        "The first rows of the table are those of the most frequent f-grams, so a smaller table is a part of this one: what it "
-        "would lose, without training again. The knee is where more bytes begin to buy little."
+        "The first rows of the table belong to the most frequent f-grams, so a smaller table is the first part of this one and "
+        "needs no new training. Beyond the knee, more bytes improve the quality only a little."
     )
     return Section("Which size", says, [figure])
 
 
 def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
-    """Quality and hit rate against bytes; no rows at all have no place on a logarithmic axis."""
+    """Quality and hit rate against bytes; the table without rows is left out, as the axis is logarithmic."""
     drawn = [row for row in rungs if row["bytes"]]
     if len(drawn) < 2:
         return
@@ -39,7 +39,7 @@ def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
     sizes = [row["bytes"] / unit for row in drawn]
     knee = next(((row["bytes"] / unit, f"knee: {bytes_text(row['bytes'])}") for row in drawn if row["is_knee"]), None)
     has_bytes = all(row["bits_per_byte"] is not None for row in drawn)
-    key, told = ("bits_per_byte", "bits a byte") if has_bytes else ("perplexity", "perplexity")
+    key, told = ("bits_per_byte", "bits per byte") if has_bytes else ("perplexity", "perplexity")
     for title, of, y in (
         ("quality", key, Axis(f"{told} (lower is better)", "measure", ends="round")),
         ("hit rate", "hit_rate", Axis("share of tokens with a match", "share")),
@@ -52,7 +52,11 @@ def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
 def _table(corpus: str, rungs: Sequence[Row], folded: bool) -> Table:
     columns = [
         *(Column("rows", "count"), Column("size", "written"), Column("perplexity", "written")),
-        *(Column("bits a byte", "written"), Column("nats a token", "written"), Column("hit rate", "share", bars=True)),
+        *(
+            Column("bits per byte", "written"),
+            Column("nats per token", "written"),
+            Column("hit rate", "share", bars=True),
+        ),
         Column("", "text"),
     ]
     values = [

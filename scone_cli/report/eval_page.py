@@ -1,6 +1,6 @@
-"""The page of an evaluation, which people decide from: `render` makes it of results.json.
+"""The page of an evaluation: `render` makes the HTML from results.json.
 
-What a page says and shows of each question is in `eval_quality`, `eval_gain` and `eval_cost`; a section without numbers is
+The sections are made in `eval_quality`, `eval_gain`, `eval_cost` and `eval_ladder`, and here; a section without numbers is
 left out.
 """
 
@@ -45,27 +45,27 @@ from scone_cli.report.eval_cost import cost_section, load_of, payback_section
 from scone_cli.report.eval_gain import gain_section
 from scone_cli.report.eval_ladder import ladder_section
 from scone_cli.report.eval_quality import quality_section
-from scone_cli.report.eval_summary import no_words_told
+from scone_cli.report.eval_summary import no_words_told, task_remarks
 from scone_cli.report.eval_verdict import verdict_of
 from scone_cli.report.figures import Column, Fact, Figure, Section, Table
 from scone_cli.report.page import verdict_page
 
-# ---- zero-shot tasks, and all that is needed to repeat the evaluation ---------------------------------------------
+# ---- zero-shot tasks ----------------------------------------------------------------------------------------------
 
 
-_ACROSS = 6  # scores side by side: as many as fit on paper
-# What is not in an evaluation unless it was asked for: the section, what it would tell, and how to ask.
+_ACROSS = 6  # scores side by side: more do not fit on paper
+# Parts that an evaluation has only if they were asked for: the key of the results, what is missing, how to ask for it.
 _MISSING = (
-    ("differences", "nothing is compared", "run scone precompute, and name rivals: --against MODEL_DIR"),
-    ("speed", "no speed was measured", "run scone eval again"),
-    ("ladder", "no smaller table was tried", "add --ladder"),
-    ("tasks", "no zero-shot task was run", "add --tasks FILE_OR_DIR"),
-    ("terms", "no term of a field was looked at", "add --terms FILE, one term a line"),
+    ("differences", "comparison with other models", "run scone precompute, and name other models: --against MODEL_DIR"),
+    ("speed", "speed", "run scone eval without --no-speed"),
+    ("ladder", "smaller tables", "add --ladder"),
+    ("tasks", "zero-shot tasks", "add --tasks FILE_OR_DIR"),
+    ("terms", "terms of a field", "add --terms FILE with one term per line"),
 )
 
 
 def tasks_section(results: Results) -> Section | None:
-    """The models by task, with standard errors."""
+    """Scores of every model on every task, with standard errors; None without tasks."""
     rows = rows_of(results, "tasks")
     if not rows:
         return None
@@ -83,7 +83,7 @@ def tasks_section(results: Results) -> Section | None:
         *(Column("task", "text"), Column("examples", "count"), Column("version", "written")),
         Column("contexts cut on the left", "count"),
     ]
-    cut: dict[str, int] = {}  # the most of any model
+    cut: dict[str, int] = {}  # by task, the largest number of any model
     for row in rows:
         if row.get("cut") is not None:
             cut[row["task"]] = max(cut.get(row["task"], 0), row["cut"])
@@ -92,9 +92,10 @@ def tasks_section(results: Results) -> Section | None:
     )
     says = (
         "Tasks that the models were not trained for, scored by lm-evaluation-harness. ± is one standard error over the examples. "
-        "Whether two models differ is told below, where they are compared example by example."
+        "To see whether two models differ, read the comparison below, which is made example by example."
     )
-    scores_of_all = Figure("Scores", "", [], [*tables, Table(about, versions, "What the tasks are")])
+    remarks = " ".join(f"{remark[:1].upper()}{remark[1:]}." for remark in task_remarks(results))
+    scores_of_all = Figure("Scores", remarks, [], [*tables, Table(about, versions, "The tasks")])
     return Section("Tasks", says, [scores_of_all, *_task_differences(results)])
 
 
@@ -107,7 +108,7 @@ def _task_differences(results: Results) -> Iterator[Figure]:
             Column("task", "text"),
             Column("metric", "text"),
             Column("against", "text"),
-            Column("the table's score", "written"),
+            Column("difference", "written"),
         ),
         *(Column("95% interval", "written"), Column("finding", "text")),
     ]
@@ -120,7 +121,7 @@ def _task_differences(results: Results) -> Iterator[Figure]:
         )
         for row in rows
     ]
-    caption = "How much higher or lower the table scores than a rival on the same examples, for scores that are means over them."
+    caption = "How much higher or lower the table scores than a rival on the same examples."
     yield Figure("The table against its rivals, example by example", caption, [], [Table(columns, values)])
 
 
@@ -132,18 +133,19 @@ def _score(row: Row | None) -> str:
 
 
 def method_section(results: Results) -> Section:
-    """What was read, with what, by which commands."""
+    """Texts, models, settings and commands of the evaluation."""
     method = results.get("method") or {}
     figures = [_texts(method), _models(method), _settings(method), *_checks(results), *_left_out(results)]
+    commands = method.get("commands") or []
     says = (
-        "Every token of every document is predicted exactly once, in windows that do not overlap unless the stride is shorter; "
-        "all models read the same windows. Differences are taken document by document, or of fewer than 30 documents by blocks "
-        "of text, and their intervals are of 95%. "
-        "These commands repeat it:"
+        "Every token of every document is predicted exactly once. Windows overlap only if the stride is shorter than the window; "
+        "all models read the same windows. Differences are taken per document, or per block of text if there are fewer than 30 "
+        "documents; intervals are 95% intervals."
     )
-    return Section(
-        "Method", says, [figure for figure in figures if figure.tables or figure.caption], method.get("commands") or []
-    )
+    if commands:
+        says += " These commands repeat the evaluation"
+        says += "; replace CORPUS by the training text:" if any(" CORPUS" in each for each in commands) else ":"
+    return Section("Method", says, [figure for figure in figures if figure.tables or figure.caption], commands)
 
 
 def _texts(method: Row) -> Figure:
@@ -157,7 +159,7 @@ def _texts(method: Row) -> Figure:
 
 
 def _models(method: Row) -> Figure:
-    """Fingerprints, by which every artifact that took part can be told from any other."""
+    """Fingerprints of the models, the tables and the tokenizer that were used."""
     models: dict[str, list[str]] = {}
     for arm, mark in (method.get("models") or {}).items():
         models.setdefault(mark, []).append(arm)
@@ -190,17 +192,15 @@ def _checks(results: Results) -> Iterator[Figure]:
 
 
 def _left_out(results: Results) -> Iterator[Figure]:
-    """One line for each part that this page could have had."""
+    """One row for each part that this evaluation could have had and does not have."""
     rows = [(text, how) for key, text, how in _MISSING if not rows_of(results, key)]
     if rows_of(results, "differences") and not rivals_of(results):
-        rows.append(
-            ("no rival was measured", "train one (scone train-fgram --kind plain --out DIR) and add --against DIR")
-        )
+        rows.append(("a rival", "train one (scone train-fgram --kind plain --out DIR) and add --against DIR"))
     if not results.get("payback") and any(row["arm"] == TABLE for row in rows_of(results, "cost")):
-        rows.append(("whether it pays was not worked out", "add --against MODEL_DIR of a plain model"))
+        rows.append(("whether it pays", "add --against MODEL_DIR of a plain model"))
     if rows:
         yield Figure(
-            "Not in this evaluation", "", [], [Table([Column("", "text"), Column("to have it", "text")], rows)]
+            "Not in this evaluation", "", [], [Table([Column("", "text"), Column("how to add it", "text")], rows)]
         )
 
 
@@ -211,7 +211,7 @@ _SECTIONS = (
 
 
 def render(results: Results) -> str:
-    """The page: an HTML document that needs nothing beside it, of the results of one evaluation (version 2)."""
+    """The page of an evaluation as one HTML document, from its results (version 2)."""
     sections = [section for make in _SECTIONS if (section := make(results)) is not None]
     headline = headline_of(results)
     kind = {BETTER: "better", WORSE: "worse"}.get(headline.finding, "") if headline else ""
@@ -227,7 +227,7 @@ def render(results: Results) -> str:
 
 
 def _about(results: Results) -> str:
-    """What was evaluated, in a line."""
+    """One line: the texts, their size, and the version of scone."""
     method, corpora = results.get("method") or {}, corpora_of(results)
     told = method.get("corpora") or []
     tokens = sum(row["tokens"] or 0 for row in told)
@@ -238,7 +238,7 @@ def _about(results: Results) -> str:
     return f"An evaluation of language models on {texts}{size}{version}."
 
 
-# ---- the figures that a manager reads ----------------------------------------------------------------------------
+# ---- the headline numbers ----------------------------------------------------------------------------------------
 
 
 def _facts(results: Results) -> Iterator[Fact]:
@@ -251,14 +251,14 @@ def _gain(results: Results) -> Iterator[Fact]:
     found = headline_of(results)
     if found is None:
         return
-    note = "too little text for an interval"
+    note = "too little text for a 95% interval"
     if found.interval is not None:
         low, high = found.interval
         note = (
             f"95% interval {signed_percent(low)} to {signed_percent(high)}{', for this text only' * found.of_this_text}"
         )
     if (bits := bits_a_byte(results, found)) is not None:
-        note += f"; {signed_number(bits, 4)} bits a byte"
+        note += f"; {signed_number(bits, 4)} bits per byte"
     if found.finding == NOT_SHOWN:
         note += "; no difference shown"
     yield Fact(f"perplexity against {found.against}", signed_percent(found.change), note)
@@ -271,12 +271,12 @@ def _sizes(results: Results) -> Iterator[Fact]:
     note = f"{own['resident_parameters']:,} parameters" if own.get("resident_parameters") else ""
     times = times_resident(results, headline.against) if headline else None
     if times is not None and headline is not None:
-        note += f"; {headline.against} " + ("as many" if times == 1 else f"{times:.2g} times as many")
+        note += f"; {headline.against} has " + ("as many" if times == 1 else f"{times:.2g} times as many")
     yield Fact("resident, on the accelerator", bytes_text(own["resident_bytes"] or 0), note)
     if own.get("offloaded_rows"):
         disk = own.get("offloaded_bytes_disk")
-        note = f"{own['offloaded_rows']:,} rows in RAM" + (f", or {bytes_text(disk)} on disk" if disk else "")
-        yield Fact("offloaded, beside it", bytes_text(own["offloaded_bytes_ram"] or 0), note)
+        note = f"{own['offloaded_rows']:,} rows" + (f"; on disk {bytes_text(disk)}" if disk else "")
+        yield Fact("offloaded, in RAM or on disk", bytes_text(own["offloaded_bytes_ram"] or 0), note)
 
 
 def _pays(results: Results) -> Iterator[Fact]:
@@ -286,7 +286,7 @@ def _pays(results: Results) -> Iterator[Fact]:
     tokens, days, bound = found["break_even_tokens"], found["break_even_days"], found["baseline"]["bound"]
     note = f"against {found['baseline']['name']}"
     if found["answer"] == "open":
-        yield Fact("pays", "not known yet", f"{note}; the verdict says what would tell")
+        yield Fact("pays", "not known yet", f"{note}; the verdict says what to measure")
         return
     if found["outcome"] == "after":
         note = f"{days_text(days)} at {big(load_of(found))} tokens a day; {note}"
@@ -297,7 +297,7 @@ def _pays(results: Results) -> Iterator[Fact]:
     yield Fact("pays", value, note)
 
 
-# ---- what must be known to read it -------------------------------------------------------------------------------
+# ---- notes -------------------------------------------------------------------------------------------------------
 
 
 def _notes(results: Results) -> list[str]:
@@ -310,12 +310,12 @@ def _notes(results: Results) -> list[str]:
         corpus = text_of(row["corpus"])
         if seen := row.get("in_training_split"):
             notes.append(
-                f"{seen:,} of the {row['documents']:,} documents of {corpus} are in the training text too: on those a model only "
-                "remembers."
+                f"{seen:,} of the {row['documents']:,} documents of {corpus} are in the training text too: the models have seen "
+                "them."
             )
         notes += [f"On {corpus}, {text}." for text in flattery(row)]
         if told := no_words_told(row):
-            notes.append(f"Perplexity a word of {corpus}: {told}.")
+            notes.append(f"Perplexity per word of {corpus}: {told}.")
         if told := errors_told(clusters_of(results, row["corpus"])):
             notes.append(f"{corpus[:1].upper()}{corpus[1:]} has few documents ({row['documents']:,}): {told}.")
     return notes

@@ -1,4 +1,4 @@
-"""Quality on the page of an evaluation: how well every arm predicts every corpus, and what the table is shown to change."""
+"""The section Quality on the page of an evaluation: the loss of every arm on every corpus, and the differences."""
 
 from __future__ import annotations
 
@@ -26,40 +26,41 @@ from scone_cli.formatting import plain, signed_number, with_error
 from scone_cli.report.figures import Axis, Column, Dot, DotChart, Figure, Interval, IntervalChart, Section, Table
 
 NAMES = {
-    "perplexity": "perplexity a token",
-    "word_perplexity": "perplexity a word",
-    "bits_per_byte": "bits a byte",
-    "nats_per_token": "nats a token",
+    "perplexity": "perplexity per token",
+    "word_perplexity": "perplexity per word",
+    "bits_per_byte": "bits per byte",
+    "nats_per_token": "nats per token",
 }
-_ACROSS = 8  # corpora side by side: as many as fit on paper
+_ACROSS = 8  # corpora side by side: more do not fit on paper
 
 
 def quality_section(results: Results) -> Section | None:
-    """What was measured of every arm, and the paired differences; None where nothing was."""
+    """The metrics of every arm and the paired differences; None without metrics."""
     if not rows_of(results, "results"):
         return None
     found = [_differences(results), _by_size(results), _values(results), _itself(results)]
     says = (
-        "How well each model predicts text that it was not trained on: lower is better in every number here. Perplexity is "
-        "between how many equally likely tokens a model hesitates on average; bits a byte do not depend on the tokenizer. "
-        "± is one standard error, over documents or, where there are few, over blocks of text."
+        "How well each model predicts text that it was not trained on; for every number here, lower is better. A perplexity of "
+        "40 means that a model is as uncertain about the next token, on average, as if 40 tokens were equally likely. Bits per "
+        "byte do not depend on the tokenizer. ± is one standard error, over documents or, where these are few, over blocks "
+        "of text."
     )
     return Section("Quality", says, [figure for figure in found if figure is not None])
 
 
 def places_of(results: Results) -> list[str]:
-    """The corpora, and the folders within them, in the order of the results."""
+    """The corpora and the folders within them, in the order of the results."""
     return list(dict.fromkeys(row["corpus"] for row in rows_of(results, "results")))
 
 
 def interval_of(found: Comparison, name: str) -> Interval:
-    """A comparison as it is drawn: the change of the perplexity."""
+    """A comparison as a drawn interval: the change of perplexity."""
     low, high = found.interval or (None, None)
     return Interval(name, found.change, low, high, found.finding)
 
 
 def change_axis(title: str) -> Axis:
-    """The axis of changes of the perplexity, from one round number to another, with 0."""
+    """An axis for changes of perplexity, between round numbers, with 0."""
     return Axis(title, "share", ends="signed")
 
 
@@ -67,7 +68,7 @@ def change_axis(title: str) -> Axis:
 
 
 def _differences(results: Results) -> Figure | None:
-    """Rivals below one another for each corpus, or corpora for each rival: whichever needs fewer pictures."""
+    """One chart per corpus with all rivals, or one per rival with all corpora, whichever gives fewer charts."""
     rivals = rivals_of(results)
     found = [each for each in comparisons(results) if each.against in rivals]
     if not found:
@@ -80,17 +81,17 @@ def _differences(results: Results) -> Figure | None:
     ]
     charts = [_chart(group, by_corpus, found) for group in groups if group]
     caption = (
-        "How much the table changes the perplexity of each rival: left of the line at 0 the table is better. The bar is the "
-        "interval that holds the true change in 95 of 100 cases, as both are compared on the same documents. A filled dot: a "
-        "difference is shown; a hollow dot: the interval covers 0 or there is none, so no difference is shown."
+        "The change of perplexity from each rival to the table: left of the line at 0 the table is better. The bar is the 95% "
+        "interval of the change, as both models are compared on the same documents. A filled dot means that a difference is "
+        "shown; a hollow dot means that it is not, as the interval covers 0 or there is no interval."
     )
     if all(each.interval is None for each in found):
-        caption += " So little text has no interval: nothing is shown by it."
+        caption += " There is too little text for intervals, so no difference is shown."
     return Figure("The table against its rivals", caption, charts, [_difference_table(found)])
 
 
 def _chart(group: Sequence[Comparison], by_corpus: bool, all_of_them: Sequence[Comparison]) -> IntervalChart:
-    title = f"on {text_of(group[0].corpus)}, against" if by_corpus else f"against {group[0].against}, on"
+    title = f"on {text_of(group[0].corpus)}, by rival" if by_corpus else f"against {group[0].against}, by corpus"
     intervals = [interval_of(each, each.against if by_corpus else each.corpus) for each in group]
     beside = [end for each in all_of_them for end in interval_of(each, "").ends]
     return IntervalChart(title, change_axis("change of perplexity"), intervals, beside)
@@ -99,7 +100,7 @@ def _chart(group: Sequence[Comparison], by_corpus: bool, all_of_them: Sequence[C
 def _difference_table(found: Sequence[Comparison]) -> Table:
     columns = [
         *(Column("corpus", "text"), Column("against", "text"), Column("perplexity", "text")),
-        *(Column("nats a token", "written"), Column("finding", "text")),
+        *(Column("nats per token", "written"), Column("finding", "text")),
     ]
     rows = [(each.corpus, each.against, how_much(each), signed_number(each.nats, 4), each.finding) for each in found]
     return Table(columns, rows, "The same in numbers", folded=True)
@@ -109,7 +110,7 @@ def _difference_table(found: Sequence[Comparison]) -> Table:
 
 
 def _by_size(results: Results) -> Figure | None:
-    """Loss against resident size on the first corpus: whether the table does more than a larger model would."""
+    """Loss against resident size on the first corpus, to compare the table with larger models."""
     headline = headline_of(results)
     if headline is None:
         return None
@@ -128,8 +129,8 @@ def _by_size(results: Results) -> Figure | None:
         f"on {text_of(corpus)}", x, Axis(f"{NAMES[metric]} (lower is better)", "measure", ends="round"), dots
     )
     caption = (
-        "Each model by what it keeps on the accelerator when it is served, and by how well it predicts. Further left is "
-        "cheaper, further down is better: what lies below and left of a rival beats it in both."
+        "Each model by its parameters on the accelerator and by its loss. Further left is smaller, further down is better: a "
+        "model that is below and left of another one is better in both."
     )
     return Figure("Quality against resident size", caption, [chart], [])
 
@@ -138,7 +139,7 @@ def _by_size(results: Results) -> Figure | None:
 
 
 def _values(results: Results) -> Figure:
-    """The arms by corpus; one corpus leaves room for all metrics and their errors."""
+    """The metrics of every arm: all of them with errors for one corpus, or a table per metric for several."""
     places, arms = places_of(results), arms_of(results)
     metrics = [metric for metric in NAMES if any(row["metric"] == metric for row in rows_of(results, "results"))]
     strong = [i for i, arm in enumerate(arms) if arm == TABLE]
@@ -159,11 +160,11 @@ def _estimate(results: Results, arm: str, corpus: str, metric: str) -> str:
 
 
 def _arms_told(results: Results) -> str:
-    """What the arms are that are no rivals."""
+    """A sentence that explains the arms that are not rivals."""
     told = {
-        TABLE: "table is Scone as it is served, reading its rows from the table",
-        LIVE: "live is the same model with the f-gram model running",
-        NONE: "none is the same model with the table taken away, which it was trained to have",
+        TABLE: "table is Scone as it is served: it reads its rows from the table",
+        LIVE: "live is the same model, which computes its rows with the f-gram model",
+        NONE: "none is the same model without the rows that it was trained with",
     }
     arms = arms_of(results)
     if TABLE not in arms:
@@ -181,7 +182,7 @@ def _parts(places: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _matrix(results: Results, metric: str, places: Sequence[str], strong: Sequence[int]) -> Table:
-    """Values without errors, which stand in the long table."""
+    """One metric by arm and corpus, without errors; `_everything` has the errors."""
     rows = []
     for arm in arms_of(results):
         found = [value_of(results, arm, place, metric) for place in places]
@@ -208,7 +209,7 @@ def _everything(results: Results, metrics: Sequence[str]) -> Table:
 
 
 def _itself(results: Results) -> Figure | None:
-    """What is lost by reading rows that were computed once and rounded, and what the rows are worth."""
+    """The table against the same model with computed rows (the loss by rounding) and without rows."""
     rivals, drawn = rivals_of(results), drawn_corpus(results)
     found = [each for each in comparisons(results) if each.against not in rivals]
     here = [each for each in found if each.corpus == drawn]
@@ -218,15 +219,15 @@ def _itself(results: Results) -> Figure | None:
     if others := [each for each in found if each.corpus != drawn]:
         tables.append(replace(_own_table(others), title="The same on the other corpora", folded=True))
     caption = (
-        "The same model read in other ways, so this says nothing of what is gained. The table should be the same as the f-gram "
-        "model that made it, but for the rounding of its rows. With its rows taken away the model is worse than a plain one "
-        "would be, as it was trained to have them."
+        "The same model run in other ways; this does not measure a gain. The table should be the same as the f-gram model that "
+        "made it, except for the rounding of its rows. Without its rows the model is worse than a plain model would be, as it "
+        "was trained with them."
     )
     return Figure(f"The table against its own model, on {text_of(drawn)}", caption, [], tables)
 
 
 def _own_table(found: Sequence[Comparison]) -> Table:
-    told = {LIVE: "the f-gram model itself", NONE: "its rows taken away"}
+    told = {LIVE: "the f-gram model itself", NONE: "without its rows"}
     columns = [
         *(Column("against", "text"), Column("corpus", "text"), Column("the table's perplexity is", "text")),
         Column("finding", "text"),
@@ -236,5 +237,5 @@ def _own_table(found: Sequence[Comparison]) -> Table:
 
 
 def _own_finding(found: Comparison) -> str:
-    """None of a model without the rows that it was trained to have: it is no rival."""
+    """The finding; a model without the rows that it was trained with is not a rival, so it has none."""
     return "no rival" if found.against == NONE else found.finding

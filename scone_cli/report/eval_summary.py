@@ -1,46 +1,46 @@
-"""An evaluation for a terminal: a few tables, what decides last. All of it is in `results.json`, and on the page.
+"""A summary of an evaluation for the terminal: a few tables, then the verdict. `results.json` and the page have all of it.
 
 Every ± is one standard error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scone_cli.corpus.remarks import flattery
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE, clusters_of, errors_told, generation_speeds
-from scone_cli.formatting import signed, term_text, value_text, with_error
+from scone_cli.formatting import listed, signed, term_text, value_text, with_error
 
 Row = dict[str, Any]
 
-MOST_RIVALS = 3  # beside one another
-_OWN = (LIVE, NONE)  # arms that are the same model
-LEAST_TOLD = 1e-3  # nats a token: a tenth of a percent of the perplexity
+MOST_RIVALS = 3  # columns of rivals in one table
+_OWN = (LIVE, NONE)  # arms that are the same model as the table's
+LEAST_TOLD = 1e-3  # nats per token, 0.1% of the perplexity: a smaller difference from `live` comes from rounded rows
 MOST_TERMS = 12
-MOST_ARMS = 5  # beside one another
+MOST_ARMS = 5  # columns of arms in one table
 _ERROR = "± one standard error"
 
 
 def summary_of(results: Row) -> Row:
-    """What is shown, as `console.results.result_text` takes it."""
+    """The tables and lines by heading, in the form that `console.results.result_text` prints."""
     corpora = [row["corpus"] for row in results["method"]["corpora"]]
     first = corpora[0]
     summary = _read(results, corpora) | _details(results, first)
     speeds = generation_speeds(results)
-    heading = "cost (tokens a second: written by one stream, a table mapped from disk)" if speeds else "cost"
+    heading = "cost (tokens per second of one stream that generates, table mapped from disk)" if speeds else "cost"
     summary[heading] = [_cost(row, speeds.get(row["arm"])) for row in results["cost"]]
     if len(corpora) > 1:
         summary["perplexity by corpus"] = list(_by_corpus(results, corpora))
     summary[f"quality on {first} ({_ERROR})"] = list(_quality(results, first))
     if results["checks"]:
-        summary["conditions to fail by"] = [_check(row) for row in results["checks"]]
+        summary["conditions of --fail-if"] = [_check(row) for row in results["checks"]]
     summary["verdict"] = {"": results["verdict"]}
     return summary
 
 
 def _read(results: Row, corpora: list[str]) -> Row:
-    """What was read, and what is to be known of it."""
+    """The texts that were read, and remarks on them."""
     method = results["method"]
     summary: Row = {
         "corpora": [f"{row['corpus']} ({row['tokens']:,} tokens)" for row in method["corpora"]],
@@ -54,14 +54,14 @@ def _read(results: Row, corpora: list[str]) -> Row:
     if few := [f"{corpus}: {told}" for corpus in corpora if (told := errors_told(clusters_of(results, corpus)))]:
         summary["few documents"] = few
     if wordless := [f"{row['corpus']}: {told}" for row in method["corpora"] if (told := no_words_told(row))]:
-        summary["perplexity a word"] = wordless
+        summary["perplexity per word"] = wordless
     if method["corpora"][0]["bytes"] is None:
-        summary["bits a byte"] = "not known: no byte-level tokenizer says how much text the tokens stand for"
+        summary["bits per byte"] = "not known: without a byte-level tokenizer, the tokens have no length in bytes"
     if flattered := [f"{row['corpus']}: {text}" for row in method["corpora"] for text in flattery(row)]:
         summary["why_bits_per_byte_are_too_good"] = flattered
     learned = [row for row in method["corpora"] if row["in_training_split"]]
     if learned:
-        summary["documents that the models have learned from"] = [
+        summary["documents that the models were trained on"] = [
             {
                 "corpus": row["corpus"],
                 "documents": row["documents"],
@@ -73,20 +73,21 @@ def _read(results: Row, corpora: list[str]) -> Row:
 
 
 def _details(results: Row, first: str) -> Row:
-    """The tables of what was asked for, as far as there are any; of the first corpus."""
-    tables = {
-        f"loss on {first} by how often the token occurs in training, nats a token ({_ERROR})": _where(results, first),
+    """The tables of what was measured beside the quality, for the first corpus; empty ones are left out."""
+    tables: Row = {
+        f"loss on {first} by how often the token occurs in training, nats per token ({_ERROR})": _where(results, first),
         "which size of the table": [_rung(row) for row in results["ladder"] if row["corpus"] == first],
-        f"terms on {first}, nats a token inside them ({_ERROR})": list(_terms(results["terms"], first)),
-        "tasks": list(_tasks(results["tasks"])),
-        f"tasks, item by item: the table less another ({_ERROR})": list(_task_differences(results["task_differences"])),
+        f"terms on {first}, nats per token inside them ({_ERROR})": list(_terms(results["terms"], first)),
+        "tasks (largest error: one standard error, the largest of all arms)": list(_tasks(results["tasks"])),
+        "remarks on tasks": task_remarks(results),
+        f"tasks, example by example: table - other ({_ERROR})": list(_task_differences(results["task_differences"])),
         "latency, milliseconds, of one stream that generates": [_latency(row) for row in results["latency"]],
     }
     return {heading: table for heading, table in tables.items() if table}
 
 
 def _quality(results: Row, corpus: str) -> Iterable[Row]:
-    """A row an arm: what it is worth, and how the table compares with it."""
+    """One row per arm: its quality, and how the table compares with it."""
     values = {(row["arm"], row["metric"]): row for row in results["results"] if row["corpus"] == corpus}
     compared = {row["against"]: row for row in results["differences"] if row["corpus"] == corpus}
     for arm in dict.fromkeys(row["arm"] for row in results["results"]):
@@ -95,22 +96,22 @@ def _quality(results: Row, corpus: str) -> Iterable[Row]:
         yield {
             "arm": arm,
             "perplexity": with_error(ppl["value"], ppl["stderr"], 3),
-            **({"a word": round(words["value"], 1 if words["value"] < 1000 else None)} if words else {}),
-            "bits a byte": _rounded(bits["value"], 4) if bits else None,
+            **({"per word": round(words["value"], 1 if words["value"] < 1000 else None)} if words else {}),
+            "bits per byte": _rounded(bits["value"], 4) if bits else None,
             "table - arm, nats": _signed(row, 4) if row else "-",
             "the table is": _finding(row) if row else "-",
         }
 
 
 def _by_corpus(results: Row, corpora: list[str]) -> Iterable[Row]:
-    """A row an arm, a column a corpus."""
+    """Perplexities: one row per arm, one column per corpus."""
     ppl = {(row["arm"], row["corpus"]): row["value"] for row in results["results"] if row["metric"] == "perplexity"}
     for arm in dict.fromkeys(arm for arm, _ in ppl):
         yield {"arm": arm} | {corpus: _rounded(ppl[arm, corpus], 2) for corpus in corpora}
 
 
 def _where(results: Row, corpus: str) -> list[Row]:
-    """The tail: what the table gains on rivals, from the rarest tokens to the most frequent; as many as there is room for."""
+    """The table's loss and its difference from rivals, from the rarest tokens to the most frequent."""
     rows = [row for row in results["tail"] if row["corpus"] == corpus and row["differences"]]
     against = [each["against"] for each in (rows[0]["differences"] if rows else [])]
     shown = sorted(against, key=lambda arm: arm in _OWN)[:MOST_RIVALS]
@@ -123,38 +124,38 @@ def _where(results: Row, corpus: str) -> list[Row]:
 
 
 def _finding(row: Row) -> str:
-    """What is found against another model; of the same one without its rows it is no finding."""
+    """The finding against another arm; the same model without its rows is not a rival, so there is none."""
     found = str(row["finding"])
     if row["against"] == NONE:
-        return "(rows taken away)"
+        return "(without its rows)"
     if found == NOT_SHOWN and row["against"] == LIVE and _is_rounding(row):
         return "the same, rounded"
     return found
 
 
 def _is_rounding(row: Row) -> bool:
-    """Whether a difference of the table from the model that made it is that of rows of half precision."""
+    """Whether the table's difference from the model that made it is no larger than rounding its rows explains."""
     return row["low"] is not None and max(abs(row["low"]), abs(row["high"])) < LEAST_TOLD
 
 
 def _signed(row: Row, digits: int) -> str:
-    """A difference and its error."""
+    """A difference with its sign and its error."""
     return signed(row["nats_per_token"], with_error(abs(row["nats_per_token"]), row["stderr"], digits))
 
 
 def no_words_told(corpus: Row) -> str:
-    """Why no perplexity a word is told of a corpus, as `method` describes it; empty where one is, or there is no text."""
+    """Why a corpus has no perplexity per word; empty if it has one, or if its text is not known."""
     if corpus["words"] is not None or not corpus.get("characters_a_word"):
         return ""
     share = value_text("share", corpus["unspaced_share"])
     return (
-        f"left out, as blanks do not tell words apart here: {share} of the characters are of scripts without blanks, "
-        f"{corpus['characters_a_word']:.0f} characters stand between two blanks"
+        f"left out, as blanks do not separate words here: {share} of the characters belong to scripts without blanks, "
+        f"and there are {corpus['characters_a_word']:.0f} characters between two blanks"
     )
 
 
 def _terms(everything: list[Row], corpus: str) -> Iterable[Row]:
-    """All terms together, then those with most tokens; how the table compares with a rival, or else with no rows."""
+    """All terms together, then those with most tokens; the table is compared with a rival, or else with `none`."""
     rows = [row for row in everything if row["corpus"] == corpus]
     against = [each["against"] for row in rows[:1] for each in row["differences"]]
     rival = next((arm for arm in against if arm not in _OWN and not arm.startswith(f"{TABLE}:")), NONE)
@@ -189,14 +190,14 @@ def _rung(row: Row) -> Row:
         "rows": row["rows"],
         "bytes": row["bytes"],
         "perplexity": _rounded(row["perplexity"], 3),
-        "bits a byte": _rounded(row["bits_per_byte"], 4),
+        "bits per byte": _rounded(row["bits_per_byte"], 4),
         "hit rate": _rounded(row["hit_rate"], 3),
         "": "<- knee" if row["is_knee"] else "",
     }
 
 
 def _tasks(rows: list[Row]) -> Iterable[Row]:
-    """A row a task and metric, with a column each for all arms; where there is no room for that, a row for each."""
+    """One row per task and metric with a column per arm; with too many arms, one row per arm."""
     if len({row["arm"] for row in rows}) > MOST_ARMS:
         for row in rows:
             value = "-" if row["value"] is None else with_error(row["value"], row["stderr"])
@@ -205,7 +206,7 @@ def _tasks(rows: list[Row]) -> Iterable[Row]:
                 "metric": row["metric"],
                 "n": row["n"],
                 "arm": row["arm"],
-                f"value {_ERROR}": value,
+                f"score {_ERROR}": value,
             }
         return
     for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
@@ -213,18 +214,39 @@ def _tasks(rows: list[Row]) -> Iterable[Row]:
         values = {row["arm"]: "-" if row["value"] is None else f"{row['value']:.3g}" for row in here}
         errors = [row["stderr"] for row in here if row["stderr"] is not None]
         largest = f"{max(errors):.2g}" if errors else "-"
-        yield {"task": task, "metric": metric, "n": here[0]["n"], **values, "± at most": largest}
+        yield {"task": task, "metric": metric, "n": here[0]["n"], **values, "largest error": largest}
+
+
+def task_remarks(results: Mapping[str, Any]) -> list[str]:
+    """Which scores have too large an error to be read, and which are not compared."""
+    rows, compared = results.get("tasks") or [], results.get("task_differences") or []
+    scores = dict.fromkeys((row["task"], row["metric"]) for row in rows)
+    vague = dict.fromkeys(
+        (row["task"], row["metric"]) for row in rows if row["stderr"] and row["stderr"] > abs(row["value"]) / 2
+    )
+    left_out = scores.keys() - {(row["task"], row["metric"]) for row in compared} if compared else set()
+    remarks = {
+        "too few examples, the error is more than half of the score": vague,
+        "not compared between models, as the score is not a mean over the examples": [
+            score for score in scores if score in left_out
+        ],
+    }
+    return [
+        f"{listed([f'{metric} of {task}' for task, metric in found])}: {remark}"
+        for remark, found in remarks.items()
+        if found
+    ]
 
 
 def _task_differences(rows: list[Row]) -> Iterable[Row]:
-    """Against each rival; where there is none, against the same model read in other ways."""
+    """The differences from each rival; without rivals, those from the same model read in other ways."""
     rivals = [row for row in rows if row["against"] not in _OWN and not row["against"].startswith(f"{TABLE}:")]
     for row in rivals or rows:
         size = with_error(abs(row["difference"]), row["stderr"], 4)
         yield {
             "task": row["task"],
             "metric": row["metric"],
-            "less": row["against"],
+            "other": row["against"],
             "difference": signed(row["difference"], size),
             "the table is": _finding(row),
         }

@@ -1,6 +1,6 @@
-"""The verdict of an evaluation, for the page, the terminal and results.json: what was gained, what it costs, whether that pays.
+"""The verdict of an evaluation in words: the gain, the cost, and whether that pays; for the page, terminal and results.json.
 
-It is read by people who decide. So what is not known says what is missing, and by which command it would be known.
+Where something is not known, the verdict says what is missing and which command measures it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from scone_cli.evaluation.results import (
 from scone_cli.formatting import bytes_text, count_text, listed, names_of, percent
 
 _RELATIONS = {BETTER: "the table is better than", WORSE: "the table is worse than", SAME: "the table is the same as"}
-_MOST_TIMES = 50  # as much text as anybody would look for
+_MOST_TIMES = 50  # nobody would look for more times the text
 
 
 def verdict_of(results: Results) -> str:
-    """All of it: the gain, with that inside the terms of a field if there are any, the cost, whether it pays."""
+    """The whole verdict: the gain, the gain inside terms if there are any, the cost, whether it pays."""
     pays = (results.get("payback") or {}).get("verdict") or _without_payback(results)
     return " ".join(filter(None, [verdict(results), terms_told(results), cost_told(results), pays]))
 
@@ -46,8 +46,8 @@ def verdict_of(results: Results) -> str:
 def verdict(results: Results) -> str:
     """Whether the table is better than its rivals, by how much, and on which corpora; two sentences at most.
 
-    The rival that counts is the best of those with the same resident size, on the first corpus that is not training text.
-    A difference whose 95% interval covers zero, or that has none, is not shown.
+    The rival that counts is the best one of the same resident size, on the first corpus that is not training text. A
+    difference is shown if it has a 95% interval that does not cover zero.
     """
     corpora, closest = judged_corpora(results), headline_of(results)
     if closest is None:
@@ -59,7 +59,7 @@ def verdict(results: Results) -> str:
 
 
 def _against_rivals(results: Results, closest: Comparison) -> str:
-    """On the first corpus: the rival that counts, then the others of this size, then the larger ones."""
+    """The first corpus: the rival that counts, then other rivals of this size, then larger ones."""
     rivals = rivals_of(results)
     others = [
         each
@@ -69,9 +69,9 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
     times = times_resident(results, closest.against)
     peers = [each for each in others if times is not None and times_resident(results, each.against) == times]
     larger = [each for each in others if each not in peers and (times_resident(results, each.against) or 0) > 1]
-    which = "the best of its rivals of the same resident size" if peers else "its rival of the same resident size"
+    which = "the best rival of the same resident size" if peers else "its rival of the same resident size"
     if times != 1:
-        which = "its rival" if times is None else f"which keeps {times:.2g} times as many parameters resident"
+        which = "its rival" if times is None else f"which has {times:.2g} times as many resident parameters"
     relation = _RELATIONS.get(closest.finding, "no difference is shown between the table and")
     sentence = f"On {named_text(results, closest.corpus)} {relation} {closest.against}, {which}"
     if closest.finding != SAME:
@@ -82,7 +82,7 @@ def _against_rivals(results: Results, closest: Comparison) -> str:
 
 
 def _what_would_decide(results: Results, found: Comparison) -> Iterator[str]:
-    """How much text, if the difference stays what it is: an interval narrows with the root of it."""
+    """How much more text would show the difference, if it stays as it is: an interval shrinks with the root of the text."""
     if found.finding != NOT_SHOWN:
         return
     evaluate = f"{Calls.of(results).evaluate_text} CORPUS"
@@ -97,7 +97,7 @@ def _what_would_decide(results: Results, found: Comparison) -> Iterator[str]:
 
 
 def _about_peers(closest: Comparison, peers: Sequence[Comparison]) -> Iterator[str]:
-    """Rivals of the same size that the table beats although it does not beat the best of them."""
+    """Rivals of the same size that the table beats, if it does not beat the best one."""
     if closest.finding != BETTER and (beaten := [each.against for each in peers if each.finding == BETTER]):
         yield f"it is better than {names_of(beaten, 'rivals')}"
 
@@ -117,7 +117,7 @@ def _about_larger(results: Results, larger: Sequence[Comparison]) -> Iterator[st
 
 
 def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) -> Iterator[str]:
-    """What the same comparison finds on the other corpora."""
+    """The findings against the same rival on the other corpora."""
     found = [
         each
         for each in comparisons(results, closest.against)
@@ -138,21 +138,21 @@ def _elsewhere(results: Results, closest: Comparison, corpora: Sequence[str]) ->
 
 
 def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
-    """What the rows are worth to the model that was trained to have them is no gain, and is not told as one."""
+    """The verdict without a rival; removing the rows of a model that was trained with them measures no gain."""
     for found in comparisons(results, NONE):
         if found.corpus in corpora:
             where = f"its perplexity on {named_text(results, found.corpus)} is {how_much(found)}"
             how = Calls.of(results).for_a_rival()
             return (
-                f"What Scone gains is not known, as no rival was measured: {how}. Beside the same model with its rows taken "
-                f"away, which it was trained to have, {where}."
+                f"What Scone gains is not known, as no rival was measured: {how}. Compared with the same model without its "
+                f"rows, which it was trained with, {where}."
             )
     arms = arms_of(results)
     return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {listed(arms)}'}."
 
 
 def terms_told(results: Results) -> str:
-    """The same comparison on the tokens inside the terms that were given; nothing where there are none, or no rival."""
+    """The comparison with the same rival inside the given terms; empty without terms or without a rival."""
     closest = headline_of(results)
     rows = [row for row in rows_of(results, "terms") if closest and row["corpus"] == closest.corpus]
     if closest is None or not rows:
@@ -162,7 +162,7 @@ def terms_told(results: Results) -> str:
     each = next(each for each in rows[0]["differences"] if each["against"] == closest.against)
     if each["finding"] == TOO_FEW:
         times = f"{rows[0]['occurrences']:,} time{'s' * (rows[0]['occurrences'] != 1)}"
-        return f"The terms occur {times} on {named_text(results, closest.corpus)}, in too few places to judge by."
+        return f"The terms occur {times} on {named_text(results, closest.corpus)}, in too few places to judge."
     of_terms = replace(
         closest, nats=each["nats_per_token"], low=each["low"], high=each["high"], finding=each["finding"]
     )
@@ -175,7 +175,7 @@ def terms_told(results: Results) -> str:
 
 
 def cost_told(results: Results) -> str:
-    """What a served table takes, beside the rival that counts; nothing where no costs are known."""
+    """What serving the table costs, compared with the rival that counts; empty if costs are not known."""
     own, closest = cost_of(results, TABLE), headline_of(results)
     if not own:
         return ""
@@ -189,7 +189,7 @@ def cost_told(results: Results) -> str:
         )
     if own.get("offloaded_bytes_ram"):
         size = bytes_text(own["offloaded_bytes_ram"])
-        parts.append(f"{size} of memory beside the accelerator for {count_text(own['offloaded_rows'])} rows")
+        parts.append(f"{size} of memory outside the accelerator for {count_text(own['offloaded_rows'])} rows")
     if closest and own.get("training_flops") and rival.get("training_flops"):
         ratio = own["training_flops"] / rival["training_flops"]
         parts.append(f"{ratio:.2g} times the training of {closest.against}")
@@ -198,18 +198,18 @@ def cost_told(results: Results) -> str:
 
 
 def _speed_told(results: Results, closest: Comparison | None) -> str:
-    """How fast one stream generates, beside the rival that counts; empty where it was not measured."""
+    """The speed of one stream that generates, compared with the rival that counts; empty if it was not measured."""
     speeds = generation_speeds(results)
     if TABLE not in speeds:
         return ""
-    told = f"It generates {round(speeds[TABLE]):,} tokens a second in one stream"
+    told = f"It generates {round(speeds[TABLE]):,} tokens per second in one stream"
     if closest and closest.against in speeds:
         told += f", {closest.against} {round(speeds[closest.against]):,}"
     return f"{told}."
 
 
 def _without_payback(results: Results) -> str:
-    """Where a table was measured and no plain model with what it took to train."""
+    """That nobody knows whether it pays; empty if no table was measured or nothing was compared."""
     if not any(row["arm"] == TABLE for row in results.get("cost") or []) or headline_of(results) is None:
         return ""
     return f"Whether it pays is not known, as no plain model was measured: {Calls.of(results).for_a_rival()}."

@@ -1,7 +1,6 @@
-"""What there is to see, before it is drawn: charts and tables with their titles, alike for a terminal and for a page.
+"""Charts, tables and figures as data, before they are drawn: the same for a page and for a terminal.
 
-A figure says in its caption what one learns from it. `charts` draws its charts as SVG, `page` makes a page of figures,
-`console.figures` shows them in a terminal.
+`charts` draws a chart as SVG, `page` writes figures as an HTML page, `console.figures` shows them in a terminal.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from scone_cli.formatting import Kind
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. With `bars`, a terminal draws its shares as bars too."""
+    """A column of a table. With `bars`, its shares are drawn as bars beside the numbers."""
 
     title: str
     kind: Kind
@@ -23,15 +22,15 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether its values stand right-aligned."""
+        """Whether its values are right-aligned."""
         return self.kind not in {"text", "literal"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values, one for every column, shown under the title if there is one.
+    """Rows of values, one value per column, with an optional title.
 
-    A page lets the rows numbered in `strong` stand out, and shows a `folded` table only to who asks for it.
+    A page highlights the rows whose numbers are in `strong`. It folds a `folded` table: a click on the title opens it.
     """
 
     columns: Sequence[Column]
@@ -43,10 +42,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is measured along an axis, with its unit, and how its numbers are written.
+    """An axis: its title with the unit, how its numbers are written, and where it ends.
 
-    If it is not logarithmic it goes from 0 to a round number ("zero"), from 0 to the largest value ("last"), between
-    round numbers around the values ("round"), or between round numbers around the values and 0 ("signed").
+    A linear axis goes from 0 to a round number ("zero"), from 0 to the largest value ("last"), between round numbers
+    around the values ("round"), or between round numbers around the values and 0 ("signed").
     """
 
     title: str
@@ -57,7 +56,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve through the points (xs[i], ys[i]); with `dots` each of them counts by itself, and is marked."""
+    """A curve through the points (xs[i], ys[i]); with `dots` every point is marked."""
 
     name: str
     xs: Sequence[float]
@@ -67,7 +66,7 @@ class Line:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Curves over two axes; `mark` is a place on the x axis to point at, with its label."""
+    """Curves over two axes; `mark` is a place on the x axis that is marked, with its label."""
 
     title: str
     x: Axis
@@ -78,7 +77,7 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Bars:
-    """A value for every category; None where there is none."""
+    """A series of bars: one value per category, None where it is unknown."""
 
     name: str
     values: Sequence[float | None]
@@ -86,7 +85,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class BarChart:
-    """Bars side by side over categories."""
+    """Series of bars side by side over categories."""
 
     title: str
     x: str
@@ -97,7 +96,7 @@ class BarChart:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value that lies between `low` and `high` (None: nobody knows), told as better or worse only if it was shown."""
+    """A value with the interval from `low` to `high` (None: not known), and the finding: better, worse or not shown."""
 
     name: str
     value: float
@@ -107,15 +106,15 @@ class Interval:
 
     @property
     def ends(self) -> list[float]:
-        """All that a scale must show."""
+        """The values that a scale must include."""
         return [end for end in (self.value, self.low, self.high) if end is not None]
 
 
 @dataclass(frozen=True)
 class IntervalChart:
-    """Differences below one another, each with its interval, against the line at 0; what is left of it is better.
+    """Differences, one per line, each with its interval, against a line at 0; left of 0 is better.
 
-    Charts that are `beside` one another have one scale: it shows these values too.
+    The scale includes the values in `beside`, so that several charts have the same scale.
     """
 
     title: str
@@ -126,7 +125,7 @@ class IntervalChart:
 
 @dataclass(frozen=True)
 class Dot:
-    """A named point; a `strong` one stands out."""
+    """A named point; a `strong` one is highlighted."""
 
     name: str
     x: float
@@ -149,7 +148,7 @@ Chart = LineChart | BarChart | IntervalChart | DotChart
 
 @dataclass(frozen=True)
 class Fact:
-    """One of the few figures that say the most, with its name and what must be known to read it."""
+    """A headline number at the top of a page: its name, its value, and a note that explains it."""
 
     name: str
     value: str
@@ -158,10 +157,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts that belong together, what one learns from them, and their numbers.
-
-    A terminal shows the tables; where there are none, it draws the curves.
-    """
+    """Charts and tables that belong together, with a title and a caption that says how to read them."""
 
     title: str
     caption: str
@@ -171,7 +167,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """Figures that answer one question, which the title names in a word or two; `commands` are lines of a shell."""
+    """A part of a page: a title, a paragraph, shell commands if there are any, and figures."""
 
     title: str
     says: str
@@ -180,5 +176,5 @@ class Section:
 
     @property
     def mark(self) -> str:
-        """What a link within the page names it by."""
+        """The id that links within the page refer to."""
         return "".join(each for each in self.title.lower() if each.isalnum())

@@ -1,6 +1,6 @@
-"""A trained model as figures: its shape, its parts and their cost, the loss, and what else there was to watch.
+"""Figures of a trained model: its shape, its parts and their cost, the loss, and the course of training.
 
-`training.summary` finds the numbers; here is what a person is told about them, on a page and in a terminal alike.
+`training.summary` computes the numbers. The figures are the same on a page and in a terminal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def training_figures(description: Row) -> list[Figure]:
 
 
 def training_headline(description: Row) -> dict[str, str]:
-    """The few numbers that say the most."""
+    """The headline numbers."""
     training, parts = description["portrait"]["training"], description["portrait"]["parameters"]
     facts = {"kind": str(description["config"]["kind"])}
     for where in dict.fromkeys(row["where"] for row in parts):
@@ -56,12 +56,12 @@ def _shape(config: Row) -> Figure:
         ("head", "the token embeddings (tied)" if config["tied_head"] else "its own matrix"),
         *_extras(config),
     ]
-    caption = "The main model is what is served. Whatever else was trained with it is not on the accelerator then."
-    return Figure("What it is", caption, [], [Table([Column("", "text"), Column("", "text")], rows)])
+    caption = "The main model is what is served. What else was trained with it is not on the accelerator then."
+    return Figure("The model", caption, [], [Table([Column("", "text"), Column("", "text")], rows)])
 
 
 def _extras(config: Row) -> Iterator[tuple[str, str]]:
-    """What is beside the main model."""
+    """What was trained beside the main model."""
     combined = {"replace": "replaces the token embedding", "add": "is added to the token embedding"}
     if config["kind"] == "scone":
         yield "layers of A_f-gram", f"{config['fgram_layers']:,}"
@@ -78,10 +78,10 @@ def _extras(config: Row) -> Iterator[tuple[str, str]]:
 def _parts(portrait: Row) -> Figure:
     cost, parts = portrait["cost"], portrait["parameters"]
     caption = (
-        "Resident is what the accelerator holds when the model is served; training only, what made the rows of the table; "
-        "offloaded, what lies in memory or on disk. FLOPs are those of the matrices and of attention over the whole "
-        "context, the head included; a backward pass counts twice its forward pass, and A_f-gram as many token-forwards as "
-        "the log says that its trie had nodes. Times plain: of a plain model with the same resident parameters."
+        "Resident parameters are on the accelerator when the model is served; parameters of training only made the rows of "
+        "the table; offloaded ones are in RAM or on disk. FLOPs include the matrices, attention over the whole context and "
+        "the head. A backward pass counts as two forward passes; A_f-gram does one forward pass per node of its trie, as "
+        "logged. Times plain means relative to a plain model with the same resident parameters."
     )
     wheres = dict.fromkeys(row["where"] for row in parts)
     totals = [
@@ -97,7 +97,7 @@ def _parts(portrait: Row) -> Figure:
         work.append(("of which A_f-gram", fgram, times - 1))
     flops = [Column("", "text"), Column("FLOPs", "count"), Column("times plain", "number")]
     return Figure(
-        "What it takes", caption, [], [Table(columns, [*rows, *totals]), Table(flops, work, "Work for one token")]
+        "Size and cost", caption, [], [Table(columns, [*rows, *totals]), Table(flops, work, "Work for one token")]
     )
 
 
@@ -110,17 +110,17 @@ def _loss(portrait: Row) -> Figure:
     lines = [_line("training", curve, "loss")]
     if looks:
         lines.append(_line("held-out", looks, "loss", dots=True))
-    chart = LineChart("loss", _TOKENS, Axis("nats a token", "measure", ends="round"), lines)
+    chart = LineChart("loss", _TOKENS, Axis("nats per token", "measure", ends="round"), lines)
     steps = portrait["training"]["steps"]
     caption = (
-        f"The loss on the training text{_grouped(steps, len(curve))}, and on held-out text as often as it was looked at. "
-        "Where the held-out loss rises while the training loss falls, the model learns its text by heart."
+        f"The loss on the training text{_grouped(steps, len(curve))}, and on held-out text whenever it was measured. "
+        "If the held-out loss rises while the training loss falls, the model overfits."
     )
     return Figure("How the loss fell", caption, [chart], [])
 
 
 def _grouped(steps: int, points: int) -> str:
-    return f", averaged over {round(steps / points):,} steps a point" if steps > points else ""
+    return f", averaged over {round(steps / points):,} steps per point" if steps > points else ""
 
 
 def _course(portrait: Row) -> Figure:
@@ -128,8 +128,8 @@ def _course(portrait: Row) -> Figure:
     watched = [
         ("learning rate", "learning_rate", 1000, Axis("learning rate (thousandths)", "measure")),
         ("gradient norm", "gradient_norm", 1, Axis("norm before clipping", "measure")),
-        ("speed", "tokens_a_second", 1, Axis("tokens a second")),
-        ("A_f-gram's work", "trie_nodes_a_token", 1, Axis("trie nodes a token", "measure")),
+        ("speed", "tokens_a_second", 1, Axis("tokens per second")),
+        ("A_f-gram's work", "trie_nodes_a_token", 1, Axis("trie nodes per token", "measure")),
     ]
     charts = [
         LineChart(title, _TOKENS, y, [_line("", curve, key, factor)])
@@ -137,21 +137,21 @@ def _course(portrait: Row) -> Figure:
         if any(row[key] for row in curve)
     ]
     caption = (
-        "The gradient's norm is the largest in each group of steps. A norm that jumps again and again asks for a lower "
-        "learning rate or a longer warm-up; a speed that falls, a look at what else the machine does. The duration is that "
-        "of all sessions together, looks at the held-out loss included."
+        "The gradient norm is the largest one in each group of steps. If it jumps often, use a lower learning rate or a "
+        "longer warm-up. If the speed falls, look for other programs on the machine. The duration is that of all sessions "
+        "together, with the measurements of the held-out loss."
     )
     table = Table([Column("", "text"), Column("", "text")], list(_ending(training)))
     return Figure("How training went", caption, charts, [table])
 
 
 def _ending(training: Row) -> Iterator[tuple[str, str]]:
-    """How it ended, and what was largest on the way."""
+    """The last values of training, and the extreme ones."""
     last = training["loss_averaged_over_steps"]
     yield "steps", f"{training['steps']:,}"
     yield "tokens", f"{training['tokens']:,}"
     yield "duration", seconds_text(training["seconds"])
-    yield "tokens a second", value_text("count", training["tokens_a_second"])
+    yield "tokens per second", value_text("count", training["tokens_a_second"])
     yield (
         f"training loss, last {last:,} steps" if last > 1 else "training loss, last step",
         _nats(training["training_loss"]),
@@ -161,7 +161,7 @@ def _ending(training: Row) -> Iterator[tuple[str, str]]:
     yield "learning rate, peak", value_text("measure", training["peak_learning_rate"])
     yield "gradient norm, largest", value_text("measure", training["largest_gradient_norm"])
     if nodes := training["trie_nodes_a_token"]:
-        yield "trie nodes a token", value_text("measure", nodes)
+        yield "trie nodes per token", value_text("measure", nodes)
 
 
 def _nats(value: float | None) -> str:

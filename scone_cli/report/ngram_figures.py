@@ -1,7 +1,7 @@
-"""Artifacts as figures: which charts and tables, under which titles, and what they say; and the page of them.
+"""Figures of counts and of a vocabulary, and the page of `scone inspect --html`.
 
-`counting.summary` and `vocab.summary` find the numbers; here is what a person is told about them, on a page and in a
-terminal alike. `model_figures` does this for a model.
+`counting.summary` and `vocab.summary` compute the numbers. The figures are the same on a page and in a terminal.
+`model_figures` has those of a model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMES = {1: "single tokens", 2: "bigrams", 3: "trigrams"}
 
 
 def figures_of(description: Row) -> list[Figure]:
-    """The figures of a description that holds a portrait; a figure without numbers is left out."""
+    """The figures of an artifact, from a description with a portrait; a figure without numbers is left out."""
     if description["artifact"] == "model":
         return training_figures(description)
     portrait = description["portrait"]
@@ -36,7 +36,7 @@ def portrait_page(path: Path, description: Row) -> str:
     """The page of the counts, the vocabulary or the model at `path`.
 
     Raises:
-        BadSetting: the description is of something else.
+        BadSetting: the artifact is of another kind.
     """
     kind = description.get("artifact", "a workspace")
     if "portrait" not in description:
@@ -52,7 +52,7 @@ def portrait_page(path: Path, description: Row) -> str:
 
 
 def _headline(description: Row) -> dict[str, str]:
-    """The few numbers that say the most."""
+    """The headline numbers."""
     if description["artifact"] == "model":
         return training_headline(description)
     portrait = description["portrait"]
@@ -73,7 +73,7 @@ def _name(n: int) -> str:
 
 
 def _class_name(row: Row) -> str:
-    """A class of counts: 0, 1 to 9, 10 to 99, 100 to 999, 1k to 10k and so on."""
+    """The name of a class of counts: 0, 1-9, 10-99, 100-999, 1k-10k and so on."""
     first, last = row["first"], row["last"]
     if last < 1000:
         return str(first) if first == last else f"{first}{_TO}{last}"
@@ -96,9 +96,9 @@ def _coverage(portrait: Row, _: str) -> Figure | None:
         LineChart("mean match length", x, Axis("tokens of a match", "number"), [Line("", sizes, length)], chosen),
     ]
     caption = (
-        "At what share of the positions of the held-out text an f-gram ends, and how long the longest one is on average "
-        "where one does, if only the first so many f-grams are kept. Every doubling doubles the table: stop where it no "
-        "longer buys enough. A part that no size reaches is told of in the tail below."
+        "The share of positions of the held-out text at which an f-gram ends, and the mean length of the longest one there, "
+        "if only the most frequent f-grams are kept. Twice the f-grams need twice the memory: choose the size beyond which "
+        "the share grows too little. What no size matches is in the tail below."
     )
     longest = max(len(row["fgrams"]) for row in ladder)
     columns = [
@@ -130,16 +130,15 @@ def _lengths(portrait: Row, artifact: str) -> Figure:
     shares = [row["share_of_positions"] for row in rows]
     if of_vocabulary:
         caption = (
-            "How many f-grams have each length, how often these occur in the training text, and at what share of the "
-            "positions of the held-out text one of that length is the longest that ends there, so that its embedding is "
-            "used. Lengths that hold many f-grams but are seldom used cost rows and give little."
+            "For each length: how many f-grams have it, how often they occur in the training text, and at which share of the "
+            "positions of the held-out text the longest f-gram has this length, so that its embedding is used. A length "
+            "with many f-grams that are seldom used needs rows and gives little."
         )
         title = "held-out positions by length of the match"
     else:
         caption = (
-            "How many different n-grams of each length occur often enough to be counted, and at what share of the "
-            "positions of the training text one of them ends. Where the share falls fast, longer f-grams would "
-            "seldom be used."
+            "For each length: how many different n-grams reach the least count, and at which share of the positions of the "
+            "training text one of them ends. If the share falls fast, longer f-grams would seldom be used."
         )
         title = "training positions where one ends"
     if None not in shares:
@@ -163,11 +162,11 @@ def _rank_frequency(portrait: Row, artifact: str) -> Figure | None:
         Axis("count in the training text", log=True),
         [Line(f"n = {curve['n']}", curve["rank"], curve["count"]) for curve in curves],
     )
-    ends = "cut off" if artifact == "vocab" else "left out, because they are too seldom"
+    end = "size of the vocabulary" if artifact == "vocab" else "least count"
     caption = (
         "How often the n-gram of each rank occurs, for each length by itself; both axes are logarithmic. A straight line "
-        f"is Zipf's law. A curve ends where its n-grams are {ends}: the flatter it ends, the more "
-        "n-grams a slightly smaller least count would add."
+        f"is Zipf's law. A curve ends at the {end}. The flatter its end, the more n-grams a slightly smaller least count "
+        "would add."
     )
     ranks = [10**power for power in range(max(len(str(curve["rank"][-1])) for curve in curves))]
     counts = [dict(zip(curve["rank"], curve["count"], strict=True)) for curve in curves]
@@ -192,9 +191,9 @@ def _positions(portrait: Row, _: str) -> Figure | None:
         BarChart("mean match length", x, Axis("tokens of a match", "number"), names, [Bars("length", length)]),
     ]
     caption = (
-        "At what share of the held-out positions an f-gram ends, and how long the longest one is on average where one "
-        "does, by distance from the document's beginning. The first token has no match, as nothing stands before it. "
-        "Few documents are very long: the last rows may tell of one or two."
+        "The share of held-out positions at which an f-gram ends, and the mean length of the longest one there, by the "
+        "position in the document. The first token has no match, as there is no token before it. Few documents are very "
+        "long, so the last rows may come from one or two documents."
     )
     columns = [
         *(Column("position", "text"), Column("held-out tokens", "count")),
@@ -219,10 +218,9 @@ def _tail(portrait: Row, artifact: str) -> Figure | None:
     bars = [Bars("occurrences unmatched", missed), Bars("tokens never matched", never)]
     chart = BarChart(f"what no {gram} reaches", x, Axis("share without a match", "share"), firsts, bars)
     caption = (
-        f"What about rare tokens: tokens are put into classes by how often they occur in the training text. For each "
-        f"class, the share of its occurrences in the {where} where no {gram} ends, and the share of its distinct tokens "
-        f"that occur there and are never matched. A rare word is "
-        "usually cut into several tokens, each of which counts here by itself."
+        f"Tokens in classes by how often they occur in the training text. For each class: the share of its occurrences in "
+        f"the {where} at which no {gram} ends, and the share of its distinct tokens that occur there and are never matched. "
+        "A rare word usually consists of several tokens; each of them counts by itself."
     )
     columns = [
         *(Column("count in training", "text"), Column("tokens", "count")),
@@ -252,10 +250,10 @@ def _examples(portrait: Row, artifact: str) -> Figure | None:
         return None
     tables = list(_by_rank(portrait["examples"]) if artifact == "vocab" else _by_length(portrait["examples"]))
     caption = (
-        "The most frequent, some from the middle of the ranks and the last. Blanks are shown as ·, and what does not print "
-        r"as an escape: \n is the end of a line, \xe2 a byte that is only a part of a character."
+        "The most frequent ones, some from the middle of the ranks, and the last ones. Blanks are shown as ·, unprintable "
+        r"characters as escapes: \n is the end of a line, \xe2 a byte that is only a part of a character."
     )
-    return Figure("What they are", caption, [], tables)
+    return Figure("Examples", caption, [], tables)
 
 
 def _by_rank(examples: Sequence[Row]) -> Iterator[Table]:

@@ -1,10 +1,12 @@
-"""One HTML page of figures that can be mailed: everything is in the file, and nothing is fetched.
+"""HTML pages of figures, each one file that can be mailed: no scripts, and nothing is loaded from elsewhere.
 
-It follows the reader's dark or light screen, and prints in black on white. What is in the figures is escaped here.
+A page follows the reader's dark or light setting and prints black on white. The templates and the style sheet are in
+`templates/`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,14 +24,15 @@ from scone_cli.report.figures import Fact, Figure, Section
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_LONG = 28  # characters: what is shorter stays in one line
+_LONG = 20  # characters: shorter text in a table stays on one line
+_COMMAND = re.compile(r"(\bscone \S.*?\b(?:DIR|CORPUS)\b)")  # in a sentence; the reader replaces the last word
 
 
 def check_target(path: Path) -> None:
-    """Refuse to write a page where it would replace anything but a file of the user's, or could not be written.
+    """Check that a page can be written to `path`: a new file or an ordinary file, outside of artifacts.
 
     Raises:
-        BadSetting: a folder or a device is there, there is no folder for it, or it is the folder of an artifact.
+        BadSetting: `path` is a folder or a device, its folder does not exist, or its folder is an artifact.
     """
     folder = path.resolve().parent
     if path.is_dir():
@@ -47,14 +50,14 @@ def check_target(path: Path) -> None:
 
 
 def write_page(path: Path, html: str) -> int:
-    """Write a page, whole or not at all, in the place of a file of this name; returns its bytes."""
-    content = html.encode("utf-8", "backslashreplace")  # a path may be no Unicode
-    write_atomically(path.resolve(), content)  # through a link to what it names
+    """Write a page atomically, replacing a file of this name; returns the number of bytes."""
+    content = html.encode("utf-8", "backslashreplace")  # a path may have bytes that are not UTF-8
+    write_atomically(path.resolve(), content)  # a link stays, the file it points to is replaced
     return len(content)
 
 
 def page(title: str, about: str, facts: Mapping[str, str], figures: Sequence[Figure], notes: Sequence[str] = ()) -> str:
-    """An HTML document of figures: title, a line about it, the few numbers that say the most, what is left out."""
+    """Render a page of figures: title, a line about it, headline numbers, notes, one section per figure."""
     values = {"title": title, "about": about, "notes": notes, "figures": figures}
     return _templates().get_template("page.html").render(values, facts=[Fact(*each) for each in facts.items()])
 
@@ -67,7 +70,7 @@ def verdict_page(
     notes: Sequence[str],
     sections: Sequence[Section],
 ) -> str:
-    """An HTML document to decide from: a verdict with its class (better, worse or empty), some facts, and sections."""
+    """Render a page with a verdict: its text and its class (better, worse or empty), headline numbers, notes, sections."""
     sentence, kind = verdict
     header = {"title": title, "about": about, "verdict": sentence, "kind": kind, "facts": facts, "notes": notes}
     return _templates().get_template("verdict_page.html").render(header, sections=sections)
@@ -75,10 +78,7 @@ def verdict_page(
 
 @cache
 def _templates() -> Environment:
-    """The templates beside this file.
-
-    Every value they write is escaped: HTML by autoescape, characters that do not print by `harmless`.
-    """
+    """The templates, set up so that every value is escaped: HTML by autoescape, unprintable characters by `harmless`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - 0.05 s; the help needs none
     from markupsafe import Markup  # noqa: PLC0415
 
@@ -93,11 +93,12 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
     )
     templates.globals["value_text"] = value_text
+    templates.filters["cut_at_commands"] = _COMMAND.split  # text, command, text, ..., text
     templates.filters["svg"] = lambda chart: Markup(svg(chart))  # noqa: S704 - `charts` escapes what it draws
     templates.tests["long"] = lambda text: cell_len(text) > _LONG
     return templates
 
 
 def _harmless(value: Any) -> Any:
-    """A value as it is written; markup stays, as what is in it was escaped already."""
+    """A value with unprintable characters escaped; markup is left alone, as its values are escaped already."""
     return harmless(value) if type(value) is str else value

@@ -47,15 +47,13 @@ class Element:
 
     @property
     def text(self) -> str:
-        """All text in it, blanks put together."""
-        return " ".join(" ".join(self._texts()).split())
+        """All text in it, blanks put together; what is inside a line has no blanks around it."""
+        return " ".join(self._text().split())
 
-    def _texts(self) -> Iterator[str]:
-        for each in self.inside:
-            if isinstance(each, str):
-                yield each
-            else:
-                yield from each._texts()
+    def _text(self) -> str:
+        return "".join(each if isinstance(each, str) else each._text() for each in self.inside).join(
+            ("", "") if self.tag in {"code", "span"} else (" ", " ")
+        )
 
     def all(self, tag: str, of_class: str | None = None) -> list[Element]:
         """Every element of this tag, and class, in the order of the page."""

@@ -192,7 +192,7 @@ def test_gain_cost_and_whether_it_pays():
     assert told.startswith(verdict(found))
     assert told.endswith(found["payback"]["verdict"])
     assert names(cost_told(found), "614,976", "plain-1x", "280.0 MiB", "1.41M", "2.4")
-    assert names(cost_told(found), "1,717 tokens a second", "plain-1x 1,789")
+    assert names(cost_told(found), "1,717 tokens per second", "plain-1x 1,789")
     assert cost_told(found) in told
 
 
