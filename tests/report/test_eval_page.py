@@ -350,11 +350,18 @@ def test_what_it_hinges_on_is_told_as_it_was_worked_out():
     told, hinge = sections_of(render(found))[PAYS].all("article")[1], found["payback"]["hinges_on"]
     lines = [line for line in told.all("tr") if line.all("td")]
     for row, line in zip(found["payback"]["assumptions"], lines, strict=True):
-        text, _, halved, doubled = (cell.text for cell in line.all("td"))
+        text, assumed, halved, doubled = (cell.text for cell in line.all("td"))
         assert text == row["text"]
+        assert re.search(r"[$%]|[a-z]$", assumed), "without a unit"
         assert names(halved, big(row["halved"]))
         assert names(doubled, big(row["doubled"]))
         assert ("strong" in line.classes) == (row["assumption"] == hinge)
+
+
+def test_where_no_assumption_changes_the_answer_none_is_highlighted():
+    pages = [sections_of(render(paid(outcome)))[PAYS].all("article")[1] for outcome in ("after", "never")]
+    assert [len(page.all("tr", "strong")) for page in pages] == [1, 0]
+    assert pages[0].one("p").text != pages[1].one("p").text
 
 
 def test_the_course_of_costs_falls_through_zero_at_break_even():
@@ -436,6 +443,15 @@ def test_contexts_that_were_cut_are_told():
     found["tasks"] = [row | {"cut": 7 * (row["task"] == "piqa")} for row in found["tasks"]]
     told = sections_of(render(found))[TASKS].all("article")[0].all("table")[-1]
     assert told.rows() == [["piqa", "1,000", "1", "7"], ["arc_easy", "1,000", "1", "0"]]
+
+
+def test_scores_that_say_little_and_are_not_compared_are_told():
+    found = results(("law",))
+    assert not sections_of(render(found))[TASKS].all("article")[0].all("p")
+    vague = [row | {"metric": "perplexity", "value": 39_130.0, "stderr": 3_460_438.0} for row in found["tasks"][:1]]
+    told = sections_of(render(found | {"tasks": found["tasks"] + vague}))[TASKS].all("article")[0].one("p").text
+    assert names(told, "perplexity of piqa", "error", "not compared")
+    assert "acc" not in told
 
 
 def test_latency_and_terms_on_the_page_are_those_of_the_results(law):

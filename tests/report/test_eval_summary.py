@@ -58,6 +58,14 @@ def test_what_is_not_known_is_not_shown():
     assert "None" not in text
 
 
+def test_scores_that_say_little_and_are_not_compared_are_told():
+    found = results()
+    assert "remarks" not in shown(found)
+    vague = [row | {"metric": "perplexity", "value": 39_130.0, "stderr": 3_460_438.0} for row in found["tasks"][:1]]
+    text = shown(found | {"tasks": found["tasks"] + vague})
+    assert len(re.findall(r"perplexity of piqa: ", text)) == 2
+
+
 def test_documents_that_were_learned_from_are_told():
     learned = ["wiki", "646", "2"]
     assert learned in [line.split() for line in shown(results()).splitlines()]

@@ -190,6 +190,14 @@ def test_a_page_to_decide_from():
     assert "<script" not in html
 
 
+def test_commands_in_a_sentence_are_code_and_words_with_a_hyphen_stay_whole():
+    told = "Larger than plain-1x (scone eval --against arms/a-b DIR), says scone 0.1; add --against MODEL_DIR."
+    (sentence,) = tree_of(verdict_page("t", told, ("", ""), [], [], [])).all("p")[:1]
+    assert sentence.text == told
+    assert [code.text for code in sentence.all("code")] == ["scone eval --against arms/a-b DIR"]
+    assert [word.text for word in sentence.all("span", "word")] == ["plain-1x", "--against", "arms/a-b", "--against"]
+
+
 def test_a_page_holds_everything_and_fetches_nothing():
     html = page(EVIL, EVIL, {"f-grams": EVIL}, [FIGURE], [EVIL])
     found = Tags(html)
