@@ -11,6 +11,7 @@ from scone_cli import formatting
 from scone_cli.formatting import (
     Kind,
     amount_text,
+    cents,
     named_value_text,
     narrow_value_text,
     path_text,
@@ -44,6 +45,10 @@ def test_functions_of_numbers_are_all_here():
     assert {"count_text", "bytes_text", "seconds_text", "percent", "with_error", "dollars", "days_text", "big"} <= set(
         NUMBERS
     )
+
+
+def test_amounts_to_the_cent():
+    assert [cents(value) for value in (0.0, 6.6e-8, 0.01, 3.5)] == ["$0.00", "less than a cent", "$0.010", "$3.50"]
 
 
 @pytest.mark.parametrize("value", ODD)
