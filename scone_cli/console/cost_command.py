@@ -24,7 +24,8 @@ from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text, count_text, dollars, power_text
 
 if TYPE_CHECKING:
-    from scone_cli.evaluation.model_cost import Shape
+    from scone_cli.evaluation.model_cost import Shape, ShapeCost
+    from scone_cli.evaluation.result_types import Payback
 
 Row = Mapping[str, Any]
 _GB = 1e9
@@ -81,7 +82,7 @@ def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
         output.print_result(_text(shapes, costs, prices, paybacks))
 
 
-def _paybacks(shapes: Sequence[Shape], costs: Sequence[Row], prices: Prices) -> list[Row]:
+def _paybacks(shapes: Sequence[Shape], costs: Sequence[ShapeCost], prices: Prices) -> list[Payback]:
     """Whether each table pays, of models whose loss and training are known."""
     contenders = [
         contender(row, math.log(shape.perplexity))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.formatting import value_text
@@ -11,8 +11,8 @@ from scone_cli.formatting import value_text
 if TYPE_CHECKING:
     from scone_cli.corpus.shards import Shards, ShardStats
 
-LEFT_OUT = "share_of_bytes_without_token"  # in a summary
-UNKNOWN = "share_of_tokens_unknown"
+LEFT_OUT: Final = "share_of_bytes_without_token"  # in a summary
+UNKNOWN: Final = "share_of_tokens_unknown"
 
 _MANY_UNKNOWN = 0.001  # of tokens: more are told
 _OTHER_TOKENIZER = "give a tokenizer that has all bytes or an unknown token, or none to train one"

@@ -21,6 +21,7 @@ from scone_cli.corpus.token_stream import TokenStream, top_folder
 from scone_cli.counting.rarity import decades_of
 from scone_cli.evaluation.clusters import Clusters, clusters_of, part_tokens, parts_of
 from scone_cli.evaluation.metrics import per_document
+from scone_cli.evaluation.result_types import FgramGain, TokenGain
 from scone_cli.evaluation.run_arms import Arm, Losses
 from scone_cli.evaluation.texts import document_digests
 from scone_cli.vocab.index import NONE
@@ -128,8 +129,6 @@ SHOWN = 20  # in each direction
 BEFORE = 12  # tokens shown before one that is predicted
 DIRECTIONS = {"gain": -1.0, "loss": 1.0}
 
-Row = dict[str, Any]
-
 
 @dataclass
 class Example:
@@ -173,9 +172,9 @@ class Gains:
             for direction, sign in DIRECTIONS.items():
                 _note_most(self._examples[arm, direction], sign * difference, stream)
 
-    def tokens(self, corpus: str, spell: Speller) -> list[Row]:
+    def tokens(self, corpus: str, spell: Speller) -> list[TokenGain]:
         """The tokens with the largest total differences, by rival and direction."""
-        rows = []
+        rows = list[TokenGain]()
         for arm in self._rivals:
             total = self._nats[self._table] - self._nats[arm]
             for direction, sign in DIRECTIONS.items():
@@ -183,17 +182,24 @@ class Gains:
                     count = int(self._occurrences[token])
                     before = self._examples[arm, direction].before[token]
                     rows.append(
-                        {"corpus": corpus, "against": arm, "direction": direction}
-                        | {"token": token, "text": spell([token]), "n": count}
-                        | {"table": float(self._nats[self._table][token] / count)}
-                        | {"against_loss": float(self._nats[arm][token] / count), "nats": float(total[token])}
-                        | {"before": spell(before[before != NONE].tolist()) or None}
+                        {
+                            "corpus": corpus,
+                            "against": arm,
+                            "direction": direction,
+                            "token": token,
+                            "text": spell([token]),
+                            "n": count,
+                            "table": float(self._nats[self._table][token] / count),
+                            "against_loss": float(self._nats[arm][token] / count),
+                            "nats": float(total[token]),
+                            "before": spell(before[before != NONE].tolist()) or None,
+                        }
                     )
         return rows
 
-    def fgrams(self, corpus: str, trie: FgramTrie, spell: Speller) -> list[Row]:
+    def fgrams(self, corpus: str, trie: FgramTrie, spell: Speller) -> list[FgramGain]:
         """The f-grams at whose use the differences of the next token are largest in total, by rival and direction."""
-        rows = []
+        rows = list[FgramGain]()
         used = np.flatnonzero(self._uses)  # of a large table by far not all
         for arm, totals in self._by_fgram.items():
             total = totals[used]
@@ -202,9 +208,16 @@ class Gains:
                     fgram, nats = int(used[place]), float(total[place])
                     uses = int(self._uses[fgram])
                     rows.append(
-                        {"corpus": corpus, "against": arm, "direction": direction, "fgram": fgram}
-                        | {"text": spell(trie.tokens_of(np.array([fgram]))[0])}
-                        | {"n": uses, "nats": nats, "nats_per_use": nats / uses}
+                        {
+                            "corpus": corpus,
+                            "against": arm,
+                            "direction": direction,
+                            "fgram": fgram,
+                            "text": spell(trie.tokens_of(np.array([fgram]))[0]),
+                            "n": uses,
+                            "nats": nats,
+                            "nats_per_use": nats / uses,
+                        }
                     )
         return rows
 

@@ -12,7 +12,6 @@ from scone_cli.artifacts.manifest import Manifest
 from scone_cli.evaluation.arms import Opened
 from scone_cli.evaluation.break_even import Prices, contender
 from scone_cli.evaluation.model_cost import (
-    Row,
     Shape,
     decode_flops,
     fgram_parameters,
@@ -24,6 +23,7 @@ from scone_cli.evaluation.model_cost import (
     prefill_flops,
 )
 from scone_cli.evaluation.payback import payback
+from scone_cli.evaluation.result_types import ArmCost, Payback, Results
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, SAME, TABLE, Calls, comparisons, judged_corpora
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.settings import Quantity
@@ -55,12 +55,12 @@ class MeasuredArm:
     training_flops: float | None = None
 
 
-def cost_rows(arms: Sequence[MeasuredArm]) -> list[Row]:
+def cost_rows(arms: Sequence[MeasuredArm]) -> list[ArmCost]:
     """The section `cost` of an evaluation: a row an arm. Our models have float32 weights."""
     return [_arm_cost(arm) for arm in arms]
 
 
-def _arm_cost(arm: MeasuredArm) -> Row:
+def _arm_cost(arm: MeasuredArm) -> ArmCost:
     config = arm.config
     keys = ("dim", "layers", "vocab_size", "context", "tied_head", "fgram_layers", "max_n")
     shape = Shape(name=arm.name, weights="float32", **{key: config[key] for key in keys})
@@ -70,11 +70,15 @@ def _arm_cost(arm: MeasuredArm) -> Row:
     if training is not None and arm.source == TABLE and arm.num_rows:
         training += precompute_flops(replace(shape, fgrams=Quantity(arm.num_rows)))
     parameters = main_parameters(shape) + (fgram_parameters(shape) if is_live else 0)
+    rows, in_ram, on_disk, of_index = _offloaded(arm)
     return {
         "arm": arm.name,
         "resident_parameters": parameters,
         "resident_bytes": parameters * number_bytes(shape),
-        **_offloaded(arm),
+        "offloaded_rows": rows,
+        "offloaded_bytes_ram": in_ram,
+        "offloaded_bytes_disk": on_disk,
+        "index_bytes": of_index,
         "prefill_flops": round(prefill_flops(shape) + live),
         "decode_flops": round(decode_flops(shape) + live),
         "kv_bytes_a_token": kv_bytes_a_token(shape),
@@ -82,8 +86,11 @@ def _arm_cost(arm: MeasuredArm) -> Row:
     }
 
 
-def _offloaded(arm: MeasuredArm) -> Row:
-    """Rows off the accelerator and their bytes: a table's, the hashed ones, or the learned ones of a live model."""
+def _offloaded(arm: MeasuredArm) -> tuple[int, int, int, int]:
+    """Rows beside the accelerator: their number, their bytes in RAM and on disk, and the bytes of their index.
+
+    They are the rows of a table, those of a hashed model, or the learned rows of a live model.
+    """
     kind, trained = arm.config["kind"], row_bytes("float32", arm.config["dim"])
     rows = in_ram = on_disk = of_index = 0
     if kind == "hashed":
@@ -95,12 +102,7 @@ def _offloaded(arm: MeasuredArm) -> Row:
     elif kind == "scone" and arm.source == LIVE:
         rows, of_index = arm.config["learned_rows"], arm.index_bytes
         in_ram = on_disk = rows * trained + of_index  # it matches as the table does, wherever the rows lie
-    return {
-        "offloaded_rows": rows,
-        "offloaded_bytes_ram": in_ram,
-        "offloaded_bytes_disk": on_disk,
-        "index_bytes": of_index,
-    }
+    return rows, in_ram, on_disk, of_index
 
 
 def _hashed_rows(config: Mapping[str, Any]) -> int:
@@ -109,7 +111,7 @@ def _hashed_rows(config: Mapping[str, Any]) -> int:
     return sum(hashed_sizes(config["hashed_rows"], config["vocab_size"], config["max_n"]))
 
 
-def costs_of(arms: Sequence[Arm], found: Opened, shares: Mapping[str, F64]) -> list[Row]:
+def costs_of(arms: Sequence[Arm], found: Opened, shares: Mapping[str, F64]) -> list[ArmCost]:
     """A row of `cost` for each arm; `shares` [K + 1] are those of its positions whose match has 0, 1, ... tokens."""
     measured = []
     for arm in arms:
@@ -143,7 +145,7 @@ def _training_flops(folder: Path, model: Manifest) -> float | None:
     return float(training_record(folder, read_config(folder))["cost"]["training_flops"])
 
 
-def payback_of(results: Row, plain: Sequence[str], prices: Prices) -> Row | None:
+def payback_of(results: Results, plain: Sequence[str], prices: Prices) -> Payback | None:
     """The section `payback`: the table against the rivals named `plain`; None without any of these.
 
     Their losses are those on the corpus that the verdict rests on: the first that is not training text.

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact, read_manifest
-from scone_cli.errors import BadSetting, HalfWrittenArtifact, InputMissing, MismatchedArtifacts, SconeError
+from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact
+from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.errors import BadSetting, HalfWrittenArtifact, InputMissing, MismatchedArtifacts
 from scone_cli.evaluation.arm_names import named_folder
 from scone_cli.evaluation.results import LIVE, NONE, TABLE
 from scone_cli.evaluation.run_arms import Arm
-from scone_cli.formatting import path_text
 from scone_cli.model.devices import find_device
 from scone_cli.model.model import SconeModel
 from scone_cli.table.table import Table
@@ -57,6 +56,26 @@ class Opened:
     def plain_rivals(self) -> list[str]:
         """Rivals without rows of any kind."""
         return [name for name, (_, model) in self.rivals.items() if model.summary["kind"] == "plain"]
+
+    def need_tokenizer(self, so: str, instead: str) -> None:
+        """Refuse text where there is no tokenizer; the message says what follows from that, and what to do instead.
+
+        Raises:
+            InputMissing: there is none.
+        """
+        if not self._has_tokenizer:
+            raise InputMissing(
+                f"{self.workspace / 'tokens'}: made from token ids without a tokenizer, so {so}",
+                f"{instead}, or run scone count-ngrams again with --tokenizer",
+            )
+
+    def load_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of all that takes part; None where the tokens were made without one."""
+        return Tokenizer.load(self.workspace / "tokens" / "tokenizer.json") if self._has_tokenizer else None
+
+    @property
+    def _has_tokenizer(self) -> bool:
+        return "tokenizer.json" in self.artifacts["tokens"].files
 
     def fingerprints(self) -> dict[str, str]:
         """What the result depends on; weights by their own hash, as the same recipe may train others."""
@@ -188,76 +207,3 @@ def load_arms(found: Opened, ladder: bool, device: str = "cpu") -> tuple[list[Ar
             prefix = Prefix(rows, trie.suffixes, trie.num_tokens)
             rungs.append(Arm(f"{TABLE}[:{rows}]", model, table=table, prefix=prefix))
     return [*arms, Arm(NONE, model), *rungs], trie
-
-
-# ---- the commands that make again what was compared, from what the manifests say ----------------------------------
-
-
-# What a manifest says beside the settings of its command.
-_FOUND = {"num_tokens", "num_fgrams", "exclude_tokens"}
-_FOUND_IN_TABLES = {"dim", "max_n"}
-
-
-def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """From the corpus to this evaluation with these `arguments`; where the corpus of training lay is not known: CORPUS."""
-    workspace, made = found.workspace, found.artifacts
-    commands = [_command(workspace, "count-ngrams", ["CORPUS"], _token_settings(found) | _count_settings(workspace))]
-    if "vocab" in made:
-        commands.append(_command(workspace, "select-vocab", [], made["vocab"].settings))
-    commands.append(_command(workspace, "train-fgram", [], made["model"].settings))
-    for folder, model in found.rivals.values():
-        commands.append(_command(workspace, "train-fgram", ["--out", folder], model.settings))
-    if "table" in made:
-        commands.append(_precompute(workspace, [], made["table"]))
-    for folder, table in found.tables.values():
-        commands.append(_precompute(workspace, ["--out", folder], table))
-    return [*commands, _command(workspace, "eval", arguments, settings)]
-
-
-def calls_of(
-    found: Opened, corpora: Sequence[str], options: Sequence[str], changed: Mapping[str, Any], recipe: str | None
-) -> dict[str, str]:
-    """What further commands begin with, see `results.Calls`.
-
-    changed: the settings that are not the defaults. recipe: what was given now; else the one that made the model.
-    """
-    recipe = recipe or found.artifacts["model"].recipe.get("path")
-    of_recipe = ["--config", path_text(recipe)] if recipe else []
-    return {
-        "train": _command(found.workspace, "train-fgram", [], {}, of_recipe),
-        "evaluate": _command(found.workspace, "eval", [*corpora, *options], changed, of_recipe),
-        "evaluate_text": _command(found.workspace, "eval", options, changed, of_recipe),
-    }
-
-
-def _token_settings(found: Opened) -> dict[str, Any]:
-    """Those of `tokens/`; a tokenizer that was given is known there by its hash, and lies in it."""
-    settings = found.artifacts["tokens"].settings
-    given = {"tokenizer": found.workspace / "tokens" / "tokenizer.json"} if settings.get("tokenizer") else {}
-    return settings | given
-
-
-def _count_settings(workspace: Path) -> dict[str, Any]:
-    """Those of `counts/`, if it is still there: an evaluation does not need it."""
-    try:
-        return read_manifest(workspace / "counts", "counts").settings
-    except SconeError:
-        return {}
-
-
-def _precompute(workspace: Path, own: Sequence[Any], table: Manifest) -> str:
-    settings = {name: value for name, value in table.settings.items() if name not in _FOUND_IN_TABLES}
-    return _command(workspace, "precompute", own, settings)
-
-
-def _command(
-    workspace: Path, name: str, own: Sequence[Any], settings: Mapping[str, Any], of_all: Sequence[str] = ()
-) -> str:
-    words = ["scone", *of_all, "--workspace", str(workspace), name, *map(str, own)]
-    for setting, value in settings.items():
-        flag = setting.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None and setting not in _FOUND:
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)

@@ -6,15 +6,17 @@ Prices are dollars, a GB is 10**9 bytes. What it leaves out: latency, staff, the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scone_cli.errors import BadSetting
+from scone_cli.evaluation.result_types import ArmCost
 from scone_cli.settings import Quantity, parse_count, setting
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from scone_cli.evaluation.model_cost import ShapeCost  # it loads torch
 
 DAYS_A_YEAR = 365.0
 _GB = 1e9
@@ -79,11 +81,11 @@ class Contender:
     disk_bytes: float = 0
 
 
-def contender(cost: Mapping[str, Any], nats_per_token: float) -> Contender:
-    """A contender of a row of the section `cost` of an evaluation (or of `model_cost.shape_cost`), and its loss."""
-    name = cost["arm"] if "arm" in cost else cost["model"]
+def contender(cost: ArmCost | ShapeCost, nats_per_token: float) -> Contender:
+    """The contender that has this cost, with known training FLOPs, and this loss."""
+    assert cost["training_flops"] is not None
     return Contender(
-        name,
+        cost["arm"] if "arm" in cost else cost["model"],
         nats_per_token,
         cost["decode_flops"],
         cost["training_flops"],
@@ -204,8 +206,19 @@ _TEXTS = {
 }
 
 
-def assumptions_of(scone: Contender, plain: Contender, prices: Prices) -> list[Row]:
-    """Every assumption that takes part, and the tokens to break even with half of it, and with twice."""
+@dataclass(frozen=True)
+class Variation:
+    """One assumption with its name in a sentence, and the deals with half and with twice its value."""
+
+    assumption: str
+    text: str
+    value: float
+    halved: Deal
+    doubled: Deal
+
+
+def variations_of(scone: Contender, plain: Contender, prices: Prices) -> list[Variation]:
+    """Every assumption that the deal depends on, halved and doubled."""
     memory = prices.table_on + "_gb"
     is_rented = getattr(prices, memory + "_month") is not None
     of_memory = [memory + "_month"] if is_rented else [memory, "depreciation_years"]
@@ -217,31 +230,28 @@ def assumptions_of(scone: Contender, plain: Contender, prices: Prices) -> list[R
         changed: dict[str, Any] = {name: value}
         return deal_of(scone, plain, replace(prices, **changed))
 
-    rows = []
+    found = []
     for name in [*names, *of_memory, "copies"]:
         value = prices.load if name == "tokens_a_day" else getattr(prices, name)
-        tried = {key: _with(name, factor * value) for key, factor in (("halved", 0.5), ("doubled", 2.0))}
-        outcomes = {f"{key}_outcome": deal.outcome for key, deal in tried.items()}
-        tokens = {key: deal.tokens for key, deal in tried.items()}
-        rows.append({"assumption": name, "text": _TEXTS[name], "value": value} | tokens | outcomes)
-    return rows
+        found.append(Variation(name, _TEXTS[name], value, _with(name, 0.5 * value), _with(name, 2.0 * value)))
+    return found
 
 
-def hinge_of(deal: Deal, assumptions: Sequence[Row]) -> Row | None:
-    """The assumption that moves the answer most; None if none of them moves it."""
-    moves = [(_moves(deal, each), each) for each in assumptions]
+def hinge_of(deal: Deal, variations: Sequence[Variation]) -> Variation | None:
+    """The assumption that changes the answer most; None if none of them does."""
+    moves = [(_moves(deal, each), each) for each in variations]
     most = max(move for move, _ in moves)
     return None if most == (0.0, 0.0) else next(each for move, each in moves if move == most)
 
 
-def _moves(deal: Deal, assumption: Row) -> tuple[float, float]:
+def _moves(deal: Deal, variation: Variation) -> tuple[float, float]:
     """How far the tokens to break even move, in powers of e, the larger of both ways first; infinite for another outcome."""
     ways = [
         FOREVER
-        if assumption[f"{key}_outcome"] != deal.outcome
-        else abs(math.log(assumption[key] / deal.tokens))
+        if changed.outcome != deal.outcome
+        else abs(math.log(changed.tokens / deal.tokens))
         if 0 < deal.tokens < FOREVER
         else 0.0
-        for key in ("halved", "doubled")
+        for changed in (variation.halved, variation.doubled)
     ]
     return round(max(ways), 9), round(min(ways), 9)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scone_cli.errors import BadSetting
+from scone_cli.evaluation.result_types import Check, Results
 
 # The names of metrics in conditions, and in results.json.
 METRICS: Mapping[str, str] = {
@@ -50,6 +51,22 @@ _PLACEHOLDER = "name_{}_"
 Values = Mapping[tuple[str, str, str], float | None]
 
 
+def values_of(results: Results) -> Values:
+    """All values that a condition may ask for; of a table in two places, the latencies of the mapped one."""
+    values: dict[tuple[str, str, str], float | None] = {
+        (row["arm"], row["metric"], row["corpus"]): row["value"] for row in results["results"]
+    }
+    for arm in results["method"]["tables"]:
+        values |= {(arm, "hit_rate", row["corpus"]): row["hit_rate"] for row in results["hit_rates"]}
+    for row in results["latency"]:
+        if row["placement"] != "ram":
+            values[row["arm"], "latency_ms", ""] = row["latency_ms"]
+            values[row["arm"], "latency_p99_ms", ""] = row["latency_p99_ms"]
+            values[row["arm"], "first_token_ms", ""] = row["first_token_ms"]
+            values[row["arm"], "first_token_p99_ms", ""] = row["first_token_p99_ms"]
+    return values
+
+
 @dataclass(frozen=True)
 class Name:
     """What a condition asks for: an arm, a metric, and the corpus if it says so."""
@@ -70,7 +87,7 @@ class Condition:
     compare: Callable[[float, float], bool]
     names: Mapping[str, Name]
 
-    def check(self, values: Values, corpora: Sequence[str]) -> dict[str, object]:
+    def check(self, values: Values, corpora: Sequence[str]) -> Check:
         """Both sides and whether it holds, as a row of `checks`.
 
         Raises:

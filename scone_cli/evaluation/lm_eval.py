@@ -34,6 +34,7 @@ from scone_cli.errors import BadData, BadSetting
 from scone_cli.evaluation import scoring
 from scone_cli.evaluation.harness import harness_version, kept_quiet, one_error
 from scone_cli.evaluation.lm_eval_tasks import Config, TaskFile, find_tasks, is_path, ready_task
+from scone_cli.evaluation.result_types import TaskScore
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.evaluation.scoring import Scorer
 from scone_cli.evaluation.task_answers import Answers
@@ -44,7 +45,6 @@ BOOTSTRAPS = 1000  # resamplings for the standard error of a metric that has no 
 SEED = 1234  # the harness's own: which examples a prompt shows
 OURS = scoring.__file__  # an error that passes through this file is a bug of scone, not of the task
 
-Row = dict[str, Any]
 TaskDict = dict[str, Any]  # `lm_eval.tasks.manager.TaskDict`: tasks, groups and their members
 
 
@@ -133,7 +133,7 @@ def run_tasks(
     progress: Progress,
     limit: int | None = None,
     answers: Answers | None = None,
-) -> list[Row]:
+) -> list[TaskScore]:
     """Ask every arm every task; returns a row a metric: the section `tasks` of `results.json`.
 
     A row has task, arm, metric, value, stderr (None if unknown), n (items; None for a group), version (of the task) and cut
@@ -143,7 +143,7 @@ def run_tasks(
         BadData: the harness cannot run a task.
         InputMissing: what a metric needs cannot be fetched.
     """
-    rows, answers = list[Row](), answers or Answers()
+    rows, answers = list[TaskScore](), answers or Answers()
     with kept_quiet(tasks.cache, progress) as aloud:
         for name, task in tasks.tasks.items():
             for arm in arms:
@@ -215,7 +215,7 @@ def _manager(names: Sequence[str]) -> Any:
 # ---- answering ---------------------------------------------------------------------------------------------------
 
 
-def _answered(asked: TaskDict, scorer: Scorer, limit: int | None, answers: Answers) -> list[Row]:
+def _answered(asked: TaskDict, scorer: Scorer, limit: int | None, answers: Answers) -> list[TaskScore]:
     """The metrics that the harness works out of one arm's answers, which are added to `answers`.
 
     It is `evaluate` and not `simple_evaluate`, which starts git and pip at every call to describe the machine.
@@ -231,7 +231,7 @@ def _answered(asked: TaskDict, scorer: Scorer, limit: int | None, answers: Answe
     cut = Counter[str]()
     found = evaluate(_as_lm(scorer, cut), asked, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
     answers.add(scorer.arm.name, found)
-    rows = []
+    rows = list[TaskScore]()
     for task, metrics in found["results"].items():
         for key, value in metrics.items():
             metric, _, chosen = key.partition(",")  # chosen: the filter of the answers, `none` for no filter

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, final
 
 from scone_cli.errors import BadSetting
 from scone_cli.model import flops
@@ -64,7 +64,6 @@ def _entry(node_bytes: int) -> int:
     return node_bytes + node_bytes % 2 + _POINTER
 
 
-Row = dict[str, Any]
 _BACKWARD = 2  # times the forward pass
 
 
@@ -238,7 +237,33 @@ def whole_training_flops(shape: Shape) -> float | None:
 # ---- what is told ------------------------------------------------------------------------------------------------
 
 
-def shape_cost(shape: Shape) -> Row:
+@final
+class ShapeCost(TypedDict):
+    """What a shape costs; bytes in bytes, FLOPs per token or, where the name says so, per sequence."""
+
+    model: str
+    resident_parameters: int
+    resident_bytes: int
+    kv_bytes_a_token: int
+    kv_bytes_a_sequence: int
+    prefill_flops: int
+    decode_flops: int
+    offloaded_rows: int
+    raw_bytes: int  # rows alone
+    index_bytes: int
+    offloaded_bytes_ram: int
+    offloaded_bytes_disk: int
+    dictionary_bytes_ram: int  # the same rows as the paper keeps them in RAM
+    lmdb_bytes_disk: int  # and on disk
+    fgram_parameters: int
+    training_flops_a_sequence_plain: int
+    training_flops_a_sequence_padded: int | None
+    training_flops_a_sequence_trie: int | None
+    precompute_flops: int
+    training_flops: float | None
+
+
+def shape_cost(shape: Shape) -> ShapeCost:
     """All there is to know of a shape's cost; bytes in bytes, operations a token or, where it says so, a sequence."""
     rows, width = shape.num_fgrams, row_bytes(shape.dtype, shape.dim)
     return {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from scone_cli.evaluation.break_even import (
     DAYS_A_YEAR,
@@ -17,20 +16,15 @@ from scone_cli.evaluation.break_even import (
     Contender,
     Deal,
     Prices,
-    assumptions_of,
+    Variation,
     deal_of,
     equal_quality,
     hinge_of,
+    variations_of,
 )
+from scone_cli.evaluation.result_types import Assumption, Payback
 from scone_cli.evaluation.results import Calls
 from scone_cli.formatting import big, days_text, dollars
-
-Row = dict[str, Any]
-
-_NUMBERS = (
-    *("break_even_tokens", "break_even_days", "least_tokens_a_day", "extra_training_dollars"),
-    *("saving_dollars_a_million_tokens", "table_dollars_a_month"),
-)
 
 
 def payback(
@@ -39,38 +33,40 @@ def payback(
     prices: Prices,
     undecided: Collection[str] = frozenset(),
     calls: Calls = Calls(),  # noqa: B008 - it is frozen
-) -> Row:
+) -> Payback:
     """Whether, and after how many tokens, a model with a table is cheaper than a plain one of equal quality.
 
     `rivals` are plain models, measured on the same text; `scone` is the arm that reads the table. Between it and the rivals
     `undecided` the text does not tell which is better; `calls` are the commands that would tell more.
 
-    Returns the section `payback` of an evaluation, JSON values only:
-
-    - scone: its name
-    - baseline: null without rivals, else {name, bound, nats_per_token, inference_flops, training_flops}. bound: null if the
-      plain model of equal quality lies between measured ones; "at least" if Scone is better than all of them, so that it
-      would cost at least this; "at most" if Scone is worse than all of them
-    - prices: as given; assumptions: [{assumption, text, value, halved, doubled}], the tokens to break even if it were so
-    - outcome: "after" (cheaper after some tokens), "at once", "never", "at first" (cheaper to train, dearer to run: until
-      break_even_tokens), "no rivals"
-    - answer: "yes", "no", or "open" where what was measured does not tell; the verdict says what would
-    - break_even_tokens, break_even_days: numbers or null; least_tokens_a_day: at fewer the table costs more than is saved
-    - extra_training_dollars, saving_dollars_a_million_tokens, table_dollars_a_month
-    - hinges_on: the assumption that moves it most, one of `assumptions`, or null; verdict: one sentence
+    Raises:
+        BadSetting: see `Prices.check`.
     """
     prices.check()
-    found: Row = {"scone": scone.name, "baseline": None, "prices": asdict(prices), "outcome": "no rivals"}
     baseline = equal_quality(scone, rivals)
     if baseline is None:
-        verdict = f"Whether Scone pays is not known, as no plain model was measured beside it: {calls.for_a_rival()}."
-        nothing: Row = {"answer": "open", "hinges_on": None, "assumptions": [], "verdict": verdict}
-        return found | dict.fromkeys(_NUMBERS) | nothing
+        return {
+            "scone": scone.name,
+            "baseline": None,
+            "prices": asdict(prices),
+            "outcome": "no rivals",
+            "break_even_tokens": None,
+            "break_even_days": None,
+            "least_tokens_a_day": None,
+            "extra_training_dollars": None,
+            "saving_dollars_a_million_tokens": None,
+            "table_dollars_a_month": None,
+            "answer": "open",
+            "hinges_on": None,
+            "assumptions": [],
+            "verdict": f"Whether Scone pays is not known, as no plain model was measured beside it: {calls.for_a_rival()}.",
+        }
     deal = deal_of(scone, baseline.model, prices)
     missing = _missing(baseline, deal, undecided, calls)
-    assumptions = assumptions_of(scone, baseline.model, prices)
-    hinge = hinge_of(deal, assumptions)
-    return found | {
+    variations = variations_of(scone, baseline.model, prices)
+    hinge = hinge_of(deal, variations)
+    return {
+        "scone": scone.name,
         "baseline": {
             "name": baseline.model.name,
             "bound": baseline.bound,
@@ -78,6 +74,7 @@ def payback(
             "inference_flops": baseline.model.inference_flops,
             "training_flops": baseline.model.training_flops,
         },
+        "prices": asdict(prices),
         "outcome": deal.outcome,
         "answer": "open" if missing else "no" if deal.outcome == "never" else "yes",
         "break_even_tokens": _number(deal.tokens),
@@ -86,9 +83,21 @@ def payback(
         "extra_training_dollars": deal.extra,
         "saving_dollars_a_million_tokens": deal.saving * 1e6,
         "table_dollars_a_month": deal.table_a_day * DAYS_A_YEAR / 12,
-        "assumptions": [each | {key: _number(each[key]) for key in ("halved", "doubled")} for each in assumptions],
-        "hinges_on": hinge and hinge["assumption"],
+        "assumptions": [_told(each) for each in variations],
+        "hinges_on": hinge.assumption if hinge else None,
         "verdict": missing or _verdict(baseline, deal, hinge, prices),
+    }
+
+
+def _told(variation: Variation) -> Assumption:
+    return {
+        "assumption": variation.assumption,
+        "text": variation.text,
+        "value": variation.value,
+        "halved": _number(variation.halved.tokens),
+        "doubled": _number(variation.doubled.tokens),
+        "halved_outcome": variation.halved.outcome,
+        "doubled_outcome": variation.doubled.outcome,
     }
 
 
@@ -121,7 +130,7 @@ def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str], calls: 
     return ""
 
 
-def _verdict(baseline: Baseline, deal: Deal, hinge: Row | None, prices: Prices) -> str:
+def _verdict(baseline: Baseline, deal: Deal, hinge: Variation | None, prices: Prices) -> str:
     if baseline.bound == "at most" and deal.saving <= 0:
         return f"Scone does not pay: {baseline.model.name}, a plain model, is better, and a token of it costs as much or less."
     sentence = _FINDINGS[deal.outcome](baseline, deal, prices)
@@ -173,12 +182,13 @@ def _plain(baseline: Baseline) -> str:
     return f"a plain model of equal quality ({name})"
 
 
-def _hinging(hinge: Row | None) -> str:
+def _hinging(hinge: Variation | None) -> str:
     if hinge is None:
         return "; no assumption, halved or doubled, changes that"
-    halved, doubled = (_answer(hinge[f"{key}_outcome"], hinge[key]) for key in ("halved", "doubled"))
-    return f"; that hinges most on {hinge['text']}: at half of it {halved}, at twice {doubled}"
+    return (
+        f"; that hinges most on {hinge.text}: at half of it {_answer(hinge.halved)}, at twice {_answer(hinge.doubled)}"
+    )
 
 
-def _answer(outcome: str, tokens: float) -> str:
-    return {"after": f"after {big(tokens)} tokens", "at first": "only at first"}.get(outcome, outcome)
+def _answer(deal: Deal) -> str:
+    return {"after": f"after {big(deal.tokens)} tokens", "at first": "only at first"}.get(deal.outcome, deal.outcome)

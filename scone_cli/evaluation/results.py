@@ -7,17 +7,14 @@ the ratio of the perplexities.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from scone_cli.artifacts.manifest import json_of
 from scone_cli.errors import DamagedArtifact
+from scone_cli.evaluation.result_types import ArmCost, Clustering, Corpus, Metric, Results
 from scone_cli.formatting import NOTHING, percent
-
-Results = Mapping[str, Any]
-Row = Mapping[str, Any]
 
 # Arms of the model that is evaluated: rows from the table, A_f-gram runs, no rows.
 TABLE, LIVE, NONE = "table", "live", "none"
@@ -53,7 +50,7 @@ class Comparison:
         return None if self.low is None or self.high is None else (math.expm1(self.low), math.expm1(self.high))
 
 
-def read_results(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> Results:
     """The results of an evaluation that was published in `folder`.
 
     Raises:
@@ -62,19 +59,15 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     path = folder / "results.json"
     try:
-        return dict(json_of(path.read_bytes()))
+        return cast("Results", dict(json_of(path.read_bytes())))
     except (ValueError, TypeError) as error:
         raise DamagedArtifact(f"{path}: not results ({error})", "run: scone eval --force") from error
 
 
-def rows_of(results: Results, key: str) -> Sequence[Row]:
-    """A section of results, empty where it is missing or null."""
-    return results.get(key) or []
-
-
 def arms_of(results: Results) -> list[str]:
     """All arms, in the order of the results."""
-    return list(dict.fromkeys(row["arm"] for key in ("results", "cost") for row in rows_of(results, key)))
+    measured = [row["arm"] for row in results.get("results", [])]
+    return list(dict.fromkeys([*measured, *(row["arm"] for row in results.get("cost", []))]))
 
 
 def is_table(arm: str) -> bool:
@@ -89,8 +82,8 @@ def rivals_of(results: Results) -> list[str]:
 
 def corpora_of(results: Results) -> list[str]:
     """The corpora as they were given, without the folders in them."""
-    named = [row["corpus"] for row in (results.get("method") or {}).get("corpora") or []]
-    found = dict.fromkeys(row["corpus"] for row in rows_of(results, "results"))
+    named = [row["corpus"] for row in told_corpora(results)]
+    found = dict.fromkeys(row["corpus"] for row in results.get("results", []))
     return named or [corpus for corpus in found if corpus.rpartition("/")[0] not in found]
 
 
@@ -101,24 +94,33 @@ def judged_corpora(results: Results) -> list[str]:
     return new or corpora
 
 
-def _share_seen(facts: Row) -> float:
-    return (facts.get("in_training_split") or 0) / max(facts.get("documents") or 0, 1)
+def _share_seen(facts: Corpus | None) -> float:
+    return facts["in_training_split"] / max(facts["documents"], 1) if facts else 0.0
 
 
-def corpus_facts(results: Results, corpus: str) -> Row:
-    """Documents, tokens, bytes and so on of a corpus; empty where nothing is told."""
-    corpora = (results.get("method") or {}).get("corpora") or []
-    return next((row for row in corpora if row["corpus"] == corpus), {})
+def told_corpora(results: Results) -> list[Corpus]:
+    """The corpora as `method` describes them; empty where it does not."""
+    return results.get("method", {}).get("corpora", [])
 
 
-def clusters_of(results: Results, corpus: str) -> Row:
-    """What the errors on a corpus or folder are clustered by; empty where it is not told."""
-    return next((row for row in rows_of(results, "clusters") if row["corpus"] == corpus), {})
+def corpus_facts(results: Results, corpus: str) -> Corpus | None:
+    """Documents, tokens, bytes and so on of a corpus; None where `method` does not describe it."""
+    return next((row for row in told_corpora(results) if row["corpus"] == corpus), None)
 
 
-def errors_told(clusters: Row) -> str:
-    """What is to be known of errors that are clustered by blocks; empty where they are not."""
-    if clusters.get("by") != "blocks":
+def clusters_of(results: Results, corpus: str) -> Clustering | None:
+    """What the errors on a corpus or folder are clustered by; None where it is not known."""
+    return next((row for row in results.get("clusters", []) if row["corpus"] == corpus), None)
+
+
+def is_of_this_text(clusters: Clustering | None) -> bool:
+    """Whether errors hold for this text only: they are clustered by blocks of it, see `clusters`."""
+    return clusters is not None and clusters["by"] == "blocks"
+
+
+def errors_told(clusters: Clustering | None) -> str:
+    """A remark on errors that are clustered by blocks; empty for others."""
+    if clusters is None or clusters["by"] != "blocks":
         return ""
     if clusters["number"] < 2:
         return "no errors and no intervals, as it is too short to be cut into blocks"
@@ -138,7 +140,7 @@ def text_of(corpus: str) -> str:
 def named_text(results: Results, corpus: str) -> str:
     """A corpus as a sentence names it, and how much of it the models have learned from: what is found there is no evidence."""
     facts = corpus_facts(results, corpus)
-    if not (seen := facts.get("in_training_split")):
+    if not facts or not (seen := facts["in_training_split"]):
         return text_of(corpus)
     if seen == 1 == facts["documents"]:
         return f"{text_of(corpus)} (which was trained on)"
@@ -151,51 +153,62 @@ def comparisons(results: Results, against: str | None = None, corpus: str | None
     return [
         Comparison(
             *(row["against"], row["corpus"], row["nats_per_token"], row.get("low"), row.get("high"), row["finding"]),
-            of_this_text=clusters_of(results, row["corpus"]).get("by") == "blocks",
+            of_this_text=is_of_this_text(clusters_of(results, row["corpus"])),
         )
-        for row in rows_of(results, "differences")
+        for row in results.get("differences", [])
         if row["arm"] == TABLE and against in (None, row["against"]) and corpus in (None, row["corpus"])
     ]
 
 
-def value_of(results: Results, arm: str, corpus: str, metric: str) -> Row | None:
-    """Value, standard error and number of tokens of a metric."""
+def value_of(results: Results, arm: str, corpus: str, metric: str) -> Metric | None:
+    """One metric of an arm on a corpus or folder; None where it was not measured."""
     wanted = (arm, corpus, metric)
     return next(
-        (row for row in rows_of(results, "results") if (row["arm"], row["corpus"], row["metric"]) == wanted), None
+        (row for row in results.get("results", []) if (row["arm"], row["corpus"], row["metric"]) == wanted), None
     )
 
 
-def in_short(results: Results) -> Row:
+class Short(TypedDict):
+    """The part of the results that the manifest of an evaluation keeps."""
+
+    corpora: list[dict[str, str | int]]
+    quality: list[dict[str, str | float]]
+    verdict: str
+
+
+def in_short(results: Results) -> Short:
     """What the manifest of an evaluation keeps of its results: what was read, what it is worth, and the verdict."""
     metrics = ("perplexity", "bits_per_byte")
-    quality = [
+    quality: list[dict[str, str | float]] = [
         {"arm": arm, "corpus": corpus}
         | {metric: row["value"] for metric in metrics if (row := value_of(results, arm, corpus, metric))}
         for corpus in corpora_of(results)
         for arm in arms_of(results)
     ]
-    read = [{name: row[name] for name in ("corpus", "documents", "tokens")} for row in results["method"]["corpora"]]
+    read: list[dict[str, str | int]] = [
+        {"corpus": row["corpus"], "documents": row["documents"], "tokens": row["tokens"]}
+        for row in results["method"]["corpora"]
+    ]
     return {"corpora": read, "quality": quality, "verdict": results["verdict"]}
 
 
-def cost_of(results: Results, arm: str) -> Row:
-    """What an arm costs; empty where nothing is known of it."""
-    return next((row for row in rows_of(results, "cost") if row["arm"] == arm), {})
+def cost_of(results: Results, arm: str) -> ArmCost | None:
+    """What an arm costs; None where it is not known."""
+    return next((row for row in results.get("cost", []) if row["arm"] == arm), None)
 
 
 def generation_speeds(results: Results) -> dict[str, float]:
     """Tokens a second of one stream that generates, by arm; a table is mapped, as `eval` opens it. Empty without --speed."""
     return {
         row["arm"]: row["tokens_a_second"]
-        for row in rows_of(results, "speed")
-        if (row["phase"], row["batch"]) == ("decode", 1) and row.get("placement") != "ram"
+        for row in results.get("speed", [])
+        if (row["phase"], row["batch"]) == ("decode", 1) and row["placement"] != "ram"
     }
 
 
 def times_resident(results: Results, arm: str) -> float | None:
     """Resident parameters of an arm as a multiple of those of the table's model; 1 where nobody would see a difference."""
-    own, other = (cost_of(results, each).get("resident_parameters") for each in (TABLE, arm))
+    own, other = (cost["resident_parameters"] if (cost := cost_of(results, each)) else 0 for each in (TABLE, arm))
     if not own or not other:
         return None
     return 1.0 if abs(other / own - 1) <= _SAME_SIZE else float(other / own)
@@ -235,9 +248,9 @@ def opponent_of(results: Results) -> str | None:
 def bits_a_byte(results: Results, found: Comparison) -> float | None:
     """A difference in bits a byte; None where no bytes are known."""
     facts = corpus_facts(results, found.corpus)
-    if not facts.get("bytes"):
+    if facts is None or not facts["bytes"]:
         return None
-    return float(found.nats / math.log(2) * facts["tokens"] / facts["bytes"])
+    return found.nats / math.log(2) * facts["tokens"] / facts["bytes"]
 
 
 # ---- what is found, in words --------------------------------------------------------------------------------------
@@ -271,7 +284,7 @@ class Calls:
     @classmethod
     def of(cls, results: Results) -> Calls:
         """Those of an evaluation; the bare ones where it does not tell them."""
-        return cls(**(results.get("method") or {}).get("calls") or {})
+        return cls(**results.get("method", {}).get("calls", {}))
 
     def for_a_rival(self, kind: str = "plain", options: str = "") -> str:
         """The commands that make one and evaluate it beside those that were measured."""

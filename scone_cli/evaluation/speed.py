@@ -17,13 +17,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scone_cli.arrays import U32
+from scone_cli.evaluation.result_types import Latency, Lookup, Results, Speed
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.formatting import bytes_text
 from scone_cli.model.devices import peak_memory
@@ -43,12 +43,8 @@ LEAST_SAMPLES = 100  # of which a 99th percentile is taken
 LONGER = 3.0  # times as long as all others a single stream is timed at most
 _PROBE = 64  # tokens, from which it is worked out how many there is time for
 
-Row = dict[str, Any]
 
-
-def measure_speed(
-    arms: Sequence[Arm], tables: Mapping[str, Path], tokens: U32, progress: Progress
-) -> dict[str, list[Row] | int]:
+def measure_speed(arms: Sequence[Arm], tables: Mapping[str, Path], tokens: U32, progress: Progress) -> Results:
     """The sections `speed`, `latency`, `lookup` and `peak_memory_bytes` of `results.json`.
 
     `tables` are the folders of the arms' tables, by arm; look-ups are those of the first. `tokens` are those of any text.
@@ -61,12 +57,8 @@ def measure_speed(
     with_tables = [each for each in contenders if each.table is not None]
     first = [each for each in with_tables if each.arm == with_tables[0].arm]
     seconds = SECONDS / (len(STREAMS) + 1)  # all look-ups together take as long as one number of streams
-    speed, latency, lookup, pieces = (
-        list[Row](),
-        list[Row](),
-        list[Row](),
-        len(STREAMS) + len(first) * len(LOOKUP_BATCHES),
-    )
+    speed, latency, lookup = list[Speed](), list[Latency](), list[Lookup]()
+    pieces = len(STREAMS) + len(first) * len(LOOKUP_BATCHES)
     with torch.inference_mode():
         rate = _slowest(contenders, tokens)
         for number, streams in enumerate(STREAMS):
@@ -193,7 +185,7 @@ def _times(contenders: Sequence[Contender], streams: int, tokens: U32, rate: flo
     return Times(length, prefill, decode)
 
 
-def _rates(contenders: Sequence[Contender], streams: int, times: Times) -> list[Row]:
+def _rates(contenders: Sequence[Contender], streams: int, times: Times) -> list[Speed]:
     """Rows of `speed`: all streams together, the first time left out."""
     return [
         {
@@ -210,22 +202,27 @@ def _rates(contenders: Sequence[Contender], streams: int, times: Times) -> list[
     ]
 
 
-def _latency(contenders: Sequence[Contender], times: Times) -> list[Row]:
+def _latency(contenders: Sequence[Contender], times: Times) -> list[Latency]:
     """Rows of `latency`, of one stream that generates: milliseconds to its first token, and for each after that."""
     return [
-        {"arm": each.arm, "placement": each.placement, "prompt_tokens": times.length}
-        | _milliseconds("first_token", prefill[1:])
-        | {"prompts": len(prefill) - 1}
-        | _milliseconds("latency", decode[1:])
-        | {"tokens": len(decode) - 1}
+        {
+            "arm": each.arm,
+            "placement": each.placement,
+            "prompt_tokens": times.length,
+            "first_token_ms": 1e3 * float(np.median(prefill[1:])),
+            "first_token_p99_ms": _p99_ms(prefill[1:]),
+            "prompts": len(prefill) - 1,
+            "latency_ms": 1e3 * float(np.median(decode[1:])),
+            "latency_p99_ms": _p99_ms(decode[1:]),
+            "tokens": len(decode) - 1,
+        }
         for each, prefill, decode in zip(contenders, times.prefill, times.decode, strict=True)
     ]
 
 
-def _milliseconds(name: str, seconds: Sequence[float]) -> Row:
-    """The median and the 99th percentile, which of fewer than 100 is not known: it would be the largest, by chance."""
-    p99 = 1e3 * float(np.percentile(seconds, 99)) if len(seconds) >= LEAST_SAMPLES else None
-    return {f"{name}_ms": 1e3 * float(np.median(seconds)), f"{name}_p99_ms": p99}
+def _p99_ms(seconds: Sequence[float]) -> float | None:
+    """The 99th percentile in milliseconds; None for fewer than 100 samples, where it would be the largest, by chance."""
+    return 1e3 * float(np.percentile(seconds, 99)) if len(seconds) >= LEAST_SAMPLES else None
 
 
 # ---- look-ups ----------------------------------------------------------------------------------------------------

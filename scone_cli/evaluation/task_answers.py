@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from scone_cli.arrays import F64
 from scone_cli.evaluation import metrics
 from scone_cli.evaluation.metrics import LEAST_CLUSTERS, Estimate
+from scone_cli.evaluation.result_types import TaskDifference
 from scone_cli.evaluation.results import BETTER, NOT_SHOWN, TOO_FEW, WORSE
-
-Row = dict[str, Any]
 
 
 class Answers:
@@ -41,19 +41,18 @@ class Answers:
                     direction = (found.get("higher_is_better") or {}).get(task) or {}
                     self._higher_is_better[task, name] = bool(direction.get(metric, True))
 
-    def differences(self, own: str) -> list[Row]:
+    def differences(self, own: str) -> list[TaskDifference]:
         """The mean score of arm `own` minus that of each other arm, with a standard error and a 95% interval."""
-        rows = []
+        rows = list[TaskDifference]()
         for (task, metric), by_arm in self._scores.items():
             for arm, scores in by_arm.items():
                 if own in by_arm and arm != own and scores.keys() == by_arm[own].keys():
                     values = np.array([by_arm[own][item] - scores[item] for item in scores])
-                    about = {"task": task, "metric": metric, "arm": own, "against": arm}
-                    rows.append(about | _difference(values, self._higher_is_better[task, metric]))
+                    rows.append(_difference(task, metric, own, arm, values, self._higher_is_better[task, metric]))
         return rows
 
 
-def _difference(values: np.ndarray[Any, np.dtype[np.float64]], higher_is_better: bool) -> Row:
+def _difference(task: str, metric: str, own: str, against: str, values: F64, higher_is_better: bool) -> TaskDifference:
     """Mean, standard error and interval of score differences [N] of independent items.
 
     The error is None for fewer than ten items, and where no item differs: that does not mean an error of 0.
@@ -65,4 +64,15 @@ def _difference(values: np.ndarray[Any, np.dtype[np.float64]], higher_is_better:
     finding = TOO_FEW if is_few else NOT_SHOWN
     if low is not None and high is not None and (low > 0 or high < 0):
         finding = BETTER if (low > 0) == higher_is_better else WORSE
-    return {"difference": mean, "stderr": stderr, "low": low, "high": high, "n": n, "finding": finding}
+    return {
+        "task": task,
+        "metric": metric,
+        "arm": own,
+        "against": against,
+        "difference": mean,
+        "stderr": stderr,
+        "low": low,
+        "high": high,
+        "n": n,
+        "finding": finding,
+    }

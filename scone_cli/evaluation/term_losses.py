@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -18,11 +17,12 @@ from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.evaluation.clusters import Clusters, parts_of
 from scone_cli.evaluation.metrics import LEAST_CLUSTERS, nats_per_token, per_document
+from scone_cli.evaluation.result_types import Interval, Term, TermDifference
 from scone_cli.evaluation.results import TOO_FEW
 from scone_cli.evaluation.run_arms import Losses
 
-Row = dict[str, Any]
-Difference = Callable[[F64, F64, F64], Row]  # of nats of two arms, and tokens, by cluster [B]
+# Nats of two arms, and tokens, by cluster [B]: their difference, and what it shows.
+Difference = Callable[[F64, F64, F64], tuple[Interval, str]]
 
 
 class TermLosses:
@@ -62,7 +62,7 @@ class TermLosses:
             self._each.append((keys[0], keys[1], sums.astype(np.float64)))
         self._num_parts += starts.size - 1
 
-    def rows(self, corpus: str, clusters: Clusters, num_tokens: int, compare: Difference) -> list[Row]:
+    def rows(self, corpus: str, clusters: Clusters, num_tokens: int, compare: Difference) -> list[Term]:
         """A row of all terms together (`term` is null), then one for each, those with most tokens first."""
         everything = np.concatenate(self._all)
         about: list[tuple[str | None, int, F64]] = [(None, sum(self._occurrences.values()), clusters.sums(everything))]
@@ -72,28 +72,43 @@ class TermLosses:
                 sums[parts[terms == number]] += values[terms == number]
             about.append((term, self._occurrences[number], clusters.sums(sums)))
         about[1:] = sorted(about[1:], key=lambda each: -float(each[2][:, 0].sum()))
-        return [
-            {"corpus": corpus, "term": term, "occurrences": occurrences} | self._row(sums, num_tokens, compare)
-            for term, occurrences, sums in about
-        ]
+        return [self._row(corpus, *each, num_tokens, compare) for each in about]
 
-    def _row(self, sums: F64, num_tokens: int, compare: Difference) -> Row:
+    def _row(
+        self, corpus: str, term: str | None, occurrences: int, sums: F64, num_tokens: int, compare: Difference
+    ) -> Term:
         tokens, matched = sums[:, 0], sums[:, 1]
-        nats = {arm: sums[:, 2 + i] for i, arm in enumerate(self._arms)}
         count = int(tokens.sum())
-        about = {"n": count, "share": count / num_tokens, "hit_rate": None}
-        if not count:
-            return about | {"losses": {}, "stderrs": {}, "differences": []}
-        is_few = np.count_nonzero(tokens) < LEAST_CLUSTERS
-        few: Row = {"stderr": None, "low": None, "high": None, "finding": TOO_FEW} if is_few else {}
+        nats = {arm: sums[:, 2 + i] for i, arm in enumerate(self._arms)} if count else {}
         means = {arm: nats_per_token(each, tokens) for arm, each in nats.items()}
-        return about | {
-            "hit_rate": float(matched.sum()) / count if self._matched_by else None,
+        return {
+            "corpus": corpus,
+            "term": term,
+            "occurrences": occurrences,
+            "n": count,
+            "share": count / num_tokens,
+            "hit_rate": float(matched.sum()) / count if count and self._matched_by else None,
             "losses": {arm: mean.value for arm, mean in means.items()},
             "stderrs": {arm: mean.stderr for arm, mean in means.items()},
             "differences": [
-                {"against": arm} | compare(nats[self._matched_by], nats[arm], tokens) | few
-                for arm in self._arms
+                _difference(arm, compare(nats[self._matched_by], nats[arm], tokens), tokens)
+                for arm in nats
                 if self._matched_by and arm != self._matched_by
             ],
         }
+
+
+def _difference(against: str, found: tuple[Interval, str], tokens: F64) -> TermDifference:
+    """The difference, without an error where too few clusters have such tokens [B]: nothing can be judged by it."""
+    interval, finding = found
+    if np.count_nonzero(tokens) < LEAST_CLUSTERS:
+        nats = interval["nats_per_token"]
+        return {
+            "against": against,
+            "nats_per_token": nats,
+            "stderr": None,
+            "low": None,
+            "high": None,
+            "finding": TOO_FEW,
+        }
+    return {"against": against, **interval, "finding": finding}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,15 +16,19 @@ from scone_cli.arrays import I64
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.encode import encode_texts
-from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.files import SourceFile, find_files, printable
+from scone_cli.corpus.formats import TOKENS
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.remarks import LEFT_OUT
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.terms import UNSPACED
 from scone_cli.corpus.token_stream import TokenStream, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
-from scone_cli.errors import InputMissing
-from scone_cli.progress import notice
+from scone_cli.errors import BadData, BadSetting, InputMissing
+from scone_cli.progress import Progress, notice
+
+if TYPE_CHECKING:
+    from scone_cli.evaluation.arms import Opened  # it loads torch
 
 # Beyond either, words of a text are not told apart by blanks. English has some 5 characters a word and code 8, of which none are
 # of a script without blanks; Japanese manual pages, full of names of commands, have 9, and half of them are.
@@ -45,6 +49,53 @@ class Text:
     unit: str
     pieces: Callable[[], Iterator[tuple[TokenStream, int]]]
     left_out: float = 0.0
+
+
+def files_of_corpora(corpora: Sequence[Path], found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
+    """The files of every corpus, by its name. The held-out documents, which are meant by `held-out` or no corpus, have none.
+
+    Raises:
+        InputMissing: there is no such file, or no tokenizer to read it with.
+        BadSetting: two corpora have one name.
+        BadData: a file holds token ids.
+    """
+    named = [path for path in corpora if str(path) != HELD_OUT or path.exists()]
+    if named:
+        found.need_tokenizer("the text of a corpus has no ids", "evaluate the held-out documents (no CORPUS)")
+    by_name: dict[str, Path] = {}
+    for path in corpora or (Path(HELD_OUT),):
+        name = printable(path.resolve().name)
+        if other := by_name.get(name):
+            twice = "is named twice" if other == path else f"and {other} have the same name, {name}"
+            raise BadSetting(f"corpus {path} {twice}", "name it once" if other == path else "rename one of them")
+        by_name[name] = path
+    files = {name: find_files([path], progress) if path in named else [] for name, path in by_name.items()}
+    if ids := next((file for corpus in files.values() for file in corpus if file.kind == TOKENS), None):
+        raise BadData(
+            f"{ids.location}: a file of token ids by its name, and eval reads text",
+            "name the text they were made from, or hold out a part of the corpus: scone count-ngrams --held-out 0.1 CORPUS",
+        )
+    return files
+
+
+def texts_of(
+    files: Mapping[str, Sequence[SourceFile]],
+    found: Opened,
+    tokenizer: Tokenizer | None,
+    text_field: str | None,
+    document_separator: str | None,
+) -> list[Text]:
+    """The texts of all corpora, of the files that `files_of_corpora` has found.
+
+    Raises:
+        InputMissing: no document is held out.
+    """
+    return [
+        text_of_files(name, corpus, tokenizer, text_field, document_separator)
+        if corpus and tokenizer
+        else held_out_text(found.workspace / "tokens", found.artifacts["tokens"])
+        for name, corpus in files.items()
+    ]
 
 
 def held_out_text(folder: Path, tokens: Manifest) -> Text:

@@ -57,8 +57,9 @@ def test_a_row_for_every_arm(found):
 def results(**losses: float) -> dict:
     cost = {"resident_parameters": 10, "offloaded_bytes_ram": 0, "offloaded_bytes_disk": 0}
     flops = {"table": (10.0, 300.0), "plain": (10.0, 100.0), "large": (40.0, 400.0), "hashed": (10.0, 100.0)}
+    facts = {"documents": 10, "in_training_split": 0}
     return {
-        "method": {"corpora": [{"corpus": "wiki"}, {"corpus": "law"}]},
+        "method": {"corpora": [{"corpus": "wiki", **facts}, {"corpus": "law", **facts}]},
         "results": [
             {"arm": arm, "corpus": corpus, "metric": "nats_per_token", "value": value + (corpus == "law")}
             for arm, value in losses.items()
@@ -80,7 +81,7 @@ def test_payback_is_against_plain_rivals_on_the_first_corpus():
 def test_payback_is_not_on_text_that_the_models_have_learned():
     """As the verdict: `wiki` is training text, so `law` counts."""
     found = results(table=3.0, plain=4.0, large=2.5)
-    found["method"]["corpora"][0] |= {"documents": 10, "in_training_split": 10}
+    found["method"]["corpora"][0]["in_training_split"] = 10
     assert payback_of(found, ["plain", "large"], Prices())["baseline"]["nats_per_token"] == pytest.approx(4.0)
 
 

@@ -11,11 +11,11 @@ from scone_cli.errors import BadSetting
 from scone_cli.evaluation.break_even import (
     FOREVER,
     Contender,
-    assumptions_of,
     contender,
     deal_of,
     equal_quality,
     hinge_of,
+    variations_of,
 )
 from scone_cli.settings import Quantity
 
@@ -132,37 +132,37 @@ def test_what_costs_less_to_train_and_more_to_run_is_cheaper_at_first():
 
 
 def hinge(scone, plain, prices):
-    return hinge_of(deal_of(scone, plain, prices), assumptions_of(scone, plain, prices))
+    return hinge_of(deal_of(scone, plain, prices), variations_of(scone, plain, prices))
 
 
 def test_every_assumption_is_halved_and_doubled():
-    rows = {row["assumption"]: row for row in assumptions_of(SCONE, EQUAL, PRICES)}
-    assert rows["training_utilisation"]["halved"] == pytest.approx(12_000 / 9999 * 1e9)
-    assert rows["training_utilisation"]["doubled"] == pytest.approx(3000 / 9999 * 1e9)
-    assert rows["inference_utilisation"]["doubled"] == pytest.approx(6000 / 4999 * 1e9)
-    assert rows["ram_gb"]["doubled"] == rows["copies"]["doubled"] == pytest.approx(6000 / 9998 * 1e9)
-    assert rows["depreciation_years"]["halved"] == pytest.approx(6000 / 9998 * 1e9)
-    assert rows["tokens_a_day"]["doubled"] == pytest.approx(6000 / 19_999 * 2e9)
-    assert rows["accelerator_hour"]["doubled"] == pytest.approx(12_000 / 19_999 * 1e9)
-    assert "ssd_gb" not in rows
+    found = {each.assumption: each for each in variations_of(SCONE, EQUAL, PRICES)}
+    assert found["training_utilisation"].halved.tokens == pytest.approx(12_000 / 9999 * 1e9)
+    assert found["training_utilisation"].doubled.tokens == pytest.approx(3000 / 9999 * 1e9)
+    assert found["inference_utilisation"].doubled.tokens == pytest.approx(6000 / 4999 * 1e9)
+    assert found["ram_gb"].doubled.tokens == found["copies"].doubled.tokens == pytest.approx(6000 / 9998 * 1e9)
+    assert found["depreciation_years"].halved.tokens == pytest.approx(6000 / 9998 * 1e9)
+    assert found["tokens_a_day"].doubled.tokens == pytest.approx(6000 / 19_999 * 2e9)
+    assert found["accelerator_hour"].doubled.tokens == pytest.approx(12_000 / 19_999 * 1e9)
+    assert "ssd_gb" not in found
 
 
 def test_where_memory_is_rented_its_rent_is_an_assumption():
-    names = [row["assumption"] for row in assumptions_of(SCONE, EQUAL, replace(PRICES, ram_gb_month=0.5))]
+    names = [each.assumption for each in variations_of(SCONE, EQUAL, replace(PRICES, ram_gb_month=0.5))]
     assert "ram_gb_month" in names
     assert not {"ram_gb", "depreciation_years"} & set(names)
 
 
 def test_the_one_that_moves_most_is_named():
     """Twice the utilisation in inference: 6,000 / 4,999, which is more than twice; in training twice, exactly."""
-    assert hinge(SCONE, EQUAL, PRICES)["assumption"] == "inference_utilisation"
+    assert hinge(SCONE, EQUAL, PRICES).assumption == "inference_utilisation"
 
 
 def test_an_answer_that_turns_counts_for_more_than_one_that_moves():
     """The load saves 1.5 times what the table costs: half of it, and Scone never pays."""
     thin = replace(PRICES, tokens_a_day=Quantity("150k"))
     found = hinge(SCONE, EQUAL, thin)
-    assert "never" in (found["halved_outcome"], found["doubled_outcome"])
+    assert "never" in (found.halved.outcome, found.doubled.outcome)
 
 
 def test_where_nothing_moves_it_there_is_no_hinge():

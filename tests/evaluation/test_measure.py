@@ -16,8 +16,9 @@ from messages import names, refusal
 
 from scone_cli.corpus.spelling import Speller
 from scone_cli.errors import BadData, InputMissing
-from scone_cli.evaluation.measure import Reading, evaluate_text, finding
+from scone_cli.evaluation.measure import Reading, evaluate_text
 from scone_cli.evaluation.run_arms import Arm, run_arm
+from scone_cli.evaluation.sections import finding
 from scone_cli.evaluation.texts import Text, Wording
 from scone_cli.progress import silent
 from scone_cli.table.sizes import table_bytes
@@ -210,7 +211,7 @@ def test_differences_are_those_of_the_means_with_a_paired_error(report, losses):
     spread = total - whole["nats_per_token"] * sizes
     # Five documents have tokens: so many differ, and Student's quantile is that for four degrees of freedom.
     assert whole["stderr"] == pytest.approx(math.sqrt((spread**2).sum() * 5 / 4) / 60)
-    assert whole["high"] - whole["nats_per_token"] == pytest.approx(2.776 * whole["stderr"], rel=2e-3)
+    assert whole["high"] - whole["nats_per_token"] == pytest.approx(2.77645 * whole["stderr"], rel=1e-5)
     assert whole["low"] + whole["high"] == pytest.approx(2 * whole["nats_per_token"])
 
 
@@ -301,6 +302,9 @@ class Spelled(Words):
 
     def token_text(self, token):
         return self.LETTERS[token]
+
+    def as_encoded(self, text):
+        return text
 
 
 @pytest.mark.parametrize("bounds", [(), (3,)])

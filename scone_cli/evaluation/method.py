@@ -1,0 +1,117 @@
+"""The section `method` of an evaluation: what was compared, and the commands that repeat it, as the manifests tell them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scone_cli import __version__
+from scone_cli.artifacts.manifest import GIVEN, Manifest, read_manifest
+from scone_cli.errors import SconeError
+from scone_cli.evaluation.arms import Opened
+from scone_cli.evaluation.result_types import Method
+from scone_cli.evaluation.results import TABLE
+from scone_cli.formatting import path_text
+
+
+def method_of(
+    found: Opened,
+    corpora: Sequence[str],
+    options: Sequence[str],
+    settings: Mapping[str, Any],
+    changed: Mapping[str, Any],
+) -> Method:
+    """The keys of `method` that are known before anything is measured.
+
+    corpora, options: as on the command line. settings: all that change the result. changed: those that are not the default.
+    """
+    own = found.artifacts["model"].fingerprint
+    tables = {TABLE: found.artifacts["table"]} if found.has_table else {}
+    tables |= {f"{TABLE}:{name}": manifest for name, (_, manifest) in found.tables.items()}
+    return {
+        "scone": __version__,
+        "tokenizer": found.artifacts["tokens"].tokenizer,
+        "models": {name: found.rivals[name][1].fingerprint if name in found.rivals else own for name in found.names()},
+        "tables": {
+            name: {
+                "fingerprint": table.fingerprint,
+                "dtype": table.settings["dtype"],
+                "rows": table.settings["num_fgrams"],
+            }
+            for name, table in tables.items()
+        },
+        "commands": commands_of(found, [*corpora, *options], settings),
+        "calls": calls_of(found, corpora, options, changed, GIVEN.get().recipe.get("path")),
+    }
+
+
+# What a manifest says beside the settings of its command.
+_FOUND = {"num_tokens", "num_fgrams", "exclude_tokens"}
+_FOUND_IN_TABLES = {"dim", "max_n"}
+
+
+def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """From the corpus to this evaluation with these `arguments`; where the corpus of training lay is not known: CORPUS."""
+    workspace, made = found.workspace, found.artifacts
+    commands = [_command(workspace, "count-ngrams", ["CORPUS"], _token_settings(found) | _count_settings(workspace))]
+    if "vocab" in made:
+        commands.append(_command(workspace, "select-vocab", [], made["vocab"].settings))
+    commands.append(_command(workspace, "train-fgram", [], made["model"].settings))
+    for folder, model in found.rivals.values():
+        commands.append(_command(workspace, "train-fgram", ["--out", folder], model.settings))
+    if "table" in made:
+        commands.append(_precompute(workspace, [], made["table"]))
+    for folder, table in found.tables.values():
+        commands.append(_precompute(workspace, ["--out", folder], table))
+    return [*commands, _command(workspace, "eval", arguments, settings)]
+
+
+def calls_of(
+    found: Opened, corpora: Sequence[str], options: Sequence[str], changed: Mapping[str, Any], recipe: str | None
+) -> dict[str, str]:
+    """What further commands begin with, see `results.Calls`.
+
+    changed: the settings that are not the defaults. recipe: what was given now; else the one that made the model.
+    """
+    recipe = recipe or found.artifacts["model"].recipe.get("path")
+    of_recipe = ["--config", path_text(recipe)] if recipe else []
+    return {
+        "train": _command(found.workspace, "train-fgram", [], {}, of_recipe),
+        "evaluate": _command(found.workspace, "eval", [*corpora, *options], changed, of_recipe),
+        "evaluate_text": _command(found.workspace, "eval", options, changed, of_recipe),
+    }
+
+
+def _token_settings(found: Opened) -> dict[str, Any]:
+    """Those of `tokens/`; a tokenizer that was given is known there by its hash, and lies in it."""
+    settings = found.artifacts["tokens"].settings
+    given = {"tokenizer": found.workspace / "tokens" / "tokenizer.json"} if settings.get("tokenizer") else {}
+    return settings | given
+
+
+def _count_settings(workspace: Path) -> dict[str, Any]:
+    """Those of `counts/`, if it is still there: an evaluation does not need it."""
+    try:
+        return read_manifest(workspace / "counts", "counts").settings
+    except SconeError:
+        return {}
+
+
+def _precompute(workspace: Path, own: Sequence[Any], table: Manifest) -> str:
+    settings = {name: value for name, value in table.settings.items() if name not in _FOUND_IN_TABLES}
+    return _command(workspace, "precompute", own, settings)
+
+
+def _command(
+    workspace: Path, name: str, own: Sequence[Any], settings: Mapping[str, Any], of_all: Sequence[str] = ()
+) -> str:
+    words = ["scone", *of_all, "--workspace", str(workspace), name, *map(str, own)]
+    for setting, value in settings.items():
+        flag = setting.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None and setting not in _FOUND:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
