@@ -97,6 +97,7 @@ HEAVY = {
     "fastokens",
     "safetensors",
     "jinja2",
+    "scipy",
 }  # not rich: how wide characters are takes 3 ms to load
 
 
@@ -118,4 +119,4 @@ def test_the_groups_help_loads_nothing_heavy(args):
 
 @pytest.mark.parametrize("command", ["count-ngrams", "select-vocab", "train-fgram", "precompute", "eval"])
 def test_a_stages_help_loads_no_library_that_computes(command):
-    assert not loaded_by(command, "--help") & {"torch", "polars", "numba", "tokenizers", "fastokens"}
+    assert not loaded_by(command, "--help") & {"torch", "polars", "numba", "scipy", "tokenizers", "fastokens"}

@@ -74,25 +74,10 @@ def interval(estimate: Estimate, clusters: int) -> tuple[float, float] | None:
     """
     if estimate.stderr is None or clusters < 2:
         return None
-    reach = student_quantile(clusters - 1) * estimate.stderr
+    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, and far quicker to load
+
+    reach = float(stdtrit(clusters - 1, 0.975)) * estimate.stderr
     return estimate.value - reach, estimate.value + reach
-
-
-def student_quantile(freedom: int) -> float:
-    """The 97.5% quantile of Student's distribution, exact for 1 and 2 degrees of freedom, else to within 0.2%.
-
-    By its expansion around the normal one's (Abramowitz and Stegun, 26.7.5).
-    """
-    if freedom <= 2:
-        return (12.7062, 4.3027)[freedom - 1]
-    z = 1.959964
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
 def per_document(values: npt.NDArray[np.floating | np.bool_], starts: npt.NDArray[np.int64]) -> F64:

@@ -18,7 +18,6 @@ from scone_cli.evaluation.metrics import (
     nats_per_token,
     per_document,
     perplexity,
-    student_quantile,
     word_perplexity,
 )
 from scone_cli.model.flops import block_parameters, fgram_forward_flops, fgram_pass_flops, forward_flops
@@ -106,15 +105,29 @@ def test_a_word_of_hundreds_of_tokens_is_beyond_counting():
 
 
 @pytest.mark.parametrize(
-    ("freedom", "quantile"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.18245), (4, 2.77645), (5, 2.57058), (10, 2.22814), (30, 2.04227), (645, 1.96365)],
+    ("clusters", "quantile"),  # as printed in tables of Student's distribution, for one degree of freedom fewer
+    [
+        (2, 12.7062),
+        (3, 4.30265),
+        (4, 3.18245),
+        (5, 2.77645),
+        (6, 2.57058),
+        (11, 2.22814),
+        (31, 2.04227),
+        (646, 1.96365),
+    ],
 )
-def test_students_quantile_against_its_tables(freedom, quantile):
-    assert student_quantile(freedom) == pytest.approx(quantile, rel=2e-3 if freedom == 3 else 4e-4)
+def test_an_interval_is_students(clusters, quantile):
+    low, high = interval(Estimate(1.0, 0.5, 10), clusters)
+    assert (low, high) == (pytest.approx(1 - quantile * 0.5, abs=1e-5), pytest.approx(1 + quantile * 0.5, abs=1e-5))
 
 
-def test_an_interval_is_wide_where_documents_are_few():
-    assert interval(Estimate(1.0, 0.5, 10), 5) == pytest.approx((1 - 2.776 * 0.5, 1 + 2.776 * 0.5), rel=1e-3)
+def test_the_interval_of_two_documents_worked_by_hand():
+    """With one degree of freedom Student's distribution is Cauchy's, whose 97.5% quantile is tan(0.475 pi)."""
+    assert interval(Estimate(0.0, 1.0, 4), 2)[1] == pytest.approx(math.tan(0.475 * math.pi))
+
+
+def test_where_there_is_no_interval_and_where_it_is_a_point():
     assert interval(Estimate(1.0, 0.0, 10), 2) == (1.0, 1.0)
     assert interval(Estimate(1.0, None, 10), 1) is interval(Estimate(1.0, 0.5, 10), 1) is None
 
