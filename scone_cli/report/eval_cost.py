@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scone_cli.evaluation.results import (
-    TABLE,
-    Results,
-    Row,
-    cost_of,
-    is_table,
-    opponent_of,
-    rows_of,
-)
+from scone_cli.evaluation.result_types import EqualQuality, Payback, Results
+from scone_cli.evaluation.results import TABLE, cost_of, is_table, opponent_of
 from scone_cli.formatting import (
     big,
     bytes_text,
@@ -50,10 +43,11 @@ def _strong(arms: Sequence[str]) -> list[int]:
 
 
 def _memory(results: Results) -> Figure | None:
-    rows = rows_of(results, "cost")
+    rows = results.get("cost", [])
     if not rows:
         return None
-    own = cost_of(results, TABLE).get("resident_parameters")
+    table = cost_of(results, TABLE)
+    own = table["resident_parameters"] if table else None
     columns = [
         *(Column("", "text"), Column("resident parameters", "count"), Column("times the table's", "written")),
         *(Column("resident", "written"), Column("offloaded rows", "count"), Column("offloaded, in RAM", "written")),
@@ -91,10 +85,11 @@ def _times(value: float | None, own: float | None) -> str:
 
 
 def _work(results: Results) -> Figure | None:
-    rows = [row for row in rows_of(results, "cost") if row.get("prefill_flops") or row.get("decode_flops")]
+    rows = [row for row in results.get("cost", []) if row["prefill_flops"] or row["decode_flops"]]
     if not rows:
         return None
-    own = cost_of(results, TABLE)
+    table = cost_of(results, TABLE)
+    of_decoding, of_training = (table["decode_flops"], table["training_flops"]) if table else (None, None)
     columns = [
         *(
             Column("", "text"),
@@ -107,8 +102,8 @@ def _work(results: Results) -> Figure | None:
     values = [
         (
             *(row["arm"], _count(row["prefill_flops"]), _count(row["decode_flops"])),
-            *(_times(row["decode_flops"], own.get("decode_flops")), _bytes(row["kv_bytes_a_token"])),
-            *(_count(row["training_flops"]), _times(row["training_flops"], own.get("training_flops"))),
+            *(_times(row["decode_flops"], of_decoding), _bytes(row["kv_bytes_a_token"])),
+            *(_count(row["training_flops"]), _times(row["training_flops"], of_training)),
         )
         for row in rows
     ]
@@ -123,7 +118,7 @@ def _work(results: Results) -> Figure | None:
 
 
 def _speed(results: Results) -> Figure | None:
-    rows = rows_of(results, "speed")
+    rows = results.get("speed", [])
     if not rows:
         return None
     series = list(dict.fromkeys((row["arm"], row["placement"]) for row in rows))
@@ -170,7 +165,7 @@ def _series_name(arm: str, placement: str | None) -> str:
 
 
 def _latency(results: Results) -> Figure | None:
-    rows = rows_of(results, "latency")
+    rows = results.get("latency", [])
     if not rows:
         return None
     columns = [
@@ -186,10 +181,10 @@ def _latency(results: Results) -> Figure | None:
         (
             *(
                 _series_name(row["arm"], row["placement"]),
-                _milli(row, "first_token_ms"),
-                _milli(row, "first_token_p99_ms"),
+                _three_digits(row["first_token_ms"]),
+                _three_digits(row["first_token_p99_ms"]),
             ),
-            *(row["prompts"], _milli(row, "latency_ms"), _milli(row, "latency_p99_ms"), row["tokens"]),
+            *(row["prompts"], _three_digits(row["latency_ms"]), _three_digits(row["latency_p99_ms"]), row["tokens"]),
         )
         for row in rows
     ]
@@ -202,12 +197,12 @@ def _latency(results: Results) -> Figure | None:
     return Figure("Latency", caption, [], [Table(columns, values, strong=strong)])
 
 
-def _milli(row: Row, key: str) -> str:
-    return "-" if row[key] is None else f"{row[key]:,.3g}"
+def _three_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.3g}"
 
 
 def _lookup(results: Results) -> Figure | None:
-    rows = rows_of(results, "lookup")
+    rows = results.get("lookup", [])
     if not rows:
         return None
     columns = [
@@ -218,7 +213,12 @@ def _lookup(results: Results) -> Figure | None:
         ),
     ]
     values = [
-        (_PLACES.get(row["placement"], row["placement"]), row["batch"], _micro(row, "median_us"), _micro(row, "p99_us"))
+        (
+            _PLACES.get(row["placement"] or "", row["placement"]),
+            row["batch"],
+            _three_digits(row["median_us"]),
+            _three_digits(row["p99_us"]),
+        )
         for row in rows
     ]
     caption = (
@@ -226,10 +226,6 @@ def _lookup(results: Results) -> Figure | None:
         "model. Mapped rows were read from the page cache, not from the disk."
     )
     return Figure("Look-ups", caption, [], [Table(columns, values)])
-
-
-def _micro(row: Row, key: str) -> str:
-    return "-" if row[key] is None else f"{row[key]:,.3g}"
 
 
 # ---- does it pay: the break-even, the assumptions, and the prices -------------------------------------------------
@@ -264,29 +260,28 @@ def payback_section(results: Results) -> Section | None:
     found = results.get("payback")
     if not found:
         return None
-    figures = [_break_even(found)] if found.get("baseline") else []
-    if found.get("assumptions"):
+    figures = [_break_even(found, found["baseline"])] if found["baseline"] else []
+    if found["assumptions"]:
         figures.append(_assumptions(found))
     figures.append(_prices(found))
     return Section("Does it pay", found["verdict"], figures)
 
 
-def _break_even(found: Row) -> Figure:
-    baseline = found["baseline"]
+def _break_even(found: Payback, baseline: EqualQuality) -> Figure:
     rows = [("compared with", baseline["name"])]
     if found["outcome"] in ("after", "at first"):
         word = "cheaper after" if found["outcome"] == "after" else "more expensive after"
         rows += [
-            (word, f"{big(found['break_even_tokens'])} tokens"),
-            ("at this load", days_text(found["break_even_days"])),
+            (word, f"{big(known(found['break_even_tokens']))} tokens"),
+            ("at this load", days_text(known(found["break_even_days"]))),
         ]
     if found["least_tokens_a_day"] is not None:
         rows.append(("pays from a load of", f"{big(found['least_tokens_a_day'])} tokens a day"))
-    extra, saving = found["extra_training_dollars"], found["saving_dollars_a_million_tokens"]
+    extra, saving = known(found["extra_training_dollars"]), known(found["saving_dollars_a_million_tokens"])
     rows += [
         (f"training costs {'less' if extra < 0 else 'more'} by", cents(abs(extra))),
         (f"a million generated tokens cost {'more' if saving < 0 else 'less'} by", cents(abs(saving))),
-        ("the table costs a month", cents(found["table_dollars_a_month"])),
+        ("the table costs a month", cents(known(found["table_dollars_a_month"]))),
     ]
     more = "more" if extra > 0 else "no more"
     caption = (
@@ -299,9 +294,15 @@ def _break_even(found: Row) -> Figure:
     return Figure("Break-even", caption, charts, [Table([Column("", "text"), Column("", "text")], rows)])
 
 
-def _course(found: Row) -> LineChart:
+def known(value: float | None) -> float:
+    """A number of `payback` that is there because there is a plain model to compare with."""
+    assert value is not None
+    return value
+
+
+def _course(found: Payback) -> LineChart:
     """The extra cost of Scone against tokens served: it starts at the extra cost of training and falls through zero."""
-    tokens, extra = found["break_even_tokens"], found["extra_training_dollars"]
+    tokens, extra = known(found["break_even_tokens"]), known(found["extra_training_dollars"])
     unit, name = next(each for each in _UNITS if extra >= each[0] or each is _UNITS[-1])
     line = Line("", [0.0, tokens, 2 * tokens], [extra / unit, 0.0, -extra / unit])
     y = Axis(f"extra cost of Scone, {name}", "measure", ends="signed")
@@ -310,9 +311,14 @@ def _course(found: Row) -> LineChart:
     )
 
 
-def _assumptions(found: Row) -> Figure:
+def _assumptions(found: Payback) -> Figure:
     rows = [
-        (each["text"], _with_unit(each["assumption"], each["value"]), _if(each, "halved"), _if(each, "doubled"))
+        (
+            each["text"],
+            _with_unit(each["assumption"], each["value"]),
+            _if(each["halved"], each["halved_outcome"]),
+            _if(each["doubled"], each["doubled_outcome"]),
+        )
         for each in found["assumptions"]
     ]
     strong = [i for i, each in enumerate(found["assumptions"]) if each["assumption"] == found["hinges_on"]]
@@ -326,12 +332,11 @@ def _assumptions(found: Row) -> Figure:
     return Figure("What the answer depends on", caption, [], [Table(columns, rows, strong=strong)])
 
 
-def _if(assumption: Row, key: str) -> str:
-    outcome = assumption.get(f"{key}_outcome", "after")
-    return f"{_big(assumption[key])} tokens" if outcome == "after" else outcome
+def _if(tokens: float | None, outcome: str) -> str:
+    return f"{_big(tokens)} tokens" if outcome == "after" else outcome
 
 
-def _prices(found: Row) -> Figure:
+def _prices(found: Payback) -> Figure:
     prices = {name: value for name, value in found["prices"].items() if value is not None}
     prices["tokens_a_day"] = load_of(found)
     given = [(_PRICES[name][0], _with_unit(name, value)) for name, value in prices.items()]
@@ -349,7 +354,7 @@ def _with_unit(name: str, value: Any) -> str:
     return f"{big(value)} {singular(unit) if value == 1 else unit}" if unit else str(value).upper()
 
 
-def load_of(found: Row) -> float:
+def load_of(found: Payback) -> float:
     """Tokens served a day; a recipe may say 500M."""
     given = str(found["prices"]["tokens_a_day"])
     return 0.0 if given == "0" else parse_count(given)

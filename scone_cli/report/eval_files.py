@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from scone_cli.artifacts.publish import write_atomically, write_parquet
 from scone_cli.artifacts.schemas import RESULTS
-from scone_cli.evaluation.results import Results
+from scone_cli.evaluation.result_types import Results
 from scone_cli.report.eval_page import render
 
 

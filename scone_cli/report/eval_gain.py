@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from scone_cli.evaluation.result_types import FgramGain, Gain, Results, Term, TokenClass, TokenGain
 from scone_cli.evaluation.results import (
     BETTER,
     NONE,
@@ -11,12 +13,9 @@ from scone_cli.evaluation.results import (
     TABLE,
     WORSE,
     Comparison,
-    Results,
-    Row,
     comparisons,
     drawn_corpus,
     opponent_of,
-    rows_of,
     text_of,
 )
 from scone_cli.formatting import count_text, signed_number, signed_percent, term_text, with_error
@@ -33,8 +32,8 @@ def gain_section(results: Results) -> Section | None:
         _lengths(results),
         _tail(results),
         _hits(results),
-        _examples(results, "tokens"),
-        _examples(results, "fgrams"),
+        _examples(results, "Tokens", _TOKENS, [(row, _token(row)) for row in results.get("tokens", [])]),
+        _examples(results, "F-grams", _FGRAMS, [(row, _fgram(row)) for row in results.get("fgrams", [])]),
         _terms(results),
     ]
     figures = [figure for figure in found if figure is not None]
@@ -53,7 +52,7 @@ def gain_section(results: Results) -> Section | None:
 
 
 def _lengths(results: Results) -> Figure | None:
-    rows, against, corpus = rows_of(results, "match_lengths"), opponent_of(results), drawn_corpus(results)
+    rows, against, corpus = results.get("match_lengths", []), opponent_of(results), drawn_corpus(results)
     here = [row for row in rows if row["corpus"] == corpus]
     if not here:
         return None
@@ -95,7 +94,7 @@ def _nats(value: float | None) -> str:
 
 
 def _tail(results: Results) -> Figure | None:
-    rows, against, corpus = rows_of(results, "tail"), opponent_of(results), drawn_corpus(results)
+    rows, against, corpus = results.get("tail", []), opponent_of(results), drawn_corpus(results)
     here = [row for row in rows if row["corpus"] == corpus]
     if not here:
         return None
@@ -123,7 +122,7 @@ def _tail(results: Results) -> Figure | None:
     for row in rows:
         each = _comparison(row, against)
         told = ("-", "-") if each is None else (signed_percent(each.change), each.finding)
-        losses = [_nats(row["losses"].get(arm)) for arm in (TABLE, against)]
+        losses = [_nats(row["losses"].get(arm or "")) for arm in (TABLE, against)]
         values.append((row["corpus"], class_name(row["first"], row["last"]), row["share"], row["n"], *losses, *told))
     shown = [value[1:] for row, value in zip(rows, values, strict=True) if row["corpus"] == corpus]
     tables = [Table(columns[1:], shown)]
@@ -141,15 +140,16 @@ def class_name(first: int, last: int | None) -> str:
     return f"{first}{_TO}{last}" if last < 1000 else f"{count_text(first)}{_TO}{count_text(last + 1)}"
 
 
-def _comparison(row: Row, against: str | None) -> Comparison | None:
+def _comparison(row: TokenClass | Term, against: str | None) -> Comparison | None:
     """The table against a rival in one class or inside one term; without a finding, it is made from the interval."""
     found = next((each for each in row["differences"] if each["against"] == against), None)
     if found is None or against is None:
         return None
-    low, high = found.get("low"), found.get("high")
+    low, high = found["low"], found["high"]
     is_shown = low is not None and high is not None and (high < 0 or low > 0)
     finding = (BETTER if found["nats_per_token"] < 0 else WORSE) if is_shown else NOT_SHOWN
-    return Comparison(against, row["corpus"], found["nats_per_token"], low, high, found.get("finding", finding))
+    finding = str(found.get("finding", finding))  # a term has its own
+    return Comparison(against, row["corpus"], found["nats_per_token"], low, high, finding)
 
 
 # ---- by term -----------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _comparison(row: Row, against: str | None) -> Comparison | None:
 
 def _terms(results: Results) -> Figure | None:
     """The terms of the field: all together, then one by one."""
-    rows, against, corpus = rows_of(results, "terms"), opponent_of(results), drawn_corpus(results)
+    rows, against, corpus = results.get("terms", []), opponent_of(results), drawn_corpus(results)
     here = [row for row in rows if row["corpus"] == corpus] or rows
     if not here:
         return None
@@ -184,14 +184,14 @@ def _terms(results: Results) -> Figure | None:
     return Figure("The terms of the field", caption, charts, tables)
 
 
-def _term_name(row: Row) -> str:
+def _term_name(row: Term) -> str:
     return "all terms" if row["term"] is None else term_text(row["term"])
 
 
-def _term_values(row: Row, against: str | None) -> tuple[Any, ...]:
+def _term_values(row: Term, against: str | None) -> tuple[Any, ...]:
     each = _comparison(row, against)
     told = ("-", "-") if each is None else (signed_percent(each.change), each.finding)
-    losses = [with_error(row["losses"].get(arm), row["stderrs"].get(arm), 3) for arm in (TABLE, against)]
+    losses = [with_error(row["losses"].get(arm or ""), row["stderrs"].get(arm or ""), 3) for arm in (TABLE, against)]
     return _term_name(row), row["occurrences"], row["n"], row["hit_rate"], *losses, *told
 
 
@@ -199,7 +199,7 @@ def _term_values(row: Row, against: str | None) -> tuple[Any, ...]:
 
 
 def _hits(results: Results) -> Figure | None:
-    rows, against = rows_of(results, "hit_rates"), opponent_of(results)
+    rows, against = results.get("hit_rates", []), opponent_of(results)
     if not rows:
         return None
     changes = {each.corpus: each for each in comparisons(results, against)} if against else {}
@@ -243,36 +243,36 @@ _FGRAMS = (
     *(Column("nats per use", "written"), Column("nats in total", "written")),
 )
 _CAPTIONS = {
-    "tokens": "The tokens that the table predicts better, and worse. Differences are summed over the text, in nats, so a "
+    "Tokens": "The tokens that the table predicts better, and worse. Differences are summed over the text, in nats, so a "
     "frequent token with a small gain may come first.",
-    "fgrams": "The f-grams whose rows make the next token more likely, and less likely. Differences are summed over all uses, "
+    "F-grams": "The f-grams whose rows make the next token more likely, and less likely. Differences are summed over all uses, "
     "in nats.",
 }
 
 
-def _examples(results: Results, kind: str) -> Figure | None:
+def _examples(
+    results: Results, what: str, columns: Sequence[Column], given: Sequence[tuple[Gain, tuple[Any, ...]]]
+) -> Figure | None:
     """The tokens (or f-grams) with the largest gains and losses; the tables of all corpora but the first are folded."""
     against, first = opponent_of(results), drawn_corpus(results)
-    rows = [row for row in rows_of(results, kind) if row["against"] == against]
+    rows = [(row, values) for row, values in given if row["against"] == against]
     if not rows:
         return None
-    places = sorted(dict.fromkeys(row["corpus"] for row in rows), key=lambda place: place != first)
+    places = sorted(dict.fromkeys(row["corpus"] for row, _ in rows), key=lambda place: place != first)
     tables = []
     for place in places:
         for direction, name in (("gain", "gains"), ("loss", "losses")):
-            found = [row for row in rows if row["corpus"] == place and row["direction"] == direction][:_SHOWN]
-            values = [_token(row) if kind == "tokens" else _fgram(row) for row in found]
-            title, columns = f"Largest {name} on {text_of(place)}", _TOKENS if kind == "tokens" else _FGRAMS
-            tables += [Table(columns, values, title, folded=place != first)] if values else []
-    what = "Tokens" if kind == "tokens" else "F-grams"
-    caption = _CAPTIONS[kind] + r" Blanks are shown as ·, the end of a line as \n."
+            found = [values for row, values in rows if (row["corpus"], row["direction"]) == (place, direction)][:_SHOWN]
+            title = f"Largest {name} on {text_of(place)}"
+            tables += [Table(columns, found, title, folded=place != first)] if found else []
+    caption = _CAPTIONS[what] + r" Blanks are shown as ·, the end of a line as \n."
     return Figure(f"{what} that gain and lose most", caption, [], tables)
 
 
-def _token(row: Row) -> tuple[Any, ...]:
+def _token(row: TokenGain) -> tuple[Any, ...]:
     losses = (_nats(row["against_loss"]), _nats(row["table"]))
     return (row["text"], row["n"], *losses, signed_number(row["nats"], 0), row["before"] or "")
 
 
-def _fgram(row: Row) -> tuple[Any, ...]:
+def _fgram(row: FgramGain) -> tuple[Any, ...]:
     return (row["text"], row["fgram"], row["n"], signed_number(row["nats_per_use"], 3), signed_number(row["nats"], 0))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from scone_cli.evaluation.results import Results, Row, drawn_corpus, rows_of, text_of
+from scone_cli.evaluation.result_types import Results, Rung
+from scone_cli.evaluation.results import drawn_corpus, text_of
 from scone_cli.formatting import bytes_text, plain, with_error
 from scone_cli.report.figures import Axis, Column, Figure, Line, LineChart, Section, Table
 
@@ -13,7 +14,7 @@ _MIB, _GIB = 2**20, 2**30
 
 def ladder_section(results: Results) -> Section | None:
     """Quality and hit rate of smaller tables; None if none was tried. Charts are drawn for one corpus."""
-    rows = rows_of(results, "ladder")
+    rows = results.get("ladder", [])
     if not rows:
         return None
     corpora = list(dict.fromkeys(row["corpus"] for row in rows))
@@ -29,7 +30,7 @@ def ladder_section(results: Results) -> Section | None:
     return Section("Which size", says, [figure])
 
 
-def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
+def _charts(rungs: Sequence[Rung]) -> Iterator[LineChart]:
     """Quality and hit rate against bytes; the table without rows is left out, as the axis is logarithmic."""
     drawn = [row for row in rungs if row["bytes"]]
     if len(drawn) < 2:
@@ -38,18 +39,16 @@ def _charts(rungs: Sequence[Row]) -> Iterator[LineChart]:
     x = Axis(f"size of the table ({name})", "measure", log=True)
     sizes = [row["bytes"] / unit for row in drawn]
     knee = next(((row["bytes"] / unit, f"knee: {bytes_text(row['bytes'])}") for row in drawn if row["is_knee"]), None)
-    has_bytes = all(row["bits_per_byte"] is not None for row in drawn)
-    key, told = ("bits_per_byte", "bits per byte") if has_bytes else ("perplexity", "perplexity")
-    for title, of, y in (
-        ("quality", key, Axis(f"{told} (lower is better)", "measure", ends="round")),
-        ("hit rate", "hit_rate", Axis("share of tokens with a match", "share")),
-    ):
-        values = [row[of] for row in drawn]
-        if None not in values:
-            yield LineChart(title, x, y, [Line("", sizes, values, dots=True)], knee)
+    quality, told = [bits for row in drawn if (bits := row["bits_per_byte"]) is not None], "bits per byte"
+    if len(quality) < len(drawn):
+        quality, told = [row["perplexity"] for row in drawn], "perplexity"
+    y = Axis(f"{told} (lower is better)", "measure", ends="round")
+    yield LineChart("quality", x, y, [Line("", sizes, quality, dots=True)], knee)
+    y, rates = Axis("share of tokens with a match", "share"), [row["hit_rate"] for row in drawn]
+    yield LineChart("hit rate", x, y, [Line("", sizes, rates, dots=True)], knee)
 
 
-def _table(corpus: str, rungs: Sequence[Row], folded: bool) -> Table:
+def _table(corpus: str, rungs: Sequence[Rung], folded: bool) -> Table:
     columns = [
         *(Column("rows", "count"), Column("size", "written"), Column("perplexity", "written")),
         *(

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from scone_cli.corpus.remarks import flattery
+from scone_cli.evaluation.result_types import Method, Results, TaskScore
 from scone_cli.evaluation.results import (
     BETTER,
     NOT_SHOWN,
     TABLE,
     WORSE,
-    Results,
-    Row,
     bits_a_byte,
     clusters_of,
     corpora_of,
@@ -24,9 +23,9 @@ from scone_cli.evaluation.results import (
     errors_told,
     headline_of,
     rivals_of,
-    rows_of,
     text_of,
     times_resident,
+    told_corpora,
 )
 from scone_cli.formatting import (
     big,
@@ -41,7 +40,7 @@ from scone_cli.formatting import (
     signed_percent,
     with_error,
 )
-from scone_cli.report.eval_cost import cost_section, load_of, payback_section
+from scone_cli.report.eval_cost import cost_section, known, load_of, payback_section
 from scone_cli.report.eval_gain import gain_section
 from scone_cli.report.eval_ladder import ladder_section
 from scone_cli.report.eval_quality import quality_section
@@ -66,7 +65,7 @@ _MISSING = (
 
 def tasks_section(results: Results) -> Section | None:
     """Scores of every model on every task, with standard errors; None without tasks."""
-    rows = rows_of(results, "tasks")
+    rows = results.get("tasks", [])
     if not rows:
         return None
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -100,7 +99,7 @@ def tasks_section(results: Results) -> Section | None:
 
 
 def _task_differences(results: Results) -> Iterator[Figure]:
-    rows = [row for row in rows_of(results, "task_differences") if row["against"] in rivals_of(results)]
+    rows = [row for row in results.get("task_differences", []) if row["against"] in rivals_of(results)]
     if not rows:
         return
     columns = [
@@ -116,7 +115,9 @@ def _task_differences(results: Results) -> Iterator[Figure]:
         (
             *(row["task"], row["metric"], row["against"]),
             signed(row["difference"], with_error(abs(row["difference"]), row["stderr"], 4)),
-            "-" if row["low"] is None else f"{signed_number(row['low'], 4)} to {signed_number(row['high'], 4)}",
+            "-"
+            if row["low"] is None or row["high"] is None
+            else f"{signed_number(row['low'], 4)} to {signed_number(row['high'], 4)}",
             row["finding"],
         )
         for row in rows
@@ -125,7 +126,7 @@ def _task_differences(results: Results) -> Iterator[Figure]:
     yield Figure("The table against its rivals, example by example", caption, [], [Table(columns, values)])
 
 
-def _score(row: Row | None) -> str:
+def _score(row: TaskScore | None) -> str:
     return "-" if row is None else with_error(row["value"], row["stderr"])
 
 
@@ -134,9 +135,9 @@ def _score(row: Row | None) -> str:
 
 def method_section(results: Results) -> Section:
     """Texts, models, settings and commands of the evaluation."""
-    method = results.get("method") or {}
+    method = results.get("method", {})
     figures = [_texts(method), _models(method), _settings(method), *_checks(results), *_left_out(results)]
-    commands = method.get("commands") or []
+    commands = method.get("commands", [])
     says = (
         "Every token of every document is predicted exactly once. Windows overlap only if the stride is shorter than the window; "
         "all models read the same windows. Differences are taken per document, or per block of text if there are fewer than 30 "
@@ -148,42 +149,43 @@ def method_section(results: Results) -> Section:
     return Section("Method", says, [figure for figure in figures if figure.tables or figure.caption], commands)
 
 
-def _texts(method: Row) -> Figure:
+def _texts(method: Method) -> Figure:
     columns = [
         *(Column("corpus", "text"), Column("documents", "count"), Column("tokens", "count"), Column("words", "count")),
         *(Column("bytes", "count"), Column("documents also in the training text", "count")),
     ]
     keys = ("documents", "tokens", "words", "bytes", "in_training_split")
-    rows = [(row["corpus"], *(row.get(key) for key in keys)) for row in method.get("corpora") or []]
+    rows = [(row["corpus"], *(row.get(key) for key in keys)) for row in method.get("corpora", [])]
     return Figure("Texts", "", [], [Table(columns, rows)] if rows else [])
 
 
-def _models(method: Row) -> Figure:
+def _models(method: Method) -> Figure:
     """Fingerprints of the models, the tables and the tokenizer that were used."""
     models: dict[str, list[str]] = {}
-    for arm, mark in (method.get("models") or {}).items():
+    for arm, mark in method.get("models", {}).items():
         models.setdefault(mark, []).append(arm)
+    rows: list[tuple[str, str, str, int | None]]
     rows = [(f"model of {listed(arms)}", mark, "", None) for mark, arms in models.items()]
-    rows += [(arm, row["fingerprint"], row["dtype"], row["rows"]) for arm, row in (method.get("tables") or {}).items()]
+    rows += [(arm, row["fingerprint"], row["dtype"], row["rows"]) for arm, row in method.get("tables", {}).items()]
     if method.get("tokenizer"):
         rows.append(("tokenizer", method["tokenizer"], "", None))
     columns = [Column("", "text"), Column("fingerprint", "literal"), Column("format", "text"), Column("rows", "count")]
     return Figure("Fingerprints", "", [], [Table(columns, rows)] if rows else [])
 
 
-def _settings(method: Row) -> Figure:
+def _settings(method: Method) -> Figure:
     told: dict[str, tuple[str, Callable[[Any], str]]] = {
         "scone": ("version of scone", str),
         "window": ("window", "{:,} tokens".format),
         "stride": ("stride", "{:,} tokens".format),
         "seconds": ("time taken", seconds_text),
     }
-    rows = [(name, write(method[key])) for key, (name, write) in told.items() if method.get(key) is not None]
+    rows = [(name, write(value)) for key, (name, write) in told.items() if (value := method.get(key)) is not None]
     return Figure("Settings", "", [], [Table([Column("", "text"), Column("", "written")], rows)] if rows else [])
 
 
 def _checks(results: Results) -> Iterator[Figure]:
-    if rows := rows_of(results, "checks"):
+    if rows := results.get("checks"):
         columns = [
             *(Column("fails if", "literal"), Column("left", "measure"), Column("right", "measure"), Column("", "text")),
         ]
@@ -193,10 +195,10 @@ def _checks(results: Results) -> Iterator[Figure]:
 
 def _left_out(results: Results) -> Iterator[Figure]:
     """One row for each part that this evaluation could have had and does not have."""
-    rows = [(text, how) for key, text, how in _MISSING if not rows_of(results, key)]
-    if rows_of(results, "differences") and not rivals_of(results):
+    rows = [(text, how) for key, text, how in _MISSING if not results.get(key)]
+    if results.get("differences") and not rivals_of(results):
         rows.append(("a rival", "train one (scone train-fgram --kind plain --out DIR) and add --against DIR"))
-    if not results.get("payback") and any(row["arm"] == TABLE for row in rows_of(results, "cost")):
+    if not results.get("payback") and any(row["arm"] == TABLE for row in results.get("cost", [])):
         rows.append(("whether it pays", "add --against MODEL_DIR of a plain model"))
     if rows:
         yield Figure(
@@ -281,14 +283,14 @@ def _sizes(results: Results) -> Iterator[Fact]:
 
 def _pays(results: Results) -> Iterator[Fact]:
     found = results.get("payback")
-    if not found or not found.get("baseline"):
+    if not found or not found["baseline"]:
         return
-    tokens, days, bound = found["break_even_tokens"], found["break_even_days"], found["baseline"]["bound"]
-    note = f"against {found['baseline']['name']}"
+    bound, note = found["baseline"]["bound"], f"against {found['baseline']['name']}"
     if found["answer"] == "open":
         yield Fact("pays", "not known yet", f"{note}; the verdict says what to measure")
         return
     if found["outcome"] == "after":
+        tokens, days = known(found["break_even_tokens"]), known(found["break_even_days"])
         note = f"{days_text(days)} at {big(load_of(found))} tokens a day; {note}"
         limit = {"at least": "pays at the latest after", "at most": "pays, if at all, no earlier than after"}
         yield Fact(limit.get(bound or "", "pays after"), f"{big(tokens)} tokens", note)
@@ -303,10 +305,10 @@ def _pays(results: Results) -> Iterator[Fact]:
 def _notes(results: Results) -> list[str]:
     notes = [
         f"A check failed: {row['condition']} ({row['left']:.6g} against {row['right']:.6g})."
-        for row in rows_of(results, "checks")
+        for row in results.get("checks", [])
         if row["holds"]
     ]
-    for row in (results.get("method") or {}).get("corpora") or []:
+    for row in told_corpora(results):
         corpus = text_of(row["corpus"])
         if seen := row.get("in_training_split"):
             notes.append(

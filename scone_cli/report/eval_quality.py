@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from scone_cli.evaluation.result_types import Results
 from scone_cli.evaluation.results import (
     LIVE,
     NONE,
     TABLE,
     Comparison,
-    Results,
     arms_of,
     comparisons,
     cost_of,
@@ -18,7 +18,6 @@ from scone_cli.evaluation.results import (
     headline_of,
     how_much,
     rivals_of,
-    rows_of,
     text_of,
     value_of,
 )
@@ -36,7 +35,7 @@ _ACROSS = 8  # corpora side by side: more do not fit on paper
 
 def quality_section(results: Results) -> Section | None:
     """The metrics of every arm and the paired differences; None without metrics."""
-    if not rows_of(results, "results"):
+    if not results.get("results", []):
         return None
     found = [_differences(results), _by_size(results), _values(results), _itself(results)]
     says = (
@@ -50,7 +49,7 @@ def quality_section(results: Results) -> Section | None:
 
 def places_of(results: Results) -> list[str]:
     """The corpora and the folders within them, in the order of the results."""
-    return list(dict.fromkeys(row["corpus"] for row in rows_of(results, "results")))
+    return list(dict.fromkeys(row["corpus"] for row in results.get("results", [])))
 
 
 def interval_of(found: Comparison, name: str) -> Interval:
@@ -118,9 +117,9 @@ def _by_size(results: Results) -> Figure | None:
     metric = "bits_per_byte" if value_of(results, TABLE, corpus, "bits_per_byte") else "perplexity"
     dots = []
     for arm in [arm for arm in arms_of(results) if arm not in (LIVE, NONE)]:
-        found, size = value_of(results, arm, corpus, metric), cost_of(results, arm).get("resident_parameters")
-        if found and size:
-            dots.append(Dot(arm, size, found["value"], strong=arm == TABLE))
+        found, cost = value_of(results, arm, corpus, metric), cost_of(results, arm)
+        if found and cost and cost["resident_parameters"]:
+            dots.append(Dot(arm, cost["resident_parameters"], found["value"], strong=arm == TABLE))
     sizes = {dot.x for dot in dots}
     if len(sizes) < 2:
         return None
@@ -141,7 +140,7 @@ def _by_size(results: Results) -> Figure | None:
 def _values(results: Results) -> Figure:
     """The metrics of every arm: all of them with errors for one corpus, or a table per metric for several."""
     places, arms = places_of(results), arms_of(results)
-    metrics = [metric for metric in NAMES if any(row["metric"] == metric for row in rows_of(results, "results"))]
+    metrics = [metric for metric in NAMES if any(row["metric"] == metric for row in results.get("results", []))]
     strong = [i for i, arm in enumerate(arms) if arm == TABLE]
     if len(places) == 1:
         columns = [Column("", "text"), *(Column(NAMES[metric], "written") for metric in metrics)]

@@ -5,14 +5,28 @@ Every ± is one standard error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from scone_cli.corpus.remarks import flattery
+from scone_cli.evaluation.result_types import (
+    ArmCost,
+    Check,
+    Corpus,
+    Difference,
+    Interval,
+    Latency,
+    Results,
+    Rung,
+    TaskDifference,
+    TaskScore,
+    Term,
+    TermDifference,
+)
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE, clusters_of, errors_told, generation_speeds
 from scone_cli.formatting import listed, signed, term_text, value_text, with_error
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of a table on a terminal: what a column holds, by its heading
 
 MOST_RIVALS = 3  # columns of rivals in one table
 _OWN = (LIVE, NONE)  # arms that are the same model as the table's
@@ -22,7 +36,7 @@ MOST_ARMS = 5  # columns of arms in one table
 _ERROR = "± one standard error"
 
 
-def summary_of(results: Row) -> Row:
+def summary_of(results: Results) -> Row:
     """The tables and lines by heading, in the form that `console.results.result_text` prints."""
     corpora = [row["corpus"] for row in results["method"]["corpora"]]
     first = corpora[0]
@@ -39,7 +53,7 @@ def summary_of(results: Row) -> Row:
     return summary
 
 
-def _read(results: Row, corpora: list[str]) -> Row:
+def _read(results: Results, corpora: list[str]) -> Row:
     """The texts that were read, and remarks on them."""
     method = results["method"]
     summary: Row = {
@@ -72,7 +86,7 @@ def _read(results: Row, corpora: list[str]) -> Row:
     return summary
 
 
-def _details(results: Row, first: str) -> Row:
+def _details(results: Results, first: str) -> Row:
     """The tables of what was measured beside the quality, for the first corpus; empty ones are left out."""
     tables: Row = {
         f"loss on {first} by how often the token occurs in training, nats per token ({_ERROR})": _where(results, first),
@@ -86,7 +100,7 @@ def _details(results: Row, first: str) -> Row:
     return {heading: table for heading, table in tables.items() if table}
 
 
-def _quality(results: Row, corpus: str) -> Iterable[Row]:
+def _quality(results: Results, corpus: str) -> Iterable[Row]:
     """One row per arm: its quality, and how the table compares with it."""
     values = {(row["arm"], row["metric"]): row for row in results["results"] if row["corpus"] == corpus}
     compared = {row["against"]: row for row in results["differences"] if row["corpus"] == corpus}
@@ -103,14 +117,14 @@ def _quality(results: Row, corpus: str) -> Iterable[Row]:
         }
 
 
-def _by_corpus(results: Row, corpora: list[str]) -> Iterable[Row]:
+def _by_corpus(results: Results, corpora: list[str]) -> Iterable[Row]:
     """Perplexities: one row per arm, one column per corpus."""
     ppl = {(row["arm"], row["corpus"]): row["value"] for row in results["results"] if row["metric"] == "perplexity"}
     for arm in dict.fromkeys(arm for arm, _ in ppl):
         yield {"arm": arm} | {corpus: _rounded(ppl[arm, corpus], 2) for corpus in corpora}
 
 
-def _where(results: Row, corpus: str) -> list[Row]:
+def _where(results: Results, corpus: str) -> list[Row]:
     """The table's loss and its difference from rivals, from the rarest tokens to the most frequent."""
     rows = [row for row in results["tail"] if row["corpus"] == corpus and row["differences"]]
     against = [each["against"] for each in (rows[0]["differences"] if rows else [])]
@@ -123,27 +137,27 @@ def _where(results: Row, corpus: str) -> list[Row]:
     ]
 
 
-def _finding(row: Row) -> str:
+def _finding(row: Difference | TermDifference | TaskDifference) -> str:
     """The finding against another arm; the same model without its rows is not a rival, so there is none."""
     found = str(row["finding"])
     if row["against"] == NONE:
         return "(without its rows)"
-    if found == NOT_SHOWN and row["against"] == LIVE and _is_rounding(row):
+    if found == NOT_SHOWN and row["against"] == LIVE and _is_rounding(row["low"], row["high"]):
         return "the same, rounded"
     return found
 
 
-def _is_rounding(row: Row) -> bool:
+def _is_rounding(low: float | None, high: float | None) -> bool:
     """Whether the table's difference from the model that made it is no larger than rounding its rows explains."""
-    return row["low"] is not None and max(abs(row["low"]), abs(row["high"])) < LEAST_TOLD
+    return low is not None and high is not None and max(abs(low), abs(high)) < LEAST_TOLD
 
 
-def _signed(row: Row, digits: int) -> str:
+def _signed(row: Interval, digits: int) -> str:
     """A difference with its sign and its error."""
     return signed(row["nats_per_token"], with_error(abs(row["nats_per_token"]), row["stderr"], digits))
 
 
-def no_words_told(corpus: Row) -> str:
+def no_words_told(corpus: Corpus) -> str:
     """Why a corpus has no perplexity per word; empty if it has one, or if its text is not known."""
     if corpus["words"] is not None or not corpus.get("characters_a_word"):
         return ""
@@ -154,7 +168,7 @@ def no_words_told(corpus: Row) -> str:
     )
 
 
-def _terms(everything: list[Row], corpus: str) -> Iterable[Row]:
+def _terms(everything: list[Term], corpus: str) -> Iterable[Row]:
     """All terms together, then those with most tokens; the table is compared with a rival, or else with `none`."""
     rows = [row for row in everything if row["corpus"] == corpus]
     against = [each["against"] for row in rows[:1] for each in row["differences"]]
@@ -173,7 +187,7 @@ def _terms(everything: list[Row], corpus: str) -> Iterable[Row]:
         yield {"term": f"and {len(rows) - 1 - MOST_TERMS:,} more"}
 
 
-def _latency(row: Row) -> Row:
+def _latency(row: Latency) -> Row:
     where = {"ram": ", in RAM", "mmap": ", mapped"}.get(row["placement"] or "", "")
     return {
         "arm": row["arm"] + where,
@@ -185,7 +199,7 @@ def _latency(row: Row) -> Row:
     }
 
 
-def _rung(row: Row) -> Row:
+def _rung(row: Rung) -> Row:
     return {
         "rows": row["rows"],
         "bytes": row["bytes"],
@@ -196,7 +210,7 @@ def _rung(row: Row) -> Row:
     }
 
 
-def _tasks(rows: list[Row]) -> Iterable[Row]:
+def _tasks(rows: list[TaskScore]) -> Iterable[Row]:
     """One row per task and metric with a column per arm; with too many arms, one row per arm."""
     if len({row["arm"] for row in rows}) > MOST_ARMS:
         for row in rows:
@@ -217,12 +231,14 @@ def _tasks(rows: list[Row]) -> Iterable[Row]:
         yield {"task": task, "metric": metric, "n": here[0]["n"], **values, "largest error": largest}
 
 
-def task_remarks(results: Mapping[str, Any]) -> list[str]:
+def task_remarks(results: Results) -> list[str]:
     """Which scores have too large an error to be read, and which are not compared."""
-    rows, compared = results.get("tasks") or [], results.get("task_differences") or []
+    rows, compared = results.get("tasks", []), results.get("task_differences", [])
     scores = dict.fromkeys((row["task"], row["metric"]) for row in rows)
     vague = dict.fromkeys(
-        (row["task"], row["metric"]) for row in rows if row["stderr"] and row["stderr"] > abs(row["value"]) / 2
+        (row["task"], row["metric"])
+        for row in rows
+        if row["stderr"] and row["value"] is not None and row["stderr"] > abs(row["value"]) / 2
     )
     left_out = scores.keys() - {(row["task"], row["metric"]) for row in compared} if compared else set()
     remarks = {
@@ -238,7 +254,7 @@ def task_remarks(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _task_differences(rows: list[Row]) -> Iterable[Row]:
+def _task_differences(rows: list[TaskDifference]) -> Iterable[Row]:
     """The differences from each rival; without rivals, those from the same model read in other ways."""
     rivals = [row for row in rows if row["against"] not in _OWN and not row["against"].startswith(f"{TABLE}:")]
     for row in rivals or rows:
@@ -252,7 +268,7 @@ def _task_differences(rows: list[Row]) -> Iterable[Row]:
         }
 
 
-def _cost(row: Row, speed: float | None) -> Row:
+def _cost(row: ArmCost, speed: float | None) -> Row:
     shown = {
         "arm": row["arm"],
         "resident parameters": row["resident_parameters"],
@@ -263,7 +279,7 @@ def _cost(row: Row, speed: float | None) -> Row:
     return shown | ({"tokens/s": round(speed)} if speed else {})
 
 
-def _check(row: Row) -> Row:
+def _check(row: Check) -> Row:
     left, right = _rounded(row["left"], 6), _rounded(row["right"], 6)
     return {"condition": row["condition"], "left": left, "right": right, "holds": row["holds"]}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from scone_cli.evaluation.result_types import Results
 from scone_cli.evaluation.results import (
     BETTER,
     NONE,
@@ -18,7 +19,6 @@ from scone_cli.evaluation.results import (
     WORSE,
     Calls,
     Comparison,
-    Results,
     arms_of,
     comparisons,
     cost_of,
@@ -28,7 +28,6 @@ from scone_cli.evaluation.results import (
     judged_corpora,
     named_text,
     rivals_of,
-    rows_of,
     times_resident,
 )
 from scone_cli.formatting import bytes_text, count_text, listed, names_of, percent
@@ -39,7 +38,7 @@ _MOST_TIMES = 50  # nobody would look for more times the text
 
 def verdict_of(results: Results) -> str:
     """The whole verdict: the gain, the gain inside terms if there are any, the cost, whether it pays."""
-    pays = (results.get("payback") or {}).get("verdict") or _without_payback(results)
+    pays = found["verdict"] if (found := results.get("payback")) else _without_payback(results)
     return " ".join(filter(None, [verdict(results), terms_told(results), cost_told(results), pays]))
 
 
@@ -154,7 +153,7 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
 def terms_told(results: Results) -> str:
     """The comparison with the same rival inside the given terms; empty without terms or without a rival."""
     closest = headline_of(results)
-    rows = [row for row in rows_of(results, "terms") if closest and row["corpus"] == closest.corpus]
+    rows = [row for row in results.get("terms", []) if closest and row["corpus"] == closest.corpus]
     if closest is None or not rows:
         return ""
     if not rows[0]["n"]:
@@ -179,18 +178,18 @@ def cost_told(results: Results) -> str:
     own, closest = cost_of(results, TABLE), headline_of(results)
     if not own:
         return ""
-    parts = [f"{own['resident_parameters']:,} resident parameters"] if own.get("resident_parameters") else []
-    rival = cost_of(results, closest.against) if closest else {}
-    if closest and parts and rival.get("resident_parameters"):
+    parts = [f"{own['resident_parameters']:,} resident parameters"] if own["resident_parameters"] else []
+    rival = cost_of(results, closest.against) if closest else None
+    if closest and parts and rival and rival["resident_parameters"]:
         ratio = own["resident_parameters"] / rival["resident_parameters"]
         is_same = times_resident(results, closest.against) == 1
         parts[0] += (
             f" (as many as {closest.against})" if is_same else f" ({ratio:.2g} times those of {closest.against})"
         )
-    if own.get("offloaded_bytes_ram"):
+    if own["offloaded_bytes_ram"]:
         size = bytes_text(own["offloaded_bytes_ram"])
         parts.append(f"{size} of memory outside the accelerator for {count_text(own['offloaded_rows'])} rows")
-    if closest and own.get("training_flops") and rival.get("training_flops"):
+    if closest and own["training_flops"] and rival and rival["training_flops"]:
         ratio = own["training_flops"] / rival["training_flops"]
         parts.append(f"{ratio:.2g} times the training of {closest.against}")
     cost = f"It costs {listed(parts)}." if parts else ""
@@ -210,6 +209,6 @@ def _speed_told(results: Results, closest: Comparison | None) -> str:
 
 def _without_payback(results: Results) -> str:
     """That nobody knows whether it pays; empty if no table was measured or nothing was compared."""
-    if not any(row["arm"] == TABLE for row in results.get("cost") or []) or headline_of(results) is None:
+    if not any(row["arm"] == TABLE for row in results.get("cost", [])) or headline_of(results) is None:
         return ""
     return f"Whether it pays is not known, as no plain model was measured: {Calls.of(results).for_a_rival()}."
