@@ -13,7 +13,7 @@ from typing import NotRequired, TypedDict, final
 class Results(TypedDict, total=False):
     """Everything that `scone eval` writes to `results.json`. Sections of which nothing was asked or measured are empty."""
 
-    schema_version: int  # 2
+    schema_version: int  # version of these keys: 2
     method: Method
     results: list[Metric]
     clusters: list[Clustering]
@@ -32,7 +32,7 @@ class Results(TypedDict, total=False):
     latency: list[Latency]
     lookup: list[Lookup]
     peak_memory_bytes: int | None  # most memory of the evaluation itself, all its arms loaded; null without `--speed`
-    payback: Payback | None  # null without a plain rival
+    payback: Payback | None
     verdict: str  # what the table gains, what it costs, whether it pays
     checks: list[Check]
 
@@ -50,7 +50,7 @@ class Method(TypedDict, total=False):
     scone: str  # version of scone
     tokenizer: str  # hash of the tokenizer; empty where there is none
     models: dict[str, str]  # fingerprint of the model, by arm
-    tables: dict[str, TableFacts]  # by arm
+    tables: dict[str, TableFacts]  # one object per arm that reads a table
     commands: list[str]  # the commands that repeat the evaluation, from the corpus on
     calls: dict[str, str]  # how the hints call scone: `train`, `evaluate`, `evaluate_text`
 
@@ -59,11 +59,11 @@ class Corpus(TypedDict):
     """One text that was evaluated."""
 
     corpus: str  # its name; `held-out` for the held-out documents
-    documents: int
-    tokens: int
+    documents: int  # number of documents
+    tokens: int  # number of tokens
     bytes: int | None  # UTF-8; null for token ids without a byte-level tokenizer
     words: int | None  # what stands between white space; null where blanks do not separate words
-    characters_a_word: float | None
+    characters_a_word: float | None  # mean length of a word
     unspaced_share: float | None  # share of the characters that belong to a script without blanks, such as Chinese
     in_training_split: int  # documents that are also in the training text: the models have learned from them
     share_of_bytes_without_token: NotRequired[float]  # only if the tokenizer has no token for some bytes
@@ -73,9 +73,9 @@ class Corpus(TypedDict):
 class TableFacts(TypedDict):
     """One table that was read."""
 
-    fingerprint: str
+    fingerprint: str  # fingerprint of the table
     dtype: str  # format of its rows
-    rows: int
+    rows: int  # number of its rows
 
 
 # ---- how well the arms predict -----------------------------------------------------------------------------------
@@ -84,10 +84,10 @@ class TableFacts(TypedDict):
 class Metric(TypedDict):
     """One metric of one arm, on a corpus or on a folder in it."""
 
-    arm: str
+    arm: str  # name of the arm
     corpus: str  # `corpus` or `corpus/folder`
     metric: str  # `nats_per_token`, `perplexity`, `word_perplexity`, `bits_per_byte`
-    value: float
+    value: float  # value of the metric
     stderr: float | None  # standard error; null where the text is too short for one
     n: int  # tokens
     seconds: float | None  # time that the arm took; null for a folder
@@ -96,7 +96,7 @@ class Metric(TypedDict):
 class Clustering(TypedDict):
     """What the standard errors on a corpus or folder are clustered by."""
 
-    corpus: str
+    corpus: str  # `corpus` or `corpus/folder`
     by: str  # `documents`; `blocks` of text where there are fewer than 30 documents
     number: int  # clusters
     mean_tokens: int  # mean size of a cluster
@@ -106,17 +106,17 @@ class Interval(TypedDict):
     """A difference in nats per token, paired token by token, with its 95% interval."""
 
     nats_per_token: float  # table minus `against`
-    stderr: float | None
+    stderr: float | None  # standard error
     low: float | None  # the 95% interval; null where the text is too short for one
-    high: float | None
+    high: float | None  # end of the interval
 
 
 class Difference(Interval):
     """The table against one other arm, on a corpus or folder."""
 
     arm: str  # `table`
-    against: str
-    corpus: str
+    against: str  # the other arm
+    corpus: str  # `corpus` or `corpus/folder`
     n: int  # tokens
     finding: str  # `better`, `worse`, `the same` (equal but for rounding), `no difference shown`
 
@@ -127,7 +127,7 @@ class Difference(Interval):
 class MatchLength(TypedDict):
     """The loss by the length of the f-gram that is matched where a token is predicted."""
 
-    corpus: str
+    corpus: str  # name of the corpus
     match_length: int  # tokens of the f-gram; 0: none was matched
     share: float  # of all tokens
     n: int  # tokens
@@ -137,7 +137,7 @@ class MatchLength(TypedDict):
 class HitRate(TypedDict):
     """How often an f-gram is matched."""
 
-    corpus: str
+    corpus: str  # `corpus` or `corpus/folder`
     hit_rate: float  # share of the tokens at which an f-gram is matched
     mean_match_length: float | None  # tokens of a match
     n: int  # tokens
@@ -146,13 +146,13 @@ class HitRate(TypedDict):
 class TailDifference(Interval):
     """The table against one rival, on the tokens of one class."""
 
-    against: str
+    against: str  # the other arm
 
 
 class TokenClass(TypedDict):
     """The loss by how often the predicted token occurs in the training text."""
 
-    corpus: str
+    corpus: str  # name of the corpus
     first: int  # fewest occurrences in the training text of a token of this class
     last: int  # most occurrences
     share: float  # of all tokens
@@ -170,9 +170,9 @@ class TermDifference(TailDifference):
 class Term(TypedDict):
     """The loss on the tokens inside the terms of `--terms`: of all terms together, and of each."""
 
-    corpus: str
+    corpus: str  # name of the corpus
     term: str | None  # null: all terms together
-    occurrences: int
+    occurrences: int  # how often it occurs
     n: int  # tokens inside
     share: float  # of all tokens
     hit_rate: float | None  # share of the tokens inside at which an f-gram is matched
@@ -184,10 +184,10 @@ class Term(TypedDict):
 class Gain(TypedDict):
     """How much the table and one rival differ, summed over a corpus."""
 
-    corpus: str
-    against: str
+    corpus: str  # name of the corpus
+    against: str  # the rival, or `none`
     direction: str  # `gain`: the table is better; `loss`: it is worse
-    text: str
+    text: str  # the token or f-gram as text
     n: int  # occurrences
     nats: float  # table minus `against`, summed
 
@@ -205,20 +205,20 @@ class FgramGain(Gain):
     """The f-grams after which the table gains and loses most."""
 
     fgram: int  # number of its row
-    nats_per_use: float
+    nats_per_use: float  # table minus `against`, mean
 
 
 class Rung(TypedDict):
     """With `--ladder`: a table of only the first rows."""
 
-    corpus: str
-    rows: int
-    bytes: int  # size of such a table
-    nats_per_token: float
-    stderr: float | None
-    bits_per_byte: float | None
-    perplexity: float
-    hit_rate: float
+    corpus: str  # name of the corpus
+    rows: int  # number of rows
+    bytes: int  # bytes of its rows and its index
+    nats_per_token: float  # loss with this table
+    stderr: float | None  # its standard error
+    bits_per_byte: float | None  # null where no bytes are known
+    perplexity: float  # perplexity with this table
+    hit_rate: float  # share of the tokens at which one of these f-grams is matched
     is_knee: bool  # beyond this size more bytes gain little
 
 
@@ -228,11 +228,11 @@ class Rung(TypedDict):
 class TaskScore(TypedDict):
     """One metric of one arm on a task of lm-evaluation-harness."""
 
-    task: str
-    arm: str
-    metric: str
-    value: float | None
-    stderr: float | None
+    task: str  # name of the task
+    arm: str  # name of the arm
+    metric: str  # name of the metric, as the harness has it
+    value: float | None  # the score
+    stderr: float | None  # standard error; null where the harness knows none
     n: int | None  # items; null for a group of tasks
     version: str  # of the task
     cut: int  # requests whose context was longer than the model's, and was cut on the left
@@ -241,14 +241,14 @@ class TaskScore(TypedDict):
 class TaskDifference(TypedDict):
     """The score of the table minus that of another arm, paired item by item."""
 
-    task: str
-    metric: str
+    task: str  # name of the task
+    metric: str  # name of the metric
     arm: str  # `table`
-    against: str
-    difference: float
+    against: str  # the other arm
+    difference: float  # mean over the items
     stderr: float | None  # null for fewer than 10 items, or where both answer every item alike
     low: float | None  # the 95% interval
-    high: float | None
+    high: float | None  # end of the interval
     n: int  # items
     finding: str  # `better`, `worse`, `no difference shown`, `too few`: fewer than 10 items
 
@@ -260,9 +260,9 @@ class TaskDifference(TypedDict):
 class ArmCost(TypedDict):
     """What one arm takes, worked out from the shapes of its model and table."""
 
-    arm: str
+    arm: str  # name of the arm
     resident_parameters: int  # on the accelerator
-    resident_bytes: int
+    resident_bytes: int  # their bytes, float32
     offloaded_rows: int  # rows beside the accelerator
     offloaded_bytes_ram: int  # these rows and their index in RAM
     offloaded_bytes_disk: int  # or as files that are read on disk
@@ -276,7 +276,7 @@ class ArmCost(TypedDict):
 class Speed(TypedDict):
     """Measured throughput. Other work on the machine slows it down."""
 
-    arm: str
+    arm: str  # name of the arm
     placement: str | None  # where the table is: `ram`, or `mmap` (mapped from disk); null without a table
     phase: str  # `prefill` reads prompts, `decode` generates
     batch: int  # streams at once
@@ -288,14 +288,14 @@ class Speed(TypedDict):
 class Latency(TypedDict):
     """Measured latency of one stream that generates. A percentile of fewer than 100 measurements is null."""
 
-    arm: str
+    arm: str  # name of the arm
     placement: str | None  # as in `speed`
-    prompt_tokens: int
+    prompt_tokens: int  # tokens of the prompt
     first_token_ms: float  # median time to the first token
     first_token_p99_ms: float | None  # 99th percentile
     prompts: int  # measurements behind both
     latency_ms: float  # median time of each further token
-    latency_p99_ms: float | None
+    latency_p99_ms: float | None  # 99th percentile
     tokens: int  # measurements behind both
 
 
@@ -304,27 +304,27 @@ class Lookup(TypedDict):
 
     placement: str | None  # as in `speed`
     batch: int  # tokens of one look-up
-    median_us: float
-    p99_us: float
+    median_us: float  # median
+    p99_us: float  # 99th percentile
 
 
 # ---- whether it pays, and the conditions -------------------------------------------------------------------------
 
 
 class Payback(TypedDict):
-    """After how many served tokens the table is cheaper than a plain model of equal quality."""
+    """After how many served tokens the table is cheaper than a plain model of equal quality. Null without a plain rival."""
 
     scone: str  # the arm
     baseline: EqualQuality | None  # null without plain rivals
     prices: dict[str, float | str | None]  # the table [prices] of the recipe
     outcome: str  # `after` so many tokens, `at once`, `never`, `at first` (only for so many tokens), `no rivals`
     answer: str  # `yes`, `no`; `open` where more must be measured: the verdict says what
-    break_even_tokens: float | None
-    break_even_days: float | None
+    break_even_tokens: float | None  # served tokens until both have cost the same; null: never
+    break_even_days: float | None  # days until then, at the load of `prices`
     least_tokens_a_day: float | None  # with fewer the table costs more than it saves
-    extra_training_dollars: float | None
-    saving_dollars_a_million_tokens: float | None
-    table_dollars_a_month: float | None
+    extra_training_dollars: float | None  # what training costs more, once
+    saving_dollars_a_million_tokens: float | None  # what serving costs less
+    table_dollars_a_month: float | None  # what the memory of the table costs
     assumptions: list[Assumption]
     hinges_on: str | None  # the assumption that changes the answer most; null if none does
     verdict: str  # one sentence
@@ -333,29 +333,29 @@ class Payback(TypedDict):
 class EqualQuality(TypedDict):
     """The plain model with the loss of the table, interpolated between the plain models that were measured."""
 
-    name: str
+    name: str  # name of a rival, or between which two it lies
     bound: str | None  # `at least`: all rivals are worse, it costs more; `at most`: all are better, it costs less
-    nats_per_token: float
+    nats_per_token: float  # its loss
     inference_flops: float  # per token
-    training_flops: float
+    training_flops: float  # of the whole training
 
 
 class Assumption(TypedDict):
     """One price or load, and the tokens to break even with half and with twice its value."""
 
-    assumption: str
+    assumption: str  # key of the price or load
     text: str  # its name in a sentence
-    value: float
-    halved: float | None  # null: never
-    doubled: float | None
-    halved_outcome: str  # as `outcome`
-    doubled_outcome: str
+    value: float  # the value assumed
+    halved: float | None  # tokens to break even with half of it; null: never
+    doubled: float | None  # tokens to break even with twice of it; null: never
+    halved_outcome: str  # as `outcome`, with half of it
+    doubled_outcome: str  # as `outcome`, with twice of it
 
 
 class Check(TypedDict):
     """One condition of `--fail-if`."""
 
-    condition: str
-    left: float
-    right: float
+    condition: str  # as it was given
+    left: float  # value of its left side
+    right: float  # value of its right side
     holds: bool  # if true, the command exits with 1
