@@ -1,7 +1,7 @@
-"""What is kept of a corpus while it is evaluated, piece by piece: sums over each of its documents, for every arm.
+"""Running sums over a corpus that is evaluated piece by piece: losses by document for every arm, gains by token and f-gram.
 
-It takes memory by the document, not by the token: errors are clustered by document, so no less will do. Of long documents,
-parts are kept: where there are few, errors are clustered by blocks of text (`clusters`).
+Memory grows with the number of documents, not of tokens: errors are clustered by document, so less would not do. Long
+documents are kept in parts, because with few documents errors are clustered by blocks of text (`clusters`).
 Shapes: D documents, P parts of documents, N tokens of a piece, C classes.
 """
 
@@ -33,17 +33,18 @@ class CorpusTally:
 
     Attributes:
         folders: top folder of each document.
-        digests: how often each document is there.
-        seconds: that each arm took.
-        num_left_out: bytes for which there is no token, as far as the pieces tell it.
-        num_unknown: tokens that stand for what the vocabulary does not have.
-        lengths: positions of each arm whose match has 0, 1, ... tokens [K + 1].
+        digests: number of copies of each document, by its hash.
+        seconds: time of each arm.
+        num_left_out: bytes of text for which the tokenizer has no token.
+        num_unknown: occurrences of the unknown token.
+        lengths: for each arm, positions whose match has 0, 1, ... tokens [K + 1].
     """
 
     def __init__(self, arms: Sequence[Arm], matched_by: str | None, train_counts: I64, total: int = 0) -> None:
-        """Of these arms; matches are those of the arm `matched_by`; `train_counts` [V] puts tokens into classes.
+        """Begin with nothing.
 
-        `total` says about how many tokens are to come.
+        matched_by: the arm whose matches count. train_counts: occurrences of each token in training, by which tokens are put
+        into classes [V]. total: tokens to come, roughly.
         """
         self.folders: list[str] = []
         self.digests: Counter[bytes] = Counter()
@@ -58,7 +59,7 @@ class CorpusTally:
         self._sums: dict[tuple[str, str], list[F64]] = defaultdict(list)
 
     def add(self, stream: TokenStream, wording: I64, found: Losses) -> None:
-        """Take in a piece, with the wording [D, 3] of its documents."""
+        """Add a piece of text, with the wording [D, 3] of its documents."""
         starts, document = parts_of(stream.starts, self._part_tokens)
         sizes = np.diff(starts)
         part, num_parts = np.repeat(np.arange(sizes.size), sizes), sizes.size
@@ -67,7 +68,7 @@ class CorpusTally:
         self.digests.update(document_digests(stream))
         self.num_left_out += stream.num_left_out
         self._keep("tokens", "", sizes)
-        # What is known of documents alone is shared out by tokens: the sums are exact, and errors hardly move.
+        # Bytes and words are known per document, and are shared among its parts by tokens: sums stay exact, errors hardly change.
         share = sizes / np.maximum(1, np.diff(stream.starts))[document]
         self._keep("bytes", "", stream.num_bytes[document] * share)
         self._keep("wording", "", wording[document] * share[:, None])
@@ -83,7 +84,7 @@ class CorpusTally:
             own += np.bincount(found.matches[arm.name][1], minlength=own.size)
             self.seconds[arm.name] += found.seconds[arm.name]  # type: ignore[assignment] # mypy knows counters of int only
             self._keep("nats", arm.name, per_document(losses, starts))
-            if arm.prefix:  # of which no more is reported
+            if arm.prefix:  # nothing more is reported for a prefix of the table
                 self._keep("matched", arm.name, per_document(found.matches[arm.name][1] > 0, starts))
                 continue
             self._keep("nats by decade", arm.name, by_class(part, decade, num_parts, self._num_decades, losses))
@@ -120,8 +121,8 @@ def by_class(
 
 # ---- gain and loss by token and by f-gram -------------------------------------------------------------------------
 #
-# Differences are table - rival, in nats, as everywhere: below zero the table is better. They are totals over a corpus, so what
-# is frequent and gains a little may come before what is rare and gains much.
+# Differences are table - rival, in nats, as everywhere: below zero the table is better. They are summed over a corpus, so a
+# frequent token with a small gain may come before a rare one with a large gain.
 # Shapes: N tokens of a piece, V tokens of the vocabulary, S f-grams.
 
 
@@ -132,9 +133,9 @@ DIRECTIONS = {"gain": -1.0, "loss": 1.0}
 
 @dataclass
 class Example:
-    """For every token the occurrence that differs most in one direction: by how much [V], and the tokens before [V, 12].
+    """For every token, its occurrence with the largest difference in one direction.
 
-    Where there are fewer tokens before it in its document, the first of the line are NONE.
+    most: that difference [V]. before: the 12 tokens before it [V, 12], with NONE where the document does not have so many.
     """
 
     most: F32
@@ -148,7 +149,7 @@ class Gains:
         self._table, self._rivals = table, rivals
         self._occurrences = np.zeros(num_tokens, np.int64)
         self._nats = {arm: np.zeros(num_tokens) for arm in (table, *rivals)}
-        # Of a large table memory is taken as far as its f-grams are met, and the frequent come first.
+        # Pages of zeros take memory when they are written to: frequent f-grams come first, so those of a large table are few.
         self._uses = np.zeros(num_fgrams, np.int64)
         self._by_fgram = {arm: np.zeros(num_fgrams) for arm in rivals}
         self._examples = {
@@ -158,7 +159,7 @@ class Gains:
         }
 
     def add(self, stream: TokenStream, found: Losses) -> None:
-        """Take in a piece."""
+        """Add a piece of text."""
         tokens, ids = stream.tokens, found.matches[self._table][0]
         self._occurrences += np.bincount(tokens, minlength=self._occurrences.size)
         is_used = ids != NONE
@@ -200,7 +201,7 @@ class Gains:
     def fgrams(self, corpus: str, trie: FgramTrie, spell: Speller) -> list[FgramGain]:
         """The f-grams at whose use the differences of the next token are largest in total, by rival and direction."""
         rows = list[FgramGain]()
-        used = np.flatnonzero(self._uses)  # of a large table by far not all
+        used = np.flatnonzero(self._uses)  # a text uses few f-grams of a large table
         for arm, totals in self._by_fgram.items():
             total = totals[used]
             for direction, sign in DIRECTIONS.items():
@@ -223,7 +224,7 @@ class Gains:
 
 
 def _largest(values: F64) -> list[int]:
-    """Where the largest values are, largest first, as far as they are above zero."""
+    """Indices of the largest positive values, the largest first."""
     count = min(SHOWN, values.size)
     found = np.argpartition(-values, count - 1)[:count] if count else np.zeros(0, np.int64)
     ordered = found[np.lexsort((found, -values[found]))]
@@ -231,7 +232,7 @@ def _largest(values: F64) -> list[int]:
 
 
 def _note_most(example: Example, values: F32, stream: TokenStream) -> None:
-    """Take note of the occurrence with the largest value of each token, if it is larger than any so far."""
+    """Keep the occurrence of each token with the largest value, if it is larger than any so far."""
     most = example.most.copy()
     np.maximum.at(most, stream.tokens, values)
     places = np.flatnonzero((values == most[stream.tokens]) & (values > example.most[stream.tokens]))

@@ -1,4 +1,4 @@
-"""What the arms of an evaluation cost, and whether the table pays: from what was opened and measured to `cost` and `payback`."""
+"""Makes the sections `cost` and `payback` of an evaluation out of its models, tables and losses."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from scone_cli.training.summary import read_config, training_record
 
 @dataclass(frozen=True)
 class MeasuredArm:
-    """An arm of an evaluation: a model of ours, and where the rows of its f-grams come from.
+    """What the cost of an arm depends on: its model, and where the rows of its f-grams come from.
 
-    name: the arm's. config: the model's `config.json` (`dataclasses.asdict(model.config)`). source: `table`; `live`, where
-    A_f-gram runs; `none`, no rows (of a plain or a hashed model it does not matter). num_rows, row_bytes: of the table.
-    index_bytes: of the index in which f-grams are looked for (`arm.index().nbytes`). disk_bytes: of the table's files `rows-*`
-    and `index.*`. match_shares: of a `live` arm, see `live_flops`. training_flops: of the whole training, as
-    `training.summary.training_record` works them out from the log; those of filling the table are added to them.
+    config: the model's `config.json` (`dataclasses.asdict(model.config)`). source: `table`; `live`, where A_f-gram runs;
+    `none`, no rows; ignored for a plain or hashed model. num_rows, row_bytes: of the table. index_bytes: of the index that
+    finds f-grams (`arm.index.nbytes`). disk_bytes: of the table's files `rows-*` and `index.*`. match_shares: for a `live`
+    arm, see `live_flops`. training_flops: of the whole training, from its log (`training.summary.training_record`), without
+    the FLOPs that fill the table.
     """
 
     name: str
@@ -56,7 +56,7 @@ class MeasuredArm:
 
 
 def cost_rows(arms: Sequence[MeasuredArm]) -> list[ArmCost]:
-    """The section `cost` of an evaluation: a row an arm. Our models have float32 weights."""
+    """The section `cost`: one row per arm. Our models have float32 weights."""
     return [_arm_cost(arm) for arm in arms]
 
 
@@ -101,7 +101,7 @@ def _offloaded(arm: MeasuredArm) -> tuple[int, int, int, int]:
         in_ram = rows * arm.row_bytes + of_index
     elif kind == "scone" and arm.source == LIVE:
         rows, of_index = arm.config["learned_rows"], arm.index_bytes
-        in_ram = on_disk = rows * trained + of_index  # it matches as the table does, wherever the rows lie
+        in_ram = on_disk = rows * trained + of_index  # it matches as the table does
     return rows, in_ram, on_disk, of_index
 
 
@@ -112,7 +112,7 @@ def _hashed_rows(config: Mapping[str, Any]) -> int:
 
 
 def costs_of(arms: Sequence[Arm], found: Opened, shares: Mapping[str, F64]) -> list[ArmCost]:
-    """A row of `cost` for each arm; `shares` [K + 1] are those of its positions whose match has 0, 1, ... tokens."""
+    """The section `cost`; `shares`: by arm, the share of positions whose match has 0, 1, ... tokens [K + 1]."""
     measured = []
     for arm in arms:
         folder, manifest = found.model_of(arm.name)
@@ -134,12 +134,12 @@ def costs_of(arms: Sequence[Arm], found: Opened, shares: Mapping[str, F64]) -> l
 
 
 def _served_bytes(table: Manifest) -> int:
-    """Bytes of the files that are read when a table is served."""
+    """Bytes of the files of a table that serving reads."""
     return sum(stamp.bytes for name, stamp in table.files.items() if name.startswith(("rows-", "index.")))
 
 
 def _training_flops(folder: Path, model: Manifest) -> float | None:
-    """Of the whole training; None of a model that has no log of it."""
+    """FLOPs of the whole training of a model; None if it has no training log."""
     if "log.parquet" not in model.files:
         return None
     return float(training_record(folder, read_config(folder))["cost"]["training_flops"])
@@ -148,7 +148,7 @@ def _training_flops(folder: Path, model: Manifest) -> float | None:
 def payback_of(results: Results, plain: Sequence[str], prices: Prices) -> Payback | None:
     """The section `payback`: the table against the rivals named `plain`; None without any of these.
 
-    Their losses are those on the corpus that the verdict rests on: the first that is not training text.
+    Losses are those on the corpus that decides the verdict: the first that is not training text.
     """
     first = judged_corpora(results)[0]
     nats = {

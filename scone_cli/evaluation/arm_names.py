@@ -1,4 +1,4 @@
-"""The name that an arm gets from the folder it is given by; apart, so that a recipe is read without torch."""
+"""Names arms after their folders. A file of its own, so that a recipe is read without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scone_cli.errors import BadSetting
 
 
 def named_folder(given: Path) -> tuple[str, Path]:
-    """The name and the folder of what was given, NAME=DIR or DIR: its own name, but for a `model/` that of its workspace.
+    """Name and folder of an arm that was given as NAME=DIR or DIR. A folder `model/` is named after its workspace.
 
     Raises:
         BadSetting: it cannot be the name of an arm.

@@ -26,7 +26,7 @@ from scone_cli.vocab.vocabulary import trie_of_model
 
 @dataclass(frozen=True)
 class Opened:
-    """The manifests of all that takes part: the workspace's artifacts, rivals by name, further tables by name."""
+    """The manifests of all that takes part: artifacts of the workspace, rivals by name, further tables by name."""
 
     workspace: Path
     artifacts: dict[str, Manifest]
@@ -44,11 +44,11 @@ class Opened:
         return [*self.rivals, *own, NONE]
 
     def model_of(self, arm: str) -> tuple[Path, Manifest]:
-        """The model of an arm, and where it lies."""
+        """Folder and manifest of the model of an arm."""
         return self.rivals.get(arm) or (self.workspace / "model", self.artifacts["model"])
 
     def table_of(self, arm: str) -> tuple[Path, Manifest] | None:
-        """The table of an arm, and where it lies."""
+        """Folder and manifest of the table of an arm; None if it has none."""
         if arm == TABLE:
             return self.workspace / "table", self.artifacts["table"]
         return self.tables.get(arm.removeprefix(f"{TABLE}:")) if arm.startswith(f"{TABLE}:") else None
@@ -78,7 +78,7 @@ class Opened:
         return "tokenizer.json" in self.artifacts["tokens"].files
 
     def fingerprints(self) -> dict[str, str]:
-        """What the result depends on; weights by their own hash, as the same recipe may train others."""
+        """Hashes of all that the results depend on; weights have their own, because the same recipe may train others."""
         found = {name: manifest.fingerprint for name, manifest in self.artifacts.items()}
         found["model: weights"] = digest_weights(self.artifacts["model"])
         for name, (_, manifest) in self.rivals.items():
@@ -87,7 +87,7 @@ class Opened:
 
 
 def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> Opened:
-    """Check all that takes part, byte by byte and against one another.
+    """Open all that takes part; check every byte, and that the artifacts belong together.
 
     Raises:
         MismatchedArtifacts: table, model, vocabulary, tokens and tokenizer do not belong together.
@@ -128,12 +128,12 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
 
 
 def check_rivals(found: Opened, reads_held_out: bool) -> None:
-    """Refuse rivals of another `tokens/` where that matters: they may have learned from what is held out in this one.
+    """Refuse rivals of another `tokens/` if they may have been trained on documents that are held out here.
 
-    Without a tokenizer it matters always, as nothing else tells what an id stands for.
+    Without a tokenizer they are always refused, because nothing else tells that a token id means the same.
 
     Raises:
-        MismatchedArtifacts: there is one.
+        MismatchedArtifacts: there is such a rival.
     """
     tokens = found.artifacts["tokens"]
     for folder, model in found.rivals.values():
@@ -148,7 +148,7 @@ def check_rivals(found: Opened, reads_held_out: bool) -> None:
 
 
 def _open_given(option: str, folder: Path, artifact: str, workspace: Path) -> Manifest:
-    """The model or the table in a folder that was named; where there is none, what to run to make it there."""
+    """Open a model or table from the command line; where there is none, the error says which command makes it."""
     try:
         return open_artifact(folder, artifact)
     except (InputMissing, HalfWrittenArtifact) as error:
@@ -183,7 +183,7 @@ def _check_table(folder: Path, table: Manifest, artifacts: dict[str, Manifest], 
 
 
 def load_arms(found: Opened, ladder: bool, device: str = "cpu") -> tuple[list[Arm], FgramTrie | None]:
-    """The arms in the order of the report, then with `ladder` a prefix of the table each; and the f-grams of the table.
+    """Load the arms in the order of the report, then with `ladder` one arm per prefix of the table; and the f-grams of the table.
 
     Raises:
         BadSetting: there is no such device.

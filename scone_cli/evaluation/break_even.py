@@ -1,6 +1,6 @@
-"""When a model with a table has cost as much as a plain one: prices, the plain model of equal quality, and the arithmetic.
+"""The arithmetic of whether a table pays: prices, the plain model of equal quality, and the tokens until costs are equal.
 
-Prices are dollars, a GB is 10**9 bytes. What it leaves out: latency, staff, the network, and that machines come in whole numbers.
+Prices are in dollars, a GB is 10**9 bytes. Left out are latency, staff, the network, and that machines come in whole numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOREVER = math.inf
 
 @dataclass(frozen=True)
 class Prices:
-    """What things cost, and how much is served: the table [prices] of a recipe. RAM and SSD are the paper's (section 4.4)."""
+    """Prices, and how many tokens are served: the table [prices] of a recipe. RAM and SSD are as in the paper (section 4.4)."""
 
     accelerator_hour: float = setting(2.0, "Dollars for an accelerator for an hour.")
     accelerator_flops: float = setting(1e15, "Operations a second that it can do at most.")
@@ -47,7 +47,7 @@ class Prices:
         return 0.0 if given == "0" else float(parse_count(given, "[prices] tokens-a-day"))
 
     def check(self) -> None:
-        """Refuse prices that are none.
+        """Refuse impossible prices.
 
         Raises:
             BadSetting: a number is negative, or zero where something is divided by it.
@@ -68,9 +68,9 @@ class Prices:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model as it was measured: its loss, operations a token served, and operations of its whole training.
+    """A measured model: its loss, FLOPs per served token, and FLOPs of its whole training.
 
-    ram_bytes, disk_bytes: of its table, where that lies in RAM and where it lies on SSD; 0 of a plain model.
+    ram_bytes, disk_bytes: size of its table in RAM, or on SSD; 0 for a plain model.
     """
 
     name: str
@@ -99,17 +99,17 @@ def contender(cost: ArmCost | ShapeCost, nats_per_token: float) -> Contender:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A plain model as good as Scone. bound: None, or whether it would cost `at least` or `at most` what `model` does."""
+    """The plain model with the loss of Scone: `model` itself, or one that costs at least or at most as much (`bound`)."""
 
     model: Contender
     bound: str | None = None
 
 
 def equal_quality(scone: Contender, rivals: Sequence[Contender]) -> Baseline | None:
-    """The plain model with Scone's loss; None without rivals.
+    """The plain model with the loss of Scone; None without rivals.
 
-    Rivals that another beats at no more operations a token are left out; between two neighbours of those that remain, the
-    logarithms of the operations are taken to change evenly with the loss.
+    Rivals are left out if another one is better with the same or fewer FLOPs per token. Between two neighbours of the others,
+    the logarithm of the FLOPs is interpolated linearly over the loss.
     """
     best = _frontier(rivals)
     if not best:
@@ -133,7 +133,7 @@ def equal_quality(scone: Contender, rivals: Sequence[Contender]) -> Baseline | N
 
 
 def _frontier(rivals: Sequence[Contender]) -> list[Contender]:
-    """Those that no other beats at no more operations a token, the cheapest first: the loss falls from each to the next."""
+    """The rivals that no other beats with the same or fewer FLOPs per token; cheapest first, so the loss falls."""
     best: list[Contender] = []
     for rival in sorted(rivals, key=lambda each: (each.inference_flops, each.nats_per_token)):
         if not best or rival.nats_per_token < best[-1].nats_per_token:
@@ -146,9 +146,9 @@ def _frontier(rivals: Sequence[Contender]) -> list[Contender]:
 
 @dataclass(frozen=True)
 class Deal:
-    """What Scone costs more once (`extra`) and less a token (`saving`), and its table a day; all in dollars.
+    """Scone beside a plain model, in dollars: training costs `extra`, a served token saves `saving`, memory costs `table_a_day`.
 
-    tokens, days: until both have cost the same; infinite if that never comes, 0 if Scone is cheaper at once.
+    tokens, days: until both have cost the same; infinite if never, 0 if Scone is cheaper at once.
     """
 
     outcome: str
@@ -160,12 +160,12 @@ class Deal:
 
     @property
     def least_load(self) -> float:
-        """Tokens a day at which what is saved is what the table costs."""
+        """Tokens per day at which serving saves as much as the table costs; infinite if it saves nothing."""
         return self.table_a_day / self.saving if self.saving > 0 else FOREVER
 
 
 def deal_of(scone: Contender, plain: Contender, prices: Prices, load: float | None = None) -> Deal:
-    """What Scone costs more and less than a plain model; `load` is that of the prices, unless another is given."""
+    """Compare the costs of Scone and of a plain model; `load` in tokens per day replaces that of the prices."""
     load = prices.load if load is None else load
     a_flop = prices.accelerator_hour / 3600 / prices.accelerator_flops
     extra = (scone.training_flops - plain.training_flops) * a_flop / prices.training_utilisation
@@ -189,7 +189,7 @@ def _table_a_day(scone: Contender, prices: Prices) -> float:
     return size / _GB * prices.copies * a_year / DAYS_A_YEAR
 
 
-# ---- what it hinges on -------------------------------------------------------------------------------------------
+# ---- which assumption matters most ---------------------------------------------------------------------------------
 
 _TEXTS = {
     "inference_utilisation": "the accelerator's utilisation in inference",

@@ -1,10 +1,11 @@
 """What errors are clustered by: documents or, where there are few of them, blocks of text.
 
-Tokens of one document are not independent, documents nearly are. A few documents say little of how far documents differ, and
-one says nothing: of 30 documents whose lengths vary as those of books do, intervals of 95% hold the truth in some 90 of 100
-cases, of 10 in some 83. So below 30 the text is cut into some 30 blocks, each within a document: where what one token tells
-of the next ends within a tenth of a block, such intervals hold in more than 90 of 100 cases. They hold for this text only, as
-they say nothing of how far another document would differ. `tests/evaluation/test_clusters.py` simulates all three.
+Tokens of one document are not independent, documents nearly are. Few documents tell little about how much documents differ,
+and one tells nothing: with 30 documents whose lengths vary like those of books, 95% intervals hold the truth in about 90 of
+100 cases, with 10 documents in about 83. So fewer than 30 documents are cut into about 30 blocks, each inside one document. If
+tokens depend on one another only within a tenth of a block, these intervals hold the truth in more than 90 of 100 cases. They
+hold for this text only, because they do not tell how much another document would differ. `tests/evaluation/test_clusters.py`
+simulates all three.
 Shapes: D documents, P parts, B clusters, C classes.
 """
 
@@ -21,7 +22,7 @@ from scone_cli.arrays import F64, I64
 FEW_DOCUMENTS = 30
 NUM_BLOCKS = 30
 LEAST_TOKENS = 64  # of a part
-MOST_PARTS = 1 << 16  # of a corpus, about: sums over its parts are what an evaluation keeps in memory
+MOST_PARTS = 1 << 16  # of a corpus, roughly: an evaluation keeps the sums over all parts in memory
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Clusters:
 
 
 def part_tokens(total: int) -> int:
-    """Tokens of a part, of a text of about so many: few enough parts for memory, and no block is too small to be one."""
+    """Tokens of a part, for a text of about `total` tokens: few for the sake of blocks, many for the sake of memory."""
     return max(LEAST_TOKENS, total // MOST_PARTS)
 
 
 def parts_of(starts: I64, least: int) -> tuple[I64, I64]:
-    """Documents [D + 1] cut into equal parts of `least` tokens or some more: where they start [P + 1], their documents [P]."""
+    """Cut documents [D + 1] into equal parts of `least` tokens or a few more: their starts [P + 1], their documents [P]."""
     sizes = np.diff(starts)
     count = np.maximum(1, sizes // least)
     document = np.repeat(np.arange(sizes.size), count)
@@ -55,7 +56,7 @@ def parts_of(starts: I64, least: int) -> tuple[I64, I64]:
 
 
 def clusters_of(tokens: F64, document: I64, inside: npt.NDArray[np.bool_]) -> Clusters:
-    """What the errors of some documents `inside` [D] are clustered by; of all parts their tokens [P] and documents [P]."""
+    """The clusters for the errors of the documents `inside` [D]; `tokens` and `document` are those of all parts [P]."""
     of_document = np.bincount(document, tokens, inside.size)
     is_here = inside & (of_document > 0)
     if is_here.sum() >= FEW_DOCUMENTS:

@@ -2,8 +2,8 @@
 
 A condition is one comparison (`<`, `<=`, `>`, `>=`) of two sides made of numbers, `+ - * /`, parentheses and names. A name is an
 arm and a metric, `table.ppl` or `plain-1x.bpb`; where there are several corpora, or for a folder of one, with the corpus in
-brackets: `table.ppl[law]`. Latencies (`table.latency_p99_ms`, with the table mapped) are of no corpus. Nothing of it is ever
-run as Python: it is parsed, and only these few nodes are understood.
+brackets: `table.ppl[law]`. Latencies (`table.latency_p99_ms`, with the table mapped) have no corpus. A condition is parsed as
+Python but never run: only these few kinds of nodes are worked out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ METRICS: Mapping[str, str] = {
     "first_token_ms": "first_token_ms",
     "first_token_p99_ms": "first_token_p99_ms",
 }
-LATENCIES = tuple(name for name in METRICS if name.endswith("_ms"))  # measured once, and of no corpus
+LATENCIES = tuple(name for name in METRICS if name.endswith("_ms"))  # measured once, not per corpus
 _COMPARISONS: Mapping[type, Callable[[float, float], bool]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -44,7 +44,7 @@ _OPERATIONS: Mapping[type, Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-LONGEST = 500  # characters of a condition: what is nested deeper than Python can follow is longer
+LONGEST = 500  # characters of a condition: nesting that is too deep for Python to parse takes more
 _PLACEHOLDER = "name_{}_"
 
 # The value of (arm, metric, corpus): the metric by its name in results.json; None where it is not known.
@@ -69,7 +69,7 @@ def values_of(results: Results) -> Values:
 
 @dataclass(frozen=True)
 class Name:
-    """What a condition asks for: an arm, a metric, and the corpus if it says so."""
+    """A name in a condition: an arm, a metric, and a corpus if there is one."""
 
     arm: str
     metric: str
@@ -79,7 +79,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition that was understood."""
+    """A parsed condition."""
 
     text: str
     left: ast.expr
@@ -91,22 +91,22 @@ class Condition:
         """Both sides and whether it holds, as a row of `checks`.
 
         Raises:
-            BadSetting: a name means nothing, or two things; a division by zero; a side that is no finite number.
+            BadSetting: a name has no value, or one per corpus; a division by zero; a side that is not finite.
         """
 
         def look_up(name: str) -> float:
             return self._look_up(self.names[name], values, corpora)
 
         left, right = (_worked_out(side, self.text, look_up) for side in (self.left, self.right))
-        if not (math.isfinite(left) and math.isfinite(right)):  # what is compared with that is never found to fail
+        if not (math.isfinite(left) and math.isfinite(right)):  # a comparison with that would never hold
             raise BadSetting(f"--fail-if '{self.text}': compares {left:g} with {right:g}")
         return {"condition": self.text, "left": left, "right": right, "holds": self.compare(left, right)}
 
     def check_corpora(self, corpora: Sequence[str]) -> None:
-        """Refuse names of corpora that there will not be, before any work; which folders they have is not known yet.
+        """Refuse a corpus that is not evaluated, before any work; which folders a corpus has is not known yet.
 
         Raises:
-            BadSetting: a name is of no corpus, or of none while there are several.
+            BadSetting: a name has an unknown corpus, or none while there are several.
         """
         for name in self.names.values():
             corpus = self._corpus_of(name, corpora)
@@ -117,7 +117,7 @@ class Condition:
 
     @property
     def needs_speed(self) -> bool:
-        """Whether it asks for what is measured with `--speed`."""
+        """Whether it asks for a latency, which `--no-speed` leaves out."""
         return any(name.metric in LATENCIES for name in self.names.values())
 
     def _look_up(self, name: Name, values: Values, corpora: Sequence[str]) -> float:
@@ -132,13 +132,13 @@ class Condition:
         if name.metric in LATENCIES:
             if name.corpus is not None:
                 raise BadSetting(
-                    f"--fail-if '{self.text}': {name.text} names a corpus, but a latency is of none",
+                    f"--fail-if '{self.text}': {name.text} names a corpus, but a latency has none",
                     f"say {name.arm}.{name.metric}",
                 )
             return ""
         if name.corpus is None and len(corpora) > 1:
             raise BadSetting(
-                f"--fail-if '{self.text}': {name.text} is known of {len(corpora)} corpora ({', '.join(corpora)})",
+                f"--fail-if '{self.text}': {name.text} has a value for each of {len(corpora)} corpora ({', '.join(corpora)})",
                 f"say which: {name.text}[{corpora[0]}]",
             )
         return corpora[0] if name.corpus is None else name.corpus
@@ -146,11 +146,11 @@ class Condition:
     def _not_known(self, name: Name, corpus: str, known: Sequence[str]) -> BadSetting:
         if name.metric in LATENCIES:
             return BadSetting(
-                f"--fail-if '{self.text}': {name.text} is not known",
-                "a 99th percentile takes 100 times; where there was no time for them, ask for the median: latency_ms",
+                f"--fail-if '{self.text}': {name.text} was not measured",
+                "a 99th percentile needs 100 measurements, and there was no time for so many: ask for the median, latency_ms",
             )
-        hint = f"it is known of: {', '.join(known)}" if known else None
-        return BadSetting(f"--fail-if '{self.text}': {name.text} is not known of '{corpus}'", hint)
+        hint = f"it was measured on: {', '.join(known)}" if known else None
+        return BadSetting(f"--fail-if '{self.text}': {name.text} was not measured on '{corpus}'", hint)
 
 
 def _worked_out(side: ast.expr, text: str, look_up: Callable[[str], float]) -> float:
@@ -179,16 +179,16 @@ def _worked_out(side: ast.expr, text: str, look_up: Callable[[str], float]) -> f
 
 
 def arms_named(text: str) -> list[str]:
-    """What may be the names of arms in a condition whose arms are not known yet: what stands before a dot and a word."""
+    """Possible names of arms in a condition, where the arms are not known yet: what stands before a dot and a word."""
     found = re.findall(r"(?<![\w.])(\w[^\s()*/+<>=\[\]]*?)\.[A-Za-z_]\w*(?![\w.])", text)
     return [name for name in found if not name.isdigit()]  # 1.e5 is a number
 
 
 def parse(text: str, arms: Sequence[str]) -> Condition:
-    """Understand a condition on these arms.
+    """Parse a condition on these arms.
 
     Raises:
-        BadSetting: it is no comparison of numbers and names, or names an arm or a metric that there is not.
+        BadSetting: it is no comparison of numbers and names, or names an unknown arm or metric.
     """
     if len(text) > LONGEST:
         raise BadSetting(f"--fail-if: a condition of {len(text):,} characters, expected at most {LONGEST}")
@@ -205,7 +205,7 @@ def parse(text: str, arms: Sequence[str]) -> Condition:
         names[placeholder] = name
         return placeholder
 
-    # Arms first, as their names may be no names in Python: plain-1x, table:int8. The longest that fits is meant.
+    # Arms first, because their names may be no Python names: plain-1x, table:int8. The longest name that fits counts.
     known = "|".join(re.escape(arm) for arm in sorted(arms, key=len, reverse=True))
     pattern = rf"(?<![\w.])(?P<arm>{known})\.(?P<metric>\w+)(?:\[(?P<corpus>[^\]]*)\])?"
     try:
@@ -213,7 +213,7 @@ def parse(text: str, arms: Sequence[str]) -> Condition:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         unknown = next(
             (arm for arm in arms_named(text) if arm not in arms), None
-        )  # such as plian-1x: no name in Python
+        )  # such as plian-1x, which is no Python name
         why = f"no arm '{unknown}'" if unknown else "it cannot be read"
         raise _not_understood(text, why, arms, _meant(unknown or "", arms)) from error
     match body:
@@ -225,7 +225,7 @@ def parse(text: str, arms: Sequence[str]) -> Condition:
 
 
 def _check(node: ast.expr, text: str, arms: Sequence[str], names: Mapping[str, Name]) -> None:
-    """Raise unless an expression is made of what `Condition.check` knows."""
+    """Raise unless `Condition.check` can work out the expression."""
     match node:
         case ast.Constant(value=value) if type(value) in (int, float):
             pass

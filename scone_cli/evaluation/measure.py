@@ -1,4 +1,4 @@
-"""One corpus evaluated: how well every arm predicts it, and where the table gains; as the sections of `results.json`."""
+"""Measures every arm on every text: reads each text once, and makes the sections of `results.json` that need a model."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from scone_cli.vocab.trie import FgramTrie
 
 @dataclass(frozen=True)
 class Reading:
-    """What evaluating a text needs besides the arms.
+    """All that evaluating a text needs beside the text and the arms.
 
     Attributes:
         end_of_document: the token that stands before a document.
         train_counts: how often each token occurs in the training text [V].
         spell: spells tokens, if there is a tokenizer, and counts words.
         trie: the f-grams of the table.
-        rivals: names of the arms that the table may gain on, token by token.
+        rivals: names of the arms that the table is compared with by token and by f-gram.
         ladder: whether the first rows of the table are reported too.
-        terms: of a field; what is lost on the tokens inside them is reported too. They need a tokenizer.
+        terms: of a field; the loss on the tokens inside them is reported too. They need a tokenizer.
     """
 
     end_of_document: int
@@ -60,11 +60,11 @@ class Reading:
 
 
 def evaluate_text(text: Text, arms: Sequence[Arm], reading: Reading, progress: Progress) -> tuple[Results, CorpusTally]:
-    """Read a text once with all arms; what came out, and the tally of its documents.
+    """Read a text once with all arms; its sections of `results.json`, and the sums that they were made of.
 
     Raises:
-        InputMissing: there is not one token in it.
-        BadData: the loss of an arm is no number.
+        InputMissing: there is no token in it.
+        BadData: the loss of an arm is not a finite number.
     """
     names = [arm.name for arm in arms]
     gains = None
@@ -103,7 +103,7 @@ def evaluate_text(text: Text, arms: Sequence[Arm], reading: Reading, progress: P
 
 
 def _terms_of(reading: Reading, arms: Sequence[Arm], total: int) -> TermLosses | None:
-    """What sums up the losses inside terms; None without any."""
+    """The sums of the losses inside terms; None without terms."""
     if not (reading.terms and reading.spell.tokenizer):
         return None
     shown = [arm.name for arm in arms if arm.prefix is None]
@@ -114,7 +114,7 @@ def _terms_of(reading: Reading, arms: Sequence[Arm], total: int) -> TermLosses |
 def _sections(
     text: Text, arms: Sequence[Arm], reading: Reading, tally: CorpusTally, gains: Gains | None, terms: TermLosses | None
 ) -> Results:
-    """What came out, section by section."""
+    """The sections of one text, out of its sums."""
     shown = [arm for arm in arms if arm.prefix is None]
     groups = tally.groups(text.name)
     return {
@@ -134,13 +134,15 @@ def _sections(
 
 
 def _check_losses(corpus: str, found: Losses) -> None:
-    """Raise BadData where a loss is no number: nothing can be compared with that, and a condition on it never holds."""
+    """Raise BadData if a loss is not finite: nothing can be compared with it, and a condition on it would never hold."""
     for arm, losses in found.losses.items():
         if not np.isfinite(losses).all():
-            raise BadData(f"{corpus}: the loss of {arm} is no number", "train that model again, or leave it out")
+            raise BadData(
+                f"{corpus}: the loss of {arm} is not a finite number", "train that model again, or leave it out"
+            )
 
 
-# ---- all of it: the sections of `results.json` but those that judge what is in the others -------------------------
+# ---- all texts, tasks and speed ------------------------------------------------------------------------------------
 
 
 _NOT_TIMED: Results = {"speed": [], "latency": [], "lookup": [], "peak_memory_bytes": None}
@@ -159,9 +161,14 @@ def measure(
     task_options: TaskOptions | None = None,
     terms: Sequence[str] = (),
 ) -> Results:
-    """Evaluate all arms on the texts and, with a tokenizer, on terms and tasks; of `method` what is only known then."""
+    """Evaluate all arms on texts, terms and tasks, and time them: all sections but those that judge.
+
+    Of `method` it gives the keys that are known only after measuring. Terms and tasks need a tokenizer.
+    """
     started, options = time.monotonic(), task_options or TaskOptions()
-    with open_tasks(tasks, progress, options) if tasks else contextlib.nullcontext() as opened:  # may be refused: first
+    with (
+        open_tasks(tasks, progress, options) if tasks else contextlib.nullcontext() as opened
+    ):  # first, because it may be refused
         folder = found.workspace / "tokens"
         end = end_of_document(folder, found.artifacts["tokens"])
         arms, trie = load_arms(found, ladder, device)
@@ -201,7 +208,7 @@ def _speed(found: Opened, arms: Sequence[Arm], text: Text, progress: Progress) -
 
 
 def _about(texts: Sequence[Text], tallies: Sequence[CorpusTally], tokens: Path) -> list[Corpus]:
-    """The corpora as they are described in `method`, with the shares of text and tokens that say nothing, unless they are 0."""
+    """The section `method.corpora`; the shares of bytes without token and of unknown tokens are left out where they are 0."""
     known = documents_trained_on([tally.digests for tally in tallies], tokens)
     rows = list[Corpus]()
     for text, tally, trained in zip(texts, tallies, known, strict=True):

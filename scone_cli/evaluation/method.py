@@ -47,13 +47,13 @@ def method_of(
     }
 
 
-# What a manifest says beside the settings of its command.
+# What the settings in a manifest hold that no option of the command sets.
 _FOUND = {"num_tokens", "num_fgrams", "exclude_tokens"}
 _FOUND_IN_TABLES = {"dim", "max_n"}
 
 
 def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """From the corpus to this evaluation with these `arguments`; where the corpus of training lay is not known: CORPUS."""
+    """The commands from the corpus to this evaluation. The path of the training corpus is not known: it is written as CORPUS."""
     workspace, made = found.workspace, found.artifacts
     commands = [_command(workspace, "count-ngrams", ["CORPUS"], _token_settings(found) | _count_settings(workspace))]
     if "vocab" in made:
@@ -71,9 +71,9 @@ def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, 
 def calls_of(
     found: Opened, corpora: Sequence[str], options: Sequence[str], changed: Mapping[str, Any], recipe: str | None
 ) -> dict[str, str]:
-    """What further commands begin with, see `results.Calls`.
+    """The beginnings of commands that hints print, see `results.Calls`.
 
-    changed: the settings that are not the defaults. recipe: what was given now; else the one that made the model.
+    changed: the settings that are not the default. recipe: the one given now; if None, the one that made the model counts.
     """
     recipe = recipe or found.artifacts["model"].recipe.get("path")
     of_recipe = ["--config", path_text(recipe)] if recipe else []
@@ -85,14 +85,14 @@ def calls_of(
 
 
 def _token_settings(found: Opened) -> dict[str, Any]:
-    """Those of `tokens/`; a tokenizer that was given is known there by its hash, and lies in it."""
+    """The settings of `tokens/`. A tokenizer that was given is noted there by its hash; its file is in `tokens/`."""
     settings = found.artifacts["tokens"].settings
     given = {"tokenizer": found.workspace / "tokens" / "tokenizer.json"} if settings.get("tokenizer") else {}
     return settings | given
 
 
 def _count_settings(workspace: Path) -> dict[str, Any]:
-    """Those of `counts/`, if it is still there: an evaluation does not need it."""
+    """The settings of `counts/`; none if it is gone: an evaluation does not need it."""
     try:
         return read_manifest(workspace / "counts", "counts").settings
     except SconeError:

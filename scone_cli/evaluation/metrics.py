@@ -1,4 +1,4 @@
-"""What is reported, each as one short function that says what it divides by what. Pure arithmetic; no files, no networks."""
+"""The metrics of an evaluation. Each is one short function that says what is divided by what: arithmetic only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import numpy.typing as npt
 
 from scone_cli.arrays import F64
 
-_LARGEST_EXPONENT = (
-    700.0  # of e, in float64: a word of hundreds of tokens, as in text without blanks, is beyond counting
-)
-LEAST_CLUSTERS = 10  # documents, blocks of text or items: of fewer, errors are far too small
+# Beyond it `exp` overflows a float64, as for a "word" of hundreds of tokens in text without blanks.
+_LARGEST_EXPONENT = 700.0
+LEAST_CLUSTERS = 10  # documents, blocks of text or items: with fewer, standard errors are far too small
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its standard error (None when there is but one document), and the number of tokens behind it."""
+    """A value, its standard error (None for a single document), and the number of tokens behind it."""
 
     value: float
     stderr: float | None
@@ -29,8 +28,8 @@ def ratio_of_totals(numerators: F64, denominators: F64) -> tuple[float, float | 
     """sum(numerators) / sum(denominators) over documents [D], with a standard error clustered by document.
 
     Tokens of one document are not independent, documents nearly are: so the error comes from how far each document's
-    total lies from what the overall ratio predicts for its size (the linearised ratio estimator). Documents with nothing in
-    them say nothing: of one that has something there is no error, not an error of 0.
+    total lies from what the overall ratio predicts for its size (the linearised ratio estimator). Empty documents do not count:
+    a single document that is not empty has no error, which is not an error of 0.
     """
     total, count = float(denominators.sum()), int(((numerators != 0) | (denominators != 0)).sum())
     if total == 0:
@@ -48,14 +47,14 @@ def nats_per_token(nats: F64, tokens: F64) -> Estimate:
 
 
 def perplexity(nats: F64, tokens: F64) -> Estimate:
-    """Exponential of the nats a token; its error by the first-order rule, value * error of the exponent."""
+    """Exponential of the nats per token; its error to first order: value * error of the exponent."""
     mean = nats_per_token(nats, tokens)
     value = math.exp(min(mean.value, _LARGEST_EXPONENT))
     return Estimate(value, None if mean.stderr is None else value * mean.stderr, mean.n)
 
 
 def word_perplexity(nats: F64, words: F64, tokens: F64) -> Estimate:
-    """Exponential of the total -ln p over total words, which are what stands between white space."""
+    """Exponential of the total -ln p over total words; a word is what stands between white space."""
     mean, stderr = ratio_of_totals(nats, words)
     value = math.exp(min(mean, _LARGEST_EXPONENT))
     return Estimate(value, None if stderr is None else value * stderr, int(tokens.sum()))
@@ -68,9 +67,9 @@ def bits_per_byte(nats: F64, num_bytes: F64, tokens: F64) -> Estimate:
 
 
 def interval(estimate: Estimate, clusters: int) -> tuple[float, float] | None:
-    """The 95% confidence interval of a mean whose error comes from so many documents; None where there is but one.
+    """The 95% confidence interval of a mean whose error comes from so many clusters; None for fewer than two.
 
-    By Student's distribution, as a few documents say little of how far documents differ.
+    By Student's distribution, because few clusters tell little about how much clusters differ.
     """
     if estimate.stderr is None or clusters < 2:
         return None

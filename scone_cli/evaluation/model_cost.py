@@ -1,8 +1,8 @@
-"""What a model of a given shape costs, worked out without building it: parameters, bytes, operations, its table.
+"""What a model of a given shape costs, worked out without building it: parameters, bytes, FLOPs, its table.
 
 Exact for the models of `model.py` (the tests build small ones and count), so also for those that do not fit this machine.
-How much A_f-gram works depends on the text: a shape says at which share of the positions an f-gram matches, and how many
-nodes the trie of a batch has a position. Measured speed is not here.
+The work of A_f-gram depends on the text: a shape says at which share of the positions an f-gram matches, and how many nodes
+per position the trie of a batch has. Measured speed is in `speed`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def lmdb_bytes(num_rows: int, row_bytes: int, key_bytes: int) -> int:
 
 
 def _entry(node_bytes: int) -> int:
-    """Bytes of a page that a node takes: it begins at an even place, and has a pointer."""
+    """Bytes that a node takes in a page: it begins at an even offset, and has a pointer."""
     return node_bytes + node_bytes % 2 + _POINTER
 
 
@@ -105,7 +105,7 @@ class Shape:
         return parse_count(str(self.fgrams), "fgrams") if self.fgrams is not None else 0
 
     def check(self) -> None:
-        """Refuse what is no shape.
+        """Refuse an impossible shape.
 
         Raises:
             BadSetting: a number is missing or out of its range; f-grams without a model for them, or the reverse.
@@ -126,7 +126,7 @@ class Shape:
 
     @property
     def num_training_tokens(self) -> int | None:
-        """Tokens of the training, if that is known."""
+        """Tokens of the training; None if not known."""
         return parse_count(str(self.training_tokens), "training-tokens") if self.training_tokens is not None else None
 
 
@@ -141,17 +141,17 @@ class Cost:
 
 
 def main_parameters(shape: Shape) -> int:
-    """All that is resident when the model is served."""
+    """Parameters of the main model: all that is resident when it is served."""
     return flops.main_parameters(shape.dim, shape.hidden, shape.layers, shape.vocab_size, shape.tied_head)
 
 
 def fgram_parameters(shape: Shape) -> int:
-    """Those of A_f-gram."""
+    """Parameters of A_f-gram."""
     return flops.fgram_parameters(shape.dim, shape.hidden, shape.fgram_layers, shape.max_n)
 
 
 def kv_bytes_a_token(shape: Shape) -> int:
-    """Keys and values that a token leaves behind in every layer."""
+    """Bytes of the keys and values of one token, in all layers."""
     return 2 * shape.layers * shape.dim * number_bytes(shape)
 
 
@@ -160,16 +160,16 @@ def number_bytes(shape: Shape) -> int:
     return FORMATS[shape.weights].bits // 8
 
 
-# ---- operations --------------------------------------------------------------------------------------------------
+# ---- FLOPs ---------------------------------------------------------------------------------------------------------
 
 
 def decode_flops(shape: Shape) -> int:
-    """Operations of the main model for one token more, with a full context behind it."""
+    """FLOPs of the main model to generate one token after a full context."""
     return forward_flops(shape.dim, shape.hidden, shape.layers, shape.vocab_size, shape.context)
 
 
 def prefill_flops(shape: Shape) -> int:
-    """Operations of the main model for a token of a prompt that fills the context: of the last alone the head is asked.
+    """FLOPs of the main model per token of a prompt that fills the context; the head runs for the last token only.
 
     Attention is counted over the whole context, as in `forward_flops`; causal kernels need about half of that.
     """
@@ -182,15 +182,15 @@ def _without_head(shape: Shape) -> int:
 
 
 def plain_training_flops(shape: Shape) -> int:
-    """Operations a sequence of training the main model: forward, and twice that backward."""
+    """Training FLOPs per sequence of the main model: forward, and twice that backward."""
     return (1 + _BACKWARD) * shape.context * decode_flops(shape)
 
 
 def padded_training_flops(shape: Shape) -> int:
-    """Operations a sequence of training both models the paper's way: each match is computed by itself, padded to K tokens.
+    """Training FLOPs per sequence of both models as in the paper: each match is computed by itself, padded to K tokens.
 
-    The paper's own 5.57e13 for 1B with 1B f-grams is less than half of that. How it was counted is not said; it is as if
-    A_f-gram ran over 1.9 tokens a position, and no match is shorter than two.
+    The paper's own 5.57e13 for 1B with 1B f-grams is less than half of that. It does not say how it counts; the number fits
+    an A_f-gram that runs over 1.9 tokens per position, although no match is shorter than two.
     """
     return _with_fgrams(shape, shape.max_n * shape.matched)
 
@@ -201,19 +201,19 @@ def trie_training_flops(shape: Shape) -> int | None:
 
 
 def _with_fgrams(shape: Shape, nodes: float) -> int:
-    """With so many token-forwards of A_f-gram a position, all of them asked for an output and as deep as can be."""
+    """With so many token-forwards of A_f-gram per position, each with an output and at the largest depth: an upper bound."""
     of_fgrams = fgram_pass_flops(shape.dim, shape.hidden, shape.fgram_layers, nodes, nodes, shape.max_n)
     return plain_training_flops(shape) + round((1 + _BACKWARD) * shape.context * of_fgrams)
 
 
 def precompute_flops(shape: Shape) -> int:
-    """Operations of the one pass over the vocabulary that fills the table: a token-forward an f-gram."""
+    """FLOPs of the one pass over the vocabulary that fills the table: one token-forward per f-gram."""
     of_each = fgram_forward_flops(shape.dim, shape.hidden, shape.fgram_layers, shape.max_n)
     return round(shape.num_fgrams * of_each)
 
 
 def live_flops(shape: Shape, match_shares: Sequence[float]) -> float:
-    """Operations a token of A_f-gram where there is no table: n token-forwards for a match of n tokens.
+    """FLOPs per token of A_f-gram without a table: n token-forwards for a match of n tokens.
 
     match_shares[n]: the share of positions whose longest match has n tokens.
     """
@@ -224,7 +224,7 @@ def live_flops(shape: Shape, match_shares: Sequence[float]) -> float:
 
 
 def whole_training_flops(shape: Shape) -> float | None:
-    """Operations of the whole training, the trie's way if its nodes are known, and of filling the table."""
+    """FLOPs of the whole training, over the trie if its nodes are known, and of filling the table; None without tokens."""
     if shape.num_training_tokens is None:
         return None
     if not shape.num_fgrams:
@@ -234,7 +234,7 @@ def whole_training_flops(shape: Shape) -> float | None:
     return shape.num_training_tokens / shape.context * a_sequence + precompute_flops(shape)
 
 
-# ---- what is told ------------------------------------------------------------------------------------------------
+# ---- all costs -----------------------------------------------------------------------------------------------------
 
 
 @final
@@ -264,7 +264,7 @@ class ShapeCost(TypedDict):
 
 
 def shape_cost(shape: Shape) -> ShapeCost:
-    """All there is to know of a shape's cost; bytes in bytes, operations a token or, where it says so, a sequence."""
+    """Work out all costs of a shape."""
     rows, width = shape.num_fgrams, row_bytes(shape.dtype, shape.dim)
     return {
         "model": shape.name,

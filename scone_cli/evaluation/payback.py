@@ -1,7 +1,8 @@
-"""Does it pay: training costs Scone more, once; a token served costs it less than a plain model of equal quality.
+"""The section `payback`: whether a table pays, in numbers and in one sentence.
 
-That plain model is interpolated between measured ones. Prices and loads are assumptions: each is also halved and doubled, and
-the one that moves the answer most is named. This module tells it; `break_even` works it out.
+Scone costs more to train, once; a served token costs less than with a plain model of equal quality, which is interpolated
+between measured ones. Prices and loads are assumptions: each is also halved and doubled, and the one that changes the answer
+most is named. `break_even` has the arithmetic.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def payback(
 ) -> Payback:
     """Whether, and after how many tokens, a model with a table is cheaper than a plain one of equal quality.
 
-    `rivals` are plain models, measured on the same text; `scone` is the arm that reads the table. Between it and the rivals
-    `undecided` the text does not tell which is better; `calls` are the commands that would tell more.
+    scone: the arm that reads the table. rivals: plain models, measured on the same text. undecided: names of the rivals that
+    are not shown to be better or worse. calls: the commands that would tell more.
 
     Raises:
         BadSetting: see `Prices.check`.
@@ -102,7 +103,7 @@ def _told(variation: Variation) -> Assumption:
 
 
 def _number(value: float) -> float | None:
-    """A number as JSON knows it: no infinity."""
+    """A number for JSON, which has no infinity."""
     return value if math.isfinite(value) else None
 
 
@@ -110,7 +111,7 @@ def _number(value: float) -> float | None:
 
 
 def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str], calls: Calls) -> str:
-    """What must be known to say whether it pays, and how it would be; empty where it can be said."""
+    """What is missing to say whether it pays, and the command that would tell; empty if nothing is."""
     name = baseline.model.name
     if deal.saving <= 0 and name in undecided:
         return (

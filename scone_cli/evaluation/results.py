@@ -1,7 +1,7 @@
-"""What the page of an evaluation and its verdict ask of results.json: who the rivals are, how large, and how they compare.
+"""Reads results.json for the page and the verdict: which arms are rivals, how large they are, how they compare.
 
-Losses are nats a token; a difference is the table's loss minus a rival's, so below zero the table is better. `exp` of it is
-the ratio of the perplexities.
+Losses are nats per token; a difference is the loss of the table minus that of another arm, so below zero the table is better.
+`exp` of it is the ratio of the perplexities.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from scone_cli.formatting import NOTHING, percent
 # Arms of the model that is evaluated: rows from the table, A_f-gram runs, no rows.
 TABLE, LIVE, NONE = "table", "live", "none"
 BETTER, WORSE, SAME, NOT_SHOWN = "better", "worse", "the same", "no difference shown"
-TOO_FEW = "too few"  # places where a term occurs, items of a task: nothing can be judged by them
-_HARDLY_ANY = 0.1  # of the documents of a corpus
-_SAME_SIZE = 0.02  # of the resident parameters: no reader calls such models of different sizes
+TOO_FEW = "too few"  # clusters where a term occurs, or items of a task: no finding
+_HARDLY_ANY = 0.1  # share of the documents of a corpus: with fewer trained on, it counts as new
+_SAME_SIZE = 0.02  # relative difference in resident parameters that no reader would call another size
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table against one other arm on one corpus; the interval is one of 95%, None of too little text.
+    """The table against one other arm on one corpus.
 
-    of_this_text: whether the interval holds for this text only, see `clusters`.
+    low, high: the 95% interval; None for too little text. of_this_text: it holds for this text only, see `clusters`.
     """
 
     against: str
@@ -41,12 +41,12 @@ class Comparison:
 
     @property
     def change(self) -> float:
-        """How much higher the table's perplexity is than the other's, as a share of it; below zero it is lower."""
+        """Relative change of the perplexity, from the other arm to the table: -0.1 is 10% lower."""
         return math.expm1(self.nats)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where `change` lies with 95%."""
+        """The 95% interval of `change`; None for too little text."""
         return None if self.low is None or self.high is None else (math.expm1(self.low), math.expm1(self.high))
 
 
@@ -54,7 +54,7 @@ def read_results(folder: Path) -> Results:
     """The results of an evaluation that was published in `folder`.
 
     Raises:
-        DamagedArtifact: they are none.
+        DamagedArtifact: the file does not hold results.
         OSError: they cannot be read.
     """
     path = folder / "results.json"
@@ -76,7 +76,7 @@ def is_table(arm: str) -> bool:
 
 
 def rivals_of(results: Results) -> list[str]:
-    """The arms that are another model, not this one read in another way."""
+    """The arms with another model, unlike live, none and the tables, which share this one."""
     return [arm for arm in arms_of(results) if arm not in (LIVE, NONE) and not is_table(arm)]
 
 
@@ -88,7 +88,7 @@ def corpora_of(results: Results) -> list[str]:
 
 
 def judged_corpora(results: Results) -> list[str]:
-    """The corpora that a verdict may rest on: hardly any of their documents were trained on. All, if there is no such one."""
+    """The corpora that may decide a verdict: few of their documents were trained on. All corpora if there is none such."""
     corpora = corpora_of(results)
     new = [corpus for corpus in corpora if _share_seen(corpus_facts(results, corpus)) < _HARDLY_ANY]
     return new or corpora
@@ -138,7 +138,7 @@ def text_of(corpus: str) -> str:
 
 
 def named_text(results: Results, corpus: str) -> str:
-    """A corpus as a sentence names it, and how much of it the models have learned from: what is found there is no evidence."""
+    """A corpus as a sentence names it, with the number of its documents that were trained on: a gain there is no evidence."""
     facts = corpus_facts(results, corpus)
     if not facts or not (seen := facts["in_training_split"]):
         return text_of(corpus)
@@ -198,7 +198,7 @@ def cost_of(results: Results, arm: str) -> ArmCost | None:
 
 
 def generation_speeds(results: Results) -> dict[str, float]:
-    """Tokens a second of one stream that generates, by arm; a table is mapped, as `eval` opens it. Empty without --speed."""
+    """Tokens per second of one stream that generates, by arm, with tables mapped. Empty without --speed."""
     return {
         row["arm"]: row["tokens_a_second"]
         for row in results.get("speed", [])
@@ -207,7 +207,7 @@ def generation_speeds(results: Results) -> dict[str, float]:
 
 
 def times_resident(results: Results, arm: str) -> float | None:
-    """Resident parameters of an arm as a multiple of those of the table's model; 1 where nobody would see a difference."""
+    """Resident parameters of an arm as a multiple of those of the table's model; 1 where they are nearly equal."""
     own, other = (cost["resident_parameters"] if (cost := cost_of(results, each)) else 0 for each in (TABLE, arm))
     if not own or not other:
         return None
@@ -233,20 +233,20 @@ def headline_of(results: Results) -> Comparison | None:
 
 
 def drawn_corpus(results: Results) -> str:
-    """The corpus that pictures are of, where there is room for one."""
+    """The corpus of the charts that have room for one."""
     headline = headline_of(results)
     return headline.corpus if headline else next(iter(judged_corpora(results)), "")
 
 
 def opponent_of(results: Results) -> str | None:
-    """Whom the page compares the table with throughout: the rival that decides, else the same model without its rows."""
+    """The arm that the page compares the table with: the rival that decides, else the same model without its rows."""
     if headline := headline_of(results):
         return headline.against
     return NONE if comparisons(results, NONE) else None
 
 
 def bits_a_byte(results: Results, found: Comparison) -> float | None:
-    """A difference in bits a byte; None where no bytes are known."""
+    """A difference in bits per byte; None where the bytes are not known."""
     facts = corpus_facts(results, found.corpus)
     if facts is None or not facts["bytes"]:
         return None
@@ -275,7 +275,7 @@ def how_much(found: Comparison) -> str:
 
 @dataclass(frozen=True)
 class Calls:
-    """The commands that train in the workspace that was evaluated, that evaluate again, and that evaluate another text."""
+    """How the commands of hints begin: train in this workspace, evaluate again, evaluate another text."""
 
     train: str = "scone train-fgram"
     evaluate: str = "scone eval"
@@ -283,9 +283,9 @@ class Calls:
 
     @classmethod
     def of(cls, results: Results) -> Calls:
-        """Those of an evaluation; the bare ones where it does not tell them."""
+        """The calls of an evaluation; bare commands where it has none."""
         return cls(**results.get("method", {}).get("calls", {}))
 
     def for_a_rival(self, kind: str = "plain", options: str = "") -> str:
-        """The commands that make one and evaluate it beside those that were measured."""
+        """The commands that train a rival and evaluate it beside the arms that were measured."""
         return f"{self.train} --kind {kind}{options} --out DIR, then {self.evaluate} --against DIR"

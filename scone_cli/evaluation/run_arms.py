@@ -1,4 +1,4 @@
-"""Running models over documents: every token predicted exactly once, by all arms in one pass over the text.
+"""Runs all arms over documents, in one pass: every arm predicts every token exactly once.
 
 A document is read as an end-of-document token and its own tokens, cut into windows of one context that do not overlap
 (stride = context): the first token of a window is predicted from the token before it alone. Arms of one context see the same
@@ -75,9 +75,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows that are read at once: where their tokens lie in the piece int64 [B, C], and which of these are there.
+    """Windows that are read at once.
 
-    `earlier` [B, H] is where their history lies.
+    at: positions of their tokens in the piece int64 [B, C]. inside: which of these are tokens, not padding [B, C].
+    earlier: positions of their history [B, H].
     """
 
     at: I64
@@ -87,9 +88,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a pass over a piece gives, by arm.
+    """The losses of one piece, by arm.
 
-    losses: -ln p of every token float32 [N]. matches: the f-gram at the token that predicts it. seconds: that it took.
+    losses: -ln p of every token float32 [N]. matches: the f-gram at the token that predicts it. seconds: time taken.
     """
 
     losses: dict[str, F32]
@@ -114,7 +115,7 @@ def inputs_of(stream: TokenStream, end_of_document: int) -> U32:
 
 
 def matches_of(stream: TokenStream, index: FgramIndex | None) -> Matches:
-    """The f-gram that ends at the input of each token, its id and its length: nothing of the token itself, or after it."""
+    """Id and length of the f-gram that ends at the input of each token, so before the token itself."""
     if index is None:
         return np.full(stream.tokens.size, NONE, np.uint32), np.zeros(stream.tokens.size, np.uint8)
     ids, lengths = index.match(stream.tokens, stream.starts)
@@ -183,7 +184,7 @@ def run_arms(
 
 
 def _match_all(arms: Sequence[Arm], stream: TokenStream) -> dict[str, Matches]:
-    """What every arm's index finds; each index is asked once, and a prefix of it cuts down what it found."""
+    """The matches of every arm. Each index is searched once; a prefix of the table cuts down what it found."""
     found: dict[int, Matches] = {}
     matches = {}
     for arm in arms:

@@ -1,10 +1,10 @@
-"""What tasks ask of a model: how likely a continuation is, or a whole text, and what it writes itself. One arm at a time.
+"""Answers the requests of tasks with one arm: the likelihood of a continuation or a whole text, and generated text.
 
 A request is one document: the end of the document before it, then its tokens, as in training, `eval` and `generate`. F-grams
-are matched in the whole of it, whatever part of it a window shows. A window holds at most the model's context: of a context
-that is longer the tokens on the left are not seen, as in lm-evaluation-harness; how many requests that befell is counted.
-A whole text is cut into windows side by side, and the last of them is moved to the left until it is full: every token is
-predicted once. Requests are read in batches: what stands on their right changes nothing. Texts are written one by one.
+are matched in the whole of it, whatever part of it a window shows. A window holds at most the context length of the model: a
+longer context is cut on the left, as in lm-evaluation-harness, and such requests are counted. A whole text is cut into windows
+side by side, and the last window is moved to the left until it is full: every token is predicted once. Requests are read in
+batches; padding on the right does not change the result. Texts are generated one by one.
 Shapes: R requests, N tokens of all, B windows of a batch, C its width, M tokens that it predicts.
 """
 
@@ -29,8 +29,13 @@ from scone_cli.serving.embedding import embedding_of
 from scone_cli.serving.generate import Sampling, Spelling, go_on
 from scone_cli.vocab.index import NONE
 
-MAX_TOKENS = 256  # that are written where a task does not say
-_NAMES_OF_MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in their order
+MAX_TOKENS = 256  # to generate where a task does not say
+_NAMES_OF_MAX_TOKENS = (
+    "max_gen_toks",
+    "max_new_tokens",
+    "max_tokens",
+    "max_completion_tokens",
+)  # the first that is given counts
 _CHUNK = 512  # rows of logits alive at once
 
 Pair = tuple[U32, U32]  # tokens of a context, and of its continuation
@@ -44,7 +49,7 @@ class Likelihood(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """How a text is to be written: the strings that end it, its tokens at most, and how they are chosen."""
+    """How to generate a text: the strings that end it, the most tokens, and the sampling."""
 
     stops: list[str]
     max_tokens: int
@@ -55,13 +60,13 @@ class Scorer:
     """Answers requests with one arm.
 
     Attributes:
-        cut: the numbers of those requests, among the last ones asked, of whose context the model did not see the left.
+        cut: indices of the last requests whose context was cut on the left.
     """
 
     def __init__(
         self, arm: Arm, tokenizer: Tokenizer, end_of_document: int, progress: Progress = silent, what: str = "tasks"
     ) -> None:
-        """Progress is told as that of `what`."""
+        """Progress is reported under the name `what`."""
         self.arm, self.cut = arm, set[int]()
         self._tokenizer, self._end, self._progress, self._what = tokenizer, end_of_document, progress, what
 
@@ -111,10 +116,10 @@ class Scorer:
             self._progress(self._what, done, len(windows), "windows")
         return losses, is_likeliest
 
-    # ---- writing -------------------------------------------------------------------------------------------------
+    # ---- generating ------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-        """What the arm writes after each prompt, less the first of the strings `until` and all that follows it.
+        """The text that the arm generates after each prompt, up to the first of the strings `until`.
 
         Greedy, unless a request asks to sample. The end of a document, `max_gen_toks` and a full context end a text too.
         """
@@ -146,10 +151,10 @@ class Scorer:
 
 
 def wish_of(how: Mapping[str, Any], seed: int) -> Wish:
-    """What the `generation_kwargs` of a task mean: chance decides where it gives a temperature and does not forbid it.
+    """Read the `generation_kwargs` of a task. Text is sampled if they give a temperature, unless `do_sample` is false.
 
     Raises:
-        BadData: they mean nothing.
+        BadData: they cannot be understood.
     """
     try:
         until, temperature = how.get("until") or [], float(how.get("temperature") or 0.0)
@@ -205,7 +210,7 @@ def _stream_of(pairs: Sequence[Pair]) -> TokenStream:
 
 
 def _batches(windows_W3: I64) -> Iterator[I64]:
-    """Windows of about one width together, the widest first."""
+    """Windows in batches of about equal width, the widest first."""
     windows = windows_W3[np.argsort(windows_W3[:, 0] - windows_W3[:, 2], kind="stable")]
     start = 0
     while start < len(windows):

@@ -43,7 +43,7 @@ Groups = Mapping[str, Clusters]  # the corpus and each folder in it, by name
 
 
 def metric_rows(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Metric]:
-    """Every metric of every arm, on the whole and on each folder."""
+    """Every metric of every arm, on the corpus and on each folder in it."""
     rows = list[Metric]()
     whole = next(iter(groups))
     for corpus, clusters in groups.items():
@@ -58,9 +58,9 @@ def metric_rows(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list
             }
             if Wording(*wording.sum(0)).has_words:
                 values["word_perplexity"] = metrics.word_perplexity(nats, wording[:, 0], count)
-            if num_bytes.any():  # none are known of token ids that came without a byte-level tokenizer
+            if num_bytes.any():  # not known for token ids that came without a byte-level tokenizer
                 values["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes, count)
-            seconds = tally.seconds[arm.name] if corpus == whole else None  # measured for the whole only
+            seconds = tally.seconds[arm.name] if corpus == whole else None  # measured for the corpus only
             rows += [
                 {
                     "arm": arm.name,
@@ -88,7 +88,7 @@ def clusterings(tally: CorpusTally, groups: Groups) -> list[Clustering]:
 
 
 def difference(nats: F64, against: F64, tokens: F64) -> Interval:
-    """Nats a token of one arm less those of another, by cluster [B], with its 95% interval."""
+    """Nats per token of one arm minus those of another, with the 95% interval; all by cluster [B]."""
     paired = metrics.nats_per_token(nats - against, tokens)
     bounds = metrics.interval(paired, int((tokens > 0).sum()))
     low, high = bounds or (None, None)
@@ -96,9 +96,9 @@ def difference(nats: F64, against: F64, tokens: F64) -> Interval:
 
 
 def finding(row: Interval) -> str:
-    """What a difference shows: the whole of its interval is on one side, and it is more than rounding.
+    """What a difference shows: better or worse if the whole interval is on one side and it is more than rounding.
 
-    Where all of it is no more than rounding, both are the same.
+    If all of it is no more than rounding, both arms are the same.
     """
     known = [each for each in (row["nats_per_token"], row["low"], row["high"]) if each is not None]
     if max(map(abs, known)) < LEAST_DIFFERENCE:
@@ -204,7 +204,7 @@ def term_rows(terms: TermLosses, tally: CorpusTally, groups: Groups) -> list[Ter
 
 
 def rungs(arms: Sequence[Arm], tally: CorpusTally, groups: Groups) -> list[Rung]:
-    """What every prefix of the table is worth, and what it takes."""
+    """The loss with every prefix of the table, and its size."""
     corpus, clusters = next(iter(groups.items()))
     tokens, num_bytes = clusters.sums(tally("tokens")), clusters.sums(tally("bytes"))
     rows = list[Rung]()

@@ -1,13 +1,13 @@
-"""How fast the arms are, measured: tokens a second in prefill and in decode, microseconds of a look-up, the most memory held.
+"""Measures how fast the arms are: tokens per second in prefill and decode, microseconds per look-up, and peak memory.
 
     sections = measure_speed(arms, {"table": Path("scone-work/table")}, tokens, progress)
 
-1, 8 and 64 streams, each with another part of the text, read up to half a context at once (prefill), and then for as long token
-by token (decode). What is timed is what serving does: matching, fetching rows, the model, its likeliest token. A table is
-read from RAM and mapped; of the mapped one the page cache holds what these tokens need. Arms take turns, in an order drawn
-anew each time, and a median counts, for others use the machine too. A turn is a whole prompt and what follows it: at every
-token, an arm that shares its model with the one before would find its weights in the cache. All of it takes about `SECONDS`:
-a slow model repeats less, and reads shorter prompts.
+1, 8 and 64 streams, each with another part of the text, read a prompt of up to half a context at once (prefill), and then as
+many tokens one by one (decode). The timed work is that of serving: matching, fetching rows, the model, its likeliest token. A
+table is read from RAM, and mapped; the page cache holds what these tokens need of the mapped one. Arms take turns in a random
+order and medians count, because other processes use the machine too. A turn is a whole prompt and what follows it: with a turn
+per token, an arm that shares its model with the one before would find its weights in the processor's cache. All of it takes
+about `SECONDS`: a slow model repeats less and reads shorter prompts.
 Shapes: B streams, C tokens of each.
 """
 
@@ -39,24 +39,23 @@ from scone_cli.vocab.trie import FgramTrie
 SECONDS = 20.0
 STREAMS = (1, 8, 64)
 LOOKUP_BATCHES = (1, 16, 4096)  # tokens
-LEAST_SAMPLES = 100  # of which a 99th percentile is taken
-LONGER = 3.0  # times as long as all others a single stream is timed at most
-_PROBE = 64  # tokens, from which it is worked out how many there is time for
+LEAST_SAMPLES = 100  # for a 99th percentile
+LONGER = 3.0  # a single stream may be timed so many times longer than several, for its percentiles
+_PROBE = 64  # tokens of a first run, from which it is worked out how many there is time for
 
 
 def measure_speed(arms: Sequence[Arm], tables: Mapping[str, Path], tokens: U32, progress: Progress) -> Results:
     """The sections `speed`, `latency`, `lookup` and `peak_memory_bytes` of `results.json`.
 
-    `tables` are the folders of the arms' tables, by arm; look-ups are those of the first. `tokens` are those of any text.
-    repeats: how often it was timed, after one time that does not count. length: tokens of a prompt; where decode begins, a
-    stream has read so many. The peak is that of this process until now, before tables are read into RAM for this.
+    tables: the folders of the tables, by arm; look-ups are measured on the first. tokens: of any text. The first time of each
+    measurement does not count. The memory is the peak of this process until now, before tables are read into RAM for this.
     """
     peak = peak_memory(arms[0].model.device)
     tokens = tokens if tokens.size else np.zeros(1, np.uint32)
     contenders = [each for arm in arms for each in _contenders(arm, tables.get(arm.name), progress)]
     with_tables = [each for each in contenders if each.table is not None]
     first = [each for each in with_tables if each.arm == with_tables[0].arm]
-    seconds = SECONDS / (len(STREAMS) + 1)  # all look-ups together take as long as one number of streams
+    seconds = SECONDS / (len(STREAMS) + 1)  # look-ups get as much time as one number of streams
     speed, latency, lookup = list[Speed](), list[Latency](), list[Lookup]()
     pieces = len(STREAMS) + len(first) * len(LOOKUP_BATCHES)
     with torch.inference_mode():
@@ -82,7 +81,7 @@ def measure_speed(arms: Sequence[Arm], tables: Mapping[str, Path], tokens: U32, 
 
 @dataclass(frozen=True)
 class Contender:
-    """An arm, and where the rows of its table are."""
+    """An arm that is timed, with its table in one place: in RAM, or mapped."""
 
     arm: str
     placement: str | None
@@ -92,12 +91,12 @@ class Contender:
     index: FgramIndex | None = None
 
     def server(self, streams: int, room: int) -> Server:
-        """It, about to serve so many streams of at most `room` tokens."""
+        """A server for so many streams of at most `room` tokens each."""
         return Server(self.model, embedding_of(self.model, self.table, self.trie, self.index, streams), streams, room)
 
 
 def _contenders(arm: Arm, folder: Path | None, progress: Progress) -> Iterator[Contender]:
-    """The arm; with a table once for each placement, as far as there is memory for it."""
+    """The arm once; with a table once for each placement for which there is memory."""
     if arm.table is None:
         yield Contender(arm.name, None, arm.model, None, arm.trie, arm.index)
         return
@@ -111,7 +110,7 @@ def _contenders(arm: Arm, folder: Path | None, progress: Progress) -> Iterator[C
 
 
 class Server:
-    """A model that serves B streams, which all have read equally many tokens: what embeds them, and the cache."""
+    """A model that serves B streams of equal length, with its embeddings and its key-value cache."""
 
     def __init__(self, model: SconeModel, embed: Embed, streams: int, room: int) -> None:
         self._main, self._embed = model.main, embed
@@ -124,7 +123,7 @@ class Server:
         return likeliest
 
     def timed(self, tokens_BC: Tensor) -> tuple[float, float]:
-        """Seconds that this takes, by the clock and of the processor."""
+        """Seconds that this takes: of the clock, and of the processor."""
         wall, processor = time.perf_counter(), time.process_time()
         self.read(tokens_BC)
         return time.perf_counter() - wall, time.process_time() - processor
@@ -134,21 +133,21 @@ class Server:
 
 
 def _slowest(contenders: Sequence[Contender], tokens: U32) -> float:
-    """Tokens a second of the slowest contender that reads a short prompt, the second time."""
+    """Tokens per second of the slowest contender when it reads a short prompt for the second time."""
     length = min(_PROBE, *(each.model.config.context for each in contenders))
     prompt = _lines(contenders, tokens, 1, length)
     return length / max([each.server(1, length).timed(prompt)[0] for each in contenders for _ in range(2)][1::2])
 
 
 def _lines(contenders: Sequence[Contender], tokens: U32, streams: int, length: int) -> Tensor:
-    """As many parts of the text as there are streams, again from its start where it is short [B, C]."""
+    """Consecutive parts of the text, one per stream; a short text is repeated [B, C]."""
     lines = torch.from_numpy(np.resize(tokens, (streams, length)).astype(np.int64))
     return lines.to(contenders[0].model.device)
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that each contender took, again and again: to read a prompt of `length`, and then each token after it."""
+    """Seconds of each contender, a list of repeats: to read a prompt of `length` tokens, and for each token after it."""
 
     length: int
     prefill: list[list[float]]
@@ -156,9 +155,9 @@ class Times:
 
 
 def _times(contenders: Sequence[Contender], streams: int, tokens: U32, rate: float, seconds: float) -> Times:
-    """Both phases with so many streams; `rate` says how long the prompts may be, for two rounds at least.
+    """Time both phases with so many streams. `rate` limits the prompts, so that there is time for two rounds at least.
 
-    A single stream is timed longer where it must be, for percentiles that mean something.
+    A single stream is timed longer if needed, because its percentiles take 100 measurements.
     """
     affordable = int(rate * seconds / 6 / len(contenders) / streams)
     shortest = min(each.model.config.context for each in contenders)
@@ -174,10 +173,12 @@ def _times(contenders: Sequence[Contender], streams: int, tokens: U32, rate: flo
     while goes_on():
         for number in random.permutation(len(contenders)).tolist():
             each = contenders[number]
-            each.server(streams, 1).read(lines[:, :1])  # now its own weights are near the processor, not another's
+            each.server(streams, 1).read(lines[:, :1])  # loads its weights into the processor's cache
             server = each.server(streams, 2 * length)
             prefill[number].append(server.timed(lines[:, :length])[0])
-            enough = time.perf_counter() + prefill[number][-1]  # as long again, so that both are timed often
+            enough = (
+                time.perf_counter() + prefill[number][-1]
+            )  # decode for as long as prefill, so that both are timed often
             for step in range(length, 2 * length):
                 decode[number].append(server.timed(lines[:, step : step + 1])[0])
                 if time.perf_counter() > enough and step > length:
@@ -186,7 +187,7 @@ def _times(contenders: Sequence[Contender], streams: int, tokens: U32, rate: flo
 
 
 def _rates(contenders: Sequence[Contender], streams: int, times: Times) -> list[Speed]:
-    """Rows of `speed`: all streams together, the first time left out."""
+    """The section `speed`: all streams together, the first time left out."""
     return [
         {
             "arm": each.arm,
@@ -203,7 +204,7 @@ def _rates(contenders: Sequence[Contender], streams: int, times: Times) -> list[
 
 
 def _latency(contenders: Sequence[Contender], times: Times) -> list[Latency]:
-    """Rows of `latency`, of one stream that generates: milliseconds to its first token, and for each after that."""
+    """The section `latency`, of one stream that generates: milliseconds to its first token, and for each after that."""
     return [
         {
             "arm": each.arm,
@@ -229,7 +230,7 @@ def _p99_ms(seconds: Sequence[float]) -> float | None:
 
 
 def lookup_microseconds(table: Table, tokens: U32, batch: int, seconds: float) -> tuple[float, float]:
-    """Median and 99th percentile of one look-up (match the next `batch` tokens, fetch their rows), a token."""
+    """Median and 99th percentile of a look-up (match the next `batch` tokens, fetch their rows), in microseconds per token."""
     matcher, times = table.matcher(), list[float]()
     deadline, at = time.perf_counter() + seconds, 0
     while (begin := time.perf_counter()) < deadline or not times:

@@ -1,4 +1,4 @@
-"""The loss on the tokens inside the terms of a field, under every arm: whether the table helps with our own words.
+"""The loss of every arm on the tokens inside the terms of a field: whether the table helps with its words.
 
 Shapes: N tokens of a piece, P parts of the documents, B clusters.
 """
@@ -26,12 +26,12 @@ Difference = Callable[[F64, F64, F64], tuple[Interval, str]]
 
 
 class TermLosses:
-    """Sums over the tokens inside terms: of all together by part of a document, of each term where it occurs."""
+    """Running sums over the tokens inside terms: of all terms by part of a document, of each term where it occurs."""
 
     def __init__(
         self, terms: Sequence[str], tokenizer: Tokenizer, arms: Sequence[str], matched_by: str | None, part_tokens: int
     ) -> None:
-        """Of these arms; matches are those of the arm `matched_by`."""
+        """Begin with nothing. matched_by: the arm whose matches count."""
         self._terms, self._arms, self._matched_by = terms, list(arms), matched_by
         self._part_tokens = part_tokens
         self._places = TokenPlaces(terms, tokenizer)
@@ -42,7 +42,7 @@ class TermLosses:
         self._each: list[tuple[I64, I64, F64]] = []  # term, part, and sums over it
 
     def add(self, stream: TokenStream, found: Losses) -> None:
-        """Take in a piece."""
+        """Add a piece of text."""
         matched = found.matches[self._matched_by][1] > 0 if self._matched_by else np.zeros(stream.tokens.size, np.bool_)
         values = np.stack([np.ones(stream.tokens.size), matched, *(found.losses[arm] for arm in self._arms)], 1)
         starts, _ = parts_of(stream.starts, self._part_tokens)
@@ -63,7 +63,7 @@ class TermLosses:
         self._num_parts += starts.size - 1
 
     def rows(self, corpus: str, clusters: Clusters, num_tokens: int, compare: Difference) -> list[Term]:
-        """A row of all terms together (`term` is null), then one for each, those with most tokens first."""
+        """The section `terms`: all terms together (`term` is null), then each term, those with most tokens first."""
         everything = np.concatenate(self._all)
         about: list[tuple[str | None, int, F64]] = [(None, sum(self._occurrences.values()), clusters.sums(everything))]
         for number, term in enumerate(self._terms):
@@ -99,7 +99,7 @@ class TermLosses:
 
 
 def _difference(against: str, found: tuple[Interval, str], tokens: F64) -> TermDifference:
-    """The difference, without an error where too few clusters have such tokens [B]: nothing can be judged by it."""
+    """The difference; without an error, and with no finding, where too few clusters have such tokens [B]."""
     interval, finding = found
     if np.count_nonzero(tokens) < LEAST_CLUSTERS:
         nats = interval["nats_per_token"]

@@ -1,4 +1,4 @@
-"""The texts that are evaluated, in pieces of a few MB: no more than one of them, or one document, is in memory."""
+"""Reads the texts that are evaluated in pieces of a few MB: only one piece, or one document, is in memory."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from scone_cli.progress import Progress, notice
 if TYPE_CHECKING:
     from scone_cli.evaluation.arms import Opened  # it loads torch
 
-# Beyond either, words of a text are not told apart by blanks. English has some 5 characters a word and code 8, of which none are
-# of a script without blanks; Japanese manual pages, full of names of commands, have 9, and half of them are.
+# Beyond either limit, blanks do not separate the words of a text. Between two blanks English has about 5 characters and code 8,
+# none of a script without blanks; Japanese manual pages, full of names of commands, have 9, half of them of such a script.
 MOST_UNSPACED = 0.1  # share of the characters
 LONGEST_WORDS = 30  # characters, on average
-PIECE_TOKENS = 1 << 20  # of documents held out; of other text, what 4 MB of it are
+PIECE_TOKENS = 1 << 20  # of held-out documents; other text is read in pieces of 4 MB
 
 
 @dataclass(frozen=True)
 class Text:
-    """Documents under a name. `pieces` reads them: every piece with how much of `total` `unit` it is.
+    """The documents of a corpus. `pieces` reads them: each piece comes with its size, in `unit`, of which there are `total`.
 
-    `left_out`: the share of their bytes for which there is no token, where it is known before they are read.
+    left_out: the share of their bytes for which there is no token, where it is known before they are read.
     """
 
     name: str
@@ -102,7 +102,7 @@ def held_out_text(folder: Path, tokens: Manifest) -> Text:
     """The held-out documents of `tokens/`.
 
     Raises:
-        InputMissing: there are none.
+        InputMissing: no document is held out.
     """
     total = tokens.summary.get("held_out_tokens", 0)
     if not total:
@@ -126,7 +126,7 @@ def text_of_files(
     text_field: str | None = None,
     document_separator: str | None = None,
 ) -> Text:
-    """The documents of some files, of the field `text` if none is named; reading may raise what `readers.read_documents` does."""
+    """The documents of files, from the field `text` if none is named; reading may raise what `readers.read_documents` does."""
 
     def pieces() -> Iterator[tuple[TokenStream, int]]:
         separator = Separator.of(document_separator)
@@ -140,7 +140,7 @@ def text_of_files(
 
 
 def _joined(streams: Iterable[TokenStream]) -> Iterator[TokenStream]:
-    """The same documents in pieces of `PIECE_TOKENS` or more: the larger they are, the less padding batches need."""
+    """Join documents into pieces of `PIECE_TOKENS` or more: the larger they are, the less padding batches need."""
     waiting = list[TokenStream]()
     for stream in streams:
         waiting.append(stream)
@@ -162,7 +162,7 @@ def _join(streams: Sequence[TokenStream]) -> TokenStream:
 
 
 class Wording(NamedTuple):
-    """Words (what stands between white space, as Unicode has it), characters in them, and those of scripts without blanks."""
+    """Number of words (what stands between Unicode white space), of their characters, of those of scripts without blanks."""
 
     words: float
     characters: float
@@ -170,14 +170,14 @@ class Wording(NamedTuple):
 
     @property
     def has_words(self) -> bool:
-        """Whether blanks tell words apart: not in Chinese, Japanese or Thai, nor in what is not written in words."""
+        """Whether blanks separate words: not in Chinese, Japanese or Thai, nor in data that is not words."""
         if not self.words:
             return False
         return self.unspaced <= MOST_UNSPACED * self.characters and self.characters <= LONGEST_WORDS * self.words
 
 
 def wording_of(stream: TokenStream, tokenizer: Tokenizer | None) -> I64:
-    """The numbers of `Wording` for each document [D, 3]; 0 where there is no text."""
+    """The numbers of `Wording` for each document [D, 3]; 0 without a tokenizer, which knows the text."""
     found = np.zeros((len(stream.names), 3), np.int64)
     if tokenizer is not None:
         for number, (start, end) in enumerate(pairwise(stream.starts.tolist())):
@@ -196,13 +196,13 @@ def training_counts(folder: Path, num_tokens: int) -> I64:
 
 
 def document_digests(stream: TokenStream) -> Iterator[bytes]:
-    """What tells documents from one another: a hash of each one's tokens."""
+    """A hash of the tokens of each document, to find copies."""
     for start, end in pairwise(stream.starts.tolist()):
         yield hashlib.blake2b(stream.tokens[start:end].tobytes(), digest_size=16).digest()
 
 
 def documents_trained_on(corpora: Sequence[Counter[bytes]], folder: Path) -> list[int]:
-    """How many documents of each corpus are, token for token, in the training split: on those a model only remembers."""
+    """How many documents of each corpus are, token for token, also in the training split: a model may know them by heart."""
     wanted = {digest for corpus in corpora for digest in corpus}
     shards = (shard for _, shard in iter_shards(folder, TRAIN))
     found = {digest for shard in shards for digest in document_digests(shard) if digest in wanted}

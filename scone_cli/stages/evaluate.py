@@ -38,12 +38,12 @@ STAGE = "eval"
 # Bytes of memory: libraries, and what a batch of text takes. With a small model 650 MiB were measured.
 _PROCESS = 750 << 20
 
-STAGE_VERSION = 5  # too few items of a task; the index of a live model is on disk too
+STAGE_VERSION = 6  # the quantiles of Student's distribution are exact
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Settings of `eval`. The device moves the last bits of losses; what they were computed on is in no fingerprint."""
+    """Settings of `eval`. The device changes the last bits of losses, and is in no fingerprint."""
 
     text_field: str | None = setting(
         None, "JSON Lines field or Parquet column of text.  [default: that of count-ngrams]"
@@ -63,7 +63,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `eval` reads: a workspace; corpora (none: the held-out split); rivals, further tables, tasks; conditions, prices."""
+    """What `eval` reads: a workspace, corpora (none: the held-out split), rivals, tables, tasks, terms; conditions and prices."""
 
     workspace: Path
     corpora: tuple[Path, ...] = ()
@@ -134,7 +134,7 @@ def run(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: 
 
 
 def plan(config: Evaluate, inputs: Inputs, out: Path, progress: Progress, force: bool = False) -> Report:
-    """What `run` would measure and take; nothing is written.
+    """What `run` would measure, and the memory it would take; nothing is written.
 
     Raises:
         MismatchedArtifacts, InputMissing, BadSetting: as `run` before it begins.
@@ -206,7 +206,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     from scone_cli.evaluation.texts import files_of_corpora
 
     inputs.prices.check()
-    Separator.of(config.document_separator)  # it may be refused
+    Separator.of(config.document_separator)  # raises BadSetting for a bad one
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     config = _read_alike(config, inputs, found)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
@@ -220,7 +220,10 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
                 "leave out --no-speed, or the recipe's speed = false (--speed for one call)",
             )
     made_from = found.fingerprints()
-    made_from |= {"arms": json.dumps(found.names()), "corpora": json.dumps(list(files))}  # the first counts most
+    made_from |= {
+        "arms": json.dumps(found.names()),
+        "corpora": json.dumps(list(files)),
+    }  # their order matters: the first corpus decides the verdict
     made_from |= _task_fingerprints(inputs, found)
     terms = _terms(inputs, found)
     made_from |= {"terms": json.dumps(terms)} if terms else {}
@@ -237,7 +240,7 @@ def _read_alike(config: Evaluate, inputs: Inputs, found: Opened) -> Evaluate:
 
 
 def _task_fingerprints(inputs: Inputs, found: Opened) -> dict[str, str]:
-    """What the answers to tasks depend on."""
+    """Hashes of all that the answers to tasks depend on; empty without tasks."""
     if not inputs.tasks:
         if inputs.task_data or inputs.limit:
             raise BadSetting(
@@ -276,7 +279,7 @@ def _asked_for(inputs: Inputs, found: Opened) -> dict[str, str | None]:
 
 
 def _options(inputs: Inputs) -> list[str]:
-    """What this evaluation was given beside its corpora, as on a command line."""
+    """The options of this evaluation beside its settings, as on a command line."""
     given = {"against": inputs.against, "table": inputs.tables, "tasks": inputs.tasks, "fail-if": inputs.fail_if}
     for flag, value in (("task-data", inputs.task_data), ("limit", inputs.limit), ("terms", inputs.terms)):
         given[flag] = (str(value),) if value is not None else ()

@@ -142,5 +142,5 @@ def test_a_latency_is_of_no_corpus():
     assert not parse("table.ppl > 1", ARMS).needs_speed
     with refusal(BadSetting, "table.latency_ms[wiki]", "corpus"):
         parse("table.latency_ms[wiki] > 1", ARMS).check_corpora(["wiki"])
-    with refusal(BadSetting, "live.latency_p99_ms", "not known", hint=("latency_ms", 100)):
+    with refusal(BadSetting, "live.latency_p99_ms", "not measured", hint=("latency_ms", 100)):
         parse("live.latency_p99_ms > 1", ARMS).check(values, ["wiki"])
