@@ -303,9 +303,6 @@ class Spelled(Words):
     def token_text(self, token):
         return self.LETTERS[token]
 
-    def as_encoded(self, text):
-        return text
-
 
 @pytest.mark.parametrize("bounds", [(), (3,)])
 def test_terms_against_a_loop_over_their_occurrences(arms, losses, bounds):
