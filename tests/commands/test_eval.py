@@ -185,7 +185,7 @@ def test_a_condition_on_a_folder_that_is_not_there_is_told_when_all_is_safe(eval
         error_of(err, "--fail-if", "table.ppl[held-out/law]", "'held-out/law'")
         assert found["checks"] == []
         assert "held-out/law" in found["method"]["commands"][-1]
-    assert manifest(work / "eval")["stage_version"] == 5
+    assert manifest(work / "eval")["stage_version"] == 6
 
 
 def test_the_held_out_documents_by_their_name_beside_a_corpus(evaluate, small):
