@@ -41,7 +41,7 @@ class CorpusTally:
     """
 
     def __init__(self, arms: Sequence[Arm], matched_by: str | None, train_counts: I64, total: int = 0) -> None:
-        """Begin with nothing.
+        """Start with empty sums.
 
         matched_by: the arm whose matches count. train_counts: occurrences of each token in training, by which tokens are put
         into classes [V]. total: tokens to come, roughly.

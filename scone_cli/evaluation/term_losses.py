@@ -31,7 +31,7 @@ class TermLosses:
     def __init__(
         self, terms: Sequence[str], tokenizer: Tokenizer, arms: Sequence[str], matched_by: str | None, part_tokens: int
     ) -> None:
-        """Begin with nothing. matched_by: the arm whose matches count."""
+        """Start with empty sums. matched_by: the arm whose matches count."""
         self._terms, self._arms, self._matched_by = terms, list(arms), matched_by
         self._part_tokens = part_tokens
         self._places = TokenPlaces(terms, tokenizer)

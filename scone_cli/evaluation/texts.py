@@ -202,7 +202,7 @@ def document_digests(stream: TokenStream) -> Iterator[bytes]:
 
 
 def documents_trained_on(corpora: Sequence[Counter[bytes]], folder: Path) -> list[int]:
-    """How many documents of each corpus are, token for token, also in the training split: a model may know them by heart."""
+    """How many documents of each corpus are, token for token, also in the training split: models may only remember them."""
     wanted = {digest for corpus in corpora for digest in corpus}
     shards = (shard for _, shard in iter_shards(folder, TRAIN))
     found = {digest for shard in shards for digest in document_digests(shard) if digest in wanted}
