@@ -46,22 +46,7 @@ def payback(
     prices.check()
     baseline = equal_quality(scone, rivals)
     if baseline is None:
-        return {
-            "scone": scone.name,
-            "baseline": None,
-            "prices": asdict(prices),
-            "outcome": "no rivals",
-            "break_even_tokens": None,
-            "break_even_days": None,
-            "least_tokens_a_day": None,
-            "extra_training_dollars": None,
-            "saving_dollars_a_million_tokens": None,
-            "table_dollars_a_month": None,
-            "answer": "open",
-            "hinges_on": None,
-            "assumptions": [],
-            "verdict": f"Whether Scone pays is not known, as no plain model was measured beside it: {calls.for_a_rival()}.",
-        }
+        return _without_rivals(scone, prices, calls)
     deal = deal_of(scone, baseline.model, prices)
     missing = _missing(baseline, deal, undecided, calls)
     variations = variations_of(scone, baseline.model, prices)
@@ -87,6 +72,25 @@ def payback(
         "assumptions": [_told(each) for each in variations],
         "hinges_on": hinge.assumption if hinge else None,
         "verdict": missing or _verdict(baseline, deal, hinge, prices),
+    }
+
+
+def _without_rivals(scone: Contender, prices: Prices, calls: Calls) -> Payback:
+    return {
+        "scone": scone.name,
+        "baseline": None,
+        "prices": asdict(prices),
+        "outcome": "no rivals",
+        "break_even_tokens": None,
+        "break_even_days": None,
+        "least_tokens_a_day": None,
+        "extra_training_dollars": None,
+        "saving_dollars_a_million_tokens": None,
+        "table_dollars_a_month": None,
+        "answer": "open",
+        "hinges_on": None,
+        "assumptions": [],
+        "verdict": f"Whether Scone pays is not known, as no plain model was measured beside it: {calls.for_a_rival()}.",
     }
 
 
