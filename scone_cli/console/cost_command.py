@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.text import Text
 from scone_cli.console import help_texts, output
 from scone_cli.console.options import Session
 from scone_cli.console.recipes import read_recipe
-from scone_cli.console.results import drawn
+from scone_cli.console.results import drawn, sentence
 from scone_cli.evaluation.break_even import Contender, Prices, contender
 from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text, count_text, dollars, power_text
@@ -157,23 +156,23 @@ def _text(shapes: Sequence[Shape], costs: Sequence[Row], prices: Prices, payback
         for table in _tables(costs, prices, screen.width):
             screen.print(table)
             screen.print()
-        _sentences(screen, _notes(shapes))
+        for note in _notes(shapes):
+            sentence(screen, note)
         if paybacks:
             screen.print(Text("\nDoes the table pay?", style="bold"))
         for found in paybacks:
             screen.print()
             screen.print(Text(found["scone"], style="bold"))
-            _sentences(screen, [found["verdict"]], style="")
+            sentence(screen, found["verdict"], style="")
         if paybacks:
             screen.print()
-            _sentences(screen, [_priced(prices)])
+            sentence(screen, _priced(prices))
 
     return drawn(show)
 
 
 _LABEL = 31
 _NARROWEST, _WIDEST = 10, 14
-_LINE = 98
 
 
 def _tables(costs: Sequence[Row], prices: Prices, width: int) -> list[Table]:
@@ -200,12 +199,6 @@ def _table(costs: Sequence[Row], prices: Prices) -> Table:
         for label, cells in lines:
             table.add_row(Text(f"  {label}", style="dim"), *cells)
     return table
-
-
-def _sentences(screen: Console, sentences: Sequence[str], style: str = "dim") -> None:
-    for sentence in sentences:
-        for line in textwrap.wrap(sentence, min(screen.width, _LINE), break_on_hyphens=False):
-            screen.print(Text(line, style=style))
 
 
 def _notes(shapes: Sequence[Shape]) -> list[str]:

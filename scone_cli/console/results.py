@@ -15,7 +15,8 @@ from rich.text import Text
 from scone_cli.console.output import is_terminal
 from scone_cli.formatting import label, named_value_text, narrow_value_text, with_same_decimals
 
-NO_WIDTH = 10_000
+NO_WIDTH = 10_000  # columns of a pipe: nothing is cut off or folded
+LINE = 96  # columns of running text, where there is room
 
 
 def result_text(heading: str, result: Mapping[str, Any]) -> str:
@@ -32,7 +33,7 @@ def drawn(draw: Callable[[Console], None]) -> str:
     console = Console(
         file=page,
         force_terminal=on_terminal,
-        width=None if on_terminal else NO_WIDTH,  # a pipe has none: nothing may be cut off
+        width=None if on_terminal else NO_WIDTH,
         markup=False,
         emoji=False,
         highlight=False,
@@ -40,6 +41,12 @@ def drawn(draw: Callable[[Console], None]) -> str:
     draw(console)
     page.flush()
     return "\n".join(line.rstrip() for line in raw.getvalue().decode(encoding).rstrip().split("\n"))
+
+
+def sentence(console: Console, text: str, style: str = "dim") -> None:
+    """Print running text in lines that are not too long to read; nothing for an empty one."""
+    if text:
+        console.print(Text(text, style=style), width=min(console.width, LINE))
 
 
 def _print(console: Console, heading: str, result: Mapping[str, Any]) -> None:

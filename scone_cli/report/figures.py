@@ -157,7 +157,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts and tables that belong together, with a title and a caption that says how to read them."""
+    """Charts and tables that belong together, with a title and a caption that says how to read them.
+
+    A page shows both, a terminal the tables.
+    """
 
     title: str
     caption: str

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _KINDS = {
     "scone": "scone: f-gram embeddings made by an f-gram model",
 }
 _SIZES = ("parameters", "bytes")
+_MOST_LOSSES = 10  # rows of the curve in numbers
 _TOKENS = Axis("tokens of training", ends="last")
 
 
@@ -116,11 +118,28 @@ def _loss(portrait: Row) -> Figure:
         f"The loss on the training text{_grouped(steps, len(curve))}, and on held-out text whenever it was measured. "
         "If the held-out loss rises while the training loss falls, the model overfits."
     )
-    return Figure("How the loss fell", caption, [chart], [])
+    return Figure("How the loss fell", caption, [chart], [_losses(curve, looks)])
+
+
+def _losses(curve: Sequence[Row], looks: Sequence[Row]) -> Table:
+    """Some points of the curve, the last among them, each beside the held-out loss that was known then."""
+    some = curve[:: -math.ceil(len(curve) / _MOST_LOSSES)][::-1]
+    rows = []
+    for point in some:
+        known = [look["loss"] for look in looks if look["step"] <= point["step"]]
+        rows.append((point["step"], point["tokens"], _nats(point["loss"]), _nats(known[-1] if known else None)))
+    columns = [
+        Column("step", "count"),
+        Column("tokens of training", "count"),
+        Column("training, nats per token", "written"),
+        Column("held-out, at the last look", "written"),
+    ]
+    return Table(columns, rows, "The curve in numbers", folded=True)
 
 
 def _grouped(steps: int, points: int) -> str:
-    return f", averaged over {round(steps / points):,} steps per point" if steps > points else ""
+    per_point = round(steps / points)
+    return f", averaged over {per_point:,} steps per point" if per_point > 1 else ""
 
 
 def _course(portrait: Row) -> Figure:
