@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from scone_cli.console.output import is_terminal, say
 from scone_cli.formatting import amount_text, bytes_text, count_text, harmless, is_bytes, seconds_text
@@ -167,13 +168,17 @@ class BarProgress(PlainProgress):
         self._tasks: dict[str, TaskID] = {}
         self._console = Console(file=sys.stderr, force_terminal=True, highlight=False, markup=False, emoji=False)
         self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(BAR_WIDTH),
             TaskProgressColumn(),
-            TextColumn("{task.fields[note]}", markup=False, style="dim"),
+            # It has what is left of the line, and is cut off there: what the bar says too stands last.
+            TextColumn(
+                "{task.fields[note]}", "dim", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="crop")
+            ),
             console=self._console,
             auto_refresh=False,
             transient=True,
+            expand=True,
         )
         self._bars.start()
 
@@ -183,16 +188,11 @@ class BarProgress(PlainProgress):
         self._bars.stop()
 
     def _show_start(self, piece: Piece) -> None:
-        self._tasks[piece.what] = self._bars.add_task(piece.what, total=piece.total, note=_joined(piece.detail))
+        self._tasks[piece.what] = self._bars.add_task(piece.what, total=piece.total, note=piece.detail)
         self._show(piece, piece.started)
 
     def _show(self, piece: Piece, now: float) -> None:
-        labels = max(len(what) for what in self._tasks)
-        room = max(self._console.width - labels - BAR_WIDTH - len("  100%  "), 0)
-        note = _joined(piece.amount(), piece.pace(now), piece.detail)
-        if len(note) > room and piece.total is not None:
-            note = _joined(piece.pace(now), piece.detail)  # how much is done, the bar says too
-        note = note[:room]  # or rich shortens the label too
+        note = _joined(piece.pace(now), piece.detail, piece.amount())
         self._bars.update(self._tasks[piece.what], completed=piece.done, total=piece.total, note=note, refresh=True)
 
     def _show_end(self, piece: Piece) -> None:
