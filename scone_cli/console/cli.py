@@ -90,7 +90,11 @@ class LazyGroup(click.Group):
 )
 @click.option("--config", type=PlainPath(), metavar="RECIPE", help="TOML file of settings, one table a command.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@click.option("--verbose", is_flag=True, help="Show every setting and its source, and where the time went.")
+@click.option(
+    "--verbose",
+    is_flag=True,
+    help="Show every setting and its source, the time each piece of work took, and results that were up to date.",
+)
 @click.version_option(__version__, message="scone %(version)s")
 @click.pass_context
 def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bool, verbose: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from rich.console import Console
+from rich.text import Text
 
 from scone_cli.artifacts.manifest import GIVEN, Given, read_manifest
 from scone_cli.artifacts.publish import check_workspace, workspace_lock
@@ -34,7 +37,7 @@ from scone_cli.console.options import (
 from scone_cli.console.progress_bars import listening
 from scone_cli.console.recipe_command import recipe
 from scone_cli.console.recipes import TRAIN
-from scone_cli.console.results import result_text
+from scone_cli.console.results import drawn, result_text, sentence
 from scone_cli.console.table_commands import generate_command, given_text, lookup
 from scone_cli.errors import BadData, BadSetting, SconeError
 from scone_cli.evaluation.break_even import Prices
@@ -77,7 +80,8 @@ def _stage_command(name: str) -> click.Command:
             return
         report = _run_stage(ctx, name, config, values, force, leads)
         if leads:
-            _print_report(report, round(time.monotonic() - started, 3), as_json)
+            session: Session = ctx.obj
+            _print_report(report, round(time.monotonic() - started, 3), as_json, session.verbose)
         if report.problem:
             raise SconeError(report.problem)
 
@@ -239,13 +243,24 @@ def _print_plan(report: Report, as_json: bool) -> None:
         raise BadSetting(report.problem)
 
 
-def _print_report(report: Report, seconds: float, as_json: bool) -> None:
+def _print_report(report: Report, seconds: float, as_json: bool, verbose: bool) -> None:
     if as_json:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date, "seconds": seconds}
         output.print_json(facts | dict(report.details or report.summary))
         return
     how = "up to date" if report.up_to_date else f"made in {seconds_text(seconds)}"
-    output.print_result(result_text(harmless(f"{report.stage} -> {report.out} ({how})"), report.summary))
+    heading = harmless(f"{report.stage} -> {report.out} ({how})")
+    if report.up_to_date and not verbose:  # its results have been shown when it was made
+        page, folder = report.out / "report.html", shlex.quote(str(report.out))
+        heading += harmless(f"; see: {page if page.exists() else f'scone inspect {folder}'}")
+        output.print_result(drawn(lambda console: _print_shortly(console, heading, report.conclusion)))
+    else:
+        output.print_result(result_text(heading, report.summary))
+
+
+def _print_shortly(console: Console, heading: str, conclusion: str) -> None:
+    console.print(Text(heading, style="bold"), soft_wrap=True)
+    sentence(console, conclusion, style="")
 
 
 # ---- looking at artifacts ----------------------------------------------------------------------------------------

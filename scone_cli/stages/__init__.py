@@ -28,12 +28,15 @@ def joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Tea
 
 @dataclass(frozen=True)
 class Report:
-    """What a run tells: where its artifact is, whether it was made or already there, and its findings.
+    """The result of a run: where the artifact is, whether it was made now or was there, and what is in it.
 
-    `summary` holds JSON values only: scalars are shown one a line, a list of flat dicts as a table. It is kept in the
-    artifact's manifest, so a run that finds everything up to date reports the same. `seconds` is what all processes spent
-    on what, for who wants to know where the time went. `details` is what `--json` prints instead of the summary, where there is
-    more to tell; `problem` is what the run has found that it was asked to fail by.
+    Attributes:
+        summary: JSON values only; scalars are shown one per line, a list of flat dicts as a table. It is kept in the
+            manifest, so a run that finds everything up to date reports the same.
+        seconds: processor time of all processes, by the work it was spent on.
+        details: printed by `--json` instead of the summary, where there is more.
+        conclusion: the findings in one or two sentences, shown even when everything was up to date.
+        problem: the condition of `--fail-if` that holds; the command then exits with 1.
     """
 
     stage: str
@@ -42,6 +45,7 @@ class Report:
     summary: dict[str, Any]
     seconds: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    conclusion: str = ""
     problem: str = ""
 
     @classmethod

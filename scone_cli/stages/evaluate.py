@@ -27,6 +27,7 @@ from scone_cli.evaluation.result_types import Check, Results
 from scone_cli.evaluation.results import in_short, read_results
 from scone_cli.progress import Progress
 from scone_cli.report.eval_summary import summary_of
+from scone_cli.report.eval_verdict import verdict
 from scone_cli.settings import DEVICES, result_settings, setting
 from scone_cli.stages import Report
 
@@ -353,4 +354,5 @@ def _report(out: Path, conditions: list[Condition], up_to_date: bool) -> Report:
     problem = "; ".join(
         f"--fail-if '{row['condition']}' holds: {row['left']:.6g} and {row['right']:.6g}" for row in held
     )
-    return Report(STAGE, out, up_to_date, summary_of(results), details=results, problem=problem)
+    shown, conclusion = summary_of(results), verdict(results)
+    return Report(STAGE, out, up_to_date, shown, details=results, conclusion=conclusion, problem=problem)

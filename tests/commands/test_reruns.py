@@ -55,9 +55,15 @@ def test_a_second_run_is_up_to_date_and_touches_nothing(made):
 
 
 def test_up_to_date_is_said(made, scone):
-    code, out, _ = scone("--config", RECIPE, "--workspace", made / "work", "select-vocab")
+    folder = made / "work" / "vocab"
+    stage = ("--config", RECIPE, "--workspace", made / "work", "select-vocab")
+    code, out, _ = scone(*stage)
     assert code == 0
-    assert out.startswith(f"select-vocab -> {made / 'work' / 'vocab'} (")
+    assert out.startswith(f"select-vocab -> {folder} (")
+    assert out.endswith(f"scone inspect {folder}\n")
+    assert not was_made(out)
+    assert len(out.splitlines()) == 1
+    code, out, _ = scone("--verbose", *stage)
     assert not was_made(out)
     assert "4,000" in out.splitlines()[1]
 

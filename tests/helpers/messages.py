@@ -69,7 +69,7 @@ def error_of(err: str, *facts: Fact, hint: tuple[Fact, ...] | None = None) -> tu
 
 def was_made(out: str) -> bool:
     """Whether the first line of a result says that it was made, and in what time, or else that it is up to date."""
-    heading = re.fullmatch(r"[\w-]+ -> \S+ \(([^()]+)\)", out.splitlines()[0])
+    heading = re.fullmatch(r"[\w-]+ -> \S+ \(([^()]+)\)(; see: .+)?", out.splitlines()[0])
     assert heading, out
     return re.search(r"\d", heading[1]) is not None
 
