@@ -1,9 +1,9 @@
-"""The training loop: batches of windows, their gradient, clipping, a step of the optimisers, the log, checkpoints.
+"""The training loop: forward and backward, clipping, optimiser step, log, held-out loss, checkpoints.
 
-A run is a function of (data, plan): the windows of a step follow from the seed and the windows read before, so a run that
-continues from a checkpoint ends with the weights of one that was never interrupted. What it leaves out: where the data comes
-from and where the result goes (`stages/train_fgram`); how gradients are made (`gradients`) and what several processes
-tell one another (`runtime.process_group`).
+The result depends on the data and the plan only: the windows of a step follow from the seed and the number of windows read
+before. A run that continues from a checkpoint therefore ends with the weights of a run that was never interrupted.
+Elsewhere: where the data come from and where the result goes (`stages/train_fgram`), the backward pass (`gradients`), and
+the exchange between processes (`runtime.process_group`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 from torch import nn
@@ -39,7 +40,7 @@ LOG_NAME = "log.jsonl"
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long and how fast to learn, and what to keep; the fields are those of the stage's config."""
+    """The settings of a training run; the fields are those of the stage's config."""
 
     batch: int
     micro_batch: int
@@ -66,7 +67,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingText:
-    """What is read: windows to learn from, held-out windows to look at or None, the f-grams or None."""
+    """The text of a run: training windows, held-out windows (None: there are none), the f-grams (None: not used)."""
 
     train: PackedText
     held_out: PackedText | None
@@ -82,25 +83,25 @@ def train(
     team: Team | None = None,
     track: Callable[[Row], None] = lambda _: None,
 ) -> pa.Table:
-    """Train `model` in place and return the log; continues from the newest checkpoint in `scratch`.
+    """Train `model` in place and return the log; continue from the newest checkpoint in `scratch`, if there is one.
 
-    The log is also written to `scratch/log.jsonl` as it grows, and each of its rows is given to `track`.
+    Each step appends a row to `scratch/log.jsonl` and calls `track` with it.
 
     Raises:
-        BadData: the text, or a sub-corpus in it, is shorter than one window.
-        LostRank: another process of the team has gone.
-        SconeError: the loss or its gradient is no longer a number, or the loss has exploded.
-        Stopped: a signal came; there is a checkpoint of the step that it found. A look at held-out text that it cut short
-            is taken when the run continues.
+        BadData: the text, or one of its sub-corpora, is shorter than one window.
+        LostRank: another process of the team has ended.
+        SconeError: the loss or its gradient is not finite, or the loss has exploded.
+        Stopped: a signal came; the step in which it came was finished and saved. If it interrupted the measurement of the
+            held-out loss, that is repeated when the run continues.
     """
     run = _Run(model, text, plan, scratch, team or Alone())
     if plan.compile:
         model.main.compile()
     progress("log", 0, 0, detail=f"{scratch / LOG_NAME}, a line a step, to follow with tail -f")
-    run.tell(progress, run.sizes())  # the first step takes a while: say what is coming
+    run.tell(progress, run.sizes())  # before the first step, which takes longer than the others
     try:
         with noting_stops() as stop, torch_failures():
-            if row := run.look_again():
+            if row := run.repeat_held_out():
                 track(row)
             while run.at.step < plan.steps and (row := run.step(stop)):
                 track(row)
@@ -118,13 +119,23 @@ def train(
     return run.log.table()
 
 
-_FIRST_STEPS = 10  # whose median pace tells how long it will take
+_FIRST_STEPS = 10  # their median speed gives the expected duration
 _AGAIN = "give the same command again: it continues from there"
 _OTHERWISE = "lower --learning-rate, or raise --warmup; with other settings it starts from the beginning"
 
 
+class _Totals(NamedTuple):
+    """Sums over all ranks of what each of them found in a step; `loss` is the mean of the batch, in nats per token."""
+
+    loss: float
+    trie_nodes: float
+    fgrams: float
+    signals: float
+    stopped: float
+
+
 class _Run:
-    """What a run holds: how far it is, the optimisers, the log, the checkpoints."""
+    """The state of a run: its position, the optimisers, the log, the checkpoints."""
 
     def __init__(self, model: SconeModel, text: TrainingText, plan: TrainingPlan, scratch: Path, team: Team) -> None:
         self.model, self.text, self.plan, self.team = model, text, plan, team
@@ -139,85 +150,101 @@ class _Run:
             self.optimizers.load_state(tensors["optimizer"])
         self.log = TrainingLog(scratch / LOG_NAME, self.at.step, writes=team.launch.rank == 0)
         self.course = Course()
-        self.paces = list[float]()  # of the steps of this process
+        self.speeds = list[float]()  # tokens per second of the first steps of this process
         for row in self.log.rows:
             self.course.add(row["step"], row["loss"])
-        looks = (row["held_out_loss"] for row in reversed(self.log.rows))
-        self.last_look = next((loss for loss in looks if loss is not None), None)
+        known = (row["held_out_loss"] for row in reversed(self.log.rows))
+        self.last_held_out = next((loss for loss in known if loss is not None), None)
         self.saved = time.monotonic()
         self.started = self.saved - (self.log.rows[-1]["seconds"] if self.log.rows else 0.0)
 
     def step(self, stop: StopNote) -> Row | None:
-        """Take one step; returns its row of the log, or None if a rank had been told to stop before: then none takes it.
+        """Take one step and return its row of the log; None if a rank had been asked to stop before: then no rank takes it.
 
-        Of a signal that comes to any rank meanwhile, all take note.
+        A signal that comes to one rank during the step is noted in `stop` on all ranks.
 
         Raises:
-            SconeError: the loss or its gradient is no number.
+            SconeError: the loss or the norm of its gradient is not finite.
         """
-        plan, launch, started = self.plan, self.team.launch, time.perf_counter()
-        part = plan.batch // launch.size  # the windows of a step are the same, however many ranks share them
-        numbers = self.order.at(self.at.windows + launch.rank * part, part)
-        micro = plan.micro_batch or micro_batch(self.device, part, self.text.train.context)
-        found, is_over = BatchResult(0.0), bool(stop.signum)
-        if not is_over:
-            with autocast(self.device, plan.precision):
-                found = accumulate_gradients(
-                    self.model, *self.text.train.windows(numbers, self.model.history), self.text.trie, micro
-                )
-        sums = self.team.combine(
-            *self._gradients, [found.loss / launch.size, found.trie_nodes, found.fgrams, stop.signum, is_over]
-        )
-        if sums[3]:
-            stop.signum = stop.signum or signal.SIGTERM  # where it came to another rank
-        if sums[4]:
+        plan, started = self.plan, time.perf_counter()
+
+        # Forward and backward, over the windows of this rank.
+        stopped = bool(stop.signum)
+        batch = BatchResult(0.0) if stopped else self._forward_backward()
+
+        # The mean gradient of all ranks, and the sums of these numbers: one transfer.
+        numbers = [batch.loss / self.team.launch.size, batch.trie_nodes, batch.fgrams, stop.signum, stopped]
+        total = _Totals(*self.team.combine(*self._gradients, numbers))
+        if total.signals:
+            stop.signum = stop.signum or signal.SIGTERM  # it came to another rank
+        if total.stopped:
             return None
-        loss, norm = sums[0], clip_gradients(self.model.parameters(), plan.clip)
+
+        # Clip, and update the weights.
+        norm = clip_gradients(self.model.parameters(), plan.clip)
+        self._check_finite(total.loss, norm)
+        learning_rate = plan.learning_rate_at(self.at.step)
+        self.optimizers.step(learning_rate)
+        step_seconds = time.perf_counter() - started
+
+        # Log.
+        self.at = Position(self.at.step + 1, self.at.windows + plan.batch)
+        self.course.add(self.at.step, total.loss)
+        row = {
+            "step": self.at.step,
+            "tokens": self._tokens(self.at.windows),
+            "loss": total.loss,
+            "learning_rate": learning_rate,
+            "gradient_norm": norm,
+            "held_out_loss": self._held_out_loss(),
+            "trie_nodes": int(total.trie_nodes),
+            "fgrams": int(total.fgrams),
+            "tokens_per_second": self._tokens(plan.batch) / step_seconds,
+            "seconds": time.monotonic() - self.started,
+        }
+        self.log.add(row)
+        return row
+
+    def _forward_backward(self) -> BatchResult:
+        """Put the gradient of this rank's part of the batch into the parameters."""
+        plan, launch, text = self.plan, self.team.launch, self.text.train
+        part = plan.batch // launch.size  # the windows of a step are the same for any number of ranks
+        windows = self.order.at(self.at.windows + launch.rank * part, part)
+        tokens, ids = text.windows(windows, before=self.model.history)
+        micro = plan.micro_batch or micro_batch(self.device, part, text.context)
+        with autocast(self.device, plan.precision):
+            return accumulate_gradients(self.model, tokens, ids, self.text.trie, micro)
+
+    @cached_property
+    def _gradients(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters with dense gradients, and those with sparse ones."""
+        named = dict(self.model.named_parameters())
+        return [p for name, p in named.items() if name not in SPARSE], [named[name] for name in SPARSE if name in named]
+
+    def _check_finite(self, loss: float, norm: float) -> None:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SconeError(
                 f"the loss became {loss} at step {self.at.step + 1} (norm of the gradient: {norm}); "
                 f"{self.last_good(self.at.step)}",
                 _OTHERWISE,
             )
-        rate = plan.learning_rate_at(self.at.step)
-        self.optimizers.step(rate)
-        seconds = time.perf_counter() - started
-        self.at = Position(self.at.step + 1, self.at.windows + plan.batch)
-        self.course.add(self.at.step, loss)
-        row = {
-            "step": self.at.step,
-            "tokens": self._tokens(self.at.windows),
-            "loss": loss,
-            "learning_rate": rate,
-            "gradient_norm": norm,
-            "held_out_loss": self._held_out_loss(),
-            "trie_nodes": int(sums[1]),
-            "fgrams": int(sums[2]),
-            "tokens_per_second": self._tokens(plan.batch) / seconds,
-            "seconds": time.monotonic() - self.started,
-        }
-        self.log.add(row)
-        return row
-
-    @cached_property
-    def _gradients(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters whose gradients are dense, and those whose gradients are sparse."""
-        named = dict(self.model.named_parameters())
-        return [p for name, p in named.items() if name not in SPARSE], [named[name] for name in SPARSE if name in named]
 
     def _held_out_loss(self) -> float | None:
-        """On rank 0, where it is time to look and no signal cuts it short; the others wait for it with the next gradient."""
+        """The held-out loss, every `eval_every` steps and after the last; None at other steps and on ranks other than 0.
+
+        None also if a signal interrupts it. The other ranks wait for rank 0 when they exchange the next gradient.
+        """
         plan, held_out = self.plan, self.text.held_out
         is_time = self.at.step % plan.eval_every == 0 or self.at.step == plan.steps
         if held_out is None or not is_time or self.team.launch.rank:
             return None
         with autocast(self.device, plan.precision):
             loss = mean_loss(self.model, held_out, self.text.trie, plan.eval_tokens)
-        self.last_look = self.last_look if loss is None else loss
+        self.last_held_out = self.last_held_out if loss is None else loss
         return loss
 
-    def look_again(self) -> Row | None:
-        """Take the look that belongs to the last row, where a signal had cut it short; returns the row with its loss."""
+    def repeat_held_out(self) -> Row | None:
+        """Measure the held-out loss of the last row if a signal interrupted it; return the row with it."""
         row = self.log.rows[-1] if self.log.rows else {}
         if row.get("step") != self.at.step or row["held_out_loss"] is not None:
             return None
@@ -225,10 +252,10 @@ class _Run:
         return None if loss is None else self.log.amend(held_out_loss=loss)
 
     def check_course(self) -> None:
-        """Stop a run that goes nowhere, or has gone there with its last step.
+        """Stop a run that has diverged.
 
         Raises:
-            SconeError: the loss has exploded; a weight, or the loss on held-out text, is no number.
+            SconeError: the loss has exploded; the held-out loss, or a weight after the last step, is not finite.
         """
         course, is_over = self.course, self.at.step == self.plan.steps
         if course.has_exploded or (is_over and course.has_ended_badly):
@@ -238,10 +265,10 @@ class _Run:
                 f"{self.last_good(course.lowest_step)}",
                 _OTHERWISE,
             )
-        looked = self.log.rows[-1]["held_out_loss"]
-        if looked is not None and not math.isfinite(looked):
+        held_out = self.log.rows[-1]["held_out_loss"]
+        if held_out is not None and not math.isfinite(held_out):
             raise SconeError(
-                f"the loss on held-out text became {looked} at step {self.at.step}; {self.last_good(self.at.step - 1)}",
+                f"the loss on held-out text became {held_out} at step {self.at.step}; {self.last_good(self.at.step - 1)}",
                 _OTHERWISE,
             )
         if is_over and not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
@@ -250,10 +277,10 @@ class _Run:
                 _OTHERWISE,
             )
 
-    # ---- what is kept -----------------------------------------------------------------------------------------
+    # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def is_due(self) -> bool:
-        """Whether it is time for a checkpoint: by steps or by minutes, and not when the run is over."""
+        """Whether to save a checkpoint now: by steps or by minutes, but not after the last step."""
         plan, step = self.plan, self.at.step
         by_minutes = time.monotonic() - self.saved >= 60 * plan.checkpoint_minutes
         return step < plan.steps and (step % plan.checkpoint_every == 0 or by_minutes)
@@ -266,28 +293,28 @@ class _Run:
             self.checkpoints.save(self.at, {"model": self.model.state_dict(), "optimizer": self.optimizers.state()})
 
     def last_good(self, step: int) -> str:
-        """The newest checkpoint of a step up to `step`, in words."""
+        """The newest checkpoint of a step up to `step`, as part of a message."""
         return self.checkpoints.last_before(step)
 
-    # ---- what is told -----------------------------------------------------------------------------------------
+    # ---- progress ----------------------------------------------------------------------------------------------
 
     def tell(self, progress: Progress, detail: str) -> None:
-        """How far it is."""
+        """Report the tokens read so far."""
         progress(
             "training", self._tokens(self.at.windows), self._tokens(self.plan.steps * self.plan.batch), "tokens", detail
         )
 
     def tell_duration(self, progress: Progress) -> None:
-        """How long all of it will take, once the first steps have shown it; the very first are slow, as kernels are compiled."""
-        if len(self.paces) == _FIRST_STEPS:
+        """Report the expected duration, once, from the median speed: the very first steps are slow, as kernels are compiled."""
+        if len(self.speeds) == _FIRST_STEPS:
             return
-        self.paces.append(self.log.rows[-1]["tokens_per_second"])
-        if len(self.paces) == _FIRST_STEPS and (left := self.plan.steps - self.at.step):
-            pace = statistics.median(self.paces)
-            seconds = left * self._tokens(self.plan.batch) / pace
-            steps = f"{left:,} steps left, {count_text(pace)} tokens/s"
+        self.speeds.append(self.log.rows[-1]["tokens_per_second"])
+        if len(self.speeds) == _FIRST_STEPS and (left := self.plan.steps - self.at.step):
+            speed = statistics.median(self.speeds)
+            seconds = left * self._tokens(self.plan.batch) / speed
+            steps = f"{left:,} steps left, {count_text(speed)} tokens/s"
             progress(
-                "duration", 0, 0, detail=f"about {seconds_text(seconds)}: {steps}, looks at held-out text not counted"
+                "duration", 0, 0, detail=f"about {seconds_text(seconds)}: {steps}, without the time for held-out losses"
             )
 
     def sizes(self) -> str:
@@ -297,8 +324,8 @@ class _Run:
         return f"{' + '.join(map(count_text, sizes))} parameters"
 
     def state(self) -> str:
-        """How the training goes: recent loss, the last held-out loss, memory."""
-        held_out = "" if self.last_look is None else f", held-out {self.last_look:.3f}"
+        """Recent training loss, last held-out loss, memory."""
+        held_out = "" if self.last_held_out is None else f", held-out {self.last_held_out:.3f}"
         loss = last_loss([row["loss"] for row in self.log.rows[-LAST_STEPS:]])
         return f"loss {loss:.3f}{held_out}, {bytes_text(peak_memory(self.device))}"
 
