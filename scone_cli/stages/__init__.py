@@ -1,8 +1,8 @@
 """The five stages. Each module holds a frozen config dataclass and `run(config, inputs, out, progress, force) -> Report`.
 
-Beside it stands `plan`, which takes the same and writes nothing: its report tells what `run` would do and take. A stage
-reads artifacts, writes one artifact, and never imports another stage. This file holds what they share: what a run
-reports, and how several processes run one stage together.
+`plan` takes the same arguments and writes nothing: its report tells what `run` would do, and the memory and disk it would
+take. A stage reads artifacts, writes one artifact, and never imports another stage. This file holds what the stages share:
+the report of a run, and how several processes run one stage together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scone_cli.runtime.torchrun import Alone, Launch, Team
 
 
 def joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Team]:
-    """The processes of this run, for as long as the context lasts; `device` is the setting, `auto` or a device's name."""
+    """The processes of this run, connected while the context lasts; `device` is the setting: `auto` or a device's name."""
     if launch.size == 1:
         return contextlib.nullcontext(Alone())
     from scone_cli.runtime.process_group import join  # it loads torch

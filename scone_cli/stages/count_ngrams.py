@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
 from scone_cli.artifacts.publish import (
@@ -26,9 +26,12 @@ from scone_cli.progress import Progress
 from scone_cli.settings import Quantity, parse_bytes, setting
 from scone_cli.stages import Report
 
+if TYPE_CHECKING:
+    from scone_cli.counting.plan import CountingPlan
+
 _LEAST_MEMORY = "512MiB"
-_MOST_IDS = 1 << 24  # of a vocabulary: some 60 times the largest in use, and --memory is not to blame beyond
-_MOST_BYTES = 5  # of a file on disk that are one token, however it is written
+_MOST_IDS = 1 << 24  # of a vocabulary: about 60 times the largest in use; more would fail for lack of memory
+_MOST_BYTES = 5  # of a file on disk per token, in any format
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,14 @@ class CountNgrams(TokenSettings):
     min_count: int = setting(5, "Leave out n-grams that occur less often than this.")
     min_docs: int = setting(1, "Leave out n-grams that occur in fewer documents than this: a floor for privacy.")
     exclude_tokens: str | None = setting(
-        None, "Token ids that no n-gram may hold, such as 0,13,50256.  [default: none]"
+        None, "Leave out n-grams that contain one of these token ids, such as 0,13,50256.  [default: none]"
     )
     memory: Quantity | None = setting(
         None,
-        "Most memory of all processes together, such as 2GiB; 512MiB or more.  [default: half of what is free]",
+        "Memory limit of all processes together, such as 2GiB; 512MiB or more.  [default: half of the free memory]",
         affects_result=False,
     )
-    workers: int | None = setting(None, "Worker processes.  [default: one a core]", affects_result=False)
+    workers: int | None = setting(None, "Worker processes.  [default: one per core]", affects_result=False)
 
 
 def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progress, force: bool = False) -> Report:
@@ -59,59 +62,54 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     """
     excluded = _check(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
-    from scone_cli.counting.plan import CountingPlan, make_plan
-    from scone_cli.runtime.resources import check_disk, num_cores
+    from scone_cli.counting.plan import make_plan
+    from scone_cli.runtime.resources import num_cores
     from scone_cli.runtime.worker_pool import Pool
 
-    memory = _memory(config)
-    workers = config.workers or num_cores()
-    target, limits = out / "counts", (config.max_n, config.min_count)
-
-    def check_room(plan: CountingPlan, num_tokens: int, with_tokens: bool) -> None:
-        """On every disk that is written to: `tokens/` and `counts/` may be links to several."""
-        needed, places = Counter[int](), dict[int, Path]()
-        for_counts = plan.disk(num_tokens, with_tokens=False)
-        for_tokens = plan.disk(num_tokens, with_tokens) - for_counts
-        for part, size in ((out / "tokens", for_tokens), (target, for_counts)):
-            place = place_of(part).parent
-            disk = place.stat().st_dev
-            places.setdefault(disk, place)
-            needed[disk] += size - unfinished_bytes(part)
-        for disk, place in places.items():
-            check_disk(place, needed[disk])
+    target, memory, workers = out / "counts", _memory(config), config.workers or num_cores()
+    limits = (config.max_n, config.min_count)
 
     def check_size(num_bytes: int) -> None:
-        """Refuse at once what cannot be done; what is just too much is found when the tokens can be estimated."""
-        least = make_plan(num_bytes // _MOST_BYTES, config.vocab_size, *limits, memory, workers, True)
-        if not target.exists():  # what is there may be up to date, and need nothing
-            check_room(least, num_bytes // _MOST_BYTES, with_tokens=True)
+        """Refuse a corpus that is certainly too large before it is read; the exact check follows when tokens are estimated."""
+        num_tokens = num_bytes // _MOST_BYTES
+        least = make_plan(num_tokens, config.vocab_size, *limits, memory, workers, True)
+        if not target.exists():  # counts that are there may be up to date, and then need no disk
+            _check_room(out, least, num_tokens, with_tokens=True)
 
+    # 1. The corpus: its files, their hashes, the tokenizer.
     prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size)
-    fresh = prepared.manifest is None
+    new_tokens = prepared.manifest is None
+
+    # 2. Nothing to do if the counts are there.
     settings = _count_settings(config, excluded, prepared.vocab_size)
     made_from = {"tokens": prepared.mark}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
-    if not (force or fresh) and (manifest := up_to_date(target, "counts", mark)):
+    if not (force or new_tokens) and (manifest := up_to_date(target, "counts", mark)):
         return Report.of(target, manifest, up_to_date=True)
-    sources = {} if fresh else made_from  # that the tokens are others has been told
+    sources = {} if new_tokens else made_from  # that the tokens change has been reported with `tokens/`
     tell_replacing(progress, target, what_is_replaced(out, target, "counts", config, settings, sources, force))
-    found = make_plan(prepared.num_tokens_bound, prepared.vocab_size, *limits, memory, workers, fresh)
+
+    # 3. The plan: passes and buckets that fit into memory, and the disk they need.
+    num_tokens = prepared.num_tokens_bound
+    found = make_plan(num_tokens, prepared.vocab_size, *limits, memory, workers, new_tokens)
     staging = staging_folder(target, mark, lasting=False)
-    disk = found.disk(prepared.num_tokens_bound, with_tokens=fresh)
-    progress("plan", 0, 0, detail=found.described(prepared.num_tokens_bound, disk))
-    check_room(found, prepared.num_tokens_bound, with_tokens=fresh)
-    kernels = [*KERNELS, *(["scone_cli.corpus.shards"] if fresh else [])]
-    # What is bad is removed last: when no worker writes any more.
+    progress("plan", 0, 0, detail=found.described(num_tokens, found.disk(num_tokens, with_tokens=new_tokens)))
+    _check_room(out, found, num_tokens, with_tokens=new_tokens)
+
+    # 4. Tokenise, and count each part as it is written. A staging folder with bad data is removed when no worker writes any more.
+    kernels = [*KERNELS, *(["scone_cli.corpus.shards"] if new_tokens else [])]
     with discarded_if_bad(staging, *prepared.staging), Pool(found.num_workers, kernels) as pool:
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found)
         tokens = prepared.write(pool, progress, job.then)
-        stamps = sorted((name, stamp) for name, stamp in tokens.files.items() if name.endswith(".parquet"))
-        # A part's hash is checked when it is read; those of the other files here.
-        others = {name: stamp for name, stamp in tokens.files.items() if not name.endswith(".parquet")}
-        check_files(out / "tokens", replace(tokens, files=others), hashes=not fresh)
-        parts = [(out / "tokens" / name, None if fresh else stamp.sha256) for name, stamp in stamps]
-        kept, spent = count_ngrams(job, parts, staging, pool, progress)
+        parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.endswith(".parquet")}
+        others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}
+        check_files(out / "tokens", replace(tokens, files=others), hashes=not new_tokens)
+        # The hash of a part is checked when it is read.
+        hashes = [(out / "tokens" / name, None if new_tokens else stamp.sha256) for name, stamp in parts.items()]
+        kept, spent = count_ngrams(job, hashes, staging, pool, progress)
+
+    # 5. Publish.
     manifest = Manifest.new(
         "counts",
         stage=STAGE,
@@ -126,7 +124,9 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
 
 
 def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progress, force: bool = False) -> Report:
-    """What `run` would read and take; nothing is written, so tokens are estimated from above unless they are there.
+    """What `run` would read, and the memory and disk it would take; nothing is written.
+
+    The number of tokens is an upper bound unless `tokens/` is there.
 
     Raises:
         InputMissing, BadData, BadSetting: as `run` before it begins; standard input.
@@ -157,14 +157,30 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
     target = out / "counts"
     if not fresh and published(target, "counts", mark) is not None:
         return Report(STAGE, target, True, facts)
-    sources = {"tokens": ahead.mark} if ahead.manifest else {}  # that the tokens are others is told of them
+    sources = {"tokens": ahead.mark} if ahead.manifest else {}  # that the tokens change is reported with `tokens/`
     counts = what_is_replaced(out, target, "counts", config, settings, sources, force)
     replaced = {name: said for name, said in (("tokens", ahead.replaced), ("counts", counts)) if said}
     return Report(STAGE, target, False, facts | ({"replaces": replaced} if replaced else {}))
 
 
+def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: bool) -> None:
+    """Refuse if a disk has too little room: `tokens/` and `counts/` may be links to different disks."""
+    from scone_cli.runtime.resources import check_disk  # heavy: only when the stage runs
+
+    needed, places = Counter[int](), dict[int, Path]()
+    for_counts = plan.disk(num_tokens, with_tokens=False)
+    for_tokens = plan.disk(num_tokens, with_tokens) - for_counts
+    for part, size in ((out / "tokens", for_tokens), (out / "counts", for_counts)):
+        place = place_of(part).parent
+        disk = place.stat().st_dev
+        places.setdefault(disk, place)
+        needed[disk] += size - unfinished_bytes(part)
+    for disk, place in places.items():
+        check_disk(place, needed[disk])
+
+
 def _memory(config: CountNgrams) -> int:
-    """Bytes that all processes together may take."""
+    """The memory limit of all processes together, in bytes."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
     from scone_cli.runtime.resources import available_memory  # see above
@@ -173,7 +189,7 @@ def _memory(config: CountNgrams) -> int:
 
 
 def _check(config: CountNgrams) -> list[int]:
-    """Refuse what can be refused before the corpus is read; returns the excluded token ids."""
+    """Check the settings before the corpus is read; return the excluded token ids, sorted."""
     if not 2 <= config.max_n <= 8:
         raise BadSetting(f"--max-n {config.max_n}: expected 2 to 8")
     for name in ("min_count", "min_docs", "workers"):
@@ -192,7 +208,7 @@ def _check(config: CountNgrams) -> list[int]:
 
 
 def _count_settings(config: CountNgrams, excluded: list[int], vocab_size: int) -> dict[str, Any]:
-    """The settings on which `counts/` depends, beside its tokens."""
+    """The settings that `counts/` depends on, apart from its tokens."""
     if excluded and not 0 <= excluded[0] <= excluded[-1] < vocab_size:
         raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids of 0 to {vocab_size - 1}")
     limits = {"max_n": config.max_n, "min_count": config.min_count, "min_docs": config.min_docs}

@@ -1,4 +1,4 @@
-"""`scone precompute`: run the f-gram model once over the whole vocabulary; its outputs are the table (paper, section 3.3)."""
+"""`scone precompute`: run the f-gram model once for every f-gram; its outputs are the table (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -21,32 +21,29 @@ from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_repl
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
-from scone_cli.runtime.torchrun import Team, launched
+from scone_cli.runtime.torchrun import launched
 from scone_cli.settings import DEVICES, ROW_DTYPES, Quantity, parse_bytes, result_settings, setting
 from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
-    from scone_cli.model.model import SconeModel
     from scone_cli.table.precompute import MemoryPlan, Sizes
-    from scone_cli.table.row_files import RowFiles
-    from scone_cli.vocab.trie import FgramTrie
 
 STAGE = "precompute"
-STAGE_VERSION = 4  # with the tokenizer; rows and index are those of version 3
+STAGE_VERSION = 4  # the table holds the tokenizer; rows and index as in version 3
 
 
 @dataclass(frozen=True)
 class Precompute:
-    """Settings of `precompute`. The device moves the last bits of rows; what they were made on is in no fingerprint."""
+    """Settings of `precompute`. The device changes only the last bits of rows, so it is not in the fingerprint."""
 
     dtype: str = setting(
         "float16",
-        "Number format of the rows; those of 8 bits or fewer have a scale in each row.",
+        "Number format of the rows; formats of 8 bits or fewer have a scale per row.",
         choices=ROW_DTYPES,
     )
     memory: Quantity | None = setting(
         None,
-        "Most memory of all processes together, such as 2GiB.  [default: half of what is free]",
+        "Memory limit of all processes together, such as 2GiB.  [default: half of the free memory]",
         affects_result=False,
     )
     device: str = setting(
@@ -55,12 +52,12 @@ class Precompute:
         choices=DEVICES,
         affects_result=False,
     )
-    seed: int = setting(0, "Of the sample of rows that are checked.", affects_result=False)
+    seed: int = setting(0, "Seed of the sample of rows that are checked.", affects_result=False)
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What a table is made of: the manifests of its inputs."""
+    """What a table depends on: settings, and the manifests of its inputs."""
 
     config: Precompute
     inputs: Path
@@ -70,7 +67,7 @@ class _Made:
 
     @property
     def made_from(self) -> dict[str, str]:
-        """Fingerprints, and the weights, which another run of the same recipe need not end in."""
+        """Fingerprints of the inputs, and a hash of the weights: two runs of one recipe may end with different weights."""
         weights = digest_weights(self.model)
         return {"vocab": self.vocab.fingerprint, "model": self.model.fingerprint, "weights": weights}
 
@@ -81,33 +78,108 @@ class _Made:
 
     @property
     def weight_bytes(self) -> dict[str, int]:
-        """Bytes of each of the model's files."""
+        """Bytes of each file of weights."""
         return {name: stamp.bytes for name, stamp in self.model.files.items() if name.endswith(".safetensors")}
 
 
 def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
     """Read `vocab/` and `model/` of the workspace `inputs` and write the table folder `out`.
 
-    Under torchrun every process calls this: each computes a part of the rows, rank 0 does the rest, and all report the same.
+    Under torchrun every process calls this: each computes a part of the rows, rank 0 does the rest, and all return the
+    same report.
 
     Raises:
         MismatchedArtifacts: model, vocabulary and tokenizer do not belong together.
-        BadSetting: the model has no f-gram model, and so no rows; too little memory.
+        BadSetting: the model has no f-gram model, so there are no rows; too little memory.
         StorageFailure: too little disk.
-        SconeError: a row is not what its f-gram gives alone; see `table.precompute.check_rows`.
+        SconeError: a row differs when it is computed again alone; see `table.precompute.check_rows`.
     """
     launch = launched()
-    with joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it
+    with (
+        joined(launch, config.device) as team,
+        storage_failures(out.parent),
+    ):  # within: so that the other ranks hear of it
+        # 1. The inputs. Nothing to do if the table is there.
         made = _open(config, inputs, hashes=launch.rank == 0)
         done = None if force or launch.rank else up_to_date(out, "table", made.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "table"), up_to_date=True)
-        _compute(made, out, team, progress, force)
+
+        import pyarrow as pa  # heavy: only when there is something to compute
+
+        from scone_cli.model.devices import find_device
+        from scone_cli.model.model import SconeModel
+        from scone_cli.table.layout import write_index
+        from scone_cli.table.precompute import check_rows, compute_rows
+        from scone_cli.table.row_files import RowFiles
+        from scone_cli.vocab.vocabulary import Vocabulary
+
+        # 2. The plan, within memory and disk; rank 0 makes the files of all rows, empty.
+        sizes, memory = _planned(made, launch.size)
+        num_tokens, max_n = made.vocab.settings["num_tokens"], made.vocab.settings["max_n"]
+
+        def begin() -> str:
+            tell_replacing(progress, out, _replaced(made, out, force))
+            _check_disk(out, sizes.num_fgrams, sizes.dim, config.dtype, num_tokens)
+            folder = staging_folder(out, made.mark, lasting=False)
+            progress("plan", 0, 0, detail=memory.described(sizes.num_fgrams, sizes.row_bytes))
+            RowFiles(folder, sizes.num_fgrams, sizes.row_bytes).create()
+            return str(folder)
+
+        staging = Path(team.first("staging folder", begin))
+
+        # 3. Every rank computes its part of the rows.
+        files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
+        network = SconeModel.load(inputs / "model").to(find_device(config.device, launch.local_rank))
+        trie = Vocabulary.read(inputs / "vocab", num_tokens, max_n).trie
+        pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
+        compute_rows(network, trie, config.dtype, files, staging / SCRATCH, memory.num_threads, launch, progress)
+        team.meet("all rows")
+
+        # 4. Rank 0 checks a sample of the rows, writes the index, and publishes.
+        def finish() -> str:
+            index = trie.index()
+            try:
+                checked = check_rows(network, trie, index, files, config.dtype, config.seed, progress)
+            except SconeError:
+                shutil.rmtree(staging)  # other rows may be wrong too
+                raise
+            write_index(staging, index, sizes.dim, config.dtype)
+            shutil.copyfile(inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
+            if "tokenizer.json" in made.tokens.files:  # a table that is copied elsewhere still knows its tokenizer
+                shutil.copyfile(inputs / "tokens" / "tokenizer.json", staging / "tokenizer.json")
+            publish(staging, out, _manifest(made, sizes, index.nbytes, checked))
+            return "yes"
+
+        team.first("is published", finish)
         return Report.of(out, read_manifest(out, "table"), up_to_date=False)
 
 
+def _manifest(made: _Made, sizes: Sizes, index_bytes: int, rows_verified: int) -> Manifest:
+    """The manifest of the finished table."""
+    dim, dtype, num_rows = sizes.dim, made.config.dtype, sizes.num_fgrams
+    of_vocab = {name: made.vocab.settings[name] for name in ("num_tokens", "max_n")}
+    return Manifest.new(
+        "table",
+        stage=STAGE,
+        stage_version=STAGE_VERSION,
+        fingerprint=made.mark,
+        settings={**result_settings(made.config), "dim": dim, "num_fgrams": num_rows, **of_vocab},
+        inputs=made.made_from,
+        tokenizer=made.tokens.tokenizer,
+        summary={
+            "rows": num_rows,
+            "dim": dim,
+            "dtype": dtype,
+            "rows_bytes": num_rows * sizes.row_bytes,
+            "index_bytes": index_bytes,
+            "rows_verified": rows_verified,
+        },
+    )
+
+
 def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
-    """Open what the table is made from, checked against one another."""
+    """Open the input artifacts and check that they belong together."""
     tokens = open_artifact(inputs / "tokens", "tokens", hashes=False)
     vocab = open_artifact(inputs / "vocab", "vocab", hashes)
     model = open_artifact(inputs / "model", "model", hashes)
@@ -132,7 +204,7 @@ def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
 
 
 def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:  # noqa: ARG001
-    """What `run` would make and take; nothing is written.
+    """What `run` would write, and the memory, disk and FLOPs it would take; nothing is written.
 
     Raises:
         MismatchedArtifacts, BadSetting: as `run` before it begins.
@@ -168,10 +240,10 @@ def _replaced(made: _Made, out: Path, force: bool) -> str:
 
 
 def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
-    """What memory goes by, and how it is kept to.
+    """The sizes that memory depends on, and the plan that keeps within the limit.
 
     Raises:
-        BadSetting: it is too little.
+        BadSetting: the memory is too small.
     """
     import torch  # heavy: only when the stage runs
 
@@ -184,84 +256,8 @@ def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
     return sizes, plan_memory(_memory(made.config), num_processes, torch.get_num_threads(), sizes)
 
 
-def _compute(made: _Made, out: Path, team: Team, progress: Progress, force: bool) -> None:
-    """Make the table: rank 0 its files, all the rows in them, rank 0 what is left."""
-    import pyarrow as pa  # heavy: only when the stage runs
-
-    from scone_cli.model.devices import find_device
-    from scone_cli.model.model import SconeModel
-    from scone_cli.table.precompute import compute_rows
-    from scone_cli.table.row_files import RowFiles
-    from scone_cli.vocab.vocabulary import Vocabulary
-
-    config, vocab = made.config, made.vocab
-    sizes, memory = _planned(made, team.launch.size)
-    dim, num_fgrams, width = sizes.dim, sizes.num_fgrams, sizes.row_bytes
-
-    def begin() -> str:
-        tell_replacing(progress, out, _replaced(made, out, force))
-        _check_disk(out, num_fgrams, dim, config.dtype, vocab.settings["num_tokens"])
-        folder = staging_folder(out, made.mark, lasting=False)
-        progress("plan", 0, 0, detail=memory.described(num_fgrams, width))
-        RowFiles(folder, num_fgrams, width).create()
-        return str(folder)
-
-    staging = Path(team.first("staging folder", begin))
-    files = RowFiles(staging, num_fgrams, width)
-    network = SconeModel.load(made.inputs / "model").to(find_device(config.device, team.launch.local_rank))
-    trie = Vocabulary.read(made.inputs / "vocab", vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
-    pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
-    compute_rows(network, trie, config.dtype, files, staging / SCRATCH, memory.num_threads, team.launch, progress)
-    team.meet("all rows")
-
-    def finish() -> str:
-        _finish(made, network, trie, files, out, progress)
-        return "yes"
-
-    team.first("is published", finish)
-
-
-def _finish(made: _Made, network: SconeModel, trie: FgramTrie, files: RowFiles, out: Path, progress: Progress) -> None:
-    """Check a sample of the rows, write the index, and publish."""
-    from scone_cli.table.layout import write_index
-    from scone_cli.table.precompute import check_rows  # see above
-
-    config, staging, dim = made.config, files.folder, network.config.dim
-    index = trie.index()
-    try:
-        checked = check_rows(network, trie, index, files, config.dtype, config.seed, progress)
-    except SconeError:
-        shutil.rmtree(staging)  # what is in it may be wrong in other places too
-        raise
-    write_index(staging, index, dim, config.dtype)
-    shutil.copyfile(made.inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
-    if "tokenizer.json" in made.tokens.files:  # a table that was taken elsewhere still tells its tokenizer from others
-        shutil.copyfile(made.inputs / "tokens" / "tokenizer.json", staging / "tokenizer.json")
-    settings = {**result_settings(config), "dim": dim, "num_fgrams": files.num_rows}
-    settings |= {"num_tokens": trie.num_tokens, "max_n": trie.max_n}
-    summary = {
-        "rows": files.num_rows,
-        "dim": dim,
-        "dtype": config.dtype,
-        "rows_bytes": files.num_rows * files.row_bytes,
-        "index_bytes": index.nbytes,
-        "rows_verified": checked,
-    }
-    manifest = Manifest.new(
-        "table",
-        stage=STAGE,
-        stage_version=STAGE_VERSION,
-        fingerprint=made.mark,
-        settings=settings,
-        inputs=made.made_from,
-        tokenizer=made.tokens.tokenizer,
-        summary=summary,
-    )
-    publish(staging, out, manifest)
-
-
 def _memory(config: Precompute) -> int:
-    """Bytes that all processes together may take."""
+    """The memory limit of all processes together, in bytes."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
     from scone_cli.runtime.resources import available_memory  # see above

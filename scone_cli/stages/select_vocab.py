@@ -23,9 +23,9 @@ STAGE = "select-vocab"
 STAGE_VERSION = 2
 
 DEFAULT_SIZE = 1_000_000
-_PROCESS = 330 << 20  # bytes of memory, measured: with next to no n-grams
-_RANKING = 250  # of memory, an n-gram that was counted, while it is ranked and matched
-_ON_DISK = 16  # bytes of disk, an f-gram
+_PROCESS = 330 << 20  # bytes of memory with almost no n-grams, measured
+_RANKING = 250  # bytes of memory per counted n-gram, while n-grams are ranked and matched
+_ON_DISK = 16  # bytes of disk per f-gram
 AUTO = "auto"
 
 
@@ -35,29 +35,29 @@ class SelectVocab:
 
     size: Quantity | None = setting(
         None,
-        "Keep at most this many f-grams, such as 500k, or `auto`: as many as --min-gain lets pay.  "
+        "Keep at most this many f-grams, such as 500k, or `auto`: double the size while --min-gain is reached.  "
         f"[default: {DEFAULT_SIZE:_}, unless --budget or --coverage is given]",
     )
     budget: Quantity | None = setting(
         None,
-        "Keep as many f-grams as let the table of --dim and --dtype, rows and index, take at most this much, such as 8GiB.",
+        "Keep as many f-grams as fit in a table (rows and index, with --dim and --dtype) of this size, such as 8GiB.",
     )
     coverage: float | None = setting(
-        None, "Keep the fewest f-grams that match this share of the positions in held-out text."
+        None, "Keep the smallest number of f-grams that match this share of the positions in held-out text."
     )
     min_gain: float = setting(
-        0.05, "For --size auto: stop where no doubling matches this share of held-out positions more."
+        0.05, "For --size auto: stop when a doubling no longer adds this share of matched held-out positions."
     )
-    dim: int = setting(128, "Width of the model, for the bytes of the table.")
+    dim: int = setting(128, "Width of the model, from which the bytes of the table follow.")
     dtype: str = setting(
         "float16",
-        "Number format of the rows, for the bytes of the table.",
+        "Number format of the rows, from which the bytes of the table follow.",
         choices=ROW_DTYPES,
     )
     by: str = setting(
         "count",
-        "Rank n-grams by `count`, as the paper does, or by `prediction`: count, weighted by what an n-gram says of the "
-        "next token beyond its suffix; better where few are kept.",
+        "Rank n-grams by `count`, as the paper does, or by `prediction`: the count, weighted by how much more an n-gram "
+        "predicts of the next token than its suffix; better for a small vocabulary.",
         choices=("count", "prediction"),
     )
     min_count: int | None = setting(
@@ -75,12 +75,12 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     """Read `tokens/` and `counts/` of the workspace `inputs` and write the vocabulary folder `out`.
 
     Raises:
-        BadSetting: a setting out of its range or at odds with another, or no n-gram is left.
+        BadSetting: a setting is out of its range or contradicts another, or no n-gram is left.
         MismatchedArtifacts: the counts were not made from these tokens.
     """
+    # 1. The inputs. Nothing to do if the vocabulary is there.
     made = _open(config, inputs)
-    goal, limits, tokens, counts, mark = made.goal, made.limits, made.tokens, made.counts, made.mark
-    if not force and (manifest := up_to_date(out, "vocab", mark)):
+    if not force and (manifest := up_to_date(out, "vocab", made.mark)):
         return Report.of(out, manifest, up_to_date=True)
     tell_replacing(progress, out, _replaced(made, config, inputs, out, force))
 
@@ -88,9 +88,10 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
     from scone_cli.vocab.coverage import write_ladder
     from scone_cli.vocab.vocabulary import Vocabulary
 
-    settings = made.settings | {"num_tokens": tokens.summary["vocab_size"]}
+    # 2. Rank all n-grams within the limits.
+    limits, num_tokens = made.limits, made.tokens.summary["vocab_size"]
     progress("ranking", 0, None, "n-grams")
-    ranking = Vocabulary.rank(inputs / "counts", num_tokens=settings["num_tokens"], by=config.by, **limits)
+    ranking = Vocabulary.rank(inputs / "counts", num_tokens=num_tokens, by=config.by, **limits)
     num_ngrams = ranking.trie.num_fgrams
     if not num_ngrams:
         raise BadSetting(
@@ -99,34 +100,37 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
             "give smaller ones, to scone count-ngrams too, or more text",
         )
     progress("ranking", num_ngrams, num_ngrams, "n-grams")
+
+    # 3. Decide the size, by what every size would match of the held-out text.
     ladder = _ladder(ranking, inputs / "tokens", progress)
-    wanted = _size(goal, config, ladder)
+    wanted = _size(made.goal, config, ladder)
     size = min(wanted, num_ngrams)
     fewer = {}
     if wanted > size and (config.size or config.budget) is not None:
-        fewer = {"fgrams_asked": wanted, "notice": _too_few(limits, counts.settings)}
+        fewer = {"fgrams_asked": wanted, "notice": _too_few(limits, made.counts.settings)}
         progress("f-grams", 0, 0, detail=f"{size:,}, {wanted:,} were asked for: {fewer['notice']}")
+
+    # 4. Write the first `size` n-grams, and the ladder of sizes.
     rungs = ladder.rungs(sorted({*ladder.sizes, size}))
-    staging = staging_folder(out, mark)
+    staging = staging_folder(out, made.mark)
     ranking.first(size).write(staging / "vocab.parquet")
-    num_bytes = [table_bytes(rung.size, config.dim, config.dtype, settings["num_tokens"]) for rung in rungs]
+    num_bytes = [table_bytes(rung.size, config.dim, config.dtype, num_tokens) for rung in rungs]
     write_ladder(staging / "ladder.parquet", rungs, size, num_bytes)
-    summary = {"fgrams": size} | fewer | _summary(rungs, size, ladder.num_positions, config, settings["num_tokens"])
     manifest = Manifest.new(
         "vocab",
         stage=STAGE,
         stage_version=STAGE_VERSION,
-        fingerprint=mark,
-        settings=settings,
+        fingerprint=made.mark,
+        settings=made.settings | {"num_tokens": num_tokens},
         inputs=made.made_from,
-        tokenizer=tokens.tokenizer,
-        summary=summary,
+        tokenizer=made.tokens.tokenizer,
+        summary={"fgrams": size} | fewer | _summary(rungs, size, ladder.num_positions, config, num_tokens),
     )
     return Report.of(out, publish(staging, out, manifest), up_to_date=False)
 
 
 def plan(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:  # noqa: ARG001
-    """What `run` would select and take, as far as the counts alone tell; nothing is written.
+    """What `run` would select at most, and the memory and disk it would take, from the counts alone; nothing is written.
 
     Raises:
         BadSetting, MismatchedArtifacts: as `run` before it begins.
@@ -158,7 +162,7 @@ def _replaced(made: _Made, config: SelectVocab, inputs: Path, out: Path, force: 
 
 @dataclass(frozen=True)
 class _Made:
-    """What a vocabulary is made of: what decides its size and what may be ranked, and the artifacts it is made from."""
+    """What a vocabulary depends on: the goal of its size, the limits of the ranking, and the input artifacts."""
 
     goal: dict[str, Any]
     limits: dict[str, int]
@@ -179,7 +183,7 @@ class _Made:
 
 
 def _open(config: SelectVocab, inputs: Path) -> _Made:
-    """Open what a vocabulary is made from, checked against one another."""
+    """Open the input artifacts and check that they belong together."""
     goal = _goal(config)
     tokens = open_artifact(inputs / "tokens", "tokens")
     counts = open_artifact(inputs / "counts", "counts")
@@ -196,10 +200,10 @@ def _open(config: SelectVocab, inputs: Path) -> _Made:
 
 
 def _goal(config: SelectVocab) -> dict[str, Any]:
-    """What decides the size, as settings whose order and spelling do not matter any more.
+    """The setting that decides the size, in a normal form: 1M and 1000000 give the same.
 
     Raises:
-        BadSetting: more than one thing decides it, or one of them is no size, no budget or no share.
+        BadSetting: more than one of --size, --budget and --coverage is given, or its value is invalid.
     """
     asked = {"--size": config.size, "--budget": config.budget, "--coverage": config.coverage}
     given = [f"{option} {value}" for option, value in asked.items() if value is not None]
@@ -227,10 +231,10 @@ def _goal(config: SelectVocab) -> dict[str, Any]:
 
 
 def _limits(config: SelectVocab, counted: dict[str, Any]) -> dict[str, int]:
-    """Which n-grams may be ranked: what is asked for, or else all that were counted.
+    """The limits of the ranking: the settings, or else those of the counts.
 
     Raises:
-        BadSetting: something asked for was not counted.
+        BadSetting: a limit would need n-grams that were not counted.
     """
     limits = {}
     for name, floor in (("min_count", counted["min_count"]), ("min_docs", counted.get("min_docs", 1))):
@@ -253,7 +257,7 @@ def _limits(config: SelectVocab, counted: dict[str, Any]) -> dict[str, int]:
 
 
 def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
-    """The number of f-grams to keep, if there are so many."""
+    """The number of f-grams to keep, before it is limited to the number of n-grams there are."""
     from scone_cli.table.sizes import fgrams_within, table_bytes
 
     form = config.dim, config.dtype, ladder.ranking.trie.num_tokens
@@ -269,7 +273,7 @@ def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
 
 
 def _too_few(limits: dict[str, int], counted: dict[str, Any]) -> str:
-    """Why there are no more f-grams, and what would give more."""
+    """Why there are fewer f-grams than asked for, and which setting would give more."""
     often = f"{limits['min_count']:,} times" + (
         f" in {limits['min_docs']:,} documents" if limits["min_docs"] > 1 else ""
     )
@@ -283,7 +287,7 @@ def _too_few(limits: dict[str, int], counted: dict[str, Any]) -> str:
 
 
 def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
-    """Match the held-out text against the whole ranking, once."""
+    """Match the held-out text against the whole ranking, once for all sizes."""
     import numpy as np
 
     from scone_cli.artifacts.schemas import HELD_OUT
@@ -302,7 +306,7 @@ def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
 
 
 def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVocab, num_tokens: int) -> dict[str, Any]:
-    """What a person decides the size by: the chosen size, and the ladder."""
+    """The summary of the manifest: the chosen size, and the ladder of sizes to compare it with."""
     from scone_cli.table.sizes import table_bytes
 
     chosen = next(rung for rung in rungs if rung.size == size)

@@ -33,16 +33,18 @@ from scone_cli.training.window_order import parse_mixture
 if TYPE_CHECKING:
     import torch
 
-    from scone_cli.model.model import ModelConfig, SconeModel
+    from scone_cli.model.model import ModelConfig
     from scone_cli.training.loop import TrainingText
     from scone_cli.training.plan import TrainingSize
 
 STAGE = "train-fgram"
 STAGE_VERSION = 3
 
-LEAST_MET = 1  # times, on average: rarer ones take memory, and are worth 0.0025 nats together (benchmarks/LOG.md)
+LEAST_MET = (
+    1  # expected occurrences in training; rarer f-grams cost memory and gain 0.0025 nats together (benchmarks/LOG.md)
+)
 MOST_LEARNED = 1_000_000
-_LEAST_HASHED = 100  # rows for each length of n-gram
+_LEAST_HASHED = 100  # rows per length of n-gram
 _PLAIN = {"fgram_layers": "; --kind plain trains without f-grams"}
 
 
@@ -50,11 +52,9 @@ _PLAIN = {"fgram_layers": "; --kind plain trains without f-grams"}
 class TrainFgram:
     """Settings of `train-fgram`.
 
-    What decides only how a run is watched, or how often it is saved, is no part of what results from it. Nor are the device,
-    compilation, the number of processes and the micro-batch, which only splits the work of a step: they move the last bits
-    of the weights, as another version of torch does, and the weights have a hash of their own
-    (`manifest.digest_weights`). The precision is, as it is asked for: bfloat16 on a CPU is something else to try. `auto`
-    leaves it to the machine.
+    The fingerprint of a model leaves out settings that only watch or save a run, and those that change just the last bits
+    of the weights: device, compilation, number of processes, micro-batch. The weights have a hash of their own
+    (`manifest.digest_weights`). The precision is in the fingerprint as it was given: `auto` stands for any machine.
     """
 
     kind: str = setting(
@@ -69,46 +69,46 @@ class TrainFgram:
     fgram_layers: int = setting(4, "Layers of the f-gram model.")
     combine: str = setting(
         "add",
-        "What the row of a matched f-gram does: `add` to the token embedding, or `replace` it, as in the paper.",
+        "Whether the row of a matched f-gram is added to the token embedding (`add`) or replaces it, as in the paper.",
         choices=("add", "replace"),
     )
     learned_rows: int | None = setting(
         None,
-        "So many f-grams, the most frequent, also have a row that is learned directly, and added to the token embedding with "
-        "those of their suffixes; it ends in the same row of the table. Each takes 12 bytes a dimension in training (0: "
-        f"none, as in the paper).  [default: those that training can be expected to meet, at most {MOST_LEARNED:,}]",
+        "Number of f-grams, the most frequent, that also have a learned row. It is added to the token embedding, with the "
+        "rows of their suffixes, and is part of the table's row. A row takes 12 bytes per dimension in training (0: no "
+        f"learned rows, as in the paper).  [default: the f-grams that training will meet, at most {MOST_LEARNED:,}]",
     )
     hashed_rows: int = setting(0, "Rows of a hashed model (0: as many as there are f-grams).")
     tied_head: bool = setting(
-        False, "Share the token embeddings with the head, as the paper does; at small sizes untied learns better."
+        False, "Share the token embeddings with the head, as the paper does; small models learn better untied."
     )
     context: int = setting(256, "Context length in tokens.")
-    batch: int = setting(16, "Sequences an optimiser step, of all processes together.")
+    batch: int = setting(16, "Sequences per optimiser step, of all processes together.")
     micro_batch: int = setting(
         0,
-        "Sequences a forward pass (0: about 4,096 tokens on a CPU, the whole batch on a GPU); fewer need less memory.",
+        "Sequences per forward pass (0: about 4,096 tokens on a CPU, the whole batch on a GPU); fewer need less memory.",
         affects_result=False,
     )
     steps: int = setting(1500, "Optimiser steps.")
     optimizer: str = setting(
         "muon",
-        "`muon` for the matrices of all layers, AdamW for the rest; or `adamw` for all.",
+        "`muon`: Muon for the matrices of all layers, AdamW for the rest; `adamw`: AdamW for all.",
         choices=("muon", "adamw"),
     )
     learning_rate: float = setting(
-        1e-2, "Peak learning rate; beside Muon, AdamW takes 0.4 of it. AdamW alone wants less: 3e-3, say."
+        1e-2, "Peak learning rate; AdamW beside Muon uses 0.4 of it. For AdamW alone try a lower one, such as 3e-3."
     )
     schedule: str = setting(
         "cosine",
-        "How it falls to a tenth: as a `cosine` from the warm-up on, or straight over the last fifth of the steps "
-        "(`wsd`: warm-up, stable, decay).",
+        "How the learning rate falls to a tenth: `cosine`, from the warm-up on, or `wsd` (warm-up, stable, decay), "
+        "linearly over the last fifth of the steps.",
         choices=("cosine", "wsd"),
     )
     warmup: int = setting(100, "Steps over which the learning rate rises.")
     weight_decay: float = setting(
         0.1, "Weight decay of matrices and head; embeddings, norms and hashed rows have none."
     )
-    clip: float = setting(1.0, "Largest norm of the gradient: a longer one is shortened to it (0: never).")
+    clip: float = setting(1.0, "Clip the norm of the gradient to this (0: never).")
     device: str = setting(
         "auto",
         "Where to train: `auto` is a CUDA GPU if there is one, else the CPU.",
@@ -117,41 +117,41 @@ class TrainFgram:
     )
     precision: str = setting(
         "auto",
-        "Of matrix products: `auto` is bfloat16 on a CUDA GPU, else float32. Weights are float32 in any case.",
+        "Precision of matrix products: `auto` is bfloat16 on a CUDA GPU, else float32. Weights are always float32.",
         choices=("auto", "float32", "bfloat16"),
     )
     compile: bool = setting(
-        False, "Compile the main model: faster after a minute or so; needs a C++ compiler.", affects_result=False
+        False, "Compile the main model: faster after about a minute; needs a C++ compiler.", affects_result=False
     )
-    eval_every: int = setting(250, "Steps between two looks at the held-out loss.", affects_result=False)
-    eval_tokens: int = setting(50_000, "Held-out tokens looked at each time.", affects_result=False)
+    eval_every: int = setting(250, "Steps between two measurements of the held-out loss.", affects_result=False)
+    eval_tokens: int = setting(50_000, "Held-out tokens of each measurement.", affects_result=False)
     checkpoint_every: int = setting(100, "Steps between two checkpoints.", affects_result=False)
-    checkpoint_minutes: float = setting(10.0, "Minutes after which there is one in any case.", affects_result=False)
-    keep_checkpoints: int = setting(2, "Checkpoints kept, the newest.", affects_result=False)
+    checkpoint_minutes: float = setting(10.0, "Most minutes between two checkpoints.", affects_result=False)
+    keep_checkpoints: int = setting(2, "Number of newest checkpoints that are kept.", affects_result=False)
     tracker: str = setting(
         "none",
-        "Where else the log goes: `tensorboard` writes runs/ beside the model (pip install 'scone-cli[tracking]').",
+        "`tensorboard`: also write the log to runs/ beside the model (pip install 'scone-cli[tracking]').",
         choices=("none", "tensorboard"),
         affects_result=False,
     )
     mixture: str | None = setting(
         None,
-        "Sub-corpora (top folders of the corpus) and their shares of training, such as code=2,law=1; others are left out. "
-        "[default: all text, as much of each as there is]",
+        "Sub-corpora (top folders of the corpus) and their weights in training, such as code=2,law=1; others are left out. "
+        "[default: all text, in proportion to its size]",
     )
     seed: int = setting(0, "Seed of the initial weights and of the order of the data.")
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What a model is made of: settings, the artifacts it is made from, the longest f-grams and their number."""
+    """What a model depends on: settings, input artifacts, the length and number of f-grams."""
 
     config: TrainFgram
     tokens: Manifest
     made_from: dict[str, str]
     max_n: int = 0
     num_fgrams: int = 0
-    matched: float = 0.0  # f-gram tokens a position of held-out text
+    matched: float = 0.0  # tokens of matched f-grams per position of held-out text
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -168,21 +168,27 @@ class _Recipe:
 def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
     """Read `tokens/` and `vocab/` of the workspace `inputs` and write the model folder `out`.
 
-    The plain baseline does not read the vocabulary, so it stays up to date when that changes. Under torchrun every process
-    calls this; rank 0 writes, and all report the same.
+    The plain baseline does not read the vocabulary, so it stays up to date when the vocabulary changes. Under torchrun
+    every process calls this; rank 0 writes, and all return the same report.
 
     Raises:
-        BadSetting: a setting out of its range, a mixture of what is not there, a device that is not there.
+        BadSetting: a setting is out of its range, or names a sub-corpus or a device that does not exist.
         MismatchedArtifacts: the vocabulary was not made from these tokens.
         SconeError: training went wrong; see `training.loop.train`.
     """
     launch = launched()
-    with joined(launch, config.device) as team, storage_failures(out.parent):  # within: so that the others hear of it
+    with (
+        joined(launch, config.device) as team,
+        storage_failures(out.parent),
+    ):  # within: so that the other ranks hear of it
+        # 1. The inputs. Nothing to do if the model is there.
         _check(config, launch)
         recipe = _recipe(config, inputs, hashes=launch.rank == 0)
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "model"), up_to_date=True)
+
+        # 2. The plan: the device, and the memory and disk it takes.
         replaced = team.first("what is replaced", lambda: _replaced(recipe, inputs, out, force))
         device, size, refusal = _planned(recipe, inputs, launch)
         progress("plan", 0, 0, detail=size.described())
@@ -191,9 +197,27 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         check_disk(out, size.disk_bytes - unfinished_bytes(out), "training")
         tell_replacing(progress, out, replaced)
         staging = Path(team.first("staging folder", lambda: str(staging_folder(out, recipe.mark))))
-        summary = _train(recipe, inputs, out, staging, team, device, progress)
 
+        # 3. Train, from the newest checkpoint if an earlier run was interrupted.
+        import torch  # heavy: only when there is something to train
+
+        from scone_cli.model.model import SconeModel
+        from scone_cli.training.loop import LOG_NAME, TrainingPlan, train
+        from scone_cli.training.summary import in_short
+
+        settings = recipe.config
+        with _tracker(settings, out, launch) as track:
+            text = _text(recipe, inputs, staging / SCRATCH, team, progress)
+            torch.manual_seed(settings.seed)
+            model = SconeModel(_shape(recipe, inputs)).to(device)  # made on the CPU: the same weights for every device
+            training = TrainingPlan(**{item.name: getattr(settings, item.name) for item in fields(TrainingPlan)})
+            log = train(model, text, training, staging / SCRATCH, progress, team, track)
+
+        # 4. Rank 0 writes the weights and the log, and publishes.
         def finish() -> str:
+            model.save(staging)
+            write_parquet(staging / "log.parquet", LOG, log)
+            write_atomically(staging / LOG_NAME, (staging / SCRATCH / LOG_NAME).read_bytes())
             manifest = Manifest.new(
                 "model",
                 stage=STAGE,
@@ -202,7 +226,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
                 settings=recipe.settings,
                 inputs=recipe.made_from,
                 tokenizer=recipe.tokens.tokenizer,
-                summary=summary,
+                summary={**in_short(model, log), **text.train.epochs(settings.steps * settings.batch)},
             )
             publish(staging, out, manifest)
             return "yes"
@@ -212,18 +236,17 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
 
 
 def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
-    """What `run` would do and take, and whether it would be refused for lack of memory; nothing is written.
+    """What `run` would do, the memory and disk it would take, and whether memory suffices; nothing is written.
 
     Raises:
         BadSetting, MismatchedArtifacts: as `run` before it begins.
     """
-    launch = launched()
-    _check(config, launch)
+    _check(config, launch := launched())
     recipe = _recipe(config, inputs, hashes=False)
     done = not force and published(out, "model", recipe.mark) is not None
     replaced = "" if done else _replaced(recipe, inputs, out, force)
     if not done and (mixture := parse_mixture(config.mixture)):
-        from scone_cli.training.packed_text import check_names  # heavy: only when there is something to look at
+        from scone_cli.training.packed_text import check_names  # heavy: only when there is a mixture
 
         check_names(inputs / "tokens", list(mixture), progress)
     _, size, refusal = _planned(recipe, inputs, launch)
@@ -235,7 +258,7 @@ def _replaced(recipe: _Recipe, inputs: Path, out: Path, force: bool) -> str:
 
 
 def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.device, TrainingSize, str]:
-    """Where to train, what it takes, and why that does not fit, if so.
+    """The device, the size of the training, and why it does not fit into memory (empty: it fits).
 
     Raises:
         BadSetting: there is no such device.
@@ -250,7 +273,7 @@ def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.devic
 
 
 def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
-    """Open what the kind of model is made from; settings that say nothing about it take the one value that they have then."""
+    """Open the inputs of this kind of model; settings that it does not use get a fixed value."""
     tokens = open_artifact(inputs / "tokens", "tokens", hashes)
     made_from = {"tokens": tokens.fingerprint}
     if config.kind == "plain":
@@ -277,7 +300,7 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
 
 
 def _frequent(config: TrainFgram, tokens: Manifest, vocab: Path) -> int:
-    """How many f-grams training can be expected to meet `LEAST_MET` times, as it reads a part of the text, or all many times."""
+    """The number of f-grams that training is expected to meet at least `LEAST_MET` times, given the tokens it reads."""
     if config.combine == "replace":
         return 0  # the token embedding, of which learned rows are a part, is replaced
     from scone_cli.vocab.vocabulary import num_frequent
@@ -287,32 +310,19 @@ def _frequent(config: TrainFgram, tokens: Manifest, vocab: Path) -> int:
     return min(MOST_LEARNED, num_frequent(vocab / "vocab.parquet", LEAST_MET * counted / read))
 
 
-def _train(
-    recipe: _Recipe, inputs: Path, out: Path, staging: Path, team: Team, device: torch.device, progress: Progress
-) -> dict[str, Any]:
-    """Train the model and, on rank 0, write it and its log into `staging`; returns the summary."""
-    from scone_cli.training.log import TensorBoard  # heavy: only when there is something to train
-    from scone_cli.training.loop import LOG_NAME, TrainingPlan, train
-    from scone_cli.training.summary import in_short
+def _tracker(
+    config: TrainFgram, out: Path, launch: Launch
+) -> contextlib.AbstractContextManager[Callable[[dict[str, Any]], None]]:
+    """A function that gets each row of the log: TensorBoard on rank 0 if it is asked for, else one that does nothing."""
+    if config.tracker == "tensorboard" and launch.rank == 0:
+        from scone_cli.training.log import TensorBoard  # heavy: only when there is something to train
 
-    config, is_first = recipe.config, team.launch.rank == 0
-    with contextlib.ExitStack() as stack:
-        track: Callable[[dict[str, Any]], None] = lambda _: None  # noqa: E731
-        if config.tracker == "tensorboard" and is_first:
-            track = stack.enter_context(TensorBoard(out.parent / "runs" / out.name))
-        text = _text(recipe, inputs, staging / SCRATCH, team, progress)
-        model = _model(recipe, inputs).to(device)
-        plan = TrainingPlan(**{item.name: getattr(config, item.name) for item in fields(TrainingPlan)})
-        log = train(model, text, plan, staging / SCRATCH, progress, team, track)
-    if is_first:
-        model.save(staging)
-        write_parquet(staging / "log.parquet", LOG, log)
-        write_atomically(staging / LOG_NAME, (staging / SCRATCH / LOG_NAME).read_bytes())
-    return {**in_short(model, log), **text.train.epochs(config.steps * config.batch)}
+        return TensorBoard(out.parent / "runs" / out.name)
+    return contextlib.nullcontext(lambda _: None)
 
 
 def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Progress) -> TrainingText:
-    """The training text, packed by rank 0 and mapped by all; the held-out text, at which only rank 0 looks; the f-grams."""
+    """The training text, packed by rank 0 and mapped by all ranks; the held-out text, for rank 0 only; the f-grams."""
     from scone_cli.corpus.token_stream import end_of_document
     from scone_cli.training.loop import TrainingText
     from scone_cli.training.packed_text import open_packed, write_packed
@@ -322,7 +332,7 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
     mixture = parse_mixture(config.mixture)
     is_first, held_out = team.launch.rank == 0, None
     trie = Vocabulary.read(inputs / "vocab", num_tokens, recipe.max_n).trie if config.kind == "scone" else None
-    index = trie.index() if trie and is_first else None  # 10 bytes an f-gram, needed here only
+    index = trie.index() if trie and is_first else None  # 10 bytes per f-gram, needed only here
     end = end_of_document(folder, recipe.tokens)
 
     def pack() -> str:
@@ -350,21 +360,11 @@ def _shape(recipe: _Recipe, inputs: Path) -> ModelConfig:
     return ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig)})
 
 
-def _model(recipe: _Recipe, inputs: Path) -> SconeModel:
-    """The model with its first weights, which depend on the seed and not on the device."""
-    import torch
-
-    from scone_cli.model.model import SconeModel
-
-    torch.manual_seed(recipe.config.seed)
-    return SconeModel(_shape(recipe, inputs))
-
-
 def _check(config: TrainFgram, launch: Launch) -> None:
-    """Refuse what cannot be used, before any work.
+    """Check the settings before any work.
 
     Raises:
-        BadSetting: naming the setting.
+        BadSetting: a setting is invalid; the message names it.
     """
     parse_mixture(config.mixture)
     _check_ranges(config)

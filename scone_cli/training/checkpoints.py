@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: written whole or not at all, the newest few kept.
+"""Checkpoints of a training run: each is written whole or not at all, and the newest few are kept.
 
-A checkpoint is one safetensors file: weights as `model/<parameter>`, the optimisers' state as
-`optimizer/<parameter>/<what>`, and in its header the step and the number of windows read, which is the position in the data.
-What it leaves out: the log, which is a file of its own (`log`).
+A checkpoint is one safetensors file: weights as `model/<parameter>`, the state of the optimisers as
+`optimizer/<parameter>/<what>`; its header holds the step and the number of windows read, which is the position in the data.
+The log is a separate file (`log`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scone_cli.artifacts.publish import fsync
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come: optimiser steps, and windows read of the text."""
+    """How far a run has come: optimiser steps taken, and windows of the text read."""
 
     step: int = 0
     windows: int = 0
@@ -34,15 +34,15 @@ class Checkpoints:
         self.folder, self._keep = folder, keep
 
     def save(self, at: Position, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write the tensors of all `parts`; when they are on the disk, the oldest checkpoints beyond `keep` go.
+        """Write the tensors of all `parts`, sync them to the disk, then delete the oldest checkpoints beyond `keep`.
 
-        So do those of later steps: they are damaged, or the run would have continued from there, and must not be counted.
+        Checkpoints of later steps are deleted too: they are damaged, or the run would have continued from them.
         """
         tensors = {
             f"{part}/{name}": tensor.contiguous() for part, named in parts.items() for name, tensor in named.items()
         }
         path = self.folder / f"step-{at.step:08d}.safetensors"
-        beside = self.folder / "checkpoint.tmp"  # always the same: a run killed again and again leaves one, not many
+        beside = self.folder / "checkpoint.tmp"  # always this name: a run that is killed many times leaves one file
         save_file(tensors, beside, {"step": str(at.step), "windows": str(at.windows)})
         fsync(beside)
         beside.replace(path)
@@ -53,11 +53,11 @@ class Checkpoints:
                 other.unlink()
 
     def newest(self) -> str:
-        """The name of the newest checkpoint that can be read, or nothing; a damaged one is what the others are kept for."""
+        """The name of the newest checkpoint that is not damaged; empty if there is none."""
         return next((path.name for path in reversed(self._files()) if _position(path)), "")
 
     def load(self, name: str) -> tuple[Position, dict[str, dict[str, Tensor]]]:
-        """What `save` was given."""
+        """The position and the tensors that `save` wrote."""
         path = self.folder / name
         at = _position(path)
         assert at is not None
@@ -68,7 +68,7 @@ class Checkpoints:
         return at, parts
 
     def last_before(self, step: int) -> str:
-        """Where the newest checkpoint of a step up to `step` is, in words; if only later ones are kept, the oldest."""
+        """For a message: the newest checkpoint of a step up to `step`; if all are later, the oldest."""
         kept = [(at.step, path) for path in self._files() if (at := _position(path))]
         if good := [each for each in kept if each[0] <= step]:
             return f"the last good checkpoint is {good[-1][1]} (step {good[-1][0]:,})"
@@ -81,7 +81,7 @@ class Checkpoints:
 
 
 def _position(path: Path) -> Position | None:
-    """What a checkpoint's header says, or None if it is not whole."""
+    """The position in the header of a checkpoint; None if the file is damaged."""
     try:
         with utf8_name(path) as name, safe_open(name, "pt") as file:
             said = file.metadata() or {}

@@ -1,6 +1,6 @@
-"""The gradient of a batch: one A_f-gram pass over the trie of the whole batch, micro-batches for the main model.
+"""The gradient of a batch: one pass of A_f-gram over the trie of the whole batch, micro-batches for the main model.
 
-Shapes: B sequences, C context, H tokens of history before each (hashed models alone), R distinct rows, D = dim.
+Shapes: B sequences, C context, H tokens of history before each (hashed models only), R distinct rows, D = dim.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from scone_cli.runtime.signals import is_stop_noted
 from scone_cli.training.packed_text import PackedText
 from scone_cli.vocab.trie import FgramTrie, distinct_matches
 
-CHUNK_FGRAMS = 2048  # what A_f-gram does to so many at a time stays in a CPU's cache
-GPU_CHUNK_FGRAMS = 65_536  # and so many keep a GPU busy
-GRAPH_BYTES = 4 << 30  # of A_f-gram's activations; what is beyond that is computed again in the backward pass
+CHUNK_FGRAMS = 2048  # f-grams per call of A_f-gram: their activations stay in a CPU's cache
+GPU_CHUNK_FGRAMS = 65_536  # enough to keep a GPU busy
+GRAPH_BYTES = 4 << 30  # limit for the activations of A_f-gram; beyond it they are computed again in the backward pass
 
 
 @dataclass(frozen=True)
 class BatchRows:
-    """The rows that a batch uses, cut off from what makes them.
+    """The rows that a batch uses, detached from the graph that computed them.
 
-    slots: numbers of rows for `MainModel.embed`, or -1. values [R, D]: the rows. finish: passes their gradient on to the
-    parameters. num_nodes: token-forwards of A_f-gram.
+    slots: for each position the number of its row for `MainModel.embed`, or -1. values [R, D]: the rows. finish: takes their
+    gradient [R, D] and passes it on to the parameters. num_nodes: token-forwards of A_f-gram.
     """
 
     slots: Tensor
@@ -44,9 +44,9 @@ class BatchRows:
     num_nodes: int = 0
 
     def picked(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """For some sequences of the batch: the numbers of their rows, slots into these, and these themselves, a leaf.
+        """For some sequences of the batch: the numbers of their rows, slots into these rows, and the rows as a leaf.
 
-        A row for each position: a leaf of all rows would have a gradient of their size in every micro-batch.
+        The leaf has one row per position: a leaf of all rows would need a gradient of their size in every micro-batch.
         """
         slots = self.slots[part]
         numbers = slots.clamp(min=0).flatten()
@@ -56,7 +56,7 @@ class BatchRows:
 
 
 class BatchResult(NamedTuple):
-    """A batch's mean loss in nats; token-forwards of A_f-gram, and how many of them were asked for their output."""
+    """Mean loss of a batch in nats per token; token-forwards of A_f-gram; f-grams whose output was used."""
 
     loss: float
     trie_nodes: int = 0
@@ -68,9 +68,9 @@ def accumulate_gradients(
 ) -> BatchResult:
     """Add the gradient of the batch's mean loss to every parameter.
 
-    tokens [B, H + C + 1], ids [B, C]. A_f-gram runs once, over the distinct prefixes of all matches of the whole batch; the
-    micro-batches accumulate the gradient of its output rows, a leaf, and its backward runs once. So sharing grows with
-    the batch, not with the micro-batch.
+    tokens [B, H + C + 1], ids [B, C]. A_f-gram runs forward once, over the distinct prefixes of all matches of the batch.
+    The micro-batches accumulate the gradient of its output rows; then A_f-gram runs backward once. So the number of shared
+    prefixes grows with the batch, not with the micro-batch.
     """
     rows = _batch_rows(model, tokens, ids, trie)
     inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(model.device)
@@ -100,7 +100,7 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
         return None
     pieces, order = trie.chunks(distinct, CHUNK_FGRAMS if model.device.type == "cpu" else GPU_CHUNK_FGRAMS)
     place_of = np.empty(distinct.size + 1, np.int64)
-    place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1, no match, stays what it is
+    place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1 (no match) stays -1
     num_nodes = sum(piece.num_nodes for piece, _ in pieces)
     outputs, room = list[Tensor](), GRAPH_BYTES
     for piece in pieces:
@@ -127,7 +127,7 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
 def _learned_sums(
     model: SconeModel, trie: FgramTrie, ids: npt.NDArray[np.integer]
 ) -> tuple[Tensor | None, Callable[[], None]]:
-    """The sums of the learned rows of f-grams [R, D], and what passes the gradient that they received on to these rows."""
+    """The sums of the learned rows of f-grams [R, D], and a function that passes their gradient on to the learned rows."""
     if model.learned is None:
         return None, lambda: None
     weight = model.learned.weight
@@ -142,7 +142,7 @@ def _learned_sums(
 
 
 def _bytes_a_node(model: SconeModel) -> int:
-    """What autograd keeps of a node: counted in vectors of the model's width, for each block."""
+    """Bytes that autograd keeps per node of the trie: vectors of the model's width, for each block."""
     config = model.config
     is_fused = cpu_kernels.is_for(model.main.token_embedding.weight)
     vectors = 11 if is_fused else 14 + 5 * config.hidden / config.dim
@@ -161,12 +161,14 @@ def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows | None:
 
 @torch.no_grad()
 def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_tokens: int) -> float | None:
-    """Mean nats a token over windows from all over a text: for watching a run, not for reporting (that is `eval`).
+    """Mean loss in nats per token over windows spread over a text; to watch a run, the reported numbers are those of `eval`.
 
-    None where a signal to stop came meanwhile.
+    None if a signal to stop came meanwhile.
     """
     count = min(text.num_windows, max(1, max_tokens // text.context))
-    chosen = np.arange(count) * text.num_windows // max(1, count)  # the first ones would be of one part of the corpus
+    chosen = (
+        np.arange(count) * text.num_windows // max(1, count)
+    )  # the first windows would all be from one part of the corpus
     total, num_tokens = 0.0, 0
     for first in range(0, count, 16):
         if is_stop_noted():
@@ -175,7 +177,7 @@ def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_t
         inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(model.device)
         slots, rows = live_rows(model, tokens[:, :-1], ids, trie)
         hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
-        losses = token_losses(hidden, model.main.head_weight, inputs[:, 1:]).cpu()  # not every device knows float64
+        losses = token_losses(hidden, model.main.head_weight, inputs[:, 1:]).cpu()  # not every device has float64
         total += losses.sum(dtype=torch.float64).item()
         num_tokens += ids.size
     return total / num_tokens if num_tokens else math.nan

@@ -1,7 +1,7 @@
-"""The log of a training run: a JSON line a step, written as it goes, and whether the loss still goes where it should.
+"""The log of a training run: one JSON line per step, written at once; and the test whether the loss has exploded.
 
-`log.jsonl` can be followed while the run goes on (`tail -f`). A resumed run cuts it back to the step from which it
-continues. The table that is published is made of it (`schemas.LOG`).
+`log.jsonl` can be followed during the run (`tail -f`). A run that continues cuts it back to the step of the checkpoint. The
+published `log.parquet` has the same rows (`schemas.LOG`).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]  # of `schemas.LOG`
 
-LAST_STEPS = 50  # whose mean is the training loss that people are shown
-RECENT = 20  # steps over which a loss is averaged to judge it: a single batch says little
-_LEAST_RISE = 0.5  # nats; less is the noise of small batches
+LAST_STEPS = 50  # the training loss that is shown is their mean
+RECENT = 20  # steps over which the loss is averaged before it is judged: the loss of one batch is noisy
+_LEAST_RISE = 0.5  # nats per token; a smaller rise is the noise of small batches
 
 
 def last_loss(losses: Sequence[float]) -> float:
-    """The training loss as it is shown while the training runs and when it has ended: the mean of the last steps."""
+    """The training loss that is shown during and after training: the mean of the last `LAST_STEPS` steps."""
     last = losses[-LAST_STEPS:]
     return sum(last) / len(last) if last else math.nan
 
 
 class TrainingLog:
-    """Rows of `schemas.LOG`, in memory and in a file of JSON lines, which only one process writes."""
+    """Rows of `schemas.LOG`, in memory and in a file of JSON lines; only one process writes the file."""
 
     def __init__(self, path: Path, step: int, writes: bool = True) -> None:
-        """Take up the rows up to `step` that the file holds; the others, and a last half line, are cut off."""
+        """Read the rows of the file up to `step`; later rows, and an incomplete last line, are removed from it."""
         self.rows: list[Row] = []
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         for line in lines:
@@ -52,14 +52,14 @@ class TrainingLog:
         self._file = self._rewritten() if writes else None
 
     def add(self, row: Row) -> None:
-        """Append a row; whoever follows the file sees it at once."""
+        """Append a row and flush it, so that `tail -f` shows it at once."""
         self.rows.append(row)
         if self._file:
             self._file.write(_line(row))
             self._file.flush()
 
     def amend(self, **changes: Any) -> Row:
-        """Put other values into the last row, and return it."""
+        """Change values of the last row, and return it."""
         self.rows[-1] |= changes
         if self._file:
             self._file.close()
@@ -67,12 +67,12 @@ class TrainingLog:
         return self.rows[-1]
 
     def _rewritten(self) -> BinaryIO:
-        """The file with exactly the rows there are, at its end."""
+        """Write the file anew with the rows in memory; return it open for appending."""
         write_atomically(self._path, b"".join(_line(row) for row in self.rows))
         return self._path.open("ab")
 
     def sync(self) -> None:
-        """Return when all rows are on the disk: a checkpoint must not be ahead of its log."""
+        """Sync all rows to the disk: a checkpoint must not be ahead of its log."""
         if self._file:
             os.fsync(self._file.fileno())
 
@@ -82,7 +82,7 @@ class TrainingLog:
             self._file.close()
 
     def table(self) -> pa.Table:
-        """All rows, as they are published."""
+        """All rows as the table that is published."""
         return pa.Table.from_pylist(self.rows, LOG)
 
 
@@ -91,7 +91,7 @@ def _line(row: Row) -> bytes:
 
 
 def _row(line: bytes) -> Row | None:
-    """A row, or None for a line that a crash cut off."""
+    """The row of a line; None if a crash left it incomplete."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -100,19 +100,19 @@ def _row(line: bytes) -> Row | None:
 
 
 class Course:
-    """Whether a loss still goes where it should.
+    """Detects that the training loss has exploded.
 
-    What had been learned by a step is the fall from the first loss to the lowest mean of `RECENT` losses so far. The loss
-    has exploded when the mean of the last `RECENT` has given back more than half of that, and at least half a nat.
+    The loss has fallen by the difference between the first loss and the lowest mean of `RECENT` losses so far. It has
+    exploded when the mean of the last `RECENT` losses has risen by more than half of that fall, and more than half a nat.
     """
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.first = self.lowest = self.mean = 0.0
-        self.lowest_step = 0  # the last step at which the run was as well as it ever was
+        self.lowest_step = 0  # the last step with the lowest mean
 
     def add(self, step: int, loss: float) -> None:
-        """Take note of the loss of the next step."""
+        """Add the loss of the next step."""
         if not self._recent:
             self.first = self.lowest = loss
         self._recent.append(loss)
@@ -122,12 +122,12 @@ class Course:
 
     @property
     def has_exploded(self) -> bool:
-        """Whether it makes no sense to go on."""
+        """Whether to stop the run now."""
         return len(self._recent) == RECENT and self.has_ended_badly
 
     @property
     def has_ended_badly(self) -> bool:
-        """The same of a run that is over, however few its steps: it makes no sense to keep what it has learned."""
+        """The same test after the last step, also with fewer than `RECENT` steps: the model is not worth keeping."""
         return self.mean - self.lowest > max((self.first - self.lowest) / 2, _LEAST_RISE)
 
 
@@ -135,9 +135,9 @@ class Course:
 
 
 class TensorBoard:
-    """Writes the columns of each row of the log as scalars into event files in `folder`; use it as a context manager.
+    """Writes each row of the log as scalars into TensorBoard's event files in `folder`; use it as a context manager.
 
-    A resumed run purges from TensorBoard what the one before wrote of steps that are now taken again.
+    A run that continues purges the steps that are taken again.
 
     Raises:
         BadSetting: tensorboard is not installed.
@@ -161,7 +161,7 @@ class TensorBoard:
             self._writer.close()
 
     def __call__(self, row: dict[str, Any]) -> None:
-        """Write one row; at the first it is known from which step on."""
+        """Write one row; the first one tells from which step on to purge."""
         if self._writer is None:
             self._writer = self._make(str(self._folder), purge_step=row["step"])
         for name, value in row.items():

@@ -1,7 +1,7 @@
-"""How weights follow from gradients: groups of parameters, the learning rate of each, clipping, and the optimisers' state.
+"""The optimisers: parameter groups, the schedule of the learning rate, gradient clipping, and the state in checkpoints.
 
-One learning rate is set, and its course over the steps; `GROUPS` is the one place that says how each group of parameters
-departs from it. What it leaves out: where gradients come from.
+There is one learning rate, with one schedule; `GROUPS` is the only place that says how a group of parameters differs from
+it. How gradients are computed is in `gradients`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ from torch import Tensor, nn
 from scone_cli.errors import BadSetting
 from scone_cli.model.model import SconeModel
 
-_STABLE = 0.8  # of the steps of `wsd`, the warm-up among them; the last fifth is the decay
-_LAST = 0.1  # where the learning rate ends, as a share of its peak
-_BESIDE_MUON = (
-    0.4  # of the learning rate, for what AdamW moves while Muon moves the matrices: what they like best is not one
-)
+_STABLE = 0.8  # share of the steps of `wsd` before the decay, warm-up included
+_LAST = 0.1  # the last learning rate, as a share of the peak
+_BESIDE_MUON = 0.4  # factor of the learning rate for AdamW beside Muon: their best learning rates differ
 
 
 @dataclass(frozen=True)
 class Group:
-    """A kind of parameters: factor of the learning rate, whether weights decay, whether they are matrices that map."""
+    """A kind of parameters: the factor of its learning rate, and whether it has weight decay."""
 
     factor: float
     decays: bool
-    maps: bool = False  # from vectors to vectors, inside a block: what Muon is made for
+    maps: bool = False  # matrices inside a block, from vectors to vectors: Muon is made for these
 
 
 GROUPS: Mapping[str, Group] = {
     "main blocks": Group(1.0, decays=True, maps=True),
     "f-gram blocks": Group(1.0, decays=True, maps=True),
     "head": Group(1.0, decays=True),
-    "embeddings": Group(1.0, decays=False),  # of tokens and positions: one that is never hit must not shrink
+    "embeddings": Group(1.0, decays=False),  # of tokens and positions: one that no batch contains must not shrink
     "norms": Group(1.0, decays=False),
-    "direct rows": Group(1.0, decays=False),  # learned or hashed: a batch touches few of them
+    "direct rows": Group(1.0, decays=False),  # learned or hashed rows: a batch contains few of them
 }
 
 
@@ -61,10 +59,10 @@ def group_of(name: str, parameter: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of every step, in closed form: a resumed run needs to know nothing but its step.
+    """The learning rate of every step, in closed form, so that a run that continues needs only the number of its step.
 
-    It rises over `warmup` steps to `peak`; then it falls as half of a cosine to a tenth (`cosine`), or stays, and falls
-    straight to a tenth over the last fifth of the steps (`wsd`: warm-up, stable, decay).
+    It rises linearly over `warmup` steps to `peak`. Then it falls to a tenth along half a cosine (`cosine`), or stays at the
+    peak and falls linearly to a tenth over the last fifth of the steps (`wsd`: warm-up, stable, decay).
     """
 
     kind: str
@@ -83,9 +81,9 @@ class Schedule:
 
 
 class Optimizers:
-    """All optimisers of a model as one: AdamW; Muon for matrices inside blocks, if asked for; SparseAdam for direct rows.
+    """All optimisers of a model as one: AdamW; Muon for matrices inside blocks (`muon`); SparseAdam for direct rows.
 
-    The state goes by the names of the parameters, so that a checkpoint does not depend on their order.
+    The state is stored by parameter name, so that a checkpoint does not depend on the order of parameters.
 
     Raises:
         BadSetting: this torch has no Muon.
@@ -102,7 +100,7 @@ class Optimizers:
             which = "sparse" if name == "direct rows" else kind if group.maps else "adamw"
             factor = group.factor * (_BESIDE_MUON if kind == "muon" and which != "muon" else 1.0)
             values = {"params": parameters, "factor": factor}
-            if which != "sparse":  # it knows no decay
+            if which != "sparse":  # SparseAdam has no weight decay
                 values["weight_decay"] = weight_decay if group.decays else 0.0
             wanted.setdefault(which, []).append(values)
         self.all = {name: _MAKERS[name](groups) for name, groups in wanted.items()}
@@ -116,7 +114,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """All that the optimisers remember, by `<parameter>/<what>`."""
+        """The state of all optimisers, by `<parameter>/<what>`."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
         return {
             f"{names[parameter]}/{what}": torch.as_tensor(value)
@@ -126,7 +124,7 @@ class Optimizers:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Load what `state` returned."""
         owners = {
             parameter: optimizer
             for optimizer in self.all.values()
@@ -146,12 +144,12 @@ def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def _sparse_adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Only the rows that a batch touched are read and written: the others wait, whatever their number."""
+    """Reads and writes only the rows with a gradient, so the cost of a step does not grow with the number of rows."""
     return torch.optim.SparseAdam(groups, betas=(0.9, 0.95), eps=1e-8)
 
 
 def _muon(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Torch's own; scaled so that a learning rate made for AdamW moves a matrix as far."""
+    """Torch's own Muon, scaled so that its updates are as large as those of AdamW at the same learning rate."""
     muon = getattr(torch.optim, "Muon", None)
     if muon is None:
         raise BadSetting(
@@ -170,9 +168,9 @@ _MAKERS: Mapping[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
-    """Shorten all gradients together so that their norm is at most `limit` (0: leave them); returns the norm they had.
+    """Scale all gradients so that their total norm is at most `limit` (0: do not); return the norm before.
 
-    Of a sparse gradient it is the values that count, once a row.
+    A sparse gradient is coalesced first: several entries of a row count as their sum.
     """
     values = []
     for parameter in parameters:

@@ -1,7 +1,7 @@
-"""Text that memory need not hold, to train on or to look at: packed once into flat files, part by part, and then mapped.
+"""Training and held-out text as flat files that are mapped, so that it need not fit into memory; written part by part.
 
-`tokens.bin` has a number a token, of 2 bytes where the vocabulary allows it, `ids.bin` the f-gram (uint32) that ends there;
-`text.json`, written last, says what they hold and what their hashes are. One process writes, any number of them open.
+`tokens.bin` has one number per token, of 2 bytes if the vocabulary allows it; `ids.bin` has the f-gram (uint32) that ends
+there; `text.json`, written last, has their contents and hashes. One process writes, any number of processes open them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Tokens = npt.NDArray[np.uint16] | U32
 
 @dataclass(frozen=True)
 class SubCorpus:
-    """A part of a text that is read at its own pace: its name, its tokens (ends of documents too), its weight."""
+    """A part of a text with its own share of training: name, number of tokens (ends of documents included), weight."""
 
     name: str
     num_tokens: int
@@ -48,12 +48,12 @@ class SubCorpus:
 
 @dataclass(frozen=True)
 class PackedText:
-    """Documents end to end, each after an end-of-document token, tagged with the f-gram that ends at each position.
+    """Documents one after the other, separated by end-of-document tokens, with the f-gram that ends at each position.
 
-    tokens [M], of 2 bytes where that is enough; ids uint32 [M]: f-gram id or NONE, or no array where nothing is tagged.
-    The text is one piece, or that of several sub-corpora one after the other; each begins and ends with an
-    end-of-document token. Window w of a piece is the `context + 1` tokens from w * context on; windows are numbered
-    through all pieces, and none holds tokens of two.
+    tokens [M], uint16 if that is enough, else uint32; ids uint32 [M]: f-gram id or NONE, or None if no f-grams are used.
+    The text is one piece, or one piece per sub-corpus; each begins and ends with an end-of-document token. Window w of a
+    piece is the `context + 1` tokens from w * context on. Windows are numbered through all pieces; no window holds tokens
+    of two pieces.
     """
 
     tokens: Tokens
@@ -74,7 +74,7 @@ class PackedText:
 
     @functools.cached_property
     def _num_windows(self) -> list[int]:
-        """Of each piece: whole windows; the last tokens that fill none are left out."""
+        """The number of whole windows of each piece; the tokens after the last one are not used."""
         return [(piece.num_tokens - 1) // self.context for piece in self._pieces]
 
     @functools.cached_property
@@ -85,13 +85,13 @@ class PackedText:
 
     @property
     def num_windows(self) -> int:
-        """Whole windows of all pieces."""
+        """The number of whole windows of all pieces."""
         return sum(self._num_windows)
 
     def windows(self, numbers: I64, before: int = 0) -> tuple[U32, U32]:
-        """Tokens [B, before + context + 1] and f-gram ids [B, context] of some windows.
+        """Tokens [B, before + context + 1] and f-gram ids [B, context] of the windows with these numbers [B].
 
-        The first `before` tokens are those that stand before the window; before the text, that is the end of a document.
+        The first `before` tokens are those before the window; before the text they are end-of-document tokens.
         """
         first_tokens, first_windows = self._bounds
         piece = np.searchsorted(first_windows, numbers, side="right") - 1
@@ -103,7 +103,7 @@ class PackedText:
         return tokens, np.full(at.shape, NONE, np.uint32) if self.ids is None else self.ids[at]
 
     def order(self, seed: int) -> WindowOrder:
-        """The order in which training reads the windows: a function of the seed and the position.
+        """The order in which training reads the windows, a function of the seed and the position.
 
         Raises:
             BadData: a piece is shorter than one window.
@@ -119,7 +119,7 @@ class PackedText:
         return WindowOrder(self._num_windows, [piece.weight for piece in self._pieces], seed)
 
     def epochs(self, position: int) -> dict[str, Any]:
-        """How often the text has been read, or each sub-corpus, when `position` windows have; for a stage's summary."""
+        """How often the text, or each sub-corpus, has been read after `position` windows; for a stage's summary."""
         counts = Turns([piece.weight for piece in self._pieces]).before(position)
         epochs = [round(count / size, 3) for count, size in zip(counts, self._num_windows, strict=True)]
         if not self.sub_corpora:
@@ -132,10 +132,9 @@ class PackedText:
 
 
 def pack_documents(tokens: U32, starts: I64, end_of_document: int, index: FgramIndex | None) -> tuple[U32, U32 | None]:
-    """The documents, each with an end-of-document token after it, and the f-gram id at each position.
+    """The documents, each followed by an end-of-document token, and the f-gram id at each position.
 
-    They are tagged before training, as in the paper (section 3.2), and whole: so matches do not depend on the windows that
-    training cuts.
+    Whole documents are matched before training, as in the paper (section 3.2): so matches do not depend on the windows.
     """
     num_docs = starts.size - 1
     places = np.arange(tokens.size) + np.repeat(np.arange(num_docs), np.diff(starts))
@@ -162,14 +161,14 @@ def write_packed(
     progress: Progress,
     split: str = TRAIN,
 ) -> None:
-    """Pack the documents of one split of `tokens/` into `folder`, unless that has been done and the files are whole.
+    """Pack the documents of one split of `tokens/` into `folder`, unless whole files are there already.
 
-    With `names`, each of these sub-corpora is packed by itself, and other documents are left out; without, all are one.
-    Nothing is tagged without an `index`. The folder is for one such text: it is not asked of which the files in it are.
+    With `names`, each of these sub-corpora is one piece, and other documents are left out; without, all are one piece.
+    Without an `index` no f-gram ids are written. Use a folder for one text only: whole files in it are taken as they are.
 
     Raises:
         BadSetting: there is no such sub-corpus.
-        StorageFailure: less disk is free than the files will take.
+        StorageFailure: too little disk is free for the files.
     """
     if _is_whole(folder):
         return
@@ -185,7 +184,7 @@ def write_packed(
     progress(f"packing {what}", 0, sum(sizes), "tokens", f"{bytes_text(disk)} of disk")
     at, done = [0, *accumulate(sizes)], 0
     with contextlib.ExitStack() as stack:
-        # Written, not mapped: where a map meets a full disk, the process dies.
+        # Written, not mapped: when the disk is full, a process that writes to a map is killed.
         files = {name: stack.enter_context((folder / name).open("wb")) for name in columns}
         for number, *values in _packed(tokens_folder, split, end_of_document, index, names):
             for (name, dtype), column in zip(columns.items(), values, strict=False):
@@ -202,7 +201,7 @@ def write_packed(
 
 
 def check_names(tokens_folder: Path, names: Sequence[str], progress: Progress) -> None:
-    """Refuse sub-corpora that there are not, as `write_packed` would; it reads all training text.
+    """Check that these sub-corpora exist, as `write_packed` does; reads all training text.
 
     Raises:
         BadSetting: there is no such sub-corpus.
@@ -212,10 +211,10 @@ def check_names(tokens_folder: Path, names: Sequence[str], progress: Progress) -
 
 
 def open_packed(folder: Path, context: int, mixture: Mapping[str, int]) -> PackedText:
-    """Map what `write_packed` left in `folder`, with the weights of its sub-corpora (empty: it is in one piece).
+    """Map the files that `write_packed` wrote into `folder`; `mixture` has the weights of sub-corpora (empty: one piece).
 
     Raises:
-        InputMissing: it is not there.
+        InputMissing: the files are not there.
     """
     try:
         note = json.loads((folder / _NOTE).read_bytes())
@@ -232,7 +231,7 @@ def open_packed(folder: Path, context: int, mixture: Mapping[str, int]) -> Packe
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every byte is there. A run that continues reads the files in any case, and the disk gives them once."""
+    """Whether the files have their sizes and hashes. A run that continues reads them anyway, so hashing costs little."""
     try:
         stamps = json.loads((folder / _NOTE).read_bytes())["files"]
         sizes = all((folder / name).stat().st_size == size for name, (size, _) in stamps.items())
@@ -242,7 +241,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _measure(tokens_folder: Path, split: str, names: Sequence[str], what: str, progress: Progress) -> list[int]:
-    """The tokens that each sub-corpus has when it is packed; of the whole, if there are no names."""
+    """The number of tokens of each packed sub-corpus, or of the whole text if there are no names."""
     found: Counter[str] = Counter()
     num_parts = sum(1 for _ in tokens_folder.glob("part-*.parquet"))
     progress(f"measuring {what}", 0, num_parts, "parts")
@@ -263,7 +262,7 @@ def _measure(tokens_folder: Path, split: str, names: Sequence[str], what: str, p
 def _packed(
     tokens_folder: Path, split: str, end_of_document: int, index: FgramIndex | None, names: Sequence[str]
 ) -> Iterator[tuple[int, U32] | tuple[int, U32, U32]]:
-    """What to append, in this order, to which piece: tokens, and their tags if there is an index."""
+    """What to append, in this order: the number of a piece, tokens, and f-gram ids if there is an index."""
     for number in range(len(names) or 1):
         begin = np.array([end_of_document], np.uint32)
         yield (number, begin) if index is None else (number, begin, np.array([NONE], np.uint32))
@@ -274,7 +273,7 @@ def _packed(
 
 
 def _sorted_out(stream: TokenStream, names: Sequence[str]) -> Iterator[tuple[int, U32, I64]]:
-    """The documents of each sub-corpus: its number, their tokens and where each starts."""
+    """The documents of each sub-corpus: its number, their tokens, and the start of each document."""
     if not names:
         yield 0, stream.tokens, stream.starts
         return

@@ -1,7 +1,7 @@
-"""What a training takes, worked out before anything of it is made: parameters, memory, disk, operations.
+"""The size of a training run, computed before it starts: parameters, memory, disk, FLOPs.
 
-What it leaves out: pages of the packed text that the system keeps in memory, as it gives and takes them as it likes; time,
-which only the first steps tell (`loop`).
+Not counted: pages of the packed text that the system caches in free memory. The time is estimated from the first steps
+(`loop`).
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from scone_cli.runtime.torchrun import Launch
 from scone_cli.training.gradients import GRAPH_BYTES
 
 MIB = 1 << 20
-_NUMBER = 4  # bytes: weights, their gradients and what optimisers remember are float32
+_NUMBER = 4  # bytes: weights, gradients and optimiser state are float32
 
 # Measured, in resident bytes of the process.
-_PROCESS = 760 * MIB + CUDA_LIBRARIES  # before there is a model: libraries and loops
-_READING = 230  # an f-gram, while the vocabulary is read and put in order
-_KEPT = 60  # an f-gram, of the trie, from then on
+_PROCESS = 760 * MIB + CUDA_LIBRARIES  # libraries and compiled loops, before there is a model
+_READING = 230  # per f-gram, while the vocabulary is read and sorted
+_KEPT = 60  # per f-gram, of the trie, from then on
 
-_VECTORS_A_BLOCK = 11  # of the width: what autograd keeps of a token in a block, with our own loops on a CPU
-_VECTORS_OF_TORCH = 14  # likewise with torch's, beside five vectors as wide as the MLP
-_LOGITS = 2 * 512  # rows of logits at once: themselves, and what is made of them
-_HEAD_COPIES = 2  # of its gradient, on its way
-_BACKWARD = 2  # times the forward pass
+_VECTORS_A_BLOCK = 11  # vectors of the model's width that autograd keeps per token and block, with our kernels on a CPU
+_VECTORS_OF_TORCH = 14  # the same with torch's kernels, beside five vectors of the MLP's width
+_LOGITS = 2 * 512  # rows of logits in memory at once: logits and their gradient
+_HEAD_COPIES = 2  # copies of the gradient of the head
+_BACKWARD = 2  # FLOPs of the backward pass, in forward passes
 
 
 @dataclass(frozen=True)
 class TrainingSize:
-    """A training, as far as its size goes.
+    """What the size of a training run depends on.
 
     Attributes:
-        model: the shape.
+        model: the shape of the model.
         optimizer: `muon` or `adamw`.
-        batch: sequences a step, of this process.
-        micro_batch: sequences a forward pass.
+        batch: sequences per step, of this process.
+        micro_batch: sequences per forward pass.
         steps: optimiser steps.
         ranks: processes that train together.
-        processes: those of them on this machine, whose memory is told.
-        keep_checkpoints: at a time.
-        text_tokens: of the text that is packed, held-out text included.
-        num_fgrams: of the vocabulary; 0 where none is read.
-        matched: token-forwards of A_f-gram a position at most: the share of positions that end an f-gram, times its length.
-        on_gpu: whether the model is not in the memory of the process.
+        processes: those of them on this machine; memory is counted for these.
+        keep_checkpoints: checkpoints on disk.
+        text_tokens: tokens of the packed text, held-out text included.
+        num_fgrams: f-grams of the vocabulary; 0 if it is not read.
+        matched: upper bound of the token-forwards of A_f-gram per position: share of matched positions times mean length.
+        on_gpu: whether the model is in the memory of a GPU.
     """
 
     model: ModelConfig
@@ -77,7 +77,7 @@ class TrainingSize:
         device: torch.device,
         launch: Launch,
     ) -> TrainingSize:
-        """The size of a training with the settings `config` of the stage; `tokens` is the summary of `tokens/`."""
+        """The size of a training run with the settings `config` of the stage; `tokens` is the summary of `tokens/`."""
         part = config.batch // launch.size
         return cls(
             model=model,
@@ -98,7 +98,7 @@ class TrainingSize:
 
     @property
     def resident(self) -> int:
-        """Parameters that are in memory when the model is served."""
+        """Parameters that are in memory when the model is served (the main model)."""
         of = self.model
         return main_parameters(of.dim, of.hidden, of.layers, of.vocab_size, of.tied_head)
 
@@ -110,14 +110,14 @@ class TrainingSize:
 
     @property
     def rows(self) -> int:
-        """Rows that are learned directly, or hashed."""
+        """The number of learned rows, or of hashed rows."""
         return self.model.learned_rows or self.model.hashed_rows
 
     # ---- bytes ------------------------------------------------------------------------------------------------
 
     @property
     def _lasting(self) -> int:
-        """Bytes of weights and of what optimisers remember: two numbers a weight, of matrices under Muon one."""
+        """Bytes of weights and optimiser state: two numbers per weight, one for matrices under Muon."""
         of, dense = self.model, self.resident + self.fgram_model
         matrices = (of.layers + of.fgram_layers) * block_parameters(of.dim, of.hidden)
         remembered = 2 * dense - (matrices if self.optimizer == "muon" else 0)
@@ -125,7 +125,7 @@ class TrainingSize:
 
     @property
     def _working(self) -> int:
-        """Bytes that a step takes beside that: gradients, what autograd keeps, logits."""
+        """Bytes that a step needs in addition: gradients, activations kept by autograd, logits."""
         of = self.model
         width = _VECTORS_OF_TORCH * of.dim + 5 * of.hidden if self.on_gpu else _VECTORS_A_BLOCK * of.dim
         tokens, part = self.batch * of.context, self.micro_batch * of.context
@@ -137,38 +137,38 @@ class TrainingSize:
 
     @property
     def _nodes(self) -> float:
-        """Token-forwards of A_f-gram in a step at most: batches share prefixes, and there are no more than nodes of the trie."""
+        """Upper bound of the token-forwards of A_f-gram per step: no more than the trie of the vocabulary has nodes."""
         return min(self.batch * self.model.context * self.matched, self.num_fgrams + self.model.vocab_size)
 
     @property
     def device_bytes(self) -> int:
-        """Memory of the GPU that one process needs; 0 on a CPU."""
+        """Bytes of GPU memory that one process needs; 0 on a CPU."""
         return self._lasting + self._working if self.on_gpu else 0
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the machine that all processes need at their peak."""
+        """Bytes of the machine's memory that its processes need together at the peak."""
         weights = _NUMBER * (self.resident + self.fgram_model + self.rows * self.model.dim)
         model = weights if self.on_gpu else self._lasting + self._working
         return self.processes * (_PROCESS + max(_READING * self.num_fgrams, _KEPT * self.num_fgrams + model))
 
     @property
     def disk_bytes(self) -> int:
-        """Disk that is needed at most: the packed text, checkpoints, one of which is being written, and the model."""
+        """Bytes of disk needed at most: the packed text, the checkpoints and one that is being written, and the model."""
         a_token = (2 if self.model.vocab_size < 1 << 16 else 4) + (4 if self.num_fgrams else 0)
         weights = _NUMBER * (self.resident + self.fgram_model + self.rows * self.model.dim)
         return self.text_tokens * a_token + (self.keep_checkpoints + 1) * self._lasting + weights
 
-    # ---- operations -------------------------------------------------------------------------------------------
+    # ---- FLOPs ------------------------------------------------------------------------------------------------
 
     @property
     def tokens(self) -> int:
-        """Tokens that training reads, in all processes."""
+        """Tokens that all processes read together."""
         return self.steps * self.ranks * self.batch * self.model.context
 
     @property
     def flops(self) -> float:
-        """Operations of all steps at most: forward, and twice that backward."""
+        """Upper bound of the FLOPs of all steps, forward and backward."""
         of = self.model
         main = forward_flops(of.dim, of.hidden, of.layers, of.vocab_size, of.context) * self.tokens
         asked = min(self._nodes, self.batch * of.context)
@@ -176,7 +176,7 @@ class TrainingSize:
         return (1 + _BACKWARD) * (main + self.steps * self.ranks * (fgram if of.kind == "scone" else 0))
 
     def refusal(self, free: int, device_free: int) -> str:
-        """Why this training does not fit into the `free` bytes of the machine, or those of the GPU; nothing where it fits."""
+        """Why the training does not fit into the free memory of the machine or of the GPU, in bytes; empty if it fits."""
         for needed, there, what in (
             (self.memory_bytes, free, "memory"),
             (self.device_bytes, device_free, "memory on the GPU"),
@@ -188,10 +188,10 @@ class TrainingSize:
                 )
         return ""
 
-    # ---- what is told -----------------------------------------------------------------------------------------
+    # ---- messages ---------------------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:
-        """All of it, as JSON values."""
+        """The sizes as JSON values, for `--plan`."""
         rows = {"hashed": "hashed_rows"}.get(self.model.kind, "learned_rows")
         return {
             "kind": self.model.kind,
@@ -211,7 +211,7 @@ class TrainingSize:
         }
 
     def described(self) -> str:
-        """The plan in one line."""
+        """The sizes in one line, for the progress of a run."""
         parts = [f"{count_text(self.resident)} parameters"]
         if self.fgram_model:
             parts.append(f"{count_text(self.fgram_model)} of the f-gram model")

@@ -1,6 +1,6 @@
-"""A trained model in numbers: how large its parts are, what a token costs, and how its training went.
+"""A trained model in numbers, for `scone inspect`: the sizes of its parts, FLOPs per token, the course of the training.
 
-It is read from the model's folder: `config.json`, the headers of the weights, `log.parquet`. No weight is read.
+The sources are in the model's folder: `config.json`, the headers of the weights, `log.parquet`. No weight is read.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def inner_width(folder: Path) -> int:
     return down.shape[1]
 
 
-CURVE_POINTS = 100  # of a curve, however long the training was
-MOST_LOOKS = 40  # at the held-out loss
+CURVE_POINTS = 100  # at most, of the curve of the training loss
+MOST_LOOKS = 40  # at most, measurements of the held-out loss
 
 Row = dict[str, Any]
 Log = Mapping[str, F64]
@@ -123,7 +123,7 @@ _COLUMNS = (  # of the log, since its first version
 
 
 def in_short(model: SconeModel, log: pa.Table) -> Row:
-    """Sizes, and where the loss ended; no times, so that two equal runs have equal manifests."""
+    """Sizes and last losses, for the manifest; no times, so that two equal runs have equal manifests."""
 
     def size(*modules: Any) -> int:
         return sum(parameter.numel() for module in modules if module for parameter in module.parameters())
@@ -146,10 +146,10 @@ def in_short(model: SconeModel, log: pa.Table) -> Row:
 
 
 def read_config(folder: Path) -> Row:
-    """The model's `config.json`; what the first models' lacks, as there was no choice then, is filled in.
+    """The model's `config.json`; settings that the first versions did not write are filled in.
 
     Raises:
-        DamagedArtifact: it is not the configuration of a model.
+        DamagedArtifact: this is not the configuration of a model.
     """
     try:
         config = json_of((folder / "config.json").read_bytes())
@@ -164,10 +164,10 @@ def read_config(folder: Path) -> Row:
 
 
 def training_record(folder: Path, config: Row) -> Row:
-    """What there is to know of the model in `folder`, as JSON values; see `report.model_figures`.
+    """Parameters, FLOPs and the course of the training of the model in `folder`, as JSON values for `report.model_figures`.
 
     Raises:
-        DamagedArtifact: a file is not what it claims to be.
+        DamagedArtifact: a file is damaged.
     """
     log = _read_log(folder / "log.parquet")
     return {
@@ -185,12 +185,12 @@ def _damaged(path: Path, why: str) -> DamagedArtifact:
 
 
 def _cost(config: Row, hidden: int, log: Log) -> Row:
-    """Floating-point operations; a backward pass takes twice its forward pass, and recomputation is not counted."""
+    """FLOPs per token and in all; a backward pass counts as two forward passes, recomputation is not counted."""
     dim, layers = config["dim"], config["layers"]
     inference = forward_flops(dim, hidden, layers, config["vocab_size"], config["context"])
     tokens = log["tokens"][-1]
     nodes, asked = log["trie_nodes"].sum() / tokens, log["fgrams"].sum() / tokens
-    # The log does not say how deep the nodes lay. At most at max_n, and that makes no difference beside the matrices.
+    # The log has no depth of nodes; max_n is the most, and beside the matrices the difference is negligible.
     fgram = fgram_pass_flops(dim, hidden, config["fgram_layers"], nodes, asked, config["max_n"])
     return {
         "inference_flops_a_token": inference,
@@ -205,9 +205,9 @@ def _cost(config: Row, hidden: int, log: Log) -> Row:
 
 
 def _read_log(path: Path) -> Log:
-    """The log's columns by name, and the tokens and seconds of each step; all [steps].
+    """The log's columns by name, and the tokens and seconds of each step; float64 [steps].
 
-    The held-out loss is NaN where nobody looked at it.
+    The held-out loss is NaN at steps where it was not measured.
     """
     try:
         table = pq.read_table(to_read(path))
@@ -218,16 +218,16 @@ def _read_log(path: Path) -> Log:
     if missing or not table.num_rows:
         raise _damaged(path, f"there is no {', '.join(missing) or 'step in it'}")
     log = {name: table[name].to_numpy().astype(np.float64) for name in _COLUMNS}
-    known = "fgrams" in names  # as if all had been asked for, where the log is older than the question
+    known = "fgrams" in names  # not in older logs: then every node counts
     log["fgrams"] = table["fgrams"].to_numpy().astype(np.float64) if known else log["trie_nodes"]
     log["step_tokens"], log["step_seconds"] = (np.diff(log[name], prepend=0.0) for name in ("tokens", "seconds"))
-    if "tokens_per_second" in table.column_names:  # later logs say how long a step took without looks at held-out text
+    if "tokens_per_second" in table.column_names:  # not in older logs: the time of a step without the held-out loss
         log["step_seconds"] = log["step_tokens"] / table["tokens_per_second"].to_numpy()
     return log
 
 
 def _training(log: Log) -> Row:
-    """How it ended, and what was largest on the way."""
+    """The last losses, the totals, and the extreme values of the training."""
     tokens = int(log["tokens"][-1])
     looks = log["held_out_loss"][~np.isnan(log["held_out_loss"])]
     return {
@@ -246,7 +246,7 @@ def _training(log: Log) -> Row:
 
 
 def _curve(log: Log) -> list[Row]:
-    """The steps in at most `CURVE_POINTS` groups of equal size: the mean of each, but the largest gradient norm."""
+    """The steps in at most `CURVE_POINTS` groups of equal size: the means of each group, and its largest gradient norm."""
     num_steps = log["step"].size
     ends = np.linspace(0, num_steps, min(num_steps, CURVE_POINTS) + 1).astype(np.int64)
     starts, sizes = ends[:-1], np.diff(ends)
@@ -267,7 +267,7 @@ def _curve(log: Log) -> list[Row]:
 
 
 def _held_out(log: Log) -> list[Row]:
-    """The looks at the held-out loss, the last and at most `MOST_LOOKS` of them, as far apart as they were."""
+    """The measurements of the held-out loss: at most `MOST_LOOKS`, evenly spaced, the last one among them."""
     looks = np.flatnonzero(~np.isnan(log["held_out_loss"]))
     some = looks[::-1][:: -(-looks.size // MOST_LOOKS) or 1][::-1]
     return [
@@ -281,5 +281,5 @@ def _speed(tokens: float, seconds: float) -> int | None:
 
 
 def _rounded(value: float) -> float:
-    """Six digits: more of a measured loss say nothing."""
+    """The value with six digits; more are noise."""
     return float(f"{value:.6g}")

@@ -1,7 +1,7 @@
-"""Which window training reads at each position: epochs in a shuffled order, sub-corpora by weight.
+"""The order in which training reads windows: shuffled in each epoch, sub-corpora in proportion to their weights.
 
-A position is the number of windows read before. Everything here is a function of the seed and the position: nothing is
-kept from one step to the next, so a run continues exactly from its position alone. What it leaves out: where windows lie.
+A position is the number of windows read before. The order is a function of the seed and the position and has no other
+state, so a run continues exactly from its position. Where windows are in the text is in `packed_text`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from scone_cli.errors import BadSetting
 
 I64 = npt.NDArray[np.int64]
 
-_MOST_WEIGHT = 1 << 30  # of all sub-corpora together: with it, 64 bits hold every number of `_Split.first_before`
+_MOST_WEIGHT = 1 << 30  # of all sub-corpora together: then all numbers in `_Split.first_before` fit in 64 bits
 
 
 def parse_mixture(text: str | None) -> dict[str, int]:
-    """Sub-corpora and their weights, `code=2,law=0.5`, as the smallest whole numbers, by name; none for None.
+    """Read `code=2,law=0.5`: the weight of each sub-corpus, as the smallest whole numbers; an empty dict for None.
 
     Raises:
-        BadSetting: it is not such a list, a name is there twice, a weight is not above 0 or has too many digits.
+        BadSetting: this is not such a list, a name occurs twice, or a weight is not above 0 or has too many digits.
     """
     weights: dict[str, Fraction] = {}
     for item in text.split(",") if text is not None else []:
@@ -52,21 +52,22 @@ def _weight(text: str) -> Fraction | None:
         return None
 
 
-# ---- whose turn it is --------------------------------------------------------------------------------------------
+# ---- sub-corpora by weight ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Split:
-    """A node of the tree by which positions are dealt: a sub-corpus, or the two nodes that share its positions."""
+    """A node of the tree that assigns positions: a sub-corpus, or two nodes that share its positions."""
 
     weight: int
     number: int = -1  # of the sub-corpus
     nodes: tuple[_Split, _Split] | None = None
 
     def first_before(self, position: int, count: int) -> tuple[int, I64]:
-        """How many of the positions before `position` are the first node's, and how many more before the next ones.
+        """How many positions before `position` belong to the first node, and how many more before each of the next ones.
 
-        It is position * weight of the first / weight of both, rounded: exact, as it repeats after `weight` positions.
+        The number is position * weight of the first / weight of both, rounded. It is exact, as it repeats after `weight`
+        positions.
         """
         assert self.nodes is not None
         share = self.nodes[0].weight
@@ -76,7 +77,7 @@ class _Split:
 
 
 def _tree(weights: Sequence[int]) -> _Split:
-    """The two lightest are joined until one is left (Huffman's code), which keeps the roundings on a path from adding up."""
+    """Join the two lightest nodes until one is left (Huffman's code); short paths keep rounding errors from adding up."""
     tie = itertools.count()
     heap = [(weight, next(tie), _Split(weight, number)) for number, weight in enumerate(weights)]
     heapq.heapify(heap)
@@ -88,20 +89,20 @@ def _tree(weights: Sequence[int]) -> _Split:
 
 
 class Turns:
-    """Deals positions to sub-corpora, so that each has its share of the first p, to about a window, for every p."""
+    """Assigns positions to sub-corpora: of the first p positions each has its share, within about one window, for every p."""
 
     def __init__(self, weights: Sequence[int]) -> None:
         self._tree, self._num = _tree(weights), len(weights)
 
     def before(self, position: int) -> list[int]:
-        """How many of the first `position` positions are each sub-corpus's."""
+        """How many of the first `position` positions belong to each sub-corpus."""
         counts = [0] * self._num
         for number, first, _ in self.deal(position, 0):
             counts[number] = first
         return counts
 
     def deal(self, position: int, count: int) -> Iterator[tuple[int, int, I64]]:
-        """For each sub-corpus its number, its own position, and which of the `count` positions from here are its."""
+        """For each sub-corpus: its number, its own position, and which of the next `count` positions belong to it."""
         waiting = [(self._tree, position, np.arange(count))]
         while waiting:
             node, position, places = waiting.pop()
@@ -114,30 +115,30 @@ class Turns:
             waiting.append((node.nodes[1], position - before, places[~is_first]))
 
 
-# ---- which window it is ------------------------------------------------------------------------------------------
+# ---- windows of a position ---------------------------------------------------------------------------------------
 
 
 class WindowOrder:
-    """The order in which the windows of a text are read, for ever.
+    """The order in which the windows of a text are read, without end.
 
-    Each sub-corpus walks through its own windows at its own pace, every epoch all of them, in a new order. Windows are
-    numbered through all sub-corpora.
+    Each sub-corpus has its own epochs: in each, all its windows are read once, in a new order. Windows are numbered through
+    all sub-corpora.
     """
 
     def __init__(self, num_windows: Sequence[int], weights: Sequence[int], seed: int) -> None:
         self._sizes, self._seed, self._turns = list(num_windows), seed, Turns(weights)
         self._first = [0, *itertools.accumulate(self._sizes)]
-        self._shuffled: dict[int, tuple[int, I64]] = {}  # of each sub-corpus the epoch it is in
+        self._shuffled: dict[int, tuple[int, I64]] = {}  # for each sub-corpus: its current epoch and the order
 
     def at(self, position: int, count: int) -> I64:
-        """The windows of the `count` positions from `position` on [count]."""
+        """The numbers of the windows of the next `count` positions, from `position` on; int64 [count]."""
         chosen = np.empty(count, np.int64)
         for number, first, places in self._turns.deal(position, count):
             chosen[places] = self._first[number] + self._walk(number, first, places.size)
         return chosen
 
     def _walk(self, number: int, first: int, count: int) -> I64:
-        """The next `count` windows of one sub-corpus, of which `first` have been read."""
+        """The next `count` windows of one sub-corpus after its first `first` ones."""
         epochs, at = np.divmod(np.arange(first, first + count), self._sizes[number])
         pieces = [self._epoch(number, epoch)[at[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
         return np.concatenate([np.empty(0, np.int64), *pieces])
