@@ -1,6 +1,6 @@
-"""The `scone` command: the group, its options, and the way out.
+"""The `scone` command: the click group, its options, and the exit codes of errors.
 
-It loads no torch, polars, pyarrow or numpy: the commands themselves are in `commands`, imported when one is asked for.
+It loads no torch, polars, pyarrow or numpy: the commands are in `commands`, which is imported when one of them is used.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from scone_cli.runtime.torchrun import speaks
 
 
 class LazyGroup(click.Group):
-    """A group whose commands come into being when they are asked for."""
+    """A click group that builds a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The stages in their order, then the commands that look at artifacts."""
         return [*STAGES, *LOOKING]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Build a command, with what it imports."""
+        """Build a command, which imports its modules."""
         if cmd_name not in self.list_commands(ctx):
             return None
         from scone_cli.console.commands import build_command  # heavy: not for `scone --help`
@@ -45,16 +45,16 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that is named; a name that is none, with the nearest that is one."""
+        """The command of this name; for an unknown name an error with the most similar one."""
         names = self.list_commands(ctx)
         if args[0] not in names and (near := difflib.get_close_matches(args[0], names, n=1)):
             raise click.UsageError(f"no such command '{args[0]}'; did you mean '{near[0]}'?", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; its hints become those of this workspace and this recipe.
+        """Run the command; add the workspace and the recipe to the commands in hints of errors.
 
-        A signal that ends it is told whether the same command would continue: that of a stage does.
+        If a signal ends it, note whether the same command would continue the work: it does for stages.
         """
         try:
             return super().invoke(ctx)
@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
     show_default=True,
     help="Folder of all artifacts; variable SCONE_WORKSPACE.",
 )
-@click.option("--config", type=PlainPath(), metavar="RECIPE", help="TOML file of settings, one table a command.")
+@click.option("--config", type=PlainPath(), metavar="RECIPE", help="TOML file of settings, one table per command.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.option(
     "--verbose",
@@ -98,7 +98,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, message="scone %(version)s")
 @click.pass_context
 def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bool, verbose: bool) -> None:
-    """Read the recipe and keep what holds for every command."""
+    """Read the recipe and keep the options that hold for every command."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
@@ -114,7 +114,7 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
 
 
 def _tell_unread_variables(ctx: click.Context, command: str) -> None:
-    """Say which variables are named for the command but read by no option of it: a misspelt one would go unnoticed."""
+    """Note environment variables of this command that no option reads: a misspelt name would go unnoticed."""
     prefix = f"{ctx.auto_envvar_prefix}_{command.replace('-', '_').upper()}_"
     given = [name for name in os.environ if name.startswith(prefix)]
     if not given or (found := scone.get_command(ctx, command)) is None:
@@ -131,7 +131,7 @@ def _tell_unread_variables(ctx: click.Context, command: str) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its code; anything that is not foreseen shows its traceback."""
+    """Run the command and exit with its code; an unexpected error shows its traceback."""
     output.prepare_streams()
     settle_threads()
     sys.exit(_run(args))
@@ -151,21 +151,21 @@ def _run(args: Sequence[str] | None) -> int:
     except click.ClickException as error:
         output.say_error(error.format_message(), _usage_hint(error))
         return error.exit_code
-    except click.Abort as abort:  # click's reading of an EOFError or KeyboardInterrupt, which here can only be a bug
+    except click.Abort as abort:  # click makes it of EOFError or KeyboardInterrupt, which here can only be a bug
         raise (abort.__cause__ or abort) from None
     except SconeError as error:
         if not error.told:
             output.say_error(error.message, error.hint)
         return error.exit_code
-    except OSError as error:  # of what click prints, or of a path that was only looked at: stages tell their own
+    except OSError as error:  # from click's own output or a look at a path; stages report their own
         output.forget_unwritten()
         output.say_error(f"{error.filename or 'stdout'}: {error.strerror or error}")
         return StorageFailure.exit_code
-    except RecursionError:  # nothing here calls itself but to go into what it was given
-        output.say_error("what was given is nested too deep to be read")
+    except RecursionError:  # recursion is used only to read nested input
+        output.say_error("the input is nested too deeply to be read")
         return BadData.exit_code
     except Stopped as stop:
         if speaks():
-            kept = "; what is finished is kept, and the same command continues from there" if stop.continues else ""
+            kept = "; finished work is kept, and the same command continues from there" if stop.continues else ""
             output.say_error(f"stopped by {stop}{kept}")
         return stop.exit_code

@@ -1,4 +1,4 @@
-"""The commands behind the names: what each takes, what it calls, and what it prints."""
+"""The commands: their parameters, the calls of the stages, and the output of `inspect` and `verify`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from scone_cli.runtime.torchrun import launched
 from scone_cli.stages import Report
 
 PATH = PlainPath()
-_TOGETHER = ("train-fgram", "precompute")  # the stages that several processes may run together
+_TOGETHER = ("train-fgram", "precompute")  # stages that torchrun may run with several processes
 
 
 def build_command(name: str) -> click.Command:
@@ -65,7 +65,7 @@ def build_command(name: str) -> click.Command:
 
 
 def _stage_command(name: str) -> click.Command:
-    """What only this stage takes, an option for every field of its config, and what all stages take."""
+    """The command of a stage: its own parameters, an option for every field of its config, and the common options."""
     stage = STAGES[name]
 
     @click.pass_context
@@ -88,15 +88,17 @@ def _stage_command(name: str) -> click.Command:
     params = [
         *_own_parameters(name),
         *setting_options(stage.config_class()),
-        click.Option(["--force"], is_flag=True, help="Make the artifact again even if it is up to date."),
-        click.Option(["--plan"], is_flag=True, help="Show what it would do and take, and stop; nothing is written."),
+        click.Option(["--force"], is_flag=True, help="Make the artifact again, even if it is up to date."),
+        click.Option(
+            ["--plan"], is_flag=True, help="Show what would be done and what it would take, without writing anything."
+        ),
         click.Option(["as_json", "--json"], is_flag=True, help="Print the result as one JSON object."),
     ]
     return click.Command(name, params=params, help=stage.about, short_help=stage.short, callback=callback)
 
 
 def _own_parameters(name: str) -> list[click.Parameter]:
-    """The parameters that are not settings: what a stage reads, and where it writes."""
+    """The parameters that are not settings: inputs, and the folder of the output."""
     if name == "count-ngrams":
         return [Corpora(name, required=True)]
     if name in {"train-fgram", "precompute"}:
@@ -106,11 +108,11 @@ def _own_parameters(name: str) -> list[click.Parameter]:
         return [out, _baseline_option()] if name == TRAIN else [out]
     if name == "eval":
         texts = {
-            "against": "Evaluate this model too, under its folder's name or as NAME=MODEL_DIR, or a baseline of the recipe by "
-            "its name; may be given more than once.",
-            "table": "Evaluate this table of the same model too; may be given more than once.",
-            "tasks": "A task of lm-evaluation-harness: a file, a folder, or a name; may be given more than once.",
-            "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given more than once.",
+            "against": "Also evaluate this model: its folder, NAME=MODEL_DIR, or the name of a baseline of the recipe; may be "
+            "given several times.",
+            "table": "Also evaluate this table of the same model; may be given several times.",
+            "tasks": "Also evaluate this task of lm-evaluation-harness: a file, a folder, or a name; may be given several times.",
+            "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given several times.",
         }
         kinds: dict[str, tuple[click.ParamType[Any], str]] = {"against": (NamedFolder(), "MODEL_DIR")}
         kinds |= {
@@ -122,9 +124,9 @@ def _own_parameters(name: str) -> list[click.Parameter]:
             SettingOption([f"--{flag}"], multiple=True, type=kind, metavar=metavar, help=texts[flag])
             for flag, (kind, metavar) in kinds.items()
         ]
-        task_data = "Where the data of ready tasks lie: piqa, arc_easy, arc_challenge, hellaswag, lambada."
-        terms = "Also evaluate the tokens inside the terms of a field: a file with one term a line."
-        limit = "Ask N items of each task at most."
+        task_data = "Folder with the data of the named tasks: piqa, arc_easy, arc_challenge, hellaswag, lambada."
+        terms = "Also evaluate the tokens inside the terms of a field: a file with one term per line."
+        limit = "Use at most N items of each task."
         options += [
             SettingOption(["--task-data"], type=PATH, metavar="DIR", help=task_data),
             SettingOption(["--limit"], type=click.IntRange(min=1), metavar="N", help=limit),
@@ -135,7 +137,7 @@ def _own_parameters(name: str) -> list[click.Parameter]:
 
 
 def _baseline_option() -> click.Parameter:
-    """`--baseline NAME`, taken before the settings: the recipe's values for them are then those of the baseline."""
+    """`--baseline NAME`, read before the settings, so that their values come from the baseline of the recipe."""
 
     def take(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:  # noqa: ARG001
         if name is not None:
@@ -149,7 +151,7 @@ def _baseline_option() -> click.Parameter:
 
 
 def _inputs_and_out(session: Session, name: str, values: dict[str, Any]) -> tuple[Any, Path]:
-    """What the stage's `run` reads, and the folder it writes."""
+    """The inputs of the stage's `run`, and the folder it writes."""
     workspace = session.workspace
     if name == "count-ngrams":
         return values["corpus"], workspace
@@ -165,7 +167,7 @@ def _inputs_and_out(session: Session, name: str, values: dict[str, Any]) -> tupl
 
 
 def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool, leads: bool) -> Report:
-    """Run a stage under the workspace's lock; one that does not lead is silent, and relies on the lock of the one that does."""
+    """Run a stage under the workspace's lock. Under torchrun only rank 0 leads: it holds the lock and shows progress."""
     session: Session = ctx.obj
     inputs, out = _inputs_and_out(session, name, values)
     if leads and not session.quiet:
@@ -190,7 +192,7 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
 
 @contextlib.contextmanager
 def _given(ctx: click.Context, session: Session) -> Iterator[None]:
-    """Let the manifests that are written meanwhile tell of the recipe."""
+    """Record the recipe in the manifests that are written meanwhile."""
     recipe = session.recipe.origin if session.recipe else {}
     if ctx.params.get("baseline"):
         recipe |= {"baseline": ctx.params["baseline"]}
@@ -203,12 +205,12 @@ def _given(ctx: click.Context, session: Session) -> Iterator[None]:
 
 
 def _tell_recipe(session: Session, out: Path) -> None:
-    """Say that what is there was made with a recipe, and another one is given, or none."""
+    """Note that the artifact was made with a recipe, if another one or none is given now."""
     for folder in (out, session.workspace / "tokens"):
         try:
             made_with = read_manifest(folder).recipe
         except SconeError:
-            continue  # not there yet, or not readable, of which the stage tells
+            continue  # not there yet, or damaged, which the stage reports
         now = session.recipe.origin if session.recipe else {}
         if made_with and made_with["path"] != now.get("path") and made_with["sha256"] != now.get("sha256"):
             instead = "another one is given now" if now else "none is given now (--config)"
@@ -217,7 +219,7 @@ def _tell_recipe(session: Session, out: Path) -> None:
 
 
 def _plan_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool) -> Report:
-    """What a stage would do; without the lock, as another run may be at work and nothing is written."""
+    """The plan of a stage; without the lock, as nothing is written and another run may be active."""
     session: Session = ctx.obj
     check_workspace(session.workspace)
     inputs, out = _inputs_and_out(session, name, values)
@@ -237,7 +239,7 @@ def _print_plan(report: Report, as_json: bool) -> None:
         facts = {"stage": report.stage, "out": str(report.out), "up_to_date": report.up_to_date}
         output.print_json(facts | {"plan": report.summary})
     else:
-        how = "up to date with what lies there, nothing to do" if report.up_to_date else "plan"
+        how = "up to date, nothing to do" if report.up_to_date else "plan"
         output.print_result(result_text(f"{report.stage} -> {report.out} ({how})", report.summary))
     if report.problem:
         raise BadSetting(report.problem)
@@ -268,12 +270,12 @@ def _print_shortly(console: Console, heading: str, conclusion: str) -> None:
 
 @click.command(help=help_texts.INSPECT_ABOUT, short_help=help_texts.LOOKING["inspect"])
 @click.argument("path", type=PATH, required=False)
-@click.option("--rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to show.")
+@click.option("--rows", type=click.IntRange(min=0), default=10, show_default=True, help="Number of rows to show.")
 @click.option(
     "--html", type=PATH, metavar="FILE", help="Write the figures of counts/, vocab/ or model/ as one HTML page."
 )
 @click.option("--text", metavar="TEXT", help="Show how the f-grams of vocab/ match this text; `-` is standard input.")
-@click.option("--terms", type=PATH, metavar="FILE", help="Show how vocab/ matches these terms, one a line.")
+@click.option("--terms", type=PATH, metavar="FILE", help="Show how vocab/ matches these terms, one per line.")
 @click.option("as_json", "--json", is_flag=True, help="Print the description as one JSON object.")
 @click.pass_obj
 def inspect(
@@ -291,8 +293,8 @@ def inspect(
     given = [option for option, value in (("--html", html), ("--text", text), ("--terms", terms)) if value is not None]
     if len(given) > 1:
         raise click.UsageError(
-            f"{given[0]} and {given[1]} exclude one another: the page shows an artifact, without a text or terms; "
-            "--text and --terms print theirs, as JSON with --json"
+            f"{given[0]} and {given[1]} cannot be given together: --html writes a page of the artifact, --text and --terms "
+            "print their result, as JSON with --json"
         )
     with storage_failures(html or path):
         if terms:
@@ -311,7 +313,9 @@ def inspect(
             return
         if html:
             check_target(html)
-        in_a_log = session.quiet or not output.is_terminal(sys.stderr)  # a few seconds: only a person may wonder
+        in_a_log = session.quiet or not output.is_terminal(
+            sys.stderr
+        )  # it takes a few seconds: a log needs no progress
         with listening(in_a_log, session.verbose) as progress:
             description = describe(path, rows, progress)
         written: dict[str, Any] = {}
@@ -340,11 +344,11 @@ def verify(session: Session, /, paths: Sequence[Path], as_json: bool) -> None:
     else:
         output.print_result("\n".join(map(_verdict_text, verdicts)))
     if wrong:
-        raise BadData(f"{wrong} of {len(folders)} artifacts are not as they were written, or do not belong together")
+        raise BadData(f"{wrong} of {len(folders)} artifacts are damaged, or were made from other artifacts")
 
 
 def _verdict(folder: Path, session: Session, progress: Progress) -> dict[str, Any]:
-    """Whether an artifact is in order, and what is wrong with it if not."""
+    """The verdict on one artifact: `ok`, or its error and a hint."""
     verdict: dict[str, Any] = {"folder": str(folder), "ok": False, "artifact": None, "bytes": None}
     try:
         with storage_failures(folder):

@@ -31,10 +31,10 @@ _GB = 1e9
 
 
 class CostCommand(click.Command):
-    """A command whose help ends in the keys of the recipe's tables."""
+    """A command whose help also lists the keys of the recipe's tables."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options, then every key with what it means and its default."""
+        """Write the options, then every key with its meaning and default."""
         from scone_cli.evaluation.model_cost import Shape  # heavy
 
         super().format_options(ctx, formatter)
@@ -44,7 +44,7 @@ class CostCommand(click.Command):
 
 
 def _key(item: Field[Any]) -> tuple[str, str]:
-    """A key and its help, with what may be chosen, and the default if it says something."""
+    """A key and its help, with its choices and its default, if there are any."""
     told = [item.metadata["help"]]
     if choices := item.metadata["choices"]:
         told.append(f"One of {', '.join(choices)}.")
@@ -58,12 +58,12 @@ def _key(item: Field[Any]) -> tuple[str, str]:
     "--config",
     type=click.Path(path_type=Path),
     metavar="RECIPE",
-    help="TOML file with the models; also where --config stands before the command.",
+    help="TOML file with the models; --config may also be given before the command.",
 )
 @click.option("as_json", "--json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_obj
 def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
-    """Work out what models cost."""
+    """Compute what models cost."""
     recipe = read_recipe(config) if config else session.recipe
     if recipe is None:
         raise click.UsageError("no recipe: give --config RECIPE; run `scone recipe paper` to see one")
@@ -82,7 +82,7 @@ def cost(session: Session, /, config: Path | None, as_json: bool) -> None:
 
 
 def _paybacks(shapes: Sequence[Shape], costs: Sequence[ShapeCost], prices: Prices) -> list[Payback]:
-    """Whether each table pays, of models whose loss and training are known."""
+    """Whether each table pays, for the models with a known perplexity and known training FLOPs."""
     contenders = [
         contender(row, math.log(shape.perplexity))
         for shape, row in zip(shapes, costs, strict=True)
@@ -118,15 +118,15 @@ def _dollars(key: str, a_gb: float) -> Callable[[Row], str]:
 
 
 def _sections(prices: Prices) -> dict[str, list[Shown]]:
-    """What the table shows: its parts, their lines, and how a model's cost is written there."""
+    """The sections of the table: for each its lines, with the function that writes a model's cost."""
     return {
         "Resident, on the accelerator": [
             ("parameters", _count("resident_parameters")),
             ("their bytes", _bytes("resident_bytes")),
-            ("keys and values of a token", _bytes("kv_bytes_a_token")),
+            ("keys and values per token", _bytes("kv_bytes_a_token")),
             ("… of a full context", _bytes("kv_bytes_a_sequence")),
         ],
-        "Operations (FLOPs) a token served": [
+        "FLOPs per token served": [
             ("reading the prompt", _count("prefill_flops")),
             ("writing, full context", _count("decode_flops")),
         ],
@@ -136,17 +136,17 @@ def _sections(prices: Prices) -> dict[str, list[Shown]]:
             ("… with the paper's dictionary", _bytes("dictionary_bytes_ram")),
             ("on SSD: our files", _bytes("offloaded_bytes_disk")),
             ("… in LMDB, as the paper", _bytes("lmdb_bytes_disk")),
-            (f"RAM at ${prices.ram_gb:g} a GB", _dollars("offloaded_bytes_ram", prices.ram_gb)),
-            (f"SSD at ${prices.ssd_gb:g} a GB", _dollars("offloaded_bytes_disk", prices.ssd_gb)),
+            (f"RAM at ${prices.ram_gb:g} per GB", _dollars("offloaded_bytes_ram", prices.ram_gb)),
+            (f"SSD at ${prices.ssd_gb:g} per GB", _dollars("offloaded_bytes_disk", prices.ssd_gb)),
         ],
-        "Training FLOPs a sequence": [
+        "Training FLOPs per sequence": [
             ("without f-grams", _power("training_flops_a_sequence_plain")),
             ("with, padded as in the paper", _power("training_flops_a_sequence_padded")),
             ("with, over the trie", _power("training_flops_a_sequence_trie")),
         ],
         "Training FLOPs, once": [
             ("filling the table", _power("precompute_flops")),
-            ("all of the training, and that", _power("training_flops")),
+            ("training, and filling the table", _power("training_flops")),
         ],
     }
 
@@ -176,7 +176,7 @@ _NARROWEST, _WIDEST = 10, 14
 
 
 def _tables(costs: Sequence[Row], prices: Prices, width: int) -> list[Table]:
-    """All models side by side; in several tables, one below the other, where the terminal is too narrow."""
+    """All models side by side; in several tables below one another if the terminal is too narrow."""
     fit = max(1, (width - _LABEL) // _NARROWEST)
     return [_table(costs[first : first + fit], prices) for first in range(0, len(costs), fit)]
 
@@ -202,33 +202,33 @@ def _table(costs: Sequence[Row], prices: Prices) -> Table:
 
 
 def _notes(shapes: Sequence[Shape]) -> list[str]:
-    """What has to be known to read the table."""
+    """Notes that explain the table."""
     weights = ", ".join(dict.fromkeys(shape.weights for shape in shapes))
     notes = [f"Weights, keys and values are {weights}. Attention is counted over the whole context."]
     with_fgrams = [shape for shape in shapes if shape.num_fgrams]
     if with_fgrams:
         rows = ", ".join(dict.fromkeys(shape.dtype for shape in with_fgrams))
         notes.append(
-            f"Rows are {rows}. Padded: every match is computed by itself, as K tokens. Over the trie: f-grams of a batch share "
-            "their prefixes, with the same result."
+            f"Rows are {rows}. Padded: every match is computed separately, as K tokens. Over the trie: the f-grams of a batch "
+            "share their prefixes; the result is the same."
         )
     if any(shape.trie_nodes is None for shape in with_fgrams):
         notes.append(
-            "Without trie-nodes the cost over the trie is not known; a log of a training has them (scone inspect)."
+            "Without trie-nodes the cost over the trie is not known; scone inspect shows them for a trained model."
         )
     return notes
 
 
 def _priced(prices: Prices) -> str:
-    """The assumptions in a sentence."""
+    """The assumed prices and loads in a sentence."""
     memory = "RAM" if prices.table_on == "ram" else "SSD"
     bought, rented = (prices.ram_gb, prices.ram_gb_month) if memory == "RAM" else (prices.ssd_gb, prices.ssd_gb_month)
-    paid = f"${bought:g} a GB, written off in {prices.depreciation_years:g} years"
+    paid = f"${bought:g} per GB, written off in {prices.depreciation_years:g} years"
     if rented is not None:
-        paid = f"${rented:g} a GB and month"
+        paid = f"${rented:g} per GB and month"
     return (
-        f"Assumed: {big(prices.load)} tokens a day; ${prices.accelerator_hour:g} an hour for an accelerator of "
+        f"Assumed: {big(prices.load)} tokens per day; ${prices.accelerator_hour:g} per hour for an accelerator of "
         f"{prices.accelerator_flops / 1e12:,.0f} TFLOP/s, of which training reaches {100 * prices.training_utilisation:g}% and "
         f"inference {100 * prices.inference_utilisation:g}%; the table on {memory} at {paid}, in {prices.copies:g} "
-        f"{'copy' if prices.copies == 1 else 'copies'}. Change it in [prices] of the recipe."
+        f"{'copy' if prices.copies == 1 else 'copies'}. To change this, set [prices] in the recipe."
     )

@@ -125,11 +125,11 @@ class _Literal(Text):
         return Measurement(min(_NARROWEST_TEXT, self.cell_len), self.cell_len)
 
 
-# ---- a text in its matches ---------------------------------------------------------------------------------------
+# ---- a text cut into f-grams -------------------------------------------------------------------------------------
 
 
 def cut_text(cut: Mapping[str, Any]) -> str:
-    """The text with every match in brackets, and below it what is used at each position."""
+    """The text with every f-gram in brackets, and below it the f-gram that is used at each position."""
 
     def show(console: Console) -> None:
         matched = value_text("share", cut["share_matched"])
@@ -143,8 +143,8 @@ def cut_text(cut: Mapping[str, Any]) -> str:
         console.print()
         sentence(
             console,
-            "Cut from the end: in brackets the longest f-gram that ends there, then what ends before it. Below, the "
-            "longest that ends at each position, whose embedding is used there.",
+            "The text is split from its end: the longest f-gram that ends there is in brackets, then the longest that ends "
+            "before it, and so on. Below is the longest f-gram at each position, whose embedding is used there.",
         )
         console.print()
         console.print(_grid(_matches_table(cut["positions"]), console))
@@ -176,7 +176,7 @@ def _matches_table(positions: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def terms_text(found: Mapping[str, Any]) -> str:
-    """How many terms the vocabulary matches whole, in part and not at all; and a row of each."""
+    """How many terms the vocabulary matches whole, in part and not at all; and a row per term."""
     rows = [
         (row["term"], row["match"], occurrences(row, found), row["tokens"], row["spelling"]) for row in found["terms"]
     ]
@@ -190,10 +190,10 @@ def terms_text(found: Mapping[str, Any]) -> str:
         console.print(Text(f"{amount_text(len(rows), 'terms')}: {told}", style="bold"))
         sentence(
             console,
-            "Matched whole: one f-gram is the term. In part: f-grams are some of its tokens. One token: it has an embedding of "
-            "its own and needs no f-gram. Occurrences are those of its tokens in the training text: a longer word that begins "
-            "with them counts too. A term is spelled in two ways, after a blank and at the beginning of a text, and both are "
-            "counted; of a spelling that is longer than the counted n-grams only an upper bound is known: 26 to 31, at most 31.",
+            "Whole: one f-gram is the term. In part: f-grams cover some of its tokens. One token: it has its own embedding and "
+            "needs no f-gram. Occurrences are those of its tokens in the training text, also inside a longer word that begins "
+            "with them. A term has two spellings, after a space and at the beginning of a text; both are counted. For a "
+            "spelling longer than the counted n-grams only an upper bound is known: 26 to 31, at most 31.",
         )
         console.print()
         console.print(_grid(Table(columns, rows), console))
@@ -204,7 +204,7 @@ def terms_text(found: Mapping[str, Any]) -> str:
 
 
 def occurrences(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """How often a term occurs: a number, or between which numbers, as far as it is known."""
+    """How often a term occurs: a number, or a range if the exact number is not known."""
     if row["count"] is None:
         return "-"
     least = found["least_count"]

@@ -1,7 +1,7 @@
-r"""What every command is called, where its code is, and what its help says.
+r"""The names, modules and help texts of all commands.
 
-It is text, so that `scone --help` and the completion of names import no stage. In help text, a paragraph that begins
-with the control character `\b` keeps its line breaks: that is click's rule.
+`scone --help` and shell completion need only this text, and import no stage. In click's help texts, a paragraph that begins
+with the control character `\b` keeps its line breaks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as the command line sees it.
+    """What the command line needs to know of a stage.
 
     Attributes:
-        module_name: where its `run` is; imported when the command is asked for and not before.
+        module_name: the module with its `run`; imported only when the command is used.
         config_name: its config dataclass in that module.
-        artifact: the folder in the workspace into which it writes; empty if it writes several.
+        artifact: the folder of the workspace that it writes; empty if it writes several.
         flow: what it reads and what it writes.
         short: its line in `scone --help`.
-        about: its own help.
+        about: the help of the command.
     """
 
     module_name: str
@@ -37,7 +37,7 @@ class Stage:
         return importlib.import_module(self.module_name)
 
     def config_class(self) -> Any:
-        """Import the stage for its config dataclass."""
+        """Import the stage and return its config dataclass."""
         return getattr(self.module(), self.config_name)
 
 
@@ -50,22 +50,22 @@ STAGES: dict[str, Stage] = {
         "Tokenise text and count every n-gram in it.",
         """Tokenise the text in CORPUS and count every n-gram in it.
 
-        CORPUS is any number of files, folders and quoted patterns, or `-`, standard input: plain text (one document a
-        file, or many with --document-separator), JSON Lines and Parquet, each also compressed with gzip, Zstandard,
-        bzip2 or xz. What a file is, is told by its content: JSON Lines if its first line is a JSON object. Archives and
-        other forms that are not read are refused. A file that is reached in two ways counts once. The tokenizer is a
+        CORPUS is any number of files, folders and quoted patterns, or `-` for standard input: plain text (one document
+        per file, or several with --document-separator), JSON Lines and Parquet, each also compressed with gzip,
+        Zstandard, bzip2 or xz. The format is recognised by the content: a file is JSON Lines if its first line is a JSON
+        object. Archives and unknown formats are refused. A file that is named twice counts once. The tokenizer is a
         byte-level BPE trained on about 64 MB of the corpus, unless --tokenizer names one. Held-out documents are
         tokenised, but neither counted nor trained on.
 
-        Or token ids, as other programs write them: .bin of uint16 or uint32 (nanoGPT, llm.c), .npy (OLMo), Megatron's
-        .bin with its .idx, .parquet with a column of lists (`tokens`, `input_ids`). Documents end at --separator.
-        With the --tokenizer that made them they can be read as text later; without it, bits a byte and the text of
-        f-grams are not known.
+        CORPUS may also be token ids: .bin of uint16 or uint32 (nanoGPT, llm.c), .npy (OLMo), Megatron's .bin with its
+        .idx, .parquet with a column of lists (`tokens`, `input_ids`). Documents end at --separator. With --tokenizer,
+        the tokenizer that made them, they can be decoded later; without it, bits per byte and the text of f-grams are
+        not known.
 
-        A document that cannot be read (no JSON, not UTF-8, half a surrogate pair, beyond 1 GiB) stops the run, unless
+        A document that cannot be read (not JSON, not UTF-8, half of a surrogate pair, larger than 1 GiB) stops the run;
         --on-bad-document skip leaves it out.
 
-        What it takes is worked out and told before the work: processes, memory (--memory for all of them together), disk.
+        The number of processes, the memory (limited by --memory) and the disk are computed and shown before the work.
 
         \b
         Reads    CORPUS
@@ -89,9 +89,10 @@ STAGES: dict[str, Stage] = {
         "Choose the most frequent n-grams as the f-grams.",
         """Choose the most frequent n-grams of all lengths, or the best by another rule (--by), as the f-gram vocabulary.
 
-        An f-gram's id is its rank, so a smaller vocabulary is the beginning of a larger one. Its size is --size, or what
-        fits --budget, or what matches the share --coverage of held-out text, or --size auto. Prints a ladder: what every
-        size would match of held-out text, and the bytes of its table.
+        The id of an f-gram is its rank, so a smaller vocabulary is the beginning of a larger one. The size is --size, or
+        the largest whose table fits into --budget, or the smallest that matches the share --coverage of held-out text,
+        or --size auto, the last doubling with a gain of --min-gain. Prints a ladder of sizes: the share of held-out text
+        that each matches, and the bytes of its table.
 
         \b
         Reads    tokens/ counts/
@@ -114,13 +115,15 @@ STAGES: dict[str, Stage] = {
         "Train the f-gram model and the main model together.",
         """Train the token embeddings, the f-gram model, the main model and the head together.
 
-        An interrupted run continues from its last checkpoint when the same command is given again. A first Ctrl-C or
-        SIGTERM lets the step be finished and saved, a second does not. A baseline for `scone eval --against` is the same
-        command with --kind plain or --kind hashed and another folder; or a table [train-fgram.plain] of the recipe, with its
-        own settings over those of [train-fgram], which --baseline plain trains into the folder plain of the workspace.
+        The same command continues an interrupted run from its last checkpoint. After a first Ctrl-C or SIGTERM the step is
+        finished and saved; a second one ends the process at once.
 
-        With `torchrun --nproc-per-node 8 -m scone_cli train-fgram` processes share each batch, each on a GPU of its own
-        if there are GPUs.
+        A baseline for `scone eval --against` is trained by the same command with --kind plain or --kind hashed and --out.
+        Or a recipe has a table [train-fgram.plain], whose settings override those of [train-fgram]: --baseline plain
+        trains it into the folder plain of the workspace.
+
+        With `torchrun --nproc-per-node 8 -m scone_cli train-fgram` several processes share each batch, each with its own
+        GPU if there are GPUs.
 
         \b
         Reads    tokens/ vocab/
@@ -141,12 +144,12 @@ STAGES: dict[str, Stage] = {
         "Write the embedding of every f-gram into the table.",
         """Run the f-gram model once over the whole vocabulary and write its outputs as the table.
 
-        Row number = f-gram id. The table is a Parquet file that is also mapped into memory and served as it lies. Rows are
-        written to their places as they come; an interrupted run continues when the same command is given again. Before
-        the table is published, a random sample of its rows is computed again, each alone, and compared.
+        The number of a row is the id of its f-gram. The table is a Parquet file that can also be mapped into memory and
+        served without conversion. The same command continues an interrupted run. Before the table is published, a random
+        sample of rows is computed again, one by one, and compared.
 
-        With `torchrun --nproc-per-node 8 -m scone_cli precompute` processes share the rows, each on a GPU of its own if
-        there are GPUs; the table is the same, byte for byte, with any number of them.
+        With `torchrun --nproc-per-node 8 -m scone_cli precompute` several processes share the rows, each with its own GPU
+        if there are GPUs; the table is the same, byte for byte, for any number of processes.
 
         \b
         Reads    vocab/ model/
@@ -163,19 +166,21 @@ STAGES: dict[str, Stage] = {
         "Evaluate",
         "eval",
         "model/ table/ -> eval/",
-        "Measure what the f-grams are worth, and whether that pays.",
-        """Measure what the f-grams are worth, where, what they cost, and whether that pays.
+        "Measure what the f-grams gain and cost.",
+        """Measure what the f-grams gain, on which text, what they cost, and whether the gain is worth the cost.
 
-        The same model with the f-gram model running (`live`), with rows from the mapped file (`table`) and without
-        f-grams (`none`); and every other model (--against) and table (--table), over every CORPUS; `held-out`, or none,
-        are the held-out documents. The page eval/report.html has it all; a terminal shows a part, the verdict last.
+        Evaluated on every CORPUS: the model with the f-gram model running (`live`), with rows from the mapped table
+        (`table`) and without f-grams (`none`), every model of --against and every table of --table. Without CORPUS, or
+        with the word `held-out`, the text is the held-out documents. The page eval/report.html has all results; the
+        terminal shows a part of them, the verdict last.
 
-        --terms evaluates the tokens inside the terms of a field: do the f-grams help with our own words? --tasks piqa,
-        arc_easy, arc_challenge, hellaswag and lambada read a local copy of their data (--task-data).
+        --terms also evaluates the tokens inside the terms of a field. --tasks piqa, arc_easy, arc_challenge, hellaswag
+        and lambada read a local copy of their data (--task-data).
 
-        --fail-if compares two sides made of numbers, + - * / and ARM.METRIC: ppl, word_ppl, bpb, nats, hit_rate; with several
-        corpora ARM.METRIC[CORPUS]; and latency_ms, latency_p99_ms, first_token_ms, first_token_p99_ms. Prices stand in the
-        recipe, as [prices]. Only that changed, nothing is measured again.
+        --fail-if compares two expressions of numbers, + - * / and ARM.METRIC, with the metrics ppl, word_ppl, bpb, nats,
+        hit_rate, latency_ms, latency_p99_ms, first_token_ms and first_token_p99_ms; with several corpora
+        ARM.METRIC[CORPUS]. Prices are in [prices] of the recipe. If only conditions or prices change, nothing is
+        measured again.
 
         \b
         Reads    tokens/ vocab/ model/ table/, and CORPUS
@@ -195,17 +200,17 @@ STAGES: dict[str, Stage] = {
 
 LOOKING = {
     "recipe": "List the recipes that come with scone, or print one.",
-    "inspect": "Show what an artifact is; counts/, vocab/ and model/ also in figures.",
-    "lookup": "Show what the table has for a text, and what lies near it.",
-    "generate": "Go on with a text: the model writes, reading the table.",
-    "cost": "Work out what models of any shape cost, and whether a table pays.",
+    "inspect": "Show what is in an artifact; counts/, vocab/ and model/ with figures.",
+    "lookup": "Show the table's rows for a text, and the f-grams nearest to them.",
+    "generate": "Continue a text with the model, which reads the table.",
+    "cost": "Compute what models of any shape cost, and whether a table pays.",
     "verify": "Check every byte of artifacts against their manifests.",
 }
 
-RECIPE_ABOUT = """Print a recipe that comes with scone, to start from; or list what there is.
+RECIPE_ABOUT = """Print a recipe that comes with scone, or list all of them.
 
-    A recipe has the settings of all stages; its comments say what they are for. Beside recipes there are a makefile that
-    brings a workspace up to date, a wrapper of it for cron, the maker of the demo's corpus, and two small tasks.
+    A recipe has the settings of all stages, with comments. The list also has a makefile that brings a workspace up to date,
+    a script that runs it from cron, a script that builds the corpus of the demo, and two small tasks.
 
     \b
     Example:
@@ -217,17 +222,16 @@ RECIPE_ABOUT = """Print a recipe that comes with scone, to start from; or list w
 INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as readable text.
 
     PATH is an artifact folder, one file in it, its manifest.json, or a workspace (without PATH: that of --workspace).
-    Token lists are decoded with the tokenizer of the workspace if it is the one the artifact was made with; a blank
-    shows as a dot in the middle.
+    Token lists are decoded with the tokenizer of the workspace if the artifact was made with it; a space is shown as a
+    middle dot.
 
-    The folders counts/, vocab/ and model/ are shown in figures. Of counts/: how fast they fall with rank, n-grams by
-    length, some of them to read, and which tokens no n-gram reaches. Of vocab/ also how much held-out text it matches:
-    by size, by position in the document, and by how rare a token is. Of model/: its configuration, its parameters,
-    resident, offloaded or for training only, the FLOPs a token, the loss curve, and how training went.
+    The folders counts/, vocab/ and model/ are shown with figures. counts/: counts by rank, n-grams by length, examples,
+    and the tokens that no n-gram contains. vocab/: also the share of held-out text it matches, by size of the vocabulary,
+    by position in the document and by frequency of the token. model/: its configuration, its parameters (resident,
+    offloaded, or for training only), FLOPs per token, the loss, and the course of its training.
 
-    --html writes all that as one page with charts, to open in a browser or to mail; it replaces the file. --text cuts
-    a text into the f-grams of vocab/. --terms shows which terms of a field are f-grams, and how often they occur. Give
-    one of the three: the page has no place for a text or terms.
+    --html writes one page with these figures and charts, replacing the file. --text splits a text into the f-grams of
+    vocab/. --terms shows which terms of a field are f-grams, and how often they occur. Only one of the three may be given.
 
     \b
     Example:
@@ -239,11 +243,11 @@ INSPECT_ABOUT = """Show what an artifact is, what made it, and what is in it as 
       scone inspect scone-work/vocab --terms terms.txt
     """
 
-LOOKUP_ABOUT = """Show what the table has for TEXT, token by token.
+LOOKUP_ABOUT = """Show the row of the table for every token of TEXT.
 
     For every token: the longest f-gram that ends there, how often it occurred in the training text, the norm of its row,
-    and the f-grams whose rows have the largest cosine with it, over the whole table; memory does not grow with the
-    table. TEXT is read as one document; `-` is standard input. A blank shows as a dot in the middle.
+    and the f-grams of the whole table with the largest cosine to it. The memory needed does not grow with the table. TEXT
+    is read as one document; `-` is standard input. A space is shown as a middle dot.
 
     \b
     Reads    table/, and the tokenizer in tokens/
@@ -254,13 +258,13 @@ LOOKUP_ABOUT = """Show what the table has for TEXT, token by token.
       scone lookup "The cat sat on the mat." --nearest 8 --json
     """
 
-GENERATE_ABOUT = """Go on with a text: the prompt is read in one pass, then the model writes token by token.
+GENERATE_ABOUT = """Continue a text: the prompt is read in one pass, then the model writes token by token.
 
-    The text goes to stdout as it is written; how fast it went, and what ended it, to stderr: --max-tokens, the end of a
-    document, or the model's context, beyond which it was not trained. A model with f-grams reads their rows from the
-    table; --live runs the f-gram model instead, to check that this is the same. A plain model needs neither.
+    The text goes to stdout as it is generated. The speed, and why generation ended, go to stderr: --max-tokens is reached,
+    the document ends, or the model's context is full. A model with f-grams reads their rows from the table; --live runs
+    the f-gram model instead, for comparison. A plain model needs neither.
 
-    The prompt is the beginning of a document. With `-` it is standard input, without the newline at its end.
+    The prompt is the beginning of a document; `-` is standard input, without the newline at its end.
 
     \b
     Reads    tokens/ model/ table/, or vocab/ with --live
@@ -273,14 +277,14 @@ GENERATE_ABOUT = """Go on with a text: the prompt is read in one pass, then the 
       scone generate --prompt "def main(" --model scone-work/plain
     """
 
-COST_ABOUT = """Work out what models cost, built or not, from their shapes: parameters, bytes, operations, tables, training.
+COST_ABOUT = """Compute what models cost from their shapes: parameters, bytes, FLOPs, tables, training. No model is needed.
 
-    RECIPE has a table [[cost.model]] for each model, as `scone recipe paper` has for those of the paper, and may have one of
-    [prices], which holds for `scone eval` too. Of a recipe without models, that is shown which its [train-fgram] would train.
+    RECIPE has a table [[cost.model]] for each model, as `scone recipe paper` has for the models of the paper. It may have
+    [prices], which `scone eval` uses too. For a recipe without [[cost.model]] the models of its [train-fgram] are shown.
 
-    Beside our table stand the dictionary in RAM and the LMDB on SSD that the paper used, and beside our way of training
-    the paper's. Where perplexities and training tokens are given, it is told after how many tokens a table has paid for
-    itself, compared with the plain model of equal quality, and the assumption on which that hinges.
+    Our table is shown beside the dictionary in RAM and the LMDB on SSD of the paper, and our training beside the paper's.
+    If perplexities and training tokens are given, the output says after how many served tokens a table has paid for
+    itself, compared with a plain model of equal quality, and which assumption matters most.
 
     \b
     Example:
@@ -290,9 +294,9 @@ COST_ABOUT = """Work out what models cost, built or not, from their shapes: para
 
 VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with its manifest.
 
-    PATH is an artifact folder or a workspace (without PATH: that of --workspace); one line is printed for each artifact,
-    and below one that is wrong what to run. Also checks that an artifact was made from those that lie beside it. Exit
-    code 65 if anything is wrong.
+    PATH is an artifact folder or a workspace (without PATH: that of --workspace). Prints one line for each artifact, and
+    for a wrong one the command that makes it again. Also checks that each artifact was made from the artifacts beside
+    it. The exit code is 65 if anything is wrong.
 
     \b
     Example:
@@ -302,9 +306,9 @@ VERIFY_ABOUT = """Read every byte of every artifact in PATH and compare it with 
 
 GROUP_ABOUT = """Tables of contextualised n-gram embeddings for language models.
 
-    Five stages, each one command, turn a text corpus into a small language model and a table of n-gram embeddings
-    that lies on disk instead of on the accelerator, and measure whether that pays. All artifacts lie in one workspace
-    folder; a stage whose result is up to date is skipped.
+    Five stages, one command each, turn a text corpus into a small language model and a table of n-gram embeddings
+    that is stored on disk instead of on the accelerator, and measure what it gains and costs. All artifacts are in one
+    workspace folder; a stage whose result is up to date is skipped.
 
     \b
     Example:
@@ -316,11 +320,11 @@ GROUP_ABOUT = """Tables of contextualised n-gram embeddings for language models.
     """
 
 GROUP_EPILOG = """\b
-Settings, the first that is given wins:
+Settings, in order of precedence:
   1. flag               scone train-fgram --dim 256
   2. variable           SCONE_TRAIN_FGRAM_DIM=256   (SCONE_<COMMAND>_<OPTION>)
   3. recipe             scone --config recipe.toml, with [train-fgram] dim = 256
-                        (scone recipe tiny > recipe.toml has one to start from)
+                        (an example: scone recipe tiny > recipe.toml)
   4. default            scone train-fgram --help shows it
 
 \b

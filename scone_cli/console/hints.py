@@ -1,4 +1,4 @@
-"""The commands that hints say to run, with the workspace and the recipe, so that they can be copied."""
+"""Completes the commands in hints with the workspace and the recipe, so that they can be copied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scone_cli.console.help_texts import STAGES
 
 DEFAULT_WORKSPACE = Path("scone-work")
 
-# A command that a hint says to run, with the options that it has; of those that only look, these two read the workspace.
+# A command in a hint, with its options: a stage, or one of the two other commands that read the workspace.
 _TO_RUN = re.compile(
     r"(?:(?<=: )|(?<=run )|(?<=&& ))scone (?P<options>(?:--(?:workspace|config) (?:'[^']*'|\"[^\"]*\"|[^\s'\"])+ )*)"
     rf"(?=(?:{'|'.join([*STAGES, 'lookup', 'generate'])})\b)"
@@ -18,7 +18,7 @@ _TO_RUN = re.compile(
 
 
 def completed(hint: str, workspace: Path, recipe: Path | None) -> str:
-    """A hint whose commands can be copied: they name the workspace, if it is not the default, and the recipe, if there is one."""
+    """The hint with --workspace (if it is not the default) and --config (if there is a recipe) in its commands."""
     named = {"--workspace": None if workspace == DEFAULT_WORKSPACE else workspace, "--config": recipe}
 
     def whole(found: re.Match[str]) -> str:

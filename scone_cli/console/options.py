@@ -1,7 +1,7 @@
-"""Settings on the command line: options made from a stage's config dataclass, and what else a command takes.
+"""Options on the command line: one for each field of a stage's config dataclass, and the types of other parameters.
 
-A setting is declared once, in the dataclass; its flag, its variable and its recipe key all come from there. What is no
-setting, a corpus or a rival, is declared as a parameter of its command. How a recipe gives values is in `recipes`.
+A setting is declared once, in the dataclass; its flag, its environment variable and its recipe key follow from it. What is
+not a setting, such as a corpus, is a parameter of its command. How a recipe gives values is in `recipes`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Text(click.types.StringParamType):
-    """A string of characters: bytes of a shell that are no UTF-8 can be neither looked for nor written down."""
+    """A string; bytes of a shell that are not UTF-8 are refused, as they can be neither searched for nor written."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The string."""
@@ -38,31 +38,31 @@ class Text(click.types.StringParamType):
 
 
 class QuantityText(click.types.StringParamType):
-    """A quantity: a string, which a recipe may also write as a bare whole number."""
+    """A quantity such as 8GiB or 10k: a string; in a recipe also a whole number."""
 
 
 class PlainPath(click.Path):
-    """A path. Written in a recipe, it is relative to the recipe's folder: cron's folder is not yours."""
+    """A path. In a recipe it is relative to the recipe's folder, so it does not depend on the current folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path; an empty one, of a variable that is not set perhaps, would be the current folder."""
+        """The path; an empty one is refused: it may come from an unset variable, and would be the current folder."""
         if value == "":
             self.fail("the path is empty (the current folder is '.')", param, ctx)
         return super().convert(value, param, ctx)
 
     def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
-        """What is meant by a value in a recipe that lies in `folder`."""
+        """The path for a value in a recipe in `folder`."""
         return str(folder / Path(written).expanduser())
 
 
 class CorpusPath(PlainPath):
-    """A file, a folder or a pattern; or a word that stands for standard input or for the held-out documents."""
+    """A file, a folder or a pattern; or `-` for standard input, or `held-out` for the held-out documents."""
 
     def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
-        """The two words are no paths; of a pattern only what is written is one."""
+        """The path for a value in a recipe; `-` and `held-out` stay, and the folder is escaped in a pattern."""
         from scone_cli.artifacts.schemas import HELD_OUT  # heavy: not for `scone --help`
         from scone_cli.corpus.files import STDIN
 
@@ -77,7 +77,7 @@ class NamedFolder(PlainPath):
     """The folder of an artifact, or NAME=DIR. In a recipe, a word without a slash is a folder of the workspace."""
 
     def within(self, folder: Path, workspace: Path, written: str) -> str:
-        """The path is what follows the name."""
+        """The value for a recipe: only the part after NAME= is a path."""
         name, separator, path = written.partition("=")
         if not separator or "/" in name:
             name, separator, path = "", "", written
@@ -88,7 +88,7 @@ class TaskName(click.types.StringParamType):
     """A file or a folder of tasks, or the name of a task."""
 
     def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
-        """It is a path where there is one, or it looks like one."""
+        """The value for a recipe: a path if it exists or looks like one, else a name."""
         path = folder / Path(written).expanduser()
         return str(path) if path.exists() or "/" in written or written.endswith((".yaml", ".yml")) else written
 
@@ -105,7 +105,7 @@ _CLICK_TYPES: Mapping[type, Any] = {
 
 @dataclass(frozen=True)
 class Session:
-    """The options of the group, which hold for every command."""
+    """The options of the group `scone`, which hold for every command."""
 
     workspace: Path
     recipe: Recipe | None
@@ -120,7 +120,7 @@ class Session:
         """
         if self.recipe is None:
             hint = f"run: scone --config RECIPE train-fgram --baseline {name}"
-            raise BadSetting(f"--baseline {name}: is [train-fgram.{name}] of a recipe, and none is given", hint)
+            raise BadSetting(f"--baseline {name}: needs a recipe with [train-fgram.{name}], and none is given", hint)
         known = self.recipe.baselines
         if name not in known:
             hint = f"it has {', '.join(known)}" if known else f'add one: [train-fgram.{name}] and below kind = "plain"'
@@ -128,10 +128,10 @@ class Session:
         return self.workspace / name, known[name]
 
     def rival(self, given: Path) -> Path:
-        """What `--against` means: the folder of a baseline where its name is given, else what `beside` says.
+        """The model of `--against`: the folder of a baseline if its name is given, else see `beside`.
 
         Raises:
-            InputMissing: a baseline of the recipe that was not trained.
+            InputMissing: the baseline was not trained.
         """
         named, separator, folder = str(given).rpartition("=")
         name = Path(folder).name
@@ -143,7 +143,7 @@ class Session:
         return Path(f"{named}{separator}{self.workspace / name}")
 
     def beside(self, given: Path) -> Path:
-        """DIR or NAME=DIR, where a word without a slash that is no folder here is one of the workspace."""
+        """DIR or NAME=DIR; a DIR without a slash that is not in the current folder is in the workspace."""
         name, separator, folder = str(given).rpartition("=")
         if "/" in str(given) or given.exists() or Path(folder).exists() or not (self.workspace / folder).exists():
             return given
@@ -151,34 +151,34 @@ class Session:
 
 
 class SettingOption(click.Option):
-    """An option whose errors name the variable when the bad value came from there; of several values one is on a line."""
+    """An option whose errors name the environment variable of a bad value; a variable has one value per line."""
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """The option's name, and the variable's if that is where the value was found."""
+        """The name of the option, and of the variable if the value came from it."""
         hint = super().get_error_hint(ctx)
         if ctx and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
             hint += f" (variable {variable_name(ctx, self.name)})"
         return hint
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
-        """The variable's value; of an option that may be given more than once, a list."""
+        """The value of the variable; a list for an option that may be given several times."""
         return _lines(self.resolve_envvar_value(ctx)) if self.multiple else super().value_from_envvar(ctx)
 
 
 class Corpora(click.Argument):
-    """CORPUS, any number of them; also from a variable, one a line, and from the recipe."""
+    """The argument CORPUS, any number of them; also from a variable, one per line, or from the recipe."""
 
     def __init__(self, command: str, required: bool) -> None:
         variable = f"SCONE_{command.replace('-', '_').upper()}_CORPUS"
         super().__init__(["corpus"], nargs=-1, required=required, type=CorpusPath(), envvar=variable)
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
-        """The lines of the variable."""
+        """The values in the variable, one per line."""
         return _lines(self.resolve_envvar_value(ctx))
 
 
 def _lines(value: str | None) -> list[str] | None:
-    """Values that stand one on a line: a blank or a colon may be part of each."""
+    """The values of a variable, one per line: a value may contain spaces and colons."""
     return (value and [line.strip() for line in value.split("\n") if line.strip()]) or None
 
 

@@ -1,4 +1,4 @@
-"""What the user reads: results on stdout, messages on stderr."""
+"""The standard streams: results go to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 def prepare_streams() -> None:
     """Make the three standard streams safe to use, however the program was started.
 
-    One that is closed is opened here, or the next file that is opened would get its number, and a library's messages with it.
-    stdin is empty then and stderr goes nowhere, but a result for a closed stdout is an error, as it is for a full disk.
-    Text of a corpus must not fail on an ASCII terminal.
+    A closed stream is opened here: else the next file would get its number, and would receive the messages of libraries.
+    stdin is then empty and stderr is discarded; a result for a closed stdout is an error, as for a full disk. Characters
+    that a stream cannot encode are escaped, so that text of a corpus does not fail on an ASCII terminal.
     """
     for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -61,11 +61,11 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 def write_result(text: str) -> None:
-    """Write to stdout at once, so that a full disk or a reader that has gone shows here and not at exit.
+    """Write to stdout and flush, so that a full disk or a closed pipe is noticed here and not at exit.
 
     Raises:
         StorageFailure: stdout cannot be written.
-        click.exceptions.Exit: the reader of the pipe has gone, which is not an error.
+        click.exceptions.Exit: the reader of the pipe has ended, which is not an error.
     """
     try:
         sys.stdout.write(text)
@@ -78,7 +78,7 @@ def write_result(text: str) -> None:
 
 
 def forget_unwritten() -> None:
-    """Let go of what stdout did not take: the interpreter flushes once more at exit, and would fail again."""
+    """Discard what stdout did not accept: the interpreter flushes again at exit, and would fail again."""
     with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, ValueError):  # noqa: PTH123
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -87,7 +87,7 @@ def forget_unwritten() -> None:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person watches: a terminal that can move its cursor."""
+    """Whether the stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -99,7 +99,7 @@ def say(text: str) -> None:
 
 
 def say_error(message: str, hint: str | None = None) -> None:
-    """Show an error in one line, and what to do about it in a second; names in them may hold anything."""
+    """Show an error in one line and the hint in a second; control characters in names are escaped."""
     colour = is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
     say((click.style("error: ", fg="red", bold=True) if colour else "error: ") + harmless(message))
     if hint:

@@ -1,6 +1,6 @@
-"""How progress looks on stderr: bars on a terminal, a few lines in a log.
+"""Progress on stderr: bars on a terminal, a few lines in a log.
 
-Bars are redrawn only when work reports: no thread runs in the background, so a stage may fork workers at any time.
+Bars are drawn only when work reports progress: there is no background thread, so a stage may fork workers at any time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMPILING = "compiling kernels (once)"
 
 @dataclass
 class Piece:
-    """One piece of work as it was last reported. It may have begun with work already done: a resumed training run."""
+    """One piece of work as last reported; `first` is what was done before, by an earlier run that was interrupted."""
 
     what: str
     unit: str
@@ -40,18 +40,18 @@ class Piece:
     shown: float = 0
     reported: float = 0
     ended: float | None = None
-    again: bool = False  # it was told of before, and a log tells it once
-    waited: float = 0  # seconds in which it had to wait for kernels: no part of its pace
+    again: bool = False  # it was shown before, and is shown once only
+    waited: float = 0  # seconds spent waiting for kernels to compile; not counted in the speed
 
     def amount(self) -> str:
-        """How much is done, of how much."""
+        """The amount done, and the total if it is known."""
         if self.total is None:
             return amount_text(self.done, self.unit)
         done = bytes_text(self.done) if is_bytes(self.unit) else count_text(self.done)
-        return f"{done} of {amount_text(self.total, self.unit)}"  # the unit once: a line is short
+        return f"{done} of {amount_text(self.total, self.unit)}"  # the unit only once: lines are short
 
     def pace(self, now: float) -> str:
-        """How fast it went on average, and how long it will take at that pace."""
+        """The average speed, and the time left at that speed."""
         elapsed, progressed = now - self.started - self.waited, self.done - self.first
         if elapsed <= 0 or progressed <= 0:
             return ""
@@ -62,11 +62,11 @@ class Piece:
         return f"{rate}, {seconds_text((self.total - self.done) * elapsed / progressed)} left"
 
     def end_line(self) -> str:
-        """What is kept of it when it has ended; of nothing to do, what there is to say."""
+        """The line that stays when it has ended; for a message without work (total 0) the message."""
         if self.total == 0 and self.detail:
             return f"{self.what}: {self.detail}"
         took = seconds_text((self.ended or self.started) - self.started)
-        if self.total is None and not self.done:  # nobody counted
+        if self.total is None and not self.done:  # nothing was counted
             return f"{self.what}: done in {took}"
         return _joined(f"{self.what}: done", f"{amount_text(self.done, self.unit)} in {took}", self.detail)
 
@@ -76,7 +76,7 @@ def _joined(*parts: str) -> str:
 
 
 class PlainProgress:
-    """Progress for a log: a line when a piece of work starts, one when it ends, and now and then one between."""
+    """Progress for a log: a line when a piece of work starts, one when it ends, and one every 30 seconds."""
 
     interval = PLAIN_INTERVAL
 
@@ -87,7 +87,7 @@ class PlainProgress:
         self._compiling: float | None = None  # since when
 
     def __call__(self, what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
-        """Take note of a report, and show it if it is time to."""
+        """Record a report, and show it if the last one is long enough ago."""
         now = self._clock()
         self._count_waiting(now)
         ends = total is not None and done >= total
@@ -106,7 +106,7 @@ class PlainProgress:
             self._show(piece, now)
 
     def compiles(self, begins: bool) -> None:
-        """Kernels are being compiled, or no more; shown as one piece of work until another piece has something to report."""
+        """Record that compiling kernels begins or ends; shown as one piece of work until other work reports progress."""
         now = self._clock()
         piece = self.pieces.get(COMPILING)
         if begins:
@@ -119,7 +119,7 @@ class PlainProgress:
             self._compiling, piece.reported = None, now
 
     def _count_waiting(self, now: float) -> None:
-        """Let the pieces know that they have waited until now, or that the kernels are there."""
+        """Add the time spent compiling to the waiting time of all pieces; end that piece when compiling has ended."""
         compiling = self.pieces.get(COMPILING)
         if compiling is None or compiling.ended is not None:
             return
@@ -132,14 +132,14 @@ class PlainProgress:
         self._compiling = now
 
     def close(self, failed: bool) -> None:
-        """End the pieces whose size nobody knew; after a failure nothing is called done."""
+        """End the pieces whose total is unknown; not after a failure, as they are not done."""
         for piece in self.pieces.values():
             if piece.ended is None and not failed:
                 self._end(piece, piece.reported)
 
     def _end(self, piece: Piece, now: float) -> None:
         piece.ended = now
-        if piece.total != 0 or not piece.detail:  # a piece that was only something to say took no time
+        if piece.total != 0 or not piece.detail:  # a message took no time
             self.seconds[piece.what] = self.seconds.get(piece.what, 0) + now - piece.started
         self._show_end(piece)
 
@@ -171,7 +171,7 @@ class BarProgress(PlainProgress):
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(BAR_WIDTH),
             TaskProgressColumn(),
-            # It has what is left of the line, and is cut off there: what the bar says too stands last.
+            # It takes the rest of the line and is cut off there; the amount stands last, as the bar shows it too.
             TextColumn(
                 "{task.fields[note]}", "dim", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="crop")
             ),
@@ -183,7 +183,7 @@ class BarProgress(PlainProgress):
         self._bars.start()
 
     def close(self, failed: bool) -> None:
-        """Take the bars away."""
+        """End the work, and remove the bars."""
         super().close(failed)
         self._bars.stop()
 
@@ -198,14 +198,14 @@ class BarProgress(PlainProgress):
     def _show_end(self, piece: Piece) -> None:
         if (task := self._tasks.pop(piece.what, None)) is not None:
             self._bars.remove_task(task)
-            self._bars.refresh()  # or it is drawn again below the line, and stays until the next report
+            self._bars.refresh()  # else it is drawn again below the line, and stays until the next report
         if not piece.again:
             self._console.print(harmless(piece.end_line()), style="dim", soft_wrap=True)
 
 
 @contextlib.contextmanager
 def listening(quiet: bool, verbose: bool) -> Iterator[Progress]:
-    """A listener that suits whoever reads stderr; with `verbose`, also where the time went."""
+    """The listener for stderr: bars on a terminal, lines in a log, silent if `quiet`; `verbose` adds the time per piece."""
     if quiet:
         yield silent
         return

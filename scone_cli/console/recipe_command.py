@@ -1,6 +1,6 @@
-"""`scone recipe`: the recipes and scripts that come with scone, to list, to print and to start from.
+"""`scone recipe`: lists and prints the recipes and scripts that come with scone.
 
-They lie in `pipelines/` of a checkout; the build puts that folder into the package.
+They are in `pipelines/` of a checkout; the build puts that folder into the package.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from scone_cli.settings import shipped
 
 @click.command(help=help_texts.RECIPE_ABOUT, short_help=help_texts.LOOKING["recipe"])
 @click.argument("name", required=False)
-@click.option("--list", "lists", is_flag=True, help="List what there is, a line each; also without NAME.")
-@click.option("--path", "as_path", is_flag=True, help="Print where it lies instead of what is in it.")
+@click.option("--list", "lists", is_flag=True, help="List all, one per line; the default without NAME.")
+@click.option("--path", "as_path", is_flag=True, help="Print the path of the file instead of its content.")
 @click.option("as_json", "--json", is_flag=True, help="Print the list as one JSON object.")
 def recipe(name: str | None, lists: bool, as_path: bool, as_json: bool) -> None:
     """Print a recipe, or list them."""
@@ -43,13 +43,13 @@ def recipe(name: str | None, lists: bool, as_path: bool, as_json: bool) -> None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file by its name: its place in the folder, of a recipe without its ending."""
+    """All files by name: the path within the folder, for recipes without .toml."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
     return {path.relative_to(folder).as_posix().removesuffix(".toml"): path for path in found}
 
 
 def _find(folder: Path, name: str) -> Path:
-    """What is named by its place, with or without `.toml`, or by its last part alone."""
+    """The file of this name: its path within the folder, with or without .toml, or the last part of the path."""
     files = _files(folder)
     places = files | {path.name: path for path in files.values()} | {"tasks": folder / "tasks"}
     if name not in places:

@@ -1,4 +1,4 @@
-"""The models of which a recipe speaks: those in [[cost.model]], or else the one that its own stages would make."""
+"""The model shapes of a recipe: those of [[cost.model]], or else of the models that its stages would train."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from scone_cli.table.sizes import fgrams_within
 
 
 def shapes_of(recipe: Recipe) -> list[Shape]:
-    """The shapes, checked.
+    """The shapes of the models, checked.
 
     Raises:
-        BadSetting: there is none, or one is no shape.
+        BadSetting: there is no model, or a shape is invalid.
     """
     shapes = list(recipe.tables.get("cost", {}).get("model", ()))
     if not shapes and "train-fgram" in recipe.tables:
@@ -36,7 +36,7 @@ def shapes_of(recipe: Recipe) -> list[Shape]:
 
 
 def _of_the_stages(recipe: Recipe) -> list[Shape]:
-    """The plain model, and the one with f-grams, that `count-ngrams` to `precompute` would make of some large corpus."""
+    """The plain model, and the one with f-grams, that the stages would make from a large corpus."""
     count, train = recipe.settings("count-ngrams", CountNgrams), recipe.settings("train-fgram", TrainFgram)
     common: dict[str, Any] = {key: getattr(train, key) for key in ("dim", "layers", "context", "tied_head")}
     common |= {"vocab_size": count.vocab_size, "weights": "float32"}
@@ -54,7 +54,7 @@ def _of_the_stages(recipe: Recipe) -> list[Shape]:
 
 
 def _num_fgrams(recipe: Recipe, select: SelectVocab, vocab_size: int) -> Quantity:
-    """How many f-grams there would be at most."""
+    """Upper bound of the number of f-grams."""
     if select.budget is not None:
         budget = parse_bytes(str(select.budget), "--budget")
         return Quantity(fgrams_within(budget, select.dim, select.dtype, vocab_size))

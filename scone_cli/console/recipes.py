@@ -1,8 +1,7 @@
-"""Recipes: TOML files that give values to what commands take, one table a command, and name baselines.
+"""Recipes: TOML files with values for the parameters of commands, one table per command, and with baselines.
 
-A key is the name of an option, or of an argument; `[train-fgram.NAME]` is a baseline, trained with its own settings over
-those of `[train-fgram]`. `[[cost.model]]` and `[prices]` are read into dataclasses. A relative path is relative to the
-recipe's folder.
+A key is the name of an option or an argument. `[train-fgram.NAME]` is a baseline: its settings override those of
+`[train-fgram]`. `[[cost.model]]` and `[prices]` are read into dataclasses. A relative path is relative to the recipe's folder.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Tables = dict[str, dict[str, Any]]
 Places = tuple[Path, Path]  # the recipe's folder, the workspace
 
 TRAIN = "train-fgram"
-_OF_A_CALL = {"force", "json", "plan", "html", "config", "baseline"}  # what is asked of one call, no recipe says
+_OF_A_CALL = {"force", "json", "plan", "html", "config", "baseline"}  # options of one call, not allowed in a recipe
 _TAKEN = {
     "live",
     "table",
@@ -64,10 +63,10 @@ class Recipe:
     """A recipe that was read.
 
     Attributes:
-        path: where it lies.
+        path: the path of its file.
         sha256: of its bytes.
-        tables: the values of every table by the names of parameters: what click calls a default map.
-        baselines: what `[train-fgram.NAME]` sets, over `tables`.
+        tables: for every command the values by name of the parameter: what click calls a default map.
+        baselines: for every `[train-fgram.NAME]` its own values, which override `tables`.
     """
 
     path: Path
@@ -76,26 +75,26 @@ class Recipe:
     baselines: Tables
 
     def settings(self, command: str, config_class: Callable[..., Any]) -> Any:
-        """The settings of a stage as the recipe has them: its config dataclass."""
+        """The config dataclass of a stage, with the values of the recipe."""
         values = self.tables.get(command, {})
         return config_class(**{item.name: values[item.name] for item in fields_of(config_class) if item.name in values})
 
     @property
     def origin(self) -> dict[str, str]:
-        """What stands in the manifests of what is made with it."""
+        """Path and SHA-256 of the recipe, as manifests record them."""
         return {"path": os.path.abspath(self.path), "sha256": self.sha256}  # noqa: PTH100 - of a link its own name
 
 
 def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
-    """Read a recipe; in `workspace` lie the models and tables that it names by a word.
+    """Read a recipe; models and tables that it names by a word are folders of `workspace`.
 
     Raises:
-        BadSetting: the file cannot be read, is not TOML, or holds a table, a key or a value that no command understands.
+        BadSetting: the file cannot be read, is not TOML, or has an unknown table or key, or an invalid value.
     """
     where, places = f"recipe {path}:", (path.parent, workspace)
     try:
         content = path.read_bytes()
-        tables = tomllib.loads(content.decode("utf-8-sig"))  # some editors begin a file with a mark of its encoding
+        tables = tomllib.loads(content.decode("utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise BadSetting(f"{where} cannot be read ({error.strerror})", _shipped_hint(path)) from error
     except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8; brackets a thousand deep
@@ -119,15 +118,17 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
             _check_conditions(f"{where} [{title}] fail-if:", found[command])
         for name, values in within.items():
             _check_name(f"{where} [{title}.{name}]", name)
-            rest = {key: each for key, each in keys.items() if key != "out"}  # it has a folder of its name
+            rest = {key: each for key, each in keys.items() if key != "out"}  # its folder has its name
             baselines[name] = _read_table(f"{where} [{title}.{name}]", values, rest, places)
     if "dim" in found.get(TRAIN, {}):
-        found.setdefault("select-vocab", {}).setdefault("dim", found[TRAIN]["dim"])  # the bytes shown are of its table
+        found.setdefault("select-vocab", {}).setdefault(
+            "dim", found[TRAIN]["dim"]
+        )  # so that the shown bytes are those of its table
     return Recipe(path, hashlib.sha256(content).hexdigest(), found, baselines)
 
 
 def _shipped_hint(path: Path) -> str | None:
-    """Where a recipe that comes with scone lies, as the README names it by its place in a checkout."""
+    """A hint for the path of a recipe in a checkout, when it comes with the installed scone."""
     name = path.name.removesuffix(".toml")
     if not name or not (shipped() / f"{name}.toml").is_file():
         return None
@@ -136,12 +137,12 @@ def _shipped_hint(path: Path) -> str | None:
     )
 
 
-# ---- what there may be -------------------------------------------------------------------------------------------
+# ---- known keys --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of a table: the parameter or the field that it sets, and what may stand there."""
+    """A key of a table: the parameter or field that it sets, and the values it may have."""
 
     name: str
     value_type: type
@@ -151,7 +152,7 @@ class _Key:
 
 
 def _field_keys(config_class: type) -> dict[str, _Key]:
-    """A key for every field of a dataclass; one that is a tuple of dataclasses is an array of tables."""
+    """A key for every field of a dataclass; a field with a tuple of dataclasses is an array of tables."""
     keys = {}
     for item in fields_of(config_class):
         value_type = value_type_of(config_class, item.name)
@@ -173,7 +174,7 @@ def _prices() -> dict[str, _Key]:
     return _field_keys(Prices)
 
 
-# The tables that a recipe may have: one a command, and two of `scone cost`, of which `scone eval` reads the prices too.
+# The tables that a recipe may have: one per command, and [prices], which `scone cost` and `scone eval` read.
 _TABLES: dict[str, Callable[[], dict[str, _Key]] | None] = {
     **dict.fromkeys([*STAGES, *(name for name in LOOKING if name not in {"cost", "recipe"})]),
     "cost": _cost,
@@ -190,7 +191,7 @@ def _keys_of(title: str) -> dict[str, _Key]:
 
 
 def _parameter_key(param: click.Parameter) -> tuple[str, _Key]:
-    """The key of what a command takes: the flag without its dashes, or the name of the argument."""
+    """The key of a parameter: its flag without the dashes, or the name of the argument."""
     flag = param.opts[0].lstrip("-") if isinstance(param, click.Option) else str(param.name)
     kind = param.type
     value_type = next((ours for theirs, ours in _TYPES.items() if isinstance(kind, theirs)), str)
@@ -205,18 +206,18 @@ def _is_baseline(key: str, value: Any, keys: Mapping[str, _Key]) -> bool:
 
 
 def _check_name(where: str, name: str) -> None:
-    """Refuse a name that is no folder of the workspace, or cannot be told from something else there or in conditions."""
+    """Refuse a name that cannot be a folder of the workspace, or is ambiguous there or in conditions."""
     if not name or name in _TAKEN or name.startswith((".", "-")) or set(name) & set("/[]:=") or not name.isprintable():
         raise BadSetting(
             f"{where} '{name}' cannot be the name of a baseline",
-            "it is the name of a folder in the workspace and of an arm: plain, say; not model, table, live or none",
+            "it names a folder of the workspace and an arm, such as plain; it must not be model, table, live or none",
         )
 
 
 def _check_conditions(where: str, values: Mapping[str, Any]) -> None:
-    """Refuse conditions of [eval] that can never be told: `eval` would, but only after hours of training.
+    """Refuse invalid conditions of [eval] now: `eval` would refuse them only after hours of training.
 
-    Rivals and tables that the recipe does not name may still be named in a call.
+    Models and tables that the recipe does not name may still be given on the command line.
     """
     from scone_cli.evaluation.arm_names import named_folder
     from scone_cli.evaluation.fail_if import arms_named, parse
@@ -245,7 +246,7 @@ def _read_table(where: str, table: Mapping[str, Any], keys: Mapping[str, _Key], 
         flag = written.replace("_", "-")
         if flag in _OF_A_CALL:
             raise BadSetting(
-                f"{where} {written}: is for one call, not for a recipe", f"give it to the command: --{flag}"
+                f"{where} {written}: an option of one call, not of a recipe", f"give it to the command: --{flag}"
             )
         if flag not in keys:
             raise _unknown(where, written, keys)
@@ -265,9 +266,7 @@ def _read_table(where: str, table: Mapping[str, Any], keys: Mapping[str, _Key], 
 def _unknown(where: str, written: str, keys: Mapping[str, _Key]) -> BadSetting:
     flag = written.replace("_", "-")
     if flag == "seed":
-        return BadSetting(
-            f"{where} has no setting 'seed' any more: nothing is drawn by chance there", "remove the line"
-        )
+        return BadSetting(f"{where} no longer has a setting 'seed': nothing in it is random", "remove the line")
     return BadSetting(f"{where} has no setting '{written}'; {_suggest(flag, keys, 'settings')}")
 
 
@@ -283,7 +282,7 @@ def _read_tables(where: str, written: str, value: Any, config_class: Any) -> tup
 
 
 def _read_value(where: str, value: Any, key: _Key, places: Places) -> Any:
-    """A value; what TOML wrote as another type is refused: click would take "12" for a number and 1 for true."""
+    """A value of the right TOML type; others are refused: click would accept "12" as a number and 1 as true."""
     accepted = {float: (float, int), Path: (str,), Quantity: (str, int)}.get(key.value_type, (key.value_type,))
     if not isinstance(value, accepted) or (isinstance(value, bool) and key.value_type is not bool):
         raise BadSetting(

@@ -1,4 +1,4 @@
-"""How a result looks to a person: rich blocks and tables, without a cut or a colour where stdout is no terminal."""
+"""Results for people: rich blocks and tables; in a pipe without colours, and with nothing cut off."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LINE = 96  # columns of running text, where there is room
 
 
 def result_text(heading: str, result: Mapping[str, Any]) -> str:
-    """A result for people: scalars one a line, dicts as indented blocks, lists of flat dicts as tables."""
+    """A result for people: scalars one per line, dicts as indented blocks, lists of flat dicts as tables."""
     return drawn(lambda console: _print(console, heading, result))
 
 
 def drawn(draw: Callable[[Console], None]) -> str:
-    """What `draw` prints, as wide as stdout, in colours if it is a terminal, in characters that it can show."""
+    """The output of `draw`, as wide as stdout, with colours if it is a terminal, in characters of its encoding."""
     on_terminal = is_terminal(sys.stdout)
     encoding = sys.stdout.encoding or "utf-8"
     raw = io.BytesIO()
-    page = io.TextIOWrapper(raw, encoding, errors="backslashreplace")  # rich draws lines that stdout can show
+    page = io.TextIOWrapper(raw, encoding, errors="backslashreplace")  # rich draws its lines in this encoding
     console = Console(
         file=page,
         force_terminal=on_terminal,
@@ -50,7 +50,7 @@ def sentence(console: Console, text: str, style: str = "dim") -> None:
 
 
 def _print(console: Console, heading: str, result: Mapping[str, Any]) -> None:
-    """The scalars of a result, then what is in its dicts, then its tables."""
+    """Print the scalars of a result, then its dicts and tables."""
     console.print(Text(heading, style="bold"))
     scalars = {key: value for key, value in result.items() if not isinstance(value, dict) and not _is_table(value)}
     if scalars:
@@ -77,7 +77,7 @@ def _block(values: Mapping[str, Any]) -> Table:
 
 
 def _table(console: Console, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A table that fits the console if it can: where it must, numbers are cut short and columns move together."""
+    """A table; if it is wider than the console, with rounded numbers and less space between columns."""
     table = _drawn(rows, named_value_text, 1)
     whole = console.measure(table, options=console.options.update(width=NO_WIDTH)).maximum
     return table if whole <= console.width else _drawn(rows, narrow_value_text, 0)

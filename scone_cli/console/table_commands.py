@@ -1,4 +1,4 @@
-"""`scone lookup` and `scone generate`: the commands that read a table as a served model does."""
+"""`scone lookup` and `scone generate`: the commands that read a table."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newli
     type=click.IntRange(0, 100),
     default=3,
     show_default=True,
-    help="How many of the nearest f-grams to show.",
+    help="Number of nearest f-grams to show.",
 )
 @click.option("as_json", "--json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_obj
 def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
-    """Show what the table has for a text."""
+    """Show the rows of the table for a text."""
     folder = session.workspace / "table"
     text = given_text("TEXT", text)
     from scone_cli.serving.lookup import look_up  # heavy: not for `scone lookup --help`
@@ -56,7 +56,7 @@ def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
 
 
 def _lookup_text(found: dict[str, Any]) -> str:
-    """The tokens as a table, the nearest f-grams of each in one cell."""
+    """The result for people: a row per token, with its nearest f-grams in one cell."""
     rows = [
         {
             "token": entry["text"],
@@ -88,9 +88,9 @@ def _generate(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Go on with a text."""
+    """Continue a text."""
     if live and table:
-        raise click.UsageError("--live and --table exclude one another")
+        raise click.UsageError("--live and --table cannot be given together")
     sampling = Sampling(**{item.name: values[item.name] for item in dataclasses.fields(Sampling)})
     sampling.check()
     text = given_text("--prompt", prompt)
@@ -104,17 +104,15 @@ def _generate(
 
 
 def generate_command() -> click.Command:
-    """The command, with an option for everything that decides how a token is chosen."""
+    """The command `generate`, with an option for every setting of the sampling."""
     params: list[click.Parameter] = [
-        click.Option(
-            ["--prompt"], required=True, metavar="TEXT", help="The text to go on with; `-` is standard input."
-        ),
+        click.Option(["--prompt"], required=True, metavar="TEXT", help="The text to continue; `-` is standard input."),
         click.Option(
             ["--max-tokens"],
             type=click.IntRange(min=1),
             default=200,
             show_default=True,
-            help="Tokens to write at most.",
+            help="Largest number of tokens to generate.",
         ),
         *setting_options(Sampling),
         click.Option(["--model"], type=PATH, metavar="DIR", help="The model.  [default: model in the workspace]"),
@@ -125,7 +123,7 @@ def generate_command() -> click.Command:
             type=click.Choice(DEVICES),
             default="auto",
             show_default=True,
-            help="Where the model runs: `auto` is a CUDA GPU if there is one, else the CPU.",
+            help="Device of the model: `auto` is a CUDA GPU if there is one, else the CPU.",
         ),
         click.Option(["as_json", "--json"], is_flag=True, help="Print text and times as one JSON object, at the end."),
     ]
@@ -136,7 +134,7 @@ def generate_command() -> click.Command:
 
 
 def given_text(name: str, given: str) -> str:
-    """The text that was given, or what standard input holds, less the newline at its end.
+    """The text of the argument `name`; `-` is standard input, without the newline at its end.
 
     Raises:
         BadSetting: it is empty.
@@ -145,7 +143,7 @@ def given_text(name: str, given: str) -> str:
     try:
         if given == "-":
             given = sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
-        given.encode()  # Python has stand-ins for bytes of an argument that are no UTF-8
+        given.encode()  # bytes of an argument that are not UTF-8 are surrogates, which cannot be encoded
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise BadData(f"{name}: not UTF-8 ({error.reason})", "give text in UTF-8") from error
     if not given:
@@ -154,10 +152,10 @@ def given_text(name: str, given: str) -> str:
 
 
 def _speak(speaker: Speaker, text: str, sampling: Sampling, max_tokens: int, aloud: bool) -> dict[str, Any]:
-    """Generate, and print the text as it comes if it is to be read `aloud`; what was generated, and in which time.
+    """Generate, and print the text at once if `aloud`; return the text, its tokens and the times.
 
     Raises:
-        click.exceptions.Exit: a signal ended it; what was printed stays.
+        click.exceptions.Exit: a signal ended it.
     """
     prompt = speaker.tokenizer.encode_batch([text])[0].tolist()
     spelling, pieces, tokens = Spelling(speaker.tokenizer, prompt), list[str](), list[int]()
@@ -194,20 +192,20 @@ def _speak(speaker: Speaker, text: str, sampling: Sampling, max_tokens: int, alo
 
 
 def _harmless(piece: str) -> str:
-    """Text as it is for a file or a pipe; on a terminal, which would obey them, control characters are spelled."""
+    """The text, on a terminal with control characters escaped: it would obey them."""
     if not sys.stdout.isatty():
         return piece
     return _CONTROL.sub(lambda found: rf"\x{ord(found[0]):02x}", piece)
 
 
 def _summary(result: dict[str, Any]) -> str:
-    """What a person wants to know below the text."""
+    """Tokens, speed and why generation ended, in one line."""
     reasons = {
         "end of document": "the model ended the document",
-        "max tokens": "--max-tokens are reached",
+        "max tokens": "--max-tokens is reached",
         "context": "the model's context is full",
     }
-    pace = f", {count_text(result['tokens_per_second'])} a second" if result["tokens_per_second"] else ""
+    pace = f", {count_text(result['tokens_per_second'])} per second" if result["tokens_per_second"] else ""
     return (
         f"{len(result['tokens']):,} tokens{pace}, the first of them after {seconds_text(result['first_token_seconds'])}, "
         f"to a prompt of {result['prompt_tokens']:,}; {reasons[result['ended_by']]}"

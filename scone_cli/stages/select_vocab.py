@@ -35,7 +35,7 @@ class SelectVocab:
 
     size: Quantity | None = setting(
         None,
-        "Keep at most this many f-grams, such as 500k, or `auto`: double the size while --min-gain is reached.  "
+        "Keep at most this many f-grams, such as 500k, or `auto`: the last doubling with a gain of --min-gain.  "
         f"[default: {DEFAULT_SIZE:_}, unless --budget or --coverage is given]",
     )
     budget: Quantity | None = setting(
@@ -46,7 +46,7 @@ class SelectVocab:
         None, "Keep the smallest number of f-grams that match this share of the positions in held-out text."
     )
     min_gain: float = setting(
-        0.05, "For --size auto: stop when a doubling no longer adds this share of matched held-out positions."
+        0.05, "For --size auto: the share of held-out positions that a doubling must match in addition."
     )
     dim: int = setting(128, "Width of the model, from which the bytes of the table follow.")
     dtype: str = setting(
