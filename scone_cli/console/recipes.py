@@ -266,7 +266,7 @@ def _read_table(where: str, table: Mapping[str, Any], keys: Mapping[str, _Key], 
 def _unknown(where: str, written: str, keys: Mapping[str, _Key]) -> BadSetting:
     flag = written.replace("_", "-")
     if flag == "seed":
-        return BadSetting(f"{where} no longer has a setting 'seed': nothing in it is random", "remove the line")
+        return BadSetting(f"{where} no longer has a setting 'seed': nothing there depends on chance", "remove the line")
     return BadSetting(f"{where} has no setting '{written}'; {_suggest(flag, keys, 'settings')}")
 
 
