@@ -28,7 +28,7 @@ def leftovers(work: Path) -> list[str]:
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_every_format_makes_a_table_that_eval_reads(scone, work, dtype):
-    code, out, err = scone("--workspace", work, "precompute", "--dtype", dtype)
+    code, out, err = scone("--verbose", "--workspace", work, "precompute", "--dtype", dtype)
     assert code == 0, err
     assert 256 in manifest(work / "table")["summary"].values()  # rows that were computed again alone, and are equal
     assert re.search(r" 256$", out, re.MULTILINE)
