@@ -18,8 +18,9 @@ what memory and disk it would take; it writes nothing.
 **Where settings come from.** From an option, a variable (`SCONE_TRAIN_FGRAM_DIM=256`; options with several values
 have one per line), a [recipe](pipelines.md#recipes), or the default, in this order.
 
-**A second call.** A stage that is up to date says so and does nothing. An interrupted stage continues when the same
-command is given again. Kernels are compiled when they are first needed, in seconds to a minute; progress tells.
+**A second call.** A stage that is up to date does nothing: it says so in one line, and shows its results again with
+`--verbose`. An interrupted stage continues when the same command is given again. Kernels are compiled when they are
+first needed, in seconds to a minute; progress tells.
 """
 
 
