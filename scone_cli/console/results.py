@@ -16,7 +16,7 @@ from scone_cli.console.output import is_terminal
 from scone_cli.formatting import label, named_value_text, narrow_value_text, with_same_decimals
 
 NO_WIDTH = 10_000  # columns of a pipe: nothing is cut off or folded
-LINE = 96  # columns of running text, where there is room
+LINE = 80  # columns of running text at most: a pipe or a dumb terminal has no width, and is read at 80
 
 
 def result_text(heading: str, result: Mapping[str, Any]) -> str:
