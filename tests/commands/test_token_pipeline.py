@@ -60,7 +60,11 @@ def test_what_needs_text_says_that_there_is_none(ids, forks):
     ended = forks.run("--workspace", work, "eval", ids / "b.txt")
     assert (ended.code, ended.out) == (66, "")
     error_of(ended.err, str(work / "tokens"), "token ids", "tokenizer")
-    (bits,) = [line for line in forks.run("--workspace", work, "eval").out.splitlines() if line.startswith("  bits")]
+    (bits,) = [
+        line
+        for line in forks.run("--verbose", "--workspace", work, "eval").out.splitlines()
+        if line.startswith("  bits")
+    ]
     assert "tokenizer" in bits
     assert not re.search(r"\d", bits)
     shown = forks.run("--workspace", work, "inspect", work / "vocab", "--json").out
