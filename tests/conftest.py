@@ -20,6 +20,13 @@ hypothesis.settings.load_profile("no test is timed")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of whole commands, and those that wait for a whole workspace, are slow."""
+    for item in items:
+        if "commands" in item.path.parts or {"made", "small", "forks"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def empty_folder(tmp_path, monkeypatch):
     """Work in an empty folder, with no setting coming from outside."""

@@ -31,6 +31,8 @@ from scone_cli.artifacts.publish import workspace_lock  # noqa: E402
 from scone_cli.errors import StorageFailure  # noqa: E402
 from scone_cli.runtime.signals import Stopped, noting_stops  # noqa: E402
 
+pytestmark = pytest.mark.slow  # they start processes that import torch, or compile kernels
+
 HEADLINE = ROOT / "pipelines" / "headline.toml"
 RECIPE = """
 [count-ngrams]

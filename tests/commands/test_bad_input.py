@@ -32,7 +32,7 @@ WORK = {
     "select-vocab": ("--size", "500"),
     "train-fgram": (*TRAIN, "--seed", "1"),
     "precompute": ("--dtype", "float32"),
-    "eval": ("--ladder",),
+    "eval": ("--ladder", "--no-speed"),
 }
 TEXT = "A document with enough words in it to be one. " * 50
 
@@ -175,7 +175,7 @@ def test_one_flipped_bit_in_any_file_is_found(refused, small, work, stage, artif
         *(
             ("select-vocab", "--size", "500"),
             ("train-fgram", *TRAIN, "--seed", "1"),
-            ("eval", "--ladder"),
+            ("eval", "--ladder", "--no-speed"),
             ("lookup", "abc"),
         ),
         *(

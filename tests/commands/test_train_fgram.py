@@ -29,7 +29,7 @@ def work(small, tmp_path):
 
 
 def test_its_table_is_stale_until_it_is_precomputed_again(scone, work):
-    code, _, err = scone("--workspace", work, "eval")
+    code, _, err = scone("--workspace", work, "eval", "--no-speed")
     assert code == 65
     error_of(err, str(work / "table"), hint=(f"scone --workspace {work} precompute",))
     code, out, _ = scone("verify", work)
@@ -39,8 +39,8 @@ def test_its_table_is_stale_until_it_is_precomputed_again(scone, work):
         f"WRONG  {work / 'eval'}",
     ]
     for made in (True, False):
-        for command in ("precompute", "eval"):
-            code, out, _ = scone("--workspace", work, command)
+        for command in (("precompute",), ("eval", "--no-speed")):
+            code, out, _ = scone("--workspace", work, *command)
             assert (code, was_made(out)) == (0, made)
     assert scone("verify", work)[0] == 0
 
@@ -48,13 +48,13 @@ def test_its_table_is_stale_until_it_is_precomputed_again(scone, work):
 def test_a_rival_trained_again_is_evaluated_again(scone, small, tmp_path):
     rival = shutil.copytree(small / "work" / "plain", tmp_path / "rival")
     work = shutil.copytree(small / "work", tmp_path / "work")
-    assert was_made(scone("--workspace", work, "eval", "--against", rival)[1])
+    assert was_made(scone("--workspace", work, "eval", "--no-speed", "--against", rival)[1])
     path, described = rival / "main.safetensors", manifest(rival)
     save_file({name: tensor * 1.0001 for name, tensor in load_file(path).items()}, path)
     described["files"][path.name]["sha256"] = digest_file(path)
     write_manifest(rival, described)
     for made in (True, False):
-        assert was_made(scone("--workspace", work, "eval", "--against", rival)[1]) == made
+        assert was_made(scone("--workspace", work, "eval", "--no-speed", "--against", rival)[1]) == made
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ def tokens(tmp_path):
     return write_shards(tmp_path / "tokens", [DOCUMENTS[:1], DOCUMENTS[1:3], DOCUMENTS[3:]])
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     shards=st.lists(

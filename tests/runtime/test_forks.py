@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 from scone_cli.serving import SconeEmbedding, load_model
 from scone_cli.table import Table
 
+pytestmark = pytest.mark.slow  # they start processes that import torch, or compile kernels
+
 torch.set_num_threads(2)
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)
 workspace = sys.argv[1]

@@ -11,6 +11,8 @@ from scone_cli import progress
 from scone_cli.runtime import kernel_cache
 from scone_cli.runtime.kernel_cache import hash_of_sources
 
+pytestmark = pytest.mark.slow  # they start processes that compile kernels
+
 SOURCES = {
     "scone_cli/__init__.py": "",
     "scone_cli/low/__init__.py": "",

@@ -25,6 +25,8 @@ from scone_cli.runtime import process_group
 from scone_cli.runtime.signals import noting_stops
 from scone_cli.runtime.torchrun import Alone, Launch, launched
 
+pytestmark = pytest.mark.slow  # they start processes that import torch, or compile kernels
+
 COMMAND = ("train-fgram", *TRAIN, "--steps", "80", "--learning-rate", "1e-3", "--checkpoint-every", "4", "--seed", "1")
 
 

@@ -58,6 +58,7 @@ def test_shorter_fgrams_token_by_token_and_in_pieces(max_n, document, cut):
     assert found == [ids.get(fgram, NONE) for fgram in slow_matches(document, fgrams, max_n)]
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.lists(DOCUMENT, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_ragged_batches_match_as_the_whole_documents(documents, random):

@@ -80,6 +80,7 @@ def write_unigrams(folder: Path, documents: Documents) -> None:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     documents=st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=1, max_size=5),
