@@ -346,7 +346,7 @@ class FgramIndex:
         if starts is None:
             starts = np.array([0, tokens.size], np.int64)
         if not starts.size or starts[0] != 0 or starts[-1] != tokens.size or (np.diff(starts) < 0).any():
-            raise ValueError("documents that are not all of the tokens, one after the other")
+            raise ValueError("starts: expected offsets of documents that cover all tokens, from 0 to their number")
         ids, lengths = np.empty(tokens.size, np.uint32), np.empty(tokens.size, np.uint8)
         address = np.uint64(self.lines.ctypes.data)
         width = self.max_n - 1
@@ -359,7 +359,7 @@ class FgramIndex:
     @staticmethod
     def damage() -> DamagedArtifact:
         """The error to raise when a probe meets a damaged line."""
-        return DamagedArtifact("the index of the f-grams: it holds what no index holds", REMAKE)
+        return DamagedArtifact("the index of the f-grams is damaged", REMAKE)
 
     def suffixes(self, prefix_nodes: U32, last_tokens: U32) -> U32:
         """The node of each f-gram without its first token [S].

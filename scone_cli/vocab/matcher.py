@@ -244,7 +244,7 @@ class Matcher(Addressed):
         ids = np.empty(read.size, np.uint32)
         if starts is None:
             if streams is not None:
-                raise ValueError("streams are given, but no starts of their pieces")
+                raise ValueError("streams are given without starts, the offsets of their pieces")
             lost = _match_first(self._address, read, ids)
         else:
             begins = as_whole_numbers(starts, "starts").astype(np.int64)
@@ -252,7 +252,9 @@ class Matcher(Addressed):
             lost = _match_pieces(self._address, read, begins, given.astype(np.int64), ids)
         if lost:
             if lost < 0:
-                raise ValueError("pieces that are not all of the tokens, or not for different streams of this matcher")
+                raise ValueError(
+                    "starts and streams: expected pieces that cover all tokens, each for a different stream"
+                )
             raise self.index.damage()
         return ids
 
