@@ -101,7 +101,7 @@ class NewerArtifact(BadData):
 
 
 class MismatchedArtifacts(BadData):
-    """Artifacts that were not made from one another: model, vocabulary, table, tokenizer."""
+    """Two artifacts that do not belong together, such as a table and a model trained with another vocabulary."""
 
 
 def is_of_a_library(error: BaseException) -> bool:

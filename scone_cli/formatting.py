@@ -28,7 +28,7 @@ def _visible(character: str) -> str:
         return BLANK
     if character in _SHORT_NAMES:
         return _SHORT_NAMES[character]
-    if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # the surrogate with which Python represents an invalid UTF-8 byte
         return rf"\x{code - 0xDC00:02x}"
     if character.isprintable() and character != BLANK:
         return character
@@ -61,7 +61,7 @@ def count_text(value: float, full_below: float = 10_000) -> str:
 
 
 def power_text(value: float) -> str:
-    """A number of operations as the literature writes it: 2.73e13."""
+    """A number of FLOPs in scientific notation: 2.73e13."""
     return f"{value:.2e}".replace("e+", "e")
 
 

@@ -48,7 +48,7 @@ class Quantity(str):
 
 
 def parse_bytes(text: str, option: str = "") -> int:
-    """The bytes that `2GiB`, `500MB`, `1.5 TiB` or `4096` mean, rounded down; `option` names the setting in errors.
+    """Parse a size such as `2GiB`, `500MB`, `1.5 TiB` or `4096` to bytes, rounded down; `option` is named in errors.
 
     Raises:
         BadSetting: it is not a size, has an unknown unit, or is 0.
@@ -60,7 +60,7 @@ def parse_bytes(text: str, option: str = "") -> int:
 
 
 def parse_count(text: str, option: str = "") -> int:
-    """The whole number that `1000000`, `1_000_000`, `10k` or `2.5M` means; `option` names the setting in errors.
+    """Parse a count such as `1000000`, `1_000_000`, `10k` or `2.5M` to a whole number; `option` is named in errors.
 
     Raises:
         BadSetting: it is not a whole number, or is 0.

@@ -19,7 +19,7 @@ from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
 from scone_cli.progress import Progress
 
-_BATCH_BYTES = 4 << 20  # of text encoded at a time: with its tokens, about 20 MB of memory
+_BATCH_BYTES = 4 << 20  # bytes of text encoded at a time: with its tokens, about 20 MB of memory
 _BATCH_TOKENS = 1 << 20  # tokens in a batch from files of token ids
 _BATCH_DOCUMENTS = 1 << 15  # each takes about 500 bytes more: a million documents of one word would take 500 MB
 

@@ -26,7 +26,7 @@ from scone_cli.formatting import harmless, names_of
 from scone_cli.progress import Progress, notice, silent
 
 STDIN = "-"
-STDIN_KEPT = ".stdin.partial"  # in the folder where standard input is kept, until its reader moves it
+STDIN_KEPT = ".stdin.partial"  # name of the file with the saved standard input, until `move_stdin` moves it
 
 _PIECE_BYTES = LOOKED_BYTES
 _HASHED_BYTES = 8 << 20  # hashed at a time; then progress is reported
@@ -99,7 +99,7 @@ def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
     files, again = dict[tuple[int, int], tuple[str, str]](), set[tuple[int, int]]()
     for each in reached:
         with readable(each[1]):
-            status = os.stat(each[1])  # there may be a million of them
+            status = os.stat(each[1])  # not Path.stat: there may be a million files
         identity = status.st_dev, status.st_ino
         if identity in files:
             again.add(identity)
@@ -119,7 +119,7 @@ def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _size(location: str) -> int:
     with readable(location):
-        return os.path.getsize(location)  # there may be a million of them
+        return os.path.getsize(location)  # not Path: there may be a million files
 
 
 def _tell(progress: Progress, before: int, total: int, done: int) -> None:
@@ -127,7 +127,7 @@ def _tell(progress: Progress, before: int, total: int, done: int) -> None:
 
 
 def _hashed(name: str, location: str, index: str | None, tell: Callable[[int], None]) -> SourceFile:
-    with readable(location), open(location, "rb", buffering=0) as file:  # there may be a million of them
+    with readable(location), open(location, "rb", buffering=0) as file:  # not Path: a million files
         found = os.fstat(file.fileno())  # before hashing, so that any later change is noticed
         hashing, done, head = hashlib.sha256(), 0, b""
         at_once = min(_HASHED_BYTES, found.st_size + 1)  # a larger buffer would cost time to allocate

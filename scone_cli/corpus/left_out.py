@@ -33,7 +33,7 @@ _KEEPING = {
     *("Prepend", "ByteLevel", "Whitespace", "WhitespaceSplit", "BertPreTokenizer", "Metaspace", "UnicodeScripts"),
     *("Digits", "Sequence", "FixedLength"),
 }
-_LEFT_OUT = "\N{NULL}left out"  # the unknown token of a twin: no vocabulary has it
+_LEFT_OUT = "\N{NULL}left out"  # the unknown token of the twin tokenizer; no vocabulary contains it
 
 
 def unknown_token(raw: dict[str, Any]) -> int | None:
@@ -103,7 +103,7 @@ class Coverage:
         self._twin.encode_special_tokens = True
 
     def bytes_left_out(self, texts: Sequence[str]) -> list[int]:
-        """The bytes of each text that no token covers, white space aside.
+        """The number of bytes of each text that no token covers, without white space.
 
         Raises:
             Exception: the library's, as for encoding.

@@ -51,20 +51,21 @@ class TokenSettings:
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
     document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
     held_out: float = setting(
-        0.01, "Share of documents, chosen by hash, that are neither counted nor trained on; of a single one, its end."
+        0.01,
+        "Share of documents that are neither counted nor trained on, chosen by hash; a single document is cut in two.",
     )
     on_bad_document: str = setting(
         "fail",
         "What to do about a document that cannot be read: stop, or leave it out and name it (the first 100 in the "
-        "manifest of tokens/). A damaged file (an archive cut short) is an error all the same.",
+        "manifest of tokens/). A damaged file, such as a truncated archive, is always an error.",
         choices=("fail", "skip"),
     )
     separator: int | None = setting(
-        None, "Token id between documents, of a corpus that is token ids.  [default: what --tokenizer says]"
+        None, "In a corpus of token ids: the id between documents.  [default: the one that --tokenizer names]"
     )
     token_dtype: str | None = setting(
         None,
-        "Kind of number in files of token ids without a header.  [default: uint16, or what the ids of --tokenizer need]",
+        "Number type in files of token ids without a header.  [default: uint16, or uint32 if --tokenizer needs it]",
         choices=("uint16", "uint32"),
     )
 
@@ -135,7 +136,7 @@ class PreparedTokens:
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,
-            "bytes": stats.num_bytes or None,  # of token ids it may be unknown
+            "bytes": stats.num_bytes or None,  # unknown for token ids without a byte-level tokenizer
             "tokens": stats.num_tokens,
             "bytes_per_token": round(stats.num_bytes / stats.num_tokens, 3) if stats.num_bytes else None,
             "held_out_documents": stats.num_held_out_documents,

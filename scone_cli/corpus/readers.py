@@ -99,7 +99,7 @@ def read_with_position(
     `beginning`: if the whole file is one document, read only its first `beginning` bytes, to look at it.
     """
     records, text_of, unit = _format_of(file, separator)
-    with readable(file.location), open(file.location, "rb") as raw:  # there may be a million of them
+    with readable(file.location), open(file.location, "rb") as raw:  # not Path: there may be a million files
         content = decompressed(raw, file.compression, file.location) if file.compression else raw
         try:
             if beginning is not None and records is _whole:
@@ -208,7 +208,7 @@ def _text_of_line(line: bytes, text_field: str) -> str:
     except json.JSONDecodeError as error:
         cause = f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno}), expected one JSON object a line"
         raise _Unreadable(cause, _LEAVE_OUT) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deep
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits; nesting that is too deep
         raise _Unreadable(f"JSON that cannot be read ({error})", _LEAVE_OUT) from error
     if not isinstance(record, dict):
         raise _Unreadable(f"found a JSON {_json_type(record)}, expected an object with the field '{text_field}'")
@@ -222,12 +222,12 @@ def _text_of_line(line: bytes, text_field: str) -> str:
 
 def _rows(content: BinaryIO, location: str, text_field: str) -> _Records:
     with contextlib.ExitStack() as stack:
-        if not content.seekable():  # Parquet is read from its end
+        if not content.seekable():  # Parquet is read from its end, so it must be seekable
             plain = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(content, plain, 1 << 20)
             content = plain
         with parquet_errors(location):
-            reader = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)  # a buffer: not whole row groups
+            reader = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)  # no whole row group in memory
             schema, num_rows = reader.schema_arrow, reader.metadata.num_rows
         if text_field not in schema.names:
             cause, hint = _no_field("column", text_field, schema.names)
@@ -279,7 +279,7 @@ def parquet_errors(location: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # damaged pages come as OSError, names that are no text as UnicodeDecodeError
+    except Exception as error:  # damaged pages raise OSError, names with invalid UTF-8 raise UnicodeDecodeError
         cause = " ".join(str(error).split())
         raise BadData(
             f"{location}: not a Parquet file, or a damaged one ({cause})", "get or make the file again"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     AnyTokenizer: TypeAlias = str | os.PathLike[str] | tokenizers.Tokenizer | FastTokenizer
 
-_PARTS = ("normalizer", "pre_tokenizer", "model", "added_tokens")  # all that ids depend on
+_PARTS = ("normalizer", "pre_tokenizer", "model", "added_tokens")  # the parts that decide the ids, besides dropout
 
 
 def check_same_tokenizer(given: AnyTokenizer, sha256: str, copies: Sequence[Path], whose: str) -> None:
@@ -92,7 +92,7 @@ def _parts(content: bytes, name: str) -> dict[str, Any]:
 
     try:
         raw = json.loads(tokenizers.Tokenizer.from_str(content.decode()).to_str())
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no more specific class
         reason = " ".join(str(error).split())
         raise BadData(
             f"{name}: not a tokenizer.json ({reason})", "expected a file of the tokenizers library"

@@ -20,7 +20,7 @@ from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import Progress
 
-TRAINING_BYTES = 64 << 20  # of text
+TRAINING_BYTES = 64 << 20  # bytes of text to train a tokenizer on
 _TRAINING_TEXTS = 1 << 20  # each takes about 200 bytes more
 
 _READ_BYTES = 256 << 20  # bytes on disk that are read for the sample; a larger corpus is not read to its end

@@ -27,7 +27,7 @@ class Speller:
         self.tokenizer = tokenizer
 
     def __call__(self, ids: Sequence[int]) -> str:
-        r"""The tokens as visible text; bytes that are only a part of a character as `\xe2`."""
+        r"""The tokens as visible text; a byte that is only a part of a character is written as `\xe2`."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         text = self.tokenizer.decode(ids)

@@ -81,7 +81,7 @@ _HINT = "check that --separator is right, or leave such documents out: --on-bad-
 
 def _flat_documents(file: TokenFile, first: int, last: int, separator: int, largest: int) -> _Found:
     """The documents of a flat file that begin in `first..last`: at the start of the file, or after a separator."""
-    start: int | None = 0 if first == 0 else None  # of the document that is being read
+    start: int | None = 0 if first == 0 else None  # the first token of the current document
     waiting: list[Tokens] = []
     for at, block in _blocks(file, max(0, first - 1), largest):
         if start is None and at >= last:

@@ -23,10 +23,10 @@ from scone_cli.corpus.formats import PARQUET, TOKENS
 from scone_cli.corpus.readers import column_type, parquet_errors
 from scone_cli.errors import BadData
 
-_PARQUET_COLUMNS = ("tokens", "input_ids")  # taken when there is no text column
+_PARQUET_COLUMNS = ("tokens", "input_ids")  # used if there is no text column
 
 _LLMC_MAGIC = {20240520: ("<u2", 1), 20240801: ("<u4", 7)}  # dtype and version: GPT-2's and Llama 3's
-_LLMC_HEADER = 256  # int32
+_LLMC_HEADER = 256  # int32 numbers
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 _MEGATRON_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 

@@ -134,5 +134,5 @@ def read_tokens(folder: Path, split: str) -> TokenStream:
 def _num_values(path: Path) -> int:
     """The number of tokens in a part, from its footer; an empty document counts as one token."""
     metadata = pq.read_metadata(to_read(path))
-    column = TOKENS.names.index("tokens")  # no earlier column is nested
+    column = TOKENS.names.index("tokens")  # field and Parquet column have the same index: no earlier field is nested
     return sum(metadata.row_group(group).column(column).num_values for group in range(metadata.num_row_groups))

@@ -72,7 +72,7 @@ class Tokenizer:
 
     def __init__(self, content: bytes, source: str, notice: Callable[[str], None] = notice) -> None:
         """Read the bytes of a `tokenizer.json`; `source` names them in messages."""
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, a fork after its first use prints a warning
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # if unset, a fork after its first use prints a warning
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._source = source
         self._notice = notice
@@ -114,7 +114,7 @@ class Tokenizer:
 
     @property
     def backend(self) -> str:
-        """The library that encodes from now on."""
+        """The library that encodes the next batch."""
         return "tokenizers" if self._fast is None else "fastokens"
 
     def choose_backend(self, texts: Sequence[str]) -> str:
@@ -224,7 +224,7 @@ class Tokenizer:
         name = next((name for name in _END_OF_DOCUMENT_NAMES if name in ids), None)
         if name is None:
             return self.vocab_size
-        # Some models (Unigram, WordLevel) hold the name as an ordinary piece too: then text could spell the token.
+        # Some models (Unigram, WordLevel) also have the name as an ordinary piece: then a text could give this token.
         spelled = [self._tried(text) for text in (name, f" {name} ", f"a{name}b")]
         is_text = any(tokens is not None and ids[name] in tokens for tokens in spelled)
         return self.vocab_size if is_text else ids[name]

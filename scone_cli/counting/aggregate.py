@@ -22,7 +22,7 @@ from scone_cli.counting.sort import Ngrams, radix_order
 from scone_cli.runtime.kernel_cache import kernel
 
 _NONE = np.uint32(0xFFFFFFFF)
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: no row is so large
+_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # marks an empty slot: no row is so large, so no key has this value
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _29 = np.uint64(29)
 _32 = np.uint64(32)
@@ -160,7 +160,7 @@ def _empty_table():
 
 @kernel()
 def _keep(table, n, min_count, min_docs, found, end):
-    """Append the frequent entries of a table to `found` from row `end` on, in the order of their tokens.
+    """Append the frequent entries of a table to `found` from row `end` on, sorted by their tokens.
 
     Returns `found`, its new end, and the row of every entry (NONE if it is not frequent). The rows of prefixes are in the
     order of their tokens, so sorting by key sorts by tokens.

@@ -1,4 +1,4 @@
-"""Counting n-grams by idempotent tasks over files (paper, section 3.1): deal, count, merge.
+"""Counts n-grams by idempotent tasks over files (paper, section 3.1): deal, count, merge.
 
 *Deal* turns a shard of tokens into records, grouped in buckets by their first two tokens. *Count* reads a group of buckets
 from all shards and writes a run: the group's frequent n-grams of every length, sorted. *Merge* turns the runs of one length

@@ -33,11 +33,11 @@ _SMALLEST_BLOCK = 250_000
 _BUCKET_RECORDS = 100_000  # so that the tables that count a bucket fit the L2 cache
 _LEAST_BITS, _MOST_BITS = 4, 12
 _GROUPS_PER_WORKER = 6  # so that all workers end at about the same time
-_LARGEST_GROUP = 6_000_000  # records
+_LARGEST_GROUP = 6_000_000  # records counted at a time
 _SMALLEST_GROUP = 250_000
 _COUNTING_BYTES = 20  # per record, beside the record itself: keys, rows, documents, entries
 _FOUND_TIMES = 2.5  # memory of a frequent n-gram, in multiples of its row: arrays are copied as they grow, and sorted
-_LARGEST_MERGE = 20_000_000  # rows
+_LARGEST_MERGE = 20_000_000  # rows sorted at a time
 _SMALLEST_MERGE = 250_000
 _MERGE_TIMES = 6  # memory of a row in a merge, in multiples of the row: it is read, sorted, made Arrow and encoded
 
@@ -122,7 +122,7 @@ def make_plan(
     record = width * dtype.itemsize
     found = _found_bytes(max_n, min_count)
     counting = record + _COUNTING_BYTES + math.ceil(_FOUND_TIMES * found)
-    merging = _MERGE_TIMES * (4 * max_n + 12)  # the longest rows
+    merging = _MERGE_TIMES * (4 * max_n + 12)  # bytes per row of the largest length
     part = _PART_TOKENS * _BYTES_PER_PART_TOKEN + _BYTES_PER_ID * vocab_size + (_TOKENISING if tokenising else 0)
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
     most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # a group smaller than a bucket would be read in pieces

@@ -39,7 +39,7 @@ def describe_tail(
 
 
 def decades_of(counts: I64) -> I64:
-    """The class of every token by its count: 0 for never, 1 for 1 to 9, 2 for 10 to 99 and so on [T]."""
+    """The class [T] of every token by its count: class 0 is a count of 0, 1 is 1 to 9, 2 is 10 to 99 and so on."""
     return np.searchsorted(10 ** np.arange(19, dtype=np.int64), counts, side="right")
 
 

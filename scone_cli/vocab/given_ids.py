@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ID = np.dtype(np.uint32)  # a constant: creating it anew would take a tenth of the time per token
 _MOST = 0xFFFFFFFF
-Ids: TypeAlias = "npt.NDArray[np.integer[Any]] | Sequence[int] | torch.Tensor"  # a tensor on the CPU: numpy reads it
+Ids: TypeAlias = "npt.NDArray[np.integer[Any]] | Sequence[int] | torch.Tensor"  # numpy reads a CPU tensor
 
 
 def as_whole_numbers(given: Any, what: str, most_dims: int = 1) -> npt.NDArray[Any]:
@@ -38,7 +38,7 @@ def as_whole_numbers(given: Any, what: str, most_dims: int = 1) -> npt.NDArray[A
         ValueError,
         RuntimeError,
         OverflowError,
-    ) as error:  # ragged lists; tensors that are not in memory
+    ) as error:  # ragged lists; tensors on a GPU
         raise ValueError(f"{what}: {_first_line(error)}; expected whole numbers in memory") from error
     if not 1 <= numbers.ndim <= most_dims:
         dims = "one dimension" if most_dims == 1 else "one dimension or two"

@@ -74,7 +74,7 @@ def fewest_lines(num_fgrams: int, num_tokens: int) -> int:
         BadSetting: the index cannot tell so many tokens and f-grams apart.
     """
     _, bits = _bits(num_fgrams, num_tokens)
-    room = (1 << max(0, 32 + _REST_BITS - bits)) - 2  # a line's share of the high 32 bits, with what rounding may add
+    room = (1 << max(0, 32 + _REST_BITS - bits)) - 2  # most values of the high 32 bits per line, less 2 for rounding
     if room < 2:
         found = f"{num_tokens:,} tokens and {num_fgrams:,} f-grams"
         raise BadSetting(f"{found}: more than the index can tell apart", "use a tokenizer with fewer than 1M tokens")
@@ -176,7 +176,7 @@ def _insert(lines, place, value, shape):
 
 @kernel()
 def _fill(lines, prefix_nodes, last_tokens, address, shape):
-    """Insert all f-grams; returns how many were already there, and whether all found room."""
+    """Insert all f-grams into empty lines; returns the number of duplicates, and whether there was room for all."""
     for line in range(shape[_NUM_LINES]):
         for i in range(_TAGS):
             at = np.uint64(line) * _WORDS + np.uint64(i)
@@ -312,7 +312,7 @@ class FgramIndex:
 
     @classmethod
     def build(cls, prefix_nodes: U32, last_tokens: U32, num_tokens: int, max_n: int) -> FgramIndex:
-        """Index the f-grams 0..S-1, f-gram i being node `prefix_nodes[i]` followed by `last_tokens[i]`.
+        """Build the index of f-grams 0..S-1; f-gram i is node `prefix_nodes[i]` followed by token `last_tokens[i]`.
 
         Raises:
             ValueError: an f-gram is given twice.

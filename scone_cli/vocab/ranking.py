@@ -66,7 +66,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All n-grams in rank order: node of the prefix (see `FgramTrie`), last token, length, occurrences, documents."""
+    """The columns of all n-grams in rank order: prefix node (see `FgramTrie`), last token, length, occurrences, documents."""
 
     prefix_nodes: U32
     last_tokens: U32
@@ -220,7 +220,7 @@ def read_counts(
 
 
 def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> pl.DataFrame:
-    """The n-grams of one length that occur often enough and in enough documents."""
+    """Read the n-grams of one length with at least `min_count` occurrences in `min_docs` documents."""
     ngrams = scan(folder / f"n={n}.parquet")
     return ngrams.filter(pl.col("count") >= min_count, pl.col("docs") >= min_docs).collect()
 

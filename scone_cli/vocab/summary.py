@@ -43,7 +43,7 @@ def portray(folder: Path, manifest: Manifest, rows: int, spell: Speller, progres
     Raises:
         BadData: the artifact is damaged; the subclass says how.
     """
-    check_files(folder, manifest, hashes=True)  # all of it is read anyway
+    check_files(folder, manifest, hashes=True)  # hashing costs little here: all files are read anyway
     portrait = portray_counts if manifest.artifact == "counts" else _portray_vocabulary
     return portrait(folder, manifest, rows, spell, progress)
 

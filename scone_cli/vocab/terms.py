@@ -34,7 +34,7 @@ Counted = dict[tuple[int, ...], int]
 
 
 def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> dict[str, Any]:
-    """How the vocabulary in `folder` matches each term, and how often the term was counted, as JSON values.
+    """Match each term with the vocabulary in `folder`, and look up how often it was counted; returns JSON values.
 
     An n-gram with fewer than `least_count` occurrences was not counted; its count is given as 0.
 
