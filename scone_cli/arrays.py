@@ -1,4 +1,4 @@
-"""Names of the array types that modules hand to one another, by their numbers."""
+"""Short names of numpy array types, by dtype."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What can go wrong for a reason outside our code, each with the exit code that scripts see.
+"""Errors caused by input, settings or the machine, each with the exit code that scripts see.
 
-A `SconeError` says what was found and what was expected; its hint says what to run next. The command shows it as one clear
-line; from Python it is raised, and `except SconeError` meets them all. Arguments of the wrong type or shape are a ValueError,
-an f-gram that a table has not is an IndexError. Anything else that reaches the user is a bug, and shows a traceback.
+A `SconeError` says what was found and what was expected; its hint says what to run next. The command prints it in one line.
+Python code catches all of them with `except SconeError`. An argument of the wrong type or shape raises ValueError. An f-gram
+id that the table does not have raises IndexError. Any other exception that reaches the user is a bug and shows a traceback.
 """
 
 __all__ = [
@@ -29,12 +29,12 @@ class SconeError(Exception):
     Attributes:
         message: what was found, and what was expected, in one line.
         hint: what to run or to change, or None.
-        exit_code: what the command ends with.
+        exit_code: the exit code of the command.
         told: not for use from outside.
     """
 
     exit_code = 1
-    told = False  # whether another process of the same run says it to the user
+    told = False  # True if another process of the same run shows this error to the user
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class SconeError(Exception):
 
 
 class LostRank(SconeError):
-    """One of the processes that train together has gone. Exit code 1."""
+    """One of the processes of a distributed training run has died. Exit code 1."""
 
 
 class BadSetting(SconeError):
@@ -53,27 +53,27 @@ class BadSetting(SconeError):
 
 
 class BadData(SconeError):
-    """Input that exists but cannot be read as what it claims to be. Exit code 65."""
+    """Input that exists but is damaged or has the wrong format. Exit code 65."""
 
     exit_code = 65
 
 
 class UnknownToken(BadData, ValueError):
-    """A token id outside the vocabulary: below 0, or as large as the vocabulary or larger."""
+    """A token id outside the vocabulary: below 0, or not below the vocabulary size."""
 
 
 class InputMissing(SconeError):
-    """Input that is not there, or holds nothing. Exit code 66."""
+    """Input that does not exist or is empty. Exit code 66."""
 
     exit_code = 66
 
 
 class NotEnoughMemory(SconeError):
-    """More memory was asked for than the machine, or its GPU, has. Exit code 1."""
+    """The machine or its GPU has less free memory than the work needs. Exit code 1."""
 
 
 class StorageFailure(SconeError):
-    """A disk that is full or fails. Exit code 74."""
+    """The disk is full, or reading or writing fails. Exit code 74."""
 
     exit_code = 74
 
@@ -85,7 +85,7 @@ class WorkspaceLocked(SconeError):
 
 
 class HalfWrittenArtifact(BadData):
-    """A folder without a manifest: whatever wrote it did not finish."""
+    """A folder without a manifest: the run that wrote it did not finish."""
 
 
 class DamagedArtifact(BadData):
@@ -101,9 +101,9 @@ class NewerArtifact(BadData):
 
 
 class MismatchedArtifacts(BadData):
-    """Artifacts that were not made from one another: model, vocabulary, table, tokenizer."""
+    """Two artifacts that do not belong together, such as a table and a model trained with another vocabulary."""
 
 
 def is_of_a_library(error: BaseException) -> bool:
-    """Whether an error can be what a library says of its input: those written in Rust may panic, which is no Exception."""
+    """Whether a library may have raised this error for bad input. A panic of a Rust library is not an `Exception`."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -1,6 +1,6 @@
 """Every function that turns a number, a name or raw text into text for people.
 
-What is no number, or has no end, is `nan`, `inf` or `-inf` in all of them.
+All of them write values that are not finite as `nan`, `inf` or `-inf`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SHORT_NAMES = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def visible(text: str) -> str:
-    """The text with every blank visible and every character that does not print escaped."""
+    """The text with every blank shown as `·` and every non-printing character escaped."""
     shown = "".join(map(_visible, text))
     return rf"\u{ord(shown[0]):04x}" + shown[1:] if shown and unicodedata.combining(shown[0]) else shown
 
@@ -28,7 +28,7 @@ def _visible(character: str) -> str:
         return BLANK
     if character in _SHORT_NAMES:
         return _SHORT_NAMES[character]
-    if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # the surrogate with which Python represents an invalid UTF-8 byte
         return rf"\x{code - 0xDC00:02x}"
     if character.isprintable() and character != BLANK:
         return character
@@ -36,12 +36,12 @@ def _visible(character: str) -> str:
 
 
 def harmless(text: str) -> str:
-    """The text with what does not print escaped, and all else as it is: for names, and for what is visible already."""
+    """The text with non-printing characters escaped and blanks unchanged: for names and messages on a terminal or page."""
     return "".join(each if each.isprintable() else _visible(each) for each in text)
 
 
 def path_text(path: str) -> str:
-    """An absolute path as it is written in the current folder: relative, if the folder holds it."""
+    """An absolute path, written relative to the current folder if it lies in that folder."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative
 
@@ -52,7 +52,7 @@ def count_text(value: float, full_below: float = 10_000) -> str:
         return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
     if not math.isfinite(value):
         return f"{value}"
-    rounded = float(f"{value:.3g}")  # first: 999,600 is 1M
+    rounded = float(f"{value:.3g}")  # round before the unit is chosen: 999,600 is 1M
     if abs(rounded) >= 1e15:
         return power_text(value)
     sizes = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -61,7 +61,7 @@ def count_text(value: float, full_below: float = 10_000) -> str:
 
 
 def power_text(value: float) -> str:
-    """A number of operations as the literature writes it: 2.73e13."""
+    """A number of FLOPs in scientific notation: 2.73e13."""
     return f"{value:.2e}".replace("e+", "e")
 
 
@@ -85,13 +85,13 @@ def seconds_text(value: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-# "text" is prose; "literal" is text of a corpus, escaped by `visible`; "written" is a number with its unit or error that is
-# text already; the others are numbers, a "measure" one of any size.
+# "text" is prose. "literal" is text of a corpus, escaped by `visible`. "written" is a number that was already formatted with
+# its unit or error. The others are numbers; a "measure" may have any size.
 Kind = Literal["text", "literal", "written", "count", "number", "measure", "share"]
 
 
 def value_text(kind: Kind, value: Any) -> str:
-    """A value as it stands in a table: 1,234 or 2.75 or 0.0003 or 85.2%; a dash for None."""
+    """The text of a value in a table cell: 1,234 or 2.75 or 0.0003 or 85.2%; a dash for None."""
     if value is None:
         return "-"
     if kind == "count":
@@ -113,17 +113,17 @@ def amount_text(value: float, unit: str) -> str:
 
 
 def singular(unit: str) -> str:
-    """The unit of one: `tokens` is 'token'."""
+    """The singular of a unit: 'token' for `tokens`."""
     return unit.removesuffix("s")
 
 
 def is_bytes(unit: str) -> bool:
-    """Whether a unit of work is the byte, which is shown as KiB, MiB and so on."""
+    """Whether a unit of work is bytes, which are shown as KiB, MiB and so on."""
     return unit in {"B", "bytes"}
 
 
 def label(name: str) -> str:
-    """A name of a result as people read it: `held_out_tokens` is 'held-out tokens'."""
+    """The readable label of a result's name: 'held-out tokens' for `held_out_tokens`."""
     return (
         re.sub(r"(?<![a-z])(held|non|training)_(?=out|embedding|only)", r"\1-", name)
         .replace("fgram", "f-gram")
@@ -133,7 +133,7 @@ def label(name: str) -> str:
 
 
 def _flops_text(value: float) -> str:
-    return power_text(value) if abs(value) >= 1e12 else f"{value:,.0f}"  # of more nobody reads the digits
+    return power_text(value) if abs(value) >= 1e12 else f"{value:,.0f}"  # nobody reads more than 12 digits
 
 
 _BY_NAME: Mapping[str, Callable[[float], str]] = {
@@ -144,13 +144,13 @@ _BY_NAME: Mapping[str, Callable[[float], str]] = {
 
 
 def named_value_text(name: str, value: Any) -> str:
-    """A value of a result; its name says whether it counts bytes, seconds or operations."""
+    """The text of a result's value, in the unit (bytes, seconds or FLOPs) that the end of its name tells."""
     if isinstance(value, list | tuple):
         return ", ".join(named_value_text(name, item) for item in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if not isinstance(value, int | float):
-        return "\n".join(map(harmless, str(value).split("\n")))  # names and texts, in as many lines as they are given
+        return "\n".join(map(harmless, str(value).split("\n")))  # names and texts keep their line breaks
     for pattern, as_text in _BY_NAME.items():
         if re.search(pattern, name.replace("_", " "), re.IGNORECASE):
             return as_text(value)
@@ -158,7 +158,7 @@ def named_value_text(name: str, value: Any) -> str:
 
 
 def narrow_value_text(name: str, value: Any) -> str:
-    """The same in a narrow table: of large numbers, and of bytes, the first three digits, such as 12.3k or 126 MiB."""
+    """The text of a result's value in a narrow table: at most three digits, such as 12.3k or 126 MiB, if it is large."""
     text = named_value_text(name, value)
     if re.fullmatch(r"[\d,]{3,}\.\d .iB", text):
         number, unit = text.replace(",", "").split()
@@ -167,7 +167,7 @@ def narrow_value_text(name: str, value: Any) -> str:
 
 
 def with_same_decimals(texts: Sequence[str]) -> list[str]:
-    """Numbers with as many decimals as the longest, so far as they have the six digits that `named_value_text` shows."""
+    """Pad numbers with zeros to the same number of decimals; none gets more than the six digits of `named_value_text`."""
     is_plain = [re.fullmatch(r"-?[\d,]+(\.\d+)?", text) is not None for text in texts]
     decimals = [len(text.partition(".")[2]) for text in texts]
     most = max((each for each, plain in zip(decimals, is_plain, strict=True) if plain), default=0)
@@ -179,36 +179,39 @@ def with_same_decimals(texts: Sequence[str]) -> list[str]:
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of at most so many columns; a Chinese character takes two."""
+    """The text, cut to at most `most` terminal columns; a Chinese character takes two."""
     from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - not for `scone --help`
 
     return text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip(" ") + "…"
 
 
 def term_text(term: str) -> str:
-    """A term of a field as a table shows it."""
+    """The text of a term in a table cell, cut to 40 columns."""
     return shortened(harmless(term), 40)
 
 
 _LARGE = 1e6
 NOTHING = "0.0%"
-_MOST_NAMES = 4  # in a row; more are counted
+_MOST_NAMES = 4  # names listed in a message; a longer list is shortened to its length and two names
 
 
 def percent(share: float) -> str:
-    """A share as a manager reads it: 16.1%, 0.04%."""
+    """A share in percent, rounded for a summary: 16.1%, 0.04%."""
     size = abs(100 * share)
     return f"{size:.1f}%" if size >= 0.1 else NOTHING if size < 0.005 else f"{size:.2f}%"
 
 
 def signed_percent(share: float) -> str:
-    """The same with its sign."""
+    """A difference of shares in percent, with its sign: +16.1%."""
     return signed(share, percent(share))
 
 
 def signed(value: float, size: str) -> str:
-    """A difference with its sign, a minus as wide as a plus; `size` is its absolute value as text. Nothing has no sign."""
-    is_nothing = not any(digit in size.partition(" ")[0] for digit in "123456789")  # before an error
+    """A difference with its sign, except if it rounds to zero; `size` is its absolute value as text.
+
+    The minus sign is U+2212, as wide as the plus sign.
+    """
+    is_nothing = not any(digit in size.partition(" ")[0] for digit in "123456789")  # without the standard error
     return (
         size
         if math.isnan(value) or (is_nothing and math.isfinite(value))
@@ -217,12 +220,12 @@ def signed(value: float, size: str) -> str:
 
 
 def signed_number(value: float, digits: int) -> str:
-    """A difference with its sign and so many decimals."""
+    """A difference with its sign and `digits` decimals."""
     return signed(value, f"{abs(value):,.{digits}f}")
 
 
 def with_error(value: float | None, stderr: float | None, digits: int | None = None) -> str:
-    """A value and its standard error, 42.46 ± 0.38, with the digits given, or as many as the error has a use for."""
+    """A value and its standard error, 42.46 ± 0.38, with `digits` decimals; by default the error has two digits."""
     if value is None:
         return "-"
     if digits is None:
@@ -237,7 +240,7 @@ def with_error(value: float | None, stderr: float | None, digits: int | None = N
 
 
 def plain(value: float | None) -> str:
-    """A value of which no error is known, with four or five digits."""
+    """A value without a standard error, with four or five digits."""
     if value is None:
         return "-"
     if abs(value) >= _LARGE:
@@ -246,7 +249,7 @@ def plain(value: float | None) -> str:
 
 
 def days_text(days: float) -> str:
-    """A time as long as people plan for: 12 days, 3.4 years; or a shorter one."""
+    """A time span in its largest fitting unit, from seconds to years: 12 days, 3.4 years."""
     if not math.isfinite(days):
         return f"{days}"
     for size, unit in ((365, "years"), (1, "days"), (1 / 24, "hours"), (1 / 1440, "minutes"), (1 / 86400, "seconds")):
@@ -256,7 +259,7 @@ def days_text(days: float) -> str:
 
 
 def dollars(value: float | None) -> str:
-    """An amount of any size, with two digits at least: $1,204, $0.0000087."""
+    """An amount of money with at least two digits: $1,204, $0.0000087."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -267,25 +270,25 @@ def dollars(value: float | None) -> str:
 
 
 def cents(value: float) -> str:
-    """An amount of 0 or more to the cent: $1,204, $3.50, or that it is less than a cent."""
+    """An amount of money of 0 or more, to the cent: $1,204, $3.50, 'less than a cent'."""
     return "less than a cent" if 0 < value < 0.01 else dollars(value)
 
 
 def names_of(names: Sequence[str], what: str) -> str:
-    """Names in a row; where they are many, how many of what they are, and the first two."""
+    """A list of names; a long one is shortened: '12 files (a.txt, b.txt, ...)'."""
     return listed(names) if len(names) <= _MOST_NAMES else f"{len(names)} {what} ({names[0]}, {names[1]}, ...)"
 
 
 def listed(parts: Sequence[str]) -> str:
-    """'a, b and c'."""
+    """A list in words: 'a, b and c'."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def big(value: float) -> str:
-    """A number in words that everybody knows: 3.2 billion."""
+    """A number in words: 3.2 billion."""
     if not math.isfinite(value):
         return f"{value}"
-    rounded = float(f"{value:.3g}")  # first: 999.6 million is 1 billion
+    rounded = float(f"{value:.3g}")  # round before the word is chosen: 999.6 million is 1 billion
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if rounded >= size:
             return f"{rounded / size:,.6g} {word}"

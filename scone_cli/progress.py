@@ -1,4 +1,4 @@
-"""How long work tells that it goes on, without knowing who listens; and what it has to say besides."""
+"""Progress reports and notices of long work, without knowing who displays them."""
 
 import contextlib
 import sys
@@ -10,35 +10,36 @@ from typing import Protocol
 
 from scone_cli.formatting import harmless
 
-Seconds = Counter[str]  # of processor time, by what they were spent on
+Seconds = Counter[str]  # seconds of processor time for each kind of work
 
 
 class Progress(Protocol):
-    """Called by stages and their rooms from time to time, always with the same `what` for one piece of work."""
+    """The callback with which a stage reports its progress; one piece of work always passes the same `what`."""
 
     def __call__(self, what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
         """Report that `done` of `total` units of `what` are complete; `total` is None when it cannot be known.
 
-        With a `total` of 0 there is nothing to do, and `detail` is something to say before the work.
+        With a `total` of 0 nothing is counted: `detail` is a message to show before the work starts.
         """
 
 
 def silent(what: str, done: float, total: float | None = None, unit: str = "", detail: str = "") -> None:
-    """A listener that ignores everything: for tests and for use as a library."""
+    """Ignore all progress reports: the default in tests and in library use."""
 
 
 def notice(message: str) -> None:
-    """Say something that is no error on stderr, in one line; that it cannot be said does not stop the work."""
+    """Print a message on stderr in one line. If stderr cannot be written to, the work continues."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{harmless(message)}\n")
 
 
 class Compilation:
-    """Whether kernels are being compiled, in this process or in its workers.
+    """Tracks whether kernels are being compiled, in this process or in its workers.
 
-    It happens once, when a kernel is first called after an installation or an upgrade, takes seconds to a minute, and says
-    nothing about the pace of the work in which it happens. `begin` and `end` come in pairs, from any thread; a kernel that
-    is made of others is compiled with them. `listener` is told when the first begins and when the last has ended.
+    A kernel is compiled once, at its first call after an installation or an upgrade. That takes seconds to a minute, so the
+    speed of the work in that time says nothing. `begin` and `end` come in pairs, from any thread; pairs nest, because a
+    kernel that calls others compiles them too. `listener` is called with True when the first compilation begins, and with
+    False when the last one has ended.
     """
 
     def __init__(self) -> None:
@@ -46,11 +47,11 @@ class Compilation:
         self._depth, self._lock = 0, threading.Lock()
 
     def begin(self) -> None:
-        """A kernel is compiled from now on."""
+        """Note that the compilation of a kernel begins."""
         self._step(+1)
 
     def end(self) -> None:
-        """That kernel has been compiled."""
+        """Note that the compilation of a kernel has ended."""
         self._step(-1)
 
     def _step(self, by: int) -> None:
@@ -61,17 +62,17 @@ class Compilation:
             self.listener(now > 0)
 
 
-compilation = Compilation()  # one a process: numba has one compiler
+compilation = Compilation()  # one per process: numba has one compiler
 
 
 class Clock:
-    """Adds the processor time of this thread since the last call to what it was spent on."""
+    """Measures the processor time of this thread, and adds it up for each kind of work."""
 
     def __init__(self, seconds: Seconds) -> None:
         self._seconds, self._last = seconds, time.thread_time()
 
     def __call__(self, what: str) -> None:
-        """What was done since then."""
+        """Add the time since the last call (or since the start) to `what`."""
         now = time.thread_time()
         self._seconds[what] += now - self._last  # type: ignore[assignment] # mypy knows counters of int only
         self._last = now

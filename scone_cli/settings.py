@@ -1,4 +1,4 @@
-"""How a stage declares a setting, what quantities such as `8GiB` or `10k` mean, and where recipes lie that come with scone."""
+"""Declaring a stage's settings, parsing quantities such as `8GiB` or `10k`, and finding the recipes shipped with scone."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from scone_cli.errors import BadSetting
 
 
 def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), affects_result: bool = True) -> Any:
-    """Declare one field of a stage's config: its default, its help, and whether another value gives another artifact.
+    """Declare one field of a stage's config: its default, its help, and whether the artifact depends on its value.
 
-    The command line makes its options from these declarations, so a default is written down once.
+    The command line makes its options from these declarations, so each default is written only here.
     """
     return field(default=default, metadata={"help": help, "choices": choices, "affects_result": affects_result})
 
 
 def result_settings(config: Any) -> dict[str, Any]:
-    """The settings of a stage's config that its artifact depends on, as JSON values; what goes into the fingerprint."""
+    """The settings that the artifact depends on, as JSON values: they go into its fingerprint."""
     return {
         item.name: str(value) if isinstance(value := getattr(config, item.name), Path) else value
         for item in dataclasses.fields(config)
@@ -31,7 +31,7 @@ def result_settings(config: Any) -> dict[str, Any]:
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-ROW_DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4")  # of a table; see `table/row_formats.py`
+ROW_DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4")  # table rows; see `table/row_formats.py`
 
 _BYTES: Mapping[str, int] = {"": 1, "b": 1} | {
     f"{letter}{unit}": base**power
@@ -42,16 +42,16 @@ _COUNTS: Mapping[str, int] = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class Quantity(str):
-    """The type of a setting that holds a quantity: a string, which a recipe may also write as a bare whole number."""
+    """The type of a setting such as `8GiB` or `10k`: a string; a recipe may also give a plain whole number."""
 
     __slots__ = ()
 
 
 def parse_bytes(text: str, option: str = "") -> int:
-    """The bytes that `2GiB`, `500MB`, `1.5 TiB` or `4096` mean, rounded down; `option` names the setting in errors.
+    """Parse a size such as `2GiB`, `500MB`, `1.5 TiB` or `4096` to bytes, rounded down; `option` is named in errors.
 
     Raises:
-        BadSetting: it is not a size, has a unit that is none, or is nothing.
+        BadSetting: it is not a size, has an unknown unit, or is 0.
     """
     size = _parse(text, _BYTES)
     if size is None or size < 1:
@@ -60,10 +60,10 @@ def parse_bytes(text: str, option: str = "") -> int:
 
 
 def parse_count(text: str, option: str = "") -> int:
-    """The whole number that `1000000`, `1_000_000`, `10k` or `2.5M` means; `option` names the setting in errors.
+    """Parse a count such as `1000000`, `1_000_000`, `10k` or `2.5M` to a whole number; `option` is named in errors.
 
     Raises:
-        BadSetting: it is not a whole number, or is nothing.
+        BadSetting: it is not a whole number, or is 0.
     """
     count = _parse(text, _COUNTS)
     if count is None or count < 1 or count.denominator != 1:
@@ -72,7 +72,7 @@ def parse_count(text: str, option: str = "") -> int:
 
 
 def _parse(text: str, units: Mapping[str, int]) -> Fraction | None:
-    """The exact number, or None: as a float, 0.1TB would not be a whole number of bytes."""
+    """The exact number, or None if it cannot be parsed. A float would not do: 0.1TB would not be a whole number of bytes."""
     written = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?) ?([a-z]*)", text.strip().lower(), re.ASCII)
     if written is None or written[2] not in units:
         return None
@@ -80,6 +80,6 @@ def _parse(text: str, units: Mapping[str, int]) -> Fraction | None:
 
 
 def shipped() -> Path:
-    """The folder of the recipes, scripts and tasks that come with scone: in an installed package, beside it in a checkout."""
+    """The folder of the shipped recipes, scripts and tasks: in the package if installed, beside it in a checkout."""
     package = Path(__file__).parent
     return package / "pipelines" if (package / "pipelines").is_dir() else package.parent / "pipelines"

@@ -1,7 +1,7 @@
-"""The content of compressed files: gzip, Zstandard, bzip2 and xz, of all their frames, and an error where one is cut short.
+"""Reads compressed files (gzip, Zstandard, bzip2, xz) with all their frames, and raises an error if a file is truncated.
 
-The libraries' own file objects fall short: zstandard's ends without an error where a truncated frame ends, and Python's
-take what follows the last frame, whatever it is, for its end.
+The file objects of the libraries are not enough: zstandard's ends without an error at the end of a truncated frame, and
+Python's ignore any data after the last frame.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import zstandard
 
 from scone_cli.errors import BadData
 
-# By the ending that says how a file is compressed: the bytes with which one begins. A Zstandard file may begin with a
-# skippable frame, as those of pzstd do; behind what bzip2 writes first comes the mark of a block, or of the end.
+# The first bytes of a compressed file, by its file extension. A Zstandard file may begin with a skippable frame, as those of
+# pzstd do. In bzip2 the mark of a block, or of the end, follows the header.
 _MARKS = re.compile(
     rb"(?P<gz>\x1f\x8b)|(?P<zst>\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18)"
     rb"|(?P<bz2>BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90))|(?P<xz>\xfd7zXZ\x00)"
@@ -29,13 +29,13 @@ _MARKS = re.compile(
 _SHORTEST = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh91AY&SY", ".xz": b"\xfd7zXZ\0"}
 _ENDINGS = {compression: compression for compression in _SHORTEST} | {".zstd": ".zst", ".gzip": ".gz", ".bz": ".bz2"}
 
-# At a time: a few KB that hold a text of nothing but zeros become hundreds of MB.
+# Sizes of one read and of the buffer. Small, because a few KB that compress a run of zeros become hundreds of MB.
 _CHUNK_BYTES = 1 << 14
 _BUFFER_BYTES = 1 << 16
 
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
-    # The largest window there is: what `zstd --long=31` wrote is not damaged.
+    # The largest possible window, because `zstd --long=31` writes valid files that need it.
     ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
@@ -44,9 +44,9 @@ _DAMAGED = (zstandard.ZstdError, zlib.error, lzma.LZMAError, OSError, ValueError
 
 
 def endings_of(name: str) -> tuple[str, str]:
-    """The ending of a file's name that says what is in it, in lower case, and how it is compressed by its name; or nothing.
+    """The file extension that tells the format, and the one that tells the compression, in lower case; "" if there is none.
 
-    There may be a million of them, so no `Path` is made.
+    Called for up to a million files, so it makes no `Path`.
     """
     stem, ending = os.path.splitext(name.lower())
     compression = _ENDINGS.get(ending, "")
@@ -54,25 +54,25 @@ def endings_of(name: str) -> tuple[str, str]:
 
 
 def compression_of(head: bytes, named: str = "") -> str:
-    """How a file is compressed, by its first bytes; where they are too few to tell, as it is `named`."""
+    """The compression of a file, by its first bytes; if they are too few to tell, the one its name tells (`named`)."""
     if found := _MARKS.match(head):
         return f".{found.lastgroup}"
     return named if named and _SHORTEST[named].startswith(head) else ""
 
 
 def decompressed(raw: BinaryIO, compression: str, source: str) -> BinaryIO:
-    """The content of a file; `source` names it in errors.
+    """A stream of the decompressed content of a file; `source` names the file in errors.
 
     Raises (when it is read):
-        BadData: the data is damaged, or ends in the middle.
+        BadData: the data is damaged or truncated.
     """
     return io.BufferedReader(_Decompressed(raw, compression, source), _BUFFER_BYTES)
 
 
 def decompress_beginning(head: bytes, compression: str, most: int) -> bytes:
-    """What the first bytes of a file hold, about as much as `most`, as far as they go; nothing if they are damaged."""
+    """Decompress the first bytes of a file, to about `most` bytes at most; empty if they are damaged."""
     stream, content = _Decompressed(io.BytesIO(head), compression, ""), b""
-    with contextlib.suppress(BadData):  # it is cut off here, or else reading it will say so
+    with contextlib.suppress(BadData):  # `head` ends here; if the file is damaged, reading it will raise the error
         while len(content) < most and (more := stream.read(most)):
             content += more
     return content
@@ -125,5 +125,5 @@ class _Decompressed(io.RawIOBase):
         return b"".join(pieces)
 
     def _without_padding(self, chunk: bytes) -> bytes:
-        """Tapes and block devices fill up with NULs behind a frame: all but `zstd` pass over them."""
+        """Remove the NULs that tapes and block devices append to a frame; all tools but `zstd` skip them."""
         return chunk.lstrip(b"\0") if self._frame.eof and self._compression != ".zst" else chunk

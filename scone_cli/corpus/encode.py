@@ -1,4 +1,4 @@
-"""Documents to tokens, a few MB at a time: from files of text, and from files that hold tokens already."""
+"""Turns corpus files into batches of tokenised documents, a few MB at a time: from text, and from files of token ids."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import InputMissing
 from scone_cli.progress import Progress
 
-_BATCH_BYTES = 4 << 20  # of text encoded at a time: with its tokens, about 20 MB of memory
-_BATCH_TOKENS = 1 << 20  # of files that hold tokens
-_BATCH_DOCUMENTS = 1 << 15  # each takes some 500 bytes besides: a million of one word would take 500 MB
+_BATCH_BYTES = 4 << 20  # bytes of text encoded at a time: with its tokens, about 20 MB of memory
+_BATCH_TOKENS = 1 << 20  # tokens in a batch from files of token ids
+_BATCH_DOCUMENTS = 1 << 15  # each takes about 500 bytes more: a million documents of one word would take 500 MB
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some documents, and the bytes of the files, as they lie on disk, read for them since the batch before.
+    """A batch of tokenised documents. `num_read`: bytes on disk that were read since the batch before.
 
-    `num_left_out`: bytes of their text for which there is no token. `num_separators`: token ids that divided documents.
+    `num_left_out`: bytes of the text for which there is no token. `num_separators`: separator tokens between documents.
     """
 
     documents: list[Encoded]
@@ -38,7 +38,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all documents."""
+        """The number of tokens of all documents."""
         return sum(len(document.tokens) for document in self.documents)
 
 
@@ -50,9 +50,9 @@ def encode_texts(
     on_bad: OnBad | None = None,
     separator: Separator | None = None,
 ) -> Iterator[Batch]:
-    """The documents of the files, encoded a few MB at a time across files; the last batch may be empty."""
+    """Encode the documents of text files in batches of a few MB, across files; the last batch may be empty."""
     texts: list[str] = []
-    about: list[tuple[str, str, int]] = []  # name, split, length: all that is kept besides the text
+    about: list[tuple[str, str, int]] = []  # name, split and byte length of each text
     size = before = told = 0
 
     def batch(position: int) -> Batch:
@@ -66,7 +66,7 @@ def encode_texts(
             for part, split in held_out.split(document):
                 texts.append(part.text)
                 about.append((part.name, split, part.num_bytes))
-            del document, part  # the bytes are not needed while it is encoded
+            del document, part  # frees their bytes before the text is encoded
             if size >= _BATCH_BYTES or len(texts) >= _BATCH_DOCUMENTS:
                 yield batch(before + position)
                 texts, about, size, told = [], [], 0, before + position
@@ -83,7 +83,7 @@ def take_tokens(
     held_out: HeldOut,
     on_bad: OnBad | None = None,
 ) -> Iterator[Batch]:
-    """The documents that begin in a piece of a file of tokens; `byte_lengths` of every id, if they are known."""
+    """Read the documents that begin in a piece of a file of token ids; `byte_lengths` [V]: bytes per id, if known."""
     documents: list[Encoded] = []
     total = file.source.bytes * (piece[1] - piece[0]) // max(1, file.num_units)
     size = told = num_separators = 0
@@ -98,7 +98,7 @@ def take_tokens(
             documents.append(Encoded(part, split, num_bytes, ids))
         size += len(tokens)
         if size >= _BATCH_TOKENS or len(documents) >= _BATCH_DOCUMENTS:
-            num_read = min(size * 2, total - told)  # how far it is can only be guessed: the end tells it rightly
+            num_read = min(size * 2, total - told)  # an estimate; the last batch corrects it
             yield Batch(documents, num_read, 0, num_separators)
             documents, size, told, num_separators = [], 0, told + num_read, 0
     yield Batch(documents, total - told, 0, num_separators)
@@ -107,7 +107,7 @@ def take_tokens(
 def encode_corpus(
     files: Sequence[SourceFile], tokenizer: Tokenizer, text_field: str, progress: Progress
 ) -> TokenStream:
-    """All documents of the files, in memory, in the order of `files`.
+    """Encode all documents of text files into memory, in the order of `files`.
 
     Raises:
         InputMissing: no document has text.

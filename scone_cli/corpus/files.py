@@ -1,7 +1,7 @@
-"""The files that a corpus consists of: found in folders, by patterns or from standard input; hashed, and put in order.
+"""Finds the files of a corpus in folders, by patterns or on standard input; hashes and sorts them.
 
-Files are ordered by their content, never by their name, so the same texts give the same tokens wherever they lie.
-What is in them is for `readers.py` and `token_files.py`.
+Files are sorted by their SHA-256, not by their name, so the same texts give the same tokens in any folder. `readers.py` and
+`token_files.py` read their content.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from scone_cli.formatting import harmless, names_of
 from scone_cli.progress import Progress, notice, silent
 
 STDIN = "-"
-STDIN_KEPT = ".stdin.partial"  # in the folder where standard input is kept, until its reader moves it
+STDIN_KEPT = ".stdin.partial"  # name of the file with the saved standard input, until `move_stdin` moves it
 
 _PIECE_BYTES = LOOKED_BYTES
-_HASHED_BYTES = 8 << 20  # at a time, and after each it is told
-_TOLD_EVERY = 256  # files
+_HASHED_BYTES = 8 << 20  # hashed at a time; then progress is reported
+_TOLD_EVERY = 256  # files between two progress reports
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of a corpus; `name` tells it from the others and does not depend on where the corpus lies.
+    """One file of a corpus. `name` is unique in the corpus, and does not depend on where the corpus is stored.
 
-    There may be a million of them, so they are small. `kind` and `compression` say what it is, as `formats.Format` does.
-    `index` is the `.idx` beside a Megatron `.bin`; then the hash stands for both.
+    There may be a million of these objects, so they are small. `kind` and `compression` are those of `formats.Format`.
+    `index` is the `.idx` beside a Megatron `.bin`; then the hash covers both files.
     """
 
     location: str
     name: str
     bytes: int
     sha256: str
-    mtime_ns: int  # tells that it has changed since; no part of what it is
+    mtime_ns: int  # shows whether the file changed after it was found; it is in no fingerprint
     kind: str
     compression: str
     index: str | None = None
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The location as a `Path`."""
         return Path(self.location)
 
 
@@ -62,18 +62,18 @@ def find_files(
     stdin_folder: Path | None = None,
     check_size: Callable[[int], None] | None = None,
 ) -> list[SourceFile]:
-    """Every file of the corpora, hashed, sorted by hash and name.
+    """Find and hash every file of the corpora; sorted by hash and name.
 
-    `check_size` is given the bytes of all files together before they are read to be hashed; it may refuse them.
+    `check_size` gets the total bytes of all files before they are hashed, and may raise.
 
-    A corpus is a file, a folder, a pattern (`'law/**/*.jsonl'`), or `-` where there is a `stdin_folder`: then standard
-    input is kept there as `STDIN_KEPT`. Hidden files in folders are left out, links are followed. A file that is reached
-    in several ways (by its folder and by its name, through links, symbolic or hard) is one file, and that is said.
-    With several corpora, names begin with the folder's own name.
+    A corpus is a file, a folder, a pattern (`'law/**/*.jsonl'`), or `-`, if `stdin_folder` is given: standard input is then
+    saved there as `STDIN_KEPT`. Hidden files in folders are left out; links are followed. A file that is found more than once
+    (by its folder and by its name, or through symbolic or hard links) counts once, with a notice. With several corpora,
+    names begin with the name of the corpus folder.
 
     Raises:
-        InputMissing: a path that does not exist, a link to nothing, a folder without files, a pattern without matches.
-        BadData: a link that leads back to a folder it lies in; an index without its tokens; a format that is not read.
+        InputMissing: a path that does not exist, a broken link, a folder without files, a pattern without matches.
+        BadData: a link to a folder that contains it; an index without its tokens; a format that is not supported.
         BadSetting: two files would have the same name.
         StorageFailure: a file that cannot be read.
     """
@@ -95,11 +95,11 @@ def find_files(
 
 
 def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Locations by names, each file once: of its names the first in order, whichever way came first."""
+    """Map names to locations, each file once. If a file was reached by several names, the first in sort order is kept."""
     files, again = dict[tuple[int, int], tuple[str, str]](), set[tuple[int, int]]()
     for each in reached:
         with readable(each[1]):
-            status = os.stat(each[1])  # there may be a million of them
+            status = os.stat(each[1])  # not Path.stat: there may be a million files
         identity = status.st_dev, status.st_ino
         if identity in files:
             again.add(identity)
@@ -119,7 +119,7 @@ def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _size(location: str) -> int:
     with readable(location):
-        return os.path.getsize(location)  # there may be a million of them
+        return os.path.getsize(location)  # not Path: there may be a million files
 
 
 def _tell(progress: Progress, before: int, total: int, done: int) -> None:
@@ -127,10 +127,10 @@ def _tell(progress: Progress, before: int, total: int, done: int) -> None:
 
 
 def _hashed(name: str, location: str, index: str | None, tell: Callable[[int], None]) -> SourceFile:
-    with readable(location), open(location, "rb", buffering=0) as file:  # there may be a million of them
-        found = os.fstat(file.fileno())  # before hashing: a change from now on will be seen
+    with readable(location), open(location, "rb", buffering=0) as file:  # not Path: a million files
+        found = os.fstat(file.fileno())  # before hashing, so that any later change is noticed
         hashing, done, head = hashlib.sha256(), 0, b""
-        at_once = min(_HASHED_BYTES, found.st_size + 1)  # room for more than there is would have to be claimed
+        at_once = min(_HASHED_BYTES, found.st_size + 1)  # a larger buffer would cost time to allocate
         while piece := file.read(at_once):
             hashing.update(piece)
             head = head or piece[:LOOKED_BYTES]
@@ -145,17 +145,17 @@ def _hashed(name: str, location: str, index: str | None, tell: Callable[[int], N
 
 @contextlib.contextmanager
 def readable(location: str) -> Iterator[None]:
-    """Turn what the system says about a file into errors that name it."""
+    """Turn an OSError into a SconeError that names the file."""
     try:
         yield
     except FileNotFoundError as error:
-        raise InputMissing(f"{error.filename or location}: was there a moment ago and is gone") from error
+        raise InputMissing(f"{error.filename or location}: was deleted while the corpus was read") from error
     except OSError as error:
         raise StorageFailure(f"{error.filename or location}: cannot be read ({error.strerror or error})") from error
 
 
 def _take_indexes(found: dict[str, str]) -> dict[str, str]:
-    """Take the `.idx` files out of `found`: each belongs to the `.bin` beside it; returns them by the name of that."""
+    """Remove the `.idx` files from `found`, as each belongs to a `.bin`; returns them by the name of their `.bin`."""
     for name in [name for name in found if name.endswith(".idx")]:
         tokens = found.pop(name).removesuffix(".idx") + ".bin"
         if not os.path.isfile(tokens):
@@ -171,7 +171,7 @@ def _take_indexes(found: dict[str, str]) -> dict[str, str]:
 
 
 def _listing(corpus: Path, prefixed: bool, stdin_folder: Path | None, progress: Progress) -> Iterator[tuple[str, str]]:
-    """Name and location of the files of one corpus."""
+    """The name and the location of each file of one corpus."""
     if stdin_folder is not None and str(corpus) == STDIN:
         path, name = _keep_stdin(sys.stdin.buffer, stdin_folder, progress)
         yield name, str(path)
@@ -193,7 +193,7 @@ def _listing(corpus: Path, prefixed: bool, stdin_folder: Path | None, progress: 
 def _named(
     files: Iterable[str], base: Path, prefixed: bool, nothing: str, given: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    """The files of `base`, named by their place in it; at least one."""
+    """Name the files by their path relative to `base`; an error if there is none."""
     prefix = f"{base.resolve().name}/" if prefixed else ""
     above = str(base).rstrip(os.sep) + os.sep
     num_files = 0
@@ -211,13 +211,13 @@ def _walk(top: str) -> Iterator[str]:
 
 
 def _tell_left_out(paths: Iterable[str]) -> None:
-    """Say what is in a corpus and is neither a file nor a folder: a pipe, a socket, a device."""
+    """Print a notice about corpus paths that are left out: pipes, sockets and devices."""
     if found := sorted(paths):
-        notice(f"left out, for it is neither a file nor a folder: {names_of(found, 'of them')}")
+        notice(f"left out, neither a file nor a folder: {names_of(found, 'paths')}")
 
 
 def _folders(top: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """A folder and all folders in it, however deep, each with what is in it and no folder; hidden ones are left out."""
+    """Walk a folder and its subfolders; yields each folder with its entries that are no folders. Hidden ones are left out."""
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -231,20 +231,23 @@ def _folders(top: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
 
 
 def _matching(pattern: Path, base: Path) -> Iterator[str]:
-    """The files that match a pattern, and those of folders that do. `glob` calls itself for every folder of a `**`."""
+    """The files that match a pattern, and the files in folders that match it.
+
+    The standard library's `glob` is not used: it recurses for every folder level of a `**`.
+    """
     found = dict.fromkeys([str(base)])
     for part in pattern.parts[len(base.parts) :]:
         found = dict.fromkeys(path for folder in found for path in _step(folder, part, str(base)))
     folders = (
         path for path in found if os.path.isdir(path) and os.path.dirname(path) not in found
-    )  # else walked there
+    )  # a folder inside a matching folder is walked with that one
     _tell_left_out(path for path in found if not os.path.isfile(path) and not os.path.isdir(path))
     files = itertools.chain(filter(os.path.isfile, found), *map(_walk, folders))
     yield from dict.fromkeys(files)
 
 
 def _step(folder: str, part: str, base: str) -> Iterator[str]:
-    """What one part of a pattern matches in a folder."""
+    """The paths in a folder that one component of a pattern matches."""
     if not os.path.isdir(folder):
         return
     if part == "**":
@@ -266,27 +269,27 @@ def _checked(path: str, base: str) -> str:
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """The folder before the first part of a pattern that is not simply a name."""
+    """The leading folder of a pattern, before its first component with a wildcard."""
     parts = pattern.parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:fixed])
 
 
 def _check_link(link: str, top: str) -> None:
-    """Refuse a link to nothing, and one to a folder that is being walked, or to one around it: the walk would never end."""
+    """Refuse a broken link, and a link to a folder that contains it: the walk would never end."""
     if not os.path.exists(link):
         raise InputMissing(f"{link}: a link to {os.readlink(link)}, which does not exist", "remove it or mend it")
     if not os.path.isdir(link):
         return
     target = Path(link).resolve()
-    # Each by itself: what was reached through another link lies elsewhere on disk than on the way to it.
+    # Each folder on the path is resolved alone: behind another link, its parent on disk is not its parent on the path.
     for above in Path(link).relative_to(top).parents:
         if (top / above).resolve().is_relative_to(target):
             raise BadData(f"{link}: a link to {target}, a folder that it lies in: a loop", "remove it")
 
 
 def printable(name: str) -> str:
-    """A file name as text, with what does not print and bytes that are no UTF-8 escaped."""
+    """A file name with non-printing characters and invalid UTF-8 bytes escaped."""
     return name if name.isprintable() else harmless(name)
 
 
@@ -294,12 +297,12 @@ def printable(name: str) -> str:
 
 
 def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Path, str]:
-    """Write standard input to a file, so that it can be hashed and read again; returns it, and a name that says what it is."""
+    """Save standard input to a file, so that it can be hashed and read again; returns its path, and a name with extension."""
     folder.mkdir(parents=True, exist_ok=True)
     path, piece, done = folder / STDIN_KEPT, stream.read(_PIECE_BYTES), 0
     if not piece:
         raise InputMissing("standard input is empty", "pipe text or JSON Lines into the command")
-    kind, compression = format_of(piece, "standard input")  # before the rest of it is waited for
+    kind, compression = format_of(piece, "standard input")  # checked first, before waiting for the rest
     with path.open("wb") as kept:
         while piece:
             kept.write(piece)
@@ -312,7 +315,7 @@ def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Pat
 
 @contextlib.contextmanager
 def stdin_named(scratch: Path) -> Iterator[None]:
-    """Let errors about what `move_stdin` keeps in `scratch` name standard input: nobody knows that path."""
+    """Let errors name standard input, not the file in `scratch` that `move_stdin` saved: users do not know that path."""
     try:
         yield
     except SconeError as error:
@@ -323,13 +326,13 @@ def stdin_named(scratch: Path) -> Iterator[None]:
 
 
 def forget_stdin(kept: Path) -> None:
-    """Remove what standard input was kept in, if there is such a file."""
-    if kept.exists():  # asked first: on a read-only file system to remove even what is not there is an error
+    """Remove the file with the saved standard input, if it exists."""
+    if kept.exists():  # on a read-only file system, removing a missing file is an error too
         kept.unlink()
 
 
 def move_stdin(files: Sequence[SourceFile], kept: Path, scratch: Path) -> list[SourceFile]:
-    """Put what came from standard input where it stays as long as the work needs it."""
+    """Move the saved standard input to `scratch`, where it stays as long as the work needs it."""
     moved = []
     for file in files:
         if file.location == str(kept):

@@ -1,8 +1,8 @@
-"""What a corpus file is, told by how its content begins: plain text, JSON Lines or Parquet, and how it is compressed.
+"""Detects the format of a corpus file from its first bytes: plain text, JSON Lines or Parquet, and the compression.
 
-One function for all of them, whether a file comes from a folder or from standard input. The ending of a name counts where
-the content cannot tell: a `.jsonl` that does not begin with an object is a bad one, and is no plain text. What holds text
-in a form that is not read is named and refused: archives and markup must not be learned as if they were text.
+One function serves files from folders and from standard input. The file extension decides where the content cannot: a
+`.jsonl` that does not begin with an object is bad JSON Lines, not plain text. Archives, databases and documents such as PDF
+are refused with their name, so that a model never trains on their bytes as text.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from scone_cli.corpus.compression import compression_of, decompress_beginning, e
 from scone_cli.errors import BadData
 
 TEXT, LINES, PARQUET = "text", "JSON Lines", "Parquet"
-TOKENS = "token ids"  # by the ending of the name: `token_files.py` looks into them
+TOKENS = "token ids"  # detected by the file extension; `token_files.py` reads their headers
 
-# Of a file, what is looked at: one block of bzip2 may have 900 kB, and gives nothing before its end.
+# Bytes of a file that are looked at: a bzip2 block may have 900 kB, and gives no output before its end.
 LOOKED_BYTES = 1 << 20
-_HEAD_BYTES = 1 << 16  # of its content
+_HEAD_BYTES = 1 << 16  # bytes of the decompressed content that are looked at
 
 _UNPACK = "unpack it, and name the files of text in it"
 _CONVERT = "write its column of text as Parquet or JSON Lines, and name that"
 _READ = "decompress it, or compress it with gzip, zstd, bzip2 or xz"
 
-# What files that are not read begin with, those that are no plain text and those that look like it.
+# The first bytes of formats that are refused: binary ones here, and in `_REFUSED_TEXT` those that look like plain text.
 _REFUSED = {
     **dict.fromkeys((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"), ("a zip archive", _UNPACK)),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
@@ -58,9 +58,9 @@ _REFUSED_TEXT = {
     b"WARC/1.": ("a WARC web archive", "take the text out of its records, as JSON Lines"),
 }
 _TEXT_MARKS = tuple(_REFUSED_TEXT)
-_NO_MARK = (".br", ".snappy", ".sz", ".lz4")  # endings of what may be compressed without a mark
+_NO_MARK = (".br", ".snappy", ".sz", ".lz4")  # extensions of compressions without magic bytes
 
-# Kinds of files of which each is one document, and a bad one; what to do about it.
+# Kinds of files that count as one bad document each, with a hint what to do about them.
 _LEAVE_OUT = "scone count-ngrams leaves such files out with --on-bad-document skip"
 BAD_KINDS = {
     "a JSON array": f"write one object a line (jq -c '.[]' FILE > FILE.jsonl); {_LEAVE_OUT}",
@@ -73,7 +73,7 @@ BAD_KINDS = {
     "a PostScript document": f"convert it to plain text (ps2ascii); {_LEAVE_OUT}",
 }
 _BAD_MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32 text",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "UTF-32 text",  # must come before UTF-16, whose mark is its first two bytes
     codecs.BOM_UTF32_BE: "UTF-32 text",
     codecs.BOM_UTF16_LE: "UTF-16 text",
     codecs.BOM_UTF16_BE: "UTF-16 text",
@@ -94,24 +94,24 @@ _LINES_TRIED = 16
 
 
 class Format(NamedTuple):
-    """What a file is: TEXT, LINES, PARQUET, TOKENS or one of `BAD_KINDS`; and how it is compressed, "" or such as ".gz"."""
+    """The format of a file: TEXT, LINES, PARQUET, TOKENS or one of `BAD_KINDS`, and its compression: "" or such as ".gz"."""
 
     kind: str
     compression: str
 
 
 def format_of(head: bytes, location: str) -> Format:
-    """What a file is whose first `LOOKED_BYTES` (or all, if there are fewer) are `head`.
+    """Detect the format of a file from `head`, its first `LOOKED_BYTES` (all of it, if shorter).
 
     Raises:
-        BadData: an archive, a database, a compression or another kind of file that holds text, and is not read.
+        BadData: an archive, a database, a compression or another kind of file that is not supported.
     """
     ending, named = endings_of(location)
     if ending in (".bin", ".npy"):
         return Format(TOKENS, named)
     compression = compression_of(head, named)
     if named and not compression and not _is_text(head):
-        compression = named  # of which the beginning is damaged: reading will say so
+        compression = named  # its first bytes are damaged: reading will raise the error
     content = decompress_beginning(head, compression, _HEAD_BYTES) if compression else head
     content = content[:_HEAD_BYTES]
     is_text = _is_text(content)
@@ -122,14 +122,14 @@ def format_of(head: bytes, location: str) -> Format:
 
 
 def _refused_text(head: bytes) -> tuple[str, str] | None:
-    """What a content is that is not read, and what to do about it; there may be a million files of text."""
+    """The name of a refused format that looks like plain text, and a hint; else None. Fast, for a million files of text."""
     if not head.startswith(_TEXT_MARKS):
         return None
     return next(facts for mark, facts in _REFUSED_TEXT.items() if head.startswith(mark))
 
 
 def _refused_binary(head: bytes, ending: str, is_inside: bool) -> tuple[str, str] | None:
-    """The same of what is no plain text."""
+    """The name of a refused binary format, and a hint; else None."""
     if (found := next((facts for mark, facts in _REFUSED.items() if head.startswith(mark)), None)) is not None:
         return found
     if _is_tar(head):
@@ -154,10 +154,10 @@ def _kind_of(head: bytes, ending: str, is_text: bool) -> str:
 
 
 def _kind_of_json(head: bytes, is_named: bool) -> str:
-    """JSON Lines if there is an object on a line of its own; another JSON must not be taken for plain text."""
+    """Detect JSON Lines, by an object that fills a line; other JSON is a bad kind, so that it is not read as plain text."""
     if _OBJECT_LINE.match(head):
         *whole, _ = head.lstrip(b"\xef\xbb\xbf\x1e \t\r\n").split(b"\n", _LINES_TRIED)
-        # A first line without an end is the only one, or longer than what is looked at.
+        # If the first line has no end here, it is the only line, or longer than the bytes that are looked at.
         return LINES if not whole or any(map(_is_object, whole)) else "a JSON document of several lines"
     if _OBJECT.match(head):
         return "a JSON document of several lines"
@@ -177,23 +177,23 @@ def _is_object(line: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether it can be plain text in UTF-8, with no other control characters than such has; its first 4 KB tell."""
+    """Whether the first 4 KB can be plain text: valid UTF-8 without control characters that text does not have."""
     head = head[:4096]
     try:
-        codecs.utf_8_decode(head)  # it may end within a character
+        codecs.utf_8_decode(head)  # without an error if it ends within a character
     except UnicodeDecodeError:
         return False
     return len(head.translate(None, _CONTROLS)) == len(head)
 
 
 def _is_utf16(head: bytes) -> bool:
-    """Whether nearly every second byte is NUL and nearly no other: Latin text in UTF-16 without a mark."""
+    """Whether it looks like Latin text in UTF-16 without a mark: nearly every second byte is NUL, and nearly no other."""
     fewer, more = sorted((head[0::2].count(0), head[1::2].count(0)))
     return len(head) >= 4 and more > 0.7 * (len(head) // 2) and fewer < 0.1 * (len(head) // 2)
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether the first 512 bytes have the checksum that the header of every tar has, of whichever kind."""
+    """Whether the first 512 bytes are a tar header: every kind of tar has the same checksum field."""
     told = re.fullmatch(rb"[ 0]*([0-7]+)[\0 ]+", head[148:156])
     if told is None or len(head) < 512:
         return False

@@ -1,6 +1,6 @@
-"""Which documents are held out: drawn by the hash of their text; and where that draws none, at least a part of one.
+"""Chooses the held-out documents by the hash of their text; if the hash chooses none, at least a part of one document.
 
-What is chosen depends on the documents alone, not on their order, their names or the number of workers.
+The choice depends only on the texts, not on their order, their names or the number of workers.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from scone_cli.formatting import percent
 from scone_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from scone_cli.corpus.shards import ShardStats  # which uses what is here
+    from scone_cli.corpus.shards import ShardStats  # at run time this would be an import cycle
 
-# With less than that held out, what is measured on it is hardly known.
+# With less held-out text than this, a measurement on it has a large error.
 _FEW_DOCUMENTS = 5
-_FEW_TOKENS = 0.001  # of all
-_MOST_TOKENS = 0.5  # of all: with more held out than that, copies of one document were drawn
+_FEW_TOKENS = 0.001  # share of all tokens
+_MOST_TOKENS = 0.5  # share of all tokens: if more is held out, copies of one document were drawn
 
 _WHAT = "looking for documents to hold out"
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A share of documents, drawn by hash.
+    """Assigns each document to the train or the held-out split: `share` of the documents are held out, drawn by hash.
 
-    `chosen` is the draw of one that is held out whatever the share says. Where it is the only one, it is cut in two at
-    `cut` (a byte of its text, or a token), and the second part is held out.
+    `chosen` is the hash of a document that is held out in any case. If it is the only document, it is cut in two at `cut`
+    (a byte of its text, or a token), and the second part is held out.
     """
 
     share: float
@@ -44,7 +44,7 @@ class HeldOut:
     cut: int = 0
 
     def parts(self, content: bytes) -> list[tuple[slice, str]]:
-        """The parts of a document with this content, nearly always one, and the split of each."""
+        """The parts of a document with this content (nearly always one), with the split of each part."""
         if self.chosen is None or draw_of(content) != self.chosen:
             return [(slice(None), split_of(content, self.share))]
         if not self.cut:
@@ -52,7 +52,7 @@ class HeldOut:
         return [(slice(self.cut), TRAIN), (slice(self.cut, None), HELD_OUT)]
 
     def split(self, document: Document) -> list[tuple[Document, str]]:
-        """A document and its split, or both its parts; a second part is named with the byte at which it begins."""
+        """A document with its split, or its two parts; the name of a second part ends in the byte at which it begins."""
         parts = self.parts(document.utf8)
         if len(parts) == 1:
             return [(document, parts[0][1])]
@@ -64,16 +64,16 @@ class HeldOut:
         ]
 
     def split_tokens(self, name: str, tokens: Tokens) -> list[tuple[str, Tokens, str]]:
-        """The same of a document that is token ids; a second part is named with the token at which it begins."""
+        """A document of token ids with its split, or its two parts; a second part's name ends in the token it begins at."""
         return [
             (f"{name}+{part.start}" if part.start else name, tokens[part], split)
             for part, split in self.parts(tokens.tobytes())
         ]
 
     def warning(self, asked: float, made: ShardStats, can_split: bool) -> str | None:
-        """What to say where next to nothing, or nearly all, is held out and a share was `asked` for; and what to do.
+        """A warning, with advice, if a share was `asked` for and too little or too much text is held out; else None.
 
-        `can_split`: whether there is plain text without a separator.
+        `can_split`: whether there is plain text that a separator could divide into documents.
         """
         share = made.num_held_out_tokens / max(1, made.num_tokens)
         too_few = made.num_held_out_documents < _FEW_DOCUMENTS or share < _FEW_TOKENS
@@ -83,7 +83,7 @@ class HeldOut:
         if not self.share and made.num_documents > 1:
             return (
                 f"warning: nothing is held out ({percent(asked)} was asked for): all {made.num_documents:,} documents are "
-                "equal, and what is trained on cannot be measured on; remove the copies, or add other documents"
+                "equal, and held-out text must not be training text; remove the copies, or add other documents"
             )
         what = f"{made.num_held_out_documents:,} of {made.num_documents:,} documents"
         if self.cut:
@@ -98,7 +98,7 @@ class HeldOut:
         return f"{found}, little to measure on{to_do}"
 
 
-# Content of a document, its length (bytes or tokens), and where it would be cut.
+# A document's content, its length (bytes or tokens), and where it would be cut.
 _Facts = tuple[bytes, int, int]
 
 
@@ -110,7 +110,7 @@ def held_out_of_texts(
     separator: Separator | None,
     progress: Progress,
 ) -> HeldOut:
-    """What is held out of files of text; they are read until one document is drawn and one is not.
+    """Choose what to hold out of text files; reads them until one document is held out and one is not.
 
     Raises:
         BadData, StorageFailure: see `readers.read_documents`.
@@ -133,7 +133,7 @@ def held_out_of_texts(
 def held_out_of_tokens(
     files: Sequence[TokenFile], share: float, separator: int | None, largest: int, on_bad: OnBad | None
 ) -> HeldOut:
-    """The same of files that hold token ids.
+    """Choose what to hold out of files of token ids; reads them until one document is held out and one is not.
 
     Raises:
         BadData, StorageFailure: see `token_documents.read_token_documents`.
@@ -147,15 +147,16 @@ def held_out_of_tokens(
 
 
 def _choose(documents: Iterable[_Facts], share: float) -> HeldOut:
-    """The share alone where it draws one document and leaves one; else the one nearest to it, or a part of the only one.
+    """Choose what to hold out: by hash alone, if that puts documents in both splits; else one document, or part of one.
 
-    Copies of a document go together, so they are chosen by what they have together. Of copies alone nothing is held out: it
-    would be trained on as well.
+    The chosen document is the one whose size is nearest to the share; the only document is cut in two. Copies of a document
+    share a hash, so they count as one, with their sizes added. If all documents are copies of one, nothing is held out,
+    because held-out text would also be training text.
     """
     if not share:
         return HeldOut(0.0)
     sizes, sides, total, number, cut = dict[int, int](), set[str](), 0, 0, 0
-    for number, (content, size, cut) in enumerate(documents, 1):  # noqa: B007 - how many, and of the only one
+    for number, (content, size, cut) in enumerate(documents, 1):  # noqa: B007 - used after the loop
         draw = draw_of(content)
         sizes[draw] = sizes.get(draw, 0) + size
         sides.add(split_of(content, share))
@@ -170,12 +171,12 @@ def _choose(documents: Iterable[_Facts], share: float) -> HeldOut:
 
 
 def _place(length: int, share: float) -> int:
-    """Where the last part begins, which is `share` of the length: something is left on both sides, or it is 0."""
+    """Where the last part begins, if it has `share` of the length; neither part is empty, or 0 if that is impossible."""
     return min(length - 1, max(1, round(length * (1 - share)))) if length > 1 else 0
 
 
 def _cut_of_text(utf8: bytes, share: float) -> int:
-    """The byte at which a text is cut: after the end of a line or a word if there is one soon, never in a character."""
+    """The byte at which a text is cut: after the next line or word, if its end is near; never inside a character."""
     place, end = _place(len(utf8), share), len(utf8)
     for mark in (b"\n", b" "):
         if (found := utf8.find(mark, place, place + (end - place) // 2)) >= 0:

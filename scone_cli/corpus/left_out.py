@@ -1,9 +1,9 @@
-"""Text for which a tokenizer has no token: it vanishes, and bits per byte, which divides by all bytes, flatters.
+"""Counts the bytes of text that a tokenizer drops without a token: they make bits per byte look too good.
 
-A tokenizer.json may have neither all bytes nor an unknown token, or remove what it splits at or normalises. What counts as left
-out is every character that no token covers and that is not white space, which word tokenizers leave out and mean. Most
-tokenizers cannot leave anything out, and are told from the others by their parts; with the others all text is encoded once
-more, by the slow library, which says what each token covers.
+Bits per byte divides by all bytes, but dropped text costs no bits. A tokenizer.json drops text if it has neither all bytes nor
+an unknown token, or if its normalizer or splitter removes characters. Every character that no token covers counts, except
+white space, which word tokenizers drop on purpose. Most tokenizers cannot drop text; their parts (normalizer, splitter, model)
+tell which. For the others, all text is encoded a second time with the slow library, which says what each token covers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tokenizers
 
 from scone_cli.arrays import I64
 
-# Parts that keep every character, or change it for another one.
+# Types of tokenizer parts that keep every character, or replace it by another one.
 _KEEPING = {
     "NFC",
     "NFD",
@@ -33,11 +33,11 @@ _KEEPING = {
     *("Prepend", "ByteLevel", "Whitespace", "WhitespaceSplit", "BertPreTokenizer", "Metaspace", "UnicodeScripts"),
     *("Digits", "Sequence", "FixedLength"),
 }
-_LEFT_OUT = "\N{NULL}left out"  # the unknown token of a twin: no vocabulary has it
+_LEFT_OUT = "\N{NULL}left out"  # the unknown token of the twin tokenizer; no vocabulary contains it
 
 
 def unknown_token(raw: dict[str, Any]) -> int | None:
-    """The id that stands for what a tokenizer does not know, if it has one."""
+    """The id of a tokenizer's unknown token, or None."""
     model = raw["model"]
     if "unk_id" in model:
         return None if model["unk_id"] is None else int(model["unk_id"])
@@ -49,13 +49,13 @@ def unknown_token(raw: dict[str, Any]) -> int | None:
 
 
 def may_leave_out(raw: dict[str, Any]) -> bool:
-    """Whether the parts of a `tokenizer.json` do not exclude that text is left out."""
+    """Whether a tokenizer may drop text, judged by the parts of its `tokenizer.json`."""
     parts = [*_parts(raw.get("normalizer")), *_parts(raw.get("pre_tokenizer"))]
     if not all(_keeps(part) for part in parts):
         return True
     model = raw["model"]
     if model.get("type") not in (None, "BPE") or unknown_token(raw) is not None:
-        return False  # what these do not know is an error, or is the unknown token
+        return False  # unknown text is an error here, or becomes the unknown token
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return True
     vocab = model.get("vocab") or {}
@@ -75,7 +75,7 @@ def _keeps(part: dict[str, Any]) -> bool:
     pattern = part.get("pattern", part.get("delimiter", ""))
     said = pattern.get("String", "") if isinstance(pattern, dict) else pattern
     if said and said.isspace():
-        return True  # blanks are all that it can take away
+        return True  # it can remove only white space
     if part.get("type") in ("Split", "Punctuation"):
         return part.get("behavior") != "Removed"
     if part.get("type") == "Replace":
@@ -84,13 +84,14 @@ def _keeps(part: dict[str, Any]) -> bool:
 
 
 class Coverage:
-    """What the tokens of a `tokenizer.json` cover; `raw` is the file as it is used."""
+    """Measures which bytes of a text no token covers; `raw` is the `tokenizer.json` as it is used."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
         model = raw["model"]
         self._left_out = -1
         if model.get("type") in (None, "BPE") and unknown_token(raw) is None:
-            # Such a model drops what it does not know, and says wrongly where the rest lies; its twin has a token for that.
+            # Such a model drops unknown text, and then gives wrong offsets. The twin has an unknown token, so its offsets are
+            # right.
             added = [token["id"] for token in raw.get("added_tokens") or []]
             self._left_out = max([*model["vocab"].values(), *added], default=-1) + 1
             model = model | {
@@ -102,7 +103,7 @@ class Coverage:
         self._twin.encode_special_tokens = True
 
     def bytes_left_out(self, texts: Sequence[str]) -> list[int]:
-        """The bytes of each text that no token covers, white space aside.
+        """The number of bytes of each text that no token covers, without white space.
 
         Raises:
             Exception: the library's, as for encoding.

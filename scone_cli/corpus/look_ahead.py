@@ -1,4 +1,4 @@
-"""What `tokens/` will be, told without writing anything: for a plan that is only looked at."""
+"""Estimates what `tokens/` will be without writing anything, for `scone count-ngrams --plan`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scone_cli.progress import Progress
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is known of `tokens/` without writing anything: how much is read, and what it will be, estimated from above."""
+    """What is known of `tokens/` before it is made: the input files, and an upper bound of its tokens."""
 
     num_files: int
     num_bytes: int
@@ -37,16 +37,16 @@ class Ahead:
     mark: str
     manifest: Manifest | None  # None if there is work to do
     tokenizer_sha: str
-    replaced: str = ""  # what is different from the tokens that are there
+    replaced: str = ""  # how the present tokens/ differs, if it will be replaced
 
 
 def look_ahead(
     config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress, force: bool = False
 ) -> Ahead:
-    """Find and hash the files of `inputs`, and look at the beginnings of some.
+    """Find and hash the files of `inputs`, and read the beginning of some of them to estimate the number of tokens.
 
     Raises:
-        InputMissing, BadData, BadSetting: as `prepare_tokens`; standard input, of which the run would find nothing left.
+        InputMissing, BadData, BadSetting: as `prepare_tokens`; or `inputs` has standard input, which can be read only once.
     """
     if STDIN in map(str, inputs):
         raise BadSetting("--plan: standard input can be read only once", "name files, or leave --plan out")

@@ -1,6 +1,6 @@
-"""From what the user names to `tokens/`: find the files, see what they are, make the tokenizer, then run the tasks.
+"""Makes `tokens/` from the corpus paths: finds the files, detects their formats, makes the tokenizer, then runs the tasks.
 
-Two steps, because counting plans its memory between them: `prepare_tokens` does what must be known before the work, and
+There are two steps, because counting plans its memory between them: `prepare_tokens` finds out what the plan needs, and
 `PreparedTokens.write` does the work.
 """
 
@@ -36,42 +36,43 @@ if TYPE_CHECKING:
 STAGE = "count-ngrams"
 STAGE_VERSION = 2
 
-SKIPPED = "first_skipped_documents"  # in a summary
-SHOWN = 5  # of them, where they are not the subject
+SKIPPED = "first_skipped_documents"  # key of a summary
+SHOWN = 5  # skipped documents that other reports list
 
 _SAMPLE = "sample.json"
 
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """Settings of `count-ngrams` on which `tokens/` depends."""
+    """The settings of `count-ngrams` that `tokens/` depends on."""
 
     vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
     tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
     text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
     document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
     held_out: float = setting(
-        0.01, "Share of documents, chosen by hash, that are neither counted nor trained on; of a single one, its end."
+        0.01,
+        "Share of documents that are neither counted nor trained on, chosen by hash; a single document is cut in two.",
     )
     on_bad_document: str = setting(
         "fail",
         "What to do about a document that cannot be read: stop, or leave it out and name it (the first 100 in the "
-        "manifest of tokens/). A damaged file (an archive cut short) is an error all the same.",
+        "manifest of tokens/). A damaged file, such as a truncated archive, is always an error.",
         choices=("fail", "skip"),
     )
     separator: int | None = setting(
-        None, "Token id between documents, of a corpus that is token ids.  [default: what --tokenizer says]"
+        None, "In a corpus of token ids: the id between documents.  [default: the one that --tokenizer names]"
     )
     token_dtype: str | None = setting(
         None,
-        "Kind of number in files of token ids without a header.  [default: uint16, or what the ids of --tokenizer need]",
+        "Number type in files of token ids without a header.  [default: uint16, or uint32 if --tokenizer needs it]",
         choices=("uint16", "uint32"),
     )
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What there is to do: the files, and what their tasks share."""
+    """The work that is left: the files, and the settings that their tasks share."""
 
     shards: Shards
     files: Sequence[SourceFile] | Sequence[TokenFile]
@@ -82,15 +83,15 @@ class _Work:
 
 @dataclass(frozen=True)
 class PreparedTokens:
-    """What is known of `tokens/` before it is made.
+    """What is known of `tokens/` before it is made; `write` makes it.
 
     Attributes:
-        target: where it is, or will be.
+        target: the folder where it is, or will be.
         mark: its fingerprint.
-        manifest: None if there is work to do.
-        tokenizer_sha: of its `tokenizer.json`; empty if the corpus is token ids and no tokenizer was given.
+        manifest: its manifest, or None if there is work to do.
+        tokenizer_sha: SHA-256 of its `tokenizer.json`; empty if the corpus is token ids and no tokenizer was given.
         vocab_size: every id is below it.
-        num_tokens_bound: an upper estimate of the tokens; exact for what is there, and for files of token ids.
+        num_tokens_bound: estimated upper bound of the tokens; exact if `tokens/` exists, or the corpus is token ids.
     """
 
     target: Path
@@ -105,15 +106,15 @@ class PreparedTokens:
 
     @property
     def staging(self) -> tuple[Path, ...]:
-        """The folder in which it is made, if there is work to do."""
+        """The folder in which `tokens/` is made, if there is work to do."""
         return () if self._work is None else (self._work.shards.staging,)
 
     def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
         """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
 
-        `then(name, stream)` is called in the worker for every part, with its file name (as `iter_shards` gives it) and its
-        documents of the train split, after it is written and before its task is done: it may be called again for the same
-        part, and is not called for the parts of tasks that an earlier run has finished. It must be picklable.
+        `then(name, stream)` is called in the worker after each part is written and before its task is done. It gets the
+        part's file name (as `iter_shards` gives it) and its documents of the train split. It may be called twice for the
+        same part, is not called for tasks that an earlier run finished, and must be picklable.
 
         Raises:
             InputMissing: there are no documents, or none is left to train on.
@@ -135,7 +136,7 @@ class PreparedTokens:
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,
-            "bytes": stats.num_bytes or None,  # of token ids it may be unknown
+            "bytes": stats.num_bytes or None,  # unknown for token ids without a byte-level tokenizer
             "tokens": stats.num_tokens,
             "bytes_per_token": round(stats.num_bytes / stats.num_tokens, 3) if stats.num_bytes else None,
             "held_out_documents": stats.num_held_out_documents,
@@ -161,7 +162,7 @@ class PreparedTokens:
         return publish(staging, self.target, manifest)
 
     def _warn(self, stats: ShardStats) -> None:
-        """Say what would be noticed three stages later, or never."""
+        """Print warnings about problems that otherwise show up three stages later, or never."""
         assert self._work is not None
         shards, separator = self._work.shards, Separator.of(self._work.shards.document_separator)
         if separator is not None and not stats.num_separators:
@@ -174,7 +175,7 @@ class PreparedTokens:
 
 
 def in_short(summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary of `tokens/` for reports on what is made of it: of documents that were left out the first few."""
+    """The summary of `tokens/` for reports of later stages: it lists only the first few skipped documents."""
     return {key: value[:SHOWN] if key == SKIPPED else value for key, value in summary.items()}
 
 
@@ -188,18 +189,18 @@ def prepare_tokens(
 ) -> PreparedTokens:
     """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
 
-    `check_size` is given the bytes of all files before anything takes long, and those of the text in them (an estimate)
-    before a tokenizer is trained on it; it may refuse them.
+    `check_size` gets the bytes of all files before any long work, and the estimated bytes of their text before a tokenizer is
+    trained; it may raise.
 
     Raises:
         InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.
         BadSetting: text and token ids in one corpus, no separator where one is needed, or one that is no id.
     """
-    Separator.of(config.document_separator)  # it may be refused
+    Separator.of(config.document_separator)  # an invalid pattern raises here, before any work
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     stdin = target.parent / STDIN_KEPT
-    forget_stdin(stdin)  # of a run that was killed while it read
+    forget_stdin(stdin)  # left by a run that was killed while it read
     files = find_files(inputs, progress, target.parent, check_size)
     settings, corpus = token_settings(config), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
@@ -222,13 +223,13 @@ def prepare_tokens(
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:
-    """See `what_is_replaced`."""
+    """How the `tokens/` in `target` differ from those that will replace them; see `what_is_replaced`."""
     settings, sources = token_settings(config), {"corpus": corpus}
     return what_is_replaced(target.parent, target, "tokens", config, settings, sources, force)
 
 
 def token_settings(config: TokenSettings) -> dict[str, Any]:
-    """The settings in the fingerprint of `tokens/`; of a tokenizer that is given, its content."""
+    """The settings in the fingerprint of `tokens/`; a given tokenizer is replaced by its SHA-256."""
     settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
     if config.tokenizer is not None:
         settings["tokenizer"] = digest_file(config.tokenizer)
@@ -237,7 +238,7 @@ def token_settings(config: TokenSettings) -> dict[str, Any]:
 
 
 def digest_of(files: Sequence[SourceFile]) -> str:
-    """One hash for names and contents of all files: a million of them would drown the manifest."""
+    """One hash of the names and contents of all files: a list of a million files would make the manifest too large."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(json.dumps([file.name, file.sha256]).encode())
@@ -245,7 +246,7 @@ def digest_of(files: Sequence[SourceFile]) -> str:
 
 
 def on_bad(config: TokenSettings) -> OnBad | None:
-    """Looking ahead takes no notice of bad documents that will be left out: the tasks count them."""
+    """The handler of bad documents while looking ahead: ignore them if they are to be skipped; the tasks count them later."""
     return (lambda _: None) if config.on_bad_document == "skip" else None
 
 
@@ -275,7 +276,7 @@ def _text(
     progress: Progress,
     check_size: Callable[[int], None] | None,
 ) -> _Work:
-    """What there is to do for a corpus of text; its tokenizer is trained first."""
+    """Prepare the work for a corpus of text; trains the tokenizer if none is given."""
     from scone_cli.corpus.held_out import held_out_of_texts
     from scone_cli.corpus.sample import look_at
     from scone_cli.corpus.tokenizer import Tokenizer
@@ -284,7 +285,7 @@ def _text(
     for name, value in (("--separator", config.separator), ("--token-dtype", config.token_dtype)):
         if value is not None:
             raise BadSetting(
-                f"{name} {value}: is for a corpus of token ids, and this one is text",
+                f"{name} {value}: works only with a corpus of token ids, and this corpus is text",
                 "token ids are files named .bin or .npy, or Parquet with a column of lists; on standard input, only Parquet",
             )
     separator, leave_out = Separator.of(config.document_separator), on_bad(config)
@@ -297,9 +298,9 @@ def _text(
         own = _own(config)
         write_atomically(
             path, _train(config, files, held_out, staging / SCRATCH, progress) if own is None else own
-        )  # a file that is empty is given all the same
+        )  # `is None`, because a given file may be empty
     tokenizer = Tokenizer.load(path, source=str(config.tokenizer or path))
-    note = staging / SCRATCH / "backend"  # of a run that was interrupted, which may have judged by other documents
+    note = staging / SCRATCH / "backend"  # an interrupted run may have compared other documents
     if note.is_file():
         tokenizer.keep_backend(note.read_text())
     else:
@@ -318,7 +319,7 @@ def _own(config: TokenSettings) -> bytes | None:
 def _train(
     config: TokenSettings, files: Sequence[SourceFile], held_out: HeldOut, scratch: Path, progress: Progress
 ) -> bytes:
-    """Train a BPE on documents that are not held out: what is held out must teach nothing."""
+    """Train a BPE on the training documents only: the tokenizer must not see held-out text."""
     from scone_cli.corpus.long_words import in_pieces
     from scone_cli.corpus.sample import draw_texts
     from scone_cli.corpus.tokenizer import train_tokenizer
@@ -328,11 +329,11 @@ def _train(
     texts, size = draw_texts(files, config.text_field, held_out, progress, on_bad(config), separator)
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
-    progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # by the library, which does not say more
+    progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # the library reports no progress
     trained = train_tokenizer(
         in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size
-    )  # what is read may go
-    give_back_memory()  # several hundred MB, which belong to --memory
+    )  # `pop` frees each text once it is read
+    give_back_memory()  # several hundred MB, which --memory is meant for
     progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
     return trained
 
@@ -341,7 +342,7 @@ def _train(
 
 
 def token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[TokenFile] | None:
-    """The files of token ids; None if all are text."""
+    """Recognise the files of token ids; returns None if all files are text, and refuses a mix of both."""
     from scone_cli.corpus.token_files import recognise
 
     wide = False
@@ -356,14 +357,14 @@ def token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[Toke
     for file, kind in zip(files, found, strict=True):
         if kind is None:
             raise BadSetting(
-                f"{file.location} is text and {tokens[0].source.location} holds token ids: one corpus is one or the other",
+                f"{file.location} is text and {tokens[0].source.location} holds token ids: a corpus must be one or the other",
                 "name files of one kind, perhaps by a pattern",
             )
     return tokens
 
 
 def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progress: Progress) -> _Work:
-    """What there is to do for a corpus of token ids; their range is found out if no tokenizer says it."""
+    """Prepare the work for a corpus of token ids; without a tokenizer, all files are read to find the largest id."""
     from scone_cli.corpus.held_out import held_out_of_tokens
     from scone_cli.corpus.token_documents import largest_id
     from scone_cli.corpus.tokenizer import Tokenizer

@@ -1,8 +1,8 @@
-"""Files to documents of text: plain text (one document a file, or many with a separator), JSON Lines and Parquet.
+"""Reads documents from text files: plain text (one document per file, or many with a separator), JSON Lines and Parquet.
 
-Files are read as streams; what is not as it should be is one `BadData` that names file, line and cause. Text is taken as
-it is: no line end, NUL or mark is changed. Text that is not Unicode (bytes that are no UTF-8, half a surrogate pair, which
-JSON can spell) makes its document a bad one: no tokenizer has ids for it, and putting U+FFFD there would be other text.
+Files are read as streams. Every problem is a `BadData` that names the file, the line and the cause. Text is not changed: line
+ends, NULs and byte order marks stay. A document with invalid Unicode (invalid UTF-8, or half a surrogate pair, which JSON can
+contain) is a bad document: no tokenizer has ids for it, and replacing it by U+FFFD would change the text.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _PARQUET_ROWS = 256
 _SMALL_BYTES = 1 << 20
 _BEFORE_RECORDS = (
     codecs.BOM_UTF8 + b"\x1e"
-)  # some editors begin a file with one, some writers every record with the other
-_LARGEST_DOCUMENT = 1 << 30  # bytes; a document is held in memory, several times over while it is encoded
+)  # some editors begin a file with a BOM, some writers begin every record with 0x1e
+_LARGEST_DOCUMENT = 1 << 30  # bytes; while a document is encoded, memory holds several copies of it
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text; `name` is the file's, with the line (from 1) or Parquet row (from 0); `utf8` the same text as bytes."""
+    """One document of text. `name`: the file's name with the line (from 1) or Parquet row (from 0); `utf8`: the text as bytes."""
 
     name: str
     text: str
@@ -50,7 +50,7 @@ class Document:
 
 
 class BadDocument(BadData):
-    """One document that cannot be read, while those after it can: `name` is its own, `cause` what is wrong with it."""
+    """A document that cannot be read, in a file whose other documents can: its `name`, and the `cause`."""
 
     def __init__(self, name: str, where: str, cause: str, hint: str | None) -> None:
         super().__init__(f"{where}: {cause}", hint)
@@ -58,15 +58,15 @@ class BadDocument(BadData):
         self.cause = cause
 
     def __reduce__(self) -> tuple[type[BadData], tuple[str, str | None]]:
-        return BadData, (self.message, self.hint)  # all that is left to say once it leaves a worker
+        return BadData, (self.message, self.hint)  # outside the worker, only the message and the hint are needed
 
 
-# Is told of a document that is left out; None instead of it: a bad document is an error.
+# Called for each bad document, which is then left out. Without a callback (None), a bad document is an error.
 OnBad = Callable[[BadDocument], None]
 
 
 class _Unreadable(Exception):
-    """What is wrong with one record, before it is known where that lies."""
+    """What is wrong with one record; the caller adds the file and the line."""
 
     def __init__(self, cause: str, hint: str | None = None) -> None:
         super().__init__(cause, hint)
@@ -76,12 +76,11 @@ class _Unreadable(Exception):
 def read_documents(
     file: SourceFile, text_field: str = "text", on_bad: OnBad | None = None, separator: Separator | None = None
 ) -> Iterator[Document]:
-    """The documents of a file, in order, as a stream; those with empty text are left out. `separator`: of plain text.
+    """Read the documents of a file as a stream, in order, without empty ones. `separator` divides plain text.
 
     Raises:
-        BadDocument: naming the file, the line or row, what was found and what was expected; not if `on_bad` takes it.
-        BadData: the file as a whole cannot be read; or it has changed since it was found, so that its hash is not that
-            of the documents.
+        BadDocument: a document cannot be read and there is no `on_bad`; names the file, the line or row, and the cause.
+        BadData: the whole file cannot be read; or it changed since it was hashed.
         StorageFailure: the file cannot be read.
     """
     for document, _ in read_with_position(file, text_field, on_bad, separator):
@@ -95,12 +94,12 @@ def read_with_position(
     separator: Separator | None = None,
     beginning: int | None = None,
 ) -> Iterator[tuple[Document, int]]:
-    """The documents of a file, each with the bytes of the file (as it lies on disk) that are read so far.
+    """Read the documents of a file, each with the number of bytes on disk that have been read so far.
 
-    `beginning`: of a file that is one document only so many bytes are read, which is for looking at it.
+    `beginning`: if the whole file is one document, read only its first `beginning` bytes, to look at it.
     """
     records, text_of, unit = _format_of(file, separator)
-    with readable(file.location), open(file.location, "rb") as raw:  # there may be a million of them
+    with readable(file.location), open(file.location, "rb") as raw:  # not Path: there may be a million files
         content = decompressed(raw, file.compression, file.location) if file.compression else raw
         try:
             if beginning is not None and records is _whole:
@@ -121,10 +120,10 @@ def read_with_position(
                 if text:
                     name = f"{file.name}:{number}" if unit else file.name
                     document = [Document(name, text, utf8)]
-                    del record, text, utf8  # it may be a GB: whoever takes it can let it go
+                    del record, text, utf8  # it may be a GB: no reference is kept, so the caller can free it
                     yield document.pop(), raw.tell() if share is None else int(share * file.bytes)
         except BadData:
-            _check_unchanged(file, raw)  # then that is the reason: a line that is half written, an archive cut short
+            _check_unchanged(file, raw)  # a changed file is the real cause: a half-written line, a truncated archive
             raise
         _check_unchanged(file, raw)
 
@@ -137,7 +136,7 @@ def _check_unchanged(file: SourceFile, raw: BinaryIO) -> None:
 
 # ---- formats: records of a file, and the text of a record --------------------------------------------------------
 
-# Number of the line or row, what is there, and the share of the file that is read (None: see the file's position).
+# The number of the line or row, its content, and the share of the file that has been read (None: see the file's position).
 _Records = Iterator[tuple[int, Any, float | None]]
 _Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], str], str]
 
@@ -172,7 +171,7 @@ def _whole(content: BinaryIO, _location: str, _text_field: str) -> _Records:
 
 
 def _all_of(content: BinaryIO) -> bytes:
-    data = content.read(_SMALL_BYTES)  # asking for the most there may be would claim a GB of memory for every file
+    data = content.read(_SMALL_BYTES)  # reading with the limit would allocate a GB for every file
     if len(data) == _SMALL_BYTES:
         if content.seekable():
             content.seek(0)
@@ -195,7 +194,7 @@ def _lines(content: BinaryIO, _location: str, _text_field: str) -> _Records:
     while line := content.readline(_LARGEST_DOCUMENT + 1):
         number += 1
         yield number, line.lstrip(_BEFORE_RECORDS), None
-        while len(line) > _LARGEST_DOCUMENT and not line.endswith(b"\n"):  # pass over the rest of it
+        while len(line) > _LARGEST_DOCUMENT and not line.endswith(b"\n"):  # skip the rest of the line
             line = content.readline(_LARGEST_DOCUMENT + 1)
 
 
@@ -209,7 +208,7 @@ def _text_of_line(line: bytes, text_field: str) -> str:
     except json.JSONDecodeError as error:
         cause = f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno}), expected one JSON object a line"
         raise _Unreadable(cause, _LEAVE_OUT) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deep
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits; nesting that is too deep
         raise _Unreadable(f"JSON that cannot be read ({error})", _LEAVE_OUT) from error
     if not isinstance(record, dict):
         raise _Unreadable(f"found a JSON {_json_type(record)}, expected an object with the field '{text_field}'")
@@ -223,12 +222,12 @@ def _text_of_line(line: bytes, text_field: str) -> str:
 
 def _rows(content: BinaryIO, location: str, text_field: str) -> _Records:
     with contextlib.ExitStack() as stack:
-        if not content.seekable():  # Parquet is read from its end
+        if not content.seekable():  # Parquet is read from its end, so it must be seekable
             plain = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(content, plain, 1 << 20)
             content = plain
         with parquet_errors(location):
-            reader = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)  # a buffer: not whole row groups
+            reader = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)  # no whole row group in memory
             schema, num_rows = reader.schema_arrow, reader.metadata.num_rows
         if text_field not in schema.names:
             cause, hint = _no_field("column", text_field, schema.names)
@@ -248,7 +247,7 @@ def _rows(content: BinaryIO, location: str, text_field: str) -> _Records:
 def _text_of_row(value: Any, text_field: str) -> str:
     try:
         text = value.as_py()
-    except UnicodeDecodeError as error:  # pyarrow checks no text before
+    except UnicodeDecodeError as error:  # pyarrow does not check UTF-8 earlier
         raise _not_utf8(error) from error
     if text is None:
         raise _Unreadable(f"column '{text_field}' is null, expected a string")
@@ -262,10 +261,10 @@ def _next_batch(batches: Iterator[pa.RecordBatch], location: str) -> pa.RecordBa
 
 
 def column_type(schema: pa.Schema, name: str, location: str) -> pa.DataType:
-    """The type of the column `name`, which there is.
+    """The type of the column `name`, which must exist.
 
     Raises:
-        BadData: there are several.
+        BadData: several columns have this name.
     """
     places = schema.get_all_field_indices(name)
     if len(places) > 1:
@@ -275,12 +274,12 @@ def column_type(schema: pa.Schema, name: str, location: str) -> pa.DataType:
 
 @contextlib.contextmanager
 def parquet_errors(location: str) -> Iterator[None]:
-    """Turn what pyarrow says about a file into `BadData`."""
+    """Turn any error of pyarrow about a file into `BadData`."""
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # damaged pages come as OSError, names that are no text as UnicodeDecodeError
+    except Exception as error:  # damaged pages raise OSError, names with invalid UTF-8 raise UnicodeDecodeError
         cause = " ".join(str(error).split())
         raise BadData(
             f"{location}: not a Parquet file, or a damaged one ({cause})", "get or make the file again"

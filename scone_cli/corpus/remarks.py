@@ -1,4 +1,4 @@
-"""What there is to say of a corpus when it has become tokens: what nobody would notice later, and what makes it useless."""
+"""Checks and warnings about a corpus after tokenising: an unusable corpus is an error, a hidden problem is a warning."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from scone_cli.formatting import value_text
 if TYPE_CHECKING:
     from scone_cli.corpus.shards import Shards, ShardStats
 
-LEFT_OUT: Final = "share_of_bytes_without_token"  # in a summary
+LEFT_OUT: Final = "share_of_bytes_without_token"  # key of a summary
 UNKNOWN: Final = "share_of_tokens_unknown"
 
-_MANY_UNKNOWN = 0.001  # of tokens: more are told
+_MANY_UNKNOWN = 0.001  # share of tokens above which there is a warning
 _OTHER_TOKENIZER = "give a tokenizer that has all bytes or an unknown token, or none to train one"
 
 
 def check_documents(stats: ShardStats, num_files: int, shards: Shards) -> None:
-    """Refuse a corpus of which there is nothing to train on.
+    """Refuse a corpus without any training tokens.
 
     Raises:
         InputMissing: no document has text, or all are held out.
@@ -44,7 +44,7 @@ def check_documents(stats: ShardStats, num_files: int, shards: Shards) -> None:
 
 
 def shares(stats: ShardStats) -> dict[str, Any]:
-    """The shares of text and of tokens that say nothing of the text, for a summary; those that are not 0."""
+    """The share of bytes without a token and of unknown tokens, for a summary; only shares that are not 0."""
     found = {}
     if stats.num_left_out:
         found[LEFT_OUT] = stats.num_left_out / stats.num_bytes
@@ -54,25 +54,25 @@ def shares(stats: ShardStats) -> dict[str, Any]:
 
 
 def remarks(stats: ShardStats, shards: Shards, separator_given: bool) -> Iterator[str]:
-    """What a person should know of these tokens, a line each."""
+    """The warnings about these tokens, one line each."""
     if separator_given and not stats.num_separators:
         yield (
-            f"warning: --separator {shards.separator} occurs nowhere in the token ids, so nothing was divided by it: "
-            "see whether it is the id between documents"
+            f"warning: --separator {shards.separator} occurs nowhere in the token ids, so it divided no documents: "
+            "check that it is the id between documents"
         )
     for text in flattery(shares(stats), shards.tokenizer_source):
         yield f"warning: {text}"
 
 
 def flattery(found: Mapping[str, Any], tokenizer: str = "the tokenizer") -> Iterator[str]:
-    """Why bits per byte are too good, if they are; `found` has what `shares` gives."""
+    """The reasons why bits per byte look too good, if there are any; `found` holds the result of `shares`."""
     if share := found.get(LEFT_OUT):
         yield (
             f"{tokenizer} has no token for {value_text('share', share)} of the bytes of text (blanks aside): they are left out, "
-            "and bits per byte, which are of all bytes, are too good"
+            "but bits per byte divides by all bytes, so it is too good"
         )
     if (share := found.get(UNKNOWN, 0)) >= _MANY_UNKNOWN:
         yield (
             f"{value_text('share', share)} of the tokens are the unknown token of {tokenizer}, which stands for any text: "
-            "what it hides makes bits per byte too good"
+            "so bits per byte is too good"
         )

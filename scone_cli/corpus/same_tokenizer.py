@@ -1,4 +1,4 @@
-"""Whether a tokenizer gives texts the ids that another gives, by what is in them: files that differ may say the same."""
+"""Checks whether two tokenizers give the same ids, by comparing their parts: different files may define the same tokenizer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 
         @property
         def backend_tokenizer(self) -> tokenizers.Tokenizer:
-            """What it encodes with."""
+            """The `tokenizers.Tokenizer` that encodes."""
 
     AnyTokenizer: TypeAlias = str | os.PathLike[str] | tokenizers.Tokenizer | FastTokenizer
 
-_PARTS = ("normalizer", "pre_tokenizer", "model", "added_tokens")  # all that ids depend on
+_PARTS = ("normalizer", "pre_tokenizer", "model", "added_tokens")  # the parts that decide the ids, besides dropout
 
 
 def check_same_tokenizer(given: AnyTokenizer, sha256: str, copies: Sequence[Path], whose: str) -> None:
-    """Refuse a tokenizer that does not give the ids of the one whose file has this SHA-256 and may lie at one of `copies`.
+    """Refuse a tokenizer that gives other ids than the expected one: the one whose file has the SHA-256 `sha256`.
+
+    A file with this SHA-256 may be at one of the paths `copies`. `whose` names its artifact in messages.
 
     Raises:
-        MismatchedArtifacts: they differ, or it cannot be told.
-        BadSetting: it is no tokenizer. InputMissing, StorageFailure, BadData: its file cannot be read, or is none.
+        MismatchedArtifacts: they differ, or there is no copy to compare with.
+        BadSetting: `given` is not a tokenizer.
+        InputMissing, StorageFailure, BadData: its file is missing, cannot be read, or is not a tokenizer.json.
     """
     content, name = _content(given)
     if hashlib.sha256(content).hexdigest() == sha256:
@@ -45,20 +48,20 @@ def check_same_tokenizer(given: AnyTokenizer, sha256: str, copies: Sequence[Path
     if own is None:
         sha = hashlib.sha256(content).hexdigest()
         raise MismatchedArtifacts(
-            f"{name}: SHA-256 {sha[:12]}, {whose} was made with {sha256[:12]}, of which it has no copy to compare with",
+            f"{name}: SHA-256 {sha[:12]}, {whose} was made with {sha256[:12]}, and there is no copy of that to compare with",
             hint,
         )
     parts, own_parts = _parts(content, name), _parts(own, whose) | {"dropout": None}
     differing = [each for each in (*_PARTS, "dropout") if parts[each] != own_parts[each]]
     if differing:
         raise MismatchedArtifacts(
-            f"{name}: not the tokenizer that {whose} was made with (SHA-256 {sha256[:12]}), other {', '.join(differing)}",
+            f"{name}: not the tokenizer that {whose} was made with (SHA-256 {sha256[:12]}), it differs in {', '.join(differing)}",
             hint,
         )
 
 
 def _content(given: Any) -> tuple[bytes, str]:
-    """A tokenizer as JSON, and what to call it."""
+    """A tokenizer as JSON bytes, and its name for messages."""
     if isinstance(given, (str, os.PathLike)):
         path = Path(given)
         try:
@@ -67,7 +70,7 @@ def _content(given: Any) -> tuple[bytes, str]:
             raise InputMissing(f"{path}: no such tokenizer file", "name a tokenizer.json") from error
         except OSError as error:
             raise StorageFailure(f"{path}: cannot be read ({error.strerror})") from error
-    import tokenizers  # noqa: PLC0415 - where a path of the right hash is given, it is not needed
+    import tokenizers  # noqa: PLC0415 - heavy, and not needed for a path
 
     inner = getattr(given, "backend_tokenizer", given)
     if not isinstance(inner, tokenizers.Tokenizer):
@@ -84,12 +87,12 @@ def _of_hash(path: Path, sha256: str) -> bytes | None:
 
 
 def _parts(content: bytes, name: str) -> dict[str, Any]:
-    """All that the ids of a text depend on, as the tokenizers library of this process writes it."""
+    """The parts of a tokenizer that the ids of a text depend on, as JSON of the installed tokenizers library."""
     import tokenizers  # noqa: PLC0415 - see above
 
     try:
         raw = json.loads(tokenizers.Tokenizer.from_str(content.decode()).to_str())
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no more specific class
         reason = " ".join(str(error).split())
         raise BadData(
             f"{name}: not a tokenizer.json ({reason})", "expected a file of the tokenizers library"
@@ -97,5 +100,5 @@ def _parts(content: bytes, name: str) -> dict[str, Any]:
     raw["dropout"] = raw["model"].pop("dropout", None)
     raw["added_tokens"] = [
         {**token, "special": None} for token in raw["added_tokens"]
-    ]  # text is not searched for those
+    ]  # `special` does not change ids: special tokens are not recognised in text
     return {part: raw[part] for part in (*_PARTS, "dropout")}

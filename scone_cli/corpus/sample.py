@@ -1,7 +1,7 @@
-"""A sample of a corpus: the text that its tokenizer is trained on, and what a byte of its files becomes.
+"""Samples a corpus: the text to train its tokenizer on, and an estimate of its text and tokens per byte on disk.
 
-A tokenizer learns next to nothing from the second hundred MB: trained on 73 MB of 340 it took 0.35% more tokens at a
-vocabulary of 8k and 0.75% more at 32k, in a sixth of the time.
+A tokenizer gains almost nothing from more than 100 MB of text: trained on 73 MB of 340 MB, it gives 0.35% more tokens with a
+vocabulary of 8k and 0.75% more with 32k, and the training takes a sixth of the time.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import Progress
 
-TRAINING_BYTES = 64 << 20  # of text
-_TRAINING_TEXTS = 1 << 20  # each takes some 200 bytes besides
+TRAINING_BYTES = 64 << 20  # bytes of text to train a tokenizer on
+_TRAINING_TEXTS = 1 << 20  # each takes about 200 bytes more
 
-_READ_BYTES = 256 << 20  # of files on disk, from which it is drawn: a larger corpus is not read through for it
-_LOOKED_FILES = 16
-_LOOKED_BYTES = 512 << 10  # of each of them, as it lies on disk
-_LOOKED_TEXT = 1 << 18  # characters of each of them
-_BYTES_A_TOKEN = 2.5  # of text, by a large vocabulary that is yet to be trained: most texts have more
-_MARGIN = 1.4  # files differ in how they compress, and in how many bytes a token has
+_READ_BYTES = 256 << 20  # bytes on disk that are read for the sample; a larger corpus is not read to its end
+_LOOKED_FILES = 16  # files that are looked at for the estimate
+_LOOKED_BYTES = 512 << 10  # bytes on disk of each of these files
+_LOOKED_TEXT = 1 << 18  # characters of each of these files
+_BYTES_PER_TOKEN = 2.5  # of text, with a large vocabulary that is not trained yet: most texts have more
+_MARGIN = 1.4  # files differ in compression and in bytes per token
 
 
 def draw_texts(
@@ -39,14 +39,14 @@ def draw_texts(
     on_bad: OnBad | None,
     separator: Separator | None = None,
 ) -> tuple[list[str], int]:
-    """About 64 MB of the documents that are not held out (at most a million), and their bytes; all if there are no more.
+    """Draw about 64 MB of training documents (a million at most; all, if there are fewer); returns their texts and bytes.
 
-    Documents are drawn by a hash of their own text, so neither names nor order matter. Of a very large corpus the
-    beginning of every file is looked at.
+    Documents are drawn by a hash of their text, so names and order do not matter. In a very large corpus only the beginning
+    of every file is read.
     """
     total = sum(file.bytes for file in files)
     share = min(1.0, _READ_BYTES / max(1, total))
-    drawn: list[tuple[int, int, str]] = []  # a heap, the first to go on top: minus its key, its size, its text
+    drawn: list[tuple[int, int, str]] = []  # a heap of (-key, size, text): the largest key is on top
     size = done = 0
     for file in files:
         progress("reading text for the tokenizer", done, total, "B")
@@ -58,12 +58,12 @@ def draw_texts(
                 break
         done += file.bytes
     progress("reading text for the tokenizer", done, total, "B")
-    drawn.sort()  # in the order of their keys: whatever came first
+    drawn.sort()  # by key, so that the result does not depend on the order of the files
     return [text for _, _, text in drawn], size
 
 
 def _draw(drawn: list[tuple[int, int, str]], document: Document, size: int) -> int:
-    """Keep the documents with the smallest keys that make up the sample; returns by how much it has grown."""
+    """Add a document to the sample if its key is among the smallest; returns by how many bytes the sample has grown."""
     key = int.from_bytes(hashlib.blake2b(document.utf8, digest_size=8, key=b"scone sample").digest(), "big")
     if (size >= TRAINING_BYTES or len(drawn) == _TRAINING_TEXTS) and -key < drawn[0][0]:
         return 0
@@ -77,26 +77,26 @@ def _draw(drawn: list[tuple[int, int, str]], document: Document, size: int) -> i
 
 @dataclass(frozen=True)
 class FirstLook:
-    """Some documents of a corpus (their beginnings), and the bytes of text in a byte of its files."""
+    """The beginnings of some documents of a corpus, and its expansion: bytes of text per byte on disk."""
 
     texts: list[str]
     names: list[str]
     expansion: float
 
     def tokens_bound(self, tokenizer: Tokenizer | int, files: Sequence[SourceFile]) -> int:
-        """An upper estimate of the tokens in all files, by a tokenizer, or by one of so many tokens that is yet to be trained."""
+        """Estimate an upper bound of the tokens in all files; `tokenizer` is the vocabulary size if it is not trained yet."""
         if isinstance(tokenizer, int):
-            a_byte = 1 / min(_BYTES_A_TOKEN, math.log2(tokenizer) / 5)  # 1.7 bytes a token of 400
+            per_byte = 1 / min(_BYTES_PER_TOKEN, math.log2(tokenizer) / 5)  # a vocabulary of 400: 1.7 bytes per token
         else:
             size = sum(len(text.encode()) for text in self.texts)
-            a_byte = sum(map(len, tokenizer.encode_batch(self.texts, self.names))) / max(1, size)
-        return round(_MARGIN * sum(file.bytes for file in files) * self.expansion * a_byte)
+            per_byte = sum(map(len, tokenizer.encode_batch(self.texts, self.names))) / max(1, size)
+        return round(_MARGIN * sum(file.bytes for file in files) * self.expansion * per_byte)
 
 
 def look_at(
     files: Sequence[SourceFile], text_field: str, on_bad: OnBad | None, separator: Separator | None = None
 ) -> FirstLook:
-    """Read the first documents of a few files."""
+    """Read the first documents of a few files, to estimate bytes of text and tokens of the whole corpus."""
     step = -(-len(files) // _LOOKED_FILES)
     texts, names = list[str](), list[str]()
     read = size = 0

@@ -1,8 +1,9 @@
-"""Where documents begin in a plain text that holds many: `--document-separator`.
+"""Divides plain text into documents by the pattern of `--document-separator`.
 
-The pattern is a line, or a regular expression if it begins with `^`. A line (`-----`, `<|endoftext|>`, or nothing: blank
-lines) separates documents and belongs to none; blanks at the ends of lines do not matter. An expression is matched at the
-beginning of every line, and a line that it matches is the first of a document: `^ = [^=]` are the titles of WikiText.
+A pattern that begins with `^` is a regular expression; any other pattern is a line. Such a line (`-----`, `<|endoftext|>`, or
+"" for blank lines) separates documents and belongs to none of them; blanks at the end of lines are ignored. A regular
+expression is matched at the beginning of every line, and a matching line is the first line of a document: `^ = [^=]` matches
+the titles of WikiText.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 from scone_cli.errors import BadSetting
 
-# Of the setting.
+# The help text of the setting.
 SEPARATOR_HELP = (
     "a line that stands between documents, such as '-----' or '' (blank lines); or a regular expression that begins "
     "with ^ and matches the first line of a document, such as '^ = [^=]' (WikiText)."
@@ -22,13 +23,13 @@ SEPARATOR_HELP = (
 
 
 class Separator:
-    """A pattern, and how often it was found by whoever holds this object."""
+    """Splits plain text into documents by a pattern; `num_found` counts the matches of this object."""
 
     def __init__(self, pattern: str) -> None:
         """Read a pattern.
 
         Raises:
-            BadSetting: it is of several lines, or no regular expression.
+            BadSetting: it has several lines, or is not a valid regular expression.
         """
         self.pattern = pattern
         self.num_found = 0
@@ -45,17 +46,17 @@ class Separator:
 
     @classmethod
     def of(cls, pattern: str | None) -> Separator | None:
-        """The separator of a setting, which may be none."""
+        """The separator of a setting, or None if the setting is None."""
         return None if pattern is None else cls(pattern)
 
     def found_nowhere(self, corpus: str) -> str:
-        """What to say where it was not found: then every file of plain text is one document."""
+        """The warning if the pattern was not found: then every file of plain text is one document."""
         return f"warning: --document-separator '{self.pattern}' matches no line of plain text in {corpus}"
 
     def split(self, content: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
-        """The texts between separators, each with the number of its first line, from 1; those of blanks only are left out.
+        """Yield the texts between separators, each with its first line number (from 1); blank texts are left out.
 
-        A text is cut off where it has more than `most` bytes, one more than that is given; lines are read one at a time.
+        A text longer than `most` bytes is cut to `most` + 1 bytes, so that the caller can tell. Lines are read one at a time.
         """
         first, lines, size, number, at_start = 1, list[bytes](), 0, 0, True
         while line := content.readline(most + 1):

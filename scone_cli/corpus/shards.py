@@ -1,9 +1,9 @@
-"""A corpus to the parts of `tokens/`, by tasks that are plain functions of files.
+"""Writes the parts of `tokens/` from a corpus, by tasks that are plain functions from files to files.
 
-A task is a run of consecutive files, or a piece of a large file of tokens. Its mark in the scratch folder, written last,
-says that its parts are whole: so any process may run any task, and run it again. Parts depend on the corpus and the
-settings only. A worker holds one part (at most 4M tokens, or one longer document) and twice as much while it writes it,
-one batch of text (4 MB, or one longer document), and the tokenizer: 150 to 250 MB in all.
+A task covers consecutive files, or a piece of a large file of token ids. It writes a mark in the scratch folder last, which
+says that its parts are complete. So any process may run any task, and run it again. Parts depend only on the corpus and the
+settings. A worker holds one part (at most 4M tokens, or one longer document; twice as much while it writes the part), one
+batch of text (4 MB, or one longer document), and the tokenizer: 150 to 250 MB in total.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from scone_cli.runtime.worker_pool import Pool, Task
 
 NAMED = 100  # bad documents named in the manifest
 
-_TASK_BYTES = 32 << 20  # of files on disk: what an interrupted run may have to do again
+_TASK_BYTES = 32 << 20  # bytes on disk per task: an interrupted run repeats at most this much per worker
 _TASK_FILES = 4096
-_PART_TOKENS = 4_000_000  # a part in memory is 16 MB, and a few times that while it is written
-_PART_DOCUMENTS = 200_000  # as much again, if they have a token each
+_PART_TOKENS = 4_000_000  # a part takes 16 MB of memory, and a few times that while it is written
+_PART_DOCUMENTS = 200_000  # this many documents of one token each take as much memory again
 _TELL_SECONDS = 0.5
 
-# Is given the name of a part and its documents of the train split, in the worker that wrote it, before its task is done.
+# Called with the name of a part and its documents of the train split, in the worker that wrote it, before its task is done.
 Then = Callable[[str, TokenStream], None]
 # A whole file of text, or a piece of a file of tokens.
 Piece = SourceFile | tuple[TokenFile, tuple[int, int]]
@@ -51,10 +51,10 @@ Piece = SourceFile | tuple[TokenFile, tuple[int, int]]
 
 @dataclass(frozen=True)
 class ShardStats:
-    """What token shards hold: documents, bytes of text and tokens in all, what of it is held out, what was left out.
+    """Counts of documents, bytes and tokens in token shards: in total, held out, and left out.
 
-    `num_separators` counts the places at which plain text, or token ids, were divided into documents; `num_left_out` the bytes
-    of text without a token, `num_unknown` the tokens that stand for what the vocabulary does not have.
+    `num_separators`: places where a separator divided plain text or token ids into documents. `num_left_out`: bytes of text
+    without a token. `num_unknown`: occurrences of the unknown token.
     """
 
     num_documents: int = 0
@@ -73,7 +73,7 @@ class ShardStats:
 
 @dataclass(frozen=True)
 class Made:
-    """What a task wrote; `skipped`: name of the first documents left out, and why."""
+    """What a task wrote; `skipped`: the first documents left out, each with its name and the cause."""
 
     parts: int = 0
     stats: ShardStats = ShardStats()
@@ -82,11 +82,11 @@ class Made:
 
 @dataclass(frozen=True)
 class Shards:
-    """What all tasks of a run have in common.
+    """The settings that all tasks of a run share.
 
-    `staging` holds the parts, and `tokenizer.json` where there is one (with that `tokenizer_sha` and the `backend` chosen
-    for the run; messages call it `tokenizer_source`).
-    `document_separator` is of plain text, `separator` and `largest` (id) of corpora that are tokens already.
+    `staging` is the folder of the parts, and of the `tokenizer.json` if there is one. `tokenizer_sha` is its SHA-256,
+    `backend` the library chosen for the run, `tokenizer_source` its name in messages. `document_separator` applies to plain
+    text; `separator` (an id) and `largest` (the largest valid id) apply to corpora of token ids.
     """
 
     staging: Path
@@ -101,20 +101,20 @@ class Shards:
     tokenizer_source: str = ""
 
     def part(self, task: int, number: int) -> Path:
-        """Where a part is written."""
+        """The path of a part."""
         return self.staging / f"part-{task:05d}-{number:04d}.parquet"
 
     def mark(self, task: int) -> Path:
-        """What says that a task is done."""
+        """The path of the file which says that a task is done."""
         return self.staging / SCRATCH / f"task-{task:05d}.json"
 
     @property
     def counters(self) -> Path:
-        """Bytes read and tokens made by each task so far."""
+        """The path of the file with the bytes read and the tokens made by each task so far."""
         return self.staging / SCRATCH / "counters"
 
     def finished(self, task: int) -> Made | None:
-        """What a task wrote, if it was completed."""
+        """What a task wrote, or None if it is not complete."""
         try:
             raw = json.loads(self.mark(task).read_bytes())
         except FileNotFoundError:
@@ -126,7 +126,7 @@ class Shards:
 def write_shards(
     shards: Shards, tasks: Sequence[Sequence[Piece]], pool: Pool, progress: Progress, then: Then | None = None
 ) -> tuple[list[Made], list[str]]:
-    """Run the tasks that are not done yet; returns what each wrote, in their order, and what the tokenizers had to say.
+    """Run the tasks that are not done yet; returns what each task wrote, in order, and the notices of the tokenizers.
 
     Raises:
         BadData, StorageFailure: see `read_documents` and `read_token_documents`.
@@ -143,12 +143,12 @@ def write_shards(
             made[left[position]] = found
             notices |= dict.fromkeys(said)
             meter.tell()
-    _tokenizer.cache_clear()  # of this process, if it did the work: it takes a hundred MB
+    _tokenizer.cache_clear()  # frees 100 MB, if this process did the work
     return [found for found in made if found is not None], list(notices)
 
 
 def tasks_of(corpus: Sequence[SourceFile] | Sequence[TokenFile]) -> list[list[Piece]]:
-    """The corpus as tasks: the same whatever the number of workers."""
+    """Divide the corpus into tasks, which do not depend on the number of workers."""
     tasks: list[list[Piece]] = []
     size = 0
     for piece in _pieces(corpus):
@@ -176,7 +176,7 @@ def _size(piece: Piece) -> int:
 
 
 def _remove_stale_parts(shards: Shards, unfinished: set[int]) -> None:
-    """Of a run that met a file as it changed there may be more parts than will be written again."""
+    """Remove the parts of unfinished tasks: if a file changed during an earlier run, the new run may write fewer parts."""
     for path in shards.staging.glob("part-*.parquet"):
         if int(path.name.split("-")[1]) in unfinished:
             path.unlink()
@@ -188,7 +188,7 @@ def _remove_stale_parts(shards: Shards, unfinished: set[int]) -> None:
 def make_shard(
     shards: Shards, task: int, pieces: Sequence[Piece], num_threads: int, then: Then | None
 ) -> tuple[Made, list[str]]:
-    """Write the parts of one task, then its mark; returns what it wrote, and what the tokenizer has to say."""
+    """Write the parts of one task, then its mark; returns what it wrote, and the notices of the tokenizer."""
     if (finished := shards.finished(task)) is not None:
         return finished, []
     notices: list[str] = []
@@ -281,7 +281,7 @@ def _batches(
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(path: Path, sha256: str, backend: str, num_threads: int, source: str) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer of this process, and what it says from now on; the hash tells that the file is another one."""
+    """The tokenizer of this process, and the list of its notices; the hash is in the cache key, so a new file is loaded."""
     limit_threads(num_threads)
     said: list[str] = []
     tokenizer = Tokenizer.load(path, said.append, source)
@@ -296,7 +296,7 @@ _COUNTS = struct.Struct("<QQ")
 
 
 class _Counter:
-    """Tells how far one task is, in its own place of a file that the other process reads."""
+    """Writes the progress of one task to its place in a file that the parent process reads."""
 
     def __init__(self, path: Path, task: int) -> None:
         self._path, self._place = path, task * _COUNTS.size
@@ -316,7 +316,7 @@ class _Counter:
 
 
 class _Meter:
-    """Tells how far all tasks are, in bytes of the files as they lie on disk: now and then, and when it is asked."""
+    """Reports the progress of all tasks, in bytes read from disk: every 0.5 s, and when `tell` is called."""
 
     def __init__(self, path: Path, sizes: list[int], made: Sequence[Made | None], progress: Progress) -> None:
         self._path, self._total, self._progress = path, sum(sizes), progress
@@ -345,7 +345,7 @@ class _Meter:
 
 
 def totals(made: Sequence[Made]) -> tuple[ShardStats, list[dict[str, Any]]]:
-    """What all tasks wrote together, and the first documents left out, as the manifest names them."""
+    """The total statistics of all tasks, and the first documents left out, in the form of the manifest."""
     stats = sum((each.stats for each in made), ShardStats())
     skipped = [pair for each in made for pair in each.skipped][:NAMED]
     return stats, [{"document": name, "cause": cause} for name, cause in skipped]

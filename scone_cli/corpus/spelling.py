@@ -1,8 +1,7 @@
-"""Token ids as text that a person can read, and that can break neither a terminal nor a page.
+"""Shows token ids as readable text that is safe on a terminal and on a page.
 
-Blanks show as `·`. Whatever does not print (control and format characters, lone surrogates, bytes that are only a part
-of a character) and the two characters `·` and backslash themselves are escaped as in Python's strings, so that what is
-shown is never two things.
+A blank is shown as `·`. Non-printing characters (control and format characters, lone surrogates, bytes that are only a part of
+a character) and the characters `·` and backslash are escaped as in Python strings, so that the text shown is never ambiguous.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from scone_cli.formatting import visible
 if TYPE_CHECKING:
     from scone_cli.corpus.tokenizer import Tokenizer
 
-_UNKNOWN = "\ufffd"  # what a decoder puts in the place of bytes that are no character
+_UNKNOWN = "\ufffd"  # a decoder writes it in place of bytes that are no character
 
 
 class Speller:
-    """Spells token ids with the tokenizer of an artifact, or as numbers where there is none."""
+    """Shows token ids as text with the tokenizer of an artifact, or as numbers without a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
 
     def __call__(self, ids: Sequence[int]) -> str:
-        r"""The tokens as visible text; bytes that are only a part of a character as `\xe2`."""
+        r"""The tokens as visible text; a byte that is only a part of a character is written as `\xe2`."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         text = self.tokenizer.decode(ids)
@@ -38,8 +37,8 @@ class Speller:
 
 
 def speller_of(folder: Path, manifest: Manifest) -> tuple[Speller, str]:
-    """What spells the tokens of an artifact: the tokenizer that lies beside it if it is its own; and a note on that."""
-    # Beside the artifact as it is named, or, if that is a link, beside the folder that it leads to.
+    """The speller for an artifact's tokens, and a note on its source: the tokenizer in `tokens/` beside it, if it is the same."""
+    # Beside the artifact's path, and if that is a link, also beside the folder that it leads to.
     beside = [Path(os.path.abspath(folder)).parent, folder.resolve().parent]
     places = [place / "tokens" / "tokenizer.json" for place in beside]
     path = next((place for place in places if place.is_file()), places[0])
@@ -54,7 +53,7 @@ def speller_of(folder: Path, manifest: Manifest) -> tuple[Speller, str]:
 
 
 def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
-    """The bytes of one token. Of a part of a character only its name is known, which byte-level BPE spells in letters."""
+    """The bytes of one token; for a part of a character, from its name, in which byte-level BPE writes a letter per byte."""
     text = tokenizer.decode([token])
     if text and _UNKNOWN not in text:
         return text.encode()
@@ -63,7 +62,7 @@ def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
 
 
 def _byte_letters() -> dict[str, int]:
-    """Byte-level BPE's letter for each byte: the printing ones of Latin-1 are their own, the others follow from U+0100."""
+    """The byte of each letter in byte-level BPE: printing Latin-1 characters stand for themselves, others from U+0100 on."""
     own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in own]
     return {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,7 +1,7 @@
-"""The terms of a field: a file of them, where they stand in a text, and which tokens spell them there.
+"""Reads the terms of a field from a file, and finds them in texts and in tokenised documents.
 
-A term is found as it is written, upper and lower case apart, between borders of words; a blank in it stands for any white
-space, a line's end too. Where words are written without blanks (Chinese, Japanese, Thai ...) there are no borders to keep to.
+The search is case-sensitive and finds a term only between word boundaries. A blank in a term matches any white space, also a
+line end. Scripts without blanks between words (Chinese, Japanese, Thai ...) have no word boundaries, so terms match anywhere.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from scone_cli.corpus.spelling import bytes_of
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, InputMissing, StorageFailure
 
-LONGEST_TERM = 200  # characters: of a line that is longer, somebody gave a text instead of terms
+LONGEST_TERM = 200  # characters: a longer line means that the file is a text, not a list of terms
 # Scripts without blanks between words: Thai to Tibetan, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff66-\uff9f\U00020000-\U0003ffff]"
 )
 
-Place = tuple[
-    int, int, int
-]  # number of the term, and the first character (or token) of an occurrence and the one after it
+# An occurrence: the number of the term, the first character (or token), and the one after the last.
+Place = tuple[int, int, int]
 
 
 def read_terms(path: Path) -> list[str]:
-    """The terms in a file, one a line, each once; blank lines and lines that begin with `#` say nothing.
+    """Read the distinct terms in a file, one per line; blank lines and lines that begin with `#` are ignored.
 
     Raises:
         InputMissing: there is no such file, or no term in it.
-        BadData: it is not UTF-8, or a line is longer than terms are.
+        BadData: it is not UTF-8, or a line is longer than `LONGEST_TERM`.
         StorageFailure: it cannot be read.
     """
     hint = "name a file with one term a line"
@@ -64,7 +63,7 @@ def read_terms(path: Path) -> list[str]:
 
 
 class TermFinder:
-    """Finds terms in texts."""
+    """Finds the occurrences of terms in texts."""
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
@@ -72,9 +71,9 @@ class TermFinder:
         self._patterns = [re.compile(r"\s+".join(map(re.escape, words))) for words in self._words]
 
     def __call__(self, text: str) -> Iterator[Place]:
-        """Occurrences of every term by itself, so that one may lie within another; those of one do not overlap."""
+        """Yield the occurrences of each term; occurrences of one term do not overlap, those of different terms may."""
         for number, (words, pattern) in enumerate(zip(self._words, self._patterns, strict=True)):
-            at = text.find(words[0]) if words else -1  # many times as fast as a pattern
+            at = text.find(words[0]) if words else -1  # many times faster than a pattern
             while at >= 0:
                 found = pattern.match(text, at)
                 if found and _is_border(text, at) and _is_border(text, found.end()):
@@ -99,7 +98,7 @@ def _is_of_word(character: str) -> bool:
 
 
 class TokenPlaces:
-    """Finds terms, as the tokenizer writes them, in tokenised documents: a token is inside if one of its bytes is."""
+    """Finds terms, normalized as the tokenizer does, in tokenised documents; a token belongs to a term if one byte does."""
 
     def __init__(self, terms: Sequence[str], tokenizer: Tokenizer) -> None:
         self._find, self._tokenizer = TermFinder([tokenizer.as_encoded(term) for term in terms]), tokenizer
@@ -107,10 +106,10 @@ class TokenPlaces:
         self._bytes = None if lengths is None else [bytes_of(tokenizer, token) for token in range(lengths.size)]
 
     def __call__(self, tokens: U32) -> Iterator[Place]:
-        """Occurrences in one document: number of the term, its first token, the one after its last.
+        """Yield the occurrences in one document: number of the term, its first token, and the one after its last.
 
         Raises:
-            BadData: the tokenizer does not say which tokens spell which part of the text.
+            BadData: the text, encoded again, gives other tokens, so their positions in the text are unknown.
         """
         text, ends, place = self._spelled(tokens)
         for number, start, end in self._find(text):
@@ -118,7 +117,7 @@ class TokenPlaces:
             yield number, first, 1 + int(np.searchsorted(ends, place[end], side="left"))
 
     def _spelled(self, tokens: U32) -> tuple[str, I64, I64]:
-        """A document as text, the byte before which each token ends [N], and that at which each character begins."""
+        """A document as text, the byte offset at which each token ends [N], and that at which each character begins [C + 1]."""
         if self._bytes is None:
             return self._encoded_again(tokens)
         parts = [self._bytes[token] for token in tokens.tolist()]
@@ -130,7 +129,7 @@ class TokenPlaces:
         return text, ends, np.concatenate([np.zeros(1, np.int64), np.cumsum(width)])
 
     def _encoded_again(self, tokens: U32) -> tuple[str, I64, I64]:
-        """The same by characters, of a tokenizer that does not say which bytes a token is."""
+        """The same with character offsets, for a tokenizer whose tokens have no known bytes: encodes the text again."""
         text = self._tokenizer.decode(tokens)
         again, ends = self._tokenizer.encode_with_ends(text)
         if not np.array_equal(again, tokens):

@@ -1,7 +1,7 @@
-"""Documents of files that hold token ids already, in pieces that can be read by themselves.
+"""Reads documents from files of token ids, in pieces that can be read independently.
 
-Documents are what the index or the rows say, split again at the separator token where there is one; it is removed. The
-end of a file ends a document. Files are read a block at a time, whatever their size.
+The index or the rows define the documents. If there is a separator token, documents are also split at it, and it is removed.
+The end of a file ends a document. Files are read one block at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scone_cli.corpus.token_files import TokenFile, open_parquet, read_index
 from scone_cli.corpus.tokenizer import Tokens
 from scone_cli.errors import BadData
 
-LARGEST_ID = (1 << 24) - 1  # no vocabulary is nearly as large: numbers beyond it are no ids
+LARGEST_ID = (1 << 24) - 1  # far above any vocabulary: larger numbers are not token ids
 
 _BLOCK_TOKENS = 1 << 20
 _LARGEST_DOCUMENT = 1 << 28  # tokens; a document is held in memory
@@ -38,14 +38,14 @@ def read_token_documents(
     on_bad: OnBad | None = None,
     on_separator: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[str, Tokens]]:
-    """The documents that begin in a piece: name (the file's, with the position of the first token, or the row) and ids.
+    """Read the documents that begin in a piece of a file: name (the file's, with the first token or the row) and ids.
 
-    Empty ones are left out. `largest`: the largest id that there may be. `on_separator` is called for every document that
-    begins after a separator, and before what comes of it.
+    Empty documents are left out. `largest`: the largest valid id. `on_separator` is called for every document that begins
+    after a separator, before that document is yielded.
 
     Raises:
-        BadDocument: a row that is null, a document beyond the largest that is held in memory; not if `on_bad` takes it.
-        BadData: an id that is none, naming file, position and id; a file that is not what it says.
+        BadDocument: a row is null, or a document is too large for memory, and there is no `on_bad`.
+        BadData: an id is not valid (names file, position and id); the file does not have the format it claims.
         StorageFailure: the file cannot be read.
     """
     source = file.source
@@ -74,14 +74,14 @@ def read_token_documents(
         raise BadData(f"{source.location}: changed while it was being read", "run the command again")
 
 
-# Where a document begins, its ids (None: it is bad), and whether it begins after a separator.
+# The position of a document, its ids (None: it is bad), and whether it begins after a separator.
 _Found = Iterator[tuple[Any, Tokens | None, bool]]
-_HINT = "see whether --separator is right, or leave such documents out: --on-bad-document skip"
+_HINT = "check that --separator is right, or leave such documents out: --on-bad-document skip"
 
 
 def _flat_documents(file: TokenFile, first: int, last: int, separator: int, largest: int) -> _Found:
-    """The documents that begin in `first..last`: at the beginning of the file, or after a separator."""
-    start: int | None = 0 if first == 0 else None  # of the document that is being read
+    """The documents of a flat file that begin in `first..last`: at the start of the file, or after a separator."""
+    start: int | None = 0 if first == 0 else None  # the first token of the current document
     waiting: list[Tokens] = []
     for at, block in _blocks(file, max(0, first - 1), largest):
         if start is None and at >= last:
@@ -104,7 +104,7 @@ def _flat_documents(file: TokenFile, first: int, last: int, separator: int, larg
 
 
 def _megatron_spans(file: TokenFile, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """First token, and the one after the last, of every document that begins in `first..last`."""
+    """The first token, and the one after the last, of every document of a Megatron file that begins in `first..last`."""
     index = read_index(file.source)
     num_documents = len(index.documents) - 1
     document = bisect_left(range(num_documents), first, key=index.start)
@@ -129,7 +129,7 @@ def _split_spans(file: TokenFile, first: int, last: int, separator: int | None, 
 
 
 def _parquet_rows(file: TokenFile, first: int, last: int, largest: int) -> Iterator[tuple[int, Tokens | None]]:
-    """Number and ids of every row of the row groups; None for a row that is null."""
+    """The number and the ids of every row in the row groups first..last; the ids of a null row are None."""
     location = file.source.location
     with open_parquet(location) as reader:
         row = sum(reader.metadata.row_group(group).num_rows for group in range(first))
@@ -181,7 +181,7 @@ def _joined(pieces: list[Tokens]) -> Tokens:
 
 
 def _blocks(file: TokenFile, first: int, largest: int, last: int | None = None) -> Iterator[tuple[int, Tokens]]:
-    """The ids of a flat file from one on, a block at a time, each with the position of its first."""
+    """The ids of a flat file from token `first` on, one block at a time, each with the position of its first id."""
     end = file.num_units if last is None else last
     dtype = np.dtype(file.dtype)
     with open(file.source.location, "rb") as raw:
@@ -189,7 +189,7 @@ def _blocks(file: TokenFile, first: int, largest: int, last: int | None = None) 
         while first < end:
             block = np.fromfile(raw, dtype, min(_BLOCK_TOKENS, end - first))
             if not block.size:
-                return  # it was cut short since: the reader will see that it has changed
+                return  # the file was truncated meanwhile: the caller notices that it has changed
             yield first, _checked(block, largest, partial(_place_of, file.source.location, first))
             first += block.size
 
@@ -199,21 +199,21 @@ def _place_of(location: str, first: int, position: int) -> str:
 
 
 def _checked(ids: npt.NDArray[Any], largest: int, where: Callable[[int], str]) -> Tokens:
-    """The ids as uint32, if they are ids."""
+    """Check that all ids are valid, and convert them to uint32."""
     if ids.size and (int(ids.max()) > largest or int(ids.min()) < 0):
         position = int(np.flatnonzero((ids > largest) | (ids < 0))[0])
         raise BadData(
             f"{where(position)}: id {int(ids[position])}, expected 0 to {largest}",
-            "give the tokenizer that made the file, or its numbers as they are: --token-dtype",
+            "give the tokenizer that made the file, or the type of its numbers: --token-dtype",
         )
     return ids.astype(np.uint32, copy=False)
 
 
 def largest_id(file: TokenFile) -> int:
-    """The largest id in a file; reads all of it, a block at a time.
+    """The largest id in a file; reads the whole file, one block at a time.
 
     Raises:
-        BadData: a number that is no id.
+        BadData: a number is above `LARGEST_ID` or below 0.
     """
     if file.column:
         rows = (tokens for _, tokens in _parquet_rows(file, 0, file.num_units, LARGEST_ID) if tokens is not None)

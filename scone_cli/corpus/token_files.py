@@ -1,8 +1,8 @@
-"""Files that hold token ids already: which of the known kinds a file is, and how the ids lie in it.
+"""Recognises files of token ids: their format, and where and in which dtype the ids are stored.
 
-Flat `.bin` of uint16 or uint32 (nanoGPT; llm.c, whose header is recognised), `.npy` (with numpy's header, or without any,
-as OLMo writes it), Megatron's `.bin` with its `.idx`, and Parquet with a column of lists of integers. The endings of the
-names say which; `token_documents.py` reads them.
+Formats: flat `.bin` of uint16 or uint32 (nanoGPT, or llm.c with its header), `.npy` (with numpy's header, or without a header,
+as OLMo writes it), Megatron's `.bin` with its `.idx`, and Parquet with a column of integer lists. The file extension tells
+which one. `token_documents.py` reads the ids.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from scone_cli.corpus.formats import PARQUET, TOKENS
 from scone_cli.corpus.readers import column_type, parquet_errors
 from scone_cli.errors import BadData
 
-_PARQUET_COLUMNS = ("tokens", "input_ids")  # taken when there is no text column
+_PARQUET_COLUMNS = ("tokens", "input_ids")  # used if there is no text column
 
-_LLMC_MAGIC = {20240520: ("<u2", 1), 20240801: ("<u4", 7)}  # kind of number and version: of GPT-2, and of Llama 3
-_LLMC_HEADER = 256  # int32
+_LLMC_MAGIC = {20240520: ("<u2", 1), 20240801: ("<u4", 7)}  # dtype and version: GPT-2's and Llama 3's
+_LLMC_HEADER = 256  # int32 numbers
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 _MEGATRON_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """An already tokenised file and how its ids lie in it.
+    """A file of token ids, and how the ids are stored: `dtype`, byte `offset`, or the `column` of a Parquet file.
 
-    `num_units`: of what pieces are counted in, tokens, or row groups of Parquet (`column`).
+    `num_units`: the number of units that `pieces` divides: tokens, or row groups of a Parquet file.
     """
 
     source: SourceFile
@@ -46,12 +46,12 @@ class TokenFile:
 
     @property
     def is_flat(self) -> bool:
-        """Whether nothing but a separator says where a document ends."""
+        """Whether only a separator token can mark where a document ends."""
         return not self.column and self.source.index is None
 
     @property
     def num_tokens(self) -> int:
-        """How many ids there are, separators included."""
+        """The number of ids, including separators."""
         if not self.column:
             return self.num_units
         with open_parquet(self.source.location) as reader:
@@ -61,16 +61,16 @@ class TokenFile:
             return sum(reader.metadata.row_group(group).column(leaf).num_values for group in groups)
 
     def pieces(self, num_bytes: int) -> list[tuple[int, int]]:
-        """The file in pieces of about so many bytes, as first unit and the one after the last."""
+        """Divide the file into pieces of about `num_bytes` bytes: ranges [first, last) of units."""
         step = max(1, math.ceil(self.num_units * num_bytes / max(1, self.source.bytes)))
         return [(first, min(first + step, self.num_units)) for first in range(0, self.num_units, step)]
 
 
 def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide: bool) -> TokenFile | None:
-    """The file as one of tokens, or None if it holds text. `wide`: ids of more than 16 bits are expected.
+    """Recognise a file of token ids; returns None if it holds text. `wide`: ids need more than 16 bits.
 
     Raises:
-        BadData: it says what it is and is not.
+        BadData: it does not have the format that its extension or header claims.
         StorageFailure: it cannot be read.
     """
     if source.kind == PARQUET and not source.compression:
@@ -79,7 +79,9 @@ def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide
     if source.kind != TOKENS:
         return None
     if source.compression:
-        raise BadData(f"{source.location}: tokens are read as they lie, not compressed", "decompress the file")
+        raise BadData(
+            f"{source.location}: a compressed file of token ids, expected an uncompressed one", "decompress it"
+        )
     with readable(source.location), source.path.open("rb") as raw:
         if source.index is not None:
             return _recognise_megatron(source)
@@ -108,7 +110,7 @@ def _flat(source: SourceFile, dtype: str, offset: int, num_tokens: int | None = 
 
 
 def _check_not_uint32(file: TokenFile) -> None:
-    """Refuse to read ids of 32 bits as two of 16, of which every second is 0: nothing later would notice."""
+    """Refuse a file of uint32 ids that would be read as uint16: every second number is 0, and no later step would notice."""
     beginning = np.fromfile(file.source.location, file.dtype, 4096)
     if beginning.size > 8 and beginning.any() and not beginning[1::2].any():
         raise BadData(
@@ -118,15 +120,15 @@ def _check_not_uint32(file: TokenFile) -> None:
 
 
 def _recognise_llmc(source: SourceFile, raw: BinaryIO) -> TokenFile | None:
-    """A file with the header of llm.c: 256 int32, of which the first three are a magic number, a version and the tokens."""
+    """Recognise llm.c's header: 256 int32; the first three are a magic number, a version and the number of tokens."""
     header = raw.read(4 * _LLMC_HEADER)
     magic = int.from_bytes(header[:4], "little")
     if magic not in _LLMC_MAGIC:
         return None
     if len(header) < 4 * _LLMC_HEADER:
         raise BadData(
-            f"{source.location}: begins as a file of llm.c does, and has {len(header)} of the {4 * _LLMC_HEADER:,} bytes of "
-            "its header",
+            f"{source.location}: begins like a file of llm.c, but has only {len(header)} of the {4 * _LLMC_HEADER:,} bytes "
+            "of its header",
             "get the file again",
         )
     _, version, num_tokens = (int(value) for value in np.frombuffer(header, "<i4", 3))
@@ -154,7 +156,7 @@ def _recognise_npy(source: SourceFile, raw: BinaryIO) -> TokenFile:
 
 @dataclass(frozen=True)
 class MegatronIndex:
-    """What an `.idx` says: byte offsets of sequences, and the sequences with which documents begin (one more at the end)."""
+    """A Megatron `.idx`: byte offsets of the sequences, and the first sequence of each document (with an end at the last)."""
 
     location: str
     dtype: str
@@ -166,7 +168,7 @@ class MegatronIndex:
         """The position of a document's first token.
 
         Raises:
-            BadData: it is said to begin where there is no sequence.
+            BadData: the index lets it begin at a sequence that does not exist.
         """
         sequence = int(self.documents[document])
         if not 0 <= sequence <= len(self.pointers):
@@ -178,10 +180,10 @@ class MegatronIndex:
 
 
 def read_index(source: SourceFile) -> MegatronIndex:
-    """The `.idx` of a Megatron `.bin`.
+    """Read the `.idx` of a Megatron `.bin`.
 
     Raises:
-        BadData: it is none, or is not the index of that file.
+        BadData: it is not such an index, or not the index of that file.
     """
     assert source.index is not None
     with readable(source.index), open(source.index, "rb") as raw:
@@ -189,7 +191,7 @@ def read_index(source: SourceFile) -> MegatronIndex:
     fields = np.frombuffer(head[18:], "<u8") if len(head) == 34 else np.zeros(0, np.uint64)
     code = head[17] if len(head) == 34 else 0
     if not head.startswith(_MEGATRON_MAGIC) or len(head) < 34 or code not in _MEGATRON_DTYPES:
-        raise BadData(f"{source.index}: not the index of a Megatron data set, or of a kind of numbers unknown here")
+        raise BadData(f"{source.index}: not the index of a Megatron data set, or its dtype is not supported")
     num_sequences, num_documents = (int(value) for value in fields)
     if os.path.getsize(source.index) < 34 + 12 * num_sequences + 8 * num_documents or num_documents < 1:
         raise BadData(f"{source.index}: truncated, expected {num_sequences:,} sequences", "get the file again")
@@ -212,7 +214,7 @@ def read_index(source: SourceFile) -> MegatronIndex:
 
 
 def _mapped(location: str, dtype: str, offset: int, size: int) -> npt.NDArray[Any]:
-    """A part of a file that is read where it is looked at: an index may be larger than the memory."""
+    """Map a part of a file into memory, as an index may be larger than the memory."""
     return np.memmap(location, dtype, "r", offset, size) if size else np.zeros(0, dtype)
 
 
@@ -225,10 +227,10 @@ def _recognise_megatron(source: SourceFile) -> TokenFile:
 
 
 def open_parquet(location: str) -> pq.ParquetFile:
-    """Open a Parquet file to be read as a stream.
+    """Open a Parquet file as a stream.
 
     Raises:
-        BadData: it is none, or is damaged.
+        BadData: it is not a Parquet file, or is damaged.
     """
     with parquet_errors(location):
         return pq.ParquetFile(to_read(location), pre_buffer=False, buffer_size=1 << 20)

@@ -1,9 +1,9 @@
-"""Text to token ids and back: one `tokenizer.json`, read by two libraries that must agree.
+"""Encodes text to token ids and back with one `tokenizer.json`, read by two libraries that must agree.
 
-`tokenizers` is the reference and can do everything; `fastokens` gives the same ids many times faster, and encodes
-unless it cannot read the file or disagrees with the reference on the first documents of a run, which is announced.
-A batch that it cannot encode is the reference's. So the first documents and a batch say who encodes it, nothing else.
-What this leaves out: special tokens are neither added nor recognised. Text that spells `<|endoftext|>` is text.
+`tokenizers` is the reference. `fastokens` gives the same ids many times faster. It encodes, unless it cannot read the file or
+disagrees with the reference on the first documents of a run; then a notice is printed and the reference encodes. The
+reference also encodes a batch that fastokens cannot encode. So only the first documents of a run, and the batch itself, decide
+which library encodes a batch. Special tokens are neither added nor recognised: `<|endoftext|>` in a text is ordinary text.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from scone_cli.progress import notice
 Tokens = npt.NDArray[np.uint32]
 
 END_OF_TEXT = "<|endoftext|>"
-SMALLEST_VOCABULARY = 257  # every byte, and the end of a document
+SMALLEST_VOCABULARY = 257  # 256 bytes and the end of a document
 
-# Names that tokenizers in use give to the token between documents, in the order in which we prefer them.
+# Common names of the token between documents; the first that a tokenizer has is used.
 _END_OF_DOCUMENT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 
-# Both libraries are compared on these and on the first documents of a run, no further: the reference is slow.
+# The libraries are compared on `_AWKWARD_TEXTS` and on so many of the first documents of a run: the reference is slow.
 _CHECKED_TEXTS = 200
 _CHECKED_CHARACTERS = 1_000_000
-_CHECKED_AT_ONCE = 10  # texts of at most so many characters: what the reference makes takes 100 times the memory
-_CHECKED_OF_A_TEXT = 50_000
+_CHECKED_AT_ONCE = 10  # texts at a time: the reference's result takes 100 times the memory of the text
+_CHECKED_OF_A_TEXT = 50_000  # characters of each text
 _AWKWARD_TEXTS = (
     *("", " ", "\0", "\r\n\t \n\n", "  two  spaces ", "\ufeffBOM", "\u2028\u00a0\u3000 wide", "\ufffd\uffff\U0010ffff"),
     *(
@@ -53,26 +53,26 @@ _AWKWARD_TEXTS = (
 
 
 def limit_threads(num_threads: int) -> None:
-    """Let both libraries encode with so many threads; it holds in processes in which neither has encoded yet."""
+    """Set the number of threads of both libraries; it must be called before either one encodes in this process."""
     for name in ("FASTOKENS_BPE_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(num_threads)
 
 
 class Tokenizer:
-    """A `tokenizer.json` in use.
+    """Encodes and decodes text with a `tokenizer.json`.
 
     Attributes:
-        sha256: of the file's bytes; what artifacts record.
-        vocab_size: embedding rows needed, `end_of_document` included.
-        end_of_document: an id that no text yields; one past the file's own vocabulary if the file has no such token.
+        sha256: SHA-256 of the file's bytes, which artifacts record.
+        vocab_size: number of embedding rows needed, including `end_of_document`.
+        end_of_document: an id that no text gives; one past the file's own vocabulary if the file has no such token.
         names_end_of_document: whether the file has such a token.
         backend: the library that encodes, "fastokens" or "tokenizers"; the ids are the same.
-        unknown: the id that stands for text which the vocabulary does not have, None where there is no such id.
+        unknown: the id of the unknown token, or None if there is none.
     """
 
     def __init__(self, content: bytes, source: str, notice: Callable[[str], None] = notice) -> None:
         """Read the bytes of a `tokenizer.json`; `source` names them in messages."""
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, a fork after its first use prints a warning
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # if unset, a fork after its first use prints a warning
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._source = source
         self._notice = notice
@@ -82,7 +82,7 @@ class Tokenizer:
             self._reference = tokenizers.Tokenizer.from_str(text)
             self.unknown = unknown_token(raw)
             self._coverage = Coverage(raw) if may_leave_out(raw) else None
-        except BaseException as error:  # the library raises nothing more special; or it panics, which is no Exception
+        except BaseException as error:  # the library raises only `Exception`, or panics, which is a BaseException
             if not is_of_a_library(error):
                 raise
             raise _not_a_tokenizer(source, str(error)) from error
@@ -98,7 +98,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path, notice: Callable[[str], None] = notice, source: str = "") -> Tokenizer:
-        """Read a `tokenizer.json`; `notice` hears if the slow library must be used, `source` names it if not its path.
+        """Read a `tokenizer.json`; `notice` is called if the slow library must be used, `source` names the file in messages.
 
         Raises:
             InputMissing: there is no such file.
@@ -114,33 +114,33 @@ class Tokenizer:
 
     @property
     def backend(self) -> str:
-        """The library that encodes from now on."""
+        """The library that encodes the next batch."""
         return "tokenizers" if self._fast is None else "fastokens"
 
     def choose_backend(self, texts: Sequence[str]) -> str:
-        """Compare the two libraries on the first documents of a run, unless that was done; returns who encodes now on."""
+        """Compare the two libraries on the first documents of a run, unless already done; returns the one that encodes."""
         if self._fast is not None and not self._compared:
             self._compare(texts)
         return self.backend
 
     def keep_backend(self, backend: str) -> None:
-        """Encode with what another part of the same work is encoded with, instead of comparing again."""
+        """Use the library that an earlier part of the same work chose, without comparing again."""
         self._compared = True
         if self._fast is not None and backend != self.backend:
-            self._fall_back("was given up by an earlier part of this work")
+            self._fall_back("was not used in an earlier part of this work")
 
     def encode_batch(self, texts: Sequence[str], names: Sequence[str] = ()) -> list[Tokens]:
-        """Encode every text by itself; no token is added, and none is `end_of_document`. `names` of texts, for errors.
+        """Encode each text; no special token is added, and no id is `end_of_document`. `names` are used in errors.
 
         Raises:
-            BadData: a text holds what the tokenizer does not know, and it has no unknown token.
+            BadData: a text has characters without a token, and the tokenizer has no unknown token.
         """
         self.choose_backend(texts)
         if self._fast is not None:
             try:
                 return self._encode_fast(texts)
             except (ValueError, RuntimeError) as error:
-                # For this batch alone: a run that goes on after it must encode what follows as this one does.
+                # Only this batch goes to the reference: a run resumed after it must encode later batches the same way.
                 self._announce(f"cannot encode a text ({error})")
         try:
             return self._encode_reference(texts)
@@ -150,7 +150,7 @@ class Tokenizer:
             raise self._cannot_encode(texts, names, error) from error
 
     def bytes_left_out(self, texts: Sequence[str]) -> int:
-        """Bytes of texts that can be encoded for which there is no token, white space aside; see `left_out`."""
+        """The bytes of these texts that no token covers, without white space; the texts can be encoded. See `left_out`."""
         return 0 if self._coverage is None else sum(self._coverage.bytes_left_out(texts))
 
     def decode(self, ids: Sequence[int] | Tokens) -> str:
@@ -158,29 +158,29 @@ class Tokenizer:
         return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def as_encoded(self, text: str) -> str:
-        """The text as its tokens have it: a normalizer may change letters, such as upper case to lower.
+        """The text after the tokenizer's normalizer, which may for example change upper case to lower: encode, then decode.
 
-        Of what the tokenizer cannot encode, or knows only as the unknown token, there is no such text: it stays as it is.
+        A text that cannot be encoded, or whose tokens include the unknown token, is returned unchanged.
         """
         ids = self._tried(text)
         return text if ids is None or self.unknown in ids.tolist() else self.decode(ids)
 
     def encode_with_ends(self, text: str) -> tuple[Tokens, npt.NDArray[np.int64]]:
-        """The tokens of a text, and the character of it before which each ends [N]; by the slow library."""
+        """The tokens [N] of a text, and the character offset at which each one ends [N]; uses the slow library."""
         found = self._reference.encode(text, add_special_tokens=False)
         return np.array(found.ids, np.uint32), np.array([end for _, end in found.offsets], np.int64)
 
     def token_text(self, token: int) -> str:
-        """One token to look at: its text, or its name in the vocabulary where it is but a part of a character."""
+        """One token as text; if it is only a part of a character, its name in the vocabulary."""
         text = self.decode([token])
         if text and "\ufffd" not in text:
             return text
         return self._reference.id_to_token(token) or f"<{token}>"
 
     def byte_lengths(self) -> npt.NDArray[np.int64] | None:
-        """How many bytes of text each token id stands for [vocab_size]; None unless the tokenizer is byte-level.
+        """The number of bytes of text per token id [vocab_size]; None unless the tokenizer is byte-level.
 
-        The letters in which such a vocabulary is written stand for one byte each. A special token counts as its name.
+        In a byte-level vocabulary each letter stands for one byte. A special token has the length of its name.
         """
         if '"ByteLevel"' not in self._decoder:
             return None
@@ -202,7 +202,7 @@ class Tokenizer:
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
     def _cannot_encode(self, texts: Sequence[str], names: Sequence[str], error: BaseException) -> BadData:
-        """What to say of the first text that cannot be encoded."""
+        """The error for the first text that cannot be encoded."""
         number = next((i for i, text in enumerate(texts) if self._tried(text) is None), 0)
         what = names[number] if names else repr(shortened(texts[number], 40))
         reason = " ".join(str(error).split())
@@ -212,7 +212,7 @@ class Tokenizer:
         )
 
     def _tried(self, text: str) -> Tokens | None:
-        """The tokens of a text by the slow library; None if it cannot encode it."""
+        """Encode a text with the slow library; None if it cannot."""
         try:
             return self._encode_reference([text])[0]
         except BaseException as error:
@@ -224,7 +224,7 @@ class Tokenizer:
         name = next((name for name in _END_OF_DOCUMENT_NAMES if name in ids), None)
         if name is None:
             return self.vocab_size
-        # Some models (Unigram, WordLevel) hold the name as an ordinary piece too: then text could spell the token.
+        # Some models (Unigram, WordLevel) also have the name as an ordinary piece: then a text could give this token.
         spelled = [self._tried(text) for text in (name, f" {name} ", f"a{name}b")]
         is_text = any(tokens is not None and ids[name] in tokens for tokens in spelled)
         return self.vocab_size if is_text else ids[name]
@@ -278,13 +278,13 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
-    """Train a byte-level BPE and return its `tokenizer.json`; the same for the same texts in any order.
+    """Train a byte-level BPE and return its `tokenizer.json`; the order of the texts does not matter.
 
-    The vocabulary holds `<|endoftext|>` (id 0), all 256 bytes, and merges of pairs that occur at least twice: a small
+    The vocabulary holds `<|endoftext|>` (id 0), all 256 bytes, and merges of pairs that occur at least twice. So a small
     corpus may give fewer than `vocab_size` tokens. Memory grows with the number of distinct words, not of texts.
 
     Raises:
-        BadSetting: `vocab_size` has no room for every byte and the end of a document.
+        BadSetting: `vocab_size` is below 257, so it has no room for all bytes and the end of a document.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise BadSetting(
@@ -306,14 +306,14 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
 
 
 def _as_we_use_it(content: bytes, source: str) -> dict[str, Any]:
-    """The tokenizer as JSON, without what makes ids depend on anything but the text."""
+    """Parse a `tokenizer.json` and disable truncation, padding and dropout, so that ids depend only on the text."""
     try:
         raw: dict[str, Any] = json.loads(content)
         raw["truncation"] = raw["padding"] = None  # documents are encoded whole
         if "dropout" in raw["model"]:
-            raw["model"]["dropout"] = None  # else ids are drawn by chance
+            raw["model"]["dropout"] = None  # otherwise ids are random
         for token in raw.get("added_tokens", []):
-            # A token that is not marked special is recognised in text, whatever we ask for.
+            # The library recognises a token in text unless it is marked special, whatever the options are.
             token["special"] = token["special"] or token["content"] in _END_OF_DOCUMENT_NAMES
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _not_a_tokenizer(source, f"{type(error).__name__}: {error}") from error

@@ -1,12 +1,12 @@
-"""Kernels that count the n-grams of one bucket for all n, and order what is frequent: the reduce step of counting.
+"""Kernels that count the n-grams of one bucket for all n, and sort the frequent ones: the reduce step of counting.
 
-An n-gram is its prefix's row and its last token: an exact 64-bit key for every n. For each n every key raises its
-counter in a small filter; a key whose counter stays below the minimum cannot be frequent and goes; what is left, few
-distinct keys, is counted exactly in a table that stays in the cache. Only records whose prefix was frequent enough are
-looked at again for n + 1. Buckets and records are those of `partition`.
+An n-gram's key is its prefix's row and its last token: 64 bits, exact for every n. For each n there are three passes. First,
+every key raises its counter in a small filter. Second, keys whose counter stays below the minimum are dropped, because they
+cannot be frequent. Third, the few distinct keys that are left are counted exactly in a hash table that stays in the cache.
+Only records whose prefix is frequent go on to n + 1. Buckets and records are those of `partition`.
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -22,15 +22,15 @@ from scone_cli.counting.sort import Ngrams, radix_order
 from scone_cli.runtime.kernel_cache import kernel
 
 _NONE = np.uint32(0xFFFFFFFF)
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # no key: no row is so large
+_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # marks an empty slot: no row is so large, so no key has this value
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _29 = np.uint64(29)
 _32 = np.uint64(32)
 _64 = 64
 _ONE = np.uint64(1)
-_MOST = np.uint8(255)  # what a counter of the filter can hold
+_MOST = np.uint8(255)  # the largest value of a filter counter
 _FIRST_SLOTS_BITS = 11
-_SMALL_DIGIT_BITS = 8  # what is sorted in one bucket is a few thousand keys
+_SMALL_DIGIT_BITS = 8  # one bucket has only a few thousand keys to sort
 _LEAST_FILTER_BITS = 8
 _MOST_FILTER_BITS = 22  # 4 MiB: larger would not fit any cache
 
@@ -48,9 +48,9 @@ def _raise_counter(counters, key, shift, by):
 
 @kernel()
 def _begin(records, max_n, begins, ends, keys, live, counters, shift):
-    """The 2-gram of every record of a bucket that lies in the segments [begins[s], ends[s]); returns how many.
+    """Write the 2-gram key of every record of a bucket, whose segments are [begins[s], ends[s]); returns the number of keys.
 
-    A live record is its row << 32 | its document, which are counted from 1 in the order in which they come.
+    A live record is row << 32 | document. Documents are numbered from 1 in the order of the records.
     """
     column, mask = flag_place(records, max_n)
     top = 8 * records.itemsize - 1
@@ -68,7 +68,7 @@ def _begin(records, max_n, begins, ends, keys, live, counters, shift):
 
 @kernel()
 def _sift(keys, live, num_live, counters, shift, least):
-    """Keep what may be frequent; returns how many."""
+    """Keep the keys that may be frequent; returns their number."""
     kept = 0
     for j in range(num_live):
         key = keys[j]
@@ -79,7 +79,7 @@ def _sift(keys, live, num_live, counters, shift, least):
 
 @kernel()
 def _rehash(entry_keys, used, size):
-    """A table of `size` slots (a power of two) that finds the entries."""
+    """Build a hash table of `size` slots (a power of two) from the keys of the entries."""
     slots, entries = np.full(size, _EMPTY, np.uint64), np.empty(size, np.uint32)
     mask, shift = np.uint64(size - 1), np.uint64(_64 - np.int64(np.log2(size) + 0.5))
     for entry in range(used):
@@ -99,7 +99,7 @@ def _longer(array, used):
 
 @kernel()
 def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_keys, counts, docs, last_doc, used):
-    """Count keys [begin, end) until there are as many entries as there is room for; returns where it stopped."""
+    """Count keys [begin, end) until the entries are full; returns where it stopped, and the number of entries."""
     mask, shift = np.uint64(slots.size - 1), np.uint64(_64 - np.int64(np.log2(slots.size) + 0.5))
     for j in range(begin, end):
         key = keys[j]
@@ -125,9 +125,9 @@ def _tally_while_room(keys, live, begin, end, entry_of, slots, entries, entry_ke
 
 @kernel()
 def _tally(keys, live, num_live, entry_of, table):
-    """Count every key exactly, and the documents that hold it; entry_of[j] becomes the entry of keys[j].
+    """Count every key exactly, and the documents that hold it; sets entry_of[j] to the entry of keys[j].
 
-    `table` is (slots, entries, entry_keys, counts, docs, last_doc, used); returns it, grown if it had to.
+    `table` is (slots, entries, entry_keys, counts, docs, last_doc, used). Returns the table, which may have grown.
     """
     slots, entries, entry_keys, counts, docs, last_doc, used = table
     begin = 0
@@ -144,7 +144,7 @@ def _tally(keys, live, num_live, entry_of, table):
 
 @kernel()
 def _empty_table():
-    """A table that is half full when its entries are used up. Documents count from 1, so 0 is none."""
+    """An empty hash table, half full when its entries are used up. Documents are numbered from 1, so 0 means none."""
     size = 1 << (_FIRST_SLOTS_BITS - 1)
     slots, entries = np.full(2 * size, _EMPTY, np.uint64), np.empty(2 * size, np.uint32)
     return (
@@ -160,10 +160,10 @@ def _empty_table():
 
 @kernel()
 def _keep(table, n, min_count, min_docs, found, end):
-    """Append the frequent entries of a table to `found` from row `end` on, in the order of their tokens.
+    """Append the frequent entries of a table to `found` from row `end` on, sorted by their tokens.
 
-    Returns `found`, its new end, and for every entry its row or NONE. Prefixes lie in the order of their tokens too, so
-    the order of the keys is that of the tokens.
+    Returns `found`, its new end, and the row of every entry (NONE if it is not frequent). The rows of prefixes are in the
+    order of their tokens, so sorting by key sorts by tokens.
     """
     _, _, entry_keys, counts, docs, _, used = table
     spelled, found_counts, found_docs, lengths = found
@@ -203,7 +203,7 @@ def _room_for_rows(rows, end, more):
 
 @kernel()
 def _room_for(array, end, more):
-    """The array, of which `end` values are used, with room for more."""
+    """Grow the array if it has no room for `more` values after its first `end`."""
     if end + more <= array.size:
         return array
     longer = np.empty(2 * (end + more), array.dtype)
@@ -213,7 +213,7 @@ def _room_for(array, end, more):
 
 @kernel()
 def _extend(records, n, rows, entry_of, live, num_live, keys, counters, shift):
-    """From frequent n-grams to the candidates of length n + 1; returns how many there are."""
+    """Extend frequent n-grams by one token to the candidates of length n + 1; returns the number of candidates."""
     pad = records.dtype.type(~records.dtype.type(0))
     kept = 0
     for j in range(num_live):
@@ -265,7 +265,7 @@ def _count_buckets(records, bounds, max_n, min_count, min_docs):
 
 @kernel()
 def _nothing_found(room, max_n):
-    """Tokens, counts, documents and lengths of no n-gram yet."""
+    """Empty result arrays with room for `room` n-grams: tokens, counts, documents and lengths."""
     return (
         np.empty((room, max_n), np.uint32),
         np.empty(room, np.uint64),
@@ -276,13 +276,13 @@ def _nothing_found(room, max_n):
 
 # ---- counting a bucket that is too large for memory --------------------------------------------------------------
 #
-# One pair of tokens may begin a hundredth of all records, or nearly all. Such a bucket is read in pieces, twice for
-# each n, and the row of every record's prefix is looked up again each time instead of being kept.
+# One pair of tokens may begin 1% of all records, or nearly all of them. The bucket of such a pair is read in pieces, twice
+# for each n. The row of every record's prefix is not kept: it is looked up again each time.
 
 
 @kernel()
 def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):
-    """The candidates of length n among the records; tables of the lengths before lie end to end in slots and rows."""
+    """Find the candidates of length n in a piece of a bucket; `slots` and `rows` hold the tables of all shorter lengths."""
     column, mask = flag_place(records, max_n)
     top = 8 * records.itemsize - 1
     pad = records.dtype.type(~records.dtype.type(0))
@@ -353,10 +353,10 @@ def _count_large_bucket(
 
 
 def count_buckets(records: Records, bounds: I64, max_n: int, min_count: int, min_docs: int) -> list[Ngrams]:
-    """Count buckets that lie in memory: for n = 2..max_n the n-grams with that many occurrences and documents.
+    """Count buckets in memory: for n = 2..max_n the n-grams with at least `min_count` occurrences in `min_docs` documents.
 
-    `bounds` [shards, buckets + 1]: bucket b has, of every shard, the records bounds[s, b]..bounds[s, b + 1]. N-grams come
-    bucket by bucket, and in the order of their tokens in each: what `in_order` wants.
+    `bounds` [shards, buckets + 1]: bucket b holds the records bounds[s, b]..bounds[s, b + 1] of every shard s. N-grams are
+    returned bucket by bucket, and sorted by tokens within each bucket, as `in_order` requires.
     """
     return _by_length(_count_buckets(records, bounds, max_n, min_count, min_docs), max_n)
 
@@ -364,7 +364,10 @@ def count_buckets(records: Records, bounds: I64, max_n: int, min_count: int, min
 def count_large_bucket(
     read: Callable[[], Iterable[Records]], max_n: int, min_count: int, min_docs: int
 ) -> list[Ngrams]:
-    """Count one bucket in pieces, shard by shard in order; `read` gives them anew each time it is called."""
+    """Count one bucket that does not fit in memory, piece by piece.
+
+    Each call of `read` returns the pieces from the start, in the order of the shards.
+    """
     found, end = _count_large_bucket(read, max_n, min_count, min_docs, _nothing_found(1024, max_n), 0)
     return _by_length(tuple(column[:end] for column in found), max_n)
 

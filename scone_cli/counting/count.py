@@ -1,12 +1,13 @@
-"""Counting n-grams by idempotent tasks over files (paper, section 3.1): deal, count, merge.
+"""Counts n-grams by idempotent tasks over files (paper, section 3.1): deal, count, merge.
 
 *Deal* turns a shard of tokens into records, grouped in buckets by their first two tokens. *Count* reads a group of buckets
-of all shards and writes a run: its frequent n-grams of every length, in order. *Merge* turns the runs of one length into
-`counts/n=<n>.parquet`. Each is a plain function from files to files that appear whole, and does nothing if they are
-there: a task can be given up, done again, or done by another executor. The kernels are imported in the tasks only: half a
-second that the process which hands them out need not wait for.
+from all shards and writes a run: the group's frequent n-grams of every length, sorted. *Merge* turns the runs of one length
+into `counts/n=<n>.parquet`. Each task is a plain function from files to files. Output files appear complete or not at all,
+and a task does nothing if they exist: it can be cancelled, repeated, or run by another executor. Only the tasks import the
+kernels: that saves half a second in the process that starts the tasks.
 
-The scans of the paper, one a length, become one: all n-grams that begin with the same two tokens meet in one bucket.
+The paper scans the corpus once per length. Here one scan is enough: all n-grams that begin with the same two tokens are in
+one bucket.
 """
 
 from __future__ import annotations
@@ -41,21 +42,22 @@ KERNELS = (
     "scone_cli.counting.partition",
     "scone_cli.counting.merge",
     "scone_cli.counting.aggregate",
-)  # what a worker needs
+)  # the modules that a worker loads
 
 I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class CountingJob:
-    """What all tasks of one count share.
+    """The settings that all tasks of one count share.
 
     Attributes:
-        scratch: the folder in which the work lies.
+        scratch: the folder of intermediate files.
         num_tokens: size of the token vocabulary.
-        excluded: token ids that no n-gram may hold.
-        max_n, min_count, min_docs: lengths 2..max_n, and the occurrences and documents that make an n-gram frequent.
-        plan: how the work is cut up; no result depends on it.
+        excluded: token ids that no n-gram may contain.
+        max_n: the largest length; n-grams of 2..max_n tokens are counted.
+        min_count, min_docs: an n-gram is frequent with at least so many occurrences and documents.
+        plan: how the work is divided; no result depends on it.
     """
 
     scratch: Path
@@ -77,7 +79,7 @@ class CountingJob:
         min_docs: int,
         plan: CountingPlan,
     ) -> CountingJob:
-        """A job, or the rest of one that was interrupted: what was dealt then stays in the buckets of then."""
+        """Begin a job, or continue an interrupted one, with its number of buckets: the records on disk are in these buckets."""
         note = scratch / "bits"
         if not note.exists():
             with appearing(note) as file:
@@ -86,7 +88,7 @@ class CountingJob:
         return cls(scratch, num_tokens, tuple(excluded), max_n, min_count, min_docs, plan)
 
     def then(self, name: str, stream: TokenStream) -> None:
-        """Deal the train documents of a part that was just written: the task that follows tokenising it."""
+        """Deal the train documents of a part of `tokens/` right after it was written."""
         deal(self, name, stream.tokens, (stream.starts[:-1], stream.starts[1:]), Seconds())
 
 
@@ -95,10 +97,11 @@ def count_ngrams(
 ) -> tuple[list[dict[str, int]], Seconds]:
     """Count the train split of the tokens in `parts` (path, and SHA-256 to check) into `out/n=1..max_n.parquet`.
 
-    Returns n, n-grams and their occurrences for every length from 2 on, and the seconds all processes spent on what.
+    Returns n, the number of n-grams and their occurrences for every length from 2, and the processor seconds of all
+    processes for each kind of work.
 
     Raises:
-        DamagedArtifact: a part is not what its hash says.
+        DamagedArtifact: a part does not have its SHA-256.
     """
     spent = Seconds()
     names = [path.name for path, _ in parts]
@@ -121,7 +124,7 @@ def count_ngrams(
         frequent += found
         progress("counting buckets", num_done, len(groups), "groups", f"{int(frequent.sum()):,} frequent n-grams")
     _give_back_room()
-    lengths = sorted(range(2, job.max_n + 1), key=lambda n: -frequent[n])  # the longest work first
+    lengths = sorted(range(2, job.max_n + 1), key=lambda n: -frequent[n])  # the largest task first
     rows_done, rows = 0, int(frequent.sum())
     progress("putting n-grams in order", 0, rows, "n-grams")
     occurrences = {}
@@ -164,9 +167,9 @@ def _check(path: Path, content: bytes, sha256: str) -> None:
 
 
 def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], seconds: Seconds) -> None:
-    """Deal the documents tokens[first:last] of the shard `name` into the buckets' records, a block at a time.
+    """Deal the documents tokens[first:last] of the shard `name` into buckets of records, one block of positions at a time.
 
-    `seconds`: what was spent on it before.
+    `seconds`: the time that was spent on this shard before.
     """
     from scone_cli.counting.partition import Dealer, count_tokens  # heavy: see above
 
@@ -201,21 +204,21 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
 
 
 def _give_back_room() -> None:
-    """Where one process does everything: what a step needed is not there for the next, which needs other arrays."""
+    """Free the memory of a finished step: with a single process the next step, with other arrays, needs it."""
     _room.cache_clear()
     give_back_memory()
 
 
-@functools.lru_cache(maxsize=1)  # dealing is over when counting begins: not both at a time
+@functools.lru_cache(maxsize=1)  # one buffer is enough: dealing has ended when counting begins
 def _room(size: int) -> Any:
-    """Scratch that a process uses again and again: memory that is new costs as much as what is done in it."""
+    """A scratch buffer that a process reuses: the first use of new memory costs as much time as the work done in it."""
     return np.empty(size, np.uint8)
 
 
 def count_group(
     job: CountingJob, names: Sequence[str], group: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], Seconds]:
-    """Count the buckets first..last - 1 of all shards into a run; returns how many n-grams of each length it has."""
+    """Count the buckets first..last - 1 of all shards into a run; returns its number of n-grams by length, and the seconds."""
     from scone_cli.counting.aggregate import count_buckets, count_large_bucket
     from scone_cli.counting.sort import in_order  # heavy: see above
 
@@ -247,7 +250,7 @@ def count_group(
 
 
 def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_records: int) -> tuple[Records, I64]:
-    """The records of a group, segment after segment, and where each bucket of a segment begins among them."""
+    """Read the records of a group, segment after segment; also returns where each bucket of each segment begins."""
     dtype, width = record_layout(job.num_tokens, job.max_n)
     room = _room(max(job.plan.group_records, 1) * width * dtype.itemsize).view(dtype)
     filled, bounds = 0, []
@@ -262,7 +265,7 @@ def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_reco
 
 
 def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[Records]:
-    """The records of one bucket, no more at a time than there is memory for."""
+    """Read the records of one bucket in pieces of at most `piece_records`, to keep to the memory limit."""
     dtype, width = record_layout(job.num_tokens, job.max_n)
     for path, offsets in segments:
         with path.open("rb", buffering=0) as file:
@@ -276,7 +279,7 @@ def _pieces(job: CountingJob, segments: Sequence[tuple[Path, I64]]) -> Iterator[
 def finish(
     job: CountingJob, names: Sequence[str], groups: Sequence[tuple[int, int]], n: int, out: Path
 ) -> tuple[int, Seconds]:
-    """Write `out/n=<n>.parquet`; returns the occurrences of its n-grams, all together."""
+    """Write `out/n=<n>.parquet`; returns the total occurrences of its n-grams, and the seconds."""
     seconds = Seconds()
     clock = Clock(seconds)
     target = out / f"n={n}.parquet"
@@ -292,7 +295,7 @@ def finish(
 
 
 def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt.NDArray[np.uint64]:
-    """Every token of the train split, however rare: what the n-grams are measured against."""
+    """Write the counts of single tokens in the train split, including rare ones: n-gram counts are compared with them."""
     from scone_cli.counting.sort import Ngrams, in_order  # heavy: see above
 
     counts, docs = np.zeros(job.num_tokens, np.uint64), np.zeros(job.num_tokens, np.uint32)
@@ -310,7 +313,7 @@ def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt
 
 
 def _dealt(job: CountingJob, name: str) -> Path:
-    """Written last, when a shard has been dealt: the blocks' offsets, and counts and documents of single tokens."""
+    """The file written last for a dealt shard: offsets of its blocks, counts and documents of single tokens, seconds."""
     return job.scratch / f"{name}.dealt"
 
 
@@ -325,12 +328,12 @@ def _run(job: CountingJob, group: tuple[int, int], n: int) -> Path:
 
 def _offsets(job: CountingJob, name: str, first: int, last: int) -> I64:
     """Where each bucket from `first` to `last` begins in each block of a shard: [blocks, last - first + 1]."""
-    all_offsets = np.load(_dealt(job, name), mmap_mode="r")  # of all shards together they would be too much to hold
+    all_offsets = np.load(_dealt(job, name), mmap_mode="r")  # mapped: the offsets of all shards would not fit in memory
     return np.array(all_offsets[:, first : last + 1])
 
 
 def _dealing_seconds(job: CountingJob, name: str) -> Seconds:
-    """What was spent on dealing a shard, by whoever did it."""
+    """The processor seconds spent on dealing a shard, in whichever process did it."""
     with _dealt(job, name).open("rb") as file:
         for _ in range(3):
             np.load(file)
@@ -338,7 +341,7 @@ def _dealing_seconds(job: CountingJob, name: str) -> Seconds:
 
 
 def _bucket_sizes(job: CountingJob, names: Sequence[str]) -> I64:
-    """Records in each bucket, of all shards together."""
+    """The number of records in each bucket, summed over all shards [2**bits]."""
     sizes = np.zeros(1 << job.plan.bits, np.int64)
     for name in names:
         sizes += np.diff(_offsets(job, name, 0, sizes.size)).sum(axis=0)
@@ -346,7 +349,7 @@ def _bucket_sizes(job: CountingJob, names: Sequence[str]) -> I64:
 
 
 def _read_into(file: BinaryIO, array: Any) -> None:
-    """Fill an array from where the file stands; the system may give less than was asked for at a time."""
+    """Fill an array from the file's current position; one read may return fewer bytes than were asked for."""
     view = memoryview(array).cast("B")
     while view:
         size = file.readinto(view)  # type: ignore[attr-defined] # an unbuffered file has it

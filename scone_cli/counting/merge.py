@@ -1,7 +1,8 @@
-"""Runs, the sorted n-grams that each counting task leaves, and their merge into `counts/n=<n>.parquet`.
+"""Merges runs, the sorted n-grams that each counting task writes, into `counts/n=<n>.parquet`.
 
-A merge goes by windows: pieces of all runs that together are what comes next in the result, found by a sample of their
-rows. So its memory does not grow with the number of n-grams, and when all fit there is one window.
+A merge goes window by window. A window is one piece of every run; together these pieces are the next rows of the result. A
+sample of the rows tells where to cut. So memory does not grow with the number of n-grams. If all n-grams fit, there is one
+window.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
     from scone_cli.counting.partition import U32, U64
     from scone_cli.counting.sort import Ngrams
 
-ROW_GROUP = 1 << 20  # rows; fixed, so that files do not depend on how much memory there was
+ROW_GROUP = 1 << 20  # rows; fixed, so that files do not depend on the memory limit
 
 
 def write_run(path: Path, ngrams: Ngrams) -> None:
-    """Write n-grams of one length that are in order: column after column, as they lie in memory."""
+    """Write sorted n-grams of one length as a run: column after column, in the machine's byte order."""
     with appearing(path) as file:
         for column in (ngrams.tokens, ngrams.counts, ngrams.docs):
             column.tofile(file)
 
 
 def num_rows(run: Path, n: int) -> int:
-    """N-grams in a run."""
+    """The number of n-grams in a run, from the size of its file."""
     return run.stat().st_size // (4 * n + 8 + 4)
 
 
 def _read_rows(run: Path, n: int, begin: int, end: int) -> tuple[U32, U64, U32]:
-    """Tokens, counts and documents of some rows of a run."""
+    """Read the tokens, counts and documents of rows [begin, end) of a run."""
     rows, size = num_rows(run, n), end - begin
     tokens = np.fromfile(run, np.uint32, n * size, offset=4 * n * begin).reshape(size, n)
     counts = np.fromfile(run, np.uint64, size, offset=4 * n * rows + 8 * begin)
@@ -50,9 +51,9 @@ def _read_rows(run: Path, n: int, begin: int, end: int) -> tuple[U32, U64, U32]:
 
 
 def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock: Clock) -> int:
-    """Merge the runs of one length into `counts/n=<n>.parquet`, about `most_rows` rows in memory at a time.
+    """Merge the runs of one length into `counts/n=<n>.parquet`, with about `most_rows` rows in memory at a time.
 
-    Returns the occurrences of all its n-grams together.
+    Returns the total occurrences of its n-grams.
     """
     total = 0
     with _CountsWriter(target, n) as writer:
@@ -84,11 +85,11 @@ def _read_window(window: _Window, n: int) -> Ngrams:
 
 
 _Window = list[tuple[Path, tuple[int, int]]]
-_SAMPLED = 64  # one row in so many tells where to cut
+_SAMPLED = 64  # every 64th row is sampled, to find where to cut
 
 
 def _windows(runs: Sequence[Path], n: int, most_rows: int) -> Iterator[_Window]:
-    """Cut sorted runs into windows of about `most_rows` that follow one another in the order of the result."""
+    """Cut sorted runs into consecutive windows of the result, of about `most_rows` rows each."""
     rows = {run: num_rows(run, n) for run in runs}
     if sum(rows.values()) <= most_rows:
         yield [(run, (0, rows[run])) for run in runs]
@@ -100,13 +101,13 @@ def _windows(runs: Sequence[Path], n: int, most_rows: int) -> Iterator[_Window]:
         begins = ends
 
 
-# What the rows of a run are ordered by, as far as rows of different runs can differ: no two runs share a bucket.
-# Count, the other way round, and two tokens. Rows are read, not mapped: mapped files count as memory of the process.
+# The sort key of a row: minus its count, then its first two tokens. Two tokens are enough to tell rows of different runs
+# apart, because no two runs share a bucket. Rows are read, not mapped: mapped files count as memory of the process.
 _Key = tuple[int, int, int]
 
 
 def _cuts(runs: Sequence[Path], n: int, step: int) -> list[_Key]:
-    """Every `step`-th of the sampled keys in their order: as arrays, since there may be millions."""
+    """Every `step`-th of the sampled keys, sorted; sorted as arrays, since there may be millions."""
     sampled = [rows for run in runs for rows in _sampled_rows(run, n)]
     pairs, counts = (np.concatenate(column) for column in zip(*sampled, strict=True))
     chosen = np.lexsort((pairs[:, 1], pairs[:, 0], ~counts))[step::step]
@@ -114,7 +115,7 @@ def _cuts(runs: Sequence[Path], n: int, step: int) -> list[_Key]:
 
 
 def _sampled_rows(run: Path, n: int) -> Iterator[tuple[U32, U64]]:
-    """First two tokens and count of every row that is a multiple of `_SAMPLED`, in pieces."""
+    """The first two tokens and the count of every `_SAMPLED`-th row of a run, in pieces."""
     rows, size = num_rows(run, n), _SAMPLED << 12
     for begin in range(0, rows, size):
         tokens, counts, _ = _read_rows(run, n, begin, min(begin + size, rows))
@@ -122,7 +123,7 @@ def _sampled_rows(run: Path, n: int) -> Iterator[tuple[U32, U64]]:
 
 
 def _first_row_from(cut: _Key, run: Path, n: int, begin: int) -> int:
-    """The first row, from `begin` on, whose key is no less than `cut`."""
+    """The first row at or after `begin` whose key is at least `cut`, by bisection."""
     rows = num_rows(run, n)
     with run.open("rb", buffering=0) as file:
 
@@ -134,7 +135,7 @@ def _first_row_from(cut: _Key, run: Path, n: int, begin: int) -> int:
 
 
 class _CountsWriter:
-    """Writes `counts/n=<n>.parquet` from n-grams that come in order, in row groups of one size."""
+    """Writes `counts/n=<n>.parquet` from sorted n-grams, in row groups of `ROW_GROUP` rows."""
 
     def __init__(self, path: Path, n: int) -> None:
         self._path, self._schema = path, counts_schema(n)
@@ -143,7 +144,7 @@ class _CountsWriter:
 
     def __enter__(self) -> Self:
         self._beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        # Token ids hardly repeat as the dictionary encoding would like it; counts do.
+        # Counts repeat often, so dictionary encoding pays for them. Lists of token ids hardly repeat.
         options = {"compression": "zstd", "use_dictionary": ["count", "docs"]}
         self._file = to_write(self._beside)
         self._writer = pq.ParquetWriter(self._file, self._schema, **options)
@@ -170,13 +171,13 @@ class _CountsWriter:
 
 
 def write_counts(path: Path, ngrams: Ngrams) -> None:
-    """Write n-grams that are in order as `counts/n=<n>.parquet`."""
+    """Write sorted n-grams as `counts/n=<n>.parquet`."""
     with _CountsWriter(path, ngrams.tokens.shape[1]) as writer:
         writer.write(ngrams)
 
 
 def counts_table(ngrams: Ngrams) -> pa.Table:
-    """N-grams as rows of `counts/n=<n>.parquet`."""
+    """The n-grams as an Arrow table in the schema of `counts/n=<n>.parquet`."""
     schema = counts_schema(ngrams.tokens.shape[1])
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(ngrams.tokens.reshape(-1)), type=schema.field("tokens").type)
     return pa.Table.from_arrays([tokens, pa.array(ngrams.counts), pa.array(ngrams.docs)], schema=schema)
@@ -184,7 +185,7 @@ def counts_table(ngrams: Ngrams) -> pa.Table:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is at `path` whole or not at all. It need not outlive the machine: see `publish.staging_folder`."""
+    """Open a file that appears at `path` only when it is complete. It may be lost in a crash: see `publish.staging_folder`."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with beside.open("wb") as file:
         yield file

@@ -1,10 +1,10 @@
 """Kernels that deal the positions of a text into buckets by their first two tokens: the map step of counting.
 
-A *record* is a position with the tokens that follow it, K tokens, and a flag. All n-grams that begin with the same two
-tokens are in the same bucket, so a bucket can be counted for n = 2..K by itself, and the corpus is dealt out once.
+A *record* holds the K tokens that begin at a position, and a flag. All n-grams that begin with the same two tokens are in
+the same bucket. So each bucket can be counted alone for n = 2..K, and the corpus is read only once.
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -25,7 +25,8 @@ Tokens = npt.NDArray[np.uint16] | U32
 Records = npt.NDArray[np.uint16] | U32
 
 _NONE = np.uint32(0xFFFFFFFF)
-_MIX = np.uint64(0xD6E8FEB86659FD93)  # odd; not the multiplier of the tables inside a bucket, whose keys share its bits
+# Odd, and not the multiplier of the tables inside a bucket: the keys of one bucket share the high bits of this product.
+_MIX = np.uint64(0xD6E8FEB86659FD93)
 _32 = np.uint64(32)
 _64 = 64
 _ONE = np.uint64(1)
@@ -33,7 +34,7 @@ _ONE = np.uint64(1)
 
 @kernel(inline="always")
 def flag_place(records, max_n):
-    """Where the flag is: the column whose highest bit it is, and the bits of that column's type a first token may have."""
+    """Where a record keeps its flag: in the highest bit of the returned column; also returns the mask of a first token."""
     ones = records.dtype.type(~records.dtype.type(0))
     if records.shape[1] == max_n:
         return 0, ones >> 1
@@ -45,7 +46,7 @@ def flag_place(records, max_n):
 
 @kernel()
 def _split_runs(tokens, firsts, lasts, excluded):
-    """Cut documents [first, last) at excluded tokens: the runs between them, and the document of each."""
+    """Cut documents [first, last) at excluded tokens; returns the runs between them, and the document of each run."""
     num_runs = firsts.size
     for doc in range(firsts.size):
         for i in range(firsts[doc], lasts[doc]):
@@ -65,7 +66,7 @@ def _split_runs(tokens, firsts, lasts, excluded):
 
 @kernel()
 def _choose(tokens, firsts, lasts, begin, end, bits, where, offsets):
-    """The bucket of every position in [begin, end) that has a token after it in its run; and the buckets' offsets."""
+    """Compute the bucket of every position in [begin, end) that has a next token in its run, and the buckets' offsets."""
     shift = np.uint64(_64 - bits)
     for run in range(firsts.size):
         for i in range(max(firsts[run], begin), min(lasts[run] - 1, end)):
@@ -90,7 +91,7 @@ def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, rec
             if i + width > lasts[run]:
                 for k in range(width):
                     records[at, k] = tokens[i + k] if i + k < lasts[run] else pad
-            elif width == 5:  # the usual one, unrolled: a third faster
+            elif width == 5:  # the usual width, unrolled: a third faster
                 records[at, 0] = tokens[i]
                 records[at, 1] = tokens[i + 1]
                 records[at, 2] = tokens[i + 2]
@@ -108,8 +109,8 @@ def _scatter(tokens, firsts, lasts, docs, begin, end, where, last_doc, ends, rec
 class Dealer:
     """Deals the positions of one shard of documents into 2**bits buckets, a block of positions at a time.
 
-    The flag of a record says that it is the first of its document in its bucket; documents are told apart by nothing
-    else, so the blocks of a shard must be read in order.
+    The flag of a record says that it is the first record of its document in its bucket. Nothing else marks where a document
+    begins, so the blocks of a shard must be read in order.
     """
 
     tokens: Tokens
@@ -120,9 +121,9 @@ class Dealer:
 
     @classmethod
     def of(cls, tokens: Tokens, documents: tuple[I64, I64], excluded: U8, max_n: int, bits: int) -> Dealer:
-        """Deal the documents tokens[first:last] (`documents`: all firsts, all lasts, ascending).
+        """A dealer for the documents tokens[first:last] (`documents`: all firsts and all lasts, ascending).
 
-        No n-gram crosses the end of one, or holds an id t with excluded[t].
+        No n-gram crosses the end of a document or contains an id t with excluded[t] set.
         """
         num_documents = documents[0].size
         if excluded.any():
@@ -134,7 +135,7 @@ class Dealer:
     def deal(self, begin: int, end: int, where: U32, records: Records) -> I64:
         """Fill `records` [>= end - begin, columns of `plan.record_layout`] with the positions in [begin, end).
 
-        `where` [>= end - begin] is scratch. Returns offsets [2**bits + 1]: bucket b has the records
+        `where` [>= end - begin] is a scratch buffer. Returns offsets [2**bits + 1]: bucket b has the records
         offsets[b]..offsets[b + 1].
         """
         firsts, lasts, docs = self.runs
@@ -161,7 +162,7 @@ def _count_tokens(tokens, firsts, lasts, counts, docs):
 
 
 def count_tokens(tokens: Tokens, documents: tuple[I64, I64], num_tokens: int) -> tuple[U64, U32]:
-    """Occurrences and distinct documents [V] of every token id in the documents tokens[first:last]."""
+    """Count the occurrences and the distinct documents of every token id in the documents tokens[first:last]: two [V]."""
     counts, docs = np.zeros(num_tokens, np.uint64), np.zeros(num_tokens, np.uint32)
     _count_tokens(tokens, *documents, counts, docs)
     return counts, docs

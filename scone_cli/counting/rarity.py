@@ -1,7 +1,7 @@
-"""What about rare tokens: how much of the text, and which tokens, no f-gram ends in, by how often they occur.
+"""Statistics of rare and frequent tokens: for each frequency class, the share of positions and tokens without an f-gram.
 
-A position counts as matched when an f-gram ends there. A token class is all tokens that occur equally often in the
-training text, to within a factor of ten.
+A position counts as matched when an f-gram ends there. A token class holds the tokens whose counts in the training text
+lie in one range: 0, 1 to 9, 10 to 99 and so on.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import polars as pl
 from scone_cli.arrays import I64
 from scone_cli.corpus.spelling import Speller
 
-EXAMPLES = 6  # tokens shown of a class
+EXAMPLES = 6  # tokens shown per class
 
-Row = dict[str, Any]
+TokenClass = dict[str, Any]  # counts, shares and examples of one class of tokens, as JSON values
 
 
 def describe_tail(
     where: str, train: I64, occurrences: I64, unmatched: I64, is_last: npt.NDArray[np.bool_], spell: Speller
-) -> Row:
-    """The classes of tokens by their count in the training text: 0, 1 to 9, 10 to 99 and so on, then all together.
+) -> dict[str, Any]:
+    """Statistics of every token class (`classes`) and of all tokens together (`all`).
 
-    All arrays are [T], one value a token: `train` its count in the training text, `occurrences` in the text that is
-    matched (`where` says which), `unmatched` those where no f-gram ends, `is_last` whether any f-gram ends in it.
+    All arrays are [T], one value per token id. `train`: its count in the training text. `occurrences`: its count in the text
+    that is matched (`where` names that text). `unmatched`: its occurrences at which no f-gram ends. `is_last`: whether it is
+    the last token of any f-gram.
     """
     columns = {"class": decades_of(train), "seen": occurrences, "missed": unmatched, "is_last": is_last}
     tokens = pl.DataFrame(columns).with_row_index("token")
@@ -38,16 +39,16 @@ def describe_tail(
 
 
 def decades_of(counts: I64) -> I64:
-    """The class of every token by its count: 0 for never, 1 for 1 to 9, 2 for 10 to 99 and so on [T]."""
+    """The class [T] of every token by its count: class 0 is a count of 0, 1 is 1 to 9, 2 is 10 to 99 and so on."""
     return np.searchsorted(10 ** np.arange(19, dtype=np.int64), counts, side="right")
 
 
-def bounds_of(decade: int) -> Row:
-    """The smallest and the largest count of such a class."""
+def bounds_of(decade: int) -> dict[str, int]:
+    """The smallest (`first`) and the largest count (`last`) of a token class."""
     return {"first": 10 ** (decade - 1), "last": 10**decade - 1} if decade else {"first": 0, "last": 0}
 
 
-def _class(tokens: pl.DataFrame) -> Row:
+def _class(tokens: pl.DataFrame) -> TokenClass:
     seen, total = tokens.filter(pl.col("seen") > 0), int(tokens["seen"].sum())
     return {
         "tokens": tokens.height,
@@ -59,8 +60,8 @@ def _class(tokens: pl.DataFrame) -> Row:
     }
 
 
-def _examples(tokens: pl.DataFrame, spell: Speller) -> list[Row]:
-    """The tokens of a class with the smallest share of matches, the frequent before the rare, that are not all matched."""
+def _examples(tokens: pl.DataFrame, spell: Speller) -> list[dict[str, Any]]:
+    """The tokens of a class with the smallest share of matched occurrences, most frequent first among equal shares."""
     share = pl.col("missed") / pl.col("seen")
     missed = tokens.filter(pl.col("missed") > 0).sort(share, "seen", "token", descending=[True, True, False])
     return [
@@ -70,5 +71,5 @@ def _examples(tokens: pl.DataFrame, spell: Speller) -> list[Row]:
 
 
 def share_of(part: int, whole: int | None) -> float | None:
-    """A share as it is reported; None where there is nothing to have one of."""
+    """A share rounded to six decimals, as reports give it; None if `whole` is 0 or None."""
     return round(part / whole, 6) if whole else None

@@ -1,6 +1,6 @@
-"""N-grams in their order: by count descending, then by tokens; sorted by digits, which takes linear time."""
+"""Sorts n-grams by count (descending), then by tokens, with a radix sort, which takes linear time."""
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -15,12 +15,12 @@ from scone_cli.runtime.kernel_cache import kernel
 
 _64 = 64
 _ONE = np.uint64(1)
-_DIGIT_BITS = 11  # the counters of one digit fit the first cache
+_DIGIT_BITS = 11  # the counters of one digit fit the L1 cache
 
 
 @kernel()
 def radix_order(keys, digit_bits):
-    """The stable order (uint32 [M]) that sorts uint64 keys [M]; linear, and digits that are all the same cost nothing."""
+    """The stable order (uint32 [M]) that sorts uint64 keys [M]: a radix sort; a digit that all keys share costs no pass."""
     num_digits, radix = (_64 + digit_bits - 1) // digit_bits, 1 << digit_bits
     mask = np.uint64(radix - 1)
     sizes = np.zeros((num_digits, radix), np.int64)
@@ -48,9 +48,10 @@ def radix_order(keys, digit_bits):
 
 @dataclass(frozen=True)
 class Ngrams:
-    """N-grams of one length by count descending, then tokens ascending.
+    """Arrays of M n-grams of one length: tokens uint32 [M, n], counts uint64 [M], docs uint32 [M].
 
-    tokens uint32 [M, n], counts uint64 [M], docs uint32 [M] (distinct documents that hold it).
+    `docs` is the number of distinct documents that hold the n-gram. "In order" means: by count descending, then by tokens
+    ascending.
     """
 
     tokens: U32
@@ -58,7 +59,7 @@ class Ngrams:
     docs: U32
 
     def __getitem__(self, rows: U32) -> Ngrams:
-        """Some of the rows."""
+        """The n-grams in these rows."""
         return Ngrams(np.take(self.tokens, rows, axis=0), self.counts[rows], self.docs[rows])
 
     def __len__(self) -> int:
@@ -66,7 +67,7 @@ class Ngrams:
 
 
 def in_order(ngrams: Ngrams) -> Ngrams:
-    """Sort n-grams given in any order, if those that begin with the same two tokens are in their order already."""
+    """Sort n-grams by count and tokens; those that begin with the same two tokens must be sorted by tokens already."""
     if (keys := _keys(ngrams)) is not None:
         return ngrams[radix_order(keys, _DIGIT_BITS)]
     order = radix_order(_pairs(ngrams), _DIGIT_BITS)
@@ -74,13 +75,13 @@ def in_order(ngrams: Ngrams) -> Ngrams:
 
 
 def merged(ngrams: Ngrams, bounds: I64) -> Ngrams:
-    """Sort n-grams that are in order from bounds[r] to bounds[r + 1], no two runs r having the same two first tokens."""
+    """Merge sorted runs, rows bounds[r] to bounds[r + 1]; no two runs may hold n-grams with the same first two tokens."""
     keys = _keys(ngrams)
     return in_order(ngrams) if keys is None else ngrams[_merge(keys, bounds)]
 
 
 def _pairs(ngrams: Ngrams) -> U64:
-    """The first two tokens (or the only one) as one number, no larger than it must be: every digit is a pass."""
+    """The first two tokens (or the only one) as one number, as small as possible, because every digit costs a pass."""
     pairs = ngrams.tokens[:, 0].astype(np.uint64)
     if ngrams.tokens.shape[1] > 1:
         pairs = pairs * (np.uint64(ngrams.tokens.max(initial=0)) + _ONE) + ngrams.tokens[:, 1]
@@ -88,7 +89,7 @@ def _pairs(ngrams: Ngrams) -> U64:
 
 
 def _keys(ngrams: Ngrams) -> U64 | None:
-    """One number each by which they are ordered, or None if it would have more than 64 bits."""
+    """The sort key of each n-gram as one number [M], or None if it needs more than 64 bits."""
     down, pairs = ngrams.counts.max(initial=0) - ngrams.counts, _pairs(ngrams)
     bits = int(pairs.max(initial=0)).bit_length()
     if int(down.max(initial=0)).bit_length() + bits > _64:
@@ -99,20 +100,20 @@ def _keys(ngrams: Ngrams) -> U64 | None:
 
 @kernel()
 def _merge(keys, bounds):
-    """The order (uint32 [M]) that sorts keys which are sorted from bounds[r] to bounds[r + 1]; two by two runs become one."""
+    """The order (uint32 [M]) that merges sorted runs of keys, bounds[r] to bounds[r + 1], two runs at a time."""
     order = np.arange(keys.size).astype(np.uint32)
     next_keys, next_order = np.empty_like(keys), np.empty_like(order)
     while bounds.size > 2:
         for run in range(0, bounds.size - 2, 2):
             left, right = bounds[run], bounds[run + 1]
             for at in range(bounds[run], bounds[run + 2]):
-                # Which one is next is a toss-up, and a branch that is guessed wrong costs more than all of this.
+                # No branch: the CPU could not predict which run is next, and a wrong prediction costs more than all this.
                 is_left = right == bounds[run + 2] or (left < bounds[run + 1] and keys[left] <= keys[right])
                 source = left if is_left else right
                 next_keys[at], next_order[at] = keys[source], order[source]
                 left += is_left
                 right += not is_left
-        if bounds.size % 2 == 0:  # an odd number of runs: the last one is as it was
+        if bounds.size % 2 == 0:  # an odd number of runs: the last one is copied
             rest = bounds[-2]
             next_keys[rest:], next_order[rest:] = keys[rest:], order[rest:]
         bounds = np.append(bounds[:-1:2], bounds[-1])

@@ -1,6 +1,6 @@
-"""What is worth knowing of `counts/`: its part of `scone inspect counts/`, and what a vocabulary's portrait takes of it.
+"""Statistics of `counts/` for `scone inspect counts/`, and helpers that the statistics of a vocabulary share.
 
-Everything comes from the counts themselves; the text that was counted is not read.
+Only the counts are read, not the text that was counted.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from scone_cli.counting.rarity import describe_tail, share_of
 from scone_cli.errors import InputMissing, SconeError
 from scone_cli.progress import Progress
 
-CURVE_POINTS = 160  # of a rank-frequency curve, evenly spaced in the logarithm of the rank
-NEIGHBOURS = 3  # n-grams shown from one place in the ranks
+CURVE_POINTS = 160  # points of a rank-frequency curve, evenly spaced in the logarithm of the rank
+NEIGHBOURS = 3  # n-grams shown from one place in the ranking
 
-Row = dict[str, Any]
+Portrait = dict[str, Any]  # the statistics of an artifact by name, as JSON values
+Curve = dict[str, Any]  # a rank-frequency curve: n, ranks and counts
+NgramRow = dict[str, Any]  # one n-gram: its tokens, count and documents
 
 
-def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Row:
-    """The figures of the counts in `folder`, see `vocab.summary.portray`.
+def portray_counts(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Portrait:
+    """The statistics of the counts in `folder`, see `vocab.summary.portray`.
 
-    `share_of_positions` is the share of positions of the training text where a counted n-gram of that length ends.
+    `share_of_positions`: the share of positions in the training text where a counted n-gram of that length ends.
     """
     left_out = LeftOut()
     longest = manifest.settings["max_n"]
@@ -64,21 +66,21 @@ def _path(folder: Path, n: int) -> Path:
     return folder / f"n={n}.parquet"
 
 
-def _curve(ngrams: pl.LazyFrame, n: int, size: int) -> Row:
+def _curve(ngrams: pl.LazyFrame, n: int, size: int) -> Curve:
     ranks = curve_ranks(size)
     ranked = ngrams.select("count").with_row_index("rank", 1)
     return curve(n, ranks, ranked.filter(pl.col("rank").is_in(ranks.tolist())).collect()["count"])
 
 
 def _examples(ngrams: pl.LazyFrame, size: int, top: int) -> pl.DataFrame:
-    """The first `top`, some halfway down in the logarithm of the rank, and the last; what lies between is not read."""
+    """The first `top` n-grams, a few around the square root of the last rank, and the last few; no others are read."""
     runs = (0, top), (int(size**0.5), NEIGHBOURS), (max(0, size - NEIGHBOURS), NEIGHBOURS)
     ranked = ngrams.with_row_index("rank")
     return pl.concat([ranked.slice(*run) for run in runs]).unique("rank").sort("rank").collect()
 
 
 def _occurrences_of_last_tokens(bigrams: Path, num_tokens: int) -> I64:
-    """How often each token ends a counted bigram in the training text: there, and only there, something matches [T]."""
+    """Matched occurrences of each token in the training text [T]: a position is matched where a counted bigram ends."""
     found = scan(bigrams).group_by(pl.col("tokens").arr.last()).agg(pl.col("count").sum()).collect()
     return _by_token(found["tokens"], found["count"], num_tokens)
 
@@ -93,13 +95,13 @@ def _by_token(tokens: pl.Series, counts: pl.Series, num_tokens: int) -> I64:
 
 
 class LeftOut:
-    """Collects why a part of the portrait could not be made."""
+    """Collects the reasons why parts of a portrait could not be made."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
     def attempt(self, what: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns, or None and a reason."""
+        """Return what `make` returns; if it raises a SconeError, note the reason and return None."""
         try:
             return make()
         except SconeError as error:
@@ -111,7 +113,7 @@ def train_counts(counts: Path, manifest: Manifest) -> I64:
     """How often each token occurs in the training text [T].
 
     Raises:
-        InputMissing: the counts are of an earlier version, which did not keep that.
+        InputMissing: an earlier version made the counts, without the counts of single tokens.
     """
     path = _path(counts, 1)
     if path.name not in manifest.files:
@@ -122,18 +124,18 @@ def train_counts(counts: Path, manifest: Manifest) -> I64:
 
 
 def curve_ranks(size: int) -> I64:
-    """Ranks from 1 to `size`, evenly spaced in their logarithm, the powers of ten among them."""
+    """The ranks at which a curve is drawn: 1 to `size`, evenly spaced in the logarithm, and all powers of ten."""
     if not size:
         return np.zeros(0, np.int64)
     spaced = np.rint(np.geomspace(1, size, CURVE_POINTS)).astype(np.int64)
     return np.unique(np.concatenate([spaced, 10 ** np.arange(len(str(size)))]))
 
 
-def curve(n: int, ranks: I64, counts: pl.Series) -> Row:
-    """Counts of the n-grams of these ranks."""
+def curve(n: int, ranks: I64, counts: pl.Series) -> Curve:
+    """A rank-frequency curve as JSON values: the counts of the n-grams at these ranks."""
     return {"n": n, "rank": ranks.tolist(), "count": counts.to_list()}
 
 
-def shown(row: Row, spell: Speller) -> Row:
-    """An n-gram to read: its text, tokens, count and documents."""
+def shown(row: NgramRow, spell: Speller) -> NgramRow:
+    """An n-gram as a report shows it: its text, tokens, count and documents."""
     return {"text": spell(row["tokens"]), "tokens": row["tokens"], "count": row["count"], "docs": row["docs"]}

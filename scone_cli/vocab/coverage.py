@@ -1,12 +1,12 @@
-"""How many f-grams to keep: what every size matches of unseen text and takes of memory, and the ways of choosing one.
+"""Chooses the size of a vocabulary: the share of held-out text that every size matches, and ways to choose one.
 
-Ids are ranks, and an f-gram's suffix ranks before it, so the f-grams that end at a position have rising ids as they grow
-longer: with the first S f-grams, the longest match there is the longest of them whose id is below S. It is therefore
-enough to count once, for every f-gram of the whole ranking, the positions at which it ends (`occurrences`); what any
-size matches is a sum over the first S of these counts.
+Ids are ranks, and a suffix ranks before the f-grams that end in it. So among the f-grams that end at one position, longer
+ones have larger ids. With the first S f-grams, the longest match is therefore the longest f-gram whose id is below S. So one
+pass is enough: it counts for every f-gram of the ranking the positions at which it ends (`count_ends`). What a size S
+matches is a sum over the first S of these counts.
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -57,25 +57,25 @@ def _count_ends(tokens, starts, lines, shape, num_tokens, max_n, ends):
 
 
 def count_ends(index: FgramIndex, tokens: U32, starts: I64, ends: I64) -> None:
-    """Add to `ends` [S] for every f-gram, longest match or not, the positions at which it ends in some documents.
+    """Add to `ends` [S] the number of positions at which each f-gram ends, whether or not it is the longest match there.
 
-    The tokens are matched once, with K - 1 probes a token at most; documents as in `FgramIndex.match`.
+    The tokens are matched once, with at most K - 1 probes per token. `starts` bounds the documents as in `FgramIndex.match`.
     """
     _count_ends(tokens, starts, index.lines, index.shape, index.num_tokens, index.max_n, ends)
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One size, and what it means.
+    """One vocabulary size, with its statistics.
 
     Attributes:
-        size: f-grams.
-        cutoff_count: occurrences of the rarest of them.
+        size: number of f-grams.
+        cutoff_count: occurrences of the rarest f-gram.
         matched: share of held-out positions with a match (None without held-out text).
         mean_length: mean length of these matches, in tokens (None without a match).
         shares: share of held-out positions whose longest match has 2, 3, ... tokens (None without held-out text).
-        num_fgrams: f-grams of 2, 3, ... tokens.
-        occurrences: their occurrences in what was counted.
+        num_fgrams: number of f-grams of 2, 3, ... tokens.
+        occurrences: occurrences of these f-grams in the counted text.
     """
 
     size: int
@@ -89,7 +89,10 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """A ranking of S f-grams, the positions of held-out text at which each ends int64 [S], and all these positions."""
+    """Computes the statistics of every vocabulary size from one ranking of S f-grams.
+
+    `ends` int64 [S]: the number of held-out positions at which each f-gram ends. `num_positions`: all held-out positions.
+    """
 
     ranking: Vocabulary
     ends: I64
@@ -97,7 +100,7 @@ class Ladder:
 
     @property
     def sizes(self) -> list[int]:
-        """1,000 and its doublings, and the size of the whole ranking."""
+        """The sizes of the ladder: 1,000, 2,000, 4,000 and so on, and the whole ranking."""
         whole = self.ranking.trie.num_fgrams
         sizes = [FIRST_RUNG]
         while sizes[-1] < whole:
@@ -105,7 +108,7 @@ class Ladder:
         return [*sizes[:-1], whole]
 
     def rungs(self, sizes: Sequence[int]) -> list[Rung]:
-        """What the given sizes (rising, at most S) mean."""
+        """The statistics of the given sizes, which must be ascending and at most S."""
         trie, room = self.ranking.trie, self.ranking.trie.max_n + 2
         num_fgrams, occurrences, ends = (np.zeros(room, np.int64) for _ in range(3))  # by length, up to this size
         first, cutoff, rungs = 0, _MOST, list[Rung]()
@@ -120,7 +123,7 @@ class Ladder:
         return rungs
 
     def _rung(self, size: int, cutoff: int, num_fgrams: I64, occurrences: I64, ends: I64) -> Rung:
-        longest = ends[2:-1] - ends[3:]  # where an f-gram of n tokens ends, and none of n + 1
+        longest = ends[2:-1] - ends[3:]  # positions where an f-gram of n tokens ends, but none of n + 1
         matched, num_tokens = int(ends[2]), int(longest @ np.arange(2, ends.size - 1))
         return Rung(
             size,
@@ -135,10 +138,10 @@ class Ladder:
     # ---- choosing a size -----------------------------------------------------------------------------------------
 
     def size_for_coverage(self, share: float) -> int:
-        """The fewest f-grams that match the given share of held-out positions.
+        """The smallest size that matches the given share of held-out positions.
 
         Raises:
-            BadSetting: all of them match less, or there is no held-out text.
+            BadSetting: the whole ranking matches less, or there is no held-out text.
         """
         matched = self._matched("--coverage")
         if matched[-1] / self.num_positions < share:
@@ -150,9 +153,9 @@ class Ladder:
         return int(np.searchsorted(matched / self.num_positions, share)) + 1
 
     def size_by_gain(self, min_gain: float) -> int:
-        """The smallest rung from which no doubling matches `min_gain` more of the held-out positions.
+        """The smallest size of the ladder after which no step adds `min_gain` or more to the matched share.
 
-        Not the first that is followed by such a step: the gain of a doubling rises before it falls.
+        The search must look at all steps, not stop at the first small one: the gain of a doubling rises before it falls.
 
         Raises:
             BadSetting: there is no held-out text.
@@ -164,7 +167,7 @@ class Ladder:
         )
 
     def _matched(self, option: str) -> I64:
-        """Held-out positions that the first 1, 2, ... f-grams match: those at which one of their bigrams ends [S]."""
+        """The number of held-out positions that the first 1, 2, ... S f-grams match [S]: a bigram ends at each of them."""
         if not self.num_positions:
             raise BadSetting(
                 f"{option}: chooses by held-out text, and there is none", "give --size N, or count with --held-out"
@@ -173,12 +176,12 @@ class Ladder:
 
 
 def _sums(lengths: U8, values: npt.NDArray[Any], room: int) -> I64:
-    """The sum of the values of each length, exact to 2**53."""
+    """The sum of the values for each length; exact up to 2**53."""
     return np.bincount(lengths, values, minlength=room).astype(np.int64)
 
 
 def write_ladder(path: Path, rungs: Sequence[Rung], chosen: int, num_bytes: Sequence[int]) -> None:
-    """Write `ladder.parquet`; `num_bytes` are those of a table of each size."""
+    """Write `ladder.parquet`; `num_bytes` is the size of the embedding table for each rung."""
     columns = [
         [rung.size for rung in rungs],
         [rung.cutoff_count for rung in rungs],
@@ -192,21 +195,22 @@ def write_ladder(path: Path, rungs: Sequence[Rung], chosen: int, num_bytes: Sequ
     write_parquet(path, LADDER, pa.Table.from_arrays(arrays, schema=LADDER))
 
 
-# ---- which size of a table is enough: its first 1,000, 10,000, ... rows as if these were all, without making them again
-# Ids are ranks, and an f-gram ranks after its suffixes: so the first rows of a table are the table of the first f-grams.
-# Where the longest match lies beyond them, the longest of its suffixes that does not is what their index would find.
+# ---- smaller tables: evaluating the first 1,000, 10,000, ... rows of a table without computing a smaller table -------
+#
+# Ids are ranks, and an f-gram ranks after its suffixes. So the first rows of a table are the table of the first f-grams. If
+# the longest match is beyond these rows, an index of the first f-grams would find the longest suffix that is within them.
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first `rows` f-grams, and of all of them the node without its first token, `suffixes` [S]."""
+    """A smaller vocabulary: the first `rows` f-grams. `suffixes` [S]: the node of each f-gram without its first token."""
 
     rows: int
     suffixes: U32
     num_tokens: int
 
     def cut(self, ids: U32, lengths: U8) -> tuple[U32, U8]:
-        """Ids and lengths of the longest f-grams among the first, where these are the longest of all."""
+        """Convert the longest matches of the whole vocabulary to those of the first `rows` f-grams: new ids and lengths."""
         ids, lengths = ids.copy(), lengths.copy()
         none = np.uint32(NONE)
         while (beyond := np.flatnonzero((ids >= self.rows) & (ids != none))).size:
@@ -218,7 +222,7 @@ class Prefix:
 
 
 def rungs_of(num_rows: int) -> list[int]:
-    """1,000 and ten times that and so on, and all rows."""
+    """The table sizes to evaluate: 1,000, 10,000, 100,000 and so on, and all rows."""
     rungs = []
     rung = FIRST_RUNG
     while rung < num_rows:
@@ -228,9 +232,9 @@ def rungs_of(num_rows: int) -> list[int]:
 
 
 def knee_of(num_bytes: Sequence[float], nats: Sequence[float]) -> int | None:
-    """The place of the knee: where the loss lies furthest below the line from the first to the last, over log(bytes).
+    """The index of the knee of a curve of loss over log(bytes): the point furthest below the line from first to last point.
 
-    None where there are fewer than three points, or none lies below that line: then every step gains as much as the last.
+    None if there are fewer than three points, or no point lies below the line: then there is no knee.
     """
     if len(nats) < 3:
         return None
@@ -240,4 +244,4 @@ def knee_of(num_bytes: Sequence[float], nats: Sequence[float]) -> int | None:
         for here, loss in zip(x, nats, strict=True)
     ]
     deepest = max(range(len(below)), key=below.__getitem__)
-    return deepest if below[deepest] > 1e-9 else None  # the two ends lie on the line, but for rounding
+    return deepest if below[deepest] > 1e-9 else None  # the two ends lie on the line, up to rounding

@@ -1,7 +1,7 @@
-"""Token ids and row numbers as a caller gives them, made what the kernels take, or refused with a sentence.
+"""Checks token ids and row numbers that callers give, and converts them to the arrays that the kernels take.
 
-A kernel takes any number: of what is no token it would say that no f-gram ends there, and of -1 read the last row of 2**32.
-Looking at the largest id costs a hundredth of matching.
+A kernel does not check its input: for an invalid token id it would report no match, and -1 would become 2**32 - 1. Looking
+for the largest id costs 1% of the time of matching.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from scone_cli.errors import UnknownToken
 if TYPE_CHECKING:
     import torch
 
-ID = np.dtype(np.uint32)  # named: looked up anew each time, it would be a tenth of what a token takes
+ID = np.dtype(np.uint32)  # a constant: creating it anew would take a tenth of the time per token
 _MOST = 0xFFFFFFFF
-Ids: TypeAlias = "npt.NDArray[np.integer[Any]] | Sequence[int] | torch.Tensor"  # a tensor on the CPU: numpy reads it
+Ids: TypeAlias = "npt.NDArray[np.integer[Any]] | Sequence[int] | torch.Tensor"  # numpy reads a CPU tensor
 
 
 def as_whole_numbers(given: Any, what: str, most_dims: int = 1) -> npt.NDArray[Any]:
-    """An array [N], or of up to `most_dims` dimensions, of the whole numbers of an array, a list or a tensor on the CPU.
+    """Convert an array, a list or a CPU tensor of whole numbers to an array [N], or of up to `most_dims` dimensions.
 
-    `what` names them in messages.
+    `what` names the numbers in messages.
 
     Raises:
         ValueError: they are something else.
@@ -38,24 +38,24 @@ def as_whole_numbers(given: Any, what: str, most_dims: int = 1) -> npt.NDArray[A
         ValueError,
         RuntimeError,
         OverflowError,
-    ) as error:  # ragged lists; tensors that are not in memory
+    ) as error:  # ragged lists; tensors on a GPU
         raise ValueError(f"{what}: {_first_line(error)}; expected whole numbers in memory") from error
     if not 1 <= numbers.ndim <= most_dims:
         dims = "one dimension" if most_dims == 1 else "one dimension or two"
         raise ValueError(f"{what}: {_described(given, numbers)}, expected whole numbers in {dims}")
     if not numbers.size and not hasattr(given, "dtype"):
-        return numbers.astype(ID)  # of an empty list numpy makes floats
+        return numbers.astype(ID)  # numpy turns an empty list into floats
     if numbers.dtype.kind not in "iu":
         raise ValueError(f"{what} of type {numbers.dtype}, expected whole numbers (uint32, int64, ...)")
     return numbers
 
 
 def as_tokens(given: Any, vocab_size: int) -> U32:
-    """Token ids [N] as the kernels take them.
+    """Check token ids [N] and convert them to the array that the kernels take.
 
     Raises:
         ValueError: they are not whole numbers in one dimension.
-        UnknownToken: one is none of the vocabulary.
+        UnknownToken: an id is outside the vocabulary.
     """
     is_plain = type(given) is np.ndarray and given.dtype is ID and given.ndim == 1
     tokens = given if is_plain else as_whole_numbers(given, "tokens")
@@ -65,7 +65,7 @@ def as_tokens(given: Any, vocab_size: int) -> U32:
 
 
 def unknown_token(tokens: npt.NDArray[Any], vocab_size: int) -> UnknownToken:
-    """What to say to an id that no token has: the first of them."""
+    """The error for token ids outside the vocabulary; it names the first of them."""
     place = int(np.flatnonzero((tokens < 0) | (tokens >= vocab_size))[0])
     return UnknownToken(
         f"token id {tokens[place]} at place {place:,}: the vocabulary has {vocab_size:,} tokens, 0 to {vocab_size - 1:,}",
@@ -74,7 +74,7 @@ def unknown_token(tokens: npt.NDArray[Any], vocab_size: int) -> UnknownToken:
 
 
 def as_row_numbers(given: Any, num_rows: int) -> U32:
-    """F-gram ids [N] as the kernels take them; those that 32 bits hold are checked there.
+    """Convert f-gram ids [N] to the array that the kernels take; the kernels check ids that fit 32 bits.
 
     Raises:
         ValueError: they are not whole numbers in one dimension.
@@ -91,10 +91,10 @@ def as_row_numbers(given: Any, num_rows: int) -> U32:
 
 
 def whole_number(given: Any, what: str, least: int, end: int | None = None) -> int:
-    """One whole number from `least` on, and below `end` if it is given.
+    """Check one whole number: at least `least`, and below `end` if it is given.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not such a number.
     """
     is_whole = isinstance(given, (int, np.integer)) and not isinstance(given, bool)
     if not is_whole or given < least or (end is not None and given >= end):
@@ -104,7 +104,7 @@ def whole_number(given: Any, what: str, least: int, end: int | None = None) -> i
 
 
 def _as_kernels_take_them(numbers: npt.NDArray[Any]) -> U32:
-    """Of one type, in one piece and not read-only: for every other kind of array a kernel would be compiled once more."""
+    """A writable, contiguous uint32 array: numba would compile a kernel again for every other kind of array."""
     taken = np.ascontiguousarray(numbers, ID)
     return taken if taken.flags.carray else taken.copy()
 

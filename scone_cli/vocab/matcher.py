@@ -1,10 +1,10 @@
-"""Matching streams of tokens that arrive in pieces: prefill in chunks, token by token, many at once, drafts taken back.
+"""Matches f-grams in token streams that arrive in pieces: chunked prefill, decoding, many streams at once, speculative drafts.
 
-A stream's state is the nodes of 1..K-1 tokens that end at its last token; no look-back is needed. The states after the last
-tokens are kept, so that drafted tokens can be taken back. Left out: rows, see `table`.
+A stream's state is the nodes of 1..K-1 tokens that end at its last token, so earlier tokens are not needed again. The states
+after the last 64 tokens are kept, so that drafted tokens can be taken back. Reading the rows of the matches is in `table`.
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -22,25 +22,25 @@ from scone_cli.vocab.given_ids import ID, Ids, as_tokens, as_whole_numbers, unkn
 from scone_cli.vocab.index import BLOCK, NONE, FgramIndex, find, match_block, place_of, prefetch_place
 
 ROLL_BACK = 64  # tokens that a stream can take back
-_NOTHING = 64 << 20  # bytes that are taken without a look at what is free, which costs 0.1 ms
-_HELD = ROLL_BACK + 1  # states: after each of them, and before the first
+_NOTHING = 64 << 20  # bytes; below this the free memory is not checked, which would cost 0.1 ms
+_HELD = ROLL_BACK + 1  # states kept per stream: after each of these tokens, and before the first
 _NONE, _LOST, _NO_TOKEN = np.uint32(NONE), NONE - 1, NONE - 2
-_array, _empty, _LONG, _ONE = np.ndarray, np.empty, np.dtype(np.int64), (1,)  # named here: see `given_ids.ID`
-# What the kernels are called with is the address of one of these: every array costs a call more than a probe does. Fields that
-# hold addresses are named for what lies there.
+_array, _empty, _LONG, _ONE = np.ndarray, np.empty, np.dtype(np.int64), (1,)  # constants: see `given_ids.ID`
+# The kernels get the address of one such record: passing an array costs a call more time than a probe. A field that holds an
+# address has the name of the data at that address.
 _STATE = np.dtype(
     [
         ("lines", np.int64),  # of the index
         ("num_words", np.int64),
         ("num_tokens", np.int64),
-        ("known", np.int64),  # the same, and 0 once the table is closed
+        ("known", np.int64),  # num_tokens, or 0 after the table is closed
         ("num_fgrams", np.int64),
         ("width", np.int64),  # K - 1
         ("num_streams", np.int64),
         ("states", np.int64),
-        ("seen", np.int64),  # tokens of each stream
-        ("oldest", np.int64),  # of the states that are kept, by the tokens before it
-        ("called", np.int64),  # the last call in which each stream had a piece
+        ("seen", np.int64),  # number of tokens read in each stream
+        ("oldest", np.int64),  # number of tokens before the oldest state that is kept, of each stream
+        ("called", np.int64),  # number of the last call in which each stream had a piece
         ("call", np.int64),
         ("work", np.int64),
         ("token_bits", np.uint64),  # from here on: the shape of the index
@@ -68,7 +68,7 @@ def _shape(state):
 
 @kernel()
 def _is_sound(state, starts, streams, num_tokens):
-    """Whether the pieces are all of the tokens, in order, each for a stream that is there, none of them twice."""
+    """Whether the pieces cover all tokens in order, and each is for a different stream that exists."""
     called = _i64(state.called, state.num_streams)
     state.call += 1
     if starts.size != streams.size + 1 or starts[0] != 0 or starts[-1] != num_tokens:
@@ -85,12 +85,12 @@ def _is_sound(state, starts, streams, num_tokens):
 
 @kernel()
 def _match(state, tokens, starts, streams, ids):
-    """Match a piece for each of some streams and step their states; returns the number of lines that were lost."""
+    """Match one piece of tokens for each given stream and update their states; returns the number of damaged lines."""
     width, count = state.width, state.num_streams
     lines = carray(pointer(np.uint64(state.lines)), (state.num_words,), np.uint32)
     states = carray(pointer(np.uint64(state.states)), (count, _HELD, width), np.uint32)
     seen, oldest = _i64(state.seen, count), _i64(state.oldest, count)
-    work = np.uint64(state.work)  # eight bytes a number for each of BLOCK positions and one more, then nodes
+    work = np.uint64(state.work)  # one scratch buffer for all arrays below
     owners, firsts, waiting, places = (
         _i64(work, BLOCK + 1),
         _i64(work + np.uint64(8 * BLOCK + 8), BLOCK),
@@ -142,11 +142,12 @@ def _match_pieces(address, tokens, starts, streams, ids):
     return _match(state, tokens, starts, streams, ids) if _is_sound(state, starts, streams, tokens.size) else -1
 
 
-@kernel(nogil=False)  # to let another thread run would take longer than this
+@kernel(nogil=False)  # releasing the GIL would take longer than the match
 def _match_token(address, token):
-    """Match one token of stream 0: what decoding does. All its probes are known at once.
+    """Match one token of stream 0, as decoding does. All its probes start at once.
 
-    Returns its id, _LOST, or _NO_TOKEN, which leaves the stream as it was.
+    Returns the id of the match, _NONE, _LOST if the index is damaged, or _NO_TOKEN for an invalid token, which leaves the
+    stream unchanged.
     """
     state = _state(address)
     if token < 0 or token >= state.known:
@@ -168,7 +169,7 @@ def _match_token(address, token):
             prefetch_place(np.uint64(state.lines), places[n], shape)
     states[0, after, 0] = token
     match = _NONE
-    for n in range(width):  # the node of n + 1 tokens that ended before
+    for n in range(width):  # from the node of n + 1 tokens that ended one token before
         found = _NONE
         if states[0, before, n] != _NONE:
             found = find(lines, places[n], shape)
@@ -188,10 +189,10 @@ def _match_first(address, tokens, ids):
 
 
 class Matcher(Addressed):
-    """Matches streams of tokens piece by piece, with the result of matching each whole. `Table.matcher` makes one.
+    """Matches token streams piece by piece, with the same result as matching each stream at once. `Table.matcher` makes one.
 
-    A stream is one document as far as it is known: nothing is matched across `reset`. One matcher serves one thread at a
-    time; a stream takes 1 KiB (K = 5). After a fork parent and child each go on with streams of their own.
+    A stream is one document; `reset` begins the next one, and no match crosses it. Only one thread may use a matcher at a
+    time. A stream takes 1 KiB (K = 5). After a fork, parent and child each have their own copies of the streams.
     """
 
     def __init__(self, index: FgramIndex, streams: int = 1) -> None:
@@ -213,17 +214,17 @@ class Matcher(Addressed):
         self._kept, self._address = (lines, called, work), int(self._state.ctypes.data)
 
     def match(self, tokens: Ids, starts: Ids | None = None, streams: Ids | None = None) -> U32:
-        """Ids, uint32 [N], of the longest f-grams that end at each of the next tokens [N], NONE (2**32 - 1) where there is none.
+        """Read the next tokens [N]; returns the ids, uint32 [N], of the longest f-grams that end at each (2**32 - 1: none).
 
-        Tokens are whole numbers of any type: an array (uint32 and contiguous: nothing is copied), a list, or a tensor on the CPU.
-        `starts` [M + 1] cuts the tokens into one piece each for the streams `streams` [M] (distinct; None: the first M). Without
-        it all tokens are for stream 0. Where an error is raised, the streams are as they were, but after DamagedArtifact.
+        Tokens are whole numbers of any type: an array (not copied if uint32 and contiguous), a list, or a CPU tensor.
+        `starts` [M + 1] cuts the tokens into pieces, one for each of the streams `streams` [M] (distinct; None: the first M).
+        Without `starts` all tokens are for stream 0. After an error other than DamagedArtifact, the streams are unchanged.
 
         Raises:
-            ValueError: the pieces are not all of the tokens, or not for different streams of this matcher; tokens, starts or
-                streams are no whole numbers in one dimension; the table was closed.
-            UnknownToken: an id is that of no token (a ValueError too).
-            DamagedArtifact: a line of the index is not what was written.
+            ValueError: the pieces do not cover all tokens, or are not for different streams of this matcher; tokens, starts
+                or streams are not whole numbers in one dimension; the table was closed.
+            UnknownToken: a token id is outside the vocabulary (a subclass of ValueError).
+            DamagedArtifact: a line of the index is damaged.
         """
         if (
             starts is None
@@ -243,7 +244,7 @@ class Matcher(Addressed):
         ids = np.empty(read.size, np.uint32)
         if starts is None:
             if streams is not None:
-                raise ValueError("streams are given, but no starts of their pieces")
+                raise ValueError("streams are given without starts, the offsets of their pieces")
             lost = _match_first(self._address, read, ids)
         else:
             begins = as_whole_numbers(starts, "starts").astype(np.int64)
@@ -251,22 +252,25 @@ class Matcher(Addressed):
             lost = _match_pieces(self._address, read, begins, given.astype(np.int64), ids)
         if lost:
             if lost < 0:
-                raise ValueError("pieces that are not all of the tokens, or not for different streams of this matcher")
+                raise ValueError(
+                    "starts and streams: expected pieces that cover all tokens, each for a different stream"
+                )
             raise self.index.damage()
         return ids
 
     def roll_back(self, tokens: int, stream: int = 0) -> None:
-        """Forget the last so many tokens of a stream: drafted ones that were not accepted.
+        """Take back the last `tokens` tokens of a stream, such as drafted tokens that were rejected.
 
         Raises:
-            ValueError: the stream has not read so many, or they are too long ago (64 can always be taken back); no such stream.
+            ValueError: the stream has read fewer tokens, or its older states are gone (the last 64 are always kept); there is
+                no such stream.
         """
         stream = whole_number(stream, "stream", 0, len(self._seen))
         possible = int(self._seen[stream] - self._oldest[stream])
         self._seen[stream] -= whole_number(tokens, "tokens to take back:", 0, possible + 1)
 
     def reset(self, stream: int = 0) -> None:
-        """Begin a new document.
+        """Begin a new document in a stream.
 
         Raises:
             ValueError: there is no such stream.
@@ -276,9 +280,9 @@ class Matcher(Addressed):
         self._states[stream, 0] = _NONE
 
     def close(self, instead: FgramIndex) -> None:
-        """Match no more: whatever is matched from now on meets `instead`, which says why. Called by `Table.close`.
+        """Stop matching: later calls use `instead`, whose error says why. Only `Table.close` calls this.
 
-        The lines of the index stay in memory until the matcher goes, as another thread may be reading them.
+        The lines of the index stay in memory as long as the matcher, because another thread may be reading them.
         """
         self._state["known"] = 0
         self.index = instead

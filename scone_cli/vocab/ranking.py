@@ -1,13 +1,13 @@
-"""Ranking the counted n-grams of all lengths: by a rule, and closed under prefixes and suffixes whatever the rule.
+"""Ranks the counted n-grams of all lengths by a rule, so that any first S of them are closed under prefixes and suffixes.
 
-A rule gives every n-gram a score. An n-gram then counts for no more than its prefix and its suffix, and ties go to the
-shorter one, so that whatever is ranked comes after its prefix and its suffix: every beginning of the ranking is closed.
-Linear but for the sort, and at its peak 70 bytes an n-gram in memory.
+A rule gives every n-gram a score. The score is then limited to that of its prefix and of its suffix, and the shorter n-gram
+wins a tie. So every n-gram ranks after its prefix and its suffix, and the first S n-grams are closed for every S. Time is
+linear except for the sort. The peak memory is 70 bytes per n-gram.
 
-Not here: how many of them are kept (`coverage`), and how they are written (`vocabulary`).
+Not here: how many n-grams are kept (`coverage`), and how they are written (`vocabulary`).
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -32,17 +32,17 @@ _LOW = np.uint64(0xFFFFFFFF)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
-_OWN_WORTH = 1.0  # nats an occurrence: found by training, see benchmarks/LOG.md
+_OWN_WORTH = 1.0  # nats per occurrence: found by training, see benchmarks/LOG.md
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Counted:
-    """M n-grams, shortest first, those of one length by (count desc, tokens asc).
+    """M counted n-grams of all lengths, shortest first; those of one length by (count desc, tokens asc).
 
-    N-grams of n tokens are the rows offsets[n - 2] to offsets[n - 1]. Of each: occurrences uint64 [M], documents uint32
-    [M], last token uint32 [M], and uint32 [M] the rows of the n-gram without its last and without its first token (of a
-    bigram these are no rows but tokens).
+    N-grams of n tokens are the rows offsets[n - 2] to offsets[n - 1]. Columns: occurrences uint64 [M], documents uint32 [M],
+    last tokens uint32 [M]; `prefixes` and `suffixes` uint32 [M] are the rows of the n-gram without its last token and without
+    its first token (for a bigram they are token ids instead).
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Counted:
 
     @property
     def max_n(self) -> int:
-        """The longest n-grams' number of tokens."""
+        """The number of tokens of the longest n-grams."""
         return len(self.offsets)
 
     def level(self, n: int) -> slice:
@@ -66,7 +66,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All n-grams in rank order: node of the prefix (see `FgramTrie`), last token, length, occurrences, documents."""
+    """The columns of all n-grams in rank order: prefix node (see `FgramTrie`), last token, length, occurrences, documents."""
 
     prefix_nodes: U32
     last_tokens: U32
@@ -76,16 +76,16 @@ class Ranking:
 
 
 def rank(counted: Counted, by: str) -> Ranking:
-    """Order n-grams by (score desc, n asc, count desc, tokens asc), where a score is at most that of prefix and suffix.
+    """Sort n-grams by (score desc, n asc, count desc, tokens asc), with scores limited to those of prefix and suffix.
 
-    The suffixes of `counted` are needed by rules that are not closed.
+    `counted` needs its suffixes only for rules that are not closed.
     """
     scores = RULES[by].score(counted).copy()
     for n in range(3, counted.max_n + 1) if not RULES[by].is_closed else ():
         here = counted.level(n)
         limit = np.minimum(scores[counted.prefixes[here]], scores[counted.suffixes[here]])
         np.minimum(scores[here], limit, out=scores[here])
-    order = np.argsort(np.invert(scores, out=scores), kind="stable")  # of sorted runs, as counts are: merges them
+    order = np.argsort(np.invert(scores, out=scores), kind="stable")  # merges sorted runs, as counts are
     del scores
     nodes = _prefix_nodes(counted, order)
     lengths = np.repeat(np.arange(2, counted.max_n + 1, dtype=np.uint8), np.diff(counted.offsets))
@@ -93,7 +93,7 @@ def rank(counted: Counted, by: str) -> Ranking:
 
 
 def _prefix_nodes(counted: Counted, order: I64) -> U32:
-    nodes = np.empty(order.size, np.uint32)  # first, by row, the node of each n-gram itself
+    nodes = np.empty(order.size, np.uint32)  # by row: the node of each n-gram itself
     nodes[order] = np.arange(counted.num_tokens, counted.num_tokens + order.size, dtype=np.uint32)
     longer = slice(counted.offsets[1], None)
     prefixes = counted.prefixes.copy()
@@ -105,19 +105,19 @@ def _prefix_nodes(counted: Counted, order: I64) -> U32:
 
 
 def count_score(counted: Counted) -> U64:
-    """Occurrences: the paper's rule."""
+    """Score n-grams by their occurrences: the paper's rule."""
     return counted.counts
 
 
 def prediction_score(counted: Counted) -> U64:
-    """Occurrences, weighted by what an n-gram says of the next token beyond its suffix.
+    """Score n-grams by the nats they save: occurrences times what an n-gram tells about the next token beyond its suffix.
 
-    An f-gram's row is there to predict what follows it, and where it is missing its suffix is read. What is lost then is,
-    in nats an occurrence, the divergence of the next token's distribution after the n-gram w from that after its suffix s:
-    sum over x of p(x | w) log p(x | w) / p(x | s). Times the occurrences of w it is the G^2 statistic of w against s (by
-    half). Of the tokens x only those are known of which w x was counted; the others are taken together, which can only
-    make it smaller. Of the longest n-grams nothing is known. To this come _OWN_WORTH nats an occurrence, for what a row
-    learns of its own: without that, long n-grams crowd out frequent ones.
+    The row of an f-gram serves to predict the next token; without it, the row of its suffix is read. The loss, in nats per
+    occurrence, is the KL divergence of the next-token distribution after the n-gram w from that after its suffix s:
+    sum over x of p(x | w) log(p(x | w) / p(x | s)). Times the occurrences of w, it is half the G^2 statistic of w against s.
+    p(x | w) is known only if the n-gram w x was counted. All other tokens x are taken as one, which can only make the
+    divergence smaller. For the longest n-grams no p(x | w) is known. _OWN_WORTH nats per occurrence are added for what a row
+    learns itself: without them, long n-grams displace frequent ones.
     """
     unigrams = _unigrams(counted).astype(np.float64)
     scores = (_OWN_WORTH * counted.counts).astype(np.float32)
@@ -129,7 +129,7 @@ def prediction_score(counted: Counted) -> U64:
         followed, suffix_followed = counted.counts[longer], counted.counts[counted.suffixes[longer]]
         terms = followed * np.log(followed * of_suffix[parents] / (counts[parents] * suffix_followed))
         known, followed_by, suffix_followed_by = (
-            np.bincount(parents, weights, counts.size).astype(np.float64)  # of nothing it would be whole numbers
+            np.bincount(parents, weights, counts.size).astype(np.float64)  # bincount of an empty array gives integers
             for weights in (terms, followed, suffix_followed)
         )
         others = counts - followed_by
@@ -138,14 +138,17 @@ def prediction_score(counted: Counted) -> U64:
         ratios = others[some] * of_suffix[some] / (counts[some] * others_of_suffix[some])
         known[some] += others[some] * np.log(ratios)
         scores[here] += np.maximum(known, 0)
-    # Of floats that are not negative, the bits are in the order of the values; 32 of them, so that what is equal but for
-    # rounding is a tie, and goes by count, on every machine.
+    # The bits of non-negative floats sort like their values. float32, so that scores that differ only by rounding are equal
+    # on every machine, and such a tie goes by count.
     return scores.view(np.uint32).astype(np.uint64)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A score for every n-gram (uint64 [M]), and whether it is never more than that of a prefix or a suffix anyway."""
+    """A ranking rule: a function that scores every n-gram (uint64 [M]).
+
+    `is_closed`: no n-gram ever scores more than its prefix or its suffix, so scores need not be limited.
+    """
 
     score: Callable[[Counted], U64]
     is_closed: bool
@@ -158,7 +161,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def _unigrams(counted: Counted) -> U64:
-    """Occurrences of every token in what was counted [num_tokens]."""
+    """Occurrences of every token in the counted text [num_tokens]."""
     found = np.zeros(counted.num_tokens, np.uint64)
     level = _read_level(counted.folder, 1, 1, 1)
     found[level["tokens"].to_numpy()[:, 0]] = level["count"].to_numpy()
@@ -171,16 +174,17 @@ def _unigrams(counted: Counted) -> U64:
 def read_counts(
     folder: Path, max_n: int, min_count: int, min_docs: int, num_tokens: int, with_suffixes: bool = True
 ) -> Counted:
-    """Read `n=2.parquet` to `n=<max_n>.parquet` (hashes have been checked), of them what occurs often and widely enough.
+    """Read the n-grams of `n=2.parquet` to `n=<max_n>.parquet` with `min_count` occurrences in `min_docs` documents.
 
-    Both floors keep the n-grams closed: a prefix and a suffix occur wherever the n-gram does.
+    Both minimums keep the n-grams closed: a prefix and a suffix occur wherever the n-gram does. Hashes of the files have been
+    checked.
 
     Raises:
-        BadSetting: more of them than there are ids.
+        BadSetting: more n-grams than there are ids.
         DamagedArtifact: an n-gram whose prefix or suffix was not counted.
     """
     room = sum(pq.read_metadata(to_read(folder / f"n={n}.parquet")).num_rows for n in range(2, max_n + 1))
-    counts = np.empty(room, np.uint64)  # of what is left out at the end, nothing is ever touched, nor in memory
+    counts = np.empty(room, np.uint64)  # the unused end is never touched, so it takes no memory
     docs, last_tokens, prefixes = (np.empty(room, np.uint32) for _ in range(3))
     suffixes = np.empty(room if with_suffixes else 0, np.uint32)
     offsets, shorter = [0], np.empty((0, 1), np.uint32)
@@ -216,20 +220,20 @@ def read_counts(
 
 
 def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> pl.DataFrame:
-    """The n-grams of one length that occur often enough and in enough documents."""
+    """Read the n-grams of one length with at least `min_count` occurrences in `min_docs` documents."""
     ngrams = scan(folder / f"n={n}.parquet")
     return ngrams.filter(pl.col("count") >= min_count, pl.col("docs") >= min_docs).collect()
 
 
 def _index(tokens: U32) -> U64:
-    """A hash table from token lists [L, n] to their rows, of 16 bytes each."""
+    """A hash table from token lists [L, n] to their rows: 16 bytes per list."""
     slots = np.full(2 * len(tokens) + 8, _EMPTY, np.uint64)
     _index_rows(tokens, slots)
     return slots
 
 
-# A row belongs where the low half of its hash says; its slot holds the high half and the row, so tokens are compared only
-# where the halves agree, which but for one time in billions is where the tokens do.
+# The low half of a row's hash gives its slot. The slot stores the high half of the hash, and the row. Tokens are compared only
+# if the high halves are equal; then the tokens differ in about one case in billions.
 
 
 @kernel(inline="always")
@@ -264,7 +268,7 @@ def _is_same(wanted, i, tokens, row):
 
 @kernel()
 def _find_rows(wanted, tokens, slots, first_row, found):
-    """Set `found` to first_row + the row of `tokens` that equals each row of `wanted`; returns how many have none."""
+    """Set found[i] to first_row + the row of `tokens` that equals wanted[i]; returns how many of `wanted` are missing."""
     capacity = np.uint64(slots.size)
     hashes, places = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, np.uint64)
     entries, touched = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, np.uint32)
@@ -273,7 +277,7 @@ def _find_rows(wanted, tokens, slots, first_row, found):
         return wanted.shape[0]
     last = np.uint64(tokens.shape[0] - 1)
     for begin in range(0, wanted.shape[0], _AT_ONCE):
-        # Memory is slow but does many things at once: what these loops wait for, they wait for together.
+        # Each loop starts many independent reads, so that they wait for memory at the same time, not one after the other.
         size = min(_AT_ONCE, wanted.shape[0] - begin)
         for j in range(size):
             hashes[j] = _hash_row(wanted, begin + j)

@@ -1,4 +1,4 @@
-"""`scone inspect vocab/ --text`: a text cut into its matches, with what is used at each of its positions."""
+"""Matches a text for `scone inspect vocab/ --text`: the f-gram at each position, and the text cut into segments."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scone_cli.vocab.index import NONE
 from scone_cli.vocab.summary import summarise_matches
 from scone_cli.vocab.vocabulary import Vocabulary
 
-Row = dict[str, Any]
+Position = dict[str, Any]  # one token of a text, and the longest f-gram that ends there
 
 
 def open_with_tokenizer(folder: Path, manifest: Manifest, what: str) -> tuple[Speller, Tokenizer, Vocabulary]:
-    """The vocabulary in `folder`, checked, with its own tokenizer; `what` must be done with it, for the error.
+    """Open the vocabulary in `folder` with its own tokenizer, and check its files; `what` begins the error message.
 
     Raises:
-        MismatchedArtifacts: the tokenizer does not lie beside the vocabulary.
+        MismatchedArtifacts: the tokenizer is not beside the vocabulary.
         BadData: see `Vocabulary.read`.
     """
     spell, note = speller_of(folder, manifest)
@@ -37,11 +37,11 @@ def open_with_tokenizer(folder: Path, manifest: Manifest, what: str) -> tuple[Sp
     )
 
 
-def cut(folder: Path, manifest: Manifest, text: str) -> Row:
-    """Encode a text as one document with the tokenizer of the vocabulary in `folder`, and match it, as JSON values.
+def cut(folder: Path, manifest: Manifest, text: str) -> dict[str, Any]:
+    """Tokenise a text as one document and match it with the vocabulary in `folder`; returns JSON values.
 
-    `positions` has the longest f-gram that ends at each token. `segments` are these matches without an overlap: the one
-    that ends at the last token, then the one that ends before that begins, and so on.
+    `positions` has the longest f-gram that ends at each token. `segments` are matches that do not overlap, chosen from the
+    end: the match that ends at the last token, then the match that ends just before it begins, and so on.
 
     Raises:
         MismatchedArtifacts, BadData: see `open_with_tokenizer`.
@@ -50,9 +50,9 @@ def cut(folder: Path, manifest: Manifest, text: str) -> Row:
     tokens = tokenizer.encode_batch([text])[0]
     ids, lengths = vocabulary.trie.index().match(tokens)
     token_list, length_list = tokens.tolist(), lengths.tolist()
-    positions: list[Row] = []
+    positions: list[Position] = []
     for position, (token, i, n) in enumerate(zip(token_list, ids.tolist(), length_list, strict=True)):
-        row: Row = {"position": position, "token": token, "text": spell([token]), "n": n}
+        row: Position = {"position": position, "token": token, "text": spell([token]), "n": n}
         row |= dict.fromkeys(("id", "count", "docs", "fgram"))
         if i != NONE:
             first = position - n + 1
@@ -68,7 +68,7 @@ def cut(folder: Path, manifest: Manifest, text: str) -> Row:
 
 
 def _segments(lengths: list[int]) -> list[tuple[int, int]]:
-    """First and last position of each segment; a position without a match is one by itself."""
+    """The first and last position of each segment; a position without a match is its own segment."""
     segments = []
     last = len(lengths) - 1
     while last >= 0:

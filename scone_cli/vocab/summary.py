@@ -1,7 +1,7 @@
-"""What is worth knowing of counts and of an f-gram vocabulary, as figures: `scone inspect counts/` and `vocab/`.
+"""Statistics of counts and of an f-gram vocabulary, for `scone inspect counts/` and `scone inspect vocab/`.
 
-Everything comes from the artifact and from those beside it that it was made from; the documents that were trained on
-are not looked at. What cannot be had, because a neighbour is gone or is another, is named in `left_out`.
+They come from the artifact, and from the artifacts beside it from which it was made. The training documents are not read.
+If an artifact beside it is missing, or is not the one it was made from, `left_out` names the statistics that are missing.
 """
 
 from __future__ import annotations
@@ -19,26 +19,36 @@ from scone_cli.artifacts.schemas import HELD_OUT
 from scone_cli.corpus.spelling import Speller
 from scone_cli.corpus.token_stream import TokenStream, read_tokens
 from scone_cli.counting.rarity import describe_tail, share_of
-from scone_cli.counting.summary import NEIGHBOURS, LeftOut, curve, curve_ranks, portray_counts, shown, train_counts
+from scone_cli.counting.summary import (
+    NEIGHBOURS,
+    LeftOut,
+    NgramRow,
+    Portrait,
+    curve,
+    curve_ranks,
+    portray_counts,
+    shown,
+    train_counts,
+)
 from scone_cli.errors import InputMissing, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.vocab.vocabulary import Vocabulary
 
-Row = dict[str, Any]
+MatchSummary = dict[str, Any]  # tokens, share of matched positions, mean match length
 
 
-def portray(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Row:
-    """The figures of the counts or the vocabulary in `folder`, with some `rows` of its n-grams, as JSON values.
+def portray(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Portrait:
+    """The statistics of the counts or the vocabulary in `folder`, with about `rows` example n-grams, as JSON values.
 
     Raises:
-        BadData: the child that says what is wrong with the artifact itself.
+        BadData: the artifact is damaged; the subclass says how.
     """
-    check_files(folder, manifest, hashes=True)  # all of it is read anyway
+    check_files(folder, manifest, hashes=True)  # hashing costs little here: all files are read anyway
     portrait = portray_counts if manifest.artifact == "counts" else _portray_vocabulary
     return portrait(folder, manifest, rows, spell, progress)
 
 
-def _portray_vocabulary(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Row:
+def _portray_vocabulary(folder: Path, manifest: Manifest, rows: int, spell: Speller, progress: Progress) -> Portrait:
     left_out = LeftOut()
     progress("reading the vocabulary", 0, 1, "vocabulary")
     vocabulary = Vocabulary.read(folder, manifest.settings["num_tokens"], manifest.settings["max_n"])
@@ -68,7 +78,7 @@ def _portray_vocabulary(folder: Path, manifest: Manifest, rows: int, spell: Spel
     }
 
 
-def _examples(vocabulary: Vocabulary, rows: int, spell: Speller) -> list[Row]:
+def _examples(vocabulary: Vocabulary, rows: int, spell: Speller) -> list[NgramRow]:
     places = _fgram_places(vocabulary.trie.num_fgrams, rows)
     tokens = vocabulary.trie.tokens_of(np.array(places, np.int64))
     return [
@@ -79,7 +89,7 @@ def _examples(vocabulary: Vocabulary, rows: int, spell: Speller) -> list[Row]:
 
 
 def check_made_from(folder: Path, manifest: Manifest, beside: Path, found: Manifest) -> None:
-    """Raise MismatchedArtifacts unless an artifact was made from the one that lies beside it."""
+    """Raise MismatchedArtifacts unless the artifact in `folder` was made from the artifact `beside` it."""
     if found.fingerprint != manifest.inputs.get(found.artifact):
         raise MismatchedArtifacts(
             f"{folder} was made from another '{found.artifact}' than the one in {beside}",
@@ -98,7 +108,7 @@ def _held_out(folder: Path, manifest: Manifest, progress: Progress) -> TokenStre
     return held_out
 
 
-def _ladder(folder: Path) -> list[Row]:
+def _ladder(folder: Path) -> list[dict[str, Any]]:
     path = folder / "ladder.parquet"
     if not path.is_file():
         raise InputMissing(
@@ -109,7 +119,7 @@ def _ladder(folder: Path) -> list[Row]:
 
 def _tail(
     folder: Path, manifest: Manifest, vocabulary: Vocabulary, held_out: TokenStream, matched: U8, spell: Speller
-) -> Row:
+) -> dict[str, Any]:
     counts = folder.resolve().parent / "counts"
     found = read_manifest(counts, "counts")
     check_made_from(folder, manifest, counts, found)
@@ -122,7 +132,7 @@ def _tail(
 
 
 def _fgram_places(size: int, top: int) -> list[int]:
-    """Ids: the first `top`, then a few at every power of ten, and the last."""
+    """The ids of the example f-grams: the first `top`, a few at every power of ten, and the last few."""
     decades = (10**power for power in range(1, len(str(size))))
     wanted = [
         *range(top),
@@ -136,16 +146,16 @@ def _fgram_places(size: int, top: int) -> list[int]:
 
 
 _FACTS = (pl.len(), (pl.col("length") > 0).sum().alias("hits"), pl.col("length").sum().alias("matched"))
-_GROUPS = (0, 1, 2, 3, *(2**power for power in range(2, 63)))  # of positions: where each begins
+_GROUPS = (0, 1, 2, 3, *(2**power for power in range(2, 63)))  # the first position of each group of positions
 
 
-def summarise_matches(lengths: U8) -> Row:
-    """Of positions with matches of these lengths (0: none): how many are matched, and by how long an f-gram."""
+def summarise_matches(lengths: U8) -> MatchSummary:
+    """The share of matched positions and the mean match length; `lengths`: the match length of each position (0: none)."""
     return _summary(*pl.DataFrame({"length": lengths}).select(_FACTS).row(0))
 
 
-def by_position(starts: I64, lengths: U8) -> list[Row]:
-    """The same by position in the document, which counts from 0: 0, 1, 2, 3, 4 to 7, 8 to 15 and so on."""
+def by_position(starts: I64, lengths: U8) -> list[MatchSummary]:
+    """The summaries of matches by position in the document (from 0): 0, 1, 2, 3, 4 to 7, 8 to 15 and so on."""
     position = np.arange(lengths.size) - np.repeat(starts[:-1], np.diff(starts))
     group = np.searchsorted(_GROUPS, position, side="right")
     matches = pl.DataFrame({"group": group, "position": position, "length": lengths})
@@ -154,7 +164,7 @@ def by_position(starts: I64, lengths: U8) -> list[Row]:
     return [{"first": first, "last": last} | _summary(*facts) for _, first, last, *facts in found.iter_rows()]
 
 
-def _summary(tokens: int, hits: int, matched: int) -> Row:
+def _summary(tokens: int, hits: int, matched: int) -> MatchSummary:
     return {
         "tokens": tokens,
         "share_matched": share_of(hits, tokens),

@@ -1,7 +1,7 @@
-"""`scone inspect vocab/ --terms`: which terms of a field are f-grams, and how often they occur in the training text.
+"""Finds which terms of a field are f-grams, and how often they occur, for `scone inspect vocab/ --terms`.
 
-A term is looked up as it is spelled after a blank and as it is at the beginning of a text: those are other tokens. Counted are
-these tokens, so a longer word that begins with them counts too; where terms stand as words is what `scone eval --terms` finds.
+A term is looked up twice: as it is tokenised after a blank, and at the beginning of a text. These tokens usually differ. The
+count is that of the tokens, so it includes longer words that begin with them. `scone eval --terms` finds terms as words.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from scone_cli.vocab.segment import open_with_tokenizer
 from scone_cli.vocab.summary import check_made_from
 
 WHOLE, IN_PART, NOT_AT_ALL, ONE_TOKEN = "whole", "in part", "not at all", "one token"
-BEFORE = "a"  # what a blank stands after
+BEFORE = "a"  # the text before the blank, when a term is tokenised after a blank
 
-Row = dict[str, Any]
+TermRow = dict[str, Any]  # one term: its match and its count, over all spellings
+SpellingRow = dict[str, Any]  # one spelling of a term: its tokens, match and count
 Counted = dict[tuple[int, ...], int]
 
 
-def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> Row:
-    """How the vocabulary in `folder` matches each term, and how often the term was counted, as JSON values.
+def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> dict[str, Any]:
+    """Match each term with the vocabulary in `folder`, and look up how often it was counted; returns JSON values.
 
-    What occurred less than `least_count` times was not counted, and is told as 0.
+    An n-gram with fewer than `least_count` occurrences was not counted; its count is given as 0.
 
-    `match`: `whole`, if an f-gram is all of it; `in part`, if f-grams are some of its tokens; `not at all`; or `one token`, whose
-    embedding is its own. `count`: its occurrences, with both spellings; null where it is not known. A spelling that is
-    longer than what was counted has that of its rarest part, with `at_most`; `exact` are the occurrences of the others.
-    `spellings` has both.
+    `match`: `whole` if an f-gram is the whole term; `in part` if f-grams cover some of its tokens; `not at all`; or `one
+    token`, which has its own token embedding. `count`: the occurrences of both spellings together, null if unknown. A
+    spelling longer than the counted n-grams has the count of its rarest part, and `at_most` is true; `exact` is the count
+    of the other spellings. `spellings` has one entry per spelling.
 
     Raises:
         MismatchedArtifacts, BadData: see `segment.open_with_tokenizer`.
@@ -57,20 +58,20 @@ def match_terms(folder: Path, manifest: Manifest, terms: Sequence[str]) -> Row:
 
 
 def spellings_of(term: str, tokenizer: Tokenizer) -> dict[str, U32]:
-    """The tokens of a term after a blank and at the beginning of a text; where they are the same, once."""
+    """The tokens of a term after a blank, and at the beginning of a text; only one entry if they are the same."""
     before, after, at_start = tokenizer.encode_batch([BEFORE, f"{BEFORE} {term}", term])
     found = {}
-    if np.array_equal(after[: before.size], before):  # else a token lies across the border
+    if np.array_equal(after[: before.size], before):  # else a token crosses the border
         found["after a blank"] = after[before.size :]
     if not any(np.array_equal(at_start, each) for each in found.values()):
         found["at the beginning"] = at_start
     return found
 
 
-def _term(term: str, spelled: dict[str, U32], index: FgramIndex, spell: Speller, counts: _Counts | None) -> Row:
+def _term(term: str, spelled: dict[str, U32], index: FgramIndex, spell: Speller, counts: _Counts | None) -> TermRow:
     rows = [_spelling(where, tokens, index, spell, counts) for where, tokens in spelled.items()]
     known = [row["count"] for row in rows if row["count"] is not None]
-    best = min(rows, key=lambda row: -(row["count"] or 0))  # of what occurs more often
+    best = min(rows, key=lambda row: -(row["count"] or 0))  # the more frequent spelling
     return {
         "term": term_text(term),
         "match": best["match"],
@@ -83,8 +84,8 @@ def _term(term: str, spelled: dict[str, U32], index: FgramIndex, spell: Speller,
     }
 
 
-def _spelling(where: str, tokens: U32, index: FgramIndex, spell: Speller, counts: _Counts | None) -> Row:
-    """One spelling: `fgrams` are the lengths of the f-grams that end at each of its tokens, as far as they lie in it."""
+def _spelling(where: str, tokens: U32, index: FgramIndex, spell: Speller, counts: _Counts | None) -> SpellingRow:
+    """Match and count one spelling; `fgrams`: the length of the longest f-gram within it that ends at each token."""
     _, lengths = index.match(tokens)
     longest = int(lengths.max(initial=0))
     match = NOT_AT_ALL if longest == 0 else WHOLE if lengths[-1] == tokens.size else IN_PART
@@ -101,7 +102,7 @@ def _spelling(where: str, tokens: U32, index: FgramIndex, spell: Speller, counts
 
 
 class _Counts:
-    """How often the tokens of terms were counted in `counts/`, which lies beside the vocabulary that was made from it."""
+    """Looks up how often the tokens of terms were counted, in the `counts/` beside the vocabulary."""
 
     def __init__(self, folder: Path, manifest: Manifest, spelled: Sequence[dict[str, U32]]) -> None:
         counts = folder.resolve().parent / "counts"
@@ -120,18 +121,18 @@ class _Counts:
                 self._counted |= _read(counts / name, n, ngrams)
 
     def of(self, tokens: U32) -> tuple[int, bool]:
-        """Occurrences of these tokens, and whether there may be fewer; what was too rare to be counted occurs 0 times."""
+        """The occurrences of these tokens (0 if too rare to be counted), and whether that is only an upper bound."""
         counts = [self._counted.get(part, 0) for part in self._parts(tokens)]
         return min(counts), len(counts) > 1 and min(counts) > 0
 
     def _parts(self, tokens: U32) -> list[tuple[int, ...]]:
-        """The tokens, or what of them is as long as what was counted."""
+        """The tokens as one n-gram; if that is longer than the counted n-grams, all its parts of the counted length."""
         n = min(tokens.size, self._longest)
         return [tuple(tokens[i : i + n].tolist()) for i in range(tokens.size - n + 1)]
 
 
 def _read(path: Path, n: int, ngrams: set[tuple[int, ...]]) -> Counted:
-    """The counts of these n-grams; of all others the last token, which tells most of them apart, is read."""
+    """Read the counts of these n-grams; rows are filtered by the tokens at each place, before they are made Python objects."""
     tokens = pl.col("tokens").arr
     ends = [tokens.get(i).is_in(sorted({ngram[i] for ngram in ngrams})) for i in range(n)]
     found = scan(path).filter(pl.all_horizontal(ends)).select("tokens", "count").collect()

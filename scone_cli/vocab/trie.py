@@ -1,7 +1,7 @@
-"""The f-gram vocabulary as a trie, and the part of it that a batch needs.
+"""The f-gram vocabulary as a trie of prefixes, and the subtrie that a batch needs.
 
-An f-gram is a node whose parent is the f-gram without its last token (for a bigram: its first token). A_f-gram is causal,
-so a node's hidden states serve every f-gram that continues it: one node is one token-forward.
+An f-gram is a node; its parent is the f-gram without its last token (for a bigram: its first token). A_f-gram is causal, so
+all f-grams that continue a node share its hidden states: each node costs the forward pass of one token.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from scone_cli.vocab.index import NONE, FgramIndex
 
 @dataclass(frozen=True)
 class Trie:
-    """Distinct prefixes, shortest first, in the form in which A_f-gram reads them.
+    """A trie of N distinct prefixes, shortest first, in the form that A_f-gram takes as input.
 
-    tokens int64 [N]: the last token of each node. Level l (nodes of l + 1 tokens) is rows offsets[l] to offsets[l + 1];
-    parents int64 [N]: the row of each node's parent, -1 for those of level 0.
+    tokens int64 [N]: the last token of each node. Level l (nodes of l + 1 tokens) is rows offsets[l] to offsets[l + 1].
+    parents int64 [N]: the row of each node's parent, -1 on level 0.
     """
 
     tokens: I64
@@ -31,20 +31,20 @@ class Trie:
 
     @property
     def max_n(self) -> int:
-        """Levels: tokens of the longest f-gram that could be here."""
+        """The number of levels: the largest possible number of tokens of an f-gram."""
         return len(self.offsets) - 1
 
     @property
     def num_nodes(self) -> int:
-        """Token-forwards that this trie costs."""
+        """The number of nodes: a forward pass of the trie costs as much as that of so many tokens."""
         return int(self.tokens.size)
 
 
 @dataclass(frozen=True)
 class FgramTrie:
-    """All f-grams: node of the prefix uint32 [S], last token uint32 [S], length uint8 [S].
+    """The trie of all S f-grams: node of the prefix uint32 [S], last token uint32 [S], length uint8 [S].
 
-    Node t < num_tokens is the token t alone, node num_tokens + i is f-gram i.
+    Node t < num_tokens is the single token t; node num_tokens + i is f-gram i.
     """
 
     prefix_nodes: U32
@@ -55,15 +55,15 @@ class FgramTrie:
 
     @property
     def num_fgrams(self) -> int:
-        """S, the number of f-grams and of rows in the table."""
+        """The number S of f-grams, and of rows in the table."""
         return int(self.last_tokens.size)
 
     def index(self) -> FgramIndex:
-        """The index that finds these f-grams in running text."""
+        """Build the index that finds these f-grams in a text."""
         return FgramIndex.build(self.prefix_nodes, self.last_tokens, self.num_tokens, self.max_n)
 
     def subtrie(self, ids: npt.NDArray[np.integer]) -> tuple[Trie, I64]:
-        """The trie of the f-grams `ids` (distinct) with all their prefixes, and the row of each of them in it [len(ids)]."""
+        """The trie of the f-grams `ids` (distinct) and all their prefixes, and the row of each id in it [len(ids)]."""
         ids = ids.astype(np.int64)
         lengths = self.lengths[ids]
         levels: list[I64] = [np.empty(0, np.int64)] * self.max_n  # level l: sorted f-gram ids (l >= 1), tokens (l = 0)
@@ -87,9 +87,9 @@ class FgramTrie:
         return Trie(tokens, tuple(int(offset) for offset in offsets), np.concatenate(parents)), rows
 
     def chunks(self, ids: npt.NDArray[np.integer], max_fgrams: int) -> tuple[list[tuple[Trie, I64]], I64]:
-        """The trie of the f-grams `ids` (distinct) in pieces that share no node, and the order in which they hold them.
+        """The trie of the f-grams `ids` (distinct) in pieces that share no node, and the order of the ids in the pieces.
 
-        Cut between first tokens, so a piece holds `max_fgrams` of them, or all that begin with one token where these are more.
+        A piece holds all f-grams of some first tokens: `max_fgrams` at most, or more if one first token alone has more.
         """
         first_tokens = self._first_tokens(ids)
         order = np.argsort(first_tokens, kind="stable")
@@ -110,7 +110,7 @@ class FgramTrie:
 
     @cached_property
     def suffixes(self) -> U32:
-        """The node of each f-gram without its first token [S]: found once, with an index of 10 bytes an f-gram for a while.
+        """The node of each f-gram without its first token [S]; computed once, with a temporary index of 10 bytes per f-gram.
 
         Raises:
             DamagedArtifact: the vocabulary is not closed under suffixes.
@@ -121,7 +121,7 @@ class FgramTrie:
             raise DamagedArtifact(f"the vocabulary has {error}", "run: scone select-vocab --force") from error
 
     def endings(self, ids: npt.NDArray[np.integer]) -> I64:
-        """Every f-gram that ends where the f-grams `ids` do, longest first [len(ids), K - 1]; -1 after the last."""
+        """All f-grams that end at the same token as each of `ids`, longest first [len(ids), K - 1]; -1 after the last."""
         endings = np.full((ids.size, self.max_n - 1), -1, np.int64)
         endings[:, 0] = ids
         for column in range(1, self.max_n - 1):
@@ -132,7 +132,7 @@ class FgramTrie:
         return endings
 
     def tokens_of(self, ids: npt.NDArray[np.integer]) -> list[list[int]]:
-        """The tokens of each f-gram, first to last: the slow and readable way down the trie, for people and for tests."""
+        """The tokens of each f-gram, first to last. Slow and readable: for reports and tests."""
         result = []
         for i in ids:
             reversed_tokens, node = [], self.num_tokens + int(i)
@@ -143,7 +143,7 @@ class FgramTrie:
         return result
 
     def token_order(self) -> I64:
-        """All ids in the lexicographic order of their tokens, so that neighbours share prefixes [S]."""
+        """All ids sorted by their tokens, so that neighbours share prefixes [S]."""
         columns = np.full((self.max_n, self.num_fgrams), -1, np.int64)
         node = np.arange(self.num_fgrams, dtype=np.int64) + self.num_tokens
         remaining = self.lengths.astype(np.int64)
@@ -158,7 +158,7 @@ class FgramTrie:
 
 
 def distinct_matches(ids: U32) -> tuple[npt.NDArray[np.uint32], I64]:
-    """The distinct f-grams among the matches `ids` of a batch, and for each position its place among them, or -1."""
+    """The distinct f-grams [U] among the matches `ids` of a batch, and the index of each position in them, -1: no match."""
     flat = ids.reshape(-1)
     matched = flat != NONE
     distinct, inverse = np.unique(flat[matched], return_inverse=True)

@@ -1,4 +1,4 @@
-"""The f-gram vocabulary: chosen from the counts, written, and read back as a trie (paper, section 3.1)."""
+"""The f-gram vocabulary: ranked from the counts, written to a file, and read back as a trie (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
 from scone_cli.vocab.ranking import RULES, rank, read_counts
 from scone_cli.vocab.trie import FgramTrie
 
-_MOST_TOKENS = 2**31 - 1  # of all f-grams: Arrow's lists have offsets of 32 bits
+_MOST_TOKENS = 2**31 - 1  # of all f-grams together: Arrow's lists have 32-bit offsets
 _REMAKE = "run: scone select-vocab --force"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The f-grams in rank order, so that id = row number = rank: trie, occurrences [S] and documents [S] of each."""
+    """The f-grams in rank order (id = row number = rank): their trie, occurrences [S] and documents [S]."""
 
     trie: FgramTrie
     counts: U64
@@ -34,13 +34,13 @@ class Vocabulary:
     def rank(
         cls, counts_folder: Path, max_n: int, min_count: int, num_tokens: int, min_docs: int = 1, by: str = "count"
     ) -> Vocabulary:
-        """All n-grams that occur `min_count` times and in `min_docs` documents, in the order of the rule `by`.
+        """Rank all n-grams with at least `min_count` occurrences in `min_docs` documents, by the rule `by`.
 
-        Whatever the rule, every beginning of it is closed under prefixes and suffixes, ties at the cutoff included, and
-        ids do not depend on the input's order: see `ranking.rank`.
+        For every rule, the first S f-grams are closed under prefixes and suffixes, even if there are ties at the cutoff. Ids
+        do not depend on the order of the input. See `ranking.rank`.
 
         Raises:
-            BadSetting: more n-grams than ids.
+            BadSetting: more n-grams than there are ids.
             DamagedArtifact: see `ranking.read_counts`.
         """
         with_suffixes = not RULES[by].is_closed
@@ -57,7 +57,7 @@ class Vocabulary:
         """The vocabulary of the first `size` f-grams (all, if there are fewer).
 
         Raises:
-            BadSetting: they have more tokens than the file of a vocabulary can hold.
+            BadSetting: they have more tokens than a vocabulary file can hold.
         """
         trie = self.trie
         kept = FgramTrie(
@@ -99,7 +99,7 @@ class Vocabulary:
             raise DamagedArtifact(f"{folder}: ids or lengths do not agree with the rows", _REMAKE)
         nodes = np.where(n == 2, first, parents + np.uint32(num_tokens)).astype(np.uint32)
         trie = FgramTrie(nodes, np.ascontiguousarray(last), n, num_tokens, max_n)
-        # A prefix ranks before what continues it and is one shorter: checked first, as spelling out rests on it.
+        # Checked first, because `_flat_tokens` needs it: a prefix ranks before its f-gram, and is one token shorter.
         closed = not ((n > 2) & (n[np.minimum(parents, ids)] + 1 != n)).any()
         if not closed or not np.array_equal(_flat_tokens(trie)[0], flat):
             raise DamagedArtifact(f"{folder}: an f-gram whose prefix is not in the vocabulary", _REMAKE)
@@ -107,7 +107,7 @@ class Vocabulary:
 
 
 def trie_of_model(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
-    """The vocabulary that a model was trained with: this workspace's, or the one beside the model.
+    """Find the vocabulary that a model was trained with, in this workspace or beside the model.
 
     Raises:
         MismatchedArtifacts: it is in neither place.
@@ -147,10 +147,10 @@ def _flat_tokens(trie: FgramTrie) -> tuple[U32, np.ndarray]:
 
 
 def num_frequent(path: Path, least: float) -> int:
-    """How many f-grams of the file occur `least` times or more.
+    """The number of f-grams in a vocabulary file that occur `least` times or more.
 
     Raises:
-        DamagedArtifact: it is not the file of a vocabulary.
+        DamagedArtifact: it is not a vocabulary file.
     """
     try:
         counts = pq.read_table(to_read(path), columns=["count"])["count"].to_numpy()
