@@ -288,7 +288,7 @@ class SconeModel(nn.Module):
         """
         try:
             values = dict(json_of((folder / "config.json").read_bytes()))
-            values.setdefault("kind", "scone" if values.get("fgram_layers") else "plain")  # files from before `kind` existed
+            values.setdefault("kind", "scone" if values.get("fgram_layers") else "plain")  # older files
             model = cls(ModelConfig(**values))
             model.main.load_state_dict(load_weights(folder / "main.safetensors"))
             for name, part in model.parts_aside().items():
