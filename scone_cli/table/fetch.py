@@ -44,7 +44,7 @@ _c_fadvise = types.ExternalFunction("posix_fadvise", types.int32(types.int32, ty
 
 # The kernels take the address of a `_ROWS` record, followed by its `_PART` records in memory: passing an array to a kernel
 # costs more per call than copying a row.
-_ROWS = np.dtype([(name, np.int64) for name in ("num_rows", "row_bytes", "rows_a_part", "num_parts")])
+_ROWS = np.dtype([(name, np.int64) for name in ("num_rows", "row_bytes", "rows_per_part", "num_parts")])
 # A file of rows: the address of its first row (if in memory or mapped), its descriptor, the offset of its rows in bytes.
 _PART = np.dtype([(name, np.int64) for name in ("address", "descriptor", "start")])
 _ROWS_BYTES = _ROWS.itemsize
@@ -58,8 +58,8 @@ def _rows_at(address):
 
 @kernel(inline="always")
 def _address(rows, parts, row):
-    part = row // rows.rows_a_part
-    return np.uint64(parts[part].address + (row - part * rows.rows_a_part) * rows.row_bytes)
+    part = row // rows.rows_per_part
+    return np.uint64(parts[part].address + (row - part * rows.rows_per_part) * rows.row_bytes)
 
 
 @kernel(inline="always")
@@ -117,8 +117,8 @@ def read_cached(address, ids, out, missing):
         row = np.int64(ids[i])
         if row >= rows.num_rows:
             return -1
-        part = row // rows.rows_a_part
-        at = parts[part].start + (row - part * rows.rows_a_part) * row_bytes
+        part = row // rows.rows_per_part
+        at = parts[part].start + (row - part * rows.rows_per_part) * row_bytes
         vector[0], vector[1] = out + i * row_bytes, row_bytes
         if _c_preadv2(parts[part].descriptor, vector.ctypes.data, 1, at, _NOWAIT) != row_bytes:
             missing[count] = i
@@ -137,9 +137,9 @@ def read_missing(address, ids, out, missing):
     for is_waiting in (False, True):
         for i in missing:
             row = np.int64(ids[i])
-            part = row // rows.rows_a_part
+            part = row // rows.rows_per_part
             descriptor = parts[part].descriptor
-            at = parts[part].start + (row - part * rows.rows_a_part) * row_bytes
+            at = parts[part].start + (row - part * rows.rows_per_part) * row_bytes
             if not is_waiting:
                 _c_fadvise(descriptor, at, row_bytes, _WILL_NEED)
             elif _c_pread(descriptor, out + i * row_bytes, row_bytes, at) != row_bytes:
@@ -147,9 +147,9 @@ def read_missing(address, ids, out, missing):
     return -1
 
 
-def described(num_rows: int, row_bytes: int, rows_a_part: int, parts: Sequence[tuple[int, int, int]]) -> U8:
+def described(num_rows: int, row_bytes: int, rows_per_part: int, parts: Sequence[tuple[int, int, int]]) -> U8:
     """Build the record of a table's rows whose address the kernels take: see `_ROWS` and `_PART`."""
-    rows = np.array([(num_rows, row_bytes, max(1, rows_a_part), len(parts))], _ROWS)
+    rows = np.array([(num_rows, row_bytes, max(1, rows_per_part), len(parts))], _ROWS)
     return np.concatenate([rows.view(np.uint8), np.array(parts, _PART).view(np.uint8)])
 
 

@@ -44,7 +44,7 @@ class RowFiles:
     part_bytes: int = PART_BYTES
 
     @property
-    def rows_a_part(self) -> int:
+    def rows_per_part(self) -> int:
         """Rows in one file; the last may have fewer."""
         return max(1, self.part_bytes // self.row_bytes)
 
@@ -55,8 +55,8 @@ class RowFiles:
             OSError: the disk has too little space.
         """
         frames = dict[int, tuple[bytes, bytes]]()  # by number of rows: all files but the last have the same
-        for number, first in enumerate(range(0, self.num_rows, self.rows_a_part)):
-            path, rows = self._path(number), min(self.rows_a_part, self.num_rows - first)
+        for number, first in enumerate(range(0, self.num_rows, self.rows_per_part)):
+            path, rows = self._path(number), min(self.rows_per_part, self.num_rows - first)
             if path.exists():
                 continue
             head, tail = frames.get(rows) or frames.setdefault(rows, self._frame(rows))
@@ -81,7 +81,7 @@ class RowFiles:
         ids = ids[order]
         for path, first, last in self._parts(ids):
             lines = order[first:last]
-            places = self._start(path) + ids[first:last] % self.rows_a_part * self.row_bytes
+            places = self._start(path) + ids[first:last] % self.rows_per_part * self.row_bytes
             with path.open("r+b", buffering=0) as file:
                 done = 0
                 while (done := done + _write(file.fileno(), raw, lines[done:], places[done:])) < len(lines):
@@ -98,13 +98,13 @@ class RowFiles:
             start = self._start(path)
             with path.open("rb") as file:
                 for at in range(first, last):
-                    file.seek(start + int(ids[at]) % self.rows_a_part * self.row_bytes)
+                    file.seek(start + int(ids[at]) % self.rows_per_part * self.row_bytes)
                     file.readinto(raw[at].data)
         return raw
 
     def _parts(self, ids: I64) -> Iterator[tuple[Path, int, int]]:
         """The files that hold the rows `ids` (ascending); for each file the range of positions in `ids`."""
-        numbers, begins = np.unique(ids // self.rows_a_part, return_index=True)
+        numbers, begins = np.unique(ids // self.rows_per_part, return_index=True)
         ends = [*begins.tolist(), len(ids)][1:]
         for number, first, last in zip(numbers.tolist(), begins.tolist(), ends, strict=True):
             yield self._path(number), first, last
