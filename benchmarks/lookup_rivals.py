@@ -115,7 +115,7 @@ class RocksDb(Store):
 
 class Mapped(Store):
     def write(self, rows: U8) -> None:
-        """It is there."""
+        """Do nothing: the file of raw rows is the store."""
 
     @property
     def files(self) -> list[Path]:

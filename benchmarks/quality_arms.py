@@ -31,7 +31,7 @@ _SETTLED = {"plain": _ALL_SETTLED, "hashed": _ALL_SETTLED, "scone": ("hashed_row
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the models that are compared.
+    """A model in the comparison: how it differs from the recipe, and how often it is trained.
 
     Attributes:
         name: name of its folder, and on the command line.

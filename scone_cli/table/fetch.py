@@ -239,7 +239,7 @@ class RowsInFiles(Addressed):
                 self._careful = _CAREFUL
 
     def compile(self) -> None:
-        """See `RowsInMemory.compile`."""
+        """Compile the kernels, or load them from the disk: see `RowsInMemory.compile`."""
         _compile_gathering(self._address)
         if CAN_READ_WITHOUT_WAITING:
             places = np.empty(0, np.int64)
