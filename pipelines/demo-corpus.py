@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-MAX_CODE_BYTES = 30_000_000  # a limit, because the test suite grows with every release of Python, and the demo must stay at ten minutes
+MAX_CODE_BYTES = 30_000_000  # the test suite grows with every release of Python; the demo must stay at ten minutes
 LEFT_OUT = {"site-packages", "dist-packages", "__pycache__"}
 TOPICS = Path("pydoc_data", "topics.py")
 FILES = ("code/library.jsonl", "code/tests.jsonl", "docstrings/docstrings.jsonl", "topics/topics.jsonl")
