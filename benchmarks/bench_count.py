@@ -1,19 +1,21 @@
-"""How fast are n-grams counted? The whole job, against polars, DuckDB and colibri-core, on the same token stream.
+"""Benchmark of n-gram counting: `scone count-ngrams` against polars, DuckDB and colibri-core on the same token stream.
 
     pip install -e '.[bench]'
     python benchmarks/bench_count.py --workspace demo/work
     python benchmarks/bench_count.py --tokens 50000000 --memory 1GiB --rivals scone,polars,duckdb,colibri:5000000
 
 The job: all n-grams, n = 2..5, that occur 5 times or more in the first documents of the train split, with their counts
-and the number of documents that hold them. Every run is a cold process (the page cache is warm, numba's kernels are
-compiled), kept to `--workers` cores, in turn A B C A B C; before them comes one run each in which memory is sampled.
-`name:tokens` gives a rival that is too slow or too large a shorter stream. All counts are compared, n-gram by n-gram.
+and the number of documents that hold them. Every run is a cold process (page cache warm, numba's kernels compiled) on
+`--workers` cores; the rivals run in turn, A B C A B C. Before the timed runs, each rival runs once with memory sampled.
+`name:tokens` gives a shorter stream to a rival that is too slow or needs too much memory. All counts are compared,
+n-gram by n-gram.
 
-What is measured differs in:
-- scone: the command, `count-ngrams` on tokens that it has made: it reads Parquet, checks hashes, and publishes sorted
-  Parquet with hashes, n = 1 too; with --memory, inside it. scone-library: the function below the command, without hashes.
-- polars, duckdb: from a Parquet file that suits them (16-bit tokens, a document number a row) to unsorted Parquet. Only
-  DuckDB can be held to --memory, and it is. `polars-columns`, `duckdb-columns`: the plain query (`count_rivals.py`).
+The rivals do not do exactly the same work:
+- scone: the command `count-ngrams` on existing `tokens/`: it reads Parquet, checks hashes, and publishes sorted Parquet
+  with hashes, n = 1 too; it keeps to --memory if given. scone-library: the function that the command calls, no hashes.
+- polars, duckdb: from a Parquet file that suits them (16-bit tokens, one document number per row) to unsorted Parquet.
+  Only DuckDB can be limited to --memory, and it is. `polars-columns`, `duckdb-columns`: the plain query
+  (`count_rivals.py`).
 - colibri: from its own encoding to its own model; on one core, without documents.
 """
 
@@ -41,20 +43,20 @@ from scone_cli.corpus.token_stream import TokenStream, read_tokens
 
 U64 = npt.NDArray[np.uint64]
 
-_FIRST_CLASS = 6  # of colibri-core: those below have a meaning of their own, and 0 ends a document
+_FIRST_CLASS = 6  # of colibri-core: lower classes are reserved, and 0 ends a document
 
 
-# ---- the stream, as each wants it --------------------------------------------------------------------------------
+# ---- the stream in each rival's format ---------------------------------------------------------------------------
 
 
 def prepare(stream: TokenStream, num_tokens: int, folder: Path) -> int:
-    """Lay the first documents, of `num_tokens` tokens or a little less, out for every rival; returns their tokens."""
+    """Write the first documents, at most `num_tokens` tokens, in every rival's format; returns the number of tokens."""
     num_docs = max(1, int(np.searchsorted(stream.starts, num_tokens, "right")) - 1)
     starts = stream.starts[: num_docs + 1]
     tokens = stream.tokens[: starts[-1]]
     separator = int(stream.tokens.max()) + 1
     if separator >= 2**16:
-        sys.exit(f"token {separator - 1:,} in the workspace: this benchmark writes 16 bits a token")
+        sys.exit(f"token {separator - 1:,} in the workspace: this benchmark writes 16 bits per token")
     folder.mkdir()
     np.insert(tokens, starts[1:], separator).astype("<u2").tofile(folder / "stream.bin")
     docs = np.repeat(np.arange(num_docs, dtype=np.uint32), np.diff(starts))
@@ -65,7 +67,10 @@ def prepare(stream: TokenStream, num_tokens: int, folder: Path) -> int:
 
 
 def _encode_for_colibri(tokens: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64], folder: Path) -> None:
-    """Its corpus format: two bytes of header, then classes, the more frequent the shorter, 7 bits a byte, low first."""
+    """Write colibri-core's corpus format: a 2-byte header, then classes in 7 bits per byte, low bits first.
+
+    Frequent tokens get low classes, which take fewer bytes.
+    """
     by_count = np.argsort(-np.bincount(tokens), kind="stable")
     classes = np.empty(by_count.size, np.uint32)
     classes[by_count] = np.arange(by_count.size) + _FIRST_CLASS
@@ -84,7 +89,7 @@ def _encode_for_colibri(tokens: npt.NDArray[np.uint32], starts: npt.NDArray[np.i
 
 
 def scone_command(folder: Path, separator: int, *more: str) -> list[str]:
-    """The command that counts the stream; its first run makes `tokens/`, those after it find them up to date."""
+    """The `count-ngrams` command for the stream; the first run makes `tokens/`, later runs find it up to date."""
     options = {"--separator": separator, "--held-out": 0, "--max-n": MAX_N, "--min-count": MIN_COUNT}
     given = [str(word) for option in options.items() for word in option]
     command = [sys.executable, "-m", "scone_cli", "--workspace", str(folder / "work"), "count-ngrams"]
@@ -92,7 +97,7 @@ def scone_command(folder: Path, separator: int, *more: str) -> list[str]:
 
 
 def run(rival: str, folder: Path, separator: int, workers: int, memory: str, pss: bool) -> Cost:
-    """One cold run of a rival, which leaves its counts in `counts_folder(rival, folder)`."""
+    """Run a rival once in a cold process and return its cost; its counts are in `counts_folder(rival, folder)`."""
     found = counts_folder(rival, folder)
     shutil.rmtree(found, ignore_errors=True)
     if rival == "scone":
@@ -112,20 +117,20 @@ def run(rival: str, folder: Path, separator: int, workers: int, memory: str, pss
 
 
 def counts_folder(rival: str, folder: Path) -> Path:
-    """Where a rival leaves its counts."""
+    """The folder that a rival writes its counts to."""
     return folder / "work" / "counts" if rival == "scone" else folder / rival
 
 
 def _cores(workers: int) -> list[int]:
-    """The last ones, so that the first is left to the sampling."""
+    """The last `workers` cores, so that the first is free for sampling memory."""
     return sorted(os.sched_getaffinity(0))[-workers:]
 
 
-# ---- whether they agree ------------------------------------------------------------------------------------------
+# ---- comparing the counts ----------------------------------------------------------------------------------------
 
 
 def digest(folder: Path) -> list[tuple[int, int, int, int]]:
-    """For n = 2..5: n-grams, occurrences, and a sum of hashes over (tokens, count), and over (tokens, docs)."""
+    """Digest of a rival's counts per n = 2..5: n-grams, occurrences, sums of hashes over (tokens, count), (tokens, docs)."""
     digests = []
     for n in range(2, MAX_N + 1):
         table = pq.read_table(folder / f"n={n}.parquet")
@@ -139,8 +144,8 @@ def digest(folder: Path) -> list[tuple[int, int, int, int]]:
 
 
 def digest_colibri(folder: Path, stream: Path) -> list[tuple[int, int, int, int]]:
-    """The same of colibri-core's model, with every number of documents 0."""
-    import colibricore  # noqa: PLC0415 - only where it is a rival
+    """Digest of colibri-core's model; it counts no documents, so every number of documents is 0."""
+    import colibricore  # noqa: PLC0415 - needed only if it is among the rivals
 
     model = colibricore.UnindexedPatternModel()
     model.load(str(folder / "counts.colibri"))
@@ -177,7 +182,7 @@ def _mix(hashed: U64, values: npt.NDArray[np.generic]) -> U64:
 
 
 def check(rivals: Sequence[tuple[str, Path]]) -> dict[Path, int]:
-    """End this program unless all rivals counted the same; returns the number of n-grams found in each stream."""
+    """Exit with an error unless all rivals found the same counts; returns the number of n-grams per stream."""
     found: dict[Path, list[tuple[int, int, int, int]]] = {}
     for rival, folder in rivals:
         expected = found.setdefault(folder, digest(folder / "reference"))
@@ -191,7 +196,7 @@ def check(rivals: Sequence[tuple[str, Path]]) -> dict[Path, int]:
     return {folder: sum(each[0] for each in digests) for folder, digests in found.items()}
 
 
-# ---- all of it ---------------------------------------------------------------------------------------------------
+# ---- the benchmark -----------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -233,7 +238,7 @@ def main() -> None:
 
 
 def figures(costs: Sequence[Cost], num_tokens: int, num_ngrams: int, cores: int) -> dict[str, float]:
-    """Medians over the timed rounds; memory is of the first, in which it was sampled, and bytes are MB here."""
+    """Figures of one rival: medians over the timed rounds, and memory in MB from the first run, which was sampled."""
     timed = [asdict(cost) for cost in costs[1:]]
     wall, cpu = (statistics.median(cost[name] for cost in timed) for name in ("wall_seconds", "cpu_seconds"))
     return {
@@ -241,8 +246,8 @@ def figures(costs: Sequence[Cost], num_tokens: int, num_ngrams: int, cores: int)
         "frequent_ngrams": num_ngrams,
         "wall_seconds": wall,
         "cpu_seconds": cpu,
-        "tokens_a_second_and_core": num_tokens / wall / cores,
-        "tokens_a_cpu_second": num_tokens / cpu,
+        "tokens_per_second_and_core": num_tokens / wall / cores,
+        "tokens_per_cpu_second": num_tokens / cpu,
         "peak_pss_mb": costs[0].pss_bytes / 1e6,
         "peak_rss_mb": max(cost.rss_bytes for cost in costs) / 1e6,
         "largest_process_mb": max(cost.largest_bytes for cost in costs) / 1e6,

@@ -1,11 +1,11 @@
-"""How close does evaluation come to the bare forward passes of its arms? Both are timed in one run.
+"""Benchmark of evaluation: the speed of `scone eval` as a share of the bare forward passes of its arms.
 
     python benchmarks/bench_eval.py --workspace demo/work
     python benchmarks/bench_eval.py --workspace demo/work --against PLAIN_MODEL_DIR
 
-Bare: the same batches, embedded beforehand, through the main model and the losses of their tokens, arm by arm; for `live`
-also A_f-gram over the batch's distinct f-grams, which is a part of that model. Evaluation: all that `scone eval` does with a
-text but reading it: matching, batches, rows from the mapped table, embedding, words, and all its sums. The two run in turn.
+Bare passes: the same batches, embedded beforehand, through the main model and the token losses, arm by arm; for `live`
+also A_f-gram over the distinct f-grams of the batch. Evaluation: everything that `scone eval` does with a text except
+reading it: matching, batching, rows from the mapped table, embedding, word boundaries, and all sums. The two run in turn.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def main() -> None:
         documents=len(stream.names),
         wall_seconds=walls,
         processor_seconds=processors,
-        tokens_a_second_and_arm=len(arms) * stream.tokens.size / walls["evaluation"],
+        tokens_per_second_and_arm=len(arms) * stream.tokens.size / walls["evaluation"],
         share_of_bare_by_the_clock=bare["wall"] / walls["evaluation"],
         share_of_bare_by_processor_time=bare["processor"] / processors["evaluation"],
     )
 
 
 def beginning(work: Path, tokens: int) -> TokenStream:
-    """Whole held-out documents, as many as have so many tokens, at least one."""
+    """The first whole held-out documents, at most `tokens` tokens, but at least one document."""
     stream = next(stream for _, stream in iter_shards(work / "tokens", HELD_OUT) if stream.tokens.size)
     last = max(1, int(np.searchsorted(stream.starts, tokens, side="right")) - 1)
     size = int(stream.starts[last])
@@ -76,7 +76,7 @@ def beginning(work: Path, tokens: int) -> TokenStream:
 
 
 def bare_passes(arm: Arm, stream: TokenStream, end: int) -> Iterator[Callable[[], Tensor]]:
-    """What cannot be spared, for every batch of an arm."""
+    """The bare forward pass and loss of each batch of an arm, as functions to time."""
     model, inputs, ids = arm.model, inputs_of(stream, end), matches_of(stream, arm.index)[0]
     for batch in batches_of(stream, model.config.context, model.history):
         tokens = inputs[np.concatenate([batch.earlier, batch.at], axis=1)]

@@ -1,12 +1,11 @@
-"""What does reading the table cost where text is written, and where a long prompt is read? Beside the same model without it.
+"""Benchmark of generation: what the table costs in decoding and in prefill, against the same model without a table.
 
     python benchmarks/bench_generate.py --workspace demo/work
     python benchmarks/bench_generate.py --workspace demo/work --layers 12    # a deeper model, of random weights
 
-Decode: every arm writes the same held-out text, one token of each stream a step, the arms in any order at every step. `plain`
-embeds tokens alone, `ram`, `mmap` (page cache warm) and `cold` (rows dropped from the page cache before each round) read
-the table.
-Prefill: the look-ups of 32,768 new tokens, beside the main model reading them.
+Decode: every arm decodes the same held-out text, one token per stream and step; the order of the arms is random in every
+step. `plain` embeds only tokens; `ram`, `mmap` (page cache warm) and `cold` (rows dropped from the page cache before each
+round) read the table. Prefill: the time of 32,768 look-ups as a share of the main model's time for the same tokens.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from scone_cli.vocab.index import NONE
 
 STREAMS = (1, 16)
 NEW_TOKENS = 32_768
-LINES = 16  # sequences that the main model reads at a time
+LINES = 16  # sequences per forward pass of the main model in prefill
 ARMS = ("plain", "ram", "mmap", "cold")
-COLD = ".cold-table"  # a second copy in the workspace, as long as the benchmark runs
-CACHED: list[float] = []  # what was left in the page cache each time that it was emptied
+COLD = ".cold-table"  # a second copy of the table in the workspace, removed after the benchmark
+CACHED: list[float] = []  # share of the rows left in the page cache, each time they were dropped from it
 
 
 def main() -> None:
@@ -80,10 +79,10 @@ def main() -> None:
 
 
 def decode(work: Path, model: SconeModel, text: np.ndarray, streams: int, steps: int, repeats: int) -> dict[str, float]:
-    """Tokens a second of all streams together, and what share of plain's that is, by the medians of all steps; also the slowest.
+    """Tokens per second of all streams together, and as a share of plain's, from the median step; also other quantiles.
 
-    A shared machine takes the processor away for longer than a step lasts: means would say nothing, and where that happens at
-    every other step, medians neither; the steps that go undisturbed are those of the fastest quarter.
+    A shared machine takes the processor away for longer than a step lasts, so means say nothing. If that happens in every
+    other step, medians say nothing either; the fastest quarter of the steps is then undisturbed.
     """
     lines = torch.from_numpy(text[: streams * steps].reshape(streams, steps))
     one_round(work, model, lines)
@@ -95,7 +94,7 @@ def decode(work: Path, model: SconeModel, text: np.ndarray, streams: int, steps:
     figures: dict[str, float] = {}
     for arm in ARMS:
         name = f"decode_{streams}_{arm}"
-        figures[f"{name}_tokens_a_second"] = streams / float(np.median(wall[arm]))
+        figures[f"{name}_tokens_per_second"] = streams / float(np.median(wall[arm]))
         figures[f"{name}_p99_milliseconds"] = float(np.percentile(wall[arm], 99)) * 1e3
         if arm != "plain":
             figures[f"{name}_share_of_plain"] = float(np.median(wall["plain"]) / np.median(wall[arm]))
@@ -108,14 +107,14 @@ def decode(work: Path, model: SconeModel, text: np.ndarray, streams: int, steps:
 
 
 def one_round(work: Path, model: SconeModel, lines: Tensor) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of the wall's clock and of the processor that each arm takes for each step of writing the lines."""
+    """Wall seconds and processor seconds of each arm for each step of decoding the lines."""
     embed: dict[str, Embed] = {"plain": model.main.embed_tokens}
     embed["ram"] = SconeEmbedding(model.main, Table.open(work / "table", "ram"), len(lines))
     embed["mmap"] = SconeEmbedding(model.main, warm_table(work, lines), len(lines))
     embed["cold"] = SconeEmbedding(model.main, cold_table(work, lines), len(lines))
     servers = {arm: Server(model, embed[arm], *lines.shape) for arm in ARMS}
     wall, processor = ({arm: list[float]() for arm in ARMS} for _ in range(2))
-    random = np.random.default_rng(0)  # or the system, which takes turns too, keeps step with the arms
+    random = np.random.default_rng(0)  # a fixed order might keep step with the system's scheduler
     for step in range(lines.shape[1]):
         for arm in random.permutation(ARMS).tolist():
             seconds = servers[arm].timed(lines[:, step : step + 1])
@@ -128,7 +127,7 @@ def one_round(work: Path, model: SconeModel, lines: Tensor) -> tuple[dict[str, l
 
 
 def prefill(work: Path, model: SconeModel, text: np.ndarray, repeats: int) -> dict[str, float]:
-    """Seconds to match many new tokens and to fetch their rows, as a share of what the main model takes to read them."""
+    """Time to match many new tokens and fetch their rows, in seconds and as a share of the main model's time for them."""
     lines = torch.from_numpy(text)
     seconds: dict[str, list[float]] = {name: [] for name in ("main", "ram", "mmap", "cold")}
     for _ in range(repeats):
@@ -157,16 +156,16 @@ def prefill(work: Path, model: SconeModel, text: np.ndarray, repeats: int) -> di
 
 
 def warm_table(work: Path, lines: Tensor) -> Table:
-    """A mapped table of which the page cache holds all that the lines need."""
+    """Open a mapped table whose rows for the lines are all in the page cache."""
     table = Table.open(work / "table")
     table.rows(table.matcher().match(lines.numpy().astype(np.uint32).reshape(-1)))
     return table
 
 
 def cold_table(work: Path, lines: Tensor) -> Table:
-    """A mapped table of whose rows the page cache holds none; its index has been read.
+    """Open a mapped table with no rows in the page cache; its index has been read.
 
-    It is a copy of the other: what one table has mapped stays in the page cache.
+    It is a copy of the other table, because mapped pages of an open table cannot be dropped from the page cache.
     """
     copy = work / COLD
     if not copy.exists():
@@ -175,7 +174,7 @@ def cold_table(work: Path, lines: Tensor) -> Table:
     gc.collect()  # a table that is still open keeps its pages
     for path in paths:
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # what is not written yet cannot be dropped
+            os.fsync(file.fileno())  # unwritten pages cannot be dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     table = Table.open(copy)
     table.matcher().match(lines.numpy().astype(np.uint32).reshape(-1))
@@ -184,7 +183,7 @@ def cold_table(work: Path, lines: Tensor) -> Table:
 
 
 def cached_share(path: Path, count: int = 200) -> float:
-    """Share of the pages of a file, drawn by chance, that are in the page cache."""
+    """Share of a random sample of a file's pages that are in the page cache."""
     found = 0
     with path.open("rb") as file:
         for page in np.random.default_rng(0).integers(path.stat().st_size // 4096, size=count).tolist():

@@ -1,15 +1,15 @@
-"""What does a look-up cost? From RAM, from mapped files and from a cold disk, beside LMDB, RocksDB, a dict and searchsorted.
+"""Benchmark of table look-ups from RAM, mapped files and a cold disk, against LMDB, RocksDB, a dict and searchsorted.
 
     pip install -e '.[bench]'
     python benchmarks/bench_lookup.py --workspace demo/work --folder scratch
 
-A look-up is: match the next tokens of a stream, and fetch the rows of those that match into one array. The f-grams are the
-workspace's, and as many bigrams that are not among them as are missing to `--fgrams`; the rows are random, and
-all stores hold the same. Two streams: `text`, the held-out split, and `uniform`, f-grams drawn with equal chances one after
-another, in which no row is asked for more often than others. Every store is measured for itself, warm after its files
-have been read through, cold after they were closed and dropped from the page cache (posix_fadvise; the index of f-grams
-stays in memory, as the dict does). Per batch: median and 99th percentile by the clock, and CPU time, in microseconds a token.
-Takes three times the size of the rows on the disk, twice in memory for the warm figures to be warm.
+A look-up matches the next tokens of a stream, and fetches the rows of the matches into one array. The f-grams are those of
+the workspace, filled up to `--fgrams` with other bigrams; the rows are random, and all stores hold the same rows. Two
+streams: `text`, the held-out split, and `uniform`, f-grams drawn with equal probability, so that no row is more frequent
+than others. Every store is measured alone: warm after its files have been read once, cold after they were closed and
+dropped from the page cache (posix_fadvise; the index of f-grams stays in memory, as the dict does). Per batch size:
+median and 99th percentile by the clock, and CPU time, in microseconds per token. It needs three times the size of the
+rows on disk, and twice in memory: with less, the warm figures are not warm.
 """
 
 from __future__ import annotations
@@ -40,18 +40,16 @@ from scone_cli.vocab.vocabulary import Vocabulary
 
 BATCHES = (1, 16, 256, 4096)
 PREFILL = 32_768
-MOST_LOOK_UPS = 100_000  # timed of one kind
-POOL = 65_536  # different rows, but for the number that each begins with
+MOST_LOOK_UPS = 100_000  # timed per store, stream and batch size
+POOL = 65_536  # different random rows; each row also begins with its own number
 
-
-Batch = tuple[
-    U32, list[bytes], bytes
-]  # the next tokens, the keys of the f-grams that match, the tokens and some before
+# The next tokens; the keys of the f-grams that match; the bytes of these tokens and of some before them.
+Batch = tuple[U32, list[bytes], bytes]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Tokens, and what a store is asked for at each batch size: the keys of the f-grams that match."""
+    """A stream of tokens, its matches, and the keys of the matched f-grams, which a store is asked for."""
 
     tokens: U32
     ids: U32
@@ -66,7 +64,7 @@ class Stream:
 
 
 def with_bigrams(trie: FgramTrie, size: int) -> FgramTrie:
-    """The first `size` f-grams, and if there are fewer, bigrams that are none of them: the set stays closed."""
+    """The first `size` f-grams, filled up with other bigrams if there are fewer; the vocabulary stays closed."""
     if size <= trie.num_fgrams:
         return FgramTrie(
             trie.prefix_nodes[:size], trie.last_tokens[:size], trie.lengths[:size], trie.num_tokens, trie.max_n
@@ -85,7 +83,7 @@ def with_bigrams(trie: FgramTrie, size: int) -> FgramTrie:
 
 
 def make_rows(path: Path, num_rows: int, row_bytes: int) -> None:
-    """Random rows, each of which begins with its number."""
+    """Write a file of random rows; each begins with its row number, so that all are different."""
     pool = np.random.default_rng(0).integers(1, 256, (POOL, row_bytes), np.uint8)
     with path.open("wb") as file:
         for first in range(0, num_rows, POOL):
@@ -95,7 +93,7 @@ def make_rows(path: Path, num_rows: int, row_bytes: int) -> None:
 
 
 def make_table(folder: Path, trie: FgramTrie, rows: Path, dim: int) -> float:
-    """A table of raw float16 rows, as `precompute` would have left it; returns the CPU seconds that its index took."""
+    """Write a table of float16 rows as `precompute` would; returns the CPU seconds to build its index."""
     folder.mkdir()
     write_rows(folder, np.memmap(rows, np.uint8, "r").reshape(-1, 2 * dim))
     trie_of_some = with_bigrams(trie, 1000)
@@ -122,10 +120,10 @@ def make_table(folder: Path, trie: FgramTrie, rows: Path, dim: int) -> float:
 def timed(
     batches: Iterator[Batch], look_up: Callable[[U32, list[bytes], bytes], object], seconds: float, is_warm: bool = True
 ) -> dict[str, float]:
-    """Microseconds a token: median and 99th percentile of a look-up by the clock, and CPU time.
+    """Microseconds per token of a look-up: median and 99th percentile by the clock, and CPU time.
 
-    The CPU time is that of a second pass over the same batches, in which no clock is read between them; when cold, there is
-    but one pass.
+    The CPU time is from a second pass over the same batches that reads no clock between them; a cold measurement has only
+    one pass.
     """
     done, clock = list[Batch](), list[float]()
     deadline, cpu_before = time.perf_counter() + seconds, time.process_time()
@@ -167,14 +165,14 @@ def measure_table(folder: Path, streams: dict[str, Stream], seconds: float) -> d
         table.index.match(stream.tokens)
         started = time.process_time()
         table.index.match(stream.tokens)
-        found[f"{placement}: matching alone, nanoseconds a token"] = (
+        found[f"{placement}: matching alone, nanoseconds per token"] = (
             (time.process_time() - started) / stream.tokens.size * 1e9
         )
         del table, look_up
     for batch in (*BATCHES, PREFILL):
         drop(files)
         table = Table.open(folder)
-        table.index.match(streams["uniform"].tokens)  # the index is in memory again
+        table.index.match(streams["uniform"].tokens)  # reads the index into memory again
         found[f"cold, uniform, {batch}"] = timed(
             streams["uniform"].batches(batch), of_table(table, batch), seconds, is_warm=False
         )
@@ -219,7 +217,7 @@ def measure_finder(finder: Finder, streams: dict[str, Stream], seconds: float) -
 
 
 def check_same(folder: Path, store: Store, stream: Stream) -> None:
-    """All stores give the bytes that the table gives."""
+    """Exit with an error unless a store returns the same bytes as the table."""
     table = Table.open(folder)
     tokens, keys, _ = next(stream.batches(256))
     ids = table.matcher().match(tokens)
@@ -231,7 +229,7 @@ def check_same(folder: Path, store: Store, stream: Stream) -> None:
 
 
 def check_found(folder: Path, finder: Finder, stream: Stream) -> None:
-    """What finds the match itself finds the bytes that the table has."""
+    """Exit with an error unless a finder, which matches by itself, returns the same bytes as the table."""
     table = Table.open(folder)
     tokens, _, read = next(stream.batches(256))
     ids = table.matcher().match(tokens)
@@ -240,7 +238,7 @@ def check_found(folder: Path, finder: Finder, stream: Stream) -> None:
 
 
 def measure(folder: Path, trie: FgramTrie, text: U32, dim: int, seconds: float) -> dict[str, Any]:
-    """Everything for one number of f-grams and one width."""
+    """All figures for one number of f-grams and one width."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rows = folder / "rows.raw"
@@ -256,8 +254,8 @@ def measure(folder: Path, trie: FgramTrie, text: U32, dim: int, seconds: float) 
     }
     raw_bytes = trie.num_fgrams * 2 * dim
     found: dict[str, Any] = {
-        "index, keys a CPU second": trie.num_fgrams / index_seconds,
-        "index, bytes an f-gram": index.nbytes / trie.num_fgrams,
+        "index, keys per CPU second": trie.num_fgrams / index_seconds,
+        "index, bytes per f-gram": index.nbytes / trie.num_fgrams,
         "text that matches": float((streams["text"].ids != NONE).mean()),
         "uniform that matches": float((streams["uniform"].ids != NONE).mean()),
     }

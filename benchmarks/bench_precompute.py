@@ -1,11 +1,11 @@
-"""How fast are the table's rows computed? Beside the bare matrix products of A_f-gram, and beside the padded way.
+"""Benchmark of `precompute`: its rate as a share of A_f-gram's bare matrix products, and against padded f-grams.
 
 python benchmarks/bench_precompute.py --workspace demo/work
 python benchmarks/bench_precompute.py --workspace demo/work --dim 256 --fgram-layers 4    # another shape, untrained
 
-`precompute` is all that the stage does to the rows: A_f-gram and learned rows, encoding, and writing them into the files.
-`products` is as many rows' worth of A_f-gram's matrix products and nothing else, in the same threads, from memory that the cache
-knows. The two run in turn. Processor time is the fairer measure where other programs run.
+`precompute` is all the work of the stage on the rows: A_f-gram and learned rows, encoding, and writing them into the files.
+`products` is only A_f-gram's matrix products for as many rows, in the same threads, on data in the cache. The two run in
+turn. Processor time is the fairer measure if other programs run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     maker, order = RowMaker(model, trie), trie.token_order()
     some = order[len(order) // 2 :][:CPU_FGRAMS]
     nodes = trie.subtrie(some)[0].num_nodes
-    torch.set_num_threads(1)  # of each of the threads below
+    torch.set_num_threads(1)  # in each of the threads below
     with tempfile.TemporaryDirectory(dir=chosen.workspace) as folder, ThreadPoolExecutor(threads) as pool:
         files = RowFiles(Path(folder), trie.num_fgrams, row_bytes(chosen.dtype, config.dim))
         files.create()
@@ -62,13 +62,13 @@ def main() -> None:
         learned_rows=config.learned_rows,
         dtype=chosen.dtype,
         rows=trie.num_fgrams,
-        token_forwards_a_row=sum(
+        token_forwards_per_row=sum(
             trie.subtrie(order[first : first + CPU_FGRAMS])[0].num_nodes for first in range(0, len(order), CPU_FGRAMS)
         )
         / len(order),
         gigaflops_of_the_products=_flops(model, nodes) * tiles / wall["products"] / 1e9,
-        rows_a_second={name: trie.num_fgrams / seconds for name, seconds in wall.items()},
-        rows_a_processor_second={name: trie.num_fgrams / seconds for name, seconds in processor.items()},
+        rows_per_second={name: trie.num_fgrams / seconds for name, seconds in wall.items()},
+        rows_per_processor_second={name: trie.num_fgrams / seconds for name, seconds in processor.items()},
         share_of_the_products_rate=wall["products"] / wall["precompute"],
         share_of_the_products_rate_in_processor_time=processor["products"] / processor["precompute"],
         padded_over_trie_processor_seconds=_padded_over_trie(model, trie, maker, some, chosen.repeats),
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _model(workspace: Path, dim: int, fgram_layers: int) -> SconeModel:
-    """The workspace's model, or one of another width or depth."""
+    """The workspace's model, or an untrained one if another width or depth is asked for."""
     model = SconeModel.load(workspace / "model")
     if not dim and not fgram_layers:
         return model
@@ -86,14 +86,14 @@ def _model(workspace: Path, dim: int, fgram_layers: int) -> SconeModel:
 
 
 def _trie(workspace: Path, rows: int) -> FgramTrie:
-    """The first f-grams of the workspace, which are a vocabulary too."""
+    """The trie of the workspace's first f-grams; a prefix of a vocabulary is a vocabulary too."""
     settings = read_manifest(workspace / "vocab", "vocab").settings
     return Vocabulary.read(workspace / "vocab", settings["num_tokens"], settings["max_n"]).first(rows).trie
 
 
 @torch.inference_mode()
 def _products(model: SconeModel, nodes: int) -> None:
-    """The matrix products of A_f-gram for so many nodes."""
+    """Run only the matrix products of A_f-gram for `nodes` trie nodes."""
     assert model.fgram is not None
     narrow, wide = torch.ones(nodes, model.config.dim), torch.ones(nodes, model.config.hidden)
     for block in model.fgram.blocks:
@@ -107,7 +107,7 @@ def _flops(model: SconeModel, nodes: int) -> int:
 
 
 def _padded_over_trie(model: SconeModel, trie: FgramTrie, maker: RowMaker, ids: np.ndarray, repeats: int) -> float:
-    """How many times as long A_f-gram takes on sequences of K tokens, one an f-gram, as training code elsewhere runs it."""
+    """Time of A_f-gram on one padded sequence of K tokens per f-gram (the usual training layout), over that on the trie."""
     path = np.zeros((ids.size, trie.max_n), np.int64)
     for row, gram in enumerate(trie.tokens_of(ids)):
         path[row, : len(gram)] = gram

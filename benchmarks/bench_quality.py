@@ -1,12 +1,12 @@
-"""What is Scone worth? Every arm trained on the same tokens in the same order, and measured on all held-out documents.
+"""Benchmark of quality: trains Scone and its rivals on the same tokens, and compares their bits per byte on held-out text.
 
     python benchmarks/bench_quality.py CORPUS --workspace headline                 many hours; may be stopped and started
     python benchmarks/bench_quality.py --workspace headline --arms plain-4x        beside it, on another core
     python benchmarks/bench_quality.py --workspace headline --report-only
 
-`pipelines/headline.toml` has what all arms share, `quality_arms.py` what each has of its own. What is finished is not done
-again, and what was stopped continues; after every run the report is written anew, from whatever is there. Several
-processes may work in one workspace: each takes the next run that nobody is at.
+`pipelines/headline.toml` has the settings that all arms share, `quality_arms.py` those of each arm. All arms see the same
+tokens in the same order. A finished run is not repeated, and a stopped run continues; after every run the report is
+written again from all finished runs. Several processes may share a workspace: each takes the next run that is free.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from scone_cli.settings import result_settings
 
 HERE = Path(__file__).parent
 QUESTION = "what is Scone worth"
-# Settings that arms do not share: what a model is, and the learning rate, as deeper ones need a lower one.
+# Settings that arms do not share: the kind and shape of a model, and the learning rate (deeper models need a lower one).
 OF_THE_ARM = ("kind", "dim", "layers", "heads", "fgram_layers", "learned_rows", "hashed_rows", "learning_rate", "seed")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run what is asked for; the exit code is that of `scone`."""
+    """Run the benchmark; returns an exit code of `scone`."""
     chosen = _parse(args)
     return exit_code_of(lambda stop: _run(chosen, stop))
 
@@ -59,10 +59,10 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
 
 
 def _num_tokens(text: str) -> int:
-    """What `--tokens` says; 0 where it is not given.
+    """The number of tokens in `--tokens`; 0 if it is not given.
 
     Raises:
-        BadSetting: it is no number of tokens.
+        BadSetting: the text is not a number of tokens.
     """
     try:
         number = float(text or 0)
@@ -87,10 +87,10 @@ def _run(chosen: argparse.Namespace, stop: StopNote) -> int:
             try:
                 if not carry_out(run, work):
                     say("another process is at it")
-            except SconeError as error:  # one that goes astray leaves the others their turn
+            except SconeError as error:  # a run that fails does not stop the others
                 say_error(f"{run.title}: {error.message}", error.hint)
                 failed = error.exit_code
-                if stop.signum:  # it went astray as it was being stopped
+                if stop.signum:  # it failed while it was being stopped
                     raise Stopped(stop.signum) from error
             _report(experiment, work, chosen.out)
     found = _report(experiment, work, chosen.out)
@@ -102,7 +102,7 @@ def _run(chosen: argparse.Namespace, stop: StopNote) -> int:
 
 
 def _say_sizes(experiment: Experiment) -> None:
-    """The arms that will be trained, and their sizes, counted."""
+    """Print the arms that will be trained, with their numbers of parameters."""
     runs = [experiment.run(arm, 0) for arm in experiment.arms]
     base = non_embedding_parameters(experiment.run(next(arm for arm in ARMS if arm.name == BASE), 0).config)
     for run in runs:
@@ -111,8 +111,8 @@ def _say_sizes(experiment: Experiment) -> None:
 
 
 def _report(experiment: Experiment, work: Path, out: Path) -> list[Finding]:
-    """Write the report of all runs that are finished, if there are any."""
-    with held(work):  # another process may be writing it too
+    """Write the report of all finished runs, if there are any."""
+    with held(work):  # another process may be writing the report too
         found = findings(experiment, work)
         if not found:
             return found
@@ -132,12 +132,12 @@ def _report(experiment: Experiment, work: Path, out: Path) -> list[Finding]:
 
 
 def _print(found: list[Finding], work: Path) -> None:
-    """The tables, and the line of JSON in which all benchmarks end."""
+    """Print the tables, and the JSON line that ends every benchmark."""
     outcomes = outcomes_of(found)
     print(result_text(QUESTION, {"held_out": held_out_size(found), **tables(outcomes)}), end="\n\n")
     figures: dict[str, Any] = {
         "training_tokens": found[0].facts["training_tokens"],
-        "bits_a_byte": {row["arm"]: row["bits_per_byte"][WHOLE]["value"] for row in arm_rows(outcomes)},
+        "bits_per_byte": {row["arm"]: row["bits_per_byte"][WHOLE]["value"] for row in arm_rows(outcomes)},
         "claims": {verdict["claim"]: verdict["status"] for verdict in verdicts(outcomes)},
     }
     finish(QUESTION, work, **figures)

@@ -1,12 +1,12 @@
-"""What does A_f-gram cost in training? Trie nodes a position beside padded f-grams, and Scone's step beside plain's.
+"""Benchmark of A_f-gram in training: the trie against padded f-grams, and Scone's training step against plain's.
 
     python benchmarks/bench_trie.py --workspace demo/work
     python benchmarks/bench_trie.py --workspace headline --tokens 524288 --fgrams 1400000 --repeats 3
 
-One batch of shuffled training windows, as the trainer draws it, through models of the shape given (A_f-gram as deep as the main
-model), not trained. Padded is what the paper does: every match is a sequence of K tokens of its own; it is measured on the first
-tokens of the batch, as the whole of a large one would not fit into memory. A step is forward and backward, without the optimiser.
-Processor time stands beside wall time: on a shared machine it is what can be compared.
+It runs one batch of shuffled training windows, drawn as the trainer does, through untrained models of the given shape
+(A_f-gram is as deep as the main model). Padded is the paper's layout: every match is a sequence of K tokens of its own. It
+is measured on the first tokens of the batch only, because a whole large batch would not fit into memory. A step is forward
+and backward, without the optimiser. On a shared machine compare processor times, not wall times.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ def main() -> None:
         learned_rows=min(chosen.learned_rows, trie.num_fgrams),
         batch_tokens=int(ids.size),
         positions_matched=matches.size / ids.size,
-        padded_forwards_a_position=trie.max_n * matches.size / ids.size,
-        unpadded_forwards_a_position=int(lengths[matches].sum()) / ids.size,
-        distinct_forwards_a_position=int(lengths[distinct].sum()) / ids.size,
-        trie_nodes_a_position=whole.num_nodes / ids.size,
+        padded_forwards_per_position=trie.max_n * matches.size / ids.size,
+        unpadded_forwards_per_position=int(lengths[matches].sum()) / ids.size,
+        distinct_forwards_per_position=int(lengths[distinct].sum()) / ids.size,
+        trie_nodes_per_position=whole.num_nodes / ids.size,
         of_them_asked_for=outputs.size / ids.size,
         scone_step_over_plain_step=wall["scone_step"] / wall["plain_step"],
         scone_step_over_plain_step_processor=processor["scone_step"] / processor["plain_step"],
@@ -128,7 +128,7 @@ def _model(chosen: Any, trie: FgramTrie, kind: str) -> SconeModel:
 
 
 def _padded(trie: FgramTrie, ids: np.ndarray) -> tuple[Trie, np.ndarray]:
-    """Every match a trie of its own, K tokens long: the paper's layout, for the same network."""
+    """The paper's layout for the same network: every match is a separate path of K tokens."""
     matches = ids[ids != NONE]
     paths = np.zeros((trie.max_n, matches.size), np.int64)
     for column, gram in enumerate(trie.tokens_of(matches)):

@@ -1,11 +1,11 @@
-"""The rivals of `bench_count.py`, one a process: count the n-grams of a stream, n = 2..5, count >= 5, with documents.
+"""The rivals of `bench_count.py`: each counts the n-grams of a stream (n = 2..5, count >= 5) and their documents.
 
     python benchmarks/count_rivals.py RIVAL STREAM OUT
 
-STREAM is a folder that `bench_count.py` fills: for polars and DuckDB `stream.parquet`, a row a token (token uint16, doc
-uint32, in order), for colibri-core `stream.colibri`, its own encoding. Each is the fastest way found to ask that library;
-the `-columns` ones are the plain way. OUT gets `n=<n>.parquet` with t0, t1, …, count and docs in any order; colibri-core
-writes its own model, and knows no documents.
+One process runs one rival. STREAM is a folder that `bench_count.py` fills: `stream.parquet` for polars and DuckDB, one row
+per token (token uint16, doc uint32, in order), and `stream.colibri`, colibri-core's own encoding. Each rival is the fastest
+query found for that library; the `-columns` ones are the plain query. OUT gets `n=<n>.parquet` with t0, t1, …, count and
+docs in any order; colibri-core writes its own model, and does not count documents.
 """
 
 # ruff: noqa: PLC0415 - each process loads the library of its own rival only
@@ -20,10 +20,10 @@ MAX_N, MIN_COUNT = 5, 5
 
 
 def count_polars(stream: Path, out: Path) -> None:
-    """Chained keys: an n-gram is the id of its frequent prefix and its last token, so one column is grouped.
+    """Polars with chained keys: an n-gram is the id of its frequent prefix plus its last token, so one column is grouped.
 
-    A row is a position: the id of the frequent n-gram that begins there, and the tokens that follow it. Documents are
-    counted for frequent n-grams only, over distinct pairs. The streaming engine takes half the time of the other.
+    Each row is a position: the id of the frequent n-gram that begins there, and the tokens that follow it. Documents are
+    counted only for frequent n-grams, over distinct pairs. The streaming engine takes half the time of the in-memory one.
     """
     import polars as pl
 
@@ -52,7 +52,7 @@ def count_polars(stream: Path, out: Path) -> None:
 
 
 def count_polars_columns(stream: Path, out: Path) -> None:
-    """Group by n columns."""
+    """Polars, the plain query: group by n columns."""
     import polars as pl
 
     tokens = pl.read_parquet(stream / "stream.parquet")
@@ -66,7 +66,7 @@ def count_polars_columns(stream: Path, out: Path) -> None:
 
 
 def count_duckdb(stream: Path, out: Path) -> None:
-    """Chained keys, as with polars; `lead() OVER ()` is in the order of the file."""
+    """DuckDB with chained keys, as with polars; `lead() OVER ()` follows the order of the file."""
     database = _open_duckdb(out)
     follow = ", ".join(
         f"CASE WHEN lead(doc, {k}) OVER () = doc THEN lead(token, {k}) OVER () END AS t{k}" for k in range(1, MAX_N)
@@ -95,7 +95,7 @@ def count_duckdb(stream: Path, out: Path) -> None:
 
 
 def count_duckdb_columns(stream: Path, out: Path) -> None:
-    """Group by n columns and document, then by n columns: `count(DISTINCT doc)` takes half as long again."""
+    """DuckDB, the plain query: group by n columns and document, then by n columns; `count(DISTINCT doc)` is 1.5x slower."""
     database = _open_duckdb(out)
     follow = ", ".join(f"lead(token, {k}) OVER () AS t{k}, lead(doc, {k}) OVER () AS doc{k}" for k in range(1, MAX_N))
     database.execute(f"CREATE TEMP TABLE rows AS SELECT doc, token AS t0, {follow} FROM '{stream}/stream.parquet'")
@@ -119,7 +119,7 @@ def _open_duckdb(out: Path):  # noqa: ANN202 - a type of a library that is impor
 
 
 def count_colibri(stream: Path, out: Path) -> None:
-    """One thread, and no documents: it has none of either."""
+    """colibri-core: it has one thread and does not count documents."""
     import colibricore
 
     options = colibricore.PatternModelOptions(mintokens=MIN_COUNT, minlength=2, maxlength=MAX_N, quiet=True)
@@ -129,7 +129,7 @@ def count_colibri(stream: Path, out: Path) -> None:
 
 
 def count_scone(stream: Path, out: Path) -> None:
-    """What `scone count-ngrams` counts with, called directly on the tokens that it made: no checks, no hashes."""
+    """The library function behind `scone count-ngrams`, called on existing `tokens/`: no checks, no hashes."""
     from scone_cli.artifacts.manifest import read_manifest
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams
     from scone_cli.counting.plan import make_plan

@@ -1,9 +1,9 @@
-"""What bench_lookup.py runs beside scone: LMDB (which the paper used), RocksDB, a memmap with a dict, a memmap with sorted keys.
+"""The rivals of `bench_lookup.py`: LMDB (used by the paper), RocksDB, a memmap with a dict, a memmap with sorted keys.
 
-All hold the same rows under the same keys of 8 bytes. They are told which f-gram matches (scone has to find it), and bring
-the rows of a batch into one array. Two find it themselves, as the paper does: keys are the tokens of an f-gram, and the
-longest n-gram that ends at a token is asked for first, then the next shorter one. LMDB is read without read-ahead, and
-RocksDB does not compress: both are faster so here.
+Every store holds the same rows under the same 8-byte keys. A store is given the keys of the matching f-grams, which scone
+has to find itself, and copies the rows of a batch into one array. Two finders match by themselves, as the paper does: their
+keys are the tokens of an f-gram, and for each token they ask for the longest n-gram first, then for shorter ones. LMDB
+reads without read-ahead and RocksDB without compression, because both are faster that way here.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ U8, U64 = npt.NDArray[np.uint8], npt.NDArray[np.uint64]
 
 
 def key_bytes(keys: U64) -> list[bytes]:
-    """Keys as a store of bytes has them, in the order of the numbers."""
+    """Keys as big-endian bytes, whose order is the order of the numbers."""
     raw = keys.astype(">u8").tobytes()
     return [raw[at : at + 8] for at in range(0, len(raw), 8)]
 
 
 class Store(ABC):
-    """Rows in a folder; `rows` is the raw file of all of them, which the last two read and the others copy."""
+    """A store of rows in a folder, made from `rows`, the file of raw rows; `Mapped` reads that file, others copy it."""
 
     def __init__(self, folder: Path, keys: U64, rows: Path, row_bytes: int) -> None:
         self.folder, self.keys, self.rows_path, self.row_bytes = folder, keys, rows, row_bytes
@@ -55,7 +55,7 @@ class Store(ABC):
 
     @abstractmethod
     def fetch(self, keys: list[bytes]) -> U8:
-        """The rows of some keys, all of them there [len(keys), row_bytes]."""
+        """Fetch the rows of some keys, which all exist [len(keys), row_bytes]."""
 
     def _joined(self, values: list[bytes]) -> U8:
         return np.frombuffer(b"".join(values), np.uint8).reshape(-1, self.row_bytes)
@@ -115,7 +115,7 @@ class RocksDb(Store):
 
 class Mapped(Store):
     def write(self, rows: U8) -> None:
-        """It is there."""
+        """Do nothing: the file of raw rows is the store."""
 
     @property
     def files(self) -> list[Path]:
@@ -152,14 +152,14 @@ class Sorted(Mapped):
 
 
 class Finder:
-    """A store whose keys are the tokens, 4 bytes each, of f-grams of at most `max_n`: it finds the longest match itself."""
+    """A store that finds the longest match itself: its keys are the tokens of f-grams, 4 bytes per token."""
 
     def __init__(self, folder: Path, fgrams: list[bytes], rows: Path, row_bytes: int, max_n: int) -> None:
         self.folder, self.rows_path, self.row_bytes, self.max_n = folder, rows, row_bytes, max_n
         self.prepare(fgrams)
 
     def candidates(self, read: bytes, size: int) -> Iterator[list[bytes]]:
-        """For each of the last `size` tokens of `read`, the n-grams that end there, the longest first."""
+        """For each of the last `size` tokens of `read`, the keys of the n-grams that end there, longest first."""
         for end in range(len(read) - 4 * size + 4, len(read) + 1, 4):
             yield [read[end - 4 * n : end] for n in range(min(self.max_n, end // 4), 1, -1)]
 
@@ -170,7 +170,7 @@ class Finder:
         return list(self.folder.iterdir()) if self.folder.exists() else []
 
     def find(self, read: bytes, size: int) -> U8:
-        """The rows of those of the last `size` tokens at which an f-gram ends."""
+        """Fetch the rows for the last `size` tokens of `read`, skipping tokens at which no f-gram ends."""
         raise NotImplementedError
 
 
@@ -227,7 +227,7 @@ STORES = {"lmdb": Lmdb, "rocksdb": RocksDb, "memmap and dict": Dict, "memmap and
 
 
 def read_through(paths: list[Path]) -> None:
-    """Bring files into the page cache."""
+    """Read files once, so that they are in the page cache."""
     for path in paths:
         with path.open("rb", buffering=0) as file:
             while file.read(1 << 24):
@@ -235,7 +235,7 @@ def read_through(paths: list[Path]) -> None:
 
 
 def drop(paths: list[Path]) -> None:
-    """Take files out of the page cache; nobody may have mapped them."""
+    """Drop files from the page cache; no process may have them mapped."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the workspace they measure on, paired timing, and the one JSON line they end in."""
+"""Shared code of the benchmarks: options, paired timing, and printing the figures with one JSON line at the end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 
 def arguments(description: str, needs: str = "vocab", **more: Any) -> argparse.Namespace:
-    """Parse `--workspace` (default: the one that `make demo` leaves), which must hold the artifact `needs`, and more options.
+    """Parse `--workspace` and more options; exit unless the workspace has the artifact `needs`.
 
-    They are given as name=default; the default's type is theirs.
+    The default workspace is that of `make demo`. Further options are given as name=default, and have the default's type.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--workspace", type=Path, default=Path("demo/work"), help="a finished workspace [demo/work]")
@@ -30,7 +30,7 @@ def arguments(description: str, needs: str = "vocab", **more: Any) -> argparse.N
 
 
 def side_by_side(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each rival, run in turn A B A B … after one warm-up each: a machine that drifts hits all alike."""
+    """Median seconds of each rival, run in turn A B A B … after one warm-up each, so that a slow phase hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for round_number in range(repeats + 1):
         for name, run in rivals.items():
@@ -42,7 +42,7 @@ def side_by_side(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[
 
 
 def finish(question: str, workspace: Path, **figures: Any) -> None:
-    """Print the figures, a line each, and at the end all of them as one line of JSON."""
+    """Print the figures, one per line, then all of them as one line of JSON."""
     for name, value in _flat(figures):
         print(f"{name:45} {value:>14,.4g}" if isinstance(value, float) else f"{name:45} {value!s:>14}")
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
@@ -57,7 +57,7 @@ def _flat(figures: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def in_turn(rivals: dict[str, Callable[[], object]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of each rival, by the clock and of the processor, run in turn A B A B … after one warm-up each."""
+    """Median wall seconds and processor seconds of each rival, run in turn A B A B … after one warm-up each."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
     for round_number in range(repeats + 1):
         for name, run in rivals.items():

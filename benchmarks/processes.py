@@ -1,8 +1,9 @@
-"""What a command costs: wall time, and the processor time and memory of all its processes. Linux only.
+"""Measures a command: wall time, and the processor time and peak memory of all its processes. Linux only.
 
-Every process it starts is waited for, also those whose parent ended first, so no processor time is missed. Memory is
-sampled from /proc every 20 ms: the resident sets (RSS, in which a page that two processes share counts twice) and, where
-asked for, the proportional sets (PSS, in which it counts once). Reading a PSS makes the process wait: not while timing.
+It waits for every process that the command starts, also for those whose parent ended first, so no processor time is
+missed. Memory is sampled from /proc every 20 ms: resident sets (RSS, which count a page that two processes share twice)
+and, on request, proportional sets (PSS, which count it once). Reading PSS stops the process for a moment: do not time
+such a run.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run; bytes are peaks, of all its processes together but for `largest_bytes`, which is of the largest.
+    """Time and peak memory of one run; memory is the sum over all its processes.
 
-    That one is the system's own high-water mark (VmHWM). `ru_maxrss` would be it too, were it not inherited from here.
+    `largest_bytes` is the peak of the largest process alone, from the kernel's high-water mark (VmHWM). `ru_maxrss` cannot
+    be used: a child inherits it from this process.
     """
 
     wall_seconds: float
@@ -37,12 +39,12 @@ class Cost:
 
 
 def run_cold(command: Sequence[str], cores: Sequence[int], env: Mapping[str, str], log: Path, pss: bool) -> Cost:
-    """Run a command on the given cores to its end, its output going to `log`; ends this program if it fails."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the command become ours to wait for
+    """Run a command on the given cores and return its cost; its output goes to `log`. Exits if the command fails."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # we become the parent of the command's orphans
     own = os.sched_getaffinity(0)
     with log.open("wb") as output:
         started = time.perf_counter()
-        os.sched_setaffinity(0, cores)  # inherited
+        os.sched_setaffinity(0, cores)  # the command inherits it
         process = subprocess.Popen(command, env=dict(env), stdout=output, stderr=subprocess.STDOUT)
         os.sched_setaffinity(0, own)
         with _Sampler(pss) as sampler:
@@ -66,7 +68,7 @@ def _reap() -> Iterator[os.struct_rusage]:  # type: ignore[name-defined] # what 
 
 
 class _Sampler:
-    """Watches, in a thread, the memory of all processes below this one."""
+    """Samples the memory of all descendants of this process, in a thread."""
 
     def __init__(self, with_pss: bool) -> None:
         self.rss = self.pss = self.largest = 0
@@ -100,7 +102,7 @@ def _below(pid: int) -> Iterator[int]:
 
 
 def _kilobytes(pid: int, file: str, name: str) -> int:
-    """A figure that the system gives in KiB, in bytes; 0 if the process has ended."""
+    """Read a figure in KiB from a file in /proc, in bytes; 0 if the process has ended."""
     lines = _read(Path(f"/proc/{pid}/{file}")).splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 

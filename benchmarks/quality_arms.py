@@ -1,7 +1,7 @@
-"""The arms of `bench_quality.py`: what is trained, in which order, and where their settings come from.
+"""The arms of `bench_quality.py`: the models that are trained, their order and their settings.
 
-An arm is the recipe's `[train-fgram]` with a few settings of its own. Everything else is the same for all, so that all see
-the same windows in the same order: that of the seed.
+An arm is the recipe's `[train-fgram]` with a few settings changed. Everything else is the same for all arms, so all see the
+same windows in the same order, which depends only on the seed.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from scone_cli.stages.train_fgram import TrainFgram
 
 ALL = "all"  # f-grams: as many as the recipe keeps
 
-# What says nothing about a model of another kind; the trainer writes down the one value that it has then.
+# Settings that do not apply to a kind of model; the trainer writes a fixed value for them.
 _ALL_SETTLED = ("fgram_layers", "combine", "learned_rows", "hashed_rows")
 _SETTLED = {"plain": _ALL_SETTLED, "hashed": _ALL_SETTLED, "scone": ("hashed_rows",)}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the models that are compared.
+    """A model in the comparison: how it differs from the recipe, and how often it is trained.
 
     Attributes:
-        name: of its folder, and on the command line.
-        label: what a reader is told.
-        fgrams: how many f-grams it has: "10k" and so on, `ALL`, or None where it reads no vocabulary.
-        settings: of `train-fgram`, where they are not the recipe's.
-        seeds: how many times it is trained.
-        by_default: whether it is trained without being asked for.
+        name: name of its folder, and on the command line.
+        label: name in the report.
+        fgrams: number of f-grams: "10k" and so on, `ALL`, or None if it reads no vocabulary.
+        settings: settings of `train-fgram` that differ from the recipe.
+        seeds: number of training runs, each with its own seed.
+        by_default: whether it is trained if `--arms` is not given.
     """
 
     name: str
@@ -55,9 +55,9 @@ def _plain(times: str, learning_rate: float, seeds: int = 1, by_default: bool = 
     return Arm(f"plain-{times}", f"plain {times.replace('-', ', ')}", None, settings, seeds, by_default)
 
 
-# The most important first: in this order they are trained. Sizes are meant for a recipe of d 96 and 2 layers as 1x. Rivals are
-# wider, which at this length of training makes a plain model better, and takes more embeddings and a larger head as well:
-# these are resident too, and not counted in the multiple. Deeper at the same width does not help: one arm shows it.
+# In the order of training, the most important first. The multiples assume a recipe whose 1x has width 96 and 2 layers. Larger
+# plain models are wider, because that helps at this length of training. A wider model also has larger embeddings and a
+# larger head: they are resident too, but the multiple does not count them. More layers do not help: one arm shows it.
 ARMS = (
     Arm("plain-1x", "plain 1x", None, {"kind": "plain"}, seeds=3),
     Arm("scone-1x", "Scone 1x", ALL, seeds=3),
@@ -73,12 +73,12 @@ ARMS = (
     _plain("2.5x-deeper", 2.5e-2, layers=5),
     _plain("8x", 2e-2, by_default=False, dim=272, heads=8),
 )
-BASE = "plain-1x"  # of which the others are multiples
+BASE = "plain-1x"  # the arm that multiples refer to
 
 
 @dataclass(frozen=True)
 class Run:
-    """An arm, trained with one seed: the smallest piece of work. `config` has all of its settings."""
+    """One training run: an arm with one seed. `config` has all its settings."""
 
     arm: Arm
     seed: int
@@ -86,11 +86,11 @@ class Run:
 
     @property
     def title(self) -> str:
-        """How it is called in messages."""
+        """Name of the run in messages."""
         return f"{self.arm.name}, seed {self.seed}"
 
     def differences(self, settings: Mapping[str, Any]) -> list[str]:
-        """Where a model's settings are not these, in words; of learned rows there are no more than f-grams."""
+        """Settings in which a trained model differs from this run, in words; empty if it is this run's model."""
         ignored = _SETTLED[self.config.kind]
         expected = {name: value for name, value in result_settings(self.config).items() if name not in ignored}
         return [
@@ -101,7 +101,7 @@ class Run:
 
 
 def _agree(name: str, found: Any, asked: Any) -> bool:
-    """Whether a setting is what was asked; of learned rows there may be fewer, or, by default, as many as training meets."""
+    """Whether a setting is as asked for; there may be fewer learned rows, as many as there are f-grams or training meets."""
     if name == "learned_rows" and found:
         return asked is None or found <= asked
     return bool(found == asked)
@@ -109,7 +109,7 @@ def _agree(name: str, found: Any, asked: Any) -> bool:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The recipe's settings of three stages, and the arms to train with them."""
+    """A quality experiment: the recipe's settings of three stages, and the arms to train."""
 
     count: CountNgrams
     select: SelectVocab
@@ -118,10 +118,10 @@ class Experiment:
 
     @classmethod
     def read(cls, recipe: Path, names: Sequence[str] = (), num_tokens: int = 0) -> Experiment:
-        """Read a recipe; `names` chooses among the arms, `num_tokens` to train on goes before the recipe's steps.
+        """Read a recipe; `names` chooses arms, `num_tokens` of training overrides the recipe's steps.
 
         Raises:
-            BadSetting: the recipe has what no stage understands, or there is no such arm.
+            BadSetting: the recipe has a setting that no stage knows, or an arm does not exist.
         """
         found = read_recipe(recipe)
         train = found.settings("train-fgram", TrainFgram)
@@ -143,19 +143,19 @@ class Experiment:
         return {size: whole if size == ALL else replace(fewer, size=Quantity(size)) for size in needed}
 
     def run(self, arm: Arm, seed: int) -> Run:
-        """One of the runs."""
+        """Build the run of an arm with a seed, with all its settings."""
         return Run(arm, seed, replace(self.train, **{**arm.settings, "seed": seed}))
 
     def runs(self, arms: Sequence[Arm]) -> Iterator[Run]:
-        """The runs of arms in order: the first seed of every arm, then the others of those that have more."""
+        """All runs of some arms in order: the first seed of every arm, then the further seeds."""
         for seed in range(max(arm.seeds for arm in arms)):
             yield from (self.run(arm, seed) for arm in arms if seed < arm.seeds)
 
 
 def non_embedding_parameters(config: TrainFgram) -> int:
-    """Weights of the main model beside its embeddings and its head: what makes the sizes of the arms."""
+    """Parameters of the main model without embeddings and head: the size of an arm, such as 4x, refers to these."""
     values = asdict(config) | {"vocab_size": 1, "max_n": 2}
-    with torch.device("meta"):  # no memory, no time
+    with torch.device("meta"):  # takes no memory and no time
         main = MainModel(
             ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig) if item.name in values})
         )

@@ -1,6 +1,6 @@
-"""The picture of `bench_quality.py`: bits a byte against resident parameters, plain as a line, the others as points.
+"""The picture of `bench_quality.py`: bits per byte against resident parameters, plain as a line, the others as points.
 
-One SVG that stands alone: with its own paper, in the colours of a light or a dark screen, without a script or a font.
+The result is one self-contained SVG: its own background, light and dark colours, no script and no embedded font.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from scone_cli.report.figures import Axis
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 46, 58
-NAMES = 190  # room left of the smallest model, for the names of the points that have its size
-_LINE = 15  # between two names
-_ROUND = (1, 1.5, 2, 3, 5, 7)  # times a power of ten: the ticks of the axis of sizes
+NAMES = 190  # pixels left of the smallest model, for the names of points of its size
+_LINE = 15  # pixels between two names
+_ROUND = (1, 1.5, 2, 3, 5, 7)  # ticks of the size axis: these numbers times powers of ten
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2127; --soft: #5c6670; --hair: #e3e7eb;
  --plain: #2b6cb0; --scone: #d5761c; --hashed: #2f8f5b; }
@@ -38,7 +38,7 @@ text { fill: var(--ink); font: 12px system-ui, -apple-system, "Segoe UI", Roboto
 
 @dataclass(frozen=True)
 class Point:
-    """An arm: its place on both axes, its seeds, how it is called; whether the line of plain models goes through it."""
+    """One arm in the picture: size, bits per byte, seeds and label; `on_line`: the line of plain models goes through it."""
 
     kind: str
     on_line: bool
@@ -49,16 +49,16 @@ class Point:
 
 
 def picture(outcomes: Mapping[str, Outcome]) -> str:
-    """Draw all arms (at least one); the result is a whole SVG file."""
+    """Draw all arms (at least one) as a complete SVG file."""
     points = [_point(outcome) for outcome in outcomes.values()]
     sizes = [point.size for point in points]
     x = Scale(0.95 * min(sizes), 1.4 * max(sizes), LEFT + NAMES, WIDTH - RIGHT, step=10, log=True)
     values = [value for point in points for value in point.seeds]
-    y = scale_of(Axis("bits a byte", "number", ends="round"), values, HEIGHT - BOTTOM, TOP)
+    y = scale_of(Axis("bits per byte", "number", ends="round"), values, HEIGHT - BOTTOM, TOP)
     plain = sorted((point for point in points if point.kind == "plain"), key=lambda point: point.size)
     joined = [point for point in plain if point.on_line]
     others = [point for point in points if point.kind != "plain"]
-    title = "Bits a byte of held-out text against resident parameters"
+    title = "Bits per byte of held-out text against resident parameters"
     marks = [*_axes(x, y), *_line(joined, x, y), *(mark for point in points for mark in _dot(point, x, y))]
     marks += [*_names_of_line(plain, x, y), *_names_of_points(others, x, y)]
     return (
@@ -90,7 +90,7 @@ def _axes(x: Scale, y: Scale) -> Iterator[str]:
     across, up = (x.start + x.end) / 2, (TOP + HEIGHT - BOTTOM) / 2
     named = "resident parameters without embeddings"
     yield f'<text class="soft" x="{across}" y="{HEIGHT - 14}" text-anchor="middle">{named}</text>'
-    yield f'<text class="soft" x="16" y="{up}" text-anchor="middle" transform="rotate(-90 16 {up})">bits a byte</text>'
+    yield f'<text class="soft" x="16" y="{up}" text-anchor="middle" transform="rotate(-90 16 {up})">bits per byte</text>'
 
 
 def _line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _dot(point: Point, x: Scale, y: Scale) -> Iterator[str]:
-    """A dot, and a stroke from the best to the worst seed if there are several."""
+    """Draw an arm as a dot, with a stroke from its best to its worst seed if there are several."""
     colour, left = f"var(--{point.kind})", x(point.size)
     if len(point.seeds) > 1:
         yield f'<path class="spread" d="M{left} {y(min(point.seeds))}V{y(max(point.seeds))}" style="stroke:{colour}"/>'
@@ -108,7 +108,7 @@ def _dot(point: Point, x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _names_of_line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
-    """Names right of the points, a little above, as the line falls; those of variants left of them, below."""
+    """Draw the names of plain models: right of the points and above, as the line falls; variants left and below."""
     for point in plain:
         shift, drop, anchor = (9, -5, "start") if point.on_line else (-7, 14, "end")
         place = f'x="{x(point.size) + shift:.1f}" y="{y(point.bits) + drop:.1f}" text-anchor="{anchor}"'
@@ -116,7 +116,7 @@ def _names_of_line(plain: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _names_of_points(others: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
-    """A name left of each point, moved apart where points lie close, with a stroke to the point."""
+    """Draw the names of the other arms, left of their points; close names are moved apart, with a stroke to the point."""
     ordered = sorted(others, key=lambda point: y(point.bits))
     tops = _apart([y(point.bits) for point in ordered], TOP + 8, HEIGHT - BOTTOM - 8)
     for point, top in zip(ordered, tops, strict=True):
@@ -127,7 +127,7 @@ def _names_of_points(others: Sequence[Point], x: Scale, y: Scale) -> Iterator[st
 
 
 def _apart(places: Sequence[float], first: float, last: float) -> list[float]:
-    """Places in order, so far moved that all are a line apart, and between `first` and `last` if there is room."""
+    """Move ascending positions so that all are at least a line apart, and within `first` and `last` if there is room."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, moved[-1] + _LINE if moved else first))

@@ -1,10 +1,10 @@
-"""Which learning rate is best for plain models of a recipe? Trained at a quarter of its length, judged on dev documents alone.
+"""Search for the best learning rate of plain models: runs at a quarter of a recipe's length, judged on dev documents only.
 
     python benchmarks/quality_rates.py CORPUS --workspace headline-long --recipe pipelines/headline-long.toml
 
-For each arm of `CENTRES`: the rate that was best at the headline's length, two above it and two below, a factor of
-sqrt(2) apart. What is finished is not done again, and what was stopped continues; after every run `rates.json` is written
-anew. The documents of `test` are for reporting, and say nothing here.
+For each arm of `CENTRES` it tries the best rate at the headline's length, two rates above and two below, a factor of sqrt(2)
+apart. A finished run is not repeated, and a stopped run continues; after every run `rates.json` is written again. The
+documents of `test` are only for reporting and are not used here.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from scone_cli.evaluation.metrics import bits_per_byte, nats_per_token
 HERE = Path(__file__).parent
 CENTRES = {"plain-1x": 3e-2, "plain-4x": 2.5e-2}
 FACTORS = [2 ** (power / 2) for power in (0, -1, 1, -2, 2)]  # the middle first
-PART = 4  # of the recipe's steps
+PART = 4  # runs take the recipe's steps divided by this
 
 
 def main() -> int:
-    """Train and measure what is missing; the exit code is that of `scone`."""
+    """Train and measure the missing runs; returns an exit code of `scone`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, nargs="*", metavar="CORPUS", help="not needed where there are counts")
     parser.add_argument("--workspace", type=Path, default=Path("headline-long"))
@@ -47,7 +47,7 @@ def search(chosen: argparse.Namespace) -> int:
     """Run every rate of every arm in turn; returns 0.
 
     Raises:
-        SconeError: the recipe cannot be used, or training went wrong.
+        SconeError: the recipe cannot be used, or training failed.
     """
     experiment, work = Experiment.read(chosen.recipe, list(CENTRES)), chosen.workspace
     prepare(experiment, chosen.corpus, work)
@@ -73,7 +73,7 @@ def runs_at(experiment: Experiment, factor: float) -> list[Run]:
 
 
 def result(run: Run, work: Path) -> dict[str, Any]:
-    """What a run came to on the dev documents; the errors are over documents."""
+    """The result of a run on the dev documents, with standard errors over documents."""
     table = pq.read_table(folder_of(run, work) / "documents.parquet", schema=DOCUMENTS)
     dev = np.array([half_of(name) == DEV for name in table["doc"].to_pylist()])
     num_bytes, tokens, nats = (table[name].to_numpy().astype(np.float64)[dev] for name in DOCUMENTS.names[1:])

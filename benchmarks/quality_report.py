@@ -1,9 +1,9 @@
-"""What `bench_quality.py` found: every arm in numbers, and the claims, each reached or not, with what says so.
+"""The report of `bench_quality.py`: figures of every arm, and for each claim whether it is reached and by which differences.
 
-Bits a byte are those of all held-out documents; an arm of several seeds counts with the mean of their losses. Differences
-are paired: their standard errors are over documents, of the difference in each of them. Beside that stands what the seeds
-leave open; it is worked out from the arms that have several, and taken to be the same for all. What it leaves out: how the
-losses came about (`quality_runs`), and the picture (`quality_picture`).
+Bits per byte are over all held-out documents; for an arm with several seeds, the mean of their losses is used. Differences
+are paired per document, and their standard errors are over documents. A second error is due to the seeds: it is estimated
+from the arms with several seeds, and assumed to be the same for all. `quality_runs` makes the losses, `quality_picture`
+draws them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,45 +24,67 @@ from scone_cli.arrays import F64
 from scone_cli.evaluation.metrics import Estimate, bits_per_byte
 from scone_cli.formatting import bytes_text, seconds_text
 
-WHOLE = "all"  # documents, beside the domains
+WHOLE = "all"  # name of the group of all documents, beside the domains
 REACHED, MISSED, OPEN = "reached", "not reached", "not measured yet"
-_MOST_FLOPS = 1.4  # of training, times plain 1x
+_MOST_FLOPS = 1.4  # training FLOPs of Scone 1x over those of plain 1x, at most
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]  # a line of a table, by column heading
+
+
+class Difference(TypedDict):
+    """Bits per byte of one arm minus those of another."""
+
+    better: str
+    worse: str
+    domain: str
+    difference: float
+    stderr: float | None
+    seed_error: float | None
+    by_seed: list[float]
+
+
+class Verdict(TypedDict):
+    """Whether a claim is reached, and by which differences or by which ratio of FLOPs."""
+
+    claim: str
+    status: str
+    clear: NotRequired[bool]
+    differences: NotRequired[list[Difference]]
+    times: NotRequired[float]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An arm with all of its finished seeds (one at least)."""
+    """The results of one arm: all its finished seeds (at least one)."""
 
     arm: Arm
     findings: tuple[Finding, ...]
 
     @cached_property
     def nats(self) -> F64:
-        """The loss of every document, the mean over seeds."""
+        """Loss of every document in nats, averaged over seeds."""
         mean: F64 = np.mean([finding.nats for finding in self.findings], axis=0)
         return mean
 
     @property
-    def facts(self) -> Row:
-        """What the model takes; of seconds and the like the mean over seeds."""
+    def facts(self) -> dict[str, Any]:
+        """Sizes and costs of the model; those that differ between seeds, such as seconds, are averaged."""
         facts = [finding.facts for finding in self.findings]
         return {name: _mean([each[name] for each in facts]) for name in facts[0]}
 
     @property
     def domains(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Which documents count: all, and those of each domain."""
+        """Masks over documents: all of them, and those of each domain."""
         of = self.findings[0].domains
         return {WHOLE: np.full(of.size, True)} | {str(name): of == name for name in np.unique(of)}
 
     def bits(self, nats: F64, domain: str = WHOLE) -> Estimate:
-        """Bits a byte of losses, or of differences of losses, with the standard error over documents."""
+        """Bits per byte of losses, or of differences of losses, with the standard error over documents."""
         inside, first = self.domains[domain], self.findings[0]
         return bits_per_byte(nats[inside], first.num_bytes[inside], first.tokens[inside])
 
     def seeds(self, domain: str = WHOLE) -> dict[int, float]:
-        """Bits a byte of every seed."""
+        """Bits per byte by seed."""
         return {finding.run.seed: self.bits(finding.nats, domain).value for finding in self.findings}
 
 
@@ -71,7 +93,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def outcomes_of(findings: Sequence[Finding]) -> dict[str, Outcome]:
-    """The findings by arm, in the order of the arms."""
+    """Group the finished runs by arm, in the order of the arms."""
     by_arm = {arm.name: tuple(each for each in findings if each.run.arm is arm) for arm in ARMS}
     return {name: Outcome(each[0].run.arm, each) for name, each in by_arm.items() if each}
 
@@ -81,10 +103,10 @@ def outcomes_of(findings: Sequence[Finding]) -> dict[str, Outcome]:
 
 @dataclass(frozen=True)
 class Claim:
-    """That arms are better than others, by at least `margin` bits a byte; with `by_domain` in every domain."""
+    """A claim that some arms are better than others by at least `margin` bits per byte; `by_domain`: in every domain."""
 
     text: str
-    pairs: tuple[tuple[str, str], ...]  # the better, the worse
+    pairs: tuple[tuple[str, str], ...]  # (better arm, worse arm)
     margin: float = 0.0
     by_domain: bool = False
 
@@ -94,7 +116,9 @@ CLAIMS = (
         "plain is ordered by size",
         (("plain-1.9x", "plain-1x"), ("plain-2.5x", "plain-1.9x"), ("plain-4x", "plain-2.5x")),
     ),
-    Claim("plain 1.9x is better than plain 1x by 0.02 bits a byte or more", (("plain-1.9x", "plain-1x"),), margin=0.02),
+    Claim(
+        "plain 1.9x is better than plain 1x by 0.02 bits per byte or more", (("plain-1.9x", "plain-1x"),), margin=0.02
+    ),
     Claim("Scone 1x is better than plain 2.5x in every domain", (("scone-1x", "plain-2.5x"),), by_domain=True),
     Claim("Scone 1x is better than plain 4x", (("scone-1x", "plain-4x"),)),
     Claim("the more f-grams the better", (("scone-1x-100k", "scone-1x-10k"), ("scone-1x", "scone-1x-100k"))),
@@ -109,12 +133,12 @@ CLAIMS = (
 )
 
 
-def judge(claim: Claim, outcomes: Mapping[str, Outcome]) -> Row:
-    """Whether a claim is reached, and its paired differences, better minus worse: below 0 is as claimed.
+def judge(claim: Claim, outcomes: Mapping[str, Outcome]) -> Verdict:
+    """Judge a claim by its paired differences, better arm minus worse arm: below 0 is as claimed.
 
-    It is clear where that would be so, or not so, with every difference two standard errors nearer to the other side.
+    The verdict is clear if it stays the same when two standard errors are added to or taken from the differences.
     """
-    parts = []
+    parts: list[Difference] = []
     for better, worse in claim.pairs:
         if better not in outcomes or worse not in outcomes:
             return {"claim": claim.text, "status": OPEN, "differences": []}
@@ -129,8 +153,8 @@ def judge(claim: Claim, outcomes: Mapping[str, Outcome]) -> Row:
     return {"claim": claim.text, "status": status, "clear": is_clear, "differences": parts}
 
 
-def _difference(outcomes: Mapping[str, Outcome], better: str, worse: str, domain: str) -> Row:
-    """Bits a byte by which an arm is above another, of the means over seeds, and of each seed that both have."""
+def _difference(outcomes: Mapping[str, Outcome], better: str, worse: str, domain: str) -> Difference:
+    """Difference of two arms in bits per byte: of the means over seeds, and of each seed that both have."""
     first, second = outcomes[better], outcomes[worse]
     found = first.bits(first.nats - second.nats, domain)
     seeds, others = first.seeds(domain), second.seeds(domain)
@@ -147,7 +171,7 @@ def _difference(outcomes: Mapping[str, Outcome], better: str, worse: str, domain
 
 
 def _seed_deviation(outcomes: Mapping[str, Outcome], domain: str) -> float | None:
-    """The standard deviation of bits a byte over seeds, pooled over the arms that have several."""
+    """Standard deviation of bits per byte over seeds, pooled over the arms with several seeds; None without such arms."""
     several = [list(outcome.seeds(domain).values()) for outcome in outcomes.values() if len(outcome.findings) > 1]
     if not several:
         return None
@@ -155,8 +179,8 @@ def _seed_deviation(outcomes: Mapping[str, Outcome], domain: str) -> float | Non
     return math.sqrt(squares / sum(len(values) - 1 for values in several))
 
 
-def judge_cost(outcomes: Mapping[str, Outcome]) -> Row:
-    """Whether training Scone takes little more than training the plain model."""
+def judge_cost(outcomes: Mapping[str, Outcome]) -> Verdict:
+    """Judge the claim that training Scone takes little more FLOPs than training the plain model."""
     text = f"training Scone 1x takes at most {_MOST_FLOPS} times the FLOPs of plain 1x"
     if "scone-1x" not in outcomes or BASE not in outcomes:
         return {"claim": text, "status": OPEN}
@@ -164,16 +188,16 @@ def judge_cost(outcomes: Mapping[str, Outcome]) -> Row:
     return {"claim": text, "status": REACHED if times <= _MOST_FLOPS else MISSED, "times": times}
 
 
-def verdicts(outcomes: Mapping[str, Outcome]) -> list[Row]:
-    """All claims, judged."""
+def verdicts(outcomes: Mapping[str, Outcome]) -> list[Verdict]:
+    """Judge all claims."""
     return [*(judge(claim, outcomes) for claim in CLAIMS), judge_cost(outcomes)]
 
 
-# ---- in numbers, for programs ------------------------------------------------------------------------------------
+# ---- as JSON -----------------------------------------------------------------------------------------------------
 
 
-def arm_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
-    """Every arm: what it takes, and its bits a byte over all and in each domain."""
+def arm_rows(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """The arms as JSON values: settings, sizes and costs, and bits per byte over all documents and in each domain."""
     return [
         {
             "arm": name,
@@ -187,32 +211,32 @@ def arm_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
     ]
 
 
-def _estimate(found: Estimate) -> Row:
+def _estimate(found: Estimate) -> dict[str, Any]:
     return {"value": found.value, "stderr": found.stderr, "tokens": found.n}
 
 
-# ---- in tables, for people ---------------------------------------------------------------------------------------
+# ---- as tables ---------------------------------------------------------------------------------------------------
 
 
-def tables(outcomes: Mapping[str, Outcome]) -> dict[str, list[Row]]:
-    """The tables by title, those that have rows; every value is a text or a whole number."""
+def tables(outcomes: Mapping[str, Outcome]) -> dict[str, list[TableRow]]:
+    """The tables of the report by title, without empty ones; every value is a text or a whole number."""
     judged = verdicts(outcomes)
     differences = [(verdict["claim"], part) for verdict in judged for part in verdict.get("differences", ())]
     found = {
         "quality and cost": [_arm_row(outcome, outcomes.get(BASE)) for outcome in outcomes.values()],
-        "bits a byte by domain": _domain_rows(outcomes),
-        "differences, bits a byte": [_difference_row(claim, part) for claim, part in differences],
+        "bits per byte by domain": _domain_rows(outcomes),
+        "differences, bits per byte": [_difference_row(claim, part) for claim, part in differences],
         "claims": [_claim_row(verdict) for verdict in judged],
     }
     return {title: rows for title, rows in found.items() if rows}
 
 
-def _arm_row(outcome: Outcome, base: Outcome | None) -> Row:
+def _arm_row(outcome: Outcome, base: Outcome | None) -> TableRow:
     facts, found, seeds = outcome.facts, outcome.bits(outcome.nats), list(outcome.seeds().values())
     size, flops = facts["resident_non_embedding_parameters"], facts["training_flops"]
     return {
         "arm": outcome.arm.label,
-        "bits a byte": _with_error(found.value, found.stderr),
+        "bits per byte": _with_error(found.value, found.stderr),
         "seeds": f"{len(seeds)}, sd {statistics.stdev(seeds):.4f}" if len(seeds) > 1 else "1",
         "resident": facts["resident_parameters"],
         "not embeddings": size,
@@ -220,14 +244,14 @@ def _arm_row(outcome: Outcome, base: Outcome | None) -> Row:
         "training only": facts["training_only_parameters"],
         "offloaded rows": facts["offloaded_rows"],
         "offloaded": bytes_text(facts["offloaded_bytes"]) if facts["offloaded_rows"] else "-",
-        "FLOPs a token": f"{facts['inference_flops_a_token'] / 1e6:.2f}M",
+        "FLOPs per token": f"{facts['inference_flops_a_token'] / 1e6:.2f}M",
         "training FLOPs": f"{flops:.3g}",
         "times plain 1x": f"{flops / base.facts['training_flops']:.2f}" if base else "-",
         "training": seconds_text(facts["training_seconds"]),
     }
 
 
-def _domain_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
+def _domain_rows(outcomes: Mapping[str, Outcome]) -> list[TableRow]:
     rows = []
     for outcome in outcomes.values():
         found = {domain: outcome.bits(outcome.nats, domain) for domain in outcome.domains}
@@ -236,8 +260,8 @@ def _domain_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
     return rows
 
 
-def _claim_row(verdict: Row) -> Row:
-    """A claim in a line: of several differences the one that is nearest to failing."""
+def _claim_row(verdict: Verdict) -> TableRow:
+    """One line per claim; of several differences it shows the one that is closest to failing."""
     parts, numbers = verdict.get("differences", ()), ""
     if parts:
         worst = max(parts, key=lambda part: part["difference"])
@@ -249,21 +273,21 @@ def _claim_row(verdict: Row) -> Row:
     elif "times" in verdict:
         numbers = f"{verdict['times']:.3f} times"
     unclear = "" if verdict.get("clear", True) else ", within two errors"
-    return {"claim": verdict["claim"], "status": verdict["status"] + unclear, "bits a byte": numbers}
+    return {"claim": verdict["claim"], "status": verdict["status"] + unclear, "bits per byte": numbers}
 
 
-def _difference_row(claim: str, part: Row) -> Row:
+def _difference_row(claim: str, part: Difference) -> TableRow:
     return {
         "claim": claim,
         "difference of": f"{part['better']} - {part['worse']}",
         "domain": part["domain"],
-        "bits a byte": _difference_text(part),
+        "bits per byte": _difference_text(part),
         "by seed": ", ".join(f"{value:+.4f}" for value in part["by_seed"]) or "-",
     }
 
 
-def _difference_text(part: Row) -> str:
-    """A difference with its error over documents, and the one over seeds where that is known."""
+def _difference_text(part: Difference) -> str:
+    """A difference with its error over documents and, if known, its error over seeds."""
     text = _with_error(part["difference"], part["stderr"], "+.4f")
     return text if part["seed_error"] is None else f"{text} (text) ± {part['seed_error']:.4f} (seeds)"
 
@@ -272,8 +296,8 @@ def _with_error(value: float, stderr: float | None, form: str = ".4f") -> str:
     return f"{value:{form}}" if stderr is None else f"{value:{form}} ± {stderr:.4f}"
 
 
-def markdown(found: Mapping[str, Sequence[Row]]) -> str:
-    """The tables as Markdown."""
+def markdown(found: Mapping[str, Sequence[TableRow]]) -> str:
+    """Format the tables of the report as Markdown."""
     parts = []
     for title, rows in found.items():
         lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]

@@ -1,8 +1,8 @@
-"""The work of `bench_quality.py`: making the vocabularies, training an arm, measuring it; every piece of it once.
+"""The runs of `bench_quality.py`: makes the vocabularies, trains each arm and measures it; finished work is not repeated.
 
-In the workspace: tokens/ and counts/; fgrams/SIZE/vocab, beside a link to tokens/, is what an arm with so many f-grams
-reads; arms/NAME/seed-K holds model/ and documents.parquet, the loss of every held-out document. Each run has a lock of its
-own, so that several processes may share the work. What it leaves out: what the losses say (`quality_report`).
+Folders in the workspace: tokens/ and counts/; fgrams/SIZE/ with the vocab/ for arms with so many f-grams and a link to
+tokens/; arms/NAME/seed-K with model/ and documents.parquet, the loss of every held-out document. Each run has its own
+lock, so that several processes may share the work. `quality_report` evaluates the losses.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ DOCUMENTS = pa.schema(
         pa.field("doc", pa.string(), nullable=False),
         pa.field("bytes", pa.uint64(), nullable=False),
         pa.field("tokens", pa.uint64(), nullable=False),
-        pa.field("nats", pa.float64(), nullable=False),  # of all its tokens together
+        pa.field("nats", pa.float64(), nullable=False),  # sum over the document's tokens
     ]
 )
-_WEIGHTS = b"weights"  # key of the file's metadata: the digest of the weights that were measured
-DEV, TEST = "dev", "test"  # held-out documents for choosing settings, and those for reporting, once
+_WEIGHTS = b"weights"  # key in the file's metadata: digest of the weights that were measured
+DEV, TEST = "dev", "test"  # held-out documents for choosing settings, and for reporting (used once)
 _TABLE_DTYPE = "float16"
-_WAIT = 2.0  # seconds between two looks at a lock
+_WAIT = 2.0  # seconds between two attempts to take a lock
 
 
 def half_of(document: str) -> str:
-    """`DEV` or `TEST`: a half each of the held-out documents, by the hash of the document's name."""
+    """Assign a held-out document to `DEV` or `TEST`, half of them each, by the hash of its name."""
     return (DEV, TEST)[hashlib.blake2b(document.encode(), digest_size=8).digest()[-1] % 2]
 
 
 def exit_code_of(work: Callable[[StopNote], int]) -> int:
-    """Do the work, which gets the note of a signal to stop; errors are told, and end it, as those of `scone`."""
+    """Run `work` like a command of `scone`: print its errors, and return its exit code; a signal sets the StopNote."""
     try:
         with stop_signals() as stop:
             return work(stop)
@@ -75,7 +75,7 @@ def exit_code_of(work: Callable[[StopNote], int]) -> int:
 
 @contextlib.contextmanager
 def held(workspace: Path) -> Iterator[None]:
-    """Hold the lock of a folder, after whoever holds it now: for work that takes minutes at most."""
+    """Hold the lock of a folder, waiting for the process that has it: for work of a few minutes at most."""
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -87,10 +87,10 @@ def held(workspace: Path) -> Iterator[None]:
 
 
 def prepare(experiment: Experiment, corpus: Sequence[Path], work: Path) -> None:
-    """Make tokens/, counts/ and the vocabularies; without a corpus, the first two must be there.
+    """Make tokens/, counts/ and the vocabularies; without a corpus, tokens/ and counts/ must exist.
 
     Raises:
-        InputMissing: they are not, and there is no corpus to make them of.
+        InputMissing: they do not exist, and no corpus is given.
     """
     if not corpus and not (work / "counts" / MANIFEST).is_file():
         raise InputMissing(f"{work}: there is no counts/ in it", "name the corpus to make it of")
@@ -109,20 +109,20 @@ def prepare(experiment: Experiment, corpus: Sequence[Path], work: Path) -> None:
 
 
 def folder_of(run: Run, work: Path) -> Path:
-    """Where a run keeps its model and its losses."""
+    """The folder of a run's model and losses."""
     return work / "arms" / run.arm.name / f"seed-{run.seed}"
 
 
 def inputs_of(run: Run, work: Path) -> Path:
-    """The folder that holds the tokens/ and, if it needs one, the vocab/ that a run reads."""
+    """The folder with the tokens/ and, if needed, the vocab/ that a run reads."""
     return work / "fgrams" / run.arm.fgrams if run.arm.fgrams else work
 
 
 def carry_out(run: Run, work: Path) -> bool:
-    """Train a run and measure it, as far as that is not done; False where another process is at it.
+    """Train and measure a run unless that is done already; returns False if another process is working on it.
 
     Raises:
-        SconeError: training went wrong.
+        SconeError: training failed.
     """
     folder = folder_of(run, work)
     with contextlib.ExitStack() as stack:
@@ -139,7 +139,7 @@ def carry_out(run: Run, work: Path) -> bool:
 
 
 def _measure(folder: Path, inputs: Path, progress: Progress) -> None:
-    """Write the loss of every held-out document under the model in `folder`, unless it is there."""
+    """Measure the loss of every held-out document with the model in `folder`, and write it, unless that is done."""
     weights = digest_weights(open_artifact(folder / "model", "model"))
     path = folder / "documents.parquet"
     if _measured(path) == weights:
@@ -157,19 +157,19 @@ def _measure(folder: Path, inputs: Path, progress: Progress) -> None:
 
 
 def _measured(path: Path) -> str | None:
-    """The digest of the weights whose losses are in the file; None where there is no file."""
+    """Digest of the weights whose losses are in a file; None if there is no file."""
     if not path.is_file():
         return None
     metadata: dict[bytes, bytes] = pq.read_schema(path).metadata
     return metadata[_WEIGHTS].decode()
 
 
-# ---- what came out -----------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A finished run: what its model takes, and its loss on every held-out document; arrays [documents]."""
+    """The result of a finished run: sizes and costs of its model, and arrays [documents] with its losses."""
 
     run: Run
     facts: dict[str, Any]
@@ -180,7 +180,7 @@ class Finding:
 
 
 def findings(experiment: Experiment, work: Path) -> list[Finding]:
-    """All finished runs of the experiment; one that was trained otherwise is left out, and that is said."""
+    """Load all finished runs of the experiment; a run with other settings is left out, with a message."""
     found = []
     for run in experiment.runs(ARMS):
         folder = folder_of(run, work)
@@ -188,7 +188,7 @@ def findings(experiment: Experiment, work: Path) -> list[Finding]:
             continue
         model = open_artifact(folder / "model", "model", hashes=False)
         if _measured(folder / "documents.parquet") != digest_weights(model):
-            continue  # another process has just trained it, and measures it now
+            continue  # another process has just trained it and is measuring it
         inputs = inputs_of(run, work)
         made_from = {name: read_manifest(inputs / name).fingerprint for name in model.inputs}
         others = run.differences(model.settings)
@@ -203,7 +203,7 @@ def findings(experiment: Experiment, work: Path) -> list[Finding]:
 
 
 def _facts(run: Run, folder: Path, model: Manifest, inputs: Path) -> dict[str, Any]:
-    """What a model keeps on the accelerator and off it, and what it takes to run and to train."""
+    """Sizes and costs of a run's model: resident and offloaded, and FLOPs of inference and training."""
     config = read_config(folder)
     record = training_record(folder, config)
     rows, num_bytes = 0, 0
@@ -232,7 +232,7 @@ def _facts(run: Run, folder: Path, model: Manifest, inputs: Path) -> dict[str, A
 
 
 def held_out_size(found: Sequence[Finding]) -> dict[str, int]:
-    """How much text the losses are of."""
+    """Size of the held-out text that the losses are measured on: documents, tokens, bytes."""
     first = found[0]
     sizes = {"documents": first.nats.size, "tokens": int(first.tokens.sum()), "bytes": int(first.num_bytes.sum())}
     return sizes | {"domains": np.unique(first.domains).size}

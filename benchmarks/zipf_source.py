@@ -1,18 +1,18 @@
-"""A corpus as large as you like with the n-grams of a small one: a back-off source fitted to a workspace's counts.
+"""Writes a synthetic corpus of any size whose n-grams resemble a small one: a back-off source fitted to a workspace's counts.
 
     python benchmarks/zipf_source.py --workspace demo/work --tokens 1e9 --out zipf
     scone count-ngrams zipf/*.bin --separator ID        # the ID that the last line names
 
-Fitted: the corpus is taken apart into its longest n-grams that are in `counts/` (or single tokens). A token is drawn
-after the longest such n-gram that the text so far ends in: either one that continues it, as often as such occurrences are
-not part of a longer n-gram, or, as often as the real continuation was too rare to be counted, one that continues its
-suffix, and so on down to the tokens' own frequencies. So n-grams of every length are about as frequent as they were, and
-new ones never end. Lengths of documents are drawn from the real ones.
+Model: the context of a token is the longest n-gram in `counts/` (or single token) that the text ends with. The next token
+continues this n-gram with the probability that the real continuation was counted; continuations are weighted by their
+occurrences at which no longer counted n-gram ends. Otherwise the source backs off to the suffix of the n-gram, and so on
+down to the frequencies of single tokens. So n-grams of every length are about as frequent as in the workspace, and new
+n-grams keep appearing. Lengths of documents are drawn from the real ones.
 
-Written: flat little-endian uint16 `shard-*.bin`, every document followed by the separator, the first id that is no token.
-A shard depends on its number, the seed and the workspace only. Left out: topics. In real text a rare n-gram keeps to few
-documents, here to nearly as many as it has occurrences; and far below the size of the workspace there are fewer frequent
-long n-grams than in real text, which repeats itself nearby. `README.md` has the figures.
+Output: flat little-endian uint16 `shard-*.bin`; the separator follows every document and is the first id after the tokens'.
+A shard depends only on its number, the seed and the workspace. Left out: topics. In real text a rare n-gram occurs in few
+documents; here it occurs in nearly as many documents as it has occurrences. A corpus much smaller than the workspace has
+fewer frequent long n-grams than real text, which repeats itself nearby. `README.md` has the figures.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
-LANES = 64  # documents written side by side: while one waits for memory the others go on
+LANES = 64  # documents drawn in parallel: while one waits for memory, the others continue
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-_STEP = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # the increment of SplitMix64
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is drawn from. Node 0 is the empty n-gram, then come those of one token, of two, …; children lie together.
+    """The fitted source: n-grams as nodes of a trie. Node 0 is the empty n-gram, then one token, two, …; children adjacent.
 
-    contexts uint32 [C, 3K - 1], a row (one line of the cache for K = 5) for each n-gram of fewer than K tokens: K - 1
-    chances / 2**32 to leave it for its suffix, for that one's suffix, …; then first child and number of children of
-    itself, its suffix, …
-    children uint32 [M, 4], a row for each n-gram: chance / 2**32 to keep it, its last token and that of its alias
-    (which is drawn if it is not kept) in 16 bits each, then the context that follows it, and that of its alias.
+    contexts uint32 [C, 3K - 1], one row (one cache line for K = 5) per n-gram of fewer than K tokens: K - 1 probabilities,
+    times 2**32, to back off to its suffix, then to that one's suffix, …; then first child and number of children of the
+    n-gram itself, of its suffix, …
+    children uint32 [M, 4], one row per n-gram: the probability, times 2**32, to keep it; its last token and that of its
+    alias (drawn if it is not kept), 16 bits each; the context after it, and the context after its alias.
     """
 
     contexts: U32
@@ -63,9 +63,9 @@ class Source:
 
 @dataclass(frozen=True)
 class _Level:
-    """All counted n-grams of one length in order of their tokens.
+    """All counted n-grams of one length, in the order of their tokens.
 
-    keys: number of the prefix in the level before << 32 | last token; suffixes: number of the suffix in that level.
+    keys: index of the prefix in the previous level << 32 | last token. suffixes: index of the suffix in that level.
     """
 
     keys: U64
@@ -83,7 +83,7 @@ def fit(workspace: Path) -> Source:
     lengths = np.diff(stream.starts)
     counts = np.bincount(stream.tokens).astype(np.float64)
     if counts.size >= 2**16:
-        sys.exit(f"{workspace}: {counts.size:,} tokens; the shards have 16 bits a token, one id being the separator")
+        sys.exit(f"{workspace}: {counts.size:,} tokens; the shards have 16 bits per token, one id being the separator")
     levels = [_Level(np.arange(counts.size, dtype=np.uint64), counts, np.zeros(counts.size, np.int64))]
     for path in sorted((workspace / "counts").glob("n=[2-8].parquet")):
         levels.append(_read_level(path, levels))
@@ -106,11 +106,11 @@ def _read_level(path: Path, shorter: list[_Level]) -> _Level:
 
 
 def _lay_out(levels: list[_Level]) -> tuple[U32, U32]:
-    """Contexts and children of a source: see there."""
+    """Build the arrays `contexts` and `children` of a `Source` from the counted n-grams."""
     offsets = np.cumsum([1] + [len(level.keys) for level in levels])
     num_contexts, num_nodes = offsets[-2], offsets[-1]
     suffixes = np.concatenate([[0]] + [level.suffixes + (offsets[n - 1] if n else 0) for n, level in enumerate(levels)])
-    alone = [level.counts for level in levels]  # occurrences that no longer counted n-gram ends in
+    alone = [level.counts for level in levels]  # occurrences at which no longer counted n-gram ends
     for n, level in enumerate(levels[1:]):
         alone[n] = alone[n] - np.bincount(level.suffixes, level.counts, alone[n].size)
 
@@ -173,7 +173,7 @@ def _prepare_drawing(first, size, weights, keep, alias):  # noqa: ANN001, ANN202
 
 @njit(cache=True, inline="always")
 def _mixed(state):  # noqa: ANN001, ANN202
-    """SplitMix64: equally spaced numbers to random ones."""
+    """SplitMix64: turn a counter into a random number."""
     mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
@@ -181,7 +181,7 @@ def _mixed(state):  # noqa: ANN001, ANN202
 
 @njit(cache=True)
 def _draw(contexts, children, starts, seed, out):  # noqa: ANN001, ANN202
-    """Draw document i into out[starts[i] : starts[i + 1] - 1]."""
+    """Draw each document i into out[starts[i] : starts[i + 1] - 1]."""
     depth = (contexts.shape[1] + 1) // 3
     context = np.zeros(LANES, np.uint32)
     state = np.zeros(LANES, np.uint64)
@@ -192,7 +192,7 @@ def _draw(contexts, children, starts, seed, out):  # noqa: ANN001, ANN202
     num_lanes, next_doc = LANES, 0
     while True:
         lane = 0
-        while lane < num_lanes:  # give the lanes that have ended a new document, or do without them
+        while lane < num_lanes:  # a lane whose document has ended gets a new one, or is dropped
             if at[lane] < end[lane]:
                 lane += 1
             elif next_doc < starts.size - 1:
@@ -206,7 +206,7 @@ def _draw(contexts, children, starts, seed, out):  # noqa: ANN001, ANN202
         if not num_lanes:
             return
         for _ in range((end - at)[:num_lanes].min()):
-            for lane in range(num_lanes):  # two passes without a branch, so that what the lanes load comes side by side
+            for lane in range(num_lanes):  # two passes without a branch, so that the lanes' loads overlap
                 state[lane] += _STEP
                 random = _mixed(state[lane])
                 row = contexts[context[lane]]
@@ -231,7 +231,7 @@ def draw_shard(source: Source, number: int, num_tokens: int, seed: int) -> U16:
     ends = np.cumsum(lengths)
     num_docs = int(np.searchsorted(ends, num_tokens)) + 1
     lengths = lengths[:num_docs].copy()
-    lengths[-1] -= ends[num_docs - 1] - num_tokens  # the last is cut: all shards are of one size
+    lengths[-1] -= ends[num_docs - 1] - num_tokens  # the last document is cut: all shards have one size
     starts = np.concatenate([[0], np.cumsum(lengths + 1)])
     out = np.empty(starts[-1], np.uint16)
     out[starts[1:] - 1] = source.separator
@@ -263,8 +263,8 @@ def main() -> None:
         separator=source.separator,
         ngrams_in_the_source=len(source.children) - 1,
         seconds_to_fit=fitted - started,
-        tokens_drawn_a_cpu_second=num_tokens / drawing,
-        tokens_written_a_second=num_tokens / (time.perf_counter() - fitted),
+        tokens_drawn_per_cpu_second=num_tokens / drawing,
+        tokens_written_per_second=num_tokens / (time.perf_counter() - fitted),
     )
 
 

@@ -1,9 +1,9 @@
 """Builds the demo's corpus from the Python installation it runs on: real code and real English, without a download.
 
-Run it as ``python pipelines/demo-corpus.py OUT``. It writes JSON Lines of `id`, `text` and `source`, a folder a domain:
+Run it as ``python pipelines/demo-corpus.py OUT``. It writes JSON Lines of `id`, `text` and `source`, one folder per domain:
 
-- ``code/``: the standard library's sources, without their docstrings (the library and its tests in a file each);
-- ``docstrings/``: one document a module, every docstring under its qualified name;
+- ``code/``: the standard library's sources, without their docstrings (one file for the library, one for its tests);
+- ``docstrings/``: one document per module, every docstring under its qualified name;
 - ``topics/``: the language reference's pages as `pydoc` shows them.
 
 No text is in two documents, because a held-out document must not be found in the training split under another name.
@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-MAX_CODE_BYTES = 30_000_000  # the test suite grows with every release of Python; the demo's ten minutes do not
+MAX_CODE_BYTES = 30_000_000  # the test suite grows with every release of Python; the demo must stay at ten minutes
 LEFT_OUT = {"site-packages", "dist-packages", "__pycache__"}
 TOPICS = Path("pydoc_data", "topics.py")
 FILES = ("code/library.jsonl", "code/tests.jsonl", "docstrings/docstrings.jsonl", "topics/topics.jsonl")
@@ -33,13 +33,13 @@ Documents = dict[str, list[dict[str, str]]]
 
 
 def main() -> None:
-    """Build the corpus, or find that nothing changed, and say in one line what there is."""
+    """Build the corpus unless it is up to date, and print one line about it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     installed = Path(sysconfig.get_path("stdlib"))
     parser.add_argument("--stdlib", type=Path, default=installed, help="standard library to read, if not this Python's")
     options = parser.parse_args()
-    # Parsing the library takes about fifteen seconds, so what was built from what is remembered beside the corpus.
+    # Parsing the library takes about fifteen seconds, so a file beside the corpus records what it was built from.
     record = options.out.with_name(f".{options.out.name}.json")
     sources = find_sources(options.stdlib)
     inputs = describe_inputs(options.stdlib, sources)
@@ -66,7 +66,7 @@ def find_sources(stdlib: Path) -> list[Path]:
 
 
 def is_test(path: Path) -> bool:
-    """Whether a source belongs to the test suite rather than to the library."""
+    """Whether a source file belongs to the test suite, not to the library."""
     return any(part in {"test", "tests", "idle_test"} for part in path.parts[:-1])
 
 
@@ -79,14 +79,14 @@ def describe_inputs(stdlib: Path, sources: list[Path]) -> str:
 
 
 def collect(stdlib: Path, sources: list[Path]) -> tuple[Documents, list[str]]:
-    """Read the sources into the documents of each file of the corpus; the remarks say what is not there."""
+    """Read the sources into documents, by file of the corpus; also returns remarks about what is missing."""
     documents: Documents = {name: [] for name in FILES}
     library, tests, docstrings, topics = documents.values()
     origin = f"Python {platform.python_version()} standard library"
     code_bytes = undecodable = 0
     for path in sources:
         if path == TOPICS:
-            continue  # its text is what the topics are
+            continue  # its text becomes the topics
         try:
             source = (stdlib / path).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
@@ -106,7 +106,7 @@ def collect(stdlib: Path, sources: list[Path]) -> tuple[Documents, list[str]]:
 
 
 def add(rows: list[dict[str, str]], name: str, text: str, source: str) -> None:
-    """Append a document, unless there is no text in it."""
+    """Append a document unless its text is empty."""
     if text.strip():
         # A string literal may hold half a surrogate pair, which has no UTF-8.
         rows.append({"id": name, "text": text.encode("utf-8", "replace").decode(), "source": source})
@@ -172,13 +172,13 @@ def summarise(documents: Documents) -> str:
 
 
 def sizes(out: Path) -> dict[str, int]:
-    """The bytes of every file of the corpus that is there."""
+    """Sizes in bytes of the corpus files that exist."""
     return {name: (out / name).stat().st_size for name in FILES if (out / name).is_file()}
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing; keep the old one, and its time, when the content is the same."""
-    if not content:  # a file that an earlier installation filled and this one cannot
+    """Write a file atomically; a file with the same content stays as it is, modification time included."""
+    if not content:  # an earlier installation had this domain and this one does not
         path.unlink(missing_ok=True)
     elif not path.is_file() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-# Brings a workspace up to date: every stage in its order, each of which knows itself whether there is anything to do. Call it:
+# Brings a workspace up to date: runs all stages in order; a stage that is up to date does nothing.
 #
 #   make -f pipelines/rebuild.mk WORKSPACE=scone-work RECIPE=recipe.toml
 #
-# or set the same variables in a Makefile of your own, `include` this one after your default goal, and depend on `scone-rebuild`.
+# or set the same variables in your own Makefile, `include` this file after your default goal, and depend on `scone-rebuild`.
 #
-#   CORPUS     the corpora, as words of the shell ('my corpus/' keeps its quotes); without it those of the recipe
-#   BASELINES  the baselines of the recipe that are trained too, [train-fgram.plain] by default; BASELINES= is none
+#   CORPUS     the corpora, quoted as for the shell ('my corpus/' keeps its quotes); default: those of the recipe
+#   BASELINES  names of the recipe's baselines to train too; default: plain, which is [train-fgram.plain]; BASELINES= for none
 #   SCONE      the command, such as .venv/bin/scone
-#   EXIT_CODE  a file that gets the exit code of the stage that failed, where make's own is always 2; 0 if none failed
+#   EXIT_CODE  a file for the exit code of the stage that failed, or 0, because make's own exit code is 2 for every failure
 #
-# `make -n` prints the commands. A condition of the recipe's [eval] fail-if makes it fail after all was written.
+# `make -n` prints the commands. If a condition in the recipe's [eval] fail-if holds, make fails after everything is written.
 
 SCONE ?= scone
 BASELINES ?= plain
@@ -19,7 +19,7 @@ $(foreach name,WORKSPACE RECIPE,$(if $($(name)),,$(error rebuild.mk needs WORKSP
 scone-quoted = '$(subst ','\'',$1)'
 scone-noted = $(if $(EXIT_CODE), || { code=$$?; echo $$code >$(call scone-quoted,$(EXIT_CODE)); exit $$code; })
 
-# $(call scone-run,STAGE AND ITS ARGUMENTS), one line of a recipe of make.
+# $(call scone-run,STAGE AND ITS ARGUMENTS) is one line of the make rule below.
 define scone-run
 $(SCONE) --workspace $(call scone-quoted,$(WORKSPACE)) --config $(call scone-quoted,$(RECIPE)) $(strip $1)$(scone-noted)
 

@@ -1,6 +1,7 @@
 """The transformer block that A_main and A_f-gram share: pre-norm RMSNorm, SwiGLU, no biases.
 
-How tokens attend to one another is the caller's. Shapes: B sequences, C context, D = dim, H heads, E = D / H.
+The caller computes attention between `project` and `finish`: A_main attends within a sequence, A_f-gram along a trie.
+Shapes: B sequences, C context, D = dim, H heads, E = D / H.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block; how tokens attend to one another is the caller's."""
+    """One pre-norm transformer block without the attention itself, which the caller computes."""
 
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values, one after the other [..., 3, H, E], of x [..., D]."""
+        """Compute queries, keys and values [..., 3, H, E], in this order, from x [..., D]."""
         if cpu_kernels.is_for(x):
             qkv = cpu_kernels.norm_linear(x, self.attention_norm.gain, self.qkv.weight)
         else:
@@ -48,7 +49,7 @@ class Block(nn.Module):
         return qkv.view(*x.shape[:-1], 3, self.heads, x.shape[-1] // self.heads)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add attention's result [..., H, E] and the MLP to the stream x [..., D]."""
+        """Add the attention output [..., H, E], then the MLP, to the residual stream x [..., D]."""
         x = x + self.out(attended.flatten(-2))
         if cpu_kernels.is_for(x):
             return cpu_kernels.add_mlp(x, self.mlp_norm.gain, self.gate_up.weight, self.down.weight)
@@ -58,9 +59,10 @@ class Block(nn.Module):
 
 
 def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotary positions: queries, keys and values [B, C, H, E] of qkv [B, C, 3, H, E].
+    """Split qkv [B, C, 3, H, E] into queries, keys and values [B, C, H, E], with rotary positions on queries and keys.
 
-    Each pair (first half, second half) of a query or key is turned by its position's angle; cos and sin [C, 1, E / 2].
+    Element i of the first half and element i of the second half are rotated as a pair by the angle of their position;
+    cos and sin are [C, 1, E / 2].
     """
     if cpu_kernels.is_for(qkv):
         return cpu_kernels.rotate(qkv, cos, sin)

@@ -1,12 +1,12 @@
-"""Norm, MLP and rotary positions on a CPU: the mathematics of `blocks.py`, keeping little and passing memory seldom.
+"""Fused norm, MLP and rotary positions for the CPU: the same mathematics as `blocks.py` with less memory traffic.
 
-Between small matrices everything is bound by memory, and what autograd keeps of it fills that memory. Here a norm keeps its
-rows divided by their rms, an MLP its two halves before SwiGLU; the rest is worked out again while it is in the cache. For
-a given number of threads every result is the same to the last bit. Shapes: N rows, D = dim, F = inner width of the
-MLP, O outputs, B sequences, C context, H heads, E = D / H.
+With small matrices, everything between two matrix products is bound by memory, and what autograd saves for the backward
+pass fills that memory. Here a norm saves only its rows divided by their RMS, and an MLP only gate and up; the backward
+pass recomputes the rest while it is in the cache. For a given number of threads, results are bitwise reproducible.
+Shapes: N rows, D = dim, F = inner width of the MLP, O outputs, B sequences, C context, H heads, E = D / H.
 """
 
-# Of kernels numba infers the types; those of `Function.apply` torch does not tell.
+# numba infers the types of kernels; torch does not declare the type of `Function.apply`.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
@@ -24,16 +24,16 @@ from torch import Tensor
 
 from scone_cli.runtime.kernel_cache import kernel
 
-# ---- Loops of our own over as many threads as torch has --------------------------------------------------------------
+# ---- our own loops, on as many threads as torch uses -------------------------------------------------------------
 
 
-_FEWEST = 1024  # rows for which a second thread pays
+_FEWEST = 1024  # rows per thread from which another thread pays
 
 
 def share_out(kernel: Callable[..., None], count: int, *arrays: Any, fewest: int = _FEWEST) -> None:
-    """Run kernel(first, last, *arrays) over [0, count), in parts of at least `fewest` side by side.
+    """Run kernel(first, last, *arrays) over [0, count) in parallel parts of at least `fewest`.
 
-    The kernel lets go of Python's lock, and no two parts may write to the same number.
+    The kernel must release Python's lock (the GIL), and no two parts may write to the same element.
     """
     threads = max(1, min(torch.get_num_threads(), count // fewest))
     if threads == 1:
@@ -48,11 +48,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-EPSILON = 1e-6  # of every norm
+EPSILON = 1e-6  # added to the mean square in every norm
 
 
 def is_for(x: Tensor) -> bool:
-    """Whether x can be given to what follows: on a CPU, in a precision that numba knows, while torch does not compile."""
+    """Whether these kernels can take x: it is on the CPU, in float32 or float64, outside autocast and torch.compile."""
     return (
         x.device.type == "cpu"
         and x.dtype in {torch.float32, torch.float64}
@@ -63,31 +63,31 @@ def is_for(x: Tensor) -> bool:
 
 # ---- norm and MLP ------------------------------------------------------------------------------------------------
 #
-# Where a matrix follows, the gain is multiplied into it, or into the rows where these are fewer: the rows divided by their rms
-# are all that the backward pass needs, and the gradient of the gain falls out of that of the matrix.
+# If a matrix follows a norm, the gain is multiplied into the matrix, or into the rows if they are fewer. The backward pass
+# then needs only the rows divided by their RMS, and the gradient of the gain follows from the gradient of the matrix.
 
 
 def norm(x: Tensor, gain_D: Tensor) -> Tensor:
-    """The rows of x [..., D] divided by their root mean squares, times the gain."""
+    """RMSNorm: divide each row of x [..., D] by its root mean square and multiply by the gain."""
     result: Tensor = _Norm.apply(x.reshape(-1, x.shape[-1]), gain_D)
     return result.view_as(x)
 
 
 def norm_linear(x: Tensor, gain_D: Tensor, weight_OD: Tensor) -> Tensor:
-    """The norm of x [..., D], times a matrix [..., O]."""
+    """RMSNorm of x [..., D] followed by a linear layer without bias; returns [..., O]."""
     result: Tensor = _NormLinear.apply(x.reshape(-1, x.shape[-1]), gain_D, weight_OD)
     return result.view(*x.shape[:-1], len(weight_OD))
 
 
 def add_mlp(x: Tensor, gain_D: Tensor, gate_up: Tensor, down_DF: Tensor) -> Tensor:
-    """Add to x [..., D] what a SwiGLU MLP, of matrices [2F, D] and [D, F], makes of its norm."""
+    """Add a pre-norm SwiGLU MLP, with matrices [2F, D] and [D, F], to x [..., D]."""
     flat = x.reshape(-1, x.shape[-1])
     result: Tensor = _AddMLP.apply(flat, gain_D, gate_up, down_DF)
     return result.view_as(x)
 
 
 def _with_gain(unit_ND: Tensor, gain_D: Tensor, weight_OD: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and matrix, the gain in the smaller of the two: a single token does not copy every matrix to pass it."""
+    """Multiply the gain into the rows or into the matrix, whichever is smaller: one token must not copy every matrix."""
     if len(unit_ND) < len(weight_OD):
         return unit_ND * gain_D, weight_OD
     return unit_ND, weight_OD * gain_D
@@ -123,7 +123,7 @@ class _NormLinear(torch.autograd.Function):
 
 
 class _AddMLP(torch.autograd.Function):
-    """Gate and up are tensors of their own, not halves of one: so sigmoid runs over whole memory, in two thirds of the time."""
+    """Pre-norm SwiGLU MLP. Gate and up are separate tensors: sigmoid on contiguous memory takes two thirds of the time."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gain_D: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
@@ -149,13 +149,13 @@ class _AddMLP(torch.autograd.Function):
 
 
 def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys turned by their positions' angles, and the values, of qkv [B, C, 3, H, E]; each [B, C, H, E]."""
+    """Rotate queries and keys of qkv [B, C, 3, H, E] by position; returns queries, keys and values, each [B, C, H, E]."""
     turned: tuple[Tensor, Tensor, Tensor] = _Rotate.apply(qkv, cos, sin)
     return turned
 
 
 class _Rotate(torch.autograd.Function):
-    """The values are copied, which is little, so that the gradients of all three are put together as they are turned back."""
+    """Rotary positions. It copies the values too, at little cost: backward then writes all three gradients in one pass."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,7 +177,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> Any:
-    """The array of a tensor [B, C, ...] or [C, 1, E / 2], a row for each position."""
+    """View a tensor [B, C, ...] or [C, 1, E / 2] as a numpy array with one row per position."""
     return x.flatten(0, 1).flatten(1).numpy()
 
 
@@ -185,7 +185,7 @@ def _rows(x: Tensor) -> Any:
 
 
 def unit_rows(x_ND: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The rows divided by their rms (`out`, if it is given), and 1 / rms of each [N]."""
+    """Divide each row by its RMS; returns the rows (written into `out` if given) and 1 / RMS per row [N]."""
     x = x_ND.detach().contiguous()
     unit, scale = torch.empty_like(x) if out is None else out, x.new_empty(len(x))
     share_out(_unit_forward, len(x), x.numpy(), unit.numpy(), scale.numpy())
@@ -193,7 +193,7 @@ def unit_rows(x_ND: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def _unit_backward(unit_ND: Tensor, scale_N: Tensor, grad_ND: Tensor) -> Tensor:
-    """The gradient of the rows, given that of the divided ones, which it takes the place of."""
+    """Turn the gradient of the normalised rows into the gradient of the original rows, in place."""
     share_out(_unit_backward_rows, len(unit_ND), unit_ND.numpy(), scale_N.numpy(), grad_ND.numpy())
     return grad_ND
 
@@ -225,7 +225,7 @@ def _unit_backward_rows(first, last, unit, scale, grad):
 
 @kernel(fastmath=True, error_model="numpy")
 def _swiglu_backward(first, last, gates, ups, grad, inner, of_gates, of_ups):
-    """`inner` comes as the sigmoid of the gate and leaves as what SwiGLU gave: so this is one pass."""
+    """Gradients of gate and up; `inner` holds sigmoid(gate) on entry and SwiGLU's output on return: one pass in all."""
     width = inner.shape[1]
     for row in range(first, last):
         gate, up, of_inner, both = gates[row], ups[row], grad[row], inner[row]

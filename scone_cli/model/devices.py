@@ -1,4 +1,4 @@
-"""Where a model is trained: the device, the precision of its arithmetic, and the memory that this takes."""
+"""Choosing a device and a precision for a model, and measuring the memory that the work takes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.settings import DEVICES
 
-# Resident bytes that a CUDA build of torch takes beside those of a CPU build, measured; a GPU is not needed for that.
+# Resident bytes that a CUDA build of torch takes more than a CPU build, measured; it takes them without a GPU too.
 CUDA_LIBRARIES = 0 if torch.version.cuda is None else 280 << 20
 
-_CPU_TOKENS = 4096  # in a forward pass: what a CPU's cache holds of it is read again fast
+_CPU_TOKENS = 4096  # per forward pass on a CPU: activations of so many tokens mostly stay in its cache
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device asked for; `auto` is a CUDA device if there is one, else the CPU. Each rank has a device of its own.
+    """Find the device with this name; `auto` is CUDA if available, else the CPU. Each local rank gets its own GPU.
 
     Raises:
         BadSetting: this machine, or this build of torch, has no such device.
@@ -45,10 +45,10 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context in which matrices are multiplied in the precision asked for; weights and their gradients stay float32.
+    """Context in which matrix products use the given precision; weights and their gradients stay float32.
 
-    It caches no rounded weights. Before torch 2.11, what it cached where nothing records gradients it gave out where something
-    does: A_f-gram, run a second time for its gradients, had none.
+    It does not cache rounded weights. Before torch 2.11, a weight cached under `no_grad` was reused where gradients were
+    recorded: A_f-gram, which runs a second time for its gradients, got none.
     """
     in_half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=in_half, cache_enabled=False)
@@ -56,7 +56,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @contextlib.contextmanager
 def torch_failures() -> Iterator[None]:
-    """What fails in torch because of the machine: memory of a GPU; its compiler, as there is no other to do its work."""
+    """Turn torch's failures that come from the machine into SconeError: too little GPU memory, no C++ compiler."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -69,17 +69,17 @@ def torch_failures() -> Iterator[None]:
 
 
 def micro_batch(device: torch.device, sequences: int, context: int) -> int:
-    """How many of the `sequences` of a step go through the model at once, if nobody says so: on a GPU all of them."""
+    """Default number of sequences per forward pass: about 4,096 tokens on a CPU, all `sequences` of the step on a GPU."""
     return max(1, min(sequences, _CPU_TOKENS // context)) if device.type == "cpu" else sequences
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU; 0 of a device that uses the memory of the machine."""
+    """Free bytes on a GPU; 0 for a device that uses the machine's own memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that the work has held at once: on the GPU, or in this process."""
+    """Peak memory so far in bytes: allocated on the GPU, or the resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

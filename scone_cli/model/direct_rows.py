@@ -1,7 +1,7 @@
-"""Rows that are trained directly, as embeddings are: beside A_f-gram's rows, or, for hashed n-grams, in place of them.
+"""Rows that are trained directly like embeddings: learned rows beside A_f-gram's, and rows of hashed n-grams (a baseline).
 
-There may be millions, of which a batch touches few: their gradients are sparse. Shapes: B sequences, C context, R f-grams,
-M distinct rows, L rows a line, D = dim.
+There may be millions of rows and a batch reads few of them, so their gradients are sparse. Shapes: B sequences,
+C context, R f-grams, M distinct rows, L slots per line, D = dim.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from scone_cli.vocab.trie import FgramTrie
 
 
 class LearnedRows(nn.Module):
-    """A row for each of the N most frequent f-grams, trained directly; weight [N, D].
+    """One trained row for each of the N most frequent f-grams; weight [N, D].
 
-    A position takes the rows of all f-grams that end there. As the vocabulary is closed under suffixes these follow from the
-    longest alone, so that their sum can be part of its one row in the table.
+    A position sums the rows of all f-grams that end there. The vocabulary is closed under suffixes, so the longest f-gram
+    determines all the others, and the sum can be part of the one row that the longest f-gram has in the table.
     """
 
     def __init__(self, num_rows: int, dim: int) -> None:
@@ -31,16 +31,17 @@ class LearnedRows(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_rows, dim))
 
     def slots(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> I64:
-        """Rows of all f-grams that end where the f-grams `ids` do [R, K - 1], -1 where there is none."""
+        """Row numbers of each f-gram in `ids` and of its suffixes that are f-grams [R, K - 1]; -1 if there is no row."""
         endings = trie.endings(ids)
         endings[endings >= len(self.weight)] = -1
         return endings
 
 
 class HashedRows(nn.Module):
-    """Rows for hashed n-grams, one table a length from 2 to K, trained directly: the baseline in the style of Over-Encoding.
+    """Baseline in the style of Over-Encoding: trained rows for hashed n-grams, one table per length from 2 to K.
 
-    Row = the n-gram as a number in base V, modulo the table's size, which is coprime with V so that every token counts.
+    Row number = the n-gram read as a number in base V, modulo the table's size. The size is coprime with V, so that
+    every token of the n-gram changes the row.
     """
 
     def __init__(self, num_rows: int, dim: int, num_tokens: int, max_n: int, end_of_document: int) -> None:
@@ -50,9 +51,10 @@ class HashedRows(nn.Module):
         self.weight = nn.Parameter(torch.empty(sum(self.sizes), dim))
 
     def slots(self, tokens_BHC: U32) -> I64:
-        """Row of the n-gram that ends at each position, by length [B, C, K - 1]; -1 where it would reach into another document.
+        """Row numbers of the n-grams of each length that end at each position [B, C, K - 1].
 
-        The first K - 1 tokens of each line are history: nothing is asked about them.
+        -1 where the n-gram would cross into another document. The first H = K - 1 tokens of each line are history: they
+        get no slots of their own.
         """
         history = len(self.sizes)
         tokens = tokens_BHC.astype(np.int64)
@@ -70,7 +72,7 @@ class HashedRows(nn.Module):
 
 
 def hashed_sizes(num_rows: int, num_tokens: int, max_n: int) -> list[int]:
-    """Sizes of the tables for n = 2..K, each the largest at hand that is coprime with the vocabulary and unlike the others."""
+    """Table sizes for n = 2..K: the largest ones that are coprime with the vocabulary size and differ from each other."""
     sizes: list[int] = []
     for _ in range(2, max_n + 1):
         size = min(num_rows // (max_n - 1), *(taken - 1 for taken in sizes)) if sizes else num_rows // (max_n - 1)
@@ -81,7 +83,7 @@ def hashed_sizes(num_rows: int, num_tokens: int, max_n: int) -> list[int]:
 
 
 def sum_of(rows_MD: Tensor, slots_RL: I64) -> Tensor:
-    """The sum of the rows that each line of slots names [R, D]; -1 names none."""
+    """Sum the rows that each line of slots names; returns [R, D]. A slot of -1 names no row."""
     is_row = slots_RL >= 0
     starts = np.cumsum(is_row.sum(1)) - is_row.sum(1)
     wanted, offsets = (torch.from_numpy(part).to(rows_MD.device) for part in (slots_RL[is_row], starts))
@@ -91,9 +93,10 @@ def sum_of(rows_MD: Tensor, slots_RL: I64) -> Tensor:
 
 @dataclass(frozen=True)
 class TouchedRows:
-    """The distinct rows that a batch reads, cut off from the parameter that holds them.
+    """A copy of the distinct rows that a batch reads, detached from their parameter.
 
-    numbers int64 [M]: which; places, of the shape of the slots: for each slot its place among these, or -1; values [M, D].
+    numbers: row numbers, int64 [M]. places: for each slot its index into `numbers`, or -1, in the shape of the slots.
+    values: the rows [M, D].
     """
 
     numbers: Tensor
@@ -102,7 +105,7 @@ class TouchedRows:
 
     @classmethod
     def of(cls, weight: Tensor, slots: I64) -> TouchedRows:
-        """Read the rows that `slots` name (-1: none)."""
+        """Copy the rows that `slots` name; a slot of -1 names no row."""
         is_row = slots >= 0
         places = np.full(slots.shape, -1, np.int64)
         distinct, places[is_row] = np.unique(slots[is_row], return_inverse=True)
@@ -110,7 +113,7 @@ class TouchedRows:
         return cls(numbers, places, weight.detach().index_select(0, numbers))
 
     def give_gradient(self, weight: Tensor, grad_MD: Tensor) -> None:
-        """Make the gradient of these rows that of the parameter: sparse, and 0 for the others."""
+        """Set the parameter's gradient to the gradient of these rows: a sparse tensor, 0 for all other rows."""
         if len(self.numbers):
             weight.grad = torch.sparse_coo_tensor(
                 self.numbers[None], grad_MD, weight.shape, is_coalesced=True, check_invariants=False

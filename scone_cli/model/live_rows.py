@@ -1,4 +1,4 @@
-"""The rows that a batch reads where there is no table: computed by A_f-gram, or of hashed n-grams."""
+"""Rows for a batch without a table: A_f-gram computes them, or they are read from the hashed rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scone_cli.vocab.trie import FgramTrie, distinct_matches
 
 
 def live_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None) -> tuple[Tensor | None, Tensor | None]:
-    """Slots and rows for `MainModel.embed`, computed by A_f-gram or read from the hashed rows; (None, None) for a plain model.
+    """Slots and rows for `MainModel.embed`; (None, None) for a plain model.
 
-    tokens [B, H + C] with their history, ids [B, C].
+    tokens [B, H + C] start with H = `model.history` tokens of history; ids [B, C] are the matched f-grams.
     """
     if model.hashed is not None:
         return torch.from_numpy(model.hashed.slots(tokens)).to(model.device), model.hashed.weight.detach()

@@ -1,4 +1,4 @@
-"""Cross-entropy of the next token, without ever holding the logits of a batch.
+"""Cross-entropy of the next token, computed in chunks so that the logits of a whole batch are never in memory.
 
 Shapes: N positions, V tokens, D = dim.
 """
@@ -15,17 +15,17 @@ _CHUNK = 512  # rows of logits alive at once: 512 x 8192 float32 are 16 MiB
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of hidden @ head.T, with the gradients worked out in the forward pass.
+    """Summed cross-entropy of hidden @ head.T; the forward pass computes the gradients too.
 
-    The logits of a batch are its largest tensor by far (V floats a token); chunk by chunk they stay in the cache, are
-    never written out, and are never computed twice.
+    The logits of a batch are by far its largest tensor (V floats per token). Chunk by chunk they stay in the cache, are
+    never written to memory, and are never computed twice.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         grad_hidden, grad_head = torch.empty_like(hidden_ND), torch.zeros_like(head_VD, dtype=wide)
-        # Here, not by the caller: autograd rounds a gradient to the type of what it is the gradient of.
+        # Cast here, not in the caller: autograd would round the head's gradient to the narrow type of the cast head.
         head_VD = head_VD.to(hidden_ND.dtype)
         total = hidden_ND.new_zeros((), dtype=wide)
         for start in range(0, len(hidden_ND), _CHUNK):
@@ -37,12 +37,12 @@ class _HeadLoss(torch.autograd.Function):
             sums = weights.sum(-1, keepdim=True)
             total += (sums.log() - target_logits).sum()
             # d loss / d logits = weights / sums - onehot(targets).
-            if hidden.dtype != wide:  # rounded after the difference, which may be small
+            if hidden.dtype != wide:  # subtract before rounding, as the difference may be small
                 slopes = weights.div_(sums).scatter_add_(1, targets[:, None], -torch.ones_like(sums)).to(hidden.dtype)
                 grad_hidden[start : start + _CHUNK] = slopes @ head_VD
                 grad_head += slopes.T @ hidden
                 continue
-            # Dividing the small factor and subtracting the one-hot part by row saves two passes over the logits.
+            # Dividing the smaller factor, and subtracting the one-hot part by row, saves two passes over the logits.
             gradient = torch.mm(weights, head_VD, out=grad_hidden[start : start + _CHUNK])
             gradient.div_(sums).sub_(head_VD[targets])
             grad_head.addmm_(weights.T, hidden / sums)
@@ -57,9 +57,9 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
-    """Sum over all positions of -ln p(target), in nats; differentiable once in `hidden` and `head`.
+    """Sum of -ln p(target) over all positions, in nats; differentiable once in `hidden` and `head`.
 
-    Under autocast its three products are made in the narrow type too; sums and the head's gradient stay wide.
+    Under autocast its three matrix products use the narrow type; sums and the head's gradient stay float32.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
@@ -69,7 +69,7 @@ def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_losses(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
-    """-ln p(target) in nats of every position [*targets.shape], float32."""
+    """Loss of every position, -ln p(target) in nats [*targets.shape], float32."""
     flat, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     losses = [
         F.cross_entropy((flat[i : i + _CHUNK] @ head_VD.T).float(), flat_targets[i : i + _CHUNK], reduction="none")

@@ -1,8 +1,8 @@
-"""T, A_f-gram, A_main and the head: the networks of the paper's section 3, and the one way into the first block.
+"""The networks of the paper's section 3: token embedding T, A_f-gram, A_main and the head.
 
-Decoder-only, pre-norm RMSNorm, rotary positions, SwiGLU, no biases. A_f-gram is the same block with absolute positions
-and no token embedding of its own: it reads T. Shapes: B sequences, C context, N trie nodes, R distinct f-grams in a
-batch, D = dim, H heads, E = D / H, V tokens.
+Decoder-only, pre-norm RMSNorm, rotary positions, SwiGLU, no biases. A_f-gram uses the same block with absolute positions;
+it has no token embedding of its own and reads T. `MainModel.embed` makes the input of the first block. Shapes:
+B sequences, C context, N trie nodes, R distinct f-grams in a batch, D = dim, H heads, E = D / H, V tokens.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from scone_cli.vocab.trie import FgramTrie, Trie
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that determines the shape of the weights, and what they are applied to.
+    """The shape of a model, and how its rows enter the first block.
 
-    kind: `scone` has an f-gram model, `plain` nothing, `hashed` rows for hashed n-grams (the baseline of Over-Encoding).
-    combine: whether A_f-gram's row takes the place of the token embedding (the paper's rule) or is added to it.
-    learned_rows: how many f-grams have a row of their own as well, trained directly and added to the token embedding.
+    kind: `scone` has A_f-gram, `plain` has no rows, `hashed` has rows for hashed n-grams (the Over-Encoding baseline).
+    combine: `replace`: A_f-gram's output replaces the token embedding (the paper's rule); `add`: it is added to it.
+    learned_rows: number of f-grams that also have a directly trained row, which is added to the token embedding.
     """
 
     vocab_size: int
@@ -62,7 +62,7 @@ class ModelConfig:
         return swiglu_width(self.dim)
 
     def block(self) -> Block:
-        """One block of these widths."""
+        """Make one transformer block of these widths."""
         return Block(self.dim, self.heads, self.hidden)
 
 
@@ -78,7 +78,7 @@ class FgramModel(nn.Module):
     def forward(self, embedded_ND: Tensor, trie: Trie, asked_R: Tensor) -> Tensor:
         """Outputs [R, D] of the nodes `asked`, given the normed token embedding of each node's last token.
 
-        Of nodes that are prefixes only, the last block needs nothing but keys and values.
+        The last block computes only keys and values for the other nodes, which are only prefixes.
         """
         x = embedded_ND + torch.cat(
             [
@@ -97,20 +97,20 @@ class FgramModel(nn.Module):
 
 
 class KeyValueCache:
-    """Keys and values of what B sequences have read so far, for one model: a token is then read once, and alone.
+    """Keys and values of the tokens that B sequences have read so far, so that each new token is computed alone.
 
-    length: tokens that it holds of each sequence. To take drafted tokens back, set it to what it was before them.
+    length: number of tokens held per sequence. To drop drafted tokens, set it to its value before them.
     """
 
     def __init__(self, config: ModelConfig, batch: int, room: int, device: torch.device | None = None) -> None:
-        """Room for `room` tokens of each sequence, at most the model's context."""
+        """Allocate a cache for `room` tokens per sequence, at most the model's context."""
         assert room <= config.context, f"room for {room} tokens, the model's context is {config.context}"
         shape = (config.layers, 2, batch, config.heads, room, config.dim // config.heads)
         self._held = torch.empty(shape, device=device)
         self.room, self.length = room, 0
 
     def extend(self, layer: int, k_BHCE: Tensor, v_BHCE: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the keys and values of a layer after those held; all of them together [B, H, length + C, E]."""
+        """Append a layer's keys and values [B, H, C, E]; returns all that are held, [B, H, length + C, E] each."""
         held, end = self._held[layer], self.length + k_BHCE.shape[2]
         held[0, :, :, self.length : end] = k_BHCE
         held[1, :, :, self.length : end] = v_BHCE
@@ -136,25 +136,25 @@ class MainModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that the model computes on."""
         return self.token_embedding.weight.device
 
     @property
     def head_weight(self) -> Tensor:
-        """The output matrix [V, D]; T itself when the head is tied."""
+        """The output matrix [V, D]; T itself if the head is tied."""
         return self.head.weight if hasattr(self, "head") else self.token_embedding.weight
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Normed token embeddings, what A_f-gram reads and what enters the first block where no f-gram matches."""
+        """Normed token embeddings: the input of A_f-gram, and of the first block where no f-gram matches."""
         normed: Tensor = self.embedding_norm(self.token_embedding(tokens))
         return normed
 
     def row(self, last_tokens_R: Tensor, outputs_RD: Tensor, learned_RD: Tensor | None = None) -> Tensor:
-        """What enters the first block where an f-gram is matched [R, D]: a row of the table.
+        """Make the rows of the table [R, D], which enter the first block where their f-grams match.
 
-        A_f-gram's output for the f-gram replaces the embedding of its last token, or is added to it (`combine`); either passes
-        the same norm first, so all have one scale. Learned rows are trained beside T and on its scale: they are added to
-        the token embedding before the norm.
+        A_f-gram's output replaces the embedding of the f-gram's last token, or is added to it (`combine`). Both pass the
+        same norm first, so they have the same scale. Learned rows are trained on the scale of T: they are added to the
+        token embedding before the norm.
         """
         row: Tensor = self.embedding_norm(outputs_RD)
         if self.adds:
@@ -163,11 +163,11 @@ class MainModel(nn.Module):
         return row
 
     def embed(self, tokens_BC: Tensor, slots: Tensor | None = None, rows_RD: Tensor | None = None) -> Tensor:
-        """What enters the first block [B, C, D].
+        """Make the input of the first block [B, C, D].
 
-        slots[b, c] numbers a row of `rows`, which enters as it is (`row` made it), or is -1 where no f-gram is matched: there
-        it is the normed token embedding. Hashed rows (slots [B, C, K - 1]) are added to the token embedding before its norm.
-        Training, `precompute`'s check and every arm of `eval` come through here.
+        slots[b, c] is the index of a row in `rows`, which enters unchanged (`row` made it), or -1 if no f-gram matches:
+        then the normed token embedding enters. Hashed rows (slots [B, C, K - 1]) are added to the token embedding before
+        the norm. Training and every arm of `eval` come through here; `SconeEmbedding` does the same for streams.
         """
         if slots is None or rows_RD is None or not len(rows_RD):
             return self.embed_tokens(tokens_BC)
@@ -180,15 +180,15 @@ class MainModel(nn.Module):
         return torch.where(is_matched, picked, self.embedding_norm(x))
 
     def forward(self, x_BCD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Final hidden states [B, C, D] of embedded sequences; the head is applied by the losses below.
+        """Final hidden states [B, C, D] of embedded sequences; `losses` applies the head.
 
-        With a cache they continue what it holds, and are held in it afterwards.
+        With a cache, the sequences continue those that the cache holds, and are added to it.
         """
         x, first = x_BCD, cache.length if cache else 0
         last = first + x.shape[1]
         assert cache is None or last <= cache.room, f"{last} tokens, there is room for {cache.room}"
         cos, sin = self.cos[first:last], self.sin[first:last]  # type: ignore[index]
-        seen = None  # by a piece in the middle: what is held, and of itself what comes before
+        seen = None  # mask for a piece after cached tokens: it sees all of those, and its own tokens causally
         if first and x.shape[1] > 1:
             seen = torch.ones(last - first, last, dtype=torch.bool, device=x.device).tril(first)
         for number, block in enumerate(self.blocks):
@@ -205,7 +205,7 @@ class MainModel(nn.Module):
 
 
 class SconeModel(nn.Module):
-    """The whole: `main` is served; `fgram` and `learned` (of a Scone model alone) make its rows; `hashed` is of that baseline."""
+    """A whole model. `main` is served; `fgram` and `learned` make a Scone model's rows; `hashed` is the baseline's rows."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -222,19 +222,19 @@ class SconeModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that the model computes on."""
         return self.main.device
 
     @property
     def history(self) -> int:
-        """Tokens before a window that its rows depend on: those of hashed n-grams are found while the model runs."""
+        """Number of tokens before a window that its rows depend on: K - 1 for hashed n-grams, else 0."""
         return len(self.hashed.sizes) if self.hashed else 0
 
     def _initialise(self) -> None:
-        """Matrices by fan-in, and zero for those that write to the residual stream, and for learned and hashed rows.
+        """Initialise matrices by fan-in; those that write to the residual stream, learned and hashed rows start at zero.
 
-        So at the start a row is the token embedding of the f-gram's last token (plus a small position): Scone begins as
-        the plain model and departs from it as far as that helps; the row of an n-gram that training never met says nothing.
+        At the start, a row is therefore the token embedding of the f-gram's last token (plus a small position): Scone
+        begins as the plain model. The learned or hashed row of an n-gram that never occurs in training stays zero.
         """
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
@@ -247,14 +247,14 @@ class SconeModel(nn.Module):
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
     def rows(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> Tensor:
-        """The rows [len(ids), D] of some f-grams (distinct), as the table holds them."""
+        """Compute the rows [len(ids), D] of some distinct f-grams, as the table holds them."""
         sums = None if self.learned is None else sum_of(self.learned.weight, self.learned.slots(trie, ids))
         return self.finish_rows(trie, ids, self.fgram_rows(*trie.subtrie(ids)), sums)
 
     def finish_rows(
         self, trie: FgramTrie, ids: npt.NDArray[np.integer], outputs_RD: Tensor, learned_RD: Tensor | None
     ) -> Tensor:
-        """Rows of f-grams made of A_f-gram's outputs for them and the sums of their learned rows: see `MainModel.row`."""
+        """Make rows from A_f-gram's outputs for some f-grams and the sums of their learned rows: see `MainModel.row`."""
         last_tokens = torch.from_numpy(trie.last_tokens[ids].astype(np.int64))
         return self.main.row(last_tokens.to(outputs_RD.device), outputs_RD, learned_RD)
 
@@ -267,14 +267,14 @@ class SconeModel(nn.Module):
         return outputs
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`, `main.safetensors` (what is resident), and a file for each part that is not."""
+        """Write `config.json`, `main.safetensors` (the resident part), and one file for each other part."""
         write_atomically(folder / "config.json", (json.dumps(asdict(self.config), indent=1) + "\n").encode())
         save_file(self.main.state_dict(), folder / "main.safetensors")
         for name, part in self.parts_aside().items():
             save_file(part.state_dict(), folder / f"{name}.safetensors")
 
     def parts_aside(self) -> dict[str, nn.Module]:
-        """What is not resident when the model is served, by name."""
+        """The parts that are not resident when the model is served, by name."""
         parts = {"fgram": self.fgram, "learned": self.learned, "hashed": self.hashed}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -283,12 +283,12 @@ class SconeModel(nn.Module):
         """Read what `save` wrote.
 
         Raises:
-            DamagedArtifact: the files are not a model, or not one model.
-            NotEnoughMemory: it does not fit.
+            DamagedArtifact: the files are not a model, or do not belong to one model.
+            NotEnoughMemory: the model does not fit into memory.
         """
         try:
             values = dict(json_of((folder / "config.json").read_bytes()))
-            values.setdefault("kind", "scone" if values.get("fgram_layers") else "plain")  # before there were kinds
+            values.setdefault("kind", "scone" if values.get("fgram_layers") else "plain")  # older files
             model = cls(ModelConfig(**values))
             model.main.load_state_dict(load_weights(folder / "main.safetensors"))
             for name, part in model.parts_aside().items():

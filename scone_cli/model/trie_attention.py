@@ -1,11 +1,11 @@
-"""Attention on a trie: a node attends to its ancestors and to itself, so every f-gram has its causal attention at once.
+"""Attention on a trie: each node attends to its ancestors and itself, which is causal attention in all f-grams at once.
 
-Twice: `attend` in torch, level by level, for any device and precision, and readable; and a kernel for the CPU, where
-gathering each node's path into a tensor of its own costs more than everything else A_f-gram does. Shapes: N nodes,
-Q of them asked for, H heads, E = D / H, K tokens in the longest f-gram.
+There are two implementations. `attend` uses torch only, level by level: it is readable and runs on any device and in any
+precision. The CPU has a kernel of its own, because gathering each node's path into a tensor costs more there than
+everything else A_f-gram does. Shapes: N nodes, Q of them asked for, H heads, E = D / H, K tokens in the longest f-gram.
 """
 
-# Of kernels numba infers the types; those of `Function.apply` torch does not tell.
+# numba infers the types of kernels; torch does not declare the type of `Function.apply`.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
@@ -23,7 +23,7 @@ from scone_cli.vocab.trie import Trie
 
 
 def attend_to_ancestors(qkv_N3HE: Tensor, trie: Trie, asked_Q: Tensor) -> Tensor:
-    """What the nodes `asked` (row numbers, int64 [Q]) take from their ancestors and themselves [Q, H, E]."""
+    """Attention output [Q, H, E] of the nodes `asked` (int64 [Q]), each over its ancestors and itself."""
     if qkv_N3HE.device.type == "cpu" and qkv_N3HE.dtype in {torch.float32, torch.float64}:
         attended: Tensor = _TrieAttention.apply(qkv_N3HE, trie, asked_Q)
         return attended
@@ -31,7 +31,7 @@ def attend_to_ancestors(qkv_N3HE: Tensor, trie: Trie, asked_Q: Tensor) -> Tensor
 
 
 def attend(qkv_N3HE: Tensor, trie: Trie) -> Tensor:
-    """The same for all nodes, with nothing but torch [N, H, E]."""
+    """Attention output [N, H, E] of all nodes, with torch only."""
     q, k, v = qkv_N3HE.unbind(1)
     attended = []
     path_k = path_v = torch.empty(0)
@@ -49,11 +49,14 @@ def attend(qkv_N3HE: Tensor, trie: Trie) -> Tensor:
 
 
 def attend_on_cpu(qkv: Tensor, heads: int, trie: Trie, asked_Q: Tensor, out: Tensor) -> Tensor:
-    """Write what the nodes `asked` take into `out` [Q, H E], of qkv [N, 3 H E]; returns their weights [Q, H, K]."""
+    """Write the attention output of the nodes `asked` into `out` [Q, H E]; qkv is [N, 3 H E].
+
+    Returns the attention weights [Q, H, K], the node itself first, then its ancestors from the parent up.
+    """
     weights = qkv.new_empty(len(asked_Q), heads, trie.max_n)
     width = out.shape[1] // heads
     arrays = (qkv.detach().numpy(), trie.parents, asked_Q.numpy(), width, out.numpy(), weights.numpy())
-    share_out(_forward, heads, *arrays, fewest=1)  # no two heads touch the same number
+    share_out(_forward, heads, *arrays, fewest=1)  # no two heads write to the same element
     return weights
 
 
@@ -81,7 +84,7 @@ class _TrieAttention(torch.autograd.Function):
 
 @kernel()
 def _climb(parents, node, path):
-    """Write the node and its ancestors into `path`; returns how many these are."""
+    """Write the node and its ancestors into `path`; returns their number."""
     length = 0
     while node >= 0:
         path[length] = node

@@ -1,6 +1,7 @@
-"""Serving: `from scone_cli.serving import SconeEmbedding, load_model`.
+"""Serving a trained model from Python: `from scone_cli.serving import SconeEmbedding, load_model`.
 
-`SconeEmbedding` embeds the tokens of many streams, rows of a table included; `load_model` opens a trained model whole.
+`load_model` opens a model with its table and tokenizer; `SconeEmbedding` embeds the tokens of many streams, with the rows
+of a table, for a serving system.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["LoadedModel", "SconeEmbedding", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, loaded when it is asked for, as they need torch."""
+    """Import a public name on first use: all of them need torch."""
     if name == "SconeEmbedding":
         from scone_cli.serving.embedding import SconeEmbedding  # noqa: PLC0415
 

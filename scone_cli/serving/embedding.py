@@ -1,4 +1,4 @@
-"""Token ids to embeddings, as a served model needs them: pieces of many streams, on the device of the model.
+"""Embedding tokens for a served model: pieces of many streams of token ids in, embeddings on the model's device out.
 
     model = load_model("scone-work", placement="ram")
     embedding = SconeEmbedding(model.network.main, model.table, streams=8)
@@ -7,8 +7,8 @@
     embedding.matcher.roll_back(3, stream=0)  # drafted tokens that were not accepted
     embedding.matcher.reset(5)  # a new document begins
 
-Every piece is embedded as it is in the whole document. What this leaves out: which streams run together, and the cache of keys
-and values (`model.KeyValueCache`), are the serving system's. Shapes: B streams, C tokens of each, N tokens of a call, D = dim.
+A piece gets the same embeddings as in the whole document. Left to the serving system: which streams run together, and the
+cache of keys and values (`model.KeyValueCache`). Shapes: B streams, C tokens per stream, N tokens per call, D = dim.
 """
 
 from __future__ import annotations
@@ -33,22 +33,23 @@ from scone_cli.vocab.trie import FgramTrie
 
 
 class SconeEmbedding(nn.Module):
-    """Looks the f-grams of streams up in a table; takes the place of a served model's token embedding.
+    """Replaces the token embedding of a served model: looks up the f-grams of token streams in a table.
 
-    One serves one thread at a time, as its matcher has the state of the streams; any number may read one table. It works in a
-    forked child as `Table` does; a model on a GPU is to be loaded there. Without gradients: nothing that it gives is trained.
+    One thread at a time may use it, because its matcher holds the state of the streams; any number of embeddings may read
+    one table. It works in a forked child as `Table` does; a model on a GPU must be loaded in the child. Its output has no
+    gradients.
 
     Attributes:
-        matcher: the state of each stream; `roll_back` and `reset` are there.
+        matcher: the state of each stream, with `roll_back` and `reset`.
     """
 
     def __init__(self, main: MainModel, table: Table, streams: int = 1) -> None:
-        """Serve `main`, the `network.main` of a `load_model`, from the table of its f-grams, in so many streams.
+        """Embed `streams` streams for `main` (`load_model(...).network.main`) with the rows of its table.
 
         Raises:
-            MismatchedArtifacts: model and table have not the same width and vocabulary.
-            NotEnoughMemory: for the states of so many streams.
-            ValueError: `streams` is no whole number from 1 on; the table was closed; `main` or `table` is something else.
+            MismatchedArtifacts: model and table differ in width or vocabulary.
+            NotEnoughMemory: the states of so many streams do not fit into memory.
+            ValueError: `streams` is not a whole number from 1 on; the table was closed; `main` or `table` has another type.
         """
         super().__init__()
         for name, given, kind in (("main", main, MainModel), ("table", table, Table)):
@@ -66,23 +67,23 @@ class SconeEmbedding(nn.Module):
         self._staging: Staging | None = None
 
     def forward(self, tokens: Ids, lengths: Ids | None = None, streams: Ids | None = None) -> Tensor:
-        """What enters the first block [*tokens.shape, D] of the next tokens of streams, in the model's type, on its device.
+        """Embed the next tokens of some streams: the input of the first block [*tokens.shape, D], in the model's type and device.
 
-        tokens [B, C]: the next C of each stream; [N]: the next N of one stream; or, with `lengths` [B], [N]: the pieces of the
-        streams one after the other. `streams` [B] says which these are (None: the first B). Tokens are whole numbers of any type:
-        a tensor, an array or a list. They are matched on the CPU, so best given there; those on a device are copied.
+        tokens [B, C]: the next C tokens of each stream. tokens [N]: the next N tokens of one stream or, with `lengths` [B],
+        the pieces of B streams one after the other. `streams` [B]: the numbers of these streams (None: the first B). Tokens
+        are whole numbers of any type, in a tensor, an array or a list. They are matched on the CPU, so tokens on another
+        device are copied to the CPU first.
 
         Raises:
-            ValueError: tokens are no whole numbers in one or two dimensions; lengths are not those of all tokens; streams are not
-                distinct, or not of this embedding; the table was closed.
-            UnknownToken: an id is that of no token (a ValueError too).
+            ValueError: tokens are not whole numbers in one or two dimensions; lengths do not add up to the number of tokens;
+                streams are not distinct, or not streams of this embedding; the table was closed.
+            UnknownToken: a token id is outside the vocabulary (a ValueError too).
             DamagedArtifact, StorageFailure: see `Table.rows`.
         """
         given = as_whole_numbers(tokens.cpu() if _is_on_a_device(tokens) else tokens, "tokens", most_dims=2)
         flat = given.ravel()
-        if (
-            lengths is None and streams is None and (given.ndim == 1 or len(given) == 1)
-        ):  # what one text's every token pays for
+        # The first branch is for decoding one text, where every token pays for each step here.
+        if lengths is None and streams is None and (given.ndim == 1 or len(given) == 1):
             ids = self.matcher.match(flat)
         else:
             ids = self.matcher.match(flat, _starts(given.shape, lengths), streams)
@@ -91,7 +92,7 @@ class SconeEmbedding(nn.Module):
         return embedded(flat, ids, weight).view(*given.shape, weight.shape[1])
 
     def _here(self, tokens: npt.NDArray[Any], ids: U32, weight_VD: Tensor) -> Tensor:
-        """A row of the table enters as it is, and the few other tokens are embedded: see `MainModel.embed` [N, D]."""
+        """Embed on the CPU [N, D]: rows of the table enter unchanged, and only the other tokens are embedded."""
         x = self._table.rows(ids).to(weight_VD.dtype)
         if ids.size == 1 and ids[0] != NONE:
             return x
@@ -102,11 +103,11 @@ class SconeEmbedding(nn.Module):
         return x
 
     def _there(self, tokens: npt.NDArray[Any], ids: U32, weight_VD: Tensor) -> Tensor:
-        """The same on a device: embedding all tokens there costs less than to say which are meant."""
+        """Embed on a device [N, D]: all tokens are embedded, which costs less there than selecting some of them."""
         device = weight_VD.device
         if device.type == "cuda":
             self._staging = self._staging or Staging(self._table, device)
-            rows, is_row = self._staging.fetch(ids)  # before anything else is asked of the device
+            rows, is_row = self._staging.fetch(ids)  # first, so that the copy overlaps with what follows
         else:
             rows, is_row = self._table.rows(ids).to(device), torch.from_numpy(ids != NONE)[:, None].to(device)
         with torch.no_grad():
@@ -119,7 +120,7 @@ def _is_on_a_device(tokens: Ids) -> TypeGuard[Tensor]:
 
 
 def _starts(shape: tuple[int, ...], lengths: Ids | None) -> npt.NDArray[np.int64]:
-    """Where the pieces of the streams begin, and the last ends."""
+    """Start of each stream's piece in the flat tokens, and the end of the last piece [B + 1]."""
     if lengths is None:
         return np.array([0, *shape]) if len(shape) == 1 else np.arange(shape[0] + 1) * shape[1]
     if len(shape) == 2:
@@ -128,7 +129,7 @@ def _starts(shape: tuple[int, ...], lengths: Ids | None) -> npt.NDArray[np.int64
 
 
 class Staging:
-    """Rows on their way to a CUDA device: through pinned memory, on a stream of their own, beside the work before them."""
+    """Copies rows to a CUDA device through pinned memory, on a CUDA stream of its own, in parallel with earlier work."""
 
     def __init__(self, table: Table, device: torch.device) -> None:
         self._table, self._device = table, device
@@ -137,8 +138,11 @@ class Staging:
         self._rows = self._is_row = torch.empty(0)
 
     def fetch(self, ids: U32) -> tuple[Tensor, Tensor]:
-        """Rows [N, D] on the device, and where they are [N, 1]; what is on the current stream from now on waits for them."""
-        self._copied.synchronize()  # the copy before this one has left the pinned memory: long ago, if a model ran between
+        """Copy the rows of `ids` to the device: rows [N, D], and where they are valid [N, 1].
+
+        Work that is submitted to the current CUDA stream from now on waits for the copy.
+        """
+        self._copied.synchronize()  # wait until the last copy has left the pinned memory: no wait if a model ran since
         if len(self._rows) < len(ids):
             self._rows = self._table.rows(ids[:0]).new_zeros(len(ids), self._table.dim).pin_memory()
             self._is_row = torch.empty(len(ids), 1, dtype=torch.bool).pin_memory()
@@ -151,29 +155,28 @@ class Staging:
             self._copied.record(self._stream)
         current.wait_stream(self._stream)
         for part in there:
-            part.record_stream(
-                current
-            )  # its memory is the copying stream's: not to be given out while the model reads it
+            # The memory belongs to the copying stream: the allocator must not reuse it while the model still reads it.
+            part.record_stream(current)
         return there
 
 
 class LiveEmbedding:
-    """The same without a table: A_f-gram runs for every match, or hashed rows are read, or there are none.
+    """Embeds token streams without a table: A_f-gram computes the row of every match, or hashed rows are read.
 
-    To check a table with, and for the models that have none. It has the first B streams alone, in pieces of one length.
+    It is used to check a table, and for models without one. A call takes the next C tokens of the first B streams.
     """
 
     def __init__(
         self, model: SconeModel, trie: FgramTrie | None, streams: int = 1, index: FgramIndex | None = None
     ) -> None:
-        """`index` is that of the trie, where it has been built already."""
+        """Embed `streams` streams for a model; give `index` if the index of `trie` has been built already."""
         self._model, self._trie = model, trie
         self._matcher = Matcher(index or trie.index(), streams) if trie else None
         self._history = np.full((streams, model.history), model.config.end_of_document, np.uint32)
 
     @torch.no_grad()
     def __call__(self, tokens_BC: Tensor) -> Tensor:
-        """What enters the first block [B, C, D], of the next tokens of each stream."""
+        """Embed the next tokens [B, C] of each stream: the input of the first block [B, C, D]."""
         tokens = tokens_BC.cpu().numpy().astype(np.uint32)
         ids = np.full(tokens.shape, NONE, np.uint32)
         if self._matcher:
@@ -187,7 +190,7 @@ class LiveEmbedding:
 def embedding_of(
     model: SconeModel, table: Table | None, trie: FgramTrie | None, index: FgramIndex | None = None, streams: int = 1
 ) -> Callable[[Tensor], Tensor]:
-    """What embeds the next tokens [B, C] of streams for a model: with a table's rows, A_f-gram's, hashed ones, or none."""
+    """Choose what embeds the next tokens [B, C] of streams: with rows of a table, of A_f-gram, hashed rows, or none."""
     if table is not None:
         return SconeEmbedding(model.main, table, streams)
     if trie is None and model.hashed is None:

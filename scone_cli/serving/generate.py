@@ -1,7 +1,6 @@
-"""Going on with a text: the prompt is read in one pass, then every token by itself, with what was read held in a cache.
+"""Generating text: one forward pass reads the prompt, then each new token is computed alone, with a key-value cache.
 
-What this leaves out: several texts at once (`SconeEmbedding` has streams for that), and texts longer than the context
-that the model was trained with: there generation ends.
+Left out: several texts at once (`SconeEmbedding` has streams for that). Generation ends where the context is full.
 """
 
 from __future__ import annotations
@@ -22,20 +21,21 @@ if TYPE_CHECKING:
     from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.model.model import SconeModel
 
-Embed = Callable[["Tensor"], "Tensor"]  # the next tokens [1, C] of a text to what enters the first block [1, C, D]
+# Maps the next tokens [1, C] of a text to the input of the first block [1, C, D].
+Embed = Callable[["Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen."""
+    """Settings for choosing the next token: temperature, top-k, top-p and the random seed."""
 
-    temperature: float = setting(0.8, "1: as likely as the model says; below, likely ones more so; 0: the likeliest.")
-    top_k: int | None = setting(None, "Choose among so many of the likeliest tokens.")
-    top_p: float | None = setting(None, "Choose among the likeliest tokens that together have this probability.")
-    seed: int = setting(0, "Another seed, another text.")
+    temperature: float = setting(0.8, "0: always the most likely token; 1: sample the model's own probabilities.")
+    top_k: int | None = setting(None, "Sample only from this number of most likely tokens.")
+    top_p: float | None = setting(None, "Sample only from the most likely tokens that together have this probability.")
+    seed: int = setting(0, "Seed of the random choices: the same seed gives the same text.")
 
     def check(self) -> None:
-        """Raise BadSetting where a value is no number, or out of its range."""
+        """Raise BadSetting if a value is not a number, or out of range."""
         for name, kind in (("temperature", Real), ("top_k", Integral), ("top_p", Real), ("seed", Integral)):
             value = getattr(self, name)
             if isinstance(value, bool) or (
@@ -53,8 +53,8 @@ class Sampling:
                 raise BadSetting(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
 
     def choose(self, logits_V: Tensor, random: torch.Generator) -> int:
-        """One token id; of equally likely ones the first, at a temperature of 0."""
-        import torch  # heavy, and `scone generate --help` needs it not
+        """Choose one token id; at temperature 0 the most likely one, and the first of several equal ones."""
+        import torch  # heavy, and `scone generate --help` does not need it
 
         if self.temperature == 0:
             return int(logits_V.argmax())
@@ -63,7 +63,7 @@ class Sampling:
             weights, ids = weights.topk(min(self.top_k or len(weights), len(weights)))
         weights = ((weights - weights.max()) / self.temperature).softmax(0)
         if self.top_p is not None:
-            weights = weights[weights.cumsum(0) - weights < self.top_p]  # those before it have not yet enough
+            weights = weights[weights.cumsum(0) - weights < self.top_p]  # keep while the sum before it is too small
         place = torch.multinomial(weights, 1, generator=random)
         return int(place if ids is None else ids[place])
 
@@ -71,9 +71,9 @@ class Sampling:
 def generate(
     model: SconeModel, embed: Embed, prompt: Sequence[int], sampling: Sampling, max_tokens: int, end: int
 ) -> Iterator[int]:
-    """Token ids that follow the end of a document `end` and the `prompt`, as they are chosen.
+    """Generate token ids after the end-of-document token `end` and the `prompt`; yields each as it is chosen.
 
-    Ends after `end`, after `max_tokens`, or when the context is full: the last token is chosen, but not read any more.
+    It stops after `end`, after `max_tokens`, or when the context is full: the last token is chosen but not read any more.
 
     Raises:
         BadSetting: the prompt is longer than the context.
@@ -90,7 +90,7 @@ def generate(
 def go_on(
     model: SconeModel, embed: Embed, read: Sequence[int], sampling: Sampling, max_tokens: int, end: int
 ) -> Iterator[int]:
-    """Token ids that follow what the model reads, at most a context of them; `embed` may have seen what came before."""
+    """Generate token ids after the tokens `read`, at most one context in all; `embed` may have seen earlier tokens."""
     import torch
 
     from scone_cli.model.model import KeyValueCache
@@ -110,16 +110,16 @@ def go_on(
 
 
 class Spelling:
-    """The text of tokens as they come: a character is given out when its last byte is there."""
+    """Decodes tokens to text one by one; a character is returned once its last byte is there."""
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
-        """`before` is what the text follows: some tokenizers spell a first token in another way."""
+        """Begin after the tokens `before`: some tokenizers decode a first token differently."""
         self._tokenizer = tokenizer
         self._ids = list(before[-4:])
         self._told = self._decoded()
 
     def __call__(self, token: int) -> str:
-        """What this token adds; nothing, as long as a character is not complete."""
+        """Return the text that this token adds; empty while a character is incomplete."""
         self._ids.append(token)
         text = self._decoded()
         if text.endswith("\ufffd"):
@@ -131,7 +131,7 @@ class Spelling:
         return added
 
     def rest(self) -> str:
-        """What is left when no more tokens come: bytes that did not become a character."""
+        """Return the rest after the last token: bytes of an incomplete character."""
         return self._decoded()[len(self._told) :]
 
     def _decoded(self) -> str:
@@ -143,7 +143,7 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model that goes on with texts, what embeds them for it, its tokenizer, and the token between documents."""
+    """A model opened for generation: the network, its embedding, its tokenizer, and the end-of-document token."""
 
     model: SconeModel
     embed: Embed
@@ -152,12 +152,12 @@ class Speaker:
 
 
 def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live: bool, device: str) -> Speaker:
-    """Open the model in `folder`, and the table that it reads unless A_f-gram is to run `live`; None: those of the workspace.
+    """Open the model in `folder` with its table or, if `live`, with A_f-gram; None: model or table of the workspace.
 
     Raises:
-        BadSetting: a table, or A_f-gram, for a model that has none; a device that is not there.
+        BadSetting: `table` or `live` for a model without f-grams; the device does not exist.
         MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
-        InputMissing: something is not there, or there is no tokenizer.
+        InputMissing: an artifact is missing, or there is no tokenizer.
     """
     from scone_cli.serving.loaded_model import open_model  # heavy
 

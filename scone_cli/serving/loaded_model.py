@@ -1,11 +1,11 @@
-"""A trained model opened for use from Python: its table or A_f-gram, its tokenizer, and what they give together.
+"""Using a trained model from Python: its network, its table or A_f-gram, and its tokenizer, opened with `load_model`.
 
     with load_model("scone-work") as model:
         text = model.generate("The cat sat", max_tokens=40, temperature=0)
         logits = model.logits([model.end_of_document, *model.encode("The cat sat")])  # [C, V]
 
-What this leaves out: many texts at once, with a cache of keys and values that a serving system manages. It takes `network.main`
-and `embedding(streams=...)`, as `SconeEmbedding` shows.
+Left out: many texts at once, with a key-value cache that a serving system manages. Such a system uses `network.main` and
+`embedding(streams=...)`, as `SconeEmbedding` shows.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from scone_cli.vocab.vocabulary import trie_of_model
 
 
 class LoadedModel:
-    """A model that `load_model` has opened. V tokens, width D, a context of C tokens.
+    """A model that `load_model` has opened: V tokens, width D, a context of C tokens.
 
-    Threads may share it: no call changes it, but what `embedding` gives has a state, and is for one thread. Fork: as of `Table`;
-    a model on a GPU is to be loaded in each child.
+    Threads may share it, because no call changes it; but what `embedding` returns has state, and is for one thread. Fork: as
+    for `Table`; a model on a GPU must be loaded in each child.
 
     Attributes:
         kind: "scone", "plain" or "hashed".
         vocab_size, dim, context: V, D and C.
-        end_of_document: the token id that stands before a document and after it; every training text began with it.
-        network: the `torch.nn.Module`, in evaluation mode; its `main` is all that is resident when a table is read.
-        tokenizer: not for use from outside: see `encode` and `decode`.
+        end_of_document: the token id before and after each document; every training text began with it.
+        network: the `torch.nn.Module`, in evaluation mode; with a table, only its `main` has to be resident.
+        tokenizer: internal; use `encode` and `decode`.
     """
 
     def __init__(
         self, network: SconeModel, table: Table | None, trie: FgramTrie | None, tokenizer: Tokenizer | None, end: int
     ) -> None:
-        """Of parts that `open_model` has checked."""
+        """Build a model from parts that `open_model` has checked."""
         self.network, self.tokenizer, self.end_of_document = network.eval(), tokenizer, end
         config = network.config
         self.kind, self.vocab_size, self.dim, self.context = config.kind, config.vocab_size, config.dim, config.context
@@ -63,10 +63,10 @@ class LoadedModel:
 
     @property
     def table(self) -> Table:
-        """The table that is read.
+        """The table that the model reads.
 
         Raises:
-            BadSetting: there is none: rows are computed live, or the model has none.
+            BadSetting: there is no table: rows are computed live, or the model has no f-grams.
         """
         if self._table is None:
             raise BadSetting(
@@ -75,17 +75,17 @@ class LoadedModel:
         return self._table
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text; none is added.
+        """Encode a text as token ids; no special token is added.
 
         Raises:
-            BadSetting: the model was trained on token ids without a tokenizer; `text` is no text.
+            BadSetting: the model was trained on token ids without a tokenizer; `text` is not a str.
         """
         if not isinstance(text, str):
-            raise BadSetting(f"a text is a str, not {type(text).__name__}; of token ids see generate_tokens and logits")
+            raise BadSetting(f"a text is a str, not {type(text).__name__}; for token ids use generate_tokens or logits")
         return [int(token) for token in self._speller().encode_batch([text])[0]]
 
     def decode(self, tokens: Ids) -> str:
-        """The text of token ids.
+        """Decode token ids to text.
 
         Raises:
             BadSetting: the model was trained on token ids without a tokenizer.
@@ -94,13 +94,13 @@ class LoadedModel:
         return self._speller().decode(as_tokens(tokens, self.vocab_size))
 
     def logits(self, tokens: Ids) -> Tensor:
-        """What the model says of the token after each of a text's tokens [N], 1 to C of them: float32 [N, V], on its device.
+        """Next-token logits after each of N tokens (1 to C): float32 [N, V], on the model's device.
 
-        The text is read from its first token on. Put `end_of_document` there to have it read as a document, as in training.
+        The text begins at its first token. Put `end_of_document` there to read it as a document, as in training.
 
         Raises:
-            ValueError: the tokens are no whole numbers in one dimension, none, or more than the context.
-            UnknownToken: an id is that of no token.
+            ValueError: the tokens are not whole numbers in one dimension, or there are none, or more than the context.
+            UnknownToken: a token id is outside the vocabulary.
             DamagedArtifact, StorageFailure: the table cannot be read.
         """
         read = as_tokens(tokens, self.vocab_size)
@@ -112,14 +112,14 @@ class LoadedModel:
             return hidden[0] @ main.head_weight.T
 
     def generate(self, prompt: str, max_tokens: int = 200, **sampling: Any) -> str:
-        """The text that follows a prompt, read as the beginning of a document.
+        """Generate the text that follows a prompt; the prompt is read as the beginning of a document.
 
-        It ends at the end of the document, after `max_tokens`, or where the context is full. `sampling` are `temperature` (0.8;
-        0: always the likeliest token), `top_k`, `top_p` (None: all tokens) and `seed` (0): the same seed, the same text.
+        The text ends with the document, after `max_tokens`, or when the context is full. `sampling`: `temperature` (0.8; 0:
+        always the most likely token), `top_k`, `top_p` (None: all tokens) and `seed` (0; the same seed gives the same text).
 
         Raises:
-            BadSetting: the prompt is longer than the context, less one; a setting is out of range or not known; the model was
-                trained on token ids without a tokenizer.
+            BadSetting: the prompt has more than C - 1 tokens; a setting is out of range or unknown; the model was trained on
+                token ids without a tokenizer.
             ValueError, DamagedArtifact, StorageFailure: see `generate_tokens`.
         """
         read = self.encode(prompt)
@@ -128,12 +128,14 @@ class LoadedModel:
         return "".join(spelling(token) for token in written if token != self.end_of_document) + spelling.rest()
 
     def generate_tokens(self, prompt: Ids, max_tokens: int = 200, **sampling: Any) -> Iterator[int]:
-        """The same for token ids [N] without `end_of_document`, as they are chosen; the last may be `end_of_document`.
+        """Generate token ids after a prompt of token ids [N] without `end_of_document`; yields each as it is chosen.
+
+        The last one may be `end_of_document`. `sampling`: see `generate`.
 
         Raises:
             BadSetting: see `generate`.
-            ValueError: `max_tokens` is no whole number from 1 on; the prompt are no whole numbers in one dimension.
-            UnknownToken: an id is that of no token.
+            ValueError: `max_tokens` is not a whole number from 1 on; the prompt is not whole numbers in one dimension.
+            UnknownToken: a token id is outside the vocabulary.
             DamagedArtifact, StorageFailure: the table cannot be read.
         """
         whole_number(max_tokens, "max_tokens:", least=1)
@@ -146,29 +148,29 @@ class LoadedModel:
         return generate(self.network, self.embedding(), read, choice, max_tokens, self.end_of_document)
 
     def embedding(self, streams: int = 1) -> Callable[[Tensor], Tensor]:
-        """What embeds the next tokens [B, N] of so many streams as they enter the first block [B, N, D], on the model's device.
+        """Make an embedding for `streams` streams: next tokens [B, N] to the input of the first block [B, N, D].
 
-        With a table it is a `SconeEmbedding`. It has the state of the streams: make one for each group of texts that run
-        together.
+        The result is on the model's device. With a table it is a `SconeEmbedding`. It holds the state of the streams: make
+        one for each group of texts that run together.
         """
         streams = whole_number(streams, "streams:", least=1)
         return embedding_of(self.network, self._table, self._trie, self._index, streams)
 
     def close(self) -> None:
-        """Close the table, if there is one: what reads it from then on is a ValueError."""
+        """Close the table, if there is one; reading it afterwards raises ValueError."""
         if self._table is not None:
             self._table.close()
 
     def __enter__(self) -> Self:
-        """The model itself, whose table is closed when the context is left."""
+        """Return the model; leaving the context closes its table."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close."""
+        """Close the table."""
         self.close()
 
     def __repr__(self) -> str:
-        """One line."""
+        """Describe the model in one line: kind, tokens, width, context, device, rows."""
         rows = repr(self._table) if self._table is not None else "live" if self._trie is not None else "no table"
         tokens = f"{self.vocab_size:,} tokens"
         return f"<LoadedModel: {self.kind}, {tokens}, dim {self.dim}, context {self.context}, {self.network.device}, {rows}>"
@@ -190,19 +192,20 @@ def load_model(
     placement: str = "mmap",
     device: str = "auto",
 ) -> LoadedModel:
-    """Open a trained model of any kind, to write text, to score it, or to serve it.
+    """Open a trained model of any kind, to generate text, to score text, or to serve it.
 
-    `path` is a workspace, of which `model/` is opened, or the folder of a model in a workspace (`scone-work/plain`). Needed are,
-    beside the model: `tokens/manifest.json` and `tokens/tokenizer.json`; `table/`, or `table`, another folder; with `live`,
-    where A_f-gram computes the rows instead of a table, `vocab/`. `placement` is that of `Table.open`. `device` is "cpu", "cuda",
-    "mps" or "auto": a CUDA GPU if there is one, else the CPU. Every byte of the model is checked, of a table sizes and origin.
+    `path` is a workspace, whose `model/` is opened, or the folder of a model in a workspace (`scone-work/plain`). Beside the
+    model, these are needed: `tokens/manifest.json` and `tokens/tokenizer.json`; `table/`, or the folder given as `table`;
+    with `live`, `vocab/` instead of a table: A_f-gram then computes the rows. `placement`: see `Table.open`. `device` is
+    "cpu", "cuda", "mps" or "auto" (a CUDA GPU if there is one, else the CPU). Every byte of the model is checked; of a
+    table, only sizes and origin.
 
     Raises:
-        InputMissing: one of these folders is not there.
-        BadSetting: `table` or `live` for a model that has neither, or both; no such placement or device; `path` is no path.
+        InputMissing: one of these folders does not exist.
+        BadSetting: `table` or `live` for a model without f-grams, or both; unknown placement or device; `path` is not a path.
         MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
         DamagedArtifact, StorageFailure: a file is damaged, or cannot be read.
-        HalfWrittenArtifact, ForeignArtifact, NewerArtifact: a folder holds something else than expected.
+        HalfWrittenArtifact, ForeignArtifact, NewerArtifact: a folder does not hold the artifact that was expected.
     """
     for given in (path, *([] if table is None else [table])):
         if not isinstance(given, (str, os.PathLike)):
@@ -230,10 +233,10 @@ def open_model(
     *,
     needs_text: bool = False,
 ) -> LoadedModel:
-    """Open the model in `folder`, and the table that it reads unless A_f-gram is to run `live`; None: that of the workspace.
+    """Open the model in `folder` with a table (None: the workspace's) or, if `live`, with A_f-gram.
 
     Raises:
-        InputMissing: something is not there; with `needs_text`, there is no tokenizer.
+        InputMissing: an artifact is missing; with `needs_text`, there is no tokenizer.
         BadSetting, MismatchedArtifacts: see `load_model`.
     """
     manifest = open_artifact(folder, "model")
@@ -257,7 +260,7 @@ def open_model(
 
 
 def _tokenizer(folder: Path, model: Manifest, beside: Path, tokens: Manifest) -> Tokenizer | None:
-    """The tokenizer of a model, if it has one: that of the `tokens/` beside it, of which the text itself is not needed."""
+    """The tokenizer of a model, read from `tokens/` in its workspace; None if the model was trained without one."""
     if model.tokenizer != tokens.tokenizer:
         raise MismatchedArtifacts(
             f"{folder}: made with tokenizer {model.tokenizer[:12]}, but {beside} has {tokens.tokenizer[:12]}",

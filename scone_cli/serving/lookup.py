@@ -1,4 +1,4 @@
-"""`scone lookup`: what the table has for a text, token by token, and which f-grams have come to lie near it."""
+"""`scone lookup`: the f-gram that the table has for each token of a text, and the f-grams with the nearest rows."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from scone_cli.progress import Progress
 from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE
 
-CHUNK_BYTES = 32 << 20  # of rows, as float32, that are compared at a time
+CHUNK_BYTES = 32 << 20  # of rows in float32 that are compared at a time
 
-Row = dict[str, Any]
+Entry = dict[str, Any]  # an f-gram as JSON values: id, n, fgram, count, and what the look-up found beside these
 Ids = npt.NDArray[np.uint32]
 
 
-def look_up(folder: Path, text: str, nearest: int, progress: Progress) -> Row:
-    """What the table in `folder` has for a text, read as one document, as JSON values.
+def look_up(folder: Path, text: str, nearest: int, progress: Progress) -> dict[str, Any]:
+    """Look up a text, read as one document, in the table in `folder`; returns JSON values.
 
-    `tokens` has for each token the longest f-gram that ends there, its count, the norm of its row, and the `nearest`
-    f-grams whose rows have the largest cosine with it. Memory does not grow with the table.
+    For each token, `tokens` has the longest f-gram that ends there, its count, the norm of its row, and the `nearest`
+    f-grams whose rows have the largest cosine similarity with that row. Memory does not grow with the table.
 
     Raises:
-        MismatchedArtifacts: the tokenizer of the table does not lie beside it.
+        MismatchedArtifacts: the tokenizer of the table is not in the workspace.
         InputMissing, BadData: see `Table.open`.
     """
     table = Table.open(folder)
@@ -48,14 +48,14 @@ def look_up(folder: Path, text: str, nearest: int, progress: Progress) -> Row:
     rows = table.rows(asked).float()
     near_ids, cosines = nearest_rows(table, asked, nearest, progress)
     entries = read_fgrams(folder / "vocab.parquet", [*asked.tolist(), *near_ids.flatten().tolist()], spell)
-    found: dict[int, Row] = {}
+    found: dict[int, Entry] = {}
     for number, i in enumerate(asked.tolist()):
         near = [
             {**entries[other], "cosine": round(cosine, 4)}
             for other, cosine in zip(near_ids[number].tolist(), cosines[number].tolist(), strict=True)
         ]
         found[i] = {**entries[i], "norm": round(rows[number].norm().item(), 4), "nearest": near}
-    unmatched: Row = {"id": None, "n": 0, "fgram": None, "count": None, "norm": None, "nearest": []}
+    unmatched: Entry = {"id": None, "n": 0, "fgram": None, "count": None, "norm": None, "nearest": []}
     return {
         "text": text,
         "table": str(folder),
@@ -70,9 +70,9 @@ def look_up(folder: Path, text: str, nearest: int, progress: Progress) -> Row:
 
 
 def nearest_rows(table: Table, asked: Ids, count: int, progress: Progress) -> tuple[Tensor, Tensor]:
-    """Ids and cosines [len(asked), count] of the rows nearest to those asked for, themselves left out, nearest first.
+    """For each asked row, find the `count` rows with the largest cosine: ids and cosines [len(asked), count], best first.
 
-    The table is read once, part by part; of each part only what is nearest is kept.
+    A row is not its own neighbour. The table is read once, chunk by chunk, and only the nearest rows so far are kept.
     """
     count = min(count, table.num_rows - 1)
     ids = torch.empty(len(asked), 0, dtype=torch.int64)
@@ -93,10 +93,10 @@ def nearest_rows(table: Table, asked: Ids, count: int, progress: Progress) -> tu
     return ids, cosines
 
 
-def read_fgrams(path: Path, ids: Iterable[int], spell: Speller) -> dict[int, Row]:
-    """What `vocab.parquet` says of some f-grams, by id; only the row groups that hold them are read, one at a time."""
+def read_fgrams(path: Path, ids: Iterable[int], spell: Speller) -> dict[int, Entry]:
+    """Read some f-grams from `vocab.parquet`, by id; only the row groups that hold them are read, one at a time."""
     wanted = np.unique(np.fromiter(ids, np.int64))
-    found, first = dict[int, Row](), 0
+    found, first = dict[int, Entry](), 0
     with pq.ParquetFile(to_read(path)) as file:
         for group in range(file.num_row_groups):
             last = first + file.metadata.row_group(group).num_rows

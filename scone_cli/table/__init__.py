@@ -1,4 +1,4 @@
-"""The table: `from scone_cli.table import Table` opens one, without a network."""
+"""The table of f-gram rows: `from scone_cli.table import Table`; reading one needs no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Table"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Table`, loaded when it is asked for: reading rows needs pyarrow and numba, `scone --help` does not."""
+    """Import `Table` on first use: it needs pyarrow and numba, which `scone --help` must not load."""
     if name == "Table":
         from scone_cli.table.table import Table  # noqa: PLC0415
 

@@ -1,11 +1,11 @@
-"""Fetching rows: from memory or mapped files as fast as memory gives them, from the disk all at once.
+"""Fetching rows of a table from memory, from mapped files or from the disk.
 
-Rows that are in memory are copied while those of the next few ids are already on their way to the cache. Rows that may be on
-the disk are read one by one from the page cache, without waiting; those that are not there are then asked for all together,
-so that the disk works on all of them at a time, and each page is read once however many ids want it.
+Rows in memory are copied with prefetching: while one row is copied, the next few are loaded into the CPU cache. Rows that
+may be on the disk are first read from the page cache, one by one and without waiting. The rows that are missing there are
+then requested all together: the disk works on all of them at once, and reads each page once for all ids that need it.
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -30,8 +30,8 @@ from scone_cli.table.stored_file import StoredFile
 from scone_cli.vocab.index import NONE
 
 _NONE = np.uint32(NONE)
-_AHEAD = 12  # rows on their way at a time
-_MOST_LINES = 16  # of each of them; the rest follows by itself once the row is being copied
+_AHEAD = 12  # rows that are prefetched at a time
+_MOST_LINES = 16  # cache lines prefetched per row; the CPU prefetches the rest by itself once the row is being copied
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", 0)
 CAN_READ_WITHOUT_WAITING = bool(_NOWAIT)
@@ -42,10 +42,10 @@ _c_preadv2 = types.ExternalFunction(
 _c_pread = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.intp, types.intp))
 _c_fadvise = types.ExternalFunction("posix_fadvise", types.int32(types.int32, types.intp, types.intp, types.int32))
 
-# What the kernels are called with is the address of one of these, as an array costs a call more than the copy of a row does;
-# after it lie its parts.
-_ROWS = np.dtype([(name, np.int64) for name in ("num_rows", "row_bytes", "rows_a_part", "num_parts")])
-# A file of rows: the address of the first if they are in memory or mapped, its descriptor, the first byte of its rows in it.
+# The kernels take the address of a `_ROWS` record, followed by its `_PART` records in memory: passing an array to a kernel
+# costs more per call than copying a row.
+_ROWS = np.dtype([(name, np.int64) for name in ("num_rows", "row_bytes", "rows_per_part", "num_parts")])
+# A file of rows: the address of its first row (if in memory or mapped), its descriptor, the offset of its rows in bytes.
 _PART = np.dtype([(name, np.int64) for name in ("address", "descriptor", "start")])
 _ROWS_BYTES = _ROWS.itemsize
 
@@ -58,8 +58,8 @@ def _rows_at(address):
 
 @kernel(inline="always")
 def _address(rows, parts, row):
-    part = row // rows.rows_a_part
-    return np.uint64(parts[part].address + (row - part * rows.rows_a_part) * rows.row_bytes)
+    part = row // rows.rows_per_part
+    return np.uint64(parts[part].address + (row - part * rows.rows_per_part) * rows.row_bytes)
 
 
 @kernel(inline="always")
@@ -68,9 +68,9 @@ def _copy_row(rows, parts, row, out):
     copy(np.uint64(out), _address(rows, parts, row), np.uint64(rows.row_bytes))
 
 
-@kernel(nogil=False)  # to let another thread run would take longer than this, but where the disk is read
+@kernel(nogil=False)  # releasing the GIL would take longer than the copy, except where the disk is read
 def gather_one(address, row, out):
-    """Copy the row of one id, as `gather` does: what decoding one stream asks for."""
+    """Copy the row of a single id, as `gather` does: the fast path for decoding one stream."""
     rows, parts = _rows_at(address)
     if row < rows.num_rows:
         _copy_row(rows, parts, row, out)
@@ -80,9 +80,9 @@ def gather_one(address, row, out):
 
 @kernel()
 def gather(address, ids, first, end, out):
-    """Copy the rows of ids[first:end] to the address `out` of the row of ids[0]; where there is NONE, leave what is there.
+    """Copy the rows of ids[first:end] to memory; the row of ids[i] goes to `out` + i * row_bytes.
 
-    Returns whether an id is none of the table's.
+    The place of an id that is NONE is left unchanged. Returns whether an id is outside the table.
     """
     rows, parts = _rows_at(address)
     num_rows, row_bytes = np.uint32(rows.num_rows), rows.row_bytes
@@ -104,9 +104,9 @@ def gather(address, ids, first, end, out):
 
 @kernel()
 def read_cached(address, ids, out, missing):
-    """Read rows that the page cache has, as `gather` does; the places of all others go into `missing`.
+    """Read the rows that are in the page cache, as `gather` does; write the positions of the others into `missing`.
 
-    Returns their number, or -1 if an id is none of the table's.
+    Returns the number of missing rows, or -1 if an id is outside the table.
     """
     rows, parts = _rows_at(address)
     row_bytes, count = rows.row_bytes, 0
@@ -117,8 +117,8 @@ def read_cached(address, ids, out, missing):
         row = np.int64(ids[i])
         if row >= rows.num_rows:
             return -1
-        part = row // rows.rows_a_part
-        at = parts[part].start + (row - part * rows.rows_a_part) * row_bytes
+        part = row // rows.rows_per_part
+        at = parts[part].start + (row - part * rows.rows_per_part) * row_bytes
         vector[0], vector[1] = out + i * row_bytes, row_bytes
         if _c_preadv2(parts[part].descriptor, vector.ctypes.data, 1, at, _NOWAIT) != row_bytes:
             missing[count] = i
@@ -128,18 +128,18 @@ def read_cached(address, ids, out, missing):
 
 @kernel()
 def read_missing(address, ids, out, missing):
-    """Read the rows at the places `missing` from the disk: ask for all of them, then wait for each.
+    """Read the rows at the positions `missing` from the disk: request all of them, then wait for each.
 
-    Returns the place of the first that could not be read, or -1.
+    Returns the position of the first row that could not be read, or -1.
     """
     rows, parts = _rows_at(address)
     row_bytes = rows.row_bytes
     for is_waiting in (False, True):
         for i in missing:
             row = np.int64(ids[i])
-            part = row // rows.rows_a_part
+            part = row // rows.rows_per_part
             descriptor = parts[part].descriptor
-            at = parts[part].start + (row - part * rows.rows_a_part) * row_bytes
+            at = parts[part].start + (row - part * rows.rows_per_part) * row_bytes
             if not is_waiting:
                 _c_fadvise(descriptor, at, row_bytes, _WILL_NEED)
             elif _c_pread(descriptor, out + i * row_bytes, row_bytes, at) != row_bytes:
@@ -147,22 +147,22 @@ def read_missing(address, ids, out, missing):
     return -1
 
 
-def described(num_rows: int, row_bytes: int, rows_a_part: int, parts: Sequence[tuple[int, int, int]]) -> U8:
-    """What the kernels are called with the address of: see above."""
-    rows = np.array([(num_rows, row_bytes, max(1, rows_a_part), len(parts))], _ROWS)
+def described(num_rows: int, row_bytes: int, rows_per_part: int, parts: Sequence[tuple[int, int, int]]) -> U8:
+    """Build the record of a table's rows whose address the kernels take: see `_ROWS` and `_PART`."""
+    rows = np.array([(num_rows, row_bytes, max(1, rows_per_part), len(parts))], _ROWS)
     return np.concatenate([rows.view(np.uint8), np.array(parts, _PART).view(np.uint8)])
 
 
 # ---- where rows lie ----------------------------------------------------------------------------------------------
 
-_CHUNK = 256  # rows at a time: how many may be read the wrong way before that is noticed
-_CAREFUL = 64  # reads that the page cache has all rows of, before rows are copied from the mapped files again
-_SLOW = (50e-6, 3e-6)  # seconds for a call and for a row that memory alone cannot explain: the disk was read
+_CHUNK = 256  # rows per timed copy: at most so many are read page by page from the disk before that is noticed
+_CAREFUL = 64  # reads in a row without a missing page, after which rows are copied from the mapped files again
+_SLOW = (50e-6, 3e-6)  # seconds per call and per row: a copy that takes longer has read the disk
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one file, from its byte `start` on."""
+    """The rows of one file; they begin at its byte `start`."""
 
     file: StoredFile
     start: int
@@ -170,7 +170,7 @@ class Part:
 
 
 class RowsInMemory(Addressed):
-    """All rows, read once into pages as large as the system has them."""
+    """All rows of a table in memory, read once, in huge pages if the system has them."""
 
     def __init__(self, parts: Sequence[Part], row_bytes: int) -> None:
         num_rows = sum(part.num_rows for part in parts)
@@ -185,26 +185,27 @@ class RowsInMemory(Addressed):
         self._address = int(self._described.ctypes.data)
 
     def read(self, ids: U32, out: int) -> None:
-        """Copy the rows of `ids` to the address `out` and after; where there is NONE, leave what is there.
+        """Copy the rows of `ids` to memory from the address `out` on; the place of an id that is NONE is left unchanged.
 
         Raises:
-            IndexError: an id is none of the table's.
+            IndexError: an id is outside the table.
         """
         one = ids.size == 1
         if gather_one(self._address, ids.item(), out) if one else gather(self._address, ids, 0, ids.size, out):
             raise foreign(ids, self._num_rows)
 
     def compile(self) -> None:
-        """Compile the kernels, or load them from the disk, as the first calls else would."""
+        """Compile the kernels, or load them from the disk, so that the first `read` does not have to."""
         _compile_gathering(self._address)
 
 
 class RowsInFiles(Addressed):
-    """Rows that stay in their files.
+    """Rows of a table that stay in their files.
 
-    As long as all that is asked for is in the page cache, rows are copied from the mapped files. A read that takes longer than
-    memory would has met the disk, one page after the other; the next reads then go the careful way, until nothing has been
-    missing for a while. Files that cannot be mapped are always read the careful way.
+    While the page cache has every row that is asked for, rows are copied from the mapped files. A copy that takes longer
+    than memory alone can explain has read the disk, one page after the other. The next reads are then careful
+    (`read_cached`, then `read_missing`) until no row has been missing for a while. Files that cannot be mapped are always
+    read carefully.
     """
 
     def __init__(self, parts: Sequence[Part], row_bytes: int) -> None:
@@ -215,14 +216,14 @@ class RowsInFiles(Addressed):
         self._num_rows = sum(part.num_rows for part in parts)
         self._described = described(self._num_rows, row_bytes, parts[0].num_rows if parts else 0, places)
         self._address = int(self._described.ctypes.data)
-        self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0  # reads still to be careful with
+        self._careful = _CAREFUL if CAN_READ_WITHOUT_WAITING else 0  # number of careful reads still to do
 
     def read(self, ids: U32, out: int) -> None:
-        """Copy the rows of `ids` to the address `out` and after; where there is NONE, leave what is there.
+        """Copy the rows of `ids` to memory from the address `out` on; the place of an id that is NONE is left unchanged.
 
         Raises:
-            IndexError: an id is none of the table's.
-            DamagedArtifact: a file that is read has become shorter.
+            IndexError: an id is outside the table.
+            DamagedArtifact: a file has become shorter since it was opened.
             StorageFailure: the disk fails.
         """
         for first in range(0, ids.size, _CHUNK):
@@ -238,7 +239,7 @@ class RowsInFiles(Addressed):
                 self._careful = _CAREFUL
 
     def compile(self) -> None:
-        """See `RowsInMemory.compile`."""
+        """Compile the kernels, or load them from the disk: see `RowsInMemory.compile`."""
         _compile_gathering(self._address)
         if CAN_READ_WITHOUT_WAITING:
             places = np.empty(0, np.int64)
@@ -250,13 +251,13 @@ class RowsInFiles(Addressed):
         count = read_cached(self._address, ids, out, missing)
         if count < 0:
             raise foreign(ids, self._num_rows)
-        self._careful = _CAREFUL if count else max(0, self._careful - 1)  # threads may share it
+        self._careful = _CAREFUL if count else max(0, self._careful - 1)  # threads may race here: harmless
         missing = missing[:count]
         while missing.size:
             failed = read_missing(self._address, ids, out, missing)
             if failed < 0:
                 return
-            self._read_one(int(ids[failed]), out + failed * self._row_bytes)  # only part of it may have come
+            self._read_one(int(ids[failed]), out + failed * self._row_bytes)  # the read may have been partial
             missing = missing[missing > failed]
 
     def _read_one(self, row: int, out: int) -> None:
@@ -271,15 +272,15 @@ def _compile_gathering(address: int) -> None:
 
 
 def foreign(ids: U32, num_rows: int) -> IndexError:
-    """What to say to an id that is no row's."""
+    """The error for an id that is outside the table."""
     return IndexError(f"f-gram {ids[ids != _NONE].max()}: the table has {num_rows} rows")
 
 
 def large_pages(size: int) -> U8:
-    """Memory in pages as large as the system has them: random reads then find their pages without a walk.
+    """Allocate memory in huge pages if the system has them: random reads then need no page-table walks.
 
     Raises:
-        StorageFailure: there is not so much.
+        StorageFailure: there is not so much memory.
     """
     try:
         memory = mmap.mmap(-1, max(1, size))
@@ -288,6 +289,6 @@ def large_pages(size: int) -> U8:
             f"no room for {size:,} bytes in memory ({error.strerror})", "use placement mmap"
         ) from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)[:size]

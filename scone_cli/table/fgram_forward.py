@@ -1,9 +1,9 @@
-"""Rows of f-grams, many and fast: what `SconeModel.rows` gives, where nothing is learned from it.
+"""Computing many rows fast for `precompute`: the same rows as `SconeModel.rows`, without gradients.
 
-On a CPU the matrix products are all but a tenth of the work once the rest keeps out of their way: norms' gains are multiplied
-into the matrices once, not for every piece of work; results go where the last ones lay, memory that the cache knows; sums are
-added up by the products. Several threads may call one maker; torch should use no threads of its own in them, as a row's last bit
-may depend on how a product is shared out, and must not depend on the machine. Elsewhere `SconeModel.rows` itself is called.
+On a CPU, matrix products take about nine tenths of the time, because the rest is kept small: the gains of the norms are
+multiplied into the matrices once, not per batch; buffers are reused, so that they stay in the cache; the products also
+add the residuals. Several threads may call one `RowMaker`. torch should use one thread in each: the last bit of a row may
+depend on how a product is split among threads, and must not depend on the machine. Other devices call `SconeModel.rows`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from scone_cli.model.trie_attention import attend_on_cpu
 from scone_cli.table import fgram_kernels
 from scone_cli.vocab.trie import FgramTrie, Trie
 
-CPU_FGRAMS = 1024  # at a time: what they take stays in a core's cache
-GPU_FGRAMS = 65_536  # and so many keep a GPU busy
+CPU_FGRAMS = 1024  # per batch on a CPU: its activations stay in the cache of one core
+GPU_FGRAMS = 65_536  # per batch on a GPU: enough to keep it busy
 
 
 class RowMaker:
-    """Makes the rows of f-grams, best `num_fgrams` at a time."""
+    """Computes the rows of f-grams; fastest for batches of `num_fgrams`."""
 
     def __init__(self, model: SconeModel, trie: FgramTrie) -> None:
         assert model.fgram is not None
@@ -39,11 +39,11 @@ class RowMaker:
         self._is_fused = cpu_kernels.is_for(weight) and weight.dtype == torch.float32
         self._matrices = [_folded(block) for block in model.fgram.blocks] if self._is_fused else []
         self._memory = threading.local()
-        self._suffixes = None if model.learned is None else trie.suffixes  # found once, before there are threads
+        self._suffixes = None if model.learned is None else trie.suffixes  # computed once, before threads start
 
     @torch.inference_mode()
     def __call__(self, ids: I64) -> Tensor:
-        """The rows [len(ids), D] of some f-grams (distinct), as the table holds them; fastest in the order of their tokens."""
+        """Compute the rows [len(ids), D] of distinct f-grams, as the table holds them; fastest in the order of their tokens."""
         if not self._is_fused:
             return self._model.rows(self._trie, ids)
         trie, main, learned = self._trie, self._model.main, self._model.learned
@@ -61,7 +61,7 @@ class RowMaker:
         return rows
 
     def _outputs(self, ids: I64) -> Tensor:
-        """What A_f-gram has for some f-grams before its last norm [len(ids), D], see `FgramModel.forward`."""
+        """A_f-gram's output [len(ids), D] for some f-grams, before its last norm: see `FgramModel.forward`."""
         trie, main = self._trie, self._model.main
         arrays = (trie.prefix_nodes, trie.last_tokens, trie.lengths, trie.num_tokens, trie.max_n)
         tokens, levels, parents, rows = fgram_kernels.neighbours_trie(ids, *arrays)
@@ -72,7 +72,7 @@ class RowMaker:
         asked = torch.arange(len(x))
         for number, (qkv, out, gate_up, down) in enumerate(self._matrices, 1):
             projected = torch.mm(self._unit(x), qkv, out=self._room("qkv", len(x), qkv.shape[1]))
-            if number == len(self._matrices):  # of prefixes only keys and values are needed
+            if number == len(self._matrices):  # prefixes need only keys and values
                 asked = torch.from_numpy(rows)
                 x = x.index_select(0, asked)
             attended = self._room("attended", *x.shape)
@@ -85,11 +85,11 @@ class RowMaker:
         return x
 
     def _unit(self, x: Tensor) -> Tensor:
-        """The rows divided by their root mean squares."""
+        """Divide each row by its root mean square."""
         return cpu_kernels.unit_rows(x, self._room("unit", *x.shape))[0]
 
     def _room(self, name: str, rows: int, width: int) -> Tensor:
-        """Memory [rows, width] for the results so named, the same in each thread as the last time."""
+        """Buffer [rows, width] of this name; each thread has its own and reuses it."""
         last = getattr(self._memory, name, None)
         if last is None or len(last) < rows:
             last = torch.empty(rows, width)
@@ -98,7 +98,7 @@ class RowMaker:
 
 
 def _folded(block: torch.nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four matrices of a block, transposed, with the gains of the norms before them."""
+    """The four matrices of a block, transposed, with the gains of the preceding norms multiplied in."""
     assert isinstance(block, Block)
     with torch.inference_mode():
         qkv = block.qkv.weight * block.attention_norm.gain

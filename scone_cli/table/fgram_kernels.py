@@ -1,10 +1,10 @@
-"""The loops of `fgram_forward`: what is around the matrix products, each reading and writing what it needs once.
+"""CPU loops of `fgram_forward` between the matrix products: each reads its inputs and writes its outputs once.
 
-Sums may be added up in any order, which is what lets several be added up at a time (`fastmath`); the rest is, to the last
-bit, what the model's own norms and embeddings give. Shapes: N nodes, R f-grams, D = dim, F = inner width of the MLP.
+`fastmath` lets the compiler add sums in any order, several terms at a time; everything else equals the model's own norms
+and embeddings to the last bit. Shapes: N nodes, R f-grams, D = dim, F = inner width of the MLP.
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -20,10 +20,11 @@ from scone_cli.runtime.kernel_cache import kernel
 
 @kernel()
 def neighbours_trie(ids, prefix_nodes, last_tokens, lengths, num_tokens, longest):
-    """The f-grams `ids` and all their prefixes as nodes: last token, level and parent of each [N]; the row of each f-gram [R].
+    """Build a trie of the f-grams `ids` and all their prefixes.
 
-    In the order of their tokens what f-grams share is there once, and lies near. In any other it may be there
-    several times: more work, and the same rows.
+    Returns last token, level and parent of each node [N], and the node of each f-gram [R]. If `ids` are in the order of
+    their tokens, a shared prefix is one node, near the f-grams that share it. In another order it may become several
+    nodes: more work, the same rows.
     """
     most = ids.size * longest
     tokens, levels, parents = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
@@ -57,7 +58,7 @@ def _inverse_rms(row):
 
 @kernel()
 def embed(tokens, levels, embeddings, gain, positions, x):
-    """Write what A_f-gram reads at each node into x [N, D]: its last token's normed embedding, and the position."""
+    """Write A_f-gram's input into x [N, D]: the normed embedding of each node's last token plus the position."""
     for row in range(tokens.size):
         embedding, position, out = embeddings[tokens[row]], positions[levels[row]], x[row]
         scale = _inverse_rms(embedding)
@@ -67,7 +68,7 @@ def embed(tokens, levels, embeddings, gain, positions, x):
 
 @kernel()
 def sum_learned(ids, suffixes, num_tokens, learned, sums):
-    """Write the sums [R, D] of the learned rows of all f-grams that end where the f-grams `ids` do, longest first."""
+    """Write into sums [R, D] the sum of the learned rows of each f-gram and of its suffixes, longest first."""
     for row in range(ids.size):
         total, fgram = sums[row], ids[row]
         total[:] = 0
@@ -81,7 +82,7 @@ def sum_learned(ids, suffixes, num_tokens, learned, sums):
 
 @kernel()
 def finish(x, last_gain, gain, rows):
-    """Write the rows of f-grams that replace embeddings, of A_f-gram's last x [R, D]: see `MainModel.row`."""
+    """Apply A_f-gram's last norm and the embedding norm to x [R, D], into `rows`: see `MainModel.row`."""
     for row in range(len(x)):
         stream, out = x[row], rows[row]
         scale = _inverse_rms(stream)
@@ -94,7 +95,7 @@ def finish(x, last_gain, gain, rows):
 
 @kernel()
 def add_embeddings(tokens, embeddings, gain, sums, rows):
-    """Add to rows [R, D] the norm of their last tokens' embeddings plus the sums of learned rows, which it overwrites."""
+    """Add norm(last token's embedding + sum of learned rows) to rows [R, D]; overwrites `sums`."""
     for row in range(tokens.size):
         embedding, total, out = embeddings[tokens[row]], sums[row], rows[row]
         for i in range(gain.size):
@@ -104,7 +105,7 @@ def add_embeddings(tokens, embeddings, gain, sums, rows):
             out[i] += total[i] * scale * gain[i]
 
 
-# 2 ** x for x in [-1/2, 1/2]: its series, which ends where float32 does.
+# Taylor coefficients of 2 ** x for x in [-1/2, 1/2]; further terms are below the precision of float32.
 _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(1, 7))
 _LOG2_E, _ONE, _HALF, _MOST = np.float32(1 / math.log(2)), np.float32(1), np.float32(0.5), np.float32(126)
 _BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
@@ -112,7 +113,7 @@ _BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
 
 @kernel(fastmath=True, error_model="numpy", inline="always")
 def _exp(x):
-    """As the library's, to a few last bits, but several at a time: a whole power of two is made as the bits of a float."""
+    """exp(x) to within a few last bits, but vectorisable: the whole power of two is written as the exponent of a float."""
     power = min(max(x * _LOG2_E, -_MOST), _MOST)
     whole = np.floor(power + _HALF)
     rest = power - whole
@@ -122,7 +123,7 @@ def _exp(x):
 
 @kernel(fastmath=True, error_model="numpy")
 def swiglu(both, inner):
-    """Write silu(gate) * up [N, F] of gate and up side by side [N, 2 F]: what is read is read once."""
+    """Write silu(gate) * up into `inner` [N, F]; `both` [N, 2 F] holds gate and up side by side. One pass over memory."""
     width = inner.shape[1]
     for row in range(len(inner)):
         gate, up, out = both[row, :width], both[row, width:], inner[row]

@@ -1,10 +1,11 @@
-"""The files of a table: where the rows lie in Parquet files that are also mapped, and how the index is written.
+"""The files of a table: where rows lie inside the Parquet files, and how the index is written and read.
 
 A `rows-*.parquet` file holds one required fixed-size binary column, uncompressed, PLAIN, in one page of one row group.
-Its rows therefore lie contiguous in the file, from `data_page_offset + total_compressed_size - rows * row_bytes` on:
-what any Parquet reader opens is also what is served, without a second copy. Row number = f-gram id = frequency rank, so
-hot rows lie together and a smaller table is a prefix of a larger one. `index.bin` is a line of JSON, padded to 256 bytes, and
-the lines of the index (see `vocab.index`). Left out: what a row is made of (`model`), and its formats (`row_formats`).
+Its rows are therefore contiguous in the file, from `data_page_offset + total_compressed_size - rows * row_bytes` on: any
+Parquet reader can open the file, and serving maps the same file without a second copy. Row number = f-gram id =
+frequency rank, so frequent rows lie together and a smaller table is a prefix of a larger one. `index.bin` is one line of
+JSON, padded to 256 bytes, and the lines of the index (see `vocab.index`). How a row is computed is in `model`, its
+formats are in `row_formats`.
 """
 
 from __future__ import annotations
@@ -30,30 +31,30 @@ from scone_cli.table.stored_file import StoredFile
 from scone_cli.vocab.index import REMAKE, FgramIndex, fewest_lines
 
 INDEX = "index.bin"
-_HEADER_BYTES = 256  # of the index: whole lines of the cache
+_HEADER_BYTES = 256  # header of `index.bin`: whole cache lines, so that the index stays aligned to them
 
 Raw = npt.NDArray[np.uint8]
 
 
 def write_rows(folder: Path, raw: Raw, part_bytes: int = PART_BYTES) -> None:
-    """Write raw rows uint8 [S, row_bytes] (may be mapped) as `rows-*.parquet`, each of at most `part_bytes`."""
+    """Write raw rows, uint8 [S, row_bytes] (may be mapped), as `rows-*.parquet` files of at most `part_bytes` of rows."""
     files = RowFiles(folder, len(raw), raw.shape[1], part_bytes)
     files.create()
     files.write(np.arange(len(raw)), raw)
 
 
 def locate_rows(path: Path, width: int) -> tuple[int, int]:
-    """The first byte of the rows in a file, and their number: they lie contiguous from there on.
+    """Find the offset of the first row in a file, in bytes, and the number of rows, which are contiguous from there.
 
     Raises:
-        DamagedArtifact: they do not, or have another width.
+        DamagedArtifact: the rows are not contiguous, or have another width.
         StorageFailure: the disk fails.
     """
     try:
         metadata = pq.read_metadata(to_read(path))
         column = metadata.row_group(0).column(0) if metadata.num_row_groups == 1 and metadata.num_columns == 1 else None
         rows = metadata.num_rows
-        # Not by its `compression`: asked for a codec that it does not know, a flipped bit, pyarrow ends the process.
+        # `column.compression` is not read: if a flipped bit makes the codec unknown, pyarrow ends the process.
         size_differs = column is not None and column.total_compressed_size != column.total_uncompressed_size
         if column is None or size_differs or column.has_dictionary_page:
             raise DamagedArtifact(f"{path}: expected one plain, uncompressed column in one row group", REMAKE)
@@ -61,9 +62,7 @@ def locate_rows(path: Path, width: int) -> tuple[int, int]:
             raise DamagedArtifact(f"{path}: rows of {found} bytes, expected rows of {width}", REMAKE)
         page, size = column.data_page_offset, column.total_compressed_size
     except DAMAGE as error:
-        if (
-            isinstance(error, OSError) and error.errno
-        ):  # an OSError without it is pyarrow's way to say that the file is none
+        if isinstance(error, OSError) and error.errno:  # without errno, pyarrow says that it is not a Parquet file
             raise StorageFailure(f"{path}: cannot be read ({os.strerror(error.errno)})") from error
         raise DamagedArtifact(f"{path}: not a Parquet file ({error})", REMAKE) from error
     start, end = page + size - rows * width, page + size
@@ -77,9 +76,10 @@ def locate_rows(path: Path, width: int) -> tuple[int, int]:
 
 
 def _page_start(size: int) -> bytes:
-    """How a data page of `size` bytes begins in Parquet: (type: 0, uncompressed size, ...) in Thrift's compact form.
+    """First bytes of a Parquet data page of `size` bytes: (type: 0, uncompressed size, ...) in Thrift's compact protocol.
 
-    A second page would put its header between the rows, and the footer does not say how many pages there are.
+    They prove that there is one page: a second one would put its header between the rows, and the footer does not say
+    how many pages there are.
     """
     varint, rest = bytearray(), 2 * size
     while rest > 0x7F:
@@ -89,7 +89,7 @@ def _page_start(size: int) -> bytes:
 
 
 def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
-    """Write the index, and before it what else rows are read by: the manifest, which no hash protects, must say the same."""
+    """Write `index.bin`; its header repeats the settings that rows are read by, to check the manifest against them."""
     shape = {"dtype": dtype, "dim": dim, "num_fgrams": index.num_fgrams}
     shape |= {"num_tokens": index.num_tokens, "max_n": index.max_n, "num_lines": index.lines.nbytes // LINE}
     with (folder / INDEX).open("wb") as file:
@@ -98,11 +98,11 @@ def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
 
 
 def read_index(file: StoredFile, settings: Mapping[str, Any], placement: str) -> FgramIndex:
-    """The index in a file, in memory or mapped; its header must say what the manifest's `settings` say.
+    """Read the index into memory ("ram") or map it; its header must agree with the manifest's `settings`.
 
     Raises:
-        DamagedArtifact: it is not the index of these settings, or has another size.
-        StorageFailure: the disk fails, or it does not fit into memory.
+        DamagedArtifact: the file is not the index of these settings, or has another size.
+        StorageFailure: the disk fails, or the index does not fit into memory.
     """
     path, header = file.path, np.empty(min(file.size, _HEADER_BYTES), np.uint8)
     file.read_into(header, 0)

@@ -1,9 +1,9 @@
-"""Computing the rows of all f-grams: in pieces that any process may do, into the files of the table.
+"""Computing the rows of all f-grams into the files of a table, piece by piece, in any number of processes and threads.
 
-The vocabulary is closed under prefixes, so it is a trie, and in the order of their tokens f-grams share what they have in common:
-one token-forward each. That order is cut into pieces of `PIECE_BYTES` of rows, and a piece into what a `RowMaker` does
-at a time. These cuts depend on the model, the format and the kind of device alone: so the bytes are the same with any number of
-processes and threads, and after any interruption. A piece is marked when its rows are in the files.
+The vocabulary is closed under prefixes, so it is a trie: in the order of their tokens, f-grams share their prefixes, and
+each costs about one token-forward. That order is cut into pieces of `PIECE_BYTES` of rows, and each piece into batches
+for a `RowMaker`. The cuts depend only on the model, the format and the kind of device, so the bytes are the same with any
+number of processes and threads, and after any interruption. A piece is marked when its rows are in the files.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from scone_cli.vocab.index import FgramIndex
 from scone_cli.vocab.trie import FgramTrie
 
 MIB = 1 << 20
-PIECE_BYTES = 16 * MIB  # of rows: what a crash may cost, for each process
+PIECE_BYTES = 16 * MIB  # of rows: a crash loses the few pieces under way in each process
 
-_PIECES_AT_A_TIME = 3  # so that no thread waits for the end of one, or for the disk
+_PIECES_AT_A_TIME = 3  # so that no thread waits for the end of a piece, or for the disk
 
-# Measured, in resident bytes: mapped files count, which the system could take back, the page cache does not.
-_PROCESS = 560 * MIB + CUDA_LIBRARIES  # before it has work: libraries, and the loops that numba makes the first time
-_READING = 230  # an f-gram, while the vocabulary is read, which is more than putting it in order takes
-_KEPT = 50  # an f-gram, of vocabulary, suffixes and order; of the index and its copy once the rows are there
-_FRAME_TIMES = 4  # what making a file of rows takes, of the file: it is encoded once, of zeros
-_VECTORS_A_NODE = 30  # of the model's width: what a thread holds of each f-gram that it computes
+# Measured, in resident bytes: this includes mapped files (which the system could take back) but not the page cache.
+_PROCESS = 560 * MIB + CUDA_LIBRARIES  # before any work: libraries, and the first compilation of the numba loops
+_READING = 230  # per f-gram while the vocabulary is read, which takes more than sorting it
+_KEPT = 50  # per f-gram: vocabulary, suffixes and order; later, when the rows are there, the index and its copy
+_FRAME_TIMES = 4  # making a file of rows takes so many times its size: it is encoded once, filled with zeros
+_VECTORS_PER_NODE = 30  # of the model's width: what a thread holds for each f-gram that it computes
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What memory goes by: the model's width, bytes of its files and of A_f-gram's alone, bytes of a row, f-grams."""
+    """Sizes that memory depends on: model width, bytes of its files and of A_f-gram alone, bytes per row, f-grams."""
 
     dim: int
     weight_bytes: int
@@ -62,7 +62,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What precomputing takes: `memory` bytes, estimated, of all processes together, at `num_threads` threads in each."""
+    """Plan for precomputing: processes, threads in each process, and the estimated memory of all together in bytes."""
 
     num_processes: int
     num_threads: int
@@ -77,20 +77,20 @@ class MemoryPlan:
 
 
 def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes) -> MemoryPlan:
-    """As many threads in each process, of the `threads` that it may have, as fit into `memory` bytes.
+    """Choose the largest number of threads per process, at most `threads`, that fits into `memory` bytes.
 
-    What takes most comes one after the other: making the files, reading the model (mapped, and in memory), reading the
-    vocabulary, and computing, with the matrices of A_f-gram held twice.
+    The peaks come one after the other: making the files; reading the model (mapped, and in memory); reading the
+    vocabulary; computing, with the matrices of A_f-gram held twice.
 
     Raises:
-        BadSetting: it is too little for one thread.
+        BadSetting: `memory` is too little for one thread.
     """
     model, num_fgrams = sizes.weight_bytes + sizes.fgram_bytes, sizes.num_fgrams
     frame = _FRAME_TIMES * min(PART_BYTES, num_fgrams * sizes.row_bytes)
     before = max(frame, 2 * sizes.weight_bytes, model + _READING * num_fgrams)
-    pieces = (_PIECES_AT_A_TIME + 1) * (PIECE_BYTES + sizes.row_bytes * CPU_FGRAMS)  # and one put together
+    pieces = (_PIECES_AT_A_TIME + 1) * (PIECE_BYTES + sizes.row_bytes * CPU_FGRAMS)  # + 1: one piece is being joined
     computing = model + _KEPT * num_fgrams + min(pieces, 2 * num_fgrams * sizes.row_bytes)
-    of_thread = 4 * sizes.dim * _VECTORS_A_NODE * CPU_FGRAMS
+    of_thread = 4 * sizes.dim * _VECTORS_PER_NODE * CPU_FGRAMS
 
     def needed(threads: int) -> int:
         return num_processes * (_PROCESS + max(before, computing + threads * of_thread))
@@ -114,7 +114,7 @@ def compute_rows(
     launch: Launch,
     progress: Progress,
 ) -> None:
-    """Compute the rows of the pieces that are this process's and not yet marked, and write them into `files`."""
+    """Compute this process's pieces that are not marked yet, and write their rows into `files`."""
     maker, order = RowMaker(model, trie), trie.token_order()
     at_a_time = maker.num_fgrams
     size = at_a_time * max(1, PIECE_BYTES // (files.row_bytes * at_a_time))
@@ -123,7 +123,7 @@ def compute_rows(
     total, done = sum(map(len, ids.values())), 0
 
     def mark(piece: int) -> Path:
-        """The file that says that a piece is done, of this size: on another kind of device they have another."""
+        """The file that marks a piece as done; its name has the piece size, which differs between kinds of device."""
         return marks / f"piece-{piece:06d}-of-{size}"
 
     def rows_of(some: I64) -> Raw:
@@ -137,7 +137,7 @@ def compute_rows(
     begun = deque[tuple[int, Future[None]]]()
 
     def end(most: int) -> None:
-        """Wait until no more than so many pieces are under way."""
+        """Wait until at most `most` pieces are under way."""
         nonlocal done
         while len(begun) > most:
             piece, written = begun.popleft()
@@ -159,7 +159,7 @@ def compute_rows(
 
 @contextlib.contextmanager
 def _pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which torch uses no other; what they have not begun when an error comes is not done."""
+    """A thread pool whose threads each run torch with one thread; an error cancels the tasks that have not begun."""
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield pool
@@ -167,26 +167,26 @@ def _pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-# ---- rows made again the slow way, before a table is published ----------------------------------------------------
+# ---- a check against rows computed the slow way, before a table is published -------------------------------------
 #
-# An f-gram runs alone, as a sequence padded to K tokens: no trie, no prefix shared, no neighbours, torch's own causal
-# attention, and the f-grams that end it are looked up in the index instead of climbed to. What it is compared with is read from
-# the files.
+# Each f-gram runs alone, as a sequence padded to K tokens: no trie, no shared prefixes, torch's own causal attention. Its
+# suffixes are looked up in the index instead of followed in the trie. The row that it is compared with is read from the
+# files.
 
 SAMPLE = 256  # rows
-_ROUNDING = 1e-3  # of a row's largest number: what another order of additions may change
+_ROUNDING = 1e-3  # tolerance as a share of a row's largest number: another order of additions may change so much
 
 
 def check_rows(
     model: SconeModel, trie: FgramTrie, index: FgramIndex, files: RowFiles, dtype: str, seed: int, progress: Progress
 ) -> int:
-    """Compare a random sample of the rows in `files` with what `row_alone` gives; returns their number.
+    """Compare a random sample of the rows in `files` with `row_alone`; returns the number of rows compared.
 
     Raises:
-        SconeError: naming the first row that differs by more than its format and rounding explain.
+        SconeError: a row differs by more than its format and rounding explain; the message names the first such row.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for one row, others would cost more than they do
+    torch.set_num_threads(1)  # for a single row, starting more threads costs more than they save
     try:
         return _check_rows(model, trie, index, files, dtype, seed, progress)
     finally:
@@ -217,7 +217,7 @@ def _check_rows(
 
 @torch.inference_mode()
 def row_alone(model: SconeModel, index: FgramIndex, tokens: Sequence[int]) -> Tensor:
-    """The row [D] of one f-gram, computed by itself."""
+    """Compute the row [D] of one f-gram alone, the slow and simple way."""
     assert model.fgram is not None
     main, fgram, last = model.main, model.fgram, len(tokens) - 1
     device = main.device
@@ -237,7 +237,7 @@ def row_alone(model: SconeModel, index: FgramIndex, tokens: Sequence[int]) -> Te
 
 
 def _endings(index: FgramIndex, tokens: Sequence[int]) -> list[int]:
-    """The f-grams of two tokens or more that end where the f-gram `tokens` does, itself included."""
+    """Ids of the f-gram `tokens` and of its suffixes that are f-grams."""
     found = []
     for first in range(len(tokens) - 1):
         ids, lengths = index.match(np.array(tokens[first:], np.uint32))

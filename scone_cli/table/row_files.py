@@ -1,12 +1,12 @@
-"""The files of rows while a table is made: there in their full size from the start, and filled in any order.
+"""Writing the files of rows of a new table: they have their full size from the start and are filled in any order.
 
-F-grams are computed in the order of their tokens, in which neighbours share prefixes, and lie in the order of their ids. So
-every row is written to its place in the finished file as it comes: there is no copy of the table to put in order, and
-the disk holds no more than the table at any time. What surrounds the rows in a Parquet file depends on their number and
-width alone, and is known before them. This module does not know what is in a row; reading a finished table is `table`'s.
+F-grams are computed in the order of their tokens, where neighbours share prefixes, but rows lie in the order of ids. So
+each row is written directly to its place in the finished file: no copy of the table has to be sorted, and the disk never
+holds more than the table. The bytes around the rows in a Parquet file depend only on the number and the width of the
+rows, so they are written first. This module does not know what is in a row; `table.py` reads finished tables.
 """
 
-# Of kernels numba infers the types.
+# numba infers the types of kernels.
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
@@ -29,14 +29,14 @@ from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.table.row_formats import Raw
 from scone_cli.table.sizes import PART_BYTES
 
-_LARGEST_FRAME = 1 << 16  # bytes that Parquet writes at once and that are not rows
-# The system's call, addresses as numbers: called from Python, writing a row would cost twice as much.
+_LARGEST_FRAME = 1 << 16  # bytes: a write of Parquet that is longer than this is rows
+# The system call `pwrite` with addresses as numbers: called from Python, writing a row would cost twice as much.
 _pwrite = types.ExternalFunction("pwrite", types.int64(types.int32, types.uintp, types.uintp, types.int64))
 
 
 @dataclass(frozen=True)
 class RowFiles:
-    """`rows-*.parquet` in a folder, for `num_rows` rows of `row_bytes`, each file of at most `part_bytes`."""
+    """The `rows-*.parquet` files in a folder: `num_rows` rows of `row_bytes`, at most `part_bytes` of rows per file."""
 
     folder: Path
     num_rows: int
@@ -44,19 +44,19 @@ class RowFiles:
     part_bytes: int = PART_BYTES
 
     @property
-    def rows_a_part(self) -> int:
+    def rows_per_part(self) -> int:
         """Rows in one file; the last may have fewer."""
         return max(1, self.part_bytes // self.row_bytes)
 
     def create(self) -> None:
-        """Make the files that are not there yet: sound Parquet in which every row is zeros, with all its disk taken at once.
+        """Create the missing files: valid Parquet, every row zeros, disk space allocated at once.
 
         Raises:
-            OSError: there is no room.
+            OSError: the disk has too little space.
         """
-        frames = dict[int, tuple[bytes, bytes]]()  # all files but the last have the same
-        for number, first in enumerate(range(0, self.num_rows, self.rows_a_part)):
-            path, rows = self._path(number), min(self.rows_a_part, self.num_rows - first)
+        frames = dict[int, tuple[bytes, bytes]]()  # by number of rows: all files but the last have the same
+        for number, first in enumerate(range(0, self.num_rows, self.rows_per_part)):
+            path, rows = self._path(number), min(self.rows_per_part, self.num_rows - first)
             if path.exists():
                 continue
             head, tail = frames.get(rows) or frames.setdefault(rows, self._frame(rows))
@@ -72,7 +72,7 @@ class RowFiles:
             beside.replace(path)
 
     def write(self, ids: I64, raw: Raw) -> None:
-        """Put the rows of some f-grams [len(ids), row_bytes] in their places.
+        """Write the rows of some f-grams [len(ids), row_bytes] to their places in the files.
 
         Raises:
             OSError: the disk fails.
@@ -81,30 +81,30 @@ class RowFiles:
         ids = ids[order]
         for path, first, last in self._parts(ids):
             lines = order[first:last]
-            places = self._start(path) + ids[first:last] % self.rows_a_part * self.row_bytes
+            places = self._start(path) + ids[first:last] % self.rows_per_part * self.row_bytes
             with path.open("r+b", buffering=0) as file:
                 done = 0
                 while (done := done + _write(file.fileno(), raw, lines[done:], places[done:])) < len(lines):
                     file.seek(int(places[done]))
                     rest = raw[lines[done]].tobytes()
-                    while rest:  # again, as the system may have been interrupted, or says why it will not
+                    while rest:  # retry: the call may have been interrupted, or this one raises the error
                         rest = rest[file.write(rest) or 0 :]
                     done += 1
 
     def read(self, ids: I64) -> Raw:
-        """The rows of some f-grams as they lie in the files [len(ids), row_bytes]; ids ascend."""
+        """Read the rows of some f-grams as bytes [len(ids), row_bytes]; ids must ascend."""
         raw = np.empty((len(ids), self.row_bytes), np.uint8)
         for path, first, last in self._parts(ids):
             start = self._start(path)
             with path.open("rb") as file:
                 for at in range(first, last):
-                    file.seek(start + int(ids[at]) % self.rows_a_part * self.row_bytes)
+                    file.seek(start + int(ids[at]) % self.rows_per_part * self.row_bytes)
                     file.readinto(raw[at].data)
         return raw
 
     def _parts(self, ids: I64) -> Iterator[tuple[Path, int, int]]:
-        """The files in which the rows `ids`, which ascend, lie, and which of them."""
-        numbers, begins = np.unique(ids // self.rows_a_part, return_index=True)
+        """The files that hold the rows `ids` (ascending); for each file the range of positions in `ids`."""
+        numbers, begins = np.unique(ids // self.rows_per_part, return_index=True)
         ends = [*begins.tolist(), len(ids)][1:]
         for number, first, last in zip(numbers.tolist(), begins.tolist(), ends, strict=True):
             yield self._path(number), first, last
@@ -113,14 +113,14 @@ class RowFiles:
         return self.folder / f"rows-{number:05d}.parquet"
 
     def _start(self, path: Path) -> int:
-        """Where the rows begin."""
+        """Offset of the first row in a file, in bytes."""
         column = pq.read_metadata(to_read(path)).row_group(0).column(0)
         return int(column.data_page_offset + column.total_compressed_size - column.num_values * self.row_bytes)
 
     def _frame(self, rows: int) -> tuple[bytes, bytes]:
-        """What comes before and after so many rows in a file: as Parquet writes them, with the rows left out."""
+        """The bytes that Parquet writes before and after `rows` rows in a file."""
         schema, size = table_schema(self.row_bytes), rows * self.row_bytes
-        zeros = pa.py_buffer(np.zeros(size, np.uint8))  # pages that are only read take no memory
+        zeros = pa.py_buffer(np.zeros(size, np.uint8))  # pages that are never written take no memory
         array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(self.row_bytes), rows, [None, zeros])
         sink = _Sink()
         with pq.ParquetWriter(
@@ -135,7 +135,7 @@ class RowFiles:
         ) as writer:
             writer.write_table(pa.Table.from_arrays([array], schema=schema), rows)
         del writer
-        pa.default_memory_pool().release_unused()  # all that Arrow has written, else kept until the end
+        pa.default_memory_pool().release_unused()  # Arrow's memory, which it would keep until the end
         whole = sink.written
         # The rows are the third write: after the magic number and the header of the one page.
         assert len(whole) > 3
@@ -145,7 +145,7 @@ class RowFiles:
 
 @kernel()
 def _write(file, raw, lines, places):
-    """Write raw[lines[i]] at places[i] of an open file; returns how many were written whole before one that was not."""
+    """Write each raw[lines[i]] at offset places[i] of an open file; returns how many were written before the first failure."""
     size = raw.shape[1]
     for i in range(lines.size):
         if _pwrite(np.int32(file), raw[lines[i]].ctypes.data, np.uintp(size), places[i]) != size:
@@ -154,7 +154,7 @@ def _write(file, raw, lines, places):
 
 
 class _Sink:
-    """A file that forgets what is long: length and content of every write."""
+    """A file object that records every write: its length, and its content unless it is long (the rows)."""
 
     closed = False
 

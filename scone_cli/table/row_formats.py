@@ -1,10 +1,10 @@
-"""How a row of the table is written as bytes: numbers of 4 bytes, 2 bytes, 1 byte or half a byte.
+"""Formats of a table's rows as bytes: 32, 16, 8 or 4 bits per number.
 
-A row of D numbers is these D numbers, little-endian, one after the other. In the formats of a byte or less a float32 scale
-follows them, with which they are multiplied: it is in the row, so that one contiguous read brings all there is. In int4 the
-numbers 2i and 2i + 1 are the low and the high half of byte i, an odd row's last half is zero, and a half byte stands for one of
-the 16 whole numbers in `LEVELS`, which lie closer where a row has most of its numbers: evenly spaced ones lose a third more.
-How many bytes that makes is told without torch. Which format is good enough for a model, `scone eval` says, not this module.
+A row of D numbers is these numbers, little-endian, one after the other. In formats of 8 bits or less a float32 scale
+follows, by which the numbers are multiplied; it is part of the row, so that one contiguous read brings both. In int4 the
+numbers 2i and 2i + 1 are the low and the high half of byte i; if D is odd, the last half byte is zero. Each half byte is
+an index into the 16 whole numbers in `LEVELS`, which are denser where a row has most of its numbers: evenly spaced levels
+lose a third more. `row_bytes` works without torch. Whether a format is good enough for a model is measured by `scone eval`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Raw = npt.NDArray[np.uint8]
 
 _SCALE_BYTES = 4
 _HALF, _4 = np.uint8(15), np.uint8(4)
-# Those that lose least of a normal distribution, as shares of the largest: Lloyd's and Max's, in 127ths.
+# The 16 levels with the least squared error for a normal distribution (Lloyd-Max), in 127ths of the largest.
 LEVELS = (-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127)
-_SHARES = (0.85, 1.0)  # of a row's largest number, which become the last level: whichever is nearer to the whole row
+_SHARES = (0.85, 1.0)  # int4 scales that are tried: this share of a row's largest number becomes the last level
 
 
 @dataclass(frozen=True)
 class RowFormat:
     """One format of rows.
 
-    bits: of a number. error: the most that a number of a row can be off, as a share of the row's largest. largest: what the
-    largest becomes when the row is scaled; 0 in formats without scales.
+    bits: bits per number. error: largest error of a number, as a share of the row's largest number. largest: the value
+    that the row's largest number is scaled to; 0 in formats without a scale.
     """
 
     name: str
@@ -43,11 +43,11 @@ class RowFormat:
     largest: int = 0
 
     def row_bytes(self, dim: int) -> int:
-        """Bytes of a row of `dim` numbers, with its scale."""
+        """Bytes per row of `dim` numbers, scale included."""
         return self.num_bytes(dim) + (_SCALE_BYTES if self.largest else 0)
 
     def num_bytes(self, dim: int) -> int:
-        """Bytes of its numbers alone."""
+        """Bytes per row without the scale."""
         return -(-self.bits * dim // 8)
 
 
@@ -70,7 +70,7 @@ def row_bytes(name: str, dim: int) -> int:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """What a number of the format is to torch; int4's levels are int8."""
+    """The torch type of a format's numbers; int4's levels are int8."""
     import torch  # heavy, and not needed to know how many bytes a table takes
 
     known = {"float8_e4m3": torch.float8_e4m3fn, "int4": torch.int8}
@@ -79,7 +79,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def encode(rows_RD: Tensor, name: str) -> Raw:
-    """The bytes [R, row_bytes] of rows; each row depends on itself alone."""
+    """Encode rows [R, D] as bytes [R, row_bytes]; each row is encoded independently of the others."""
     import torch
 
     form, dtype = FORMATS[name], torch_dtype(name)
@@ -96,7 +96,7 @@ def encode(rows_RD: Tensor, name: str) -> Raw:
 
 
 def _nearest_levels(rows_RD: Tensor, scale_R1: Tensor) -> tuple[Tensor, Tensor]:
-    """The place in `LEVELS` of each number [R, D], and the scale of each row [R, 1]: the better of those that are tried."""
+    """Index into `LEVELS` of each number [R, D] and scale per row [R, 1], for the scale with the smaller squared error."""
     import torch
 
     levels = torch.tensor(LEVELS, dtype=torch.float32, device=rows_RD.device)
@@ -111,10 +111,10 @@ def _nearest_levels(rows_RD: Tensor, scale_R1: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode(raw: Raw, name: str, dim: int, out: Tensor | None = None) -> Tensor:
-    """The rows [R, D] whose bytes [R, row_bytes] are given, an array of its own that may be written to.
+    """Decode bytes [R, row_bytes], a writable array that owns its memory, into rows [R, D].
 
-    Rows without a scale keep their type and are not copied, rows with one become float32; `out` [R, D], of any floating-point
-    type, is written and returned if it is given.
+    Formats without a scale keep their type and are not copied; formats with a scale become float32. If `out` [R, D] is
+    given, of any floating-point type, it is written and returned.
     """
     import torch
 
@@ -137,14 +137,14 @@ def _bytes_of(numbers: Tensor) -> Raw:
 
 
 def _pack(places: Raw) -> Raw:
-    """Two places a byte [R, (D + 1) / 2], of one a byte [R, D]."""
+    """Pack indices of 4 bits, one per byte [R, D], into two per byte [R, (D + 1) / 2]."""
     low, high = places[:, 0::2].copy(), places[:, 1::2]
     low[:, : high.shape[1]] |= high << _4
     return low
 
 
 def _unpack(packed: Raw, dim: int) -> Raw:
-    """The levels, a byte each, in two's complement [R, D], of two places a byte."""
+    """Unpack two indices per byte into their levels [R, D], one byte each, in two's complement."""
     numbers = np.empty((len(packed), 2 * packed.shape[1]), np.uint8)
     numbers[:, 0::2], numbers[:, 1::2] = packed & _HALF, packed >> _4
     return np.array(LEVELS, np.int8).view(np.uint8)[numbers[:, :dim]]

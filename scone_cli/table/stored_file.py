@@ -1,8 +1,8 @@
-"""One file of a table, open for reading: mapped where its file system is local, read where it is not.
+"""One file of a table, open for reading: mapped if its file system is local, else read with `pread`.
 
-A published artifact is never rewritten: another takes its place by a rename, and who has the old one open keeps it. So a mapped
-file stays what it was. Over a network that cannot be relied on, and a mapped page that is no longer there ends the process
-(SIGBUS): such files are read with `pread`, which says what went wrong.
+A published artifact is never rewritten: a new one takes its place by a rename, and a process that has the old one open
+keeps it. So a mapped file does not change. A network file system does not guarantee that, and a mapped page that has
+disappeared ends the process (SIGBUS); `pread` returns an error instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from scone_cli.arrays import U8
 from scone_cli.errors import DamagedArtifact, SconeError, StorageFailure
 
-# Types in /proc/self/mountinfo; `fuse` stands for all of its kind (sshfs, s3fs, gcsfuse), which are served by a process.
+# Types in /proc/self/mountinfo; `fuse` covers fuse.sshfs, fuse.s3fs and so on, which are served by a process.
 _REMOTE = {
     "9p",
     "afs",
@@ -39,14 +39,14 @@ _REMOTE = {
     "vboxsf",
     "virtiofs",
 }
-_WARMED = 4 << 20  # bytes at a time
+_WARMED = 4 << 20  # bytes per read while warming the page cache
 
 
 class StoredFile:
-    """A file of which the size is known and the bytes can be had, mapped where that is safe (`is_local`) or read.
+    """An open file with its size and its bytes, which are mapped if that is safe (see `is_local`), else read.
 
     Raises:
-        StorageFailure: it cannot be opened.
+        StorageFailure: the file cannot be opened.
     """
 
     def __init__(self, path: Path, can_be_mapped: bool) -> None:
@@ -60,7 +60,7 @@ class StoredFile:
 
     @cached_property
     def bytes(self) -> U8:
-        """All of it, uint8 [size]: mapped if it can be, else read.
+        """The whole content, uint8 [size]: mapped if that is safe, else read into memory.
 
         Raises:
             DamagedArtifact, StorageFailure: see `read_into`.
@@ -75,10 +75,10 @@ class StoredFile:
         return content
 
     def read_into(self, memory: U8, start: int) -> None:
-        """Read the file from the byte `start` on, as much as `memory` takes.
+        """Fill `memory` with the bytes of the file from offset `start` on.
 
         Raises:
-            DamagedArtifact: it has become shorter.
+            DamagedArtifact: the file has become shorter.
             StorageFailure: the disk fails.
         """
         done = 0
@@ -93,13 +93,13 @@ class StoredFile:
             done += count
 
     def warm(self, start: int, size: int) -> None:
-        """Read so many bytes from `start` on for nothing but that the page cache has them then. Raises: see `read_into`."""
+        """Read `size` bytes from `start` on, only to bring them into the page cache. Raises: see `read_into`."""
         memory, end = np.empty(min(size, _WARMED), np.uint8), start + size
         for at in range(start, end, _WARMED):
             self.read_into(memory[: end - at], at)
 
     def failure(self) -> SconeError:
-        """What to say when a read of the file has failed."""
+        """The error for a read of the file that has failed."""
         try:
             size = os.fstat(self.descriptor).st_size
         except OSError as error:
@@ -112,7 +112,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some bytes of a file."""
+    """A range of bytes of a file."""
 
     file: StoredFile
     start: int
@@ -120,14 +120,14 @@ class Piece:
 
 
 def is_local(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether a file lies on a file system of this machine; true where `mounts` does not tell (it is Linux's)."""
+    """Whether a file lies on a local file system; True on systems without `mounts` (all but Linux)."""
     if not mounts.is_file():
         return True
     place, kind = Path(path).resolve(), ""
     longest = -1
     for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]))  # a blank is \040
-        if place.is_relative_to(point) and len(point.parts) >= longest:  # of two on one place the later hides the other
+        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]))  # a space is \040
+        if place.is_relative_to(point) and len(point.parts) >= longest:  # a later mount hides an earlier one
             longest, kind = len(point.parts), after.split(" ")[0]
     return kind.partition(".")[0] not in _REMOTE

@@ -1,12 +1,12 @@
-"""The table: one row an f-gram, kept in Parquet files that are also mapped, and the index that finds a row's id.
+"""Reading a table: one row per f-gram, in Parquet files that can be mapped, and the index that finds f-grams in a text.
 
     with Table.open("scone-work/table", placement="ram") as table:  # or "mmap": the rows stay on the disk
         table.prewarm()                              # compiles the kernels, reads the files into the page cache
-        matcher = table.matcher()                    # one a thread; of one stream, or of many
+        matcher = table.matcher()                    # one per thread, for one stream or for many
         ids = matcher.match(tokens)                  # uint32 [N]: the longest f-gram that ends at each token, or NONE
-        rows = table.rows(ids)                       # [N, D]; zero where there is none, or as `out` was
+        rows = table.rows(ids)                       # [N, D]; a row is zero where the id is NONE
 
-Where rows and index lie in the files is in `layout`, how rows are fetched in `fetch`, their formats in `row_formats`.
+`layout` says where rows and index lie in the files, `fetch` how rows are fetched, `row_formats` how rows are encoded.
 """
 
 from __future__ import annotations
@@ -41,23 +41,24 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PLACEMENTS = ("mmap", "ram")
-_array, _ONE = np.ndarray, (1,)  # named here: see `given_ids.ID`
+_array, _ONE = np.ndarray, (1,)  # module names are looked up faster: see `given_ids.ID`
 
 Out = TypeVar("Out", torch.Tensor, np.ndarray[Any, Any])
 
 
 class Table(Addressed):
-    """A table opened for reading: S rows of D numbers, and the index that finds the f-gram of a row in a text.
+    """A table opened for reading: S rows of D numbers, and the index that finds their f-grams in a text.
 
-    Threads: any number may call `rows` at once, each with a `matcher` of its own. Fork: a table that was opened, and used,
-    before a fork goes on in the child (gunicorn's `--preload`, the workers of a DataLoader), where torch then computes with one
-    thread: those of the parent are not there, and to wait for them would take forever. A table is neither copied nor pickled.
+    Threads: any number of threads may call `rows` at once; each needs a `matcher` of its own. Fork: a table that was
+    opened, and used, before a fork works in the child too (gunicorn's `--preload`, DataLoader workers). torch then uses one
+    thread in the child: the parent's threads do not exist there, and waiting for them would never end. A table cannot be
+    copied or pickled.
 
     Attributes:
         folder, placement: what it was opened with.
         num_rows, dim: S and D; `len(table)` is S too.
-        format: of a number in the files: float32, float16, bfloat16, float8_e4m3, int8 or int4.
-        index, manifest, stored: not for use from outside, see the promise in `scone_cli`.
+        format: format of the numbers in the files: float32, float16, bfloat16, float8_e4m3, int8 or int4.
+        index, manifest, stored: internal, not part of the public interface that `scone_cli` promises.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Table(Addressed):
         stored: RowsInFiles | RowsInMemory,
         on_disk: Sequence[Piece],
     ) -> None:
-        """Of parts that `open` has checked; `on_disk` is what look-ups read of files, hot ones first."""
+        """Build a table from parts that `open` has checked; `on_disk` are the file ranges to prewarm, in this order."""
         self.folder, self.placement, self.manifest = folder, placement, manifest
         self.index, self.stored = index, stored
         self.num_rows, self.dim, self.format = (
@@ -78,9 +79,8 @@ class Table(Addressed):
             manifest.settings["dtype"],
         )
         self._vocab_size = index.num_tokens
-        self._plain_type = (
-            None if FORMATS[self.format].largest else torch_dtype(self.format)
-        )  # numbers and nothing else
+        # None for formats with a scale: their rows must be converted.
+        self._plain_type = None if FORMATS[self.format].largest else torch_dtype(self.format)
         self._bits = np.dtype(f"u{self.dtype.itemsize}")
         self._on_disk = on_disk
         self._matchers = weakref.WeakSet[Matcher]()
@@ -96,28 +96,29 @@ class Table(Addressed):
         model: Manifest | None = None,
         hashes: bool = False,
     ) -> Table:
-        """Open a table, checking sizes, schema, fingerprint and index (every byte if `hashes`).
+        """Open a table and check its sizes, schema, fingerprint and index; with `hashes`, every byte.
 
-        With `placement` "mmap" that takes milliseconds, and rows are read from the disk when they are asked for, through the page
-        cache; with "ram" all of it is read now, into pages as large as the system has them: the fastest, and nothing that
-        happens to the disk later matters.
+        With `placement` "mmap" this takes milliseconds, and rows are read from the disk on demand, through the page cache.
+        With "ram" the whole table is read now, into huge pages if the system has them: this is the fastest, and later
+        failures of the disk do not matter.
 
-        `tokenizer` is what your tokens come from: the path of a `tokenizer.json`, a `tokenizers.Tokenizer`, or a fast
-        tokenizer of transformers. It must give a text the ids that the table's own gives. A file of the same SHA-256 does;
-        else both are written anew by the tokenizers library, and must have the same normalizer, pre-tokenizer, model and added
-        tokens. What is added around a text, cuts or pads it, and how ids become text are not compared. None: not checked.
+        `tokenizer` is the tokenizer that your tokens come from: the path of a `tokenizer.json`, a `tokenizers.Tokenizer`, or
+        a fast tokenizer of transformers. It must give the same ids as the table's own. A file with the same SHA-256 is
+        accepted at once; otherwise both are rewritten by the tokenizers library, and must have the same normalizer,
+        pre-tokenizer, model and added tokens. Post-processor, truncation, padding and decoder are not compared. None: the
+        tokenizer is not checked.
 
-        `model` is the manifest of the model that will read it: given by `scone` itself (None: not checked).
+        `model` is the manifest of the model that will read the table; `scone` itself gives it. None: not checked.
 
         Raises:
-            BadSetting: there is no such placement; `folder` is no path; `tokenizer` is nothing of the above.
+            BadSetting: the placement is unknown; `folder` is not a path; `tokenizer` is none of the above.
             MismatchedArtifacts: the table was made from another model, vocabulary or tokenizer, or by an earlier version; with a
-                `tokenizer`: it was made from token ids, without one.
-            DamagedArtifact: a file is not what the manifest and this module say it is.
+                `tokenizer`: the table was made from token ids, without a tokenizer.
+            DamagedArtifact: a file does not agree with the manifest or with the format of a table.
             StorageFailure: a file cannot be read, or does not fit into memory.
-            InputMissing: there is no such folder, or no such tokenizer.
-            BadData: the tokenizer's file is none.
-            HalfWrittenArtifact, ForeignArtifact, NewerArtifact: it is no table, or not one that this version knows.
+            InputMissing: the folder or the tokenizer does not exist.
+            BadData: the tokenizer's file is not a tokenizer.
+            HalfWrittenArtifact, ForeignArtifact, NewerArtifact: the folder is not a table, or one that this version cannot read.
         """
         if placement not in PLACEMENTS:
             raise BadSetting(f"placement {placement!r}, expected one of {', '.join(PLACEMENTS)}")
@@ -150,34 +151,34 @@ class Table(Addressed):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row in the files."""
+        """Bytes per row in the files."""
         return row_bytes(self.format, self.dim)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the numbers that `rows` gives: that of the files, float32 where these have a scale."""
+        """The type of the rows that `rows` returns: the type in the files, or float32 if the format has a scale."""
         return self._plain_type or torch.float32
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that may be asked for: the ids 0 to `vocab_size` - 1."""
+        """Number of token ids that may be matched: 0 to `vocab_size` - 1."""
         return self._vocab_size
 
     @property
     def tokenizer_sha256(self) -> str:
-        """SHA-256 of the `tokenizer.json` that the table's tokens come from; empty if it was made from token ids without one."""
+        """SHA-256 of the table's `tokenizer.json`; empty if the table was made from token ids without a tokenizer."""
         return self.manifest.tokenizer
 
     def __len__(self) -> int:
-        """Rows."""
+        """The number of rows."""
         return self.num_rows
 
     def __bool__(self) -> bool:
-        """A table is true, one without rows too."""
+        """Always True, also for a table without rows."""
         return True
 
     def __repr__(self) -> str:
-        """One line."""
+        """Describe the table in one line: folder, rows, format, tokens, placement."""
         rows = f"{self.num_rows:,} rows of {self.dim} {self.format}"
         closed = ", closed" if isinstance(self.stored, _Closed) else ""
         return f"<Table {str(self.folder)!r}: {rows}, {self._vocab_size:,} tokens, {self.placement}{closed}>"
@@ -185,14 +186,14 @@ class Table(Addressed):
     # ---- what it gives -------------------------------------------------------------------------------------------
 
     def matcher(self, streams: int = 1) -> Matcher:
-        """A `Matcher` for so many streams of tokens that arrive in pieces. It serves one thread at a time.
+        """Make a `Matcher` for `streams` streams of tokens that arrive in pieces; one thread at a time may use it.
 
-        `match(tokens, starts=None, streams=None)` gives ids, uint32 [N], for the next tokens [N]; `roll_back(tokens, stream=0)`
-        takes the last ones back, and `reset(stream=0)` begins a new document.
+        `match(tokens, starts=None, streams=None)` returns ids, uint32 [N], for the next tokens [N]. `roll_back(tokens, stream=0)`
+        takes the last tokens back, and `reset(stream=0)` begins a new document.
 
         Raises:
-            NotEnoughMemory: for the states of so many streams.
-            ValueError: `streams` is no whole number from 1 on; the table was closed.
+            NotEnoughMemory: the states of so many streams do not fit into memory.
+            ValueError: `streams` is not a whole number from 1 on; the table was closed.
         """
         matcher = Matcher(self.index, streams)
         self._matchers.add(matcher)
@@ -205,18 +206,17 @@ class Table(Addressed):
     def rows(self, ids: Ids, out: Out) -> Out: ...
 
     def rows(self, ids: Any, out: Any = None) -> Any:
-        """The rows [N, D] of f-grams; where an id is NONE (2**32 - 1), zero.
+        """Fetch the rows [N, D] of f-grams; a row is zero where its id is NONE (2**32 - 1).
 
-        `ids` [N] are whole numbers of any type: an array (uint32 and contiguous: nothing is copied), a list, or a tensor on
-        the CPU. The result is a tensor of the table's `dtype`, with memory of its own. With `out` [at least N, D], a tensor on
-        the CPU or an array of numpy, of any floating-point type, rows are written into its first N, and `out` is returned; a
-        row for which there is NONE stays as it is. Nothing is converted, and nothing copied twice, if `out` is contiguous and
-        of the table's own type.
+        `ids` [N] are whole numbers of any type: an array (not copied if it is contiguous uint32), a list, or a tensor on the
+        CPU. The result is a new tensor of the table's `dtype`. If `out` [at least N, D] is given, a CPU tensor or numpy array
+        of any floating-point type, the rows are written into its first N rows and `out` is returned; where an id is NONE,
+        `out` keeps its row. If `out` is contiguous and has the table's own type, rows are copied once, without conversion.
 
         Raises:
-            ValueError: `ids` are no whole numbers in one dimension; `out` is too small, of another type or cannot be written
-                to; the table was closed.
-            IndexError: an id is none of the table's; rows before it may have been written into `out`.
+            ValueError: `ids` are not whole numbers in one dimension; `out` is too small, of another type or cannot be
+                written to; the table was closed.
+            IndexError: an id is outside the table; rows before it may have been written into `out`.
             DamagedArtifact, StorageFailure: a file has become shorter since it was opened, or the disk fails.
         """
         if not (type(ids) is _array and ids.dtype is ID and ids.shape == _ONE):
@@ -229,21 +229,21 @@ class Table(Addressed):
         return target if out is None else out
 
     def _new(self, count: int) -> torch.Tensor:
-        """Zeros [count, D], which numpy asks the system for: torch would write them, and use threads that a fork has not."""
+        """Zeros [count, D] from numpy, which gets zeroed pages; torch would write zeros, with threads that a fork lacks."""
         return torch.from_numpy(np.zeros((count, self.dim), self._bits)).view(self.dtype)
 
     def _writable(self, out: Any, count: int) -> torch.Tensor:
-        """`out` as a tensor, if `count` rows can be written into it."""
+        """Return `out` as a tensor; ValueError if `count` rows cannot be written into it."""
         expected = f"expected at least [{count}, {self.dim}] of floating-point numbers on the CPU"
         if isinstance(out, np.ndarray):
             if not out.flags.writeable:
                 raise ValueError(f"out is an array that cannot be written to, {expected}")
             try:
                 out = torch.from_numpy(out)
-            except (TypeError, ValueError) as error:  # types that torch has not; steps backwards
+            except (TypeError, ValueError) as error:  # a type that torch lacks; a negative stride
                 raise ValueError(f"out: {str(error).splitlines()[0]}; {expected}") from error
         if not isinstance(out, torch.Tensor):
-            raise ValueError(  # noqa: TRY004 - as everything else that is wrong with it
+            raise ValueError(  # noqa: TRY004 - ValueError, as for every other fault of `out`
                 f"out is a {type(out).__name__}, {expected}, as a tensor or an array of numpy"
             )
         shape = out.shape
@@ -262,7 +262,7 @@ class Table(Addressed):
         return out
 
     def _convert(self, ids: U32, target: torch.Tensor) -> None:
-        """Write rows into what is of another type than they are, or does not lie in one piece."""
+        """Write rows into a target that has another type than the rows, or is not contiguous."""
         if target.numel() and any(
             step == 0 < size - 1 for step, size in zip(target.stride(), target.shape, strict=True)
         ):
@@ -274,15 +274,15 @@ class Table(Addressed):
             target[torch.from_numpy(matched)] = decode(raw, self.format, self.dim).to(target.dtype)
 
     def prewarm(self, budget: int | None = None) -> int:
-        """Make the first look-ups as fast as all others: compile the kernels, and read the files into the page cache.
+        """Make the first look-ups as fast as later ones: compile the kernels, and read the files into the page cache.
 
-        Returns the bytes that were read: the index first, then rows in their order, the most frequent first, until `budget` bytes
-        have been read (None: all; 0: kernels alone). With placement "ram" all is in memory already, and nothing is read.
-        Kernels are kept on disk: compiling them takes seconds the first time on a machine, and loading them a fraction of one
-        in every process after it. Call it before a fork, and the children have both.
+        It reads the index first, then the rows, most frequent first, until `budget` bytes have been read (None: everything;
+        0: only the kernels), and returns the number of bytes read. With placement "ram" everything is in memory already, and
+        nothing is read. Kernels are cached on disk: compiling them takes seconds the first time on a machine; later processes
+        load them in a fraction of a second. Call it before a fork: the children then have kernels and page cache.
 
         Raises:
-            ValueError: `budget` is no whole number from 0 on; the table was closed.
+            ValueError: `budget` is not a whole number from 0 on; the table was closed.
             DamagedArtifact, StorageFailure: a file has become shorter since it was opened, or the disk fails.
         """
         left = sys.maxsize if budget is None else whole_number(budget, "budget", least=0)
@@ -296,12 +296,12 @@ class Table(Addressed):
             read += size
         return read
 
-    # ---- until when ----------------------------------------------------------------------------------------------
+    # ---- closing -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of files and memory; what is asked of the table or its matchers from then on is a ValueError.
+        """Release files and memory; any later use of the table or its matchers raises ValueError.
 
-        Rows that were given out stay valid. The memory of the index goes with the last matcher. A second call does nothing.
+        Rows that were returned stay valid. The memory of the index is freed with the last matcher. A second call does nothing.
         """
         closed: Any = _Closed(f"{self.folder}: the table was closed; open it again to read it")
         self.index = self.stored = closed
@@ -310,16 +310,16 @@ class Table(Addressed):
             matcher.close(closed)
 
     def __enter__(self) -> Self:
-        """The table itself, which is closed when the context is left."""
+        """Return the table; leaving the context closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close."""
+        """Close the table."""
         self.close()
 
 
 class _Closed:
-    """In the place of what a closed table has let go of: whatever is asked of it is refused."""
+    """Stands in for the parts of a closed table: every use of it raises ValueError."""
 
     def __init__(self, says: str) -> None:
         self.__says = says
@@ -329,14 +329,14 @@ class _Closed:
 
 
 def _parts(folder: Path, can_be_mapped: bool, width: int, num_fgrams: int) -> list[Part]:
-    """The files of rows, which must be those of so many f-grams."""
+    """Open the files of rows and check that they hold `num_fgrams` rows, the same number in each file but the last."""
     paths = sorted(folder.glob("rows-*.parquet"))
     parts = [Part(StoredFile(path, can_be_mapped), *locate_rows(path, width)) for path in paths]
     num_rows = sum(part.num_rows for part in parts)
     if num_rows != num_fgrams:
         raise DamagedArtifact(f"{folder}: {num_rows:,} rows, expected {num_fgrams:,} rows", REMAKE)
     most = max((part.num_rows for part in parts), default=0)
-    if any(part.num_rows != most for part in parts[:-1]):  # by its number alone a row's file is found
+    if any(part.num_rows != most for part in parts[:-1]):  # a row's file is found by division
         raise DamagedArtifact(
             f"{folder}: files that do not all have {most:,} rows, expected of all but the last", REMAKE
         )

@@ -111,7 +111,7 @@ def test_a_run_that_is_stopped_continues_and_ends_in_a_report(folder, monkeypatc
     assert plain["training_flops"] == 3 * plain["inference_flops_a_token"] * 256
     assert scone["training_flops"] > plain["training_flops"]
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last["bits_a_byte"]["plain-1x"] == plain["bits_per_byte"]["all"]["value"]
+    assert last["bits_per_byte"]["plain-1x"] == plain["bits_per_byte"]["all"]["value"]
 
 
 def test_the_losses_are_those_of_the_trainer(folder):
@@ -256,7 +256,7 @@ SIZES = {"plain-1x": 100.0, "scone-1x": 100.0, "plain-4x": 400.0, "plain-1.9x": 
 
 
 def outcomes(**bits):
-    """Arms of given bits a byte: by seed, then by document; of ten bytes each, the last document of another domain."""
+    """Arms of given bits per byte: by seed, then by document; of ten bytes each, the last document of another domain."""
     experiment = quality_arms.Experiment.read(HEADLINE)
     found = []
     for name, seeds in bits.items():

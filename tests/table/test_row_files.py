@@ -22,10 +22,10 @@ def random_raw(num_rows: int, row_bytes: int) -> np.ndarray:
     return np.random.default_rng(0).integers(256, size=(num_rows, row_bytes), dtype=np.uint8)
 
 
-def write_at_once(folder: Path, raw: np.ndarray, rows_a_part: int) -> None:
+def write_at_once(folder: Path, raw: np.ndarray, rows_per_part: int) -> None:
     """The same files from all rows: the slow twin."""
-    for number, first in enumerate(range(0, len(raw), rows_a_part)):
-        part = raw[first : first + rows_a_part]
+    for number, first in enumerate(range(0, len(raw), rows_per_part)):
+        part = raw[first : first + rows_per_part]
         column = pa.array([bytes(row) for row in part], pa.binary(raw.shape[1]))
         write_parquet(
             folder / f"rows-{number:05d}.parquet",
@@ -50,7 +50,7 @@ def test_rows_written_in_any_order_make_the_files_that_all_rows_at_once_make(tmp
     files.create()
     for ids in np.array_split(order, 3):
         files.write(ids, raw[ids])
-    write_at_once(tmp_path / "once", raw, files.rows_a_part)
+    write_at_once(tmp_path / "once", raw, files.rows_per_part)
     found, expected = (sorted((tmp_path / folder).iterdir()) for folder in ("some", "once"))
     assert [path.name for path in found] == [path.name for path in expected]
     assert [path.read_bytes() for path in found] == [path.read_bytes() for path in expected]

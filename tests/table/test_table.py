@@ -51,13 +51,13 @@ def num_parts(folder: Path) -> int:
 
 @PARAMETRIZE_DTYPE
 @pytest.mark.parametrize(("num_rows", "dim"), [(1, 1), (1, 64), (50, 3), (50, 17), (37, 128)])
-@pytest.mark.parametrize("rows_a_part", [1000, 7, 1])
+@pytest.mark.parametrize("rows_per_part", [1000, 7, 1])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_rows_are_the_written_ones(tmp_path, dtype, num_rows, dim, rows_a_part, placement):
+def test_rows_are_the_written_ones(tmp_path, dtype, num_rows, dim, rows_per_part, placement):
     rows = random_rows(num_rows, dim, dtype)
     row_bytes = dim * rows.element_size()
-    table = Table.open(make_table(tmp_path, TRIE, rows, part_bytes=rows_a_part * row_bytes + 1), placement)
-    assert num_parts(tmp_path / "table") == -(-num_rows // rows_a_part)
+    table = Table.open(make_table(tmp_path, TRIE, rows, part_bytes=rows_per_part * row_bytes + 1), placement)
+    assert num_parts(tmp_path / "table") == -(-num_rows // rows_per_part)
     assert (table.num_rows, table.dim, table.dtype, table.row_bytes) == (num_rows, dim, rows.dtype, row_bytes)
     order = np.random.default_rng(0).integers(num_rows, size=80).astype(np.uint32)
     for ids in (order, order[:1], order[:0]):
