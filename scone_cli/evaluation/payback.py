@@ -115,22 +115,24 @@ def _number(value: float) -> float | None:
 
 
 def _missing(baseline: Baseline, deal: Deal, undecided: Collection[str], calls: Calls) -> str:
-    """What is missing to say whether it pays, and the command that would tell; empty if nothing is."""
+    """What is missing to say whether it pays, and the command that finds it out; empty if nothing is missing."""
     name = baseline.model.name
     if deal.saving <= 0 and name in undecided:
         return (
-            f"Whether Scone pays is not known while no difference is shown between the table and {name}: a token costs the same "
-            "or more, so it pays only if it is better."
+            f"Whether Scone pays is not known: its tokens cost as much as those of {name} or more, so it pays only if it is "
+            "better, and no difference is shown between them."
         )
     if deal.outcome == "never" and baseline.bound == "at least":
+        larger = calls.for_a_rival(options=" --dim LARGER")
         return (
-            "Whether Scone pays is not known: it is better than every plain model measured, and a token costs the same as with "
-            f"{name}, the best of them, or more; a larger one would tell ({calls.for_a_rival(options=' --dim LARGER')})."
+            f"Whether Scone pays is not known: {name}, the best plain model that was measured, is not as good, so what a plain "
+            f"model of equal quality costs is unknown; to find out, train a larger one ({larger})."
         )
     if deal.outcome == "at once" and baseline.bound == "at most":
+        smaller = calls.for_a_rival(options=" --dim SMALLER")
         return (
-            f"Whether Scone pays is not known: it costs less to train and to run than {name}, which is better; a smaller plain "
-            f"model would tell ({calls.for_a_rival(options=' --dim SMALLER')})."
+            f"Whether Scone pays is not known: it costs less to train and to run than {name}, but {name} is better; to find out "
+            f"what equal quality costs, train a smaller plain model ({smaller})."
         )
     return ""
 
