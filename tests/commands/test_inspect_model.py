@@ -64,7 +64,7 @@ def test_a_model_in_a_terminal(scone, models, monkeypatch, name, columns):
     assert [len(row) for row in rows] == [4] * {"one": 1, "two": 2}.get(name, 10)
     assert [int(row[0]) for row in rows] == sorted(int(row[0]) for row in rows)
     assert (rows[-1][3] == "-") == (name == "two")  # the loss on held-out text, if it was looked at
-    assert re.search(r"scone inspect \S+ --html", "".join(plain[places[3] :].split("\n"))), "where the curve is drawn"
+    assert re.search(r"sconeinspect\S+--html", "".join(plain[places[3] :].split())), "where the curve is drawn"
     assert names(plain[places[0] : places[2]], *(KINDS[name][1] if name in KINDS else ["plain", "tied", 6656]))
     assert ("A_f-gram" in plain[places[0] : places[1]]) == (name == "scone")
 

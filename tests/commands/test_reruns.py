@@ -169,7 +169,7 @@ def test_eval_says_when_a_corpus_was_trained_on(small, tmp_path, forks):
     (corpus,) = json.loads(ended.out)["method"]["corpora"]
     held_out = manifest(workspace / "tokens")["summary"]["held_out_documents"]
     assert (corpus["documents"], corpus["in_training_split"]) == (60, 60 - held_out)
-    shown = forks.run("--workspace", workspace, "eval", small / "corpus")
+    shown = forks.run("--verbose", "--workspace", workspace, "eval", small / "corpus")
     assert ["corpus", "60", str(60 - held_out)] in [line.split() for line in shown.out.splitlines()]
 
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it starts a process that compiles kernels
+
 # The parent computes with two threads of torch, which stay; so does the reference tokenizer with a batch.
 SCRIPT = """
 import hashlib, os, signal, sys
@@ -17,8 +19,6 @@ from torch.utils.data import DataLoader
 
 from scone_cli.serving import SconeEmbedding, load_model
 from scone_cli.table import Table
-
-pytestmark = pytest.mark.slow  # they start processes that import torch, or compile kernels
 
 torch.set_num_threads(2)
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)
