@@ -179,17 +179,25 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
             "upgrade scone, or make the artifact again with this version",
         )
     # Checked after the version, because a later version may have other fields.
-    if OWN_HASH in raw and raw.pop(OWN_HASH) != digest_json(raw):
-        remake = f"make it again: {MADE_BY[kind]} --force"
-        raise DamagedArtifact(f"{path}: changed since scone wrote it, its {OWN_HASH} does not match", remake)
+    is_changed = OWN_HASH in raw and raw.pop(OWN_HASH) != digest_json(raw)
     try:
         raw.pop("seed", None)  # early versions wrote a seed, and names with blanks
         raw["summary"] = {_without_blanks(name): value for name, value in raw["summary"].items()}
         manifest = Manifest(**raw | {"files": {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}})
         _check_type("manifest", manifest, Manifest)
     except (TypeError, KeyError, AttributeError) as error:
+        if is_changed:
+            raise _changed(path, MADE_BY[kind]) from error
         raise _not_ours(path, error, remake) from error
+    if is_changed:
+        raise _changed(path, command_for(folder, manifest))  # a baseline is not made by `train-fgram` alone
     return manifest
+
+
+def _changed(path: Path, command: str) -> DamagedArtifact:
+    return DamagedArtifact(
+        f"{path}: changed since scone wrote it, its {OWN_HASH} does not match", f"make it again: {command} --force"
+    )
 
 
 _fields = cache(get_type_hints)  # 30 us a call, and a manifest may name thousands of files

@@ -390,10 +390,19 @@ def test_a_manifest_changed_since_it_was_written_is_refused(vocab, changes):
     path.write_text(json.dumps(manifest(vocab)))
     read_manifest(vocab)  # other blanks are no change
     path.write_text(json.dumps(manifest(vocab) | changes))
-    with refusal(DamagedArtifact, str(path), hint=("scone select-vocab --force",)) as caught:
+    with refusal(DamagedArtifact, str(path), hint=("select-vocab --force",)) as caught:
         read_manifest(vocab)
     assert caught.value.exit_code == 65
     assert up_to_date(vocab, "vocab", "a" * 64) is None, "so the stage makes it again"
+
+
+def test_a_changed_baseline_is_made_again_as_the_baseline(tmp_path):
+    made = manifest_of(recipe={"path": "/r.toml", "sha256": "0", "baseline": "plain"})
+    publish(staging_folder(tmp_path / "plain", "a"), tmp_path / "plain", made)
+    text = (tmp_path / "plain" / MANIFEST).read_text()
+    (tmp_path / "plain" / MANIFEST).write_text(text.replace('"size": 10', '"size": 11'))
+    with refusal(DamagedArtifact, "changed", hint=("--baseline plain", "--config /r.toml")):
+        read_manifest(tmp_path / "plain")
 
 
 @pytest.mark.parametrize("number", [10**30, 0.1, 1e-320, float("inf")])
