@@ -49,6 +49,7 @@ def method_of(
 
 # What the settings in a manifest hold that no option of the command sets.
 _FOUND = {"num_tokens", "num_fgrams", "exclude_tokens"}
+_OF_FGRAMS = {"fgram_layers", "combine", "learned_rows"}
 _FOUND_IN_TABLES = {"dim", "max_n"}
 
 
@@ -58,14 +59,21 @@ def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, 
     commands = [_command(workspace, "count-ngrams", ["CORPUS"], _token_settings(found) | _count_settings(workspace))]
     if "vocab" in made:
         commands.append(_command(workspace, "select-vocab", [], made["vocab"].settings))
-    commands.append(_command(workspace, "train-fgram", [], made["model"].settings))
+    commands.append(_command(workspace, "train-fgram", [], _training_settings(made["model"])))
     for folder, model in found.rivals.values():
-        commands.append(_command(workspace, "train-fgram", ["--out", folder], model.settings))
+        commands.append(_command(workspace, "train-fgram", ["--out", folder], _training_settings(model)))
     if "table" in made:
         commands.append(_precompute(workspace, [], made["table"]))
     for folder, table in found.tables.values():
         commands.append(_precompute(workspace, ["--out", folder], table))
     return [*commands, _command(workspace, "eval", arguments, settings)]
+
+
+def _training_settings(model: Manifest) -> dict[str, Any]:
+    """The settings of a training, without the f-gram model's where there is none: `train-fgram` fixes or refuses them."""
+    kind = model.settings["kind"]
+    fixed = {"scone": set(), "hashed": _OF_FGRAMS, "plain": _OF_FGRAMS | {"hashed_rows"}}[kind]
+    return {name: value for name, value in model.settings.items() if name not in fixed}
 
 
 def calls_of(

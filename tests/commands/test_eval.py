@@ -92,7 +92,7 @@ def test_the_page_and_the_columns_say_the_same(all_of_it):
     assert pq.read_table(work / "eval" / "results.parquet").to_pylist() == found["results"]
 
 
-def test_the_commands_that_make_it_again_can_be_given(all_of_it):
+def test_the_commands_that_make_it_again_can_be_given(all_of_it, scone):
     work, _ = all_of_it
     commands = json.loads((work / "eval" / "results.json").read_text())["method"]["commands"]
     names = []
@@ -103,6 +103,9 @@ def test_the_commands_that_make_it_again_can_be_given(all_of_it):
         names.append(name)
     assert names == ["count-ngrams", "select-vocab", "train-fgram", "train-fgram", "precompute", "precompute", "eval"]
     assert list(STAGES) == list(dict.fromkeys(names))
+    for command in commands[2:4]:  # the same settings: both models are up to date
+        code, out, err = scone(*shlex.split(command)[1:], "--plan")
+        assert (code, "nothing to do" in out) == (0, True), (command, err)
 
 
 # ---- what is measured again --------------------------------------------------------------------------------------
