@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED)  ## from raw text to a table and its evaluation, in ten minutes: plain against Scone on this Python's own sources
 	$(BIN)/python pipelines/demo-corpus.py demo/corpus
-	@$(MAKE) --no-print-directory -f pipelines/rebuild.mk SCONE=$(BIN)/scone CORPUS=demo/corpus WORKSPACE=demo/work RECIPE=pipelines/demo.toml
+	@$(MAKE) --no-print-directory -f pipelines/rebuild.mk SCONE=$(BIN)/scone CORPUS=demo/corpus WORKSPACE=demo/scone-work RECIPE=pipelines/demo.toml
 
 test: $(INSTALLED)  ## run the tests
 	$(PYTEST)

@@ -1,7 +1,7 @@
 """Benchmark of n-gram counting: `scone count-ngrams` against polars, DuckDB and colibri-core on the same token stream.
 
     pip install -e '.[bench]'
-    python benchmarks/bench_count.py --workspace demo/work
+    python benchmarks/bench_count.py --workspace demo/scone-work
     python benchmarks/bench_count.py --tokens 50000000 --memory 1GiB --rivals scone,polars,duckdb,colibri:5000000
 
 The job: all n-grams, n = 2..5, that occur 5 times or more in the first documents of the train split, with their counts

@@ -1,7 +1,7 @@
 """Benchmark of evaluation: the speed of `scone eval` as a share of the bare forward passes of its arms.
 
-    python benchmarks/bench_eval.py --workspace demo/work
-    python benchmarks/bench_eval.py --workspace demo/work --against PLAIN_MODEL_DIR
+    python benchmarks/bench_eval.py --workspace demo/scone-work
+    python benchmarks/bench_eval.py --workspace demo/scone-work --against PLAIN_MODEL_DIR
 
 Bare passes: the same batches, embedded beforehand, through the main model and the token losses, arm by arm; for `live`
 also A_f-gram over the distinct f-grams of the batch. Evaluation: everything that `scone eval` does with a text except

@@ -1,7 +1,7 @@
 """Benchmark of generation: what the table costs in decoding and in prefill, against the same model without a table.
 
-    python benchmarks/bench_generate.py --workspace demo/work
-    python benchmarks/bench_generate.py --workspace demo/work --layers 12    # a deeper model, of random weights
+    python benchmarks/bench_generate.py --workspace demo/scone-work
+    python benchmarks/bench_generate.py --workspace demo/scone-work --layers 12    # a deeper model, of random weights
 
 Decode: every arm decodes the same held-out text, one token per stream and step; the order of the arms is random in every
 step. `plain` embeds only tokens; `ram`, `mmap` (page cache warm) and `cold` (rows dropped from the page cache before each

@@ -1,7 +1,7 @@
 """Benchmark of table look-ups from RAM, mapped files and a cold disk, against LMDB, RocksDB, a dict and searchsorted.
 
     pip install -e '.[bench]'
-    python benchmarks/bench_lookup.py --workspace demo/work --folder scratch
+    python benchmarks/bench_lookup.py --workspace demo/scone-work --folder scratch
 
 A look-up matches the next tokens of a stream, and fetches the rows of the matches into one array. The f-grams are those of
 the workspace, filled up to `--fgrams` with other bigrams; the rows are random, and all stores hold the same rows. Two

@@ -1,7 +1,7 @@
 """Benchmark of `precompute`: its rate as a share of A_f-gram's bare matrix products, and against padded f-grams.
 
-python benchmarks/bench_precompute.py --workspace demo/work
-python benchmarks/bench_precompute.py --workspace demo/work --dim 256 --fgram-layers 4    # another shape, untrained
+python benchmarks/bench_precompute.py --workspace demo/scone-work
+python benchmarks/bench_precompute.py --workspace demo/scone-work --dim 256 --fgram-layers 4    # another shape, untrained
 
 `precompute` is all the work of the stage on the rows: A_f-gram and learned rows, encoding, and writing them into the files.
 `products` is only A_f-gram's matrix products for as many rows, in the same threads, on data in the cache. The two run in

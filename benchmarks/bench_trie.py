@@ -1,6 +1,6 @@
 """Benchmark of A_f-gram in training: the trie against padded f-grams, and Scone's training step against plain's.
 
-    python benchmarks/bench_trie.py --workspace demo/work
+    python benchmarks/bench_trie.py --workspace demo/scone-work
     python benchmarks/bench_trie.py --workspace headline --tokens 524288 --fgrams 1400000 --repeats 3
 
 It runs one batch of shuffled training windows, drawn as the trainer does, through untrained models of the given shape

@@ -1,6 +1,6 @@
 """Writes a synthetic corpus of any size whose n-grams resemble a small one: a back-off source fitted to a workspace's counts.
 
-    python benchmarks/zipf_source.py --workspace demo/work --tokens 1e9 --out zipf
+    python benchmarks/zipf_source.py --workspace demo/scone-work --tokens 1e9 --out zipf
     scone count-ngrams zipf/*.bin --separator ID        # the ID that the last line names
 
 Model: the context of a token is the longest n-gram in `counts/` (or single token) that the text ends with. The next token

@@ -217,7 +217,7 @@ def test_demo_is_the_rebuild_of_its_recipe(tmp_path):
     executable(venv / "bin" / "python", f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
     executable(venv / "bin" / "scone", f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
     (venv / ".installed").touch()
-    options = "--workspace demo/work --config pipelines/demo.toml"
+    options = "--workspace demo/scone-work --config pipelines/demo.toml"
     expected = ["pipelines/demo-corpus.py demo/corpus", f"{options} count-ngrams demo/corpus"]
     expected += [f"{options} {stage}" for stage in STAGES[1:]]
     for _ in range(2):
