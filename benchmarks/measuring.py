@@ -20,7 +20,9 @@ def arguments(description: str, needs: str = "vocab", **more: Any) -> argparse.N
     The default workspace is that of `make demo`. Further options are given as name=default, and have the default's type.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--workspace", type=Path, default=Path("demo/scone-work"), help="a finished workspace [demo/scone-work]")
+    parser.add_argument(
+        "--workspace", type=Path, default=Path("demo/scone-work"), help="a finished workspace [demo/scone-work]"
+    )
     for name, default in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"[{default}]")
     chosen = parser.parse_args()
