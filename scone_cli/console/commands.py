@@ -330,7 +330,7 @@ def inspect(
 
 
 @click.command(help=help_texts.VERIFY_ABOUT, short_help=help_texts.LOOKING["verify"])
-@click.argument("paths", metavar="PATH...", nargs=-1, type=PATH)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=PATH)
 @click.option("as_json", "--json", is_flag=True, help="Print the verdicts as one JSON object.")
 @click.pass_obj
 def verify(session: Session, /, paths: Sequence[Path], as_json: bool) -> None:
