@@ -29,7 +29,7 @@ demo: $(INSTALLED)  ## from raw text to a table and its evaluation, in ten minut
 test: $(INSTALLED)  ## run the tests
 	$(PYTEST)
 
-test-fast: $(INSTALLED)  ## run the tests that take less than five seconds each
+test-fast: $(INSTALLED)  ## run the tests that are not marked slow: in a minute
 	$(PYTEST) -m 'not slow'
 
 check: $(INSTALLED)  ## style, format and types: what must be clean before a commit

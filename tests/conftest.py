@@ -21,10 +21,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts backg
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of whole commands, and those that wait for a whole workspace, are slow."""
+    """Tests of whole commands, and those that wait for a whole workspace, are slow, and come first.
+
+    With tests on two cores, the first half of the list goes to one process: that one makes the workspaces, and the
+    other does not wait for them.
+    """
     for item in items:
         if "commands" in item.path.parts or {"made", "small", "forks"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+    def place(item: pytest.Item) -> int:
+        return 0 if "made" in item.fixturenames else 1 if item.get_closest_marker("slow") else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ CHANGED = {
     "eval": ("--ladder", "--no-speed"),
 }
 # Moments tried of each stage; half of them are the last, where the new artifact takes the place of the old.
-TRIED = 8
+TRIED = 6
 
 
 class Stage:

@@ -64,12 +64,9 @@ def test_a_plan_of_a_corpus_makes_no_workspace(scone, small, tmp_path):
     [
         ("train-fgram", ("--mixture", "zz=1", "--seed", "8"), 2, ("--mixture", "'zz'")),
         ("eval", ("--fail-if", "table.ppl > 1 / 0"), 2, ("--fail-if", "division by zero")),
-        ("eval", ("--tasks", "nope-nope"), 2, ("nope-nope",)),
     ],
 )
 def test_a_plan_refuses_what_the_run_would_find_later(scone, work, stage, given, code, facts):
-    if "--tasks" in given:
-        pytest.importorskip("lm_eval")
     ended, out, err = scone("--quiet", "--workspace", work, stage, *given, "--plan")
     assert (ended, out) == (code, ""), err
     error_of(err, *facts)

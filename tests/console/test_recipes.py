@@ -149,6 +149,7 @@ def test_other_commands_have_tables_too(scone):
     error_of(err, "--nearest", "101")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_every_parameter_is_a_key_but_those_of_a_call(name):
     """Also of options that are added later."""

@@ -245,6 +245,7 @@ def test_what_comes_after_a_part_is_done_in_the_worker_with_its_train_split(sour
     assert {path.name: path.read_text() for path in notes.iterdir()} == expected
 
 
+@pytest.mark.slow
 def test_workers_write_the_same_bytes_as_this_process(source, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_TASK_BYTES", 4000)
     (tmp_path / "notes").mkdir()
@@ -266,6 +267,7 @@ def die_once(folder: Path, name: str, _stream: TokenStream) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_the_task_of_a_worker_that_is_killed_is_done_again(source, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_TASK_BYTES", 4000)
     expected = write(source, tmp_path / "whole")

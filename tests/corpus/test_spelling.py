@@ -32,6 +32,7 @@ def test_visible(text, shown):
     assert visible(text) == shown
 
 
+@pytest.mark.slow
 def test_all_that_is_shown_prints_and_no_two_characters_are_shown_alike():
     characters = list(map(chr, range(sys.maxunicode + 1)))
     shown = [visible(f"a{character}") for character in characters if not 0xDC80 <= ord(character) <= 0xDCFF]

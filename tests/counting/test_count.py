@@ -133,6 +133,7 @@ def test_neither_the_spread_over_shards_nor_the_plan_nor_the_workers_matter(toke
     assert count(tokens, tmp_path / "out-of-small", bits=4, **small) == expected
 
 
+@pytest.mark.slow
 def test_worker_processes_count_the_same(tokens, tmp_path):
     expected = count(tokens, tmp_path / "out")
     assert count(tokens, tmp_path / "out-of-two", workers=2, group_records=50) == expected

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from messages import refusal
-from torch._dynamo.exc import BackendCompilerFailed
 
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.model.devices import autocast, find_device, micro_batch, peak_memory, torch_failures
@@ -52,6 +51,8 @@ def test_a_cpu_takes_what_its_cache_holds_a_gpu_takes_all():
 
 
 def test_a_compiler_that_is_not_there_is_said_in_one_line():
+    from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415 - two seconds
+
     with refusal(SconeError, "--compile", "no such backend", hint=("C++ compiler",)), torch_failures():
         raise BackendCompilerFailed(len, RuntimeError("no such backend\nmore"), None)
     with pytest.raises(RuntimeError, match="ours"), torch_failures():

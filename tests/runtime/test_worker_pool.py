@@ -17,6 +17,8 @@ from scone_cli.progress import compilation
 from scone_cli.runtime import worker_pool
 from scone_cli.runtime.worker_pool import Pool
 
+pytestmark = pytest.mark.slow  # most of them start processes
+
 
 def square(number: int) -> tuple[int, int]:
     return number * number, os.getpid()

@@ -137,6 +137,7 @@ def test_a_table_in_memory_needs_its_files_no_longer(tmp_path):
     assert table.matcher().match(TEXT).tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_opening_a_table_leaves_signals_alone(tmp_path):
     """In a process of its own: pytest catches signals itself."""
     folder = make_table(tmp_path, TRIE, rows())

@@ -38,6 +38,7 @@ def test_every_file_of_rows_is_counted(monkeypatch, tmp_path):
     assert 0 <= found <= 1024 * num_files
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**13), st.integers(1, 10_000), st.sampled_from(sorted(FORMATS)), st.integers(1, 10**6))
 def test_a_budget_holds_and_is_used(budget, dim, dtype, num_tokens):
     size = fgrams_within(budget, dim, dtype, num_tokens)

@@ -161,6 +161,7 @@ def test_bfloat16_learns_nearly_the_same_with_weights_of_float32(tmp_path, kind)
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of what torch does itself
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # the same
 def test_a_compiled_model_learns_the_same(tmp_path, monkeypatch):

@@ -72,6 +72,7 @@ def test_every_key_is_found_and_no_other(size, num_tokens):
     assert index.nbytes == 64 * fewest_lines(size, num_tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [7.7, 8.2, 20])
 def test_an_index_that_was_planned_too_small_is_made_larger(monkeypatch, full):
     """So full that f-grams are found after many tries; of those that have more than eight a line not all find room."""
