@@ -40,6 +40,7 @@ MADE_BY: Mapping[str, str] = {
     "model": "scone train-fgram",
     "table": "scone precompute",
     "eval": "scone eval",
+    "exported-model": "scone export --to hf DIR",
 }
 
 

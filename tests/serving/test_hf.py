@@ -1,0 +1,341 @@
+"""An exported model in transformers: every way of calling it reads the rows of the whole text, and gives our logits."""
+
+import copy
+import filecmp
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scone_cli.errors import MismatchedArtifacts
+from scone_cli.serving import load_model
+from scone_cli.vocab.index import NONE
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.hf
+
+AUTO = {"trust_remote_code": True}
+
+
+@pytest.fixture(scope="module")
+def exported(small, tmp_path_factory):
+    """The small workspace's model as a folder, and the plain one beside it."""
+    from scone_cli.stages.export_hf import export_hf
+
+    folder = tmp_path_factory.mktemp("exported")
+    for name in ("model", "plain"):
+        export_hf(small / "work", small / "work" / name, None, folder / name, lambda *_, **__: None)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    import scone_cli.serving.hf  # noqa: F401 - registers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(exported)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(exported):
+    return transformers.AutoTokenizer.from_pretrained(exported, **AUTO)
+
+
+@pytest.fixture(scope="module")
+def ours(small):
+    with load_model(small / "work") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def texts(small):
+    """Texts of different lengths, of words that were trained on: most of their tokens end f-grams."""
+    return [(small / "corpus" / f"{number}.txt").read_text()[:size] for number, size in ((1, 20), (2, 37), (3, 9))]
+
+
+def prompt(tokenizer, text):
+    return tokenizer(text, return_tensors="pt")
+
+
+def continued(model, inputs, **how):
+    """The new tokens [B, 8] of a generation, which is greedy if nothing else is asked for."""
+    how = {"do_sample": False, "max_new_tokens": 8} | how
+    return model.generate(**inputs, **how)[:, inputs["input_ids"].shape[1] :]
+
+
+# ---- the same as ours --------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_logits_are_ours(model, tokenizer, ours, texts):
+    for text in (*texts, "<|endoftext|> is text", "\u00e9\u4e2d \n"):
+        inputs = prompt(tokenizer, text)
+        tokens = inputs["input_ids"][0].tolist()
+        assert tokens == [ours.end_of_document, *ours.encode(text)]
+        logits = model(**inputs).logits[0]
+        torch.testing.assert_close(logits, ours.logits(tokens), rtol=0, atol=1e-4)
+        assert tokenizer.decode(tokens, skip_special_tokens=True) == text
+
+
+def test_greedy_text_is_that_of_scone_generate(model, tokenizer, ours, texts):
+    for text in texts:
+        read = ours.encode(text)
+        theirs = continued(model, prompt(tokenizer, text))[0].tolist()
+        for token, other in zip(ours.generate_tokens(read, 8, temperature=0), theirs, strict=True):
+            if token != other:  # the two best are equally good
+                best = ours.logits([ours.end_of_document, *read])[-1].topk(2).values
+                assert best[0] - best[1] < 1e-4
+                break
+            read.append(token)
+
+
+def test_a_plain_model_is_exported_too(exported, small, tokenizer, texts):
+    plain = transformers.AutoModelForCausalLM.from_pretrained(exported.parent / "plain")
+    inputs = prompt(tokenizer, texts[0])
+    with load_model(small / "work" / "plain") as loaded:
+        expected = loaded.logits(inputs["input_ids"][0])
+    torch.testing.assert_close(plain(**inputs).logits[0], expected, rtol=0, atol=1e-4)
+    assert not (exported.parent / "plain" / "table").exists()
+    with pytest.raises(MismatchedArtifacts, match="plain model"):
+        transformers.AutoModelForCausalLM.from_pretrained(exported.parent / "plain", table=exported / "table")
+
+
+# ---- every call pattern ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"cache_implementation": "static"}, {"use_cache": False}, {"num_return_sequences": 2, "num_beams": 2}],
+    ids=str,
+)
+def test_batches_with_left_padding_are_the_texts_alone(model, tokenizer, texts, how):
+    padded = tokenizer(texts, return_tensors="pt", padding=True)
+    assert (padded["attention_mask"][:, 0] == 0).any()
+    assert tokenizer.padding_side == "left"
+    together = continued(model, padded, **how)
+    alone = [continued(model, prompt(tokenizer, text), **how) for text in texts]
+    assert together.tolist() == torch.cat(alone).tolist()
+
+
+@pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2, "top_k": 0}], ids=str)
+def test_a_cache_changes_nothing(model, tokenizer, texts, how):
+    padded, found = tokenizer(texts, return_tensors="pt", padding=True), []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        found.append(continued(model, padded, use_cache=use_cache, **how).tolist())
+    assert found[0] == found[1]
+
+
+def test_drafts_that_are_not_accepted_are_forgotten(model, tokenizer, exported, texts):
+    draft = transformers.AutoModelForCausalLM.from_pretrained(exported)
+    with torch.no_grad():
+        draft.lm_head.weight += 0.05 * torch.randn(draft.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+    for text in texts:
+        inputs = prompt(tokenizer, text)
+        expected = continued(model, inputs).tolist()
+        assert continued(model, inputs, assistant_model=draft).tolist() == expected
+        assert continued(model, inputs, prompt_lookup_num_tokens=3).tolist() == expected
+
+
+def test_a_chat_goes_on_with_the_cache_that_it_ended_with(model, tokenizer, texts):
+    inputs = prompt(tokenizer, texts[0])
+    first = model.generate(**inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    cache = first["cache"] if "cache" in first else first.past_key_values
+    name = "cache" if "cache" in first else "past_key_values"
+    more = tokenizer(texts[1], add_special_tokens=False, return_tensors="pt")["input_ids"]
+    whole = torch.cat([first.sequences, more], 1)
+    inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+    expected = continued(model, inputs).tolist()
+    assert continued(model, inputs, **{name: cache}).tolist() == expected
+
+
+def test_documents_packed_in_one_row_do_not_see_one_another(model, tokenizer, texts):
+    """Positions that begin again at 0 begin a document; so does a mask that hides the token before."""
+    alone = [prompt(tokenizer, text)["input_ids"][0] for text in texts]
+    packed = torch.cat(alone)[None]
+    positions = torch.cat([torch.arange(len(tokens)) for tokens in alone])[None]
+    document = torch.repeat_interleave(torch.arange(len(alone)), torch.tensor([len(tokens) for tokens in alone]))
+    sees = (document[:, None] == document).tril()[None, None]
+    expected = np.concatenate([model.model.fgram_ids(tokens[None])[0] for tokens in alone])
+    assert (expected != NONE).any()
+    assert (model.model.fgram_ids(packed, position_ids=positions)[0] == expected).all()
+    for mask in (sees, torch.where(sees, 0.0, -torch.inf)):
+        assert (model.model.fgram_ids(packed, mask)[0] == expected).all()
+    logits = model(packed, attention_mask=sees, position_ids=positions).logits[0]
+    torch.testing.assert_close(
+        logits, torch.cat([model(tokens[None]).logits[0] for tokens in alone]), rtol=0, atol=1e-4
+    )
+
+
+def test_pipelines_and_other_types(exported, model, tokenizer, texts):
+    expected = tokenizer.decode(continued(model, prompt(tokenizer, texts[0]))[0], skip_special_tokens=True)
+    generator = transformers.pipeline("text-generation", model=str(exported), trust_remote_code=True)
+    written = generator(texts[0], max_new_tokens=8, do_sample=False)[0]["generated_text"]
+    assert written == texts[0] + expected
+    pytest.importorskip("accelerate")
+    half = transformers.AutoModelForCausalLM.from_pretrained(
+        exported, device_map="auto", dtype=torch.bfloat16, placement="ram"
+    )
+    assert (half.dtype, half.model.table.placement) == (torch.bfloat16, "ram")
+    inputs = prompt(tokenizer, texts[1])
+    torch.testing.assert_close(half(**inputs).logits.float(), model(**inputs).logits, rtol=0, atol=0.05)
+
+
+def test_it_can_be_tuned(exported, tokenizer, texts):
+    """The loss and its gradients; the rows stay."""
+    tuned = transformers.AutoModelForCausalLM.from_pretrained(exported)
+    inputs = tokenizer(texts, return_tensors="pt", padding=True)
+    labels = torch.where(inputs["attention_mask"] == 0, -100, inputs["input_ids"])
+    tuned(**inputs, labels=labels).loss.backward()
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in tuned.parameters())
+    assert tuned.model.embed_tokens.weight.grad.abs().sum() > 0
+    for twin in (copy.deepcopy(tuned), pickle.loads(pickle.dumps(tuned))):
+        assert torch.equal(twin(**inputs).logits, tuned(**inputs).logits)
+
+
+PIECES = st.lists(st.tuples(st.sampled_from(["read", "crop", "choose"]), st.integers(1, 9)), min_size=3, max_size=14)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(PIECES, st.lists(st.integers(0, 6), min_size=1, max_size=3), st.integers(0, 2**32 - 1), st.booleans())
+def test_pieces_beams_and_crops_match_as_the_whole_text(model, ours, small, pieces, padding, seed, has_positions):
+    """Ids of f-grams at every position are those of the whole text, exactly; logits to 1e-4.
+
+    Rows with padding on their left are read in pieces, beams are chosen among them, drafts are taken back.
+    """
+    chance, name = np.random.default_rng(seed), cache_name(model)
+    text = ours.encode((small / "corpus" / "4.txt").read_text()[:3000])
+    cache = transformers.DynamicCache(config=model.config) if seed % 2 else transformers.DynamicCache()
+    rows, held, least = [[-1] * count for count in padding], 0, max(padding) + 1
+    for what, count in [("read", least), *pieces]:
+        if what == "crop" and held > least:
+            held -= min(count, held - least)
+            cache.crop(held - len(rows[0]))
+            rows = [row[:held] for row in rows]
+        if what == "choose":
+            beams = chance.integers(0, len(rows), len(rows))
+            cache.reorder_cache(torch.from_numpy(beams))
+            rows = [rows[beam] for beam in beams]
+        if what == "read":
+            starts = chance.integers(0, len(text) - 64, len(rows))
+            rows = [row + text[at : at + held + count - len(row)] for row, at in zip(rows, starts, strict=True)]
+            tokens = torch.tensor(rows)
+            mask = (tokens >= 0).long()
+            inputs = {"input_ids": tokens[:, held:].clamp(min=0), "attention_mask": mask, name: cache}
+            if has_positions:  # without, padding counts
+                inputs["position_ids"] = (mask.cumsum(1) - 1 + 2 * (1 - mask))[:, held:]
+            seen = []
+            logits = recorded(model, seen, **inputs).logits
+            for row, ids, got in zip(rows, seen[0], logits, strict=True):
+                whole = [token for token in row if token >= 0]
+                last = min(count, len(whole))
+                assert ids[-last:].tolist() == ours.table.matcher().match(whole)[-last:].tolist()
+                if has_positions:
+                    alone = model(torch.tensor([whole])).logits[0]
+                    torch.testing.assert_close(got[-last:], alone[-last:], rtol=0, atol=1e-4)
+            held += count
+
+
+def cache_name(model):
+    return "cache" if "cache" in model(torch.tensor([[1]])) else "past_key_values"
+
+
+def recorded(model, seen, **inputs):
+    """Call the model, and add the ids of f-grams that it finds to `seen`."""
+    inner = model.model
+    inner.fgram_ids = lambda *args: seen.append(type(inner).fgram_ids(inner, *args)) or seen[-1]
+    try:
+        return model(**inputs)
+    finally:
+        del inner.fgram_ids
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_right_is_refused(model, exported, tmp_path):
+    with pytest.raises(ValueError, match="input_ids, not inputs_embeds"):
+        model(inputs_embeds=torch.zeros(1, 2, model.config.hidden_size))
+    with pytest.raises(ValueError, match="token id 400"):
+        model(torch.tensor([[400]]))
+    name, filled = cache_name(model), transformers.DynamicCache()
+    for layer in range(model.config.num_hidden_layers):
+        filled.update(torch.zeros(1, 1, 3, 16), torch.zeros(1, 1, 3, 16), layer)
+    with pytest.raises(ValueError, match="a cache of 3 tokens"):
+        model(torch.tensor([[1]]), **{name: filled})
+    with pytest.raises(ValueError, match="attention_mask"):
+        model(torch.tensor([[1, 2]]), attention_mask=torch.ones(1, 1))
+    closed = type(model)(model.config)
+    with pytest.raises(ValueError, match="no table is open"):
+        closed(torch.tensor([[1]]))
+
+
+def test_another_table_is_checked(exported, small, model, tokenizer, texts, tmp_path):
+    """A table of the same tokenizer and weights is read in the place of the own one; others are refused."""
+    same = transformers.AutoModelForCausalLM.from_pretrained(exported, table=small / "work" / "table")
+    assert same.model.table.folder == small / "work" / "table"
+    inputs = prompt(tokenizer, texts[0])
+    assert torch.equal(same(**inputs).logits, model(**inputs).logits)
+    for key in ("fgram_tokenizer", "fgram_weights"):
+        config = transformers.AutoConfig.from_pretrained(exported)
+        setattr(config, key, "0" * 64)
+        with pytest.raises(MismatchedArtifacts, match="0" * 12):
+            transformers.AutoModelForCausalLM.from_pretrained(exported, config=config)
+
+
+# ---- the folder --------------------------------------------------------------------------------------------------
+
+
+def test_save_pretrained_writes_the_same_bytes(exported, model, tokenizer, tmp_path):
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(exported, **AUTO)
+    for saved, place in ((model, tmp_path / "1"), (loaded, tmp_path / "2")):
+        saved.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        ours = {"README.md", "manifest.json"}
+        config = json.loads((place / "tokenizer_config.json").read_bytes())
+        config = {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")}
+        assert config == json.loads((exported / "tokenizer_config.json").read_bytes())
+        names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()} - ours
+        assert {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()} == names
+        assert all(filecmp.cmp(exported / name, place / name, shallow=False) for name in names - {"tokenizer_config.json"})
+
+
+ALONE = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert not any(name.startswith("scone_cli") for name in sys.modules)
+folder = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+inputs = tokenizer(sys.argv[2], return_tensors="pt")
+print(model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1]:].tolist())
+"""
+
+
+def test_a_program_that_knows_nothing_of_scone_loads_it_elsewhere(exported, model, tokenizer, texts, tmp_path, monkeypatch):
+    """In another process, offline, from a copy of the folder."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    shutil.copytree(exported, tmp_path / "elsewhere")
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, tmp_path / "elsewhere", texts[0]], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(continued(model, prompt(tokenizer, texts[0]))[0].tolist())
+
+
+def test_the_table_of_a_repository_is_fetched(exported, model, tokenizer, texts, tmp_path, monkeypatch):
+    """A repository that lies in the cache of the hub, read offline by its name."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    place = tmp_path / "models--someone--model"
+    shutil.copytree(exported, place / "snapshots" / ("a" * 40))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a" * 40)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained("someone/model", cache_dir=tmp_path)
+    inputs = prompt(tokenizer, texts[0])
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
