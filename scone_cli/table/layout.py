@@ -28,7 +28,7 @@ from scone_cli.table.fetch import large_pages
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.sizes import PART_BYTES
 from scone_cli.table.stored_file import StoredFile
-from scone_cli.table.tensor_files import LINE_TYPE, LINES, SUFFIX, locate_tensor
+from scone_cli.table.tensor_files import LINE_TYPE, LINES, SUFFIX, export_again, locate_tensor
 from scone_cli.vocab.index import REMAKE, FgramIndex, fewest_lines
 
 INDEX = "index.bin"
@@ -125,13 +125,13 @@ def locate_lines(file: StoredFile, settings: Mapping[str, Any]) -> tuple[int, in
     """
     path = file.path
     if path.suffix == SUFFIX:
-        start, num_lines = locate_tensor(path, LINES, *LINE_TYPE)
+        (start, num_lines), remake = locate_tensor(path, LINES, *LINE_TYPE), export_again(path.parent)
     else:
-        start, num_lines = _HEADER_BYTES, _lines_in_header(file, settings)
+        start, num_lines, remake = _HEADER_BYTES, _lines_in_header(file, settings), REMAKE
     if not isinstance(num_lines, int) or num_lines < fewest_lines(settings["num_fgrams"], settings["num_tokens"]):
-        raise DamagedArtifact(f"{path}: {num_lines} lines are too few for {settings['num_fgrams']:,} f-grams", REMAKE)
+        raise DamagedArtifact(f"{path}: {num_lines} lines are too few for {settings['num_fgrams']:,} f-grams", remake)
     if file.size != start + num_lines * LINE:
-        raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {start + num_lines * LINE:,}", REMAKE)
+        raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {start + num_lines * LINE:,}", remake)
     return start, num_lines
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from scone_cli.arrays import U32
-from scone_cli.artifacts.manifest import Manifest, check_files, command_for, digest_weights, read_manifest
+from scone_cli.artifacts.manifest import Manifest, check_files, digest_weights, read_manifest
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.corpus.same_tokenizer import check_same_tokenizer
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
@@ -33,7 +33,7 @@ from scone_cli.table.fetch import Part, RowsInFiles, RowsInMemory
 from scone_cli.table.layout import FILES, SHAPE, locate_rows, read_index
 from scone_cli.table.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.table.stored_file import Piece, StoredFile, is_local
-from scone_cli.table.tensor_files import ROWS, SUFFIX, locate_tensor, row_type
+from scone_cli.table.tensor_files import ROWS, SUFFIX, export_again, locate_tensor, row_type
 from scone_cli.vocab.given_ids import ID, Ids, as_row_numbers, whole_number
 from scone_cli.vocab.index import NONE, REMAKE, FgramIndex
 from scone_cli.vocab.matcher import Matcher
@@ -350,7 +350,7 @@ def _parts(folder: Path, can_be_mapped: bool, manifest: Manifest, width: int) ->
 
 
 def _remake(folder: Path, manifest: Manifest) -> str:
-    return REMAKE if manifest.artifact == "table" else f"make it again: {command_for(folder, manifest)}"
+    return REMAKE if manifest.artifact == "table" else export_again(folder)
 
 
 def _check_origin(folder: Path, manifest: Manifest, model: Manifest | None) -> None:

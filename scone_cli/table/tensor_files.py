@@ -29,6 +29,11 @@ _BYTES = {"U8": 1, "F16": 2, "BF16": 2, "F32": 4, "U32": 4, "U64": 8}
 _NUMBERS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
+def export_again(folder: Path) -> str:
+    """The hint of errors in the files of an exported table."""
+    return f"make it again: {MADE_BY['exported-table']} {shlex.quote(str(folder))}"
+
+
 def row_type(dtype: str, dim: int) -> tuple[str, int]:
     """The type of a tensor of rows and its columns: D numbers, or the bytes of a row in formats with a scale."""
     return ("U8", row_bytes(dtype, dim)) if FORMATS[dtype].largest else (_NUMBERS[dtype], dim)
@@ -48,26 +53,26 @@ def header_of(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def locate_tensor(path: Path, name: str, dtype: str, columns: int) -> tuple[int, int]:
-    """Find the offset of a file's one tensor, in bytes, and the number of its rows; it must be `name`, `dtype` [_, columns].
+def locate_tensor(path: Path, tensor: str, dtype: str, columns: int) -> tuple[int, int]:
+    """Find the offset of a file's one tensor, in bytes, and the number of its rows; it must be `tensor`, `dtype` [_, columns].
 
     Raises:
         DamagedArtifact: it is not such a file, or the data do not begin at a multiple of 64 bytes.
         StorageFailure: the disk fails.
     """
-    remake = f"make it again: {MADE_BY['exported-table']} {shlex.quote(str(path.parent))}"
+    remake = export_again(path.parent)
     try:
-        with utf8_name(path) as given, safe_open(given, "numpy") as file:
+        with utf8_name(path) as name, safe_open(name, "numpy") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
             found = {key: (each.get_dtype(), each.get_shape()) for key, each in slices.items()}
     except SafetensorError as error:
         raise DamagedArtifact(f"{path}: not a safetensors file ({error})", remake) from error
     except OSError as error:
         raise StorageFailure(f"{path}: cannot be read ({error})") from error
-    kind, shape = found.get(name, ("", []))
+    kind, shape = found.get(tensor, ("", []))
     if len(found) != 1 or kind != dtype or len(shape) != 2 or shape[1] != columns:
         told = ", ".join(f"{key} {kind} {shape}" for key, (kind, shape) in found.items())
-        raise DamagedArtifact(f"{path}: tensors {told or 'none'}, expected {name} {dtype} [_, {columns}]", remake)
+        raise DamagedArtifact(f"{path}: tensors {told or 'none'}, expected {tensor} {dtype} [_, {columns}]", remake)
     start = path.stat().st_size - shape[0] * columns * _BYTES[dtype]  # the library has compared both ends
     if start % LINE:
         raise DamagedArtifact(f"{path}: data from byte {start} on, expected a multiple of {LINE}", remake)
