@@ -25,7 +25,6 @@ PATH = PlainPath()
 @click.argument("out", metavar="DIR", type=PATH)
 @click.option(
     "--to",
-    "kind",
     type=click.Choice(["hf", "safetensors"]),
     required=True,
     help="`hf`: the model with its table, for transformers; `safetensors`: the table alone.",
@@ -34,13 +33,13 @@ PATH = PlainPath()
 @click.option("--table", type=PATH, metavar="DIR", help="Its table.  [default: table in the workspace]")
 @click.option("as_json", "--json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_obj
-def export(session: Session, /, out: Path, kind: str, model: Path | None, table: Path | None, as_json: bool) -> None:
+def export(session: Session, /, out: Path, to: str, model: Path | None, table: Path | None, as_json: bool) -> None:
     """Write a model or a table for other programs."""
-    if model and kind == "safetensors":
+    if model and to == "safetensors":
         raise click.UsageError("--model is for --to hf: --to safetensors writes a table alone")
     started = time.monotonic()
     with storage_failures(out), listening(session.quiet, session.verbose) as progress:
-        if kind == "hf":
+        if to == "hf":
             result = _export_hf(session.workspace, model, table, out, progress)
         else:
             from scone_cli.table.exported import export_table  # heavy: not for `scone export --help`
@@ -48,7 +47,7 @@ def export(session: Session, /, out: Path, kind: str, model: Path | None, table:
             result = export_table(table or session.workspace / "table", out, progress).summary
     seconds = round(time.monotonic() - started, 3)
     if as_json:
-        output.print_json({"to": kind, "out": str(out), "seconds": seconds, **result})
+        output.print_json({"to": to, "out": str(out), "seconds": seconds, **result})
     else:
         output.print_result(result_text(harmless(f"export -> {out} (made in {seconds_text(seconds)})"), result))
 

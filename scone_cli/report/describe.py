@@ -16,10 +16,7 @@ from scone_cli.artifacts.verify import artifact_folders, check_neighbours
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
-from scone_cli.table.exported import COUNTS, EXPORT
 from scone_cli.table.row_formats import FORMATS, decode
-from scone_cli.table.table import Table
-from scone_cli.table.tensor_files import LINES, ROWS, SUFFIX
 from scone_cli.training.summary import read_config, read_tensors, training_record
 
 if TYPE_CHECKING:
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
 
 PORTRAYED = ("counts", "vocab")  # the artifacts whose n-grams are shown in figures
 _MAIN_FILES = {"vocab": "vocab.parquet"}  # the file whose rows are shown, if it is not the first one
+_COUNTED = ("rows", "lines", "counts")  # the tensors of an exported table that have a row for each row, line or f-gram
 SHOWN_TOKENS = 24  # per document
 SHOWN_VALUES = 6  # per row of the table
 
@@ -140,8 +138,10 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
         description["rows_file"] = shown.name
         which = "last_rows" if shown.name == "log.parquet" else "first_rows"
         description[which] = _read(shown, lambda file: _rows(file, manifest, shown, rows, spell))
-    elif manifest.artifact == EXPORT:
-        description["rows_file"] = f"{ROWS}-00000{SUFFIX}"
+    elif manifest.artifact == "exported-table":
+        from scone_cli.table.table import Table  # noqa: PLC0415 - heavy: it matches text
+
+        description["rows_file"] = "rows-00000.safetensors"
         with Table.open(folder) as table:
             ids = np.arange(min(rows, table.num_rows), dtype=np.uint32)
             description["first_rows"] = [_embedding(i, row) for i, row in enumerate(table.rows(ids).float())]
@@ -164,7 +164,7 @@ def _file(folder: Path, name: str, size: int) -> Row:
         row["rows"] = _read(folder / name, lambda file: file.metadata.num_rows)
     elif name.endswith(".safetensors"):
         tensors = read_tensors(folder / name)
-        if of_export := [tensors[key] for key in (ROWS, LINES, COUNTS) if key in tensors]:
+        if of_export := [tensors[key] for key in _COUNTED if key in tensors]:
             row["rows"] = of_export[0].shape[0]
         else:
             row["parameters"] = sum(tensor.parameters for tensor in tensors.values())

@@ -72,7 +72,8 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(forks, wor
     new = contents(target)
     assert old != new
     assert any("manifest.json" in moment for moment in moments)
-    for moment in range(1, len(moments) + 1):
+    last = len(moments)
+    for moment in sorted({*range(1, last, 5), *range(last - 2, last + 1)}):  # the last ones put it in its place
         where = f"killed before {moment} of {len(moments)}: {moments[moment - 1]}"
         assert run(moment=moment).code == -signal.SIGKILL, where
         assert contents(target) in (old, new), where
