@@ -39,9 +39,12 @@ MADE_BY: Mapping[str, str] = {
     "vocab": "scone select-vocab",
     "model": "scone train-fgram",
     "table": "scone precompute",
+    "exported-table": "scone export --to safetensors",
     "eval": "scone eval",
-    "exported-model": "scone export --to hf DIR",
+    "exported-model": "scone export --to hf",
 }
+
+EXPORTS = frozenset({"exported-table", "exported-model"})  # always made anew, so there is no --force
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,20 @@ class Manifest:
 def command_for(folder: Path, manifest: Manifest) -> str:
     """The command that makes an artifact again, with its recipe and folder; the caller adds `--workspace`."""
     recipe, command = manifest.recipe, MADE_BY[manifest.artifact]
+    if manifest.artifact in EXPORTS:
+        return f"{command} {shlex.quote(str(folder))}"
     if recipe:  # it has the corpora too
         command = f"scone --config {shlex.quote(path_text(recipe['path']))} {manifest.stage}"
     if "baseline" in recipe:
         return f"{command} --baseline {shlex.quote(recipe['baseline'])}"
     is_elsewhere = manifest.artifact in {"model", "table"} and folder.absolute().name != manifest.artifact
     return f"{command} --out {shlex.quote(str(folder))}" if is_elsewhere else command
+
+
+def command_again(folder: Path, manifest: Manifest) -> str:
+    """The command that makes an artifact again although it is up to date; an export is never taken for up to date."""
+    command = command_for(folder, manifest)
+    return command if manifest.artifact in EXPORTS else f"{command} --force"
 
 
 def fingerprint(stage: str, stage_version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -150,8 +161,8 @@ def json_of(content: bytes) -> Any:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
-    """Read the manifest of `folder`, which must hold an `artifact` (any kind when None).
+def read_manifest(folder: Path, *artifacts: str) -> Manifest:
+    """Read the manifest of `folder`, which must hold one of `artifacts` (any kind when none is given).
 
     Raises:
         InputMissing: the folder does not exist.
@@ -160,6 +171,7 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
         NewerArtifact: its schema version is larger than the one this program writes.
         DamagedArtifact: the manifest was changed after it was written.
     """
+    artifact = artifacts[0] if artifacts else None
     remake = f"run: {MADE_BY[artifact]}" if artifact else "name a folder that a scone stage wrote"
     if not folder.is_dir():
         raise InputMissing(f"{folder}: no such {artifact or 'artifact'} folder", remake)
@@ -172,7 +184,7 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
         kind, version = str(raw["artifact"]), int(raw["schema_version"])
     except (ValueError, TypeError, KeyError) as error:
         raise _not_ours(path, error, remake) from error
-    if kind not in SCHEMA_VERSIONS or (artifact and kind != artifact):
+    if kind not in SCHEMA_VERSIONS or (artifacts and kind not in artifacts):
         raise ForeignArtifact(f"{folder}: holds '{kind}', expected '{artifact or 'a scone artifact'}'", remake)
     if version > SCHEMA_VERSIONS[kind]:
         raise NewerArtifact(
@@ -188,16 +200,16 @@ def read_manifest(folder: Path, artifact: str | None = None) -> Manifest:
         _check_type("manifest", manifest, Manifest)
     except (TypeError, KeyError, AttributeError) as error:
         if is_changed:
-            raise _changed(path, MADE_BY[kind]) from error
+            raise _changed(path, f"{MADE_BY[kind]} --force") from error
         raise _not_ours(path, error, remake) from error
     if is_changed:
-        raise _changed(path, command_for(folder, manifest))  # a baseline is not made by `train-fgram` alone
+        raise _changed(path, command_again(folder, manifest))  # a baseline is not made by `train-fgram` alone
     return manifest
 
 
 def _changed(path: Path, command: str) -> DamagedArtifact:
     return DamagedArtifact(
-        f"{path}: changed since scone wrote it, its {OWN_HASH} does not match", f"make it again: {command} --force"
+        f"{path}: changed since scone wrote it, its {OWN_HASH} does not match", f"make it again: {command}"
     )
 
 
@@ -239,7 +251,7 @@ def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
     Raises:
         DamagedArtifact: naming the first file that differs, what was found and what was expected.
     """
-    remake = f"make it again: {command_for(folder, manifest)} --force"
+    remake = f"make it again: {command_again(folder, manifest)}"
     for name, stamp in manifest.files.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else -1

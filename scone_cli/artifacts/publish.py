@@ -178,6 +178,17 @@ def _check_replaceable(target: Path) -> None:
         )
 
 
+def check_replaces_only(artifact: str, target: Path) -> None:
+    """Refuse to replace another kind of artifact by an export, whose folder the user names.
+
+    Raises:
+        ForeignArtifact: `target` holds one.
+    """
+    with contextlib.suppress(InputMissing, HalfWrittenArtifact, DamagedArtifact):
+        if (kind := read_manifest(target).artifact) != artifact:
+            raise ForeignArtifact(f"{target}: holds '{kind}', which an export does not replace", "name another folder")
+
+
 def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
     """Put the finished files of `staging` in the place of `target` in one step; the old artifact stays until then.
 

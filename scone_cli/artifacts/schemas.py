@@ -7,7 +7,16 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 # The version in which this program writes each kind of artifact. A larger version in a manifest is refused.
-SCHEMA_VERSIONS: Mapping[str, int] = {"tokens": 1, "counts": 1, "vocab": 1, "model": 1, "table": 4, "eval": 2, "exported-model": 1}
+SCHEMA_VERSIONS: Mapping[str, int] = {
+    "tokens": 1,
+    "counts": 1,
+    "vocab": 1,
+    "model": 1,
+    "table": 4,
+    "exported-table": 1,
+    "eval": 2,
+    "exported-model": 1,
+}
 
 TRAIN, HELD_OUT = "train", "held-out"  # the splits of `tokens/`
 

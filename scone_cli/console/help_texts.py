@@ -203,6 +203,7 @@ LOOKING = {
     "inspect": "Show what is in an artifact; counts/, vocab/ and model/ with figures.",
     "lookup": "Show the table's rows for a text, and the f-grams nearest to them.",
     "generate": "Continue a text with the model, which reads the table.",
+    "export": "Write the model, or the table alone, for other programs.",
     "cost": "Compute what models of any shape cost, and whether a table pays.",
     "verify": "Check every byte of artifacts against their manifests.",
 }
@@ -275,6 +276,24 @@ GENERATE_ABOUT = """Continue a text: the prompt is read in one pass, then the mo
       scone generate --prompt "The cat sat on" --temperature 0 --max-tokens 40
       scone generate --prompt - --top-p 0.9 --seed 3 --json
       scone generate --prompt "def main(" --model scone-work/plain
+    """
+
+EXPORT_ABOUT = """Write the model with its table, or the table alone, into DIR, for programs that know nothing of scone.
+
+    --to hf writes a folder that `transformers` opens; it needs the extra `hf`. --to safetensors writes the table alone, in
+    the format that docs/table-format.md specifies; scone also opens it in the place of the table it was made from. The
+    folder appears whole or not at all, and needs no workspace. An earlier export in DIR is replaced; anything else in DIR
+    is an error. `scone verify DIR` checks every byte of an exported table.
+
+    \b
+    Reads    table/; --to hf also tokens/ and model/
+    Writes   DIR
+
+    \b
+    Example:
+      scone export --to safetensors exported
+      scone export --to safetensors exported --table scone-work/int8
+      scone export --to hf exported
     """
 
 COST_ABOUT = """Compute what models cost from their shapes: parameters, bytes, FLOPs, tables, training. No model is needed.

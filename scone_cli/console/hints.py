@@ -10,10 +10,10 @@ from scone_cli.console.help_texts import STAGES
 
 DEFAULT_WORKSPACE = Path("scone-work")
 
-# A command in a hint, with its options: a stage, or one of the two other commands that read the workspace.
+# A command in a hint, with its options: a stage, or one of the other commands that read the workspace.
 _TO_RUN = re.compile(
     r"(?:(?<=: )|(?<=run )|(?<=&& ))scone (?P<options>(?:--(?:workspace|config) (?:'[^']*'|\"[^\"]*\"|[^\s'\"])+ )*)"
-    rf"(?=(?:{'|'.join([*STAGES, 'lookup', 'generate'])})\b)"
+    rf"(?=(?:{'|'.join([*STAGES, 'lookup', 'generate', 'export'])})\b)"
 )
 
 

@@ -37,10 +37,13 @@ class Speller:
 
 
 def speller_of(folder: Path, manifest: Manifest) -> tuple[Speller, str]:
-    """The speller for an artifact's tokens, and a note on its source: the tokenizer in `tokens/` beside it, if it is the same."""
+    """The speller for an artifact's tokens, and a note on its source: the same tokenizer in `tokens/` beside it, or in it."""
     # Beside the artifact's path, and if that is a link, also beside the folder that it leads to.
     beside = [Path(os.path.abspath(folder)).parent, folder.resolve().parent]
-    places = [place / "tokens" / "tokenizer.json" for place in beside]
+    places = [
+        *(place / "tokens" / "tokenizer.json" for place in beside),
+        folder / "tokenizer.json",
+    ]  # a table has its own
     path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
         return Speller(None), f"shown as token ids: there is no {path}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,12 @@ from scone_cli.progress import Progress
 from scone_cli.table.row_formats import FORMATS, decode
 from scone_cli.training.summary import read_config, read_tensors, training_record
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PORTRAYED = ("counts", "vocab")  # the artifacts whose n-grams are shown in figures
 _MAIN_FILES = {"vocab": "vocab.parquet"}  # the file whose rows are shown, if it is not the first one
+_COUNTED = ("rows", "lines", "counts")  # the tensors of an exported table that have a row for each row, line or f-gram
 SHOWN_TOKENS = 24  # per document
 SHOWN_VALUES = 6  # per row of the table
 
@@ -134,6 +138,13 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
         description["rows_file"] = shown.name
         which = "last_rows" if shown.name == "log.parquet" else "first_rows"
         description[which] = _read(shown, lambda file: _rows(file, manifest, shown, rows, spell))
+    elif manifest.artifact == "exported-table":
+        from scone_cli.table.table import Table  # noqa: PLC0415 - heavy: it matches text
+
+        description["rows_file"] = "rows-00000.safetensors"
+        with Table.open(folder) as table:
+            ids = np.arange(min(rows, table.num_rows), dtype=np.uint32)
+            description["first_rows"] = [_embedding(i, row) for i, row in enumerate(table.rows(ids).float())]
     if manifest.artifact in PORTRAYED and path == folder:
         from scone_cli.vocab.summary import portray  # noqa: PLC0415 - heavy: it matches text
 
@@ -147,12 +158,16 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
 
 
 def _file(folder: Path, name: str, size: int) -> Row:
-    """Name and size of a file, and the number of its rows (Parquet) or parameters (safetensors)."""
+    """Name and size of a file, and the number of its rows (Parquet, exported tables) or parameters (weights)."""
     row: Row = {"file": name, "bytes": size}
     if name.endswith(".parquet"):
         row["rows"] = _read(folder / name, lambda file: file.metadata.num_rows)
     elif name.endswith(".safetensors"):
-        row["parameters"] = sum(tensor.parameters for tensor in read_tensors(folder / name).values())
+        tensors = read_tensors(folder / name)
+        if of_export := [tensors[key] for key in _COUNTED if key in tensors]:
+            row["rows"] = of_export[0].shape[0]
+        else:
+            row["parameters"] = sum(tensor.parameters for tensor in tensors.values())
     return row
 
 
@@ -216,10 +231,10 @@ def _embeddings(file: pq.ParquetFile, manifest: Manifest, path: Path, count: int
     ]
     raw = np.array([list(record["embedding"]) for record in _first(file, count)], np.uint8).reshape(-1, found)
     for number, row in enumerate(decode(raw, name, dim).float()):
-        yield {
-            "id": sum(before) + number,
-            "width": dim,
-            "norm": row.norm().item(),
-            "values": " ".join(f"{value or 0.0:.4g}" for value in row[:SHOWN_VALUES].tolist())
-            + _more(row, SHOWN_VALUES),
-        }
+        yield _embedding(sum(before) + number, row)
+
+
+def _embedding(i: int, row: Tensor) -> Row:
+    """A row [D] of a table for people: its width, its norm and its first numbers."""
+    values = " ".join(f"{value or 0.0:.4g}" for value in row[:SHOWN_VALUES].tolist())
+    return {"id": i, "width": len(row), "norm": row.norm().item(), "values": values + _more(row, SHOWN_VALUES)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli import __version__
 from scone_cli.evaluation.results import LIVE
-from scone_cli.formatting import bytes_text, count_text, signed_percent, with_error
+from scone_cli.formatting import bytes_text, count_text, with_error
 
 if TYPE_CHECKING:
     from scone_cli.evaluation.result_types import Results
@@ -35,7 +35,13 @@ def _losses(results: Results, corpus: str) -> list[list[str]]:
     found = {(row["arm"], row["metric"]): row for row in results["results"] if row["corpus"] == corpus}
     arms = dict.fromkeys(arm for arm, _ in found if arm != LIVE)
     return [
-        [arm, *(with_error(row["value"], row["stderr"]) if (row := found.get((arm, metric))) else "-" for metric in _METRICS)]
+        [
+            arm,
+            *(
+                with_error(row["value"], row["stderr"]) if (row := found.get((arm, metric))) else "-"
+                for metric in _METRICS
+            ),
+        ]
         for arm in arms
     ]
 

@@ -271,7 +271,7 @@ class SconeForCausalLM(LlamaForCausalLM):
 def _own_table(name: str | os.PathLike[str], kwargs: dict[str, Any]) -> Path:
     """The table in the folder of a model, or in its repository, from where it is fetched."""
     if Path(name).is_dir():
-        return Path(name) / kwargs.get("subfolder", "") / TABLE
+        return Path(name, kwargs.get("subfolder", ""), TABLE)
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for repositories
 
     known = ("revision", "cache_dir", "token", "local_files_only", "force_download")

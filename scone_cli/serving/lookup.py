@@ -16,6 +16,7 @@ from scone_cli.artifacts.opening import to_read
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import MismatchedArtifacts
 from scone_cli.progress import Progress
+from scone_cli.table import exported as exports
 from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE
 
@@ -47,7 +48,7 @@ def look_up(folder: Path, text: str, nearest: int, progress: Progress) -> dict[s
     asked = np.unique(ids[ids != NONE])
     rows = table.rows(asked).float()
     near_ids, cosines = nearest_rows(table, asked, nearest, progress)
-    entries = read_fgrams(folder / "vocab.parquet", [*asked.tolist(), *near_ids.flatten().tolist()], spell)
+    entries = read_fgrams(folder, {*asked.tolist(), *near_ids.flatten().tolist()}, spell)
     found: dict[int, Entry] = {}
     for number, i in enumerate(asked.tolist()):
         near = [
@@ -93,11 +94,16 @@ def nearest_rows(table: Table, asked: Ids, count: int, progress: Progress) -> tu
     return ids, cosines
 
 
-def read_fgrams(path: Path, ids: Iterable[int], spell: Speller) -> dict[int, Entry]:
-    """Read some f-grams from `vocab.parquet`, by id; only the row groups that hold them are read, one at a time."""
+def read_fgrams(folder: Path, ids: Iterable[int], spell: Speller) -> dict[int, Entry]:
+    """Read some f-grams of a table, by id; only the row groups that hold them are read, one at a time."""
+    if (exported := folder / exports.FGRAMS).exists():
+        return {
+            i: {"id": i, "n": len(tokens), "fgram": spell(tokens), "count": count}
+            for i, (tokens, count) in exports.read_fgrams(exported, ids).items()
+        }
     wanted = np.unique(np.fromiter(ids, np.int64))
     found, first = dict[int, Entry](), 0
-    with pq.ParquetFile(to_read(path)) as file:
+    with pq.ParquetFile(to_read(folder / "vocab.parquet")) as file:
         for group in range(file.num_row_groups):
             last = first + file.metadata.row_group(group).num_rows
             here = wanted[(wanted >= first) & (wanted < last)]

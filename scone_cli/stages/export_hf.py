@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from scone_cli import __version__
 from scone_cli.artifacts.manifest import TOKENIZER, Manifest, digest_json, digest_weights, fingerprint, read_manifest
-from scone_cli.artifacts.publish import publish, staging_folder, up_to_date
+from scone_cli.artifacts.publish import check_replaces_only, publish, staging_folder
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.evaluation.result_types import Results
 from scone_cli.evaluation.results import read_results
@@ -45,13 +45,10 @@ _OUTSIDE = {
 }
 
 
-def export_hf(
-    workspace: Path, model: Path | None, table: Path | None, out: Path, progress: Progress
-) -> dict[str, Any]:
+def export_hf(workspace: Path, model: Path | None, table: Path | None, out: Path, progress: Progress) -> Manifest:
     """Write the model `model` (None: the workspace's) with the table `table` (None: the workspace's) to the folder `out`.
 
-    Returns what was written. The folder appears whole or not at all; an earlier export is replaced, and one that is up to
-    date is left as it is.
+    The folder appears whole or not at all; an earlier export is replaced.
 
     Raises:
         BadSetting: a hashed model; a table for a plain model.
@@ -69,9 +66,7 @@ def export_hf(
         results = _evaluation_of(workspace / "eval", made_from)
         made_from["eval"] = digest_json(results)
         mark = fingerprint("export", STAGE_VERSION, {"to": "hf", "scone": __version__}, made_from)
-        if found := up_to_date(out, ARTIFACT, mark):
-            return _told(out, found, is_new=False)
-
+        check_replaces_only(ARTIFACT, out)
         staging = staging_folder(out, mark)
         if has_table:
             export_table(loaded.table.folder, staging / TABLE, progress)
@@ -92,13 +87,7 @@ def export_hf(
             tokenizer=manifest.tokenizer,
             summary=facts,
         )
-        return _told(out, publish(staging, out, whole), is_new=True)
-
-
-def _told(out: Path, manifest: Manifest, *, is_new: bool) -> dict[str, Any]:
-    """What the command prints."""
-    size = sum(stamp.bytes for stamp in manifest.files.values())
-    return {"to": "hf", "out": str(out), "up_to_date": not is_new, "bytes": size, **manifest.summary}
+        return publish(staging, out, whole)
 
 
 def _evaluation_of(folder: Path, made_from: dict[str, str]) -> Results:
@@ -118,7 +107,7 @@ def _network(loaded: LoadedModel, manifest: Manifest) -> SconeForCausalLM:
     network.load_state_dict(_weights(loaded.network.main.state_dict()), strict=False)
     network.tie_weights()
     network.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end)
-    return network.eval()
+    return network
 
 
 def _facts(network: SconeForCausalLM, loaded: LoadedModel) -> dict[str, Any]:
@@ -163,7 +152,10 @@ def _config(loaded: LoadedModel, weights: str, tokenizer: str) -> SconeConfig:
     has_table = loaded.kind == "scone"
     return SconeConfig(
         architectures=["SconeForCausalLM"],
-        auto_map={"AutoConfig": "modeling_scone.SconeConfig", "AutoModelForCausalLM": "modeling_scone.SconeForCausalLM"},
+        auto_map={
+            "AutoConfig": "modeling_scone.SconeConfig",
+            "AutoModelForCausalLM": "modeling_scone.SconeForCausalLM",
+        },
         vocab_size=shape.vocab_size,
         hidden_size=shape.dim,
         intermediate_size=shape.hidden,

@@ -1,11 +1,11 @@
-"""The files of a table: where rows lie inside the Parquet files, and how the index is written and read.
+"""The files of a table: where rows lie inside its files, and how the index is written and read.
 
 A `rows-*.parquet` file holds one required fixed-size binary column, uncompressed, PLAIN, in one page of one row group.
 Its rows are therefore contiguous in the file, from `data_page_offset + total_compressed_size - rows * row_bytes` on: any
 Parquet reader can open the file, and serving maps the same file without a second copy. Row number = f-gram id =
 frequency rank, so frequent rows lie together and a smaller table is a prefix of a larger one. `index.bin` is one line of
-JSON, padded to 256 bytes, and the lines of the index (see `vocab.index`). How a row is computed is in `model`, its
-formats are in `row_formats`.
+JSON, padded to 256 bytes, and the lines of the index (see `vocab.index`). An exported table has the same bytes in
+safetensors files (see `tensor_files`). How a row is computed is in `model`, its formats are in `row_formats`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from scone_cli.table.fetch import large_pages
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.sizes import PART_BYTES
 from scone_cli.table.stored_file import StoredFile
+from scone_cli.table.tensor_files import LINE_TYPE, LINES, SUFFIX, export_again, locate_tensor
 from scone_cli.vocab.index import REMAKE, FgramIndex, fewest_lines
 
 INDEX = "index.bin"
+FILES = {"table": ("rows-*.parquet", INDEX), "exported-table": (f"rows-*{SUFFIX}", f"index{SUFFIX}")}  # by artifact
+SHAPE = ("dtype", "dim", "num_fgrams", "num_tokens", "max_n")  # the settings by which a table is read
 _HEADER_BYTES = 256  # header of `index.bin`: whole cache lines, so that the index stays aligned to them
 
 Raw = npt.NDArray[np.uint8]
@@ -98,12 +101,42 @@ def write_index(folder: Path, index: FgramIndex, dim: int, dtype: str) -> None:
 
 
 def read_index(file: StoredFile, settings: Mapping[str, Any], placement: str) -> FgramIndex:
-    """Read the index into memory ("ram") or map it; its header must agree with the manifest's `settings`.
+    """Read the index into memory ("ram") or map it; `settings` are the manifest's.
+
+    Raises:
+        DamagedArtifact: see `locate_lines`.
+        StorageFailure: the disk fails, or the index does not fit into memory.
+    """
+    start, num_lines = locate_lines(file, settings)
+    if placement == "ram":
+        lines = large_pages(num_lines * LINE)
+        file.read_into(lines, start)
+    else:
+        lines = file.bytes[start:]
+    return FgramIndex(lines.view(np.uint32), settings["num_fgrams"], settings["num_tokens"], settings["max_n"])
+
+
+def locate_lines(file: StoredFile, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Find the offset of an index's first line, in bytes, and the number of lines, which reach to the end of the file.
 
     Raises:
         DamagedArtifact: the file is not the index of these settings, or has another size.
-        StorageFailure: the disk fails, or the index does not fit into memory.
+        StorageFailure: the disk fails.
     """
+    path = file.path
+    if path.suffix == SUFFIX:
+        (start, num_lines), remake = locate_tensor(path, LINES, *LINE_TYPE), export_again(path.parent)
+    else:
+        start, num_lines, remake = _HEADER_BYTES, _lines_in_header(file, settings), REMAKE
+    if not isinstance(num_lines, int) or num_lines < fewest_lines(settings["num_fgrams"], settings["num_tokens"]):
+        raise DamagedArtifact(f"{path}: {num_lines} lines are too few for {settings['num_fgrams']:,} f-grams", remake)
+    if file.size != start + num_lines * LINE:
+        raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {start + num_lines * LINE:,}", remake)
+    return start, num_lines
+
+
+def _lines_in_header(file: StoredFile, settings: Mapping[str, Any]) -> Any:
+    """The number of lines that the header of `index.bin` gives; its other facts must agree with `settings`."""
     path, header = file.path, np.empty(min(file.size, _HEADER_BYTES), np.uint8)
     file.read_into(header, 0)
     try:
@@ -113,14 +146,4 @@ def read_index(file: StoredFile, settings: Mapping[str, Any], placement: str) ->
     num_lines = shape.pop("num_lines", None) if isinstance(shape, dict) else None
     if shape != settings:
         raise DamagedArtifact(f"{path}: the index of {shape}, the manifest says {dict(settings)}", REMAKE)
-    if not isinstance(num_lines, int) or num_lines < fewest_lines(shape["num_fgrams"], shape["num_tokens"]):
-        raise DamagedArtifact(f"{path}: {num_lines} lines are too few for {shape['num_fgrams']:,} f-grams", REMAKE)
-    index_bytes = num_lines * LINE
-    if file.size != _HEADER_BYTES + index_bytes:
-        raise DamagedArtifact(f"{path}: {file.size:,} bytes, expected {_HEADER_BYTES + index_bytes:,}", REMAKE)
-    if placement == "ram":
-        lines = large_pages(index_bytes)
-        file.read_into(lines, _HEADER_BYTES)
-    else:
-        lines = file.bytes[_HEADER_BYTES:]
-    return FgramIndex(lines.view(np.uint32), shape["num_fgrams"], shape["num_tokens"], shape["max_n"])
+    return num_lines

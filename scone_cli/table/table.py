@@ -1,4 +1,4 @@
-"""Reading a table: one row per f-gram, in Parquet files that can be mapped, and the index that finds f-grams in a text.
+"""Reading a table: one row per f-gram, in files that can be mapped, and the index that finds f-grams in a text.
 
     with Table.open("scone-work/table", placement="ram") as table:  # or "mmap": the rows stay on the disk
         table.prewarm()                              # compiles the kernels, reads the files into the page cache
@@ -6,6 +6,7 @@
         ids = matcher.match(tokens)                  # uint32 [N]: the longest f-gram that ends at each token, or NONE
         rows = table.rows(ids)                       # [N, D]; a row is zero where the id is NONE
 
+Both kinds of folder are opened: of Parquet files (`scone precompute`), and of safetensors files (`scone export`).
 `layout` says where rows and index lie in the files, `fetch` how rows are fetched, `row_formats` how rows are encoded.
 """
 
@@ -29,9 +30,10 @@ from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, Misma
 from scone_cli.runtime.forks import work_alone_in_forks
 from scone_cli.runtime.native_memory import Addressed
 from scone_cli.table.fetch import Part, RowsInFiles, RowsInMemory
-from scone_cli.table.layout import INDEX, locate_rows, read_index
+from scone_cli.table.layout import FILES, SHAPE, locate_rows, read_index
 from scone_cli.table.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.table.stored_file import Piece, StoredFile, is_local
+from scone_cli.table.tensor_files import ROWS, SUFFIX, export_again, locate_tensor, row_type
 from scone_cli.vocab.given_ids import ID, Ids, as_row_numbers, whole_number
 from scone_cli.vocab.index import NONE, REMAKE, FgramIndex
 from scone_cli.vocab.matcher import Matcher
@@ -125,11 +127,11 @@ class Table(Addressed):
         if not isinstance(folder, (str, os.PathLike)):
             raise BadSetting(f"{folder!r} ({type(folder).__name__}): expected the path of a table's folder")
         folder = Path(folder)
-        manifest = read_manifest(folder, "table")
+        manifest = read_manifest(folder, *FILES)
         try:
             _check_origin(folder, manifest, model)
             check_files(folder, manifest, hashes)
-            settings = {name: manifest.settings[name] for name in ("dtype", "dim", "num_fgrams", "num_tokens", "max_n")}
+            settings = {name: manifest.settings[name] for name in SHAPE}
             width = row_bytes(settings["dtype"], settings["dim"])
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             problem = f"{folder}: a manifest that no table has ({type(error).__name__}: {error})"
@@ -138,9 +140,9 @@ class Table(Addressed):
             copies = [folder / "tokenizer.json", folder.resolve().parent / "tokens" / "tokenizer.json"]
             check_same_tokenizer(tokenizer, manifest.tokenizer, copies, str(folder))
         can_be_mapped = is_local(folder)
-        index_file = StoredFile(folder / INDEX, can_be_mapped)
+        index_file = StoredFile(folder / FILES[manifest.artifact][1], can_be_mapped)
         index = read_index(index_file, settings, placement)
-        parts = _parts(folder, can_be_mapped, width, index.num_fgrams)
+        parts = _parts(folder, can_be_mapped, manifest, width)
         if placement == "ram":
             return cls(folder, placement, manifest, index, RowsInMemory(parts, width), [])
         rows = [Piece(part.file, part.start, part.num_rows * width) for part in parts]
@@ -328,25 +330,34 @@ class _Closed:
         raise ValueError(self.__says)
 
 
-def _parts(folder: Path, can_be_mapped: bool, width: int, num_fgrams: int) -> list[Part]:
-    """Open the files of rows and check that they hold `num_fgrams` rows, the same number in each file but the last."""
-    paths = sorted(folder.glob("rows-*.parquet"))
-    parts = [Part(StoredFile(path, can_be_mapped), *locate_rows(path, width)) for path in paths]
+def _parts(folder: Path, can_be_mapped: bool, manifest: Manifest, width: int) -> list[Part]:
+    """Open the files of rows and check that they hold all rows, the same number in each file but the last."""
+    of_tensor = row_type(manifest.settings["dtype"], manifest.settings["dim"])
+    num_fgrams, parts = manifest.settings["num_fgrams"], list[Part]()
+    for path in sorted(folder.glob(FILES[manifest.artifact][0])):
+        place = locate_tensor(path, ROWS, *of_tensor) if path.suffix == SUFFIX else locate_rows(path, width)
+        parts.append(Part(StoredFile(path, can_be_mapped), *place))
     num_rows = sum(part.num_rows for part in parts)
     if num_rows != num_fgrams:
-        raise DamagedArtifact(f"{folder}: {num_rows:,} rows, expected {num_fgrams:,} rows", REMAKE)
+        raise DamagedArtifact(f"{folder}: {num_rows:,} rows, expected {num_fgrams:,} rows", _remake(folder, manifest))
     most = max((part.num_rows for part in parts), default=0)
     if any(part.num_rows != most for part in parts[:-1]):  # a row's file is found by division
         raise DamagedArtifact(
-            f"{folder}: files that do not all have {most:,} rows, expected of all but the last", REMAKE
+            f"{folder}: files that do not all have {most:,} rows, expected of all but the last",
+            _remake(folder, manifest),
         )
     return parts
 
 
+def _remake(folder: Path, manifest: Manifest) -> str:
+    return REMAKE if manifest.artifact == "table" else export_again(folder)
+
+
 def _check_origin(folder: Path, manifest: Manifest, model: Manifest | None) -> None:
-    if manifest.schema_version < SCHEMA_VERSIONS["table"]:
+    if manifest.schema_version < (newest := SCHEMA_VERSIONS[manifest.artifact]):
         raise MismatchedArtifacts(
-            f"{folder}: a table in format {manifest.schema_version}, expected format {SCHEMA_VERSIONS['table']}", REMAKE
+            f"{folder}: a table in format {manifest.schema_version}, expected format {newest}",
+            _remake(folder, manifest),
         )
     if model is None:
         return

@@ -7,10 +7,10 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,8 @@ from scone_cli.serving import load_model
 from scone_cli.vocab.index import NONE
 
 transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
+from scone_cli.stages.export_hf import export_hf  # noqa: E402 - registers the classes, too
+
 pytestmark = pytest.mark.hf
 
 AUTO = {"trust_remote_code": True}
@@ -28,8 +29,6 @@ AUTO = {"trust_remote_code": True}
 @pytest.fixture(scope="module")
 def exported(small, tmp_path_factory):
     """The small workspace's model as a folder, and the plain one beside it."""
-    from scone_cli.stages.export_hf import export_hf
-
     folder = tmp_path_factory.mktemp("exported")
     for name in ("model", "plain"):
         export_hf(small / "work", small / "work" / name, None, folder / name, lambda *_, **__: None)
@@ -38,8 +37,6 @@ def exported(small, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(exported):
-    import scone_cli.serving.hf  # noqa: F401 - registers
-
     return transformers.AutoModelForCausalLM.from_pretrained(exported)
 
 
@@ -135,7 +132,9 @@ def test_a_cache_changes_nothing(model, tokenizer, texts, how):
 def test_drafts_that_are_not_accepted_are_forgotten(model, tokenizer, exported, texts):
     draft = transformers.AutoModelForCausalLM.from_pretrained(exported)
     with torch.no_grad():
-        draft.lm_head.weight += 0.05 * torch.randn(draft.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+        draft.lm_head.weight += 0.05 * torch.randn(
+            draft.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
+        )
     for text in texts:
         inputs = prompt(tokenizer, text)
         expected = continued(model, inputs).tolist()
@@ -146,13 +145,12 @@ def test_drafts_that_are_not_accepted_are_forgotten(model, tokenizer, exported, 
 def test_a_chat_goes_on_with_the_cache_that_it_ended_with(model, tokenizer, texts):
     inputs = prompt(tokenizer, texts[0])
     first = model.generate(**inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
-    cache = first["cache"] if "cache" in first else first.past_key_values
-    name = "cache" if "cache" in first else "past_key_values"
+    name = cache_name(model)
     more = tokenizer(texts[1], add_special_tokens=False, return_tensors="pt")["input_ids"]
     whole = torch.cat([first.sequences, more], 1)
     inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
     expected = continued(model, inputs).tolist()
-    assert continued(model, inputs, **{name: cache}).tolist() == expected
+    assert continued(model, inputs, **{name: first[name]}).tolist() == expected
 
 
 def test_documents_packed_in_one_row_do_not_see_one_another(model, tokenizer, texts):
@@ -259,7 +257,7 @@ def recorded(model, seen, **inputs):
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_right_is_refused(model, exported, tmp_path):
+def test_what_cannot_be_right_is_refused(model):
     with pytest.raises(ValueError, match="input_ids, not inputs_embeds"):
         model(inputs_embeds=torch.zeros(1, 2, model.config.hidden_size))
     with pytest.raises(ValueError, match="token id 400"):
@@ -276,7 +274,7 @@ def test_what_cannot_be_right_is_refused(model, exported, tmp_path):
         closed(torch.tensor([[1]]))
 
 
-def test_another_table_is_checked(exported, small, model, tokenizer, texts, tmp_path):
+def test_another_table_is_checked(exported, small, model, tokenizer, texts):
     """A table of the same tokenizer and weights is read in the place of the own one; others are refused."""
     same = transformers.AutoModelForCausalLM.from_pretrained(exported, table=small / "work" / "table")
     assert same.model.table.folder == small / "work" / "table"
@@ -303,7 +301,9 @@ def test_save_pretrained_writes_the_same_bytes(exported, model, tokenizer, tmp_p
         assert config == json.loads((exported / "tokenizer_config.json").read_bytes())
         names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()} - ours
         assert {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()} == names
-        assert all(filecmp.cmp(exported / name, place / name, shallow=False) for name in names - {"tokenizer_config.json"})
+        assert all(
+            filecmp.cmp(exported / name, place / name, shallow=False) for name in names - {"tokenizer_config.json"}
+        )
 
 
 ALONE = """
@@ -318,7 +318,9 @@ print(model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["inp
 """
 
 
-def test_a_program_that_knows_nothing_of_scone_loads_it_elsewhere(exported, model, tokenizer, texts, tmp_path, monkeypatch):
+def test_a_program_that_knows_nothing_of_scone_loads_it_elsewhere(
+    exported, model, tokenizer, texts, tmp_path, monkeypatch
+):
     """In another process, offline, from a copy of the folder."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import make_table, random_documents, slow_ranking, trie_of
 from messages import refusal
+from spoiling import spoil
 
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.errors import DamagedArtifact, SconeError, StorageFailure
@@ -217,24 +218,6 @@ def test_a_disk_that_fails_as_a_table_is_opened(tmp_path, monkeypatch):
 
 
 # ---- fuzz --------------------------------------------------------------------------------------------------------
-
-
-def spoil(content: bytes, chance: random.Random) -> bytes:
-    """A bit, a byte or a stretch is another, or it is shorter or longer, somewhere."""
-    at, spoilt = chance.randrange(len(content)), bytearray(content)
-    match chance.randrange(6):
-        case 0 | 1:
-            spoilt[at] ^= 1 << chance.randrange(8)
-        case 2:
-            spoilt[at] = chance.randrange(256)
-        case 3:
-            end = min(len(content), at + chance.choice([2, 8, 100]))
-            spoilt[at:end] = chance.randbytes(end - at)
-        case 4:
-            del spoilt[at : at + chance.choice([1, 8, len(content)])]
-        case _:
-            spoilt[at:at] = chance.choice([b"0", b" ", bytes(8), b"9" * 20])
-    return bytes(spoilt)
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(3_000, marks=pytest.mark.slow)])
