@@ -35,6 +35,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from scone_cli.arrays import U32
+from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.errors import MismatchedArtifacts
 from scone_cli.table.table import Table
 from scone_cli.vocab.index import NONE
@@ -255,13 +256,19 @@ class SconeForCausalLM(LlamaForCausalLM):
         return self
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write a folder that `from_pretrained` loads: see transformers; the table is copied too."""
+        """Write a folder that `from_pretrained` loads: see transformers; the table is copied too.
+
+        Raises:
+            MismatchedArtifacts: another table is in the folder already.
+        """
+        place, table = Path(save_directory, TABLE), self.model.table
+        is_there = table is not None and place.exists()
+        if is_there and read_manifest(place).fingerprint != table.manifest.fingerprint:
+            raise MismatchedArtifacts(f"{place}: another table than that of the model", "save to another folder")
         super().save_pretrained(save_directory, *args, **kwargs)
-        folder = Path(save_directory)
-        (folder / MODULE).write_text(MODULE_TEXT)
-        table = self.model.table
-        if table is not None and not (folder / TABLE).exists():
-            shutil.copytree(table.folder, folder / TABLE)
+        Path(save_directory, MODULE).write_text(MODULE_TEXT)
+        if table is not None and not is_there:
+            shutil.copytree(table.folder, place)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
