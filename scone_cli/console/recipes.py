@@ -7,7 +7,6 @@ A key is the name of an option or an argument. `[train-fgram.NAME]` is a baselin
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import os
 import tomllib
@@ -22,6 +21,7 @@ import click
 from scone_cli.console.help_texts import LOOKING, STAGES
 from scone_cli.console.options import PlainPath, QuantityText, TaskName, fields_of, value_type_of
 from scone_cli.errors import BadSetting
+from scone_cli.formatting import did_you_mean
 from scone_cli.settings import Quantity, shipped
 
 Tables = dict[str, dict[str, Any]]
@@ -299,5 +299,4 @@ def _read_value(where: str, value: Any, key: _Key, places: Places) -> Any:
 
 def _suggest(word: str, known: Mapping[str, Any], what: str) -> str:
     known_words = [each for each in known if each not in _OF_A_CALL]
-    close = difflib.get_close_matches(word, known_words, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known {what}: {', '.join(known_words)}"
+    return did_you_mean(word, known_words) or f"known {what}: {', '.join(known_words)}"
