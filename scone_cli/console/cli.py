@@ -108,6 +108,8 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
         recipe = read_recipe(config, workspace)
         ctx.default_map = recipe.tables
     if not quiet and speaks():
+        for note in recipe.notes if recipe and ctx.invoked_subcommand != "eval" else ():  # eval checks them itself
+            output.say(harmless(f"note: {note}"))
         _tell_unread_variables(ctx, ctx.invoked_subcommand)
     ctx.obj = Session(workspace, recipe, quiet, verbose)
 
