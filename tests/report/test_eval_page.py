@@ -364,6 +364,16 @@ def test_where_no_assumption_changes_the_answer_none_is_highlighted():
     assert pages[0].one("p").text != pages[1].one("p").text
 
 
+def test_what_the_verdict_leaves_open_is_called_so_in_the_facts_and_in_the_table():
+    found = paid("never")
+    assert found["payback"]["answer"] == "open", found["payback"]["verdict"]
+    html = render(found)
+    told = sections_of(html)[PAYS]
+    cells = [cell.text for cell in told.all("article")[1].all("td")]
+    assert (top_of(html)[1][-1][1], "not known" in cells, "never" in cells) == ("not known", True, False)
+    assert "not known" in told.all("p")[0].text
+
+
 def test_the_course_of_costs_falls_through_zero_at_break_even():
     (chart,) = charts_of(sections_html(render(results(("law",))))[PAYS])
     line = next(p for p in chart.iter("path") if p.get("class") == "line")
