@@ -16,6 +16,7 @@ from scone_cli.evaluation.break_even import Prices, contender
 from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text, count_text, dollars, signed_number
 from scone_cli.report.eval_page import render
+from scone_cli.report.eval_summary import summary_of
 from scone_cli.report.eval_verdict import verdict_of
 
 MANY_CORPORA = [f"corpus-{i}-{'long' * (i % 4)}" for i in range(12)]
@@ -496,6 +497,19 @@ def test_few_documents_and_words_without_blanks_are_told():
     assert names(html, "30 blocks of about 800 tokens", "this text only", "more than 80 tokens before", "56.0%")
     assert "for this text only" in top_of(html)[0].text
     assert "this text only" not in render(results(("memo",)))
+
+
+def test_what_rounding_explains_is_called_so_on_the_page_and_the_terminal():
+    found = results(("law",))
+    (row,) = [row for row in found["differences"] if row["against"] == "live"]
+    told = []
+    for end in (0.0009, 0.0011):
+        row |= {"nats_per_token": 0.0, "low": -end, "high": end, "finding": "no difference shown"}
+        own = next(each for each in sections_of(render(found))[QUALITY].all("article") if "own model" in each.text)
+        (quality,) = [rows for heading, rows in summary_of(found | {"verdict": ""}).items() if "quality" in heading]
+        told += [{cells[0]: cells[-1] for cells in own.rows()}["the f-gram model itself"]]
+        told += [{each["arm"]: each["the table is"] for each in quality}["live"]]
+    assert told == ["the same, rounded"] * 2 + ["no difference shown"] * 2
 
 
 def test_a_model_without_its_rows_is_no_rival():
