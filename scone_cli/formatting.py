@@ -5,11 +5,12 @@ All of them write values that are not finite as `nan`, `inf` or `-inf`.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 BLANK = "·"
@@ -38,6 +39,12 @@ def _visible(character: str) -> str:
 def harmless(text: str) -> str:
     """The text with non-printing characters escaped and blanks unchanged: for names and messages on a terminal or page."""
     return "".join(each if each.isprintable() else _visible(each) for each in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the known word that is most similar to a misspelt one; empty if none is similar."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else ""
 
 
 def path_text(path: str) -> str:

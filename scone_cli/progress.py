@@ -36,7 +36,7 @@ def notice(message: str) -> None:
 class Compilation:
     """Tracks whether kernels are being compiled, in this process or in its workers.
 
-    A kernel is compiled once, at its first call after an installation or an upgrade. That takes seconds to a minute, so the
+    A kernel is compiled once, at its first call after an installation or an upgrade. That takes 8 to 20 seconds, so the
     speed of the work in that time says nothing. `begin` and `end` come in pairs, from any thread; pairs nest, because a
     kernel that calls others compiles them too. `listener` is called with True when the first compilation begins, and with
     False when the last one has ended.

@@ -110,8 +110,7 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
     used_up = staging.with_name(staging.name + USED_UP)
     if used_up.is_dir() and staging.is_dir() and not _is_replaced(staging, expected_fingerprint):
         used_up.rename(staging / SCRATCH)  # a crash just before publishing: no work is lost
-    leftovers = sorted(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
-    for leftover in leftovers:
+    for leftover in staging_folders(target):
         if leftover.name.endswith(REPLACED) and not target.exists():
             leftover.rename(target)  # a crash between the two renames of `_exchange`: this is the only copy
         elif leftover != staging or _is_replaced(staging, expected_fingerprint):
@@ -149,9 +148,14 @@ def _forget_after_restart(staging: Path) -> None:
 
 def unfinished_bytes(target: Path) -> int:
     """Bytes of the unfinished files of `target` that a crash left; the next run continues or removes them."""
-    target = place_of(target)
-    left = target.parent.glob(f".{glob.escape(target.name)}.partial-*/**/*")
+    left = (path for folder in staging_folders(target) for path in folder.rglob("*"))
     return sum(path.stat().st_size for path in left if path.is_file())
+
+
+def staging_folders(target: Path) -> list[Path]:
+    """The staging folders of `target` that a crash left, of any fingerprint."""
+    target = place_of(target)
+    return sorted(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
 
 
 def _staging_name(target: Path, expected_fingerprint: str) -> str:

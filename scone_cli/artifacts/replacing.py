@@ -7,7 +7,7 @@ models that took hours to train would be out of date. `--force` replaces the art
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,9 +27,9 @@ def tell_replacing(progress: Progress, target: Path, replaced: str) -> None:
         progress(f"will replace {target}", 0, 0, detail=replaced)
 
 
-def replaces(target: Path, replaced: str) -> dict[str, Any]:
-    """The result of `what_is_replaced` as an entry of a plan; empty if nothing is replaced."""
-    return {"replaces": {target.name: replaced}} if replaced else {}
+def replaces(target: Path, replaced: str, given_up: str = "") -> dict[str, Any]:
+    """The result of `what_is_replaced`, and the unfinished work that is given up, as entries of a plan, unless empty."""
+    return {name: {target.name: told} for name, told in (("replaces", replaced), ("gives_up", given_up)) if told}
 
 
 def what_is_replaced(
@@ -57,12 +57,12 @@ def what_is_replaced(
     before, now = dict(old.settings), dict(settings)
     if known := old.summary.get("asked"):  # not in evaluations of early versions
         before, now = before | known, now | dict(asked)
-    changed = _changed(before, now, {item.name for item in dataclasses.fields(config)})
+    changed = changed_settings(before, now, {item.name for item in dataclasses.fields(config)})
     sources = [name for name, value in made_from.items() if old.inputs.get(name, value) != value and name != "weights"]
     if not changed and not sources:
         return ""
     stale = _made_from(old, workspace, target)
-    told = [f"{name.replace('_', '-')} {before} -> {after}" for name, (before, after) in changed.items()]
+    told = changes_told(changed)
     told += [f"made from other {name}" for name in sources]
     said = ", ".join(told) + (f"; out of date then: {', '.join(stale)}" if stale else "")
     given = GIVEN.get()
@@ -75,7 +75,14 @@ def what_is_replaced(
     return said
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> dict[str, tuple[str, str]]:
+def changes_told(changed: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Each setting of `changed_settings` as text: `min-docs 1 -> 2`."""
+    return [f"{name.replace('_', '-')} {before} -> {after}" for name, (before, after) in changed.items()]
+
+
+def changed_settings(
+    old: Mapping[str, Any], new: Mapping[str, Any], names: Collection[str]
+) -> dict[str, tuple[str, str]]:
     """The settings that differ, with their texts before and after; entries of `old` that are not settings are left out."""
     compared = [*new, *(name for name in old if name in names and name not in new)]
 

@@ -5,7 +5,6 @@ It loads no torch, polars, pyarrow or numpy: the commands are in `commands`, whi
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from scone_cli.console.hints import DEFAULT_WORKSPACE, completed
 from scone_cli.console.options import PlainPath, Session
 from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadData, SconeError, StorageFailure
-from scone_cli.formatting import harmless
+from scone_cli.formatting import did_you_mean, harmless
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.threads import settle_threads
 from scone_cli.runtime.torchrun import speaks
@@ -47,8 +46,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of this name; for an unknown name an error with the most similar one."""
         names = self.list_commands(ctx)
-        if args[0] not in names and (near := difflib.get_close_matches(args[0], names, n=1)):
-            raise click.UsageError(f"no such command '{args[0]}'; did you mean '{near[0]}'?", ctx)
+        if args[0] not in names and (meant := did_you_mean(args[0], names)):
+            raise click.UsageError(f"no such command '{args[0]}'; {meant}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -109,6 +108,8 @@ def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bo
         recipe = read_recipe(config, workspace)
         ctx.default_map = recipe.tables
     if not quiet and speaks():
+        for note in recipe.notes if recipe and ctx.invoked_subcommand != "eval" else ():  # eval checks them itself
+            output.say(harmless(f"note: {note}"))
         _tell_unread_variables(ctx, ctx.invoked_subcommand)
     ctx.obj = Session(workspace, recipe, quiet, verbose)
 
@@ -121,13 +122,8 @@ def _tell_unread_variables(ctx: click.Context, command: str) -> None:
         return
     read = [f"{prefix}{param.name.upper()}" for param in found.params if param.name]
     for name in sorted(set(given) - set(read)):
-        near = difflib.get_close_matches(name, read, n=1)
-        output.say(
-            harmless(
-                f"note: no option of {command} reads the variable {name}"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
-        )
+        meant = did_you_mean(name, read)
+        output.say(harmless(f"note: no option of {command} reads the variable {name}{'; ' * bool(meant)}{meant}"))
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -5,7 +5,6 @@ They are in `pipelines/` of a checkout; the build puts that folder into the pack
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ import click
 from scone_cli.console import help_texts, output
 from scone_cli.console.results import result_text
 from scone_cli.errors import BadSetting
+from scone_cli.formatting import did_you_mean
 from scone_cli.settings import shipped
 
 
@@ -53,8 +53,7 @@ def _find(folder: Path, name: str) -> Path:
     files = _files(folder)
     places = files | {path.name: path for path in files.values()} | {"tasks": folder / "tasks"}
     if name not in places:
-        close = difflib.get_close_matches(name, places, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "run: scone recipe --list"
+        hint = did_you_mean(name, places) or "run: scone recipe --list"
         raise BadSetting(f"there is no recipe '{name}' with this scone", hint)
     return places[name]
 

@@ -7,7 +7,6 @@ A key is the name of an option or an argument. `[train-fgram.NAME]` is a baselin
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import os
 import tomllib
@@ -22,6 +21,7 @@ import click
 from scone_cli.console.help_texts import LOOKING, STAGES
 from scone_cli.console.options import PlainPath, QuantityText, TaskName, fields_of, value_type_of
 from scone_cli.errors import BadSetting
+from scone_cli.formatting import did_you_mean
 from scone_cli.settings import Quantity, shipped
 
 Tables = dict[str, dict[str, Any]]
@@ -67,12 +67,14 @@ class Recipe:
         sha256: of its bytes.
         tables: for every command the values by name of the parameter: what click calls a default map.
         baselines: for every `[train-fgram.NAME]` its own values, which override `tables`.
+        notes: conditions of [eval] that hold only with more on the command line than the recipe has.
     """
 
     path: Path
     sha256: str
     tables: Tables
     baselines: Tables
+    notes: tuple[str, ...] = ()
 
     def settings(self, command: str, config_class: Callable[..., Any]) -> Any:
         """The config dataclass of a stage, with the values of the recipe."""
@@ -99,7 +101,7 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
         raise BadSetting(f"{where} cannot be read ({error.strerror})", _shipped_hint(path)) from error
     except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8; brackets a thousand deep
         raise BadSetting(f"{where} not valid TOML: {error}") from error
-    found, baselines = Tables(), Tables()
+    found, baselines, notes = Tables(), Tables(), tuple[str, ...]()
     for title, table in tables.items():
         command = title.replace("_", "-")
         if command not in _TABLES:
@@ -115,7 +117,7 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
         own = {key: value for key, value in table.items() if key not in within}
         found[command] = _read_table(f"{where} [{title}]", own, keys, places)
         if command == "eval":
-            _check_conditions(f"{where} [{title}] fail-if:", found[command])
+            notes = _check_conditions(f"{where} [{title}]", found[command])
         for name, values in within.items():
             _check_name(f"{where} [{title}.{name}]", name)
             rest = {key: each for key, each in keys.items() if key != "out"}  # its folder has its name
@@ -124,7 +126,7 @@ def read_recipe(path: Path, workspace: Path = Path()) -> Recipe:
         found.setdefault("select-vocab", {}).setdefault(
             "dim", found[TRAIN]["dim"]
         )  # so that the shown bytes are those of its table
-    return Recipe(path, hashlib.sha256(content).hexdigest(), found, baselines)
+    return Recipe(path, hashlib.sha256(content).hexdigest(), found, baselines, notes)
 
 
 def _shipped_hint(path: Path) -> str | None:
@@ -214,27 +216,41 @@ def _check_name(where: str, name: str) -> None:
         )
 
 
-def _check_conditions(where: str, values: Mapping[str, Any]) -> None:
+def _check_conditions(where: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """Refuse invalid conditions of [eval] now: `eval` would refuse them only after hours of training.
 
-    Models and tables that the recipe does not name may still be given on the command line.
+    An arm that the recipe does not name may still be given on the command line, and so may --speed: `eval` refuses them if
+    they are not. The result is a note for each such condition of a recipe that names arms, as the name may be misspelt.
     """
     from scone_cli.evaluation.arm_names import named_folder
     from scone_cli.evaluation.fail_if import arms_named, parse
 
-    arms = ["live", "table", "none", *(named_folder(Path(each))[0] for each in values.get("against", []))]
-    arms += [f"table:{named_folder(Path(each))[0]}" for each in values.get("table", [])]
+    def names(key: str) -> list[str]:
+        try:
+            return [named_folder(Path(each))[0] for each in values.get(key, [])]
+        except BadSetting as error:
+            raise BadSetting(f"{where} {key}: {error.message}", error.hint) from error
+
+    given = (*names("against"), *(f"table:{name}" for name in names("table")))
+    arms = list(dict.fromkeys(("live", "table", "none", *given)))
+    notes = []
     for text in values.get("fail_if", []):
-        may_be = [arm for arm in arms_named(text) if ("table" if arm.startswith("table:") else "against") not in values]
+        may_be = [arm for arm in arms_named(text) if arm not in arms]
         try:
             condition = parse(text, [*arms, *may_be])
         except BadSetting as error:
-            raise BadSetting(f"{where} {error.message.removeprefix('--fail-if ')}", error.hint) from error
+            raise BadSetting(f"{where} fail-if: {error.message.removeprefix('--fail-if ')}", error.hint) from error
+        for arm in dict.fromkeys(name.arm for name in condition.names.values() if name.arm in may_be):
+            option = "table" if arm.startswith("table:") else "against"
+            if option in values:
+                meant = did_you_mean(arm, arms)
+                notes.append(
+                    f"{where} fail-if: '{text}': the recipe names no arm '{arm}'; {meant}{' ' * bool(meant)}"
+                    f"eval will need --{option}"
+                )
         if condition.needs_speed and values.get("speed") is False:
-            raise BadSetting(
-                f"{where} '{text}': no latency is measured with speed = false",
-                "remove speed = false; --no-speed leaves speed out of one call",
-            )
+            notes.append(f"{where} fail-if: '{text}': the recipe has speed = false; eval will need --speed")
+    return tuple(notes)
 
 
 # ---- reading a table ---------------------------------------------------------------------------------------------
@@ -299,5 +315,4 @@ def _read_value(where: str, value: Any, key: _Key, places: Places) -> Any:
 
 def _suggest(word: str, known: Mapping[str, Any], what: str) -> str:
     known_words = [each for each in known if each not in _OF_A_CALL]
-    close = difflib.get_close_matches(word, known_words, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known {what}: {', '.join(known_words)}"
+    return did_you_mean(word, known_words) or f"known {what}: {', '.join(known_words)}"

@@ -9,7 +9,6 @@ Python but never run: only these few kinds of nodes are worked out.
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import operator
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 
 from scone_cli.errors import BadSetting
 from scone_cli.evaluation.result_types import Check, Results
+from scone_cli.formatting import did_you_mean
 
 # The names of metrics in conditions, and in results.json.
 METRICS: Mapping[str, str] = {
@@ -248,8 +248,8 @@ def _check(node: ast.expr, text: str, arms: Sequence[str], names: Mapping[str, N
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{close[0]}'? " if close else ""
+    meant = did_you_mean(word, known)
+    return f"{meant} " if meant else ""
 
 
 def _not_understood(text: str, why: str, arms: Sequence[str], meant: str = "") -> BadSetting:

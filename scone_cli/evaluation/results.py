@@ -20,6 +20,7 @@ from scone_cli.formatting import NOTHING, percent
 TABLE, LIVE, NONE = "table", "live", "none"
 BETTER, WORSE, SAME, NOT_SHOWN = "better", "worse", "the same", "no difference shown"
 TOO_FEW = "too few"  # clusters where a term occurs, or items of a task: no finding
+_OF_ROUNDING = 1e-3  # nats per token, 0.1% of the perplexity: a smaller difference from `live` comes from rounded rows
 _HARDLY_ANY = 0.1  # share of the documents of a corpus: with fewer trained on, it counts as new
 _SAME_SIZE = 0.02  # relative difference in resident parameters that no reader would call another size
 
@@ -254,6 +255,12 @@ def bits_a_byte(results: Results, found: Comparison) -> float | None:
 
 
 # ---- what is found, in words --------------------------------------------------------------------------------------
+
+
+def told_finding(against: str, finding: str, low: float | None, high: float | None) -> str:
+    """A finding in words: of the model that made the table, a difference that rounded rows explain is called so."""
+    is_rounding = low is not None and high is not None and max(abs(low), abs(high)) < _OF_ROUNDING
+    return "the same, rounded" if finding == NOT_SHOWN and against == LIVE and is_rounding else finding
 
 
 def how_much(found: Comparison) -> str:

@@ -316,8 +316,8 @@ def _assumptions(found: Payback) -> Figure:
         (
             each["text"],
             _with_unit(each["assumption"], each["value"]),
-            _if(each["halved"], each["halved_outcome"]),
-            _if(each["doubled"], each["doubled_outcome"]),
+            _if(found, each["halved"], each["halved_outcome"]),
+            _if(found, each["doubled"], each["doubled_outcome"]),
         )
         for each in found["assumptions"]
     ]
@@ -332,7 +332,10 @@ def _assumptions(found: Payback) -> Figure:
     return Figure("What the answer depends on", caption, [], [Table(columns, rows, strong=strong)])
 
 
-def _if(tokens: float | None, outcome: str) -> str:
+def _if(found: Payback, tokens: float | None, outcome: str) -> str:
+    """The outcome with an assumption changed; as the verdict has it, "not known" for the outcome that leaves it open."""
+    if found["answer"] == "open" and outcome == found["outcome"]:
+        return "not known"
     return f"{_big(tokens)} tokens" if outcome == "after" else outcome
 
 

@@ -287,7 +287,7 @@ def _pays(results: Results) -> Iterator[Fact]:
         return
     bound, note = found["baseline"]["bound"], f"against {found['baseline']['name']}"
     if found["answer"] == "open":
-        yield Fact("pays", "not known yet", f"{note}; the verdict says what to measure")
+        yield Fact("pays", "not known", f"{note}; the verdict says what to measure")
         return
     if found["outcome"] == "after":
         tokens, days = known(found["break_even_tokens"]), known(found["break_even_days"])

@@ -19,6 +19,7 @@ from scone_cli.evaluation.results import (
     how_much,
     rivals_of,
     text_of,
+    told_finding,
     value_of,
 )
 from scone_cli.formatting import plain, signed_number, with_error
@@ -237,4 +238,4 @@ def _own_table(found: Sequence[Comparison]) -> Table:
 
 def _own_finding(found: Comparison) -> str:
     """The finding; a model without the rows that it was trained with is not a rival, so it has none."""
-    return "no rival" if found.against == NONE else found.finding
+    return "no rival" if found.against == NONE else told_finding(found.against, found.finding, found.low, found.high)

@@ -23,14 +23,13 @@ from scone_cli.evaluation.result_types import (
     Term,
     TermDifference,
 )
-from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, TABLE, clusters_of, errors_told, generation_speeds
+from scone_cli.evaluation.results import LIVE, NONE, TABLE, clusters_of, errors_told, generation_speeds, told_finding
 from scone_cli.formatting import listed, signed, term_text, value_text, with_error
 
 Row = dict[str, Any]  # of a table on a terminal: what a column holds, by its heading
 
 MOST_RIVALS = 3  # columns of rivals in one table
 _OWN = (LIVE, NONE)  # arms that are the same model as the table's
-LEAST_TOLD = 1e-3  # nats per token, 0.1% of the perplexity: a smaller difference from `live` comes from rounded rows
 MOST_TERMS = 12
 MOST_ARMS = 5  # columns of arms in one table
 _ERROR = "± one standard error"
@@ -139,17 +138,9 @@ def _where(results: Results, corpus: str) -> list[Row]:
 
 def _finding(row: Difference | TermDifference | TaskDifference) -> str:
     """The finding against another arm; the same model without its rows is not a rival, so there is none."""
-    found = str(row["finding"])
     if row["against"] == NONE:
         return "(without its rows)"
-    if found == NOT_SHOWN and row["against"] == LIVE and _is_rounding(row["low"], row["high"]):
-        return "the same, rounded"
-    return found
-
-
-def _is_rounding(low: float | None, high: float | None) -> bool:
-    """Whether the table's difference from the model that made it is no larger than rounding its rows explains."""
-    return low is not None and high is not None and max(abs(low), abs(high)) < LEAST_TOLD
+    return told_finding(row["against"], row["finding"], row["low"], row["high"])
 
 
 def _signed(row: Interval, digits: int) -> str:

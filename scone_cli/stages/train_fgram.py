@@ -14,7 +14,6 @@ from scone_cli.artifacts.publish import (
     SCRATCH,
     publish,
     published,
-    staging_folder,
     unfinished_bytes,
     up_to_date,
     write_atomically,
@@ -40,9 +39,8 @@ if TYPE_CHECKING:
 STAGE = "train-fgram"
 STAGE_VERSION = 3
 
-LEAST_MET = (
-    1  # expected occurrences in training; rarer f-grams cost memory and gain 0.0025 nats together (benchmarks/LOG.md)
-)
+# Expected occurrences in training; rarer f-grams cost memory and gain 0.0025 nats together (benchmarks/LOG.md).
+LEAST_MET = 1
 MOST_LEARNED = 1_000_000
 _LEAST_HASHED = 100  # rows per length of n-gram
 _PLAIN = {"fgram_layers": "; --kind plain trains without f-grams"}
@@ -196,16 +194,17 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
             raise BadSetting(refusal)
         check_disk(out, size.disk_bytes - unfinished_bytes(out), "training")
         tell_replacing(progress, out, replaced)
-        staging = Path(team.first("staging folder", lambda: str(staging_folder(out, recipe.mark))))
 
         # 3. Train, from the newest checkpoint if an earlier run was interrupted.
         import torch  # heavy: only when there is something to train
 
         from scone_cli.model.model import SconeModel
+        from scone_cli.training.checkpoints import training_folder
         from scone_cli.training.loop import LOG_NAME, TrainingPlan, train
         from scone_cli.training.summary import in_short
 
-        settings = recipe.config
+        settings, own = recipe.config, recipe.settings
+        staging = Path(team.first("staging folder", lambda: str(training_folder(out, recipe.mark, own, progress))))
         with _tracker(settings, out, launch) as track:
             text = _text(recipe, inputs, staging / SCRATCH, team, progress)
             torch.manual_seed(settings.seed)
@@ -249,8 +248,11 @@ def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force:
         from scone_cli.training.packed_text import check_names  # heavy: only when there is a mixture
 
         check_names(inputs / "tokens", list(mixture), progress)
+    from scone_cli.training.checkpoints import given_up  # heavy: it loads torch
+
+    lost = "" if done else given_up(out, recipe.mark, recipe.settings)
     _, size, refusal = _planned(recipe, inputs, launch)
-    return Report(STAGE, out, done, size.facts() | replaces(out, replaced), problem="" if done else refusal)
+    return Report(STAGE, out, done, size.facts() | replaces(out, replaced, lost), problem="" if done else refusal)
 
 
 def _replaced(recipe: _Recipe, inputs: Path, out: Path, force: bool) -> str:

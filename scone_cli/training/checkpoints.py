@@ -2,21 +2,28 @@
 
 A checkpoint is one safetensors file: weights as `model/<parameter>`, the state of the optimisers as
 `optimizer/<parameter>/<what>`; its header holds the step and the number of windows read, which is the position in the data.
-The log is a separate file (`log`).
+The log is a separate file (`log`). The settings of the run lie beside them, so that a run of other settings, which gives up
+this work, can tell what differs.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from scone_cli.artifacts.opening import load_weights, utf8_name
-from scone_cli.artifacts.publish import fsync
+from scone_cli.artifacts.publish import SCRATCH, fsync, staging_folder, staging_folders, write_atomically
+from scone_cli.artifacts.replacing import changed_settings, changes_told
+from scone_cli.progress import Progress
+
+_SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,32 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
+
+
+def training_folder(out: Path, mark: str, settings: Mapping[str, Any], progress: Progress) -> Path:
+    """The staging folder of a model with the fingerprint `mark`; tells which unfinished training is given up for it."""
+    if told := given_up(out, mark, settings):
+        progress(f"will give up unfinished training of {out}", 0, 0, detail=told)
+    staging = staging_folder(out, mark)
+    write_atomically(staging / SCRATCH / _SETTINGS, json.dumps(settings).encode())
+    return staging
+
+
+def given_up(out: Path, mark: str, settings: Mapping[str, Any]) -> str:
+    """How far an interrupted training of another fingerprint has come, and how its settings differ; empty if there is none."""
+    told = []
+    for folder in staging_folders(out):
+        scratch = folder / SCRATCH
+        newest = Checkpoints(scratch, 1).newest()
+        at = _position(scratch / newest) if newest else None
+        if (
+            at is None or folder.name.endswith(mark[:16]) or not (scratch / _SETTINGS).exists()
+        ):  # early versions had none
+            continue
+        other = json.loads((scratch / _SETTINGS).read_bytes())
+        changes = changes_told(changed_settings(other, settings, settings.keys())) or ["made from other inputs"]
+        told.append(f"{at.step:,} steps, {at.windows * other['context']:,} tokens read; {', '.join(changes)}")
+    return "; ".join(told)
 
 
 def _position(path: Path) -> Position | None:

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 
 import pytest
 from messages import error_of, names
-from workspaces import COUNT, contents, copy_of, manifest
+from workspaces import COUNT, TRAIN, contents, copy_of, manifest
 
 RECIPE = "[count-ngrams]\nvocab-size = 400\nheld-out = 0.1\nmax-n = 4\n[select-vocab]\nsize = 600\n"
 
@@ -159,6 +160,21 @@ def test_an_evaluation_is_replaced_with_a_notice(lab):
     assert names(lab.notices(err)["eval"], "ladder no -> yes")
     err = lab.run("eval", "--ladder", "--no-speed", "--against", "plain", lab.small / "corpus")
     assert names(lab.notices(err)["eval"], f"corpora none -> {lab.small / 'corpus'}"[:30], "against none -> plain")
+
+
+def test_unfinished_training_that_is_given_up_is_told(lab):
+    """Killed after its last checkpoint; the same command says nothing, one of another seed says what is lost."""
+    train = ("--workspace", lab.work, "train-fgram", *TRAIN, "--seed")
+    moments = lab.forks.run("--quiet", *train, 1).moments
+    late = next(number for number, moment in enumerate(moments, 1) if "log.parquet" in moment)
+    lab.forks.run("--quiet", *train, 2, moment=late)
+    assert "give" not in lab.forks.run(*train, 2, "--plan").err
+    planned = json.loads(lab.forks.run("--quiet", *train, 3, "--plan", "--json").out)["plan"]
+    (lost,) = planned["gives_up"].values()
+    assert re.fullmatch(r"4 steps, [1-9][\d,]* tokens read; seed 2 -> 3", lost)
+    told = f"will give up unfinished training of {lab.work / 'model'}: {lost}"
+    assert told in lab.run("train-fgram", *TRAIN, "--seed", "3").splitlines()
+    assert "gives_up" not in json.loads(lab.forks.run("--quiet", *train, 4, "--plan", "--json").out)["plan"]
 
 
 def test_contents_decide_and_not_times(lab, tmp_path):

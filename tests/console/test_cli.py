@@ -93,7 +93,7 @@ def test_a_variable_that_no_option_reads_is_told(scone, monkeypatch):
     code, _, err = scone("train-fgram")
     assert code == 0
     assert [line for line in err.splitlines() if line.startswith("note: ")] == [
-        "note: no option of train-fgram reads the variable SCONE_TRAIN_FGRAM_DIMM; did you mean SCONE_TRAIN_FGRAM_DIM?"
+        "note: no option of train-fgram reads the variable SCONE_TRAIN_FGRAM_DIMM; did you mean 'SCONE_TRAIN_FGRAM_DIM'?"
     ]
     assert scone("--quiet", "train-fgram")[2] == ""
 

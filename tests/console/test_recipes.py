@@ -71,22 +71,39 @@ def test_an_evaluation_stands_in_the_recipe(scone, given):
 @pytest.mark.parametrize(
     ("lines", "facts", "hint"),
     [
-        ('against = ["plain"]\nfail-if = ["table.ppl < plian.ppl"]', ["no arm 'plian'"], ["did you mean 'plain'?"]),
-        ('against = ["a=x"]\nfail-if = ["a-1.ppl > 1"]', ["no arm 'a-1'"], []),
-        ('against = ["big-1x"]\nfail-if = ["table.ppl < bgi-1x.ppl"]', ["no arm 'bgi-1x'"], ["'big-1x'?"]),
-        ('table = "int8"\nfail-if = ["table:int4.ppl > 1"]', ["no arm 'table:int4'"], ["'table:int8'?"]),
+        ('against = ["x:y"]\nfail-if = "live.ppl > 1"', ["[eval] against: ", "'x:y' cannot be the name"], []),
+        ('against = ["table"]\nfail-if = "table.ppl > "', ["cannot be read"], ["arms: live, table, none; "]),
         ('fail-if = "table.pll > 1"', ["no metric 'pll'"], ["did you mean 'ppl'?"]),
         ('fail-if = "any-2x.word_pl > 1"', ["no metric 'word_pl' of arm 'any-2x'"], ["did you mean 'word_ppl'?"]),
         ('fail-if = "table.ppl >"', ["cannot be read"], []),
         ('fail-if = "table.ppl"', ["comparison"], []),
-        ('speed = false\nfail-if = "table.latency_ms > 1"', ["speed = false"], ["remove speed = false"]),
     ],
 )
 def test_a_condition_that_can_never_be_told_is_refused_at_every_stage(scone, given, stage, lines, facts, hint):
     path = recipe(f'[count-ngrams]\ncorpus = "a"\n[eval]\n{lines}\n')
     code, _, err = scone("--config", path, stage)
     assert (code, given) == (2, [])
-    assert all(fact in err for fact in [f"recipe {path}", "fail-if", *facts, *hint]), err
+    assert all(fact in err for fact in [f"recipe {path}: [eval] ", *facts, *hint]), err
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ('against = ["plain"]\nfail-if = "table.ppl < plian.ppl"', ["'plian'; did you mean 'plain'?", "--against"]),
+        ('against = ["a=x"]\nfail-if = "a-1.ppl > 1"', ["no arm 'a-1'", "--against"]),
+        ('against = ["big-1x"]\nfail-if = "table.ppl < bgi-1x.ppl"', ["'bgi-1x'; did you mean 'big-1x'?"]),
+        ('table = "int8"\nfail-if = "table:int4.ppl > 1"', ["'table:int4'; did you mean 'table:int8'?", "--table"]),
+        ('speed = false\nfail-if = "table.latency_ms > 1"', ["speed = false; eval will need --speed"]),
+    ],
+)
+def test_a_condition_that_needs_more_on_the_command_line_is_noted(scone, given, lines, told):
+    path = recipe(f'[count-ngrams]\ncorpus = "a"\n[eval]\n{lines}\n')
+    code, _, err = scone("--config", path, "count-ngrams")
+    assert (code, len(given)) == (0, 3)
+    (note,) = err.splitlines()
+    assert all(fact in note for fact in [f"note: recipe {path}: [eval] fail-if: ", *told]), note
+    assert scone("--quiet", "--config", path, "train-fgram")[2] == ""
+    assert scone("--config", path, "eval")[2] == "", "it checks them with what the command line brings"
 
 
 def test_a_condition_may_be_on_what_only_a_call_names(scone, given):

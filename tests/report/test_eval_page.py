@@ -16,6 +16,7 @@ from scone_cli.evaluation.break_even import Prices, contender
 from scone_cli.evaluation.payback import payback
 from scone_cli.formatting import big, bytes_text, count_text, dollars, signed_number
 from scone_cli.report.eval_page import render
+from scone_cli.report.eval_summary import summary_of
 from scone_cli.report.eval_verdict import verdict_of
 
 MANY_CORPORA = [f"corpus-{i}-{'long' * (i % 4)}" for i in range(12)]
@@ -364,6 +365,16 @@ def test_where_no_assumption_changes_the_answer_none_is_highlighted():
     assert pages[0].one("p").text != pages[1].one("p").text
 
 
+def test_what_the_verdict_leaves_open_is_called_so_in_the_facts_and_in_the_table():
+    found = paid("never")
+    assert found["payback"]["answer"] == "open", found["payback"]["verdict"]
+    html = render(found)
+    told = sections_of(html)[PAYS]
+    cells = [cell.text for cell in told.all("article")[1].all("td")]
+    assert (top_of(html)[1][-1][1], "not known" in cells, "never" in cells) == ("not known", True, False)
+    assert "not known" in told.all("p")[0].text
+
+
 def test_the_course_of_costs_falls_through_zero_at_break_even():
     (chart,) = charts_of(sections_html(render(results(("law",))))[PAYS])
     line = next(p for p in chart.iter("path") if p.get("class") == "line")
@@ -486,6 +497,19 @@ def test_few_documents_and_words_without_blanks_are_told():
     assert names(html, "30 blocks of about 800 tokens", "this text only", "more than 80 tokens before", "56.0%")
     assert "for this text only" in top_of(html)[0].text
     assert "this text only" not in render(results(("memo",)))
+
+
+def test_what_rounding_explains_is_called_so_on_the_page_and_the_terminal():
+    found = results(("law",))
+    (row,) = [row for row in found["differences"] if row["against"] == "live"]
+    told = []
+    for end in (0.0009, 0.0011):
+        row |= {"nats_per_token": 0.0, "low": -end, "high": end, "finding": "no difference shown"}
+        own = next(each for each in sections_of(render(found))[QUALITY].all("article") if "own model" in each.text)
+        (quality,) = [rows for heading, rows in summary_of(found | {"verdict": ""}).items() if "quality" in heading]
+        told += [{cells[0]: cells[-1] for cells in own.rows()}["the f-gram model itself"]]
+        told += [{each["arm"]: each["the table is"] for each in quality}["live"]]
+    assert told == ["the same, rounded"] * 2 + ["no difference shown"] * 2
 
 
 def test_a_model_without_its_rows_is_no_rival():
