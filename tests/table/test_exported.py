@@ -21,7 +21,7 @@ from spoiling import spoil
 from workspaces import contents, manifest, write_manifest
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, digest_json
-from scone_cli.artifacts.publish import publish, staging_folder
+from scone_cli.artifacts.publish import publish, staging_folder, workspace_lock
 from scone_cli.artifacts.verify import verify_artifact
 from scone_cli.errors import (
     BadData,
@@ -31,6 +31,7 @@ from scone_cli.errors import (
     NewerArtifact,
     SconeError,
     StorageFailure,
+    WorkspaceLocked,
 )
 from scone_cli.progress import silent
 from scone_cli.table import exported
@@ -212,6 +213,15 @@ def test_progress_counts_the_bytes_of_the_table(tmp_path):
     assert {(what, whole, unit) for what, _, whole, unit, *_ in told} == {("exporting", total, "bytes")}
     assert [done for _, done, *_ in told] == sorted(done for _, done, *_ in told)
     assert (told[0][1], told[-1][1]) == (0, total)
+
+
+def test_on_another_machine_nothing_is_mapped_and_all_is_the_same(tmp_path, monkeypatch):
+    folder = make_exported(tmp_path)
+    monkeypatch.setattr("scone_cli.table.table.is_local", lambda _: False)
+    with Table.open(folder) as found, Table.open(tmp_path / "table") as table:
+        assert np.array_equal(raw_rows(found), raw_rows(table))
+        assert found.matcher().match(TEXT).tolist() == table.matcher().match(TEXT).tolist()
+        assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 # ---- where it comes from ---------------------------------------------------------------------------------------------
@@ -400,6 +410,15 @@ def test_what_is_no_export_is_not_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()
     assert export_table(table, tmp_path / "empty", silent).files.keys() > {"index.safetensors"}
+
+
+def test_two_exports_do_not_write_to_one_place(tmp_path):
+    table = make(tmp_path)
+    made = export_table(table, tmp_path / "exported", silent)
+    staging = staging_folder(tmp_path / "exported", made.fingerprint)
+    with workspace_lock(staging / "work"), pytest.raises(WorkspaceLocked):
+        export_table(table, tmp_path / "exported", silent)
+    assert export_table(table, tmp_path / "exported", silent) == made
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
