@@ -53,9 +53,7 @@ def speeds(folder: Path, chosen: Any) -> dict[str, Any]:
     models = {arm: opened(arm, folder, chosen.workspace) for arm in ARMS}
     text = (Path(__file__).parents[1] / "README.md").read_text()
     tokens = models["scone"].encode(text)[: chosen.prompt]
-    calls = {
-        count: {arm: call(arm, models[arm], tokens, count) for arm in ARMS} for count in (1, 1 + chosen.tokens)
-    }
+    calls = {count: {arm: call(arm, models[arm], tokens, count) for arm in ARMS} for count in (1, 1 + chosen.tokens)}
     first = side_by_side(calls[1], chosen.repeats)
     whole = side_by_side(calls[1 + chosen.tokens], chosen.repeats)
     return {

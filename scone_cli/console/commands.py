@@ -294,8 +294,7 @@ def inspect(
     given = [option for option, value in (("--html", html), ("--text", text), ("--terms", terms)) if value is not None]
     if len(given) > 1:
         raise click.UsageError(
-            f"{given[0]} and {given[1]} cannot be given together: --html writes a page of the artifact, --text and --terms "
-            "print their result, as JSON with --json"
+            f"{given[0]} and {given[1]} cannot be given together: each shows something else of the artifact"
         )
     with storage_failures(html or path):
         if terms:

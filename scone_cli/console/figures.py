@@ -12,7 +12,6 @@ from rich.bar import Bar
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
-from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -109,8 +108,8 @@ def _bar(share: float | None) -> RenderableType:
 
 
 def _ascii_bar(share: float | None) -> RenderableType:
-    """The other bar of rich: of dashes, where stdout has no blocks."""
-    return ProgressBar(1, share or 0)
+    """A bar of dashes, where stdout has no blocks; the rest is blank, as a bar of rich differs by its colour only."""
+    return Text("-" * round(BAR * (share or 0)))
 
 
 def _rounded(kind: Kind, value: Any) -> str:

@@ -131,7 +131,10 @@ def _config(path: Path, read: list[Path], above: tuple[Path, ...] = ()) -> Confi
     try:
         config = yaml.load(path.read_bytes(), Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        raise BadData(f"{path}: not YAML ({' '.join(str(error).split())})", "correct the task file") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "unreadable"
+        raise BadData(f"{path}: not YAML ({what}{where})", "correct the task file") from error
     except OSError as error:
         raise InputMissing(f"{path}: cannot be read ({error.strerror})", "check what the task includes") from error
     if not isinstance(config, dict):

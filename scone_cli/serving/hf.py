@@ -262,8 +262,8 @@ class SconeForCausalLM(LlamaForCausalLM):
             MismatchedArtifacts: another table is in the folder already.
         """
         place, table = Path(save_directory, TABLE), self.model.table
-        is_there = table is not None and place.exists()
-        if is_there and read_manifest(place).fingerprint != table.manifest.fingerprint:
+        is_there = place.exists()
+        if table is not None and is_there and read_manifest(place).fingerprint != table.manifest.fingerprint:
             raise MismatchedArtifacts(f"{place}: another table than that of the model", "save to another folder")
         super().save_pretrained(save_directory, *args, **kwargs)
         Path(save_directory, MODULE).write_text(MODULE_TEXT)

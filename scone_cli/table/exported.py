@@ -30,9 +30,9 @@ from scone_cli.artifacts.publish import (
 from scone_cli.progress import Progress
 from scone_cli.runtime.native_memory import LINE
 from scone_cli.runtime.resources import check_disk
-from scone_cli.table.layout import INDEX, SHAPE, locate_lines, locate_rows
-from scone_cli.table.stored_file import StoredFile
-from scone_cli.table.table import Table
+from scone_cli.table.layout import INDEX, locate_lines
+from scone_cli.table.stored_file import Piece, StoredFile
+from scone_cli.table.table import checked_shape, parts_of
 from scone_cli.table.tensor_files import LINE_TYPE, LINES, ROWS, SUFFIX, header_of, row_type
 
 EXPORT = "exported-table"
@@ -56,9 +56,11 @@ def export_table(table: Path, out: Path, progress: Progress) -> Manifest:
         DamagedArtifact, MismatchedArtifacts, InputMissing, HalfWrittenArtifact, NewerArtifact: see `Table.open`.
     """
     made = read_manifest(table, "table")
-    shape = {name: made.settings[name] for name in SHAPE}
-    with Table.open(table) as opened:  # it checks the files against one another
-        num_fgrams, row_bytes, index_bytes = opened.num_rows, opened.row_bytes, opened.index.nbytes
+    shape, row_bytes = checked_shape(table, made, model=None, hashes=False)
+    num_fgrams, of_rows = shape["num_fgrams"], row_type(shape["dtype"], shape["dim"])
+    parts = {part.file.path.name: part for part in parts_of(table, made, row_bytes, can_be_mapped=False)}
+    index = StoredFile(table / INDEX, can_be_mapped=False)
+    begin, num_lines = locate_lines(index, shape)
     check_replaces_only(EXPORT, out)
     mark = fingerprint("export", _VERSION, {}, {"table": made.fingerprint})
     needed = sum(stamp.bytes for stamp in made.files.values()) + num_fgrams * (16 + 4 * shape["max_n"])
@@ -69,12 +71,13 @@ def export_table(table: Path, out: Path, progress: Progress) -> Manifest:
             if source.name == _VOCAB:
                 _write_fgrams(source, num_fgrams, target)
             elif source.name == INDEX:
-                _copy_tensor(source, *locate_lines(StoredFile(source, False), shape), LINE, LINES, LINE_TYPE, target)
+                _copy_tensor(Piece(index, begin, num_lines * LINE), LINES, LINE_TYPE, num_lines, target)
             elif source.name == TOKENIZER:
                 shutil.copyfile(source, target)
             else:
-                of_rows = row_type(shape["dtype"], shape["dim"])
-                _copy_tensor(source, *locate_rows(source, row_bytes), row_bytes, ROWS, of_rows, target)
+                part = parts[source.name]
+                piece = Piece(part.file, part.start, part.num_rows * row_bytes)
+                _copy_tensor(piece, ROWS, of_rows, part.num_rows, target)
         summary = {"rows": num_fgrams, "dim": shape["dim"], "dtype": shape["dtype"]}
         manifest = Manifest.new(
             EXPORT,
@@ -84,7 +87,7 @@ def export_table(table: Path, out: Path, progress: Progress) -> Manifest:
             settings=made.settings,
             inputs=made.inputs | {"table": made.fingerprint},
             tokenizer=made.tokenizer,
-            summary=summary | {"rows_bytes": num_fgrams * row_bytes, "index_bytes": index_bytes},
+            summary=summary | {"rows_bytes": num_fgrams * row_bytes, "index_bytes": num_lines * LINE},
         )
         return publish(staging, out, manifest)
 
@@ -101,18 +104,15 @@ def _files(table: Path, made: Manifest, staging: Path, progress: Progress) -> It
     progress("exporting", total, total, "bytes")
 
 
-def _copy_tensor(
-    source: Path, start: int, count: int, width: int, name: str, kind: tuple[str, int], target: Path
-) -> None:
-    """Write `count` rows of `width` bytes, from offset `start` of a file on, as the one tensor of another file."""
-    file, size = StoredFile(source, can_be_mapped=False), count * width
-    memory = np.empty(min(size, _BUFFER), np.uint8)
-    with target.open("wb") as written:
-        written.write(header_of({name: (kind[0], [count, kind[1]])}))
-        for at in range(0, size, _BUFFER):
-            piece = memory[: size - at]
-            file.read_into(piece, start + at)
-            written.write(piece.data)
+def _copy_tensor(source: Piece, name: str, kind: tuple[str, int], count: int, target: Path) -> None:
+    """Write a piece of a file as the one tensor of another file; `kind` is its type and its columns."""
+    memory = np.empty(min(source.size, _BUFFER), np.uint8)
+    with target.open("wb") as file:
+        file.write(header_of({name: (kind[0], [count, kind[1]])}))
+        for at in range(0, source.size, _BUFFER):
+            buffer = memory[: source.size - at]
+            source.file.read_into(buffer, source.start + at)
+            file.write(buffer.data)
 
 
 # ---- the f-grams as tokens ---------------------------------------------------------------------------------------

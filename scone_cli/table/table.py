@@ -128,21 +128,14 @@ class Table(Addressed):
             raise BadSetting(f"{folder!r} ({type(folder).__name__}): expected the path of a table's folder")
         folder = Path(folder)
         manifest = read_manifest(folder, *FILES)
-        try:
-            _check_origin(folder, manifest, model)
-            check_files(folder, manifest, hashes)
-            settings = {name: manifest.settings[name] for name in SHAPE}
-            width = row_bytes(settings["dtype"], settings["dim"])
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            problem = f"{folder}: a manifest that no table has ({type(error).__name__}: {error})"
-            raise ForeignArtifact(problem, REMAKE) from error
+        settings, width = checked_shape(folder, manifest, model, hashes)
         if tokenizer is not None:
             copies = [folder / "tokenizer.json", folder.resolve().parent / "tokens" / "tokenizer.json"]
             check_same_tokenizer(tokenizer, manifest.tokenizer, copies, str(folder))
         can_be_mapped = is_local(folder)
         index_file = StoredFile(folder / FILES[manifest.artifact][1], can_be_mapped)
         index = read_index(index_file, settings, placement)
-        parts = _parts(folder, can_be_mapped, manifest, width)
+        parts = parts_of(folder, manifest, width, can_be_mapped)
         if placement == "ram":
             return cls(folder, placement, manifest, index, RowsInMemory(parts, width), [])
         rows = [Piece(part.file, part.start, part.num_rows * width) for part in parts]
@@ -330,7 +323,23 @@ class _Closed:
         raise ValueError(self.__says)
 
 
-def _parts(folder: Path, can_be_mapped: bool, manifest: Manifest, width: int) -> list[Part]:
+def checked_shape(folder: Path, manifest: Manifest, model: Manifest | None, hashes: bool) -> tuple[dict[str, Any], int]:
+    """Check version, origin and files of a table; returns the settings by which it is read, and its bytes per row.
+
+    Raises:
+        MismatchedArtifacts, DamagedArtifact, ForeignArtifact: see `Table.open`.
+    """
+    try:
+        _check_origin(folder, manifest, model)
+        check_files(folder, manifest, hashes)
+        settings = {name: manifest.settings[name] for name in SHAPE}
+        return settings, row_bytes(settings["dtype"], settings["dim"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        problem = f"{folder}: a manifest that no table has ({type(error).__name__}: {error})"
+        raise ForeignArtifact(problem, _remake(folder, manifest)) from error
+
+
+def parts_of(folder: Path, manifest: Manifest, width: int, can_be_mapped: bool) -> list[Part]:
     """Open the files of rows and check that they hold all rows, the same number in each file but the last."""
     of_tensor = row_type(manifest.settings["dtype"], manifest.settings["dim"])
     num_fgrams, parts = manifest.settings["num_fgrams"], list[Part]()

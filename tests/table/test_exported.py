@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import random
 import shutil
 from collections import namedtuple
 from itertools import pairwise
@@ -14,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import random_documents, slow_matches, slow_ranking, trie_of
+from builders import slow_matches
+from exports import COUNTS, DIM, EVERY, FGRAMS, MAX_N, NUM_ROWS, TEXT, make, make_exported, raw_rows
 from messages import refusal
-from safetensors.torch import load_file, save_file
-from spoiling import spoil
+from safetensors.torch import load_file
 from workspaces import contents, manifest, write_manifest
 
-from scone_cli.artifacts.manifest import Manifest, digest_file, digest_json
-from scone_cli.artifacts.publish import publish, staging_folder
+from scone_cli.artifacts.manifest import Manifest
+from scone_cli.artifacts.publish import staging_folder, workspace_lock
 from scone_cli.artifacts.verify import verify_artifact
 from scone_cli.errors import (
     BadData,
@@ -29,53 +27,17 @@ from scone_cli.errors import (
     ForeignArtifact,
     MismatchedArtifacts,
     NewerArtifact,
-    SconeError,
     StorageFailure,
+    WorkspaceLocked,
 )
 from scone_cli.progress import silent
 from scone_cli.table import exported
 from scone_cli.table.exported import export_table, read_fgrams
-from scone_cli.table.layout import write_index, write_rows
-from scone_cli.table.row_formats import FORMATS, encode, row_bytes
+from scone_cli.table.row_formats import FORMATS
 from scone_cli.table.table import PLACEMENTS, Table
-from scone_cli.table.tensor_files import header_of
 from scone_cli.vocab.index import NONE
-from scone_cli.vocab.vocabulary import Vocabulary
 
-NUM_TOKENS, MAX_N, DIM, NUM_ROWS = 20, 4, 9, 400
-FGRAMS = slow_ranking(random_documents(0, NUM_TOKENS, [3000]), MAX_N, NUM_ROWS, 1)
-TRIE = trie_of(FGRAMS, NUM_TOKENS, MAX_N)
-COUNTS = np.arange(NUM_ROWS, 0, -1, dtype=np.uint64) * 3
-TEXT = random_documents(1, NUM_TOKENS, [300])[0]
-EVERY = np.arange(NUM_ROWS, dtype=np.uint32)
 PARAMETRIZE_DTYPE = pytest.mark.parametrize("dtype", FORMATS)
-
-
-def make(folder: Path, dtype: str = "float16", rows_per_part: int = 150) -> Path:
-    """Publish random rows as the table `folder/table`, with all files that `precompute` writes."""
-    target = folder / "table"
-    staging = staging_folder(target, "f" * 64)
-    rows = torch.randn(NUM_ROWS, DIM, generator=torch.Generator().manual_seed(0))
-    write_rows(staging, encode(rows, dtype), rows_per_part * row_bytes(dtype, DIM))
-    write_index(staging, TRIE.index(), DIM, dtype)
-    Vocabulary(TRIE, COUNTS, COUNTS.astype(np.uint32)).write(staging / "vocab.parquet")
-    (staging / "tokenizer.json").write_text('{"not": "read here"}')
-    settings = {"dtype": dtype, "dim": DIM, "num_fgrams": NUM_ROWS, "num_tokens": NUM_TOKENS, "max_n": MAX_N}
-    made_by = {"stage": "precompute", "stage_version": 4, "fingerprint": digest_json(dtype), "settings": settings}
-    made_by |= {"inputs": {"model": "m" * 64, "vocab": "v" * 64, "weights": digest_json({})}, "summary": {}}
-    publish(staging, target, Manifest.new("table", **made_by, tokenizer=digest_file(staging / "tokenizer.json")))
-    return target
-
-
-def make_exported(folder: Path, dtype: str = "float16") -> Path:
-    export_table(make(folder, dtype), folder / "exported", silent)
-    return folder / "exported"
-
-
-def raw_rows(table: Table, ids: np.ndarray = EVERY) -> np.ndarray:
-    raw = np.zeros((len(ids), table.row_bytes), np.uint8)
-    table.stored.read(ids, raw.ctypes.data)
-    return raw
 
 
 # ---- the reader of another author, from docs/table-format.md alone -------------------------------------------------
@@ -87,7 +49,9 @@ def tensors_of(path: Path) -> dict[str, np.ndarray]:
     data = np.memmap(path, np.uint8, "r")
     size = 8 + int.from_bytes(data[:8].tobytes(), "little")
     found = {}
-    for name, entry in json.loads(data[8:size].tobytes()).items():
+    entries = json.loads(data[8:size].tobytes())
+    entries.pop("__metadata__", None)
+    for name, entry in entries.items():
         first, end = entry["data_offsets"]
         kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "U32": "<u4", "U64": "<u8"}[entry["dtype"]]
         found[name] = data[size + first : size + end].view(kind).reshape(entry["shape"])
@@ -214,6 +178,15 @@ def test_progress_counts_the_bytes_of_the_table(tmp_path):
     assert (told[0][1], told[-1][1]) == (0, total)
 
 
+def test_on_another_machine_nothing_is_mapped_and_all_is_the_same(tmp_path, monkeypatch):
+    folder = make_exported(tmp_path)
+    monkeypatch.setattr("scone_cli.table.table.is_local", lambda _: False)
+    with Table.open(folder) as found, Table.open(tmp_path / "table") as table:
+        assert np.array_equal(raw_rows(found), raw_rows(table))
+        assert found.matcher().match(TEXT).tolist() == table.matcher().match(TEXT).tolist()
+        assert str(folder) not in Path("/proc/self/maps").read_text()
+
+
 # ---- where it comes from ---------------------------------------------------------------------------------------------
 
 
@@ -235,134 +208,6 @@ def test_a_later_version_is_refused(tmp_path):
     write_manifest(folder, manifest(folder) | {"schema_version": 2})
     with refusal(NewerArtifact, "exported-table", 2, 1):
         Table.open(folder)
-
-
-# ---- damage ------------------------------------------------------------------------------------------------------
-
-
-def rewrite_unnoticed(path: Path, content: bytes) -> None:
-    """Write a file of an export, as if it had been so when it was published."""
-    described = manifest(path.parent)
-    described["files"].pop(path.name)
-    write_manifest(path.parent, described)
-    path.write_bytes(content)
-
-
-def file_of(dtype: str, shape: list[int], name: str = "rows") -> bytes:
-    size = {"F16": 2, "BF16": 2, "U8": 1, "U32": 4}[dtype]
-    return header_of({name: (dtype, shape)}) + bytes(int(np.prod(shape)) * size)
-
-
-HINT = ("scone export --to safetensors",)
-
-
-@pytest.mark.parametrize(
-    ("change", "facts"),
-    [
-        (lambda _: b"", ["safetensors"]),
-        (lambda _: b"hello" * 100, ["safetensors"]),
-        (lambda content: content[:-1], ["safetensors"]),
-        (lambda content: content + b"0", ["safetensors"]),
-        (lambda content: content.replace(b"F16", b"F32"), ["safetensors"]),
-        (lambda content: content.replace(b"F16", b"I16"), ["rows I16 [150, 9]", "rows F16 [_, 9]"]),
-        (lambda content: content.replace(b"rows", b"cols"), ["cols F16 [150, 9]", "rows F16 [_, 9]"]),
-        (lambda content: content.replace(b"[150,9]", b"[75,18]"), ["rows F16 [75, 18]", "rows F16 [_, 9]"]),
-        (lambda content: content.replace(b"[150,9]", b"[1350] "), ["rows F16 [1350]", "rows F16 [_, 9]"]),
-        (lambda _: header_of({"a": ("U8", [1]), "rows": ("F16", [1, 9])}) + bytes(19), ["a U8 [1]", "rows F16 [1, 9]"]),
-        (lambda _: file_of("F16", [149, 9]), ["399 rows", "400 rows"]),
-        (lambda _: file_of("BF16", [150, 9]), ["BF16", "F16"]),
-        (lambda _: file_of("U8", [150, 18]), ["U8", "F16"]),
-    ],
-)
-def test_rows_that_are_none_are_refused(tmp_path, change, facts):
-    path = make_exported(tmp_path) / "rows-00001.safetensors"
-    rewrite_unnoticed(path, change(path.read_bytes()))
-    with refusal(DamagedArtifact, *facts, hint=HINT):
-        Table.open(path.parent)
-
-
-@pytest.mark.parametrize(
-    ("change", "facts"),
-    [
-        (lambda _: b"no index", ["safetensors"]),
-        (lambda content: content[:-64], ["safetensors"]),
-        (lambda content: content.replace(b"U32", b"I32"), ["lines I32", "lines U32 [_, 16]"]),
-        (lambda _: file_of("U32", [1, 16], "lines"), ["1 lines", "400"]),
-    ],
-)
-def test_an_index_that_is_none_is_refused(tmp_path, change, facts):
-    path = make_exported(tmp_path) / "index.safetensors"
-    rewrite_unnoticed(path, change(path.read_bytes()))
-    with refusal(DamagedArtifact, "index.safetensors", *facts, hint=HINT):
-        Table.open(path.parent)
-
-
-def test_data_that_do_not_begin_at_a_cache_line_are_refused(tmp_path):
-    """As the library itself writes them, which aligns them to 8 bytes."""
-    folder = make_exported(tmp_path)
-    path = folder / "index.safetensors"
-    lines = load_file(path)
-    save_file(lines, tmp_path / "lines", {"more": "x" * 8})
-    content = (tmp_path / "lines").read_bytes()
-    assert (len(content) - lines["lines"].nbytes) % 64
-    rewrite_unnoticed(path, content)
-    with refusal(DamagedArtifact, "index.safetensors", 64):
-        Table.open(folder)
-
-
-@pytest.mark.parametrize("name", ["rows-00000.safetensors", "index.safetensors", "fgrams.safetensors"])
-def test_a_flipped_bit_is_found_when_every_byte_is_read(tmp_path, name):
-    folder = make_exported(tmp_path)
-    content = bytearray((folder / name).read_bytes())
-    content[-30] ^= 1
-    (folder / name).write_bytes(content)
-    Table.open(folder)
-    with refusal(DamagedArtifact, name, "SHA-256", hint=HINT) as caught:
-        Table.open(folder, hashes=True)
-    assert "--force" not in caught.value.hint
-
-
-@pytest.mark.parametrize("name", ["rows-00001.safetensors", "index.safetensors", "fgrams.safetensors"])
-def test_a_file_that_is_cut_or_gone_is_found(tmp_path, name):
-    path = make_exported(tmp_path) / name
-    os.truncate(path, path.stat().st_size - 20)
-    with refusal(DamagedArtifact, name, "bytes", hint=HINT):
-        Table.open(path.parent)
-    path.unlink()
-    with refusal(DamagedArtifact, name, "missing", hint=HINT):
-        Table.open(path.parent)
-
-
-def test_a_missing_part_is_found(tmp_path):
-    path = make_exported(tmp_path) / "rows-00002.safetensors"
-    rewrite_unnoticed(path, b"")
-    path.unlink()
-    with refusal(DamagedArtifact, "300 rows", "400 rows", hint=HINT):
-        Table.open(path.parent)
-
-
-def test_spoilt_exports_are_refused_or_say_the_same(tmp_path):
-    """With all bytes checked nothing that was spoilt gives another answer; without, it is a named error or an answer."""
-    folder = make_exported(tmp_path)
-    paths = sorted(path for path in folder.iterdir() if path.name != "tokenizer.json")
-    sound = {path: path.read_bytes() for path in paths}
-    with Table.open(folder) as table:
-        ids, expected = table.matcher().match(TEXT).tolist(), raw_rows(table)
-    chance, refused = random.Random(0), 0
-    for number in range(300):
-        path = chance.choice(paths)
-        path.write_bytes(spoilt := spoil(sound[path], chance))
-        all_bytes = chance.random() < 0.7
-        try:
-            table = Table.open(folder, chance.choice(PLACEMENTS), hashes=all_bytes)
-            found, answer = table.matcher().match(TEXT).tolist(), raw_rows(table)
-        except SconeError:
-            refused += 1
-        else:
-            is_same = found == ids and np.array_equal(answer, expected)
-            assert is_same or not all_bytes, (number, path.name, spoilt[:2000])
-        path.write_bytes(sound[path])
-    assert 150 < refused <= 300
 
 
 # ---- what is not exported, and where to ------------------------------------------------------------------------------
@@ -400,6 +245,15 @@ def test_what_is_no_export_is_not_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()
     assert export_table(table, tmp_path / "empty", silent).files.keys() > {"index.safetensors"}
+
+
+def test_two_exports_do_not_write_to_one_place(tmp_path):
+    table = make(tmp_path)
+    made = export_table(table, tmp_path / "exported", silent)
+    staging = staging_folder(tmp_path / "exported", made.fingerprint)
+    with workspace_lock(staging / "work"), pytest.raises(WorkspaceLocked):
+        export_table(table, tmp_path / "exported", silent)
+    assert export_table(table, tmp_path / "exported", silent) == made
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
