@@ -77,7 +77,7 @@ class Shape:
     vocab_size: int = setting(0, "Tokens of the tokenizer.")
     context: int = setting(0, "Context length in tokens.")
     mlp_width: int = setting(0, "Inner width of the MLPs, which have three matrices (0: 8/3 of dim).")
-    heads: int = setting(0, "Attention heads of the main model; needed only with kv-heads or head-dim.")
+    heads: int = setting(0, "Attention heads of the main model; needed only for grouped queries or a head width.")
     kv_heads: int = setting(0, "Heads that have keys and values, in grouped-query attention (0: all heads).")
     head_dim: int = setting(0, "Width of a head (0: dim / heads).")
     tied_head: bool = setting(False, "Share the token embeddings with the head.")

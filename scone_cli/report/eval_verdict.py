@@ -222,4 +222,5 @@ def _without_payback(results: Results) -> str:
     """That nobody knows whether it pays; empty if no table was measured or nothing was compared."""
     if not any(row["arm"] == TABLE for row in results.get("cost", [])) or headline_of(results) is None:
         return ""
-    return f"Whether it pays is not known, as no plain model was measured: {Calls.of(results).for_a_rival()}."
+    which = " whose training cost is known" if results.get("method", {}).get("training_unknown") else ""
+    return f"Whether it pays is not known, as no plain model{which} was measured: {Calls.of(results).for_a_rival()}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -166,6 +166,9 @@ def test_a_shape_with_grouped_queries_costs_what_the_model_does(folders, kind, h
         weights="float32",
     )
     shape.check()
+    for wrong in ({"heads": 0}, {"kv_heads": 3}, {"heads": 5, "kv_heads": 0, "head_dim": 0}):
+        with refusal(BadSetting, "heads"):
+            replace(shape, **wrong).check()
     assert main_parameters(shape) - 32 == found["resident_parameters"] - own
     assert decode_flops(shape) == found["decode_flops"]
     assert prefill_flops(shape) == found["prefill_flops"]
