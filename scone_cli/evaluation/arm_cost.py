@@ -78,7 +78,7 @@ def _hf_cost(arm: MeasuredArm) -> ArmCost:
         "index_bytes": 0,
         "prefill_flops": blocks + round(head / context),
         "decode_flops": blocks + head,
-        "kv_bytes_a_token": 2 * config["layers"] * config["kv_heads"] * config["head_dim"] * config["number_bytes"],
+        "kv_bytes_a_token": config["kv_bytes"],
         "training_flops": None,
     }
 

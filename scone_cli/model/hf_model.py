@@ -35,14 +35,13 @@ _UNBOUNDED = 1 << 40  # tokens: the context of a model without an end, such as M
 class HfConfig(ModelConfig):
     """The shape of such a model, and what was counted when it was loaded.
 
-    context: tokens that it may read here. kv_heads, head_dim: heads whose keys and values are kept, and their width.
-    number_bytes: of a key or value. parameters, parameter_bytes: all that is resident. block_weights: weights that multiply
+    context: tokens that it may read here. head_dim: width of a head. kv_bytes: bytes of the keys and values of one token that
+    its cache keeps, in all layers. parameters, parameter_bytes: all that is resident. block_weights: weights that multiply
     each token, without embedding and head; of experts only those that a token visits.
     """
 
-    kv_heads: int = 0
     head_dim: int = 0
-    number_bytes: int = 4
+    kv_bytes: int = 0
     parameters: int = 0
     parameter_bytes: int = 0
     block_weights: int = 0
@@ -51,8 +50,17 @@ class HfConfig(ModelConfig):
 class HfCache:
     """Keys and values of the tokens that B sequences have read so far, kept by the model itself."""
 
-    def __init__(self, held: Any) -> None:
-        self.held = held
+    def __init__(self, inner: Any) -> None:
+        """An empty cache for a model of transformers."""
+        from transformers import DynamicCache  # noqa: PLC0415 - heavy, and an extra
+
+        self.held = DynamicCache(config=inner.config)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values; layers without attention have none."""
+        held = [getattr(layer, name, None) for layer in self.held.layers for name in ("keys", "values")]
+        return sum(each.nbytes for each in held if each is not None)
 
 
 class HfMain(nn.Module):
@@ -63,7 +71,7 @@ class HfMain(nn.Module):
         super().__init__()
         self.inner = inner
         parameters = inspect.signature(inner.forward).parameters
-        self._cache = "cache" if "cache" in parameters else "past_key_values"  # its name before transformers 5.2x
+        self._cache = "cache" if "cache" in parameters else "past_key_values"  # its name in earlier versions
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     @property
@@ -101,7 +109,6 @@ class HfModel(nn.Module):
         most_tokens: how many tokens to read at once, because the logits of all of them are there together.
     """
 
-    fgram = None
     history = 0
 
     def __init__(self, config: HfConfig, inner: Any) -> None:
@@ -117,9 +124,7 @@ class HfModel(nn.Module):
 
     def cache(self, streams: int, room: int) -> HfCache:  # noqa: ARG002 - it grows as it is needed
         """An empty cache for so many sequences."""
-        from transformers import DynamicCache  # noqa: PLC0415 - heavy, and an extra
-
-        return HfCache(DynamicCache(config=self.main.inner.config))
+        return HfCache(self.main.inner)
 
     @classmethod
     def load(cls, folder: Path, vocab_size: int, context: int | None = None) -> HfModel:
@@ -136,10 +141,8 @@ class HfModel(nn.Module):
         try:
             with _quiet():
                 inner = _loaded(folder)
-                config = _config_of(inner, context)
                 _check_size(folder, inner, vocab_size, context)
-                model = cls(config, inner)
-                model._check_order(folder)
+                return cls(_config_of(inner, context, _try_out(folder, inner)), inner)
         except SconeError:
             raise
         except Exception as error:  # the libraries raise no more specific class
@@ -147,17 +150,6 @@ class HfModel(nn.Module):
                 raise shortage from error
             reason = (str(error).strip().splitlines() or [""])[0]
             raise BadData(f"{folder}: transformers cannot load it ({type(error).__name__}: {reason})", SAVE) from error
-        return model
-
-    @torch.inference_mode()
-    def _check_order(self, folder: Path) -> None:
-        """Refuse a model that sees the token it predicts, such as BERT, or that keeps no cache."""
-        cache, pairs = self.cache(1, 1), torch.tensor([[0, 1], [0, 2]])
-        first, second = self.main(pairs)[:, 0]
-        self.main(pairs[:1], cache)
-        if cache.held.get_seq_length() != 2 or not torch.allclose(first, second, rtol=1e-3, atol=1e-3):
-            kind = type(self.main.inner).__name__
-            raise BadData(f"{folder}: {kind} does not predict from left to right", "name a causal language model")
 
 
 def _loaded(folder: Path) -> Any:
@@ -189,11 +181,29 @@ def _check_size(folder: Path, inner: Any, vocab_size: int, context: int | None) 
         )
 
 
+@torch.inference_mode()
+def _try_out(folder: Path, inner: Any) -> int:
+    """Read two tokens; the bytes that the cache keeps of one.
+
+    Raises:
+        BadData: it sees the token that it predicts, as BERT does, or says other things when it reads with a cache.
+    """
+    main, cache, pairs = HfMain(inner), HfCache(inner), torch.tensor([[0, 1], [0, 2]])
+    whole = main(pairs).float()
+    main(pairs[:1, :1], cache)
+    differs = (main(pairs[:1, 1:], cache)[0, 0] - whole[0, 1]).abs().max()
+    is_kept = differs <= 0.05 * whole.abs().max()  # rounding of bfloat16 is below that
+    if not is_kept or not torch.allclose(whole[0, 0], whole[1, 0], rtol=1e-3, atol=1e-3):
+        problem = f"{folder}: {type(inner).__name__} does not predict from left to right with a cache"
+        raise BadData(problem, "name a causal language model")
+    return cache.nbytes // 2
+
+
 def _context_of(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or _UNBOUNDED)
 
 
-def _config_of(inner: Any, context: int | None) -> HfConfig:
+def _config_of(inner: Any, context: int | None, kv_bytes: int) -> HfConfig:
     own = inner.config.get_text_config()
     heads = getattr(own, "num_attention_heads", None) or 0  # none in a model without attention
     return HfConfig(
@@ -206,9 +216,8 @@ def _config_of(inner: Any, context: int | None) -> HfConfig:
         max_n=1,
         tied_head=bool(getattr(own, "tie_word_embeddings", False)),
         context=context or _context_of(own),
-        kv_heads=getattr(own, "num_key_value_heads", None) or heads,
         head_dim=getattr(own, "head_dim", None) or (own.hidden_size // heads if heads else 0),
-        number_bytes=inner.dtype.itemsize,
+        kv_bytes=kv_bytes,
         parameters=sum(each.numel() for each in inner.parameters()),
         parameter_bytes=sum(each.nbytes for each in inner.parameters()),
         block_weights=_block_weights(inner, own),
