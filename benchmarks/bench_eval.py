@@ -89,7 +89,7 @@ def bare_passes(arm: Arm, stream: TokenStream, end: int) -> Iterator[Callable[[]
         def run(embedded: Tensor = embedded, targets: Tensor = targets, distinct: object = distinct) -> Tensor:
             if distinct is not None:
                 model.rows(arm.trie, distinct)
-            return token_losses(model.main(embedded), model.main.head_weight, targets)
+            return token_losses(model.main(embedded), model.main.logits, targets)
 
         yield run
 

@@ -109,8 +109,8 @@ def _own_parameters(name: str) -> list[click.Parameter]:
         return [out, _baseline_option()] if name == TRAIN else [out]
     if name == "eval":
         texts = {
-            "against": "Also evaluate this model: its folder, NAME=MODEL_DIR, or the name of a baseline of the recipe; may be "
-            "given several times.",
+            "against": "Also evaluate this model: its folder (ours, or one of Hugging Face), NAME=MODEL_DIR, or the name of a "
+            "baseline of the recipe; may be given several times.",
             "table": "Also evaluate this table of the same model; may be given several times.",
             "tasks": "Also evaluate this task of lm-evaluation-harness: a file, a folder, or a name; may be given several times.",
             "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given several times.",

@@ -115,7 +115,12 @@ def generate_command() -> click.Command:
             help="Largest number of tokens to generate.",
         ),
         *setting_options(Sampling),
-        click.Option(["--model"], type=PATH, metavar="DIR", help="The model.  [default: model in the workspace]"),
+        click.Option(
+            ["--model"],
+            type=PATH,
+            metavar="DIR",
+            help="The model, ours or one of Hugging Face.  [default: model in the workspace]",
+        ),
         click.Option(["--table"], type=PATH, metavar="DIR", help="Its table.  [default: table in the workspace]"),
         click.Option(["--live"], is_flag=True, help="Run the f-gram model instead of reading the table."),
         click.Option(

@@ -26,6 +26,8 @@ from scone_cli.evaluation.payback import payback
 from scone_cli.evaluation.result_types import ArmCost, Payback, Results
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, SAME, TABLE, Calls, comparisons, judged_corpora
 from scone_cli.evaluation.run_arms import Arm
+from scone_cli.model.flops import counted_flops
+from scone_cli.model.hf_folder import HUGGING_FACE
 from scone_cli.settings import Quantity
 from scone_cli.table.row_formats import row_bytes
 from scone_cli.training.summary import read_config, training_record
@@ -37,11 +39,11 @@ from scone_cli.training.summary import read_config, training_record
 class MeasuredArm:
     """What the cost of an arm depends on: its model, and where the rows of its f-grams come from.
 
-    config: the model's `config.json` (`dataclasses.asdict(model.config)`). source: `table`; `live`, where A_f-gram runs;
-    `none`, no rows; ignored for a plain or hashed model. num_rows, row_bytes: of the table. index_bytes: of the index that
-    finds f-grams (`arm.index.nbytes`). disk_bytes: of the table's files `rows-*` and `index.*`. match_shares: for a `live`
-    arm, see `live_flops`. training_flops: of the whole training, from its log (`training.summary.training_record`), without
-    the FLOPs that fill the table.
+    config: the model's `config.json`, or its `HfConfig` (`dataclasses.asdict(model.config)`). source: `table`; `live`, where
+    A_f-gram runs; `none`, no rows; ignored for a plain or hashed model. num_rows, row_bytes: of the table. index_bytes: of
+    the index that finds f-grams (`arm.index.nbytes`). disk_bytes: of the table's files `rows-*` and `index.*`. match_shares:
+    for a `live` arm, see `live_flops`. training_flops: of the whole training, from its log
+    (`training.summary.training_record`), without the FLOPs that fill the table.
     """
 
     name: str
@@ -56,8 +58,29 @@ class MeasuredArm:
 
 
 def cost_rows(arms: Sequence[MeasuredArm]) -> list[ArmCost]:
-    """The section `cost`: one row per arm. Our models have float32 weights."""
-    return [_arm_cost(arm) for arm in arms]
+    """The section `cost`: one row per arm. Our models have float32 weights, those of Hugging Face the type of their files."""
+    return [_hf_cost(arm) if arm.config["kind"] == HUGGING_FACE else _arm_cost(arm) for arm in arms]
+
+
+def _hf_cost(arm: MeasuredArm) -> ArmCost:
+    """Of a model whose blocks may have any form: its weights were counted when it was loaded, see `HfConfig`."""
+    config = arm.config
+    dim, context, heads_width = config["dim"], config["context"], config["heads"] * config["head_dim"]
+    blocks = counted_flops(config["block_weights"], config["layers"], heads_width, dim, 0, context)
+    head = 2 * dim * config["vocab_size"]
+    return {
+        "arm": arm.name,
+        "resident_parameters": config["parameters"],
+        "resident_bytes": config["parameter_bytes"],
+        "offloaded_rows": 0,
+        "offloaded_bytes_ram": 0,
+        "offloaded_bytes_disk": 0,
+        "index_bytes": 0,
+        "prefill_flops": blocks + round(head / context),
+        "decode_flops": blocks + head,
+        "kv_bytes_a_token": config["kv_bytes"],
+        "training_flops": None,
+    }
 
 
 def _arm_cost(arm: MeasuredArm) -> ArmCost:

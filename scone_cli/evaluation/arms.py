@@ -17,6 +17,8 @@ from scone_cli.evaluation.arm_names import named_folder
 from scone_cli.evaluation.results import LIVE, NONE, TABLE
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.model.devices import find_device
+from scone_cli.model.hf_folder import HUGGING_FACE, is_hf_folder, open_hf_folder
+from scone_cli.model.hf_model import HfModel
 from scone_cli.model.model import SconeModel
 from scone_cli.table.table import Table
 from scone_cli.vocab.coverage import Prefix, rungs_of
@@ -56,6 +58,10 @@ class Opened:
     def plain_rivals(self) -> list[str]:
         """Rivals without rows of any kind."""
         return [name for name, (_, model) in self.rivals.items() if model.summary["kind"] == "plain"]
+
+    def hf_rivals(self) -> list[str]:
+        """Rivals of Hugging Face: it is not known what they were trained on."""
+        return [name for name, (_, model) in self.rivals.items() if model.summary["kind"] == HUGGING_FACE]
 
     def need_tokenizer(self, so: str, instead: str) -> None:
         """Refuse text where there is no tokenizer; the message says what follows from that, and what to do instead.
@@ -108,7 +114,7 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
             raise BadSetting(
                 f"--against {given}: an arm named '{name}' exists already", "give it a name: NAME=MODEL_DIR"
             )
-        found.rivals[name] = folder, _open_given("--against", folder, "model", workspace)
+        found.rivals[name] = folder, _open_rival(folder, artifacts["tokens"], workspace)
     for given in tables:
         name, folder = named_folder(given)
         if name in found.tables:
@@ -130,13 +136,15 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
 def check_rivals(found: Opened, reads_held_out: bool) -> None:
     """Refuse rivals of another `tokens/` if they may have been trained on documents that are held out here.
 
-    Without a tokenizer they are always refused, because nothing else tells that a token id means the same.
+    Without a tokenizer they are always refused, because nothing else tells that a token id means the same. What rivals of
+    Hugging Face were trained on is not known: they take part, and the verdict says so.
 
     Raises:
         MismatchedArtifacts: there is such a rival.
     """
     tokens = found.artifacts["tokens"]
-    for folder, model in found.rivals.values():
+    trained_here = [found.rivals[name] for name in found.rivals if name not in found.hf_rivals()]
+    for folder, model in trained_here:
         if (reads_held_out or not tokens.tokenizer) and model.inputs["tokens"] != tokens.fingerprint:
             raise MismatchedArtifacts(
                 f"{folder}: trained on tokens {model.inputs['tokens'][:12]}, "
@@ -145,6 +153,13 @@ def check_rivals(found: Opened, reads_held_out: bool) -> None:
                 if tokens.tokenizer
                 else "compare models made from one workspace",
             )
+
+
+def _open_rival(folder: Path, tokens: Manifest, workspace: Path) -> Manifest:
+    """Open a model of the command line, ours or one of Hugging Face."""
+    if is_hf_folder(folder):
+        return open_hf_folder(folder, workspace / "tokens", tokens)
+    return _open_given("--against", folder, "model", workspace)
 
 
 def _open_given(option: str, folder: Path, artifact: str, workspace: Path) -> Manifest:
@@ -188,14 +203,17 @@ def load_arms(found: Opened, ladder: bool, device: str = "cpu") -> tuple[list[Ar
     Raises:
         BadSetting: there is no such device.
         DamagedArtifact: see `SconeModel.load`.
+        BadData, MismatchedArtifacts: see `HfModel.load`.
     """
     arms, place = [], find_device(device)
-    for name, (folder, manifest) in found.rivals.items():
-        model = SconeModel.load(folder).to(place)
-        trie = trie_of_model(folder, manifest, found.workspace) if model.fgram else None
-        arms.append(Arm(name, model, trie))
     folder = found.workspace / "model"
     model, trie, rungs = SconeModel.load(folder).to(place), None, list[Arm]()
+    for name, (beside, manifest) in found.rivals.items():
+        if name in found.hf_rivals():
+            arms.append(Arm(name, HfModel.load(beside, model.config.vocab_size, model.config.context).to(place)))
+            continue
+        rival = SconeModel.load(beside).to(place)
+        arms.append(Arm(name, rival, trie_of_model(beside, manifest, found.workspace) if rival.fgram else None))
     if model.fgram:
         own = found.artifacts["model"]
         trie = trie_of_model(folder, own, found.workspace)

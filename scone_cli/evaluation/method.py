@@ -30,7 +30,9 @@ def method_of(
     own = found.artifacts["model"].fingerprint
     tables = {TABLE: found.artifacts["table"]} if found.has_table else {}
     tables |= {f"{TABLE}:{name}": manifest for name, (_, manifest) in found.tables.items()}
+    unknown: Method = {"training_unknown": found.hf_rivals()} if found.hf_rivals() else {}
     return {
+        **unknown,
         "scone": __version__,
         "tokenizer": found.artifacts["tokens"].tokenizer,
         "models": {name: found.rivals[name][1].fingerprint if name in found.rivals else own for name in found.names()},
@@ -60,7 +62,8 @@ def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, 
     if "vocab" in made:
         commands.append(_command(workspace, "select-vocab", [], made["vocab"].settings))
     commands.append(_command(workspace, "train-fgram", [], _training_settings(made["model"])))
-    for folder, model in found.rivals.values():
+    trained_here = [found.rivals[name] for name in found.rivals if name not in found.hf_rivals()]
+    for folder, model in trained_here:
         commands.append(_command(workspace, "train-fgram", ["--out", folder], _training_settings(model)))
     if "table" in made:
         commands.append(_precompute(workspace, [], made["table"]))

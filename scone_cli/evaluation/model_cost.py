@@ -77,6 +77,9 @@ class Shape:
     vocab_size: int = setting(0, "Tokens of the tokenizer.")
     context: int = setting(0, "Context length in tokens.")
     mlp_width: int = setting(0, "Inner width of the MLPs, which have three matrices (0: 8/3 of dim).")
+    heads: int = setting(0, "Attention heads of the main model; needed only for grouped queries or a head width.")
+    kv_heads: int = setting(0, "Heads that have keys and values, in grouped-query attention (0: all heads).")
+    head_dim: int = setting(0, "Width of a head (0: dim / heads).")
     tied_head: bool = setting(False, "Share the token embeddings with the head.")
     weights: str = setting(
         "bfloat16",
@@ -100,6 +103,16 @@ class Shape:
         return self.mlp_width or swiglu_width(self.dim)
 
     @property
+    def heads_width(self) -> int:
+        """Width of all heads of the main model together."""
+        return self.heads * self.head_dim if self.head_dim else self.dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of the heads that have keys and values."""
+        return self.heads_width * self.kv_heads // self.heads if self.kv_heads else self.heads_width
+
+    @property
     def num_fgrams(self) -> int:
         """Rows of the table; 0 of a plain model."""
         return parse_count(str(self.fgrams), "fgrams") if self.fgrams is not None else 0
@@ -114,10 +127,17 @@ class Shape:
         if not self.name:
             raise BadSetting("[[cost.model]]: no name", 'give it one, such as name = "1B"')
         least = {"dim": 1, "layers": 1, "vocab_size": 1, "context": 1, "mlp_width": 0, "max_n": 2, "fgram_layers": 0}
+        least |= {"heads": 0, "kv_heads": 0, "head_dim": 0}
         for key, smallest in (least | {"trie_nodes": 0, "perplexity": 1}).items():
             value = getattr(self, key)
             if value is not None and not smallest <= value < math.inf:
                 raise BadSetting(f"{where}: {key.replace('_', '-')} is {value}, expected {smallest} or more")
+        if (self.kv_heads or self.head_dim) and not self.heads:
+            raise BadSetting(f"{where}: kv-heads or head-dim without heads", "add heads")
+        for key, whole in (("heads", 0 if self.head_dim else self.dim), ("kv_heads", self.heads)):
+            if (part := getattr(self, key)) and whole % part:
+                of = "dim" if key == "heads" else "heads"
+                raise BadSetting(f"{where}: {key.replace('_', '-')} is {part}, expected a divisor of {of}, {whole}")
         if not 0 <= self.matched <= 1:
             raise BadSetting(f"{where}: matched is {self.matched}, expected a share from 0 to 1")
         if bool(self.num_fgrams) != (self.fgram_layers > 0):
@@ -142,7 +162,8 @@ class Cost:
 
 def main_parameters(shape: Shape) -> int:
     """Parameters of the main model: all that is resident when it is served."""
-    return flops.main_parameters(shape.dim, shape.hidden, shape.layers, shape.vocab_size, shape.tied_head)
+    widths = shape.heads_width, shape.kv_width
+    return flops.main_parameters(shape.dim, shape.hidden, shape.layers, shape.vocab_size, shape.tied_head, *widths)
 
 
 def fgram_parameters(shape: Shape) -> int:
@@ -152,7 +173,7 @@ def fgram_parameters(shape: Shape) -> int:
 
 def kv_bytes_a_token(shape: Shape) -> int:
     """Bytes of the keys and values of one token, in all layers."""
-    return 2 * shape.layers * shape.dim * number_bytes(shape)
+    return 2 * shape.layers * shape.kv_width * number_bytes(shape)
 
 
 def number_bytes(shape: Shape) -> int:
@@ -165,7 +186,7 @@ def number_bytes(shape: Shape) -> int:
 
 def decode_flops(shape: Shape) -> int:
     """FLOPs of the main model to generate one token after a full context."""
-    return forward_flops(shape.dim, shape.hidden, shape.layers, shape.vocab_size, shape.context)
+    return _without_head(shape) + 2 * shape.dim * shape.vocab_size
 
 
 def prefill_flops(shape: Shape) -> int:
@@ -178,7 +199,8 @@ def prefill_flops(shape: Shape) -> int:
 
 
 def _without_head(shape: Shape) -> int:
-    return forward_flops(shape.dim, shape.hidden, shape.layers, 0, shape.context)
+    widths = shape.heads_width, shape.kv_width
+    return forward_flops(shape.dim, shape.hidden, shape.layers, 0, shape.context, *widths)
 
 
 def plain_training_flops(shape: Shape) -> int:

@@ -50,6 +50,9 @@ class Method(TypedDict, total=False):
     scone: str  # version of scone
     tokenizer: str  # hash of the tokenizer; empty where there is none
     models: dict[str, str]  # fingerprint of the model, by arm
+    training_unknown: list[
+        str
+    ]  # rivals of which it is not known what they were trained on; absent without such a rival
     tables: dict[str, TableFacts]  # one object per arm that reads a table
     commands: list[str]  # the commands that repeat the evaluation, from the corpus on
     calls: dict[str, str]  # how the hints call scone: `train`, `evaluate`, `evaluate_text`
@@ -262,7 +265,7 @@ class ArmCost(TypedDict):
 
     arm: str  # name of the arm
     resident_parameters: int  # on the accelerator
-    resident_bytes: int  # their bytes, float32
+    resident_bytes: int  # their bytes, float32; of a model of Hugging Face, in the type of its files
     offloaded_rows: int  # rows beside the accelerator
     offloaded_bytes_ram: int  # these rows and their index in RAM
     offloaded_bytes_disk: int  # or as files that are read on disk

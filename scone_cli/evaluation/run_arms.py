@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scone_cli.arrays import F32, I64, U8, U32
 from scone_cli.corpus.token_stream import TokenStream
+from scone_cli.model.hf_model import HfModel
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.losses import token_losses
 from scone_cli.model.model import SconeModel
@@ -43,7 +44,7 @@ class Arm:
     """
 
     name: str
-    model: SconeModel
+    model: SconeModel | HfModel
     trie: FgramTrie | None = None
     table: Table | None = None
     found_by: FgramIndex | None = None
@@ -58,8 +59,15 @@ class Arm:
             return self.table.index
         return self.trie.index() if self.trie is not None else None
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a batch, about."""
+        return BATCH_TOKENS if isinstance(self.model, SconeModel) else min(BATCH_TOKENS, self.model.most_tokens)
+
     def rows(self, tokens: U32, ids: U32) -> tuple[Tensor | None, Tensor | None]:
         """Slots and rows for `MainModel.embed`: of tokens [B, H + C] with their history first, and their f-gram ids [B, C]."""
+        if isinstance(self.model, HfModel):
+            return None, None
         if self.table is None:
             return live_rows(self.model, tokens, ids, self.trie)
         distinct, places = distinct_matches(ids)
@@ -70,7 +78,7 @@ class Arm:
         """-ln p of the targets [B, C], of tokens and ids as above."""
         main = self.model.main
         inputs = torch.from_numpy(tokens[:, self.model.history :].astype(np.int64)).to(targets.device)
-        return token_losses(main(main.embed(inputs, *self.rows(tokens, ids))), main.head_weight, targets)
+        return token_losses(main(main.embed(inputs, *self.rows(tokens, ids))), main.logits, targets)
 
 
 @dataclass(frozen=True)
@@ -141,12 +149,12 @@ def windows_of(stream: TokenStream, context: int) -> I64:
     return np.stack([first, size], axis=1)[order]
 
 
-def batches_of(stream: TokenStream, context: int, history: int) -> Iterator[Batch]:
-    """All windows of a piece, in batches of about `BATCH_TOKENS`."""
+def batches_of(stream: TokenStream, context: int, history: int, most_tokens: int) -> Iterator[Batch]:
+    """All windows of a piece, in batches of about `most_tokens`."""
     windows, start = windows_of(stream, context), 0
     while start < len(windows):
         width = int(windows[start, 1])
-        end = start + max(1, BATCH_TOKENS // width)
+        end = start + max(1, most_tokens // width)
         firsts, sizes = windows[start:end, :1], windows[start:end, 1:]
         inside = np.arange(width) < sizes
         # A window's history may lie in another document, whose end is then between: no rows reach beyond that.
@@ -164,10 +172,10 @@ def run_arms(
     losses = {arm.name: np.empty(stream.tokens.size, np.float32) for arm in arms}
     seconds = {arm.name: 0.0 for arm in arms}
     done, total = 0, max(1, stream.tokens.size * len(arms))
-    for context in dict.fromkeys(arm.model.config.context for arm in arms):
-        readers = [arm for arm in arms if arm.model.config.context == context]
+    for context, most in dict.fromkeys((arm.model.config.context, arm.most_tokens) for arm in arms):
+        readers = [arm for arm in arms if (arm.model.config.context, arm.most_tokens) == (context, most)]
         history = max(arm.model.history for arm in readers)
-        for batch in batches_of(stream, context, history):
+        for batch in batches_of(stream, context, history, most):
             tokens = inputs[np.concatenate([batch.earlier, batch.at], axis=1)]
             targets = torch.from_numpy(stream.tokens[batch.at].astype(np.int64))
             places = batch.at[batch.inside]

@@ -10,7 +10,7 @@ Shapes: R requests, N tokens of all, B windows of a batch, C its width, M tokens
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +100,7 @@ class Scorer:
         inputs, (ids, _) = inputs_of(stream, self._end), matches_of(stream, arm.index)
         losses, is_likeliest = np.zeros(stream.tokens.size, np.float32), np.ones(stream.tokens.size, np.bool_)
         device, done = main.device, 0
-        for batch in _batches(windows.reshape(-1, 3)):
+        for batch in _batches(windows.reshape(-1, 3), min(BATCH_TOKENS, arm.most_tokens)):
             starts, firsts, lasts = batch[:, :1], batch[:, 1:2], batch[:, 2:]
             places = starts + np.arange(int((lasts - starts).max()))
             inside, is_asked = places < lasts, (places >= firsts) & (places < lasts)
@@ -111,7 +111,7 @@ class Scorer:
             read = torch.from_numpy(tokens[:, arm.model.history :].astype(np.int64)).to(device)
             hidden_MD = main(main.embed(read, *rows))[torch.from_numpy(is_asked).to(device)]
             asked = at[is_asked]
-            losses[asked], is_likeliest[asked] = judge(hidden_MD, main.head_weight, stream.tokens[asked])
+            losses[asked], is_likeliest[asked] = judge(hidden_MD, main.logits, stream.tokens[asked])
             done += len(batch)
             self._progress(self._what, done, len(windows), "windows")
         return losses, is_likeliest
@@ -209,21 +209,23 @@ def _stream_of(pairs: Sequence[Pair]) -> TokenStream:
     return TokenStream(tokens, starts, [""] * len(documents), np.zeros(len(documents), np.int64))
 
 
-def _batches(windows_W3: I64) -> Iterator[I64]:
+def _batches(windows_W3: I64, most_tokens: int) -> Iterator[I64]:
     """Windows in batches of about equal width, the widest first."""
     windows = windows_W3[np.argsort(windows_W3[:, 0] - windows_W3[:, 2], kind="stable")]
     start = 0
     while start < len(windows):
         width = int(windows[start, 2] - windows[start, 0])
-        yield windows[start : (start := start + max(1, BATCH_TOKENS // width))]
+        yield windows[start : (start := start + max(1, most_tokens // width))]
 
 
-def judge(hidden_MD: Tensor, head_VD: Tensor, targets_M: U32) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def judge(
+    hidden_MD: Tensor, logits_of: Callable[[Tensor], Tensor], targets_M: U32
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """-ln p of each target, and whether it is the likeliest token; of equally likely ones the first is."""
     losses, is_likeliest = np.empty(len(targets_M), np.float32), np.empty(len(targets_M), np.bool_)
     targets = torch.from_numpy(targets_M.astype(np.int64)).to(hidden_MD.device)
     for i in range(0, len(targets), _CHUNK):
-        logits, wanted = (hidden_MD[i : i + _CHUNK] @ head_VD.T).float(), targets[i : i + _CHUNK]
+        logits, wanted = logits_of(hidden_MD[i : i + _CHUNK]).float(), targets[i : i + _CHUNK]
         losses[i : i + _CHUNK] = F.cross_entropy(logits, wanted, reduction="none").cpu().numpy()
         is_likeliest[i : i + _CHUNK] = (logits.argmax(-1) == wanted).cpu().numpy()
     return losses, is_likeliest

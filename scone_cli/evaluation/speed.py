@@ -27,7 +27,8 @@ from scone_cli.evaluation.result_types import Latency, Lookup, Results, Speed
 from scone_cli.evaluation.run_arms import Arm
 from scone_cli.formatting import bytes_text
 from scone_cli.model.devices import peak_memory
-from scone_cli.model.model import KeyValueCache, SconeModel
+from scone_cli.model.hf_model import HfModel
+from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory
 from scone_cli.serving.embedding import embedding_of
@@ -85,7 +86,7 @@ class Contender:
 
     arm: str
     placement: str | None
-    model: SconeModel
+    model: SconeModel | HfModel
     table: Table | None = None
     trie: FgramTrie | None = None
     index: FgramIndex | None = None
@@ -112,14 +113,14 @@ def _contenders(arm: Arm, folder: Path | None, progress: Progress) -> Iterator[C
 class Server:
     """A model that serves B streams of equal length, with its embeddings and its key-value cache."""
 
-    def __init__(self, model: SconeModel, embed: Embed, streams: int, room: int) -> None:
+    def __init__(self, model: SconeModel | HfModel, embed: Embed, streams: int, room: int) -> None:
         self._main, self._embed = model.main, embed
-        self._cache = KeyValueCache(model.config, streams, room, model.device)
+        self._cache = model.cache(streams, room)
 
     def read(self, tokens_BC: Tensor) -> list[int]:
         """Read the next tokens of each stream; the likeliest to follow [B]."""
         hidden = self._main(self._embed(tokens_BC), self._cache)
-        likeliest: list[int] = (hidden[:, -1] @ self._main.head_weight.T).argmax(-1).tolist()
+        likeliest: list[int] = self._main.logits(hidden[:, -1]).argmax(-1).tolist()
         return likeliest
 
     def timed(self, tokens_BC: Tensor) -> tuple[float, float]:

@@ -5,6 +5,7 @@ Shapes: N positions, V tokens, D = dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,11 +69,11 @@ def training_loss(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, head_VD: Tensor, targets: Tensor) -> Tensor:
-    """Loss of every position, -ln p(target) in nats [*targets.shape], float32."""
+def token_losses(hidden: Tensor, logits_of: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+    """Loss of every position, -ln p(target) in nats [*targets.shape], float32; `logits_of` is the head, as `MainModel.logits`."""
     flat, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     losses = [
-        F.cross_entropy((flat[i : i + _CHUNK] @ head_VD.T).float(), flat_targets[i : i + _CHUNK], reduction="none")
+        F.cross_entropy(logits_of(flat[i : i + _CHUNK]).float(), flat_targets[i : i + _CHUNK], reduction="none")
         for i in range(0, len(flat), _CHUNK)
     ]
     return torch.cat(losses).view_as(targets)

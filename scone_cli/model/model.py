@@ -144,6 +144,10 @@ class MainModel(nn.Module):
         """The output matrix [V, D]; T itself if the head is tied."""
         return self.head.weight if hasattr(self, "head") else self.token_embedding.weight
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [..., V] of final hidden states [..., D]."""
+        return hidden @ self.head_weight.T
+
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Normed token embeddings: the input of A_f-gram, and of the first block where no f-gram matches."""
         normed: Tensor = self.embedding_norm(self.token_embedding(tokens))
@@ -229,6 +233,10 @@ class SconeModel(nn.Module):
     def history(self) -> int:
         """Number of tokens before a window that its rows depend on: K - 1 for hashed n-grams, else 0."""
         return len(self.hashed.sizes) if self.hashed else 0
+
+    def cache(self, streams: int, room: int) -> KeyValueCache:
+        """An empty cache for so many sequences of at most `room` tokens each."""
+        return KeyValueCache(self.config, streams, room, self.device)
 
     def _initialise(self) -> None:
         """Initialise matrices by fan-in; those that write to the residual stream, learned and hashed rows start at zero.

@@ -39,7 +39,9 @@ _MOST_TIMES = 50  # nobody would look for more times the text
 def verdict_of(results: Results) -> str:
     """The whole verdict: the gain, the gain inside terms if there are any, the cost, whether it pays."""
     pays = found["verdict"] if (found := results.get("payback")) else _without_payback(results)
-    return " ".join(filter(None, [verdict(results), terms_told(results), cost_told(results), pays]))
+    return " ".join(
+        filter(None, [verdict(results), unknown_told(results), terms_told(results), cost_told(results), pays])
+    )
 
 
 def verdict(results: Results) -> str:
@@ -150,6 +152,15 @@ def _without_rivals(results: Results, corpora: Sequence[str]) -> str:
     return f"Nothing is compared: there is {'no arm' if not arms else f'no rival beside {listed(arms)}'}."
 
 
+def unknown_told(results: Results) -> str:
+    """A warning of rivals that may have been trained on what is evaluated; empty without one."""
+    names = results.get("method", {}).get("training_unknown", [])
+    if not names:
+        return ""
+    what, they = ("it was", "it has") if len(names) == 1 else ("they were", "they have")
+    return f"Of {listed(names)} it is not known what {what} trained on: if {they} read this text, the loss is too low."
+
+
 def terms_told(results: Results) -> str:
     """The comparison with the same rival inside the given terms; empty without terms or without a rival."""
     closest = headline_of(results)
@@ -211,4 +222,5 @@ def _without_payback(results: Results) -> str:
     """That nobody knows whether it pays; empty if no table was measured or nothing was compared."""
     if not any(row["arm"] == TABLE for row in results.get("cost", [])) or headline_of(results) is None:
         return ""
-    return f"Whether it pays is not known, as no plain model was measured: {Calls.of(results).for_a_rival()}."
+    which = " whose training cost is known" if results.get("method", {}).get("training_unknown") else ""
+    return f"Whether it pays is not known, as no plain model{which} was measured: {Calls.of(results).for_a_rival()}."

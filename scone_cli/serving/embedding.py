@@ -8,7 +8,7 @@
     embedding.matcher.reset(5)  # a new document begins
 
 A piece gets the same embeddings as in the whole document. Left to the serving system: which streams run together, and the
-cache of keys and values (`model.KeyValueCache`). Shapes: B streams, C tokens per stream, N tokens per call, D = dim.
+cache of keys and values (`SconeModel.cache`). Shapes: B streams, C tokens per stream, N tokens per call, D = dim.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from scone_cli.arrays import U32
 from scone_cli.errors import MismatchedArtifacts
+from scone_cli.model.hf_model import HfModel
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.model import MainModel, SconeModel
 from scone_cli.table.table import Table
@@ -188,9 +189,15 @@ class LiveEmbedding:
 
 
 def embedding_of(
-    model: SconeModel, table: Table | None, trie: FgramTrie | None, index: FgramIndex | None = None, streams: int = 1
+    model: SconeModel | HfModel,
+    table: Table | None,
+    trie: FgramTrie | None,
+    index: FgramIndex | None = None,
+    streams: int = 1,
 ) -> Callable[[Tensor], Tensor]:
     """Choose what embeds the next tokens [B, C] of streams: with rows of a table, of A_f-gram, hashed rows, or none."""
+    if isinstance(model, HfModel):
+        return model.main.embed_tokens
     if table is not None:
         return SconeEmbedding(model.main, table, streams)
     if trie is None and model.hashed is None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scone_cli.corpus.tokenizer import Tokenizer
+    from scone_cli.model.hf_model import HfModel
     from scone_cli.model.model import SconeModel
 
 # Maps the next tokens [1, C] of a text to the input of the first block [1, C, D].
@@ -69,7 +70,7 @@ class Sampling:
 
 
 def generate(
-    model: SconeModel, embed: Embed, prompt: Sequence[int], sampling: Sampling, max_tokens: int, end: int
+    model: SconeModel | HfModel, embed: Embed, prompt: Sequence[int], sampling: Sampling, max_tokens: int, end: int
 ) -> Iterator[int]:
     """Generate token ids after the end-of-document token `end` and the `prompt`; yields each as it is chosen.
 
@@ -88,21 +89,19 @@ def generate(
 
 
 def go_on(
-    model: SconeModel, embed: Embed, read: Sequence[int], sampling: Sampling, max_tokens: int, end: int
+    model: SconeModel | HfModel, embed: Embed, read: Sequence[int], sampling: Sampling, max_tokens: int, end: int
 ) -> Iterator[int]:
     """Generate token ids after the tokens `read`, at most one context in all; `embed` may have seen earlier tokens."""
     import torch
 
-    from scone_cli.model.model import KeyValueCache
-
     main, context = model.main, model.config.context
     device = main.device
-    cache = KeyValueCache(model.config, 1, min(context, len(read) + max_tokens), device)
+    cache = model.cache(1, min(context, len(read) + max_tokens))
     random = torch.Generator().manual_seed(sampling.seed)
     with torch.inference_mode():
         for _ in range(min(max_tokens, context + 1 - len(read))):
             hidden = main(embed(torch.tensor([read], device=device)), cache)
-            token = sampling.choose(main.head_weight @ hidden[0, -1], random)
+            token = sampling.choose(main.logits(hidden[0, -1]), random)
             yield token
             if token == end:
                 return
@@ -145,7 +144,7 @@ class Spelling:
 class Speaker:
     """A model opened for generation: the network, its embedding, its tokenizer, and the end-of-document token."""
 
-    model: SconeModel
+    model: SconeModel | HfModel
     embed: Embed
     tokenizer: Tokenizer
     end: int
@@ -154,13 +153,21 @@ class Speaker:
 def open_speaker(workspace: Path, folder: Path | None, table: Path | None, live: bool, device: str) -> Speaker:
     """Open the model in `folder` with its table or, if `live`, with A_f-gram; None: model or table of the workspace.
 
+    The folder may hold a model of Hugging Face, whose tokenizer must be the workspace's.
+
     Raises:
         BadSetting: `table` or `live` for a model without f-grams; the device does not exist.
         MismatchedArtifacts: table, model, vocabulary and tokenizer do not belong together.
         InputMissing: an artifact is missing, or there is no tokenizer.
     """
-    from scone_cli.serving.loaded_model import open_model  # heavy
+    from scone_cli.model.hf_folder import is_hf_folder  # heavy
+    from scone_cli.serving.loaded_model import open_hf_model, open_model
 
+    if folder is not None and is_hf_folder(folder):
+        if table or live:
+            raise BadSetting(f"{folder}: a model of Hugging Face, it has no f-grams", "leave out --table and --live")
+        model, tokenizer, end = open_hf_model(folder, workspace, device)
+        return Speaker(model, model.main.embed_tokens, tokenizer, end)
     loaded = open_model(folder or workspace / "model", workspace, table, live, "mmap", device, needs_text=True)
     assert loaded.tokenizer is not None
     return Speaker(loaded.network, loaded.embedding(), loaded.tokenizer, loaded.end_of_document)

@@ -25,6 +25,8 @@ from scone_cli.corpus.token_stream import end_of_document
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
 from scone_cli.model.devices import find_device
+from scone_cli.model.hf_folder import open_hf_folder
+from scone_cli.model.hf_model import HfModel
 from scone_cli.model.model import SconeModel
 from scone_cli.runtime.forks import work_alone_in_forks
 from scone_cli.serving.embedding import embedding_of
@@ -243,10 +245,7 @@ def open_model(
     tokens = read_manifest(workspace / "tokens", "tokens")
     tokenizer = _tokenizer(folder, manifest, workspace / "tokens", tokens)
     if needs_text and tokenizer is None:
-        raise InputMissing(
-            f"{workspace / 'tokens'}: made from token ids without a tokenizer, so a prompt has no ids, and ids have no text",
-            "run scone count-ngrams again with --tokenizer",
-        )
+        raise _no_text(workspace)
     kind = manifest.summary["kind"]
     if kind != "scone" and (table or live):
         raise BadSetting(
@@ -257,6 +256,30 @@ def open_model(
     has_table = kind == "scone" and not live
     opened = Table.open(table or workspace / "table", placement, model=manifest) if has_table else None
     return LoadedModel(network, opened, trie, tokenizer, end_of_document(workspace / "tokens", tokens))
+
+
+def open_hf_model(folder: Path, workspace: Path, device: str) -> tuple[HfModel, Tokenizer, int]:
+    """Open a model of Hugging Face, with the tokenizer and the end of a document of a workspace.
+
+    Raises:
+        InputMissing: the workspace has no tokens, or no tokenizer.
+        BadSetting: there is no such device.
+        SconeError: see `open_hf_folder` and `HfModel.load`.
+    """
+    tokens = read_manifest(workspace / "tokens", "tokens")
+    manifest = open_hf_folder(folder, workspace / "tokens", tokens) if tokens.tokenizer else None
+    tokenizer = _tokenizer(folder, manifest, workspace / "tokens", tokens) if manifest else None
+    if tokenizer is None:
+        raise _no_text(workspace)
+    model = HfModel.load(folder, tokenizer.vocab_size).to(find_device(device))
+    return model, tokenizer, end_of_document(workspace / "tokens", tokens)
+
+
+def _no_text(workspace: Path) -> InputMissing:
+    return InputMissing(
+        f"{workspace / 'tokens'}: made from token ids without a tokenizer, so a prompt has no ids, and ids have no text",
+        "run scone count-ngrams again with --tokenizer",
+    )
 
 
 def _tokenizer(folder: Path, model: Manifest, beside: Path, tokens: Manifest) -> Tokenizer | None:

@@ -177,7 +177,7 @@ def mean_loss(model: SconeModel, text: PackedText, trie: FgramTrie | None, max_t
         inputs = torch.from_numpy(tokens[:, model.history :].astype(np.int64)).to(model.device)
         slots, rows = live_rows(model, tokens[:, :-1], ids, trie)
         hidden = model.main(model.main.embed(inputs[:, :-1], slots, rows))
-        losses = token_losses(hidden, model.main.head_weight, inputs[:, 1:]).cpu()  # not every device has float64
+        losses = token_losses(hidden, model.main.logits, inputs[:, 1:]).cpu()  # not every device has float64
         total += losses.sum(dtype=torch.float64).item()
         num_tokens += ids.size
     return total / num_tokens if num_tokens else math.nan

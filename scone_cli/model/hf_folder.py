@@ -1,0 +1,76 @@
+"""A folder with a causal language model of Hugging Face, before it is loaded: its files, their hashes and its tokenizer.
+
+Such a folder holds `config.json` with a `model_type`, weights as safetensors and, so that its token ids can be compared with
+the workspace's, `tokenizer.json`. `hf_model.py` loads it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from scone_cli.artifacts.manifest import MANIFEST, TOKENIZER, FileStamp, Manifest, digest_file, digest_json, json_of
+from scone_cli.corpus.same_tokenizer import check_same_tokenizer
+from scone_cli.errors import BadData, BadSetting, InputMissing
+
+HUGGING_FACE = "hugging-face"  # the kind of such a model, beside `scone`, `plain` and `hashed`
+CONFIG = "config.json"
+SAVE = "save it again: model.save_pretrained(DIR)"
+
+
+def is_hf_folder(folder: Path) -> bool:
+    """Whether a folder holds a model of Hugging Face rather than one that `scone train-fgram` wrote, whole or not."""
+    ours = (MANIFEST, "main.safetensors")
+    return (folder / CONFIG).is_file() and not any((folder / name).exists() for name in ours)
+
+
+def open_hf_folder(folder: Path, tokens: Path, of_tokens: Manifest) -> Manifest:
+    """Hash the files of a model of Hugging Face, and compare its tokenizer with the one in `tokens/`.
+
+    The manifest is made here, so that such a model can stand beside others: its fingerprint is that of its files.
+
+    Raises:
+        BadSetting: transformers is not installed; `scone export` wrote the folder.
+        InputMissing: there are no weights, or there is no tokenizer.json.
+        BadData: config.json does not name a type of model.
+        MismatchedArtifacts: its tokenizer gives other ids.
+    """
+    model_type = _model_type(folder / CONFIG)
+    if model_type == "scone":
+        hint = "name the model in its workspace: scone-work/model"
+        raise BadSetting(f"{folder}: a Scone model that was exported, expected a model of another kind", hint)
+    if importlib.util.find_spec("transformers") is None:
+        problem = f"{folder}: a model of Hugging Face needs transformers, which is not installed"
+        raise BadSetting(problem, "run: pip install 'scone-cli[hf]'")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputMissing(f"{folder}: no weights, expected *.safetensors", SAVE)
+    if not (folder / TOKENIZER).is_file():
+        raise InputMissing(
+            f"{folder}: no {TOKENIZER}, so it is not known whether its token ids mean the same",
+            f"copy the file that it was trained with into it; the workspace's is {tokens / TOKENIZER}",
+        )
+    check_same_tokenizer(folder / TOKENIZER, of_tokens.tokenizer, [tokens / TOKENIZER], str(tokens))
+    files = [folder / CONFIG, folder / TOKENIZER, *weights, *sorted(folder.glob("*.safetensors.index.json"))]
+    stamps = {path.name: FileStamp(path.stat().st_size, digest_file(path)) for path in files}
+    return Manifest(
+        artifact="model",
+        schema_version=0,
+        stage=HUGGING_FACE,
+        stage_version=0,
+        fingerprint=digest_json({name: stamp.sha256 for name, stamp in stamps.items()}),
+        settings={},
+        inputs={},
+        tokenizer=of_tokens.tokenizer,
+        summary={"kind": HUGGING_FACE, "model_type": model_type},
+        files=stamps,
+    )
+
+
+def _model_type(path: Path) -> str:
+    """The type of model that a `config.json` names."""
+    try:
+        return str(dict(json_of(path.read_bytes()))["model_type"])
+    except (ValueError, TypeError, KeyError) as error:
+        reason = "no model_type" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise BadData(f"{path}: not the configuration of a model of Hugging Face ({reason})", SAVE) from error
