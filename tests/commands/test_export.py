@@ -6,9 +6,6 @@ import importlib.util
 import json
 import shutil
 import signal
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -38,6 +35,8 @@ def test_it_tells_what_it_wrote(scone, work, tmp_path):
     code, out, err = scone("--workspace", work, *TO, tmp_path / "exported", "--json")
     found = json.loads(out)
     assert (code, found.pop("seconds") > 0) == (0, True)
+    stamps = manifest(tmp_path / "exported")["files"].values()
+    assert found.pop("bytes") == sum(stamp["bytes"] for stamp in stamps)
     table = manifest(work / "table")["summary"]
     shape = {key: table[key] for key in ("rows", "dim", "dtype", "rows_bytes", "index_bytes")}
     assert found == {"schema_version": 1, "to": "safetensors", "out": str(tmp_path / "exported"), **shape}
@@ -167,15 +166,3 @@ def test_without_transformers_the_extra_is_named(scone, monkeypatch):
     code, out, err = scone("export", "--to", "hf", "out")
     assert (code, out) == (2, "")
     error_of(err, "transformers", hint=("pip install 'scone-cli[hf]'",))
-
-
-def test_a_model_is_exported_with_what_was_named(scone, monkeypatch):
-    given = []
-    stand_in = ModuleType("hf_export")
-    stand_in.export_hf = lambda *args: given.append(args[:4]) or {"files": 3}
-    monkeypatch.setitem(sys.modules, "scone_cli.serving.hf_export", stand_in)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    code, out, _ = scone("--workspace", "w", "export", "--to", "hf", "out", "--table", "t", "--json")
-    assert (code, json.loads(out)["files"]) == (0, 3)
-    assert scone("--workspace", "w", "export", "--to", "hf", "out", "--model", "m")[0] == 0
-    assert given == [(Path("w"), None, Path("t"), Path("out")), (Path("w"), Path("m"), None, Path("out"))]

@@ -110,4 +110,4 @@ def test_what_cannot_be_asked_is_refused(scone, small, vocab, tmp_path):
     for options in (("--text", "a"), ("--html", tmp_path / "page.html")):
         code, _, err = scone("inspect", vocab, "--terms", path, *options)
         assert code == 2
-        error_of(err, "--terms", options[0], "a page of the artifact")
+        error_of(err, "--terms", options[0], "cannot be given together")
