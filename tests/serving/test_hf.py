@@ -1,12 +1,15 @@
 """An exported model in transformers: every way of calling it reads the rows of the whole text, and gives our logits."""
 
+import collections
 import copy
 import filecmp
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,6 +311,7 @@ def test_save_pretrained_writes_the_same_bytes(exported, model, tokenizer, tmp_p
 
 ALONE = """
 import sys
+from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 assert not any(name.startswith("scone_cli") for name in sys.modules)
 folder = sys.argv[1]
@@ -341,3 +345,51 @@ def test_the_table_of_a_repository_is_fetched(exported, model, tokenizer, texts,
     loaded = transformers.AutoModelForCausalLM.from_pretrained("someone/model", cache_dir=tmp_path)
     inputs = prompt(tokenizer, texts[0])
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+import numpy as np
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, placement="mmap")
+table = model.model.table
+table.rows(np.arange(len(table), dtype=np.uint32))
+table.index.match(np.arange(table.vocab_size, dtype=np.uint32))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux only")
+def test_two_processes_share_the_pages_of_a_mapped_table(exported):
+    """Each page counts half in each of the two (PSS), and none was written to."""
+    holders = [
+        subprocess.Popen([sys.executable, "-c", HOLDS, exported], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    try:
+        for each in holders:
+            assert each.stdout.readline() == b"ready\n"
+        for each in holders:
+            pages = mapped(each.pid, exported / "table")
+            assert pages["Size"] * 1024 >= sum(
+                path.stat().st_size for path in (exported / "table").glob("[ir]*.safetensors")
+            )
+            assert pages["Rss"] > 0
+            assert pages["Pss"] == pages["Rss"] / 2
+            assert pages["Private_Dirty"] == pages["Shared_Dirty"] == 0
+    finally:
+        for each in holders:
+            each.communicate()
+
+
+def mapped(process, folder):
+    """KiB of the mappings of the files of a folder in a process, by kind."""
+    found, here = collections.Counter(), False
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            here = f" {folder}/" in line
+        elif here and line.endswith(" kB"):
+            found[line.split(":")[0]] += int(line.split()[1])
+    return found
