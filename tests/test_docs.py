@@ -3,6 +3,8 @@
 Pages that are generated are written again with SCONE_WRITE_GOLDEN=1.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -37,6 +39,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FOR_USERS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("*.md"))]
 PAGES = [*FOR_USERS, *sorted((ROOT / "benchmarks").glob("*.md")), ROOT / "pipelines" / "README.md"]
 COMMANDS_PAGE, FORMAT_PAGE, TUTORIAL = DOCS / "commands.md", DOCS / "table-format.md", DOCS / "tutorial.md"
+HF_PAGE = DOCS / "huggingface.md"  # its Python is one program, beside an export
 
 
 def name_of(path: object) -> str:
@@ -60,7 +63,7 @@ def blocks(language: str) -> list[object]:
 # ---- Python and SQL ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("page", "block"), blocks("python"))
+@pytest.mark.parametrize(("page", "block"), [block for block in blocks("python") if block.values[0] != HF_PAGE])
 def test_python_runs_in_a_workspace(made, monkeypatch, capsys, page, block):
     monkeypatch.chdir(made / "work")
     names: dict[str, object] = {}
@@ -100,6 +103,28 @@ def test_the_serving_examples_run_in_a_forked_worker(made):
     ended = subprocess.run(command, cwd=made / "work", capture_output=True, text=True, check=False, timeout=240)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("<Table") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.hf
+def test_the_page_of_hugging_face_runs(small, tmp_path, scone, monkeypatch):
+    """Its commands and its Python, block after block."""
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    work = copy_of(small / "work", tmp_path / "work")
+    for call in [call for block in blocks_of(HF_PAGE, "sh") for call in scone_calls(block)]:
+        code, _, err = scone("--workspace", work, *call)
+        assert code == 0, f"{call}: {err}"
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for block in blocks_of(HF_PAGE, "python"):
+            exec(compile(block, HF_PAGE.name, "exec"), names)
+    assert names["refreshed"].model.table.format == names["model"].model.table.format == "int8"
+    assert names["turn"].shape[1] == names["tokens"].shape[1] + 4
+    assert len(names["cache"]) > 0
+    assert printed.getvalue().count("The cat sat") == 2
+    assert "<Table" in printed.getvalue()
+    assert (tmp_path / "tuned" / "table").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from builders import random_documents
 from messages import error_of
 from workspaces import SELECT, TRAIN, quality
+
+from scone_cli.serving import load_model
 
 END = 0
 
@@ -73,3 +76,18 @@ def test_what_needs_text_says_that_there_is_none(ids, forks):
     assert all(set(row["tokens"]) <= set("0123456789 ") for row in described["first_rows"])
     verified = forks.run("--workspace", work, "verify", work)
     assert verified.code == 0, verified.out
+
+
+@pytest.mark.hf
+def test_a_model_of_token_ids_is_exported_without_a_tokenizer(ids, forks, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    ended = forks.run("--quiet", "--workspace", ids / "work", "export", "--to", "hf", tmp_path / "exported")
+    assert (ended.code, ended.err) == (0, "")
+    assert not list((tmp_path / "exported").rglob("tokenizer*"))
+    from scone_cli.serving import hf  # noqa: F401, PLC0415 - registers the classes
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    tokens = [END, *random_documents(0, 90, [30])[0]]
+    with load_model(ids / "work") as ours:
+        expected = ours.logits(tokens)
+    torch.testing.assert_close(model(torch.tensor([tokens])).logits[0], expected, rtol=0, atol=1e-4)
