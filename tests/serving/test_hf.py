@@ -377,7 +377,7 @@ def test_two_processes_share_the_pages_of_a_mapped_table(exported):
                 path.stat().st_size for path in (exported / "table").glob("[ir]*.safetensors")
             )
             assert pages["Rss"] > 0
-            assert pages["Pss"] == pages["Rss"] / 2
+            assert pages["Pss"] <= pages["Rss"] / 2  # other processes of the tests may have the file too
             assert pages["Private_Dirty"] == pages["Shared_Dirty"] == 0
     finally:
         for each in holders:
