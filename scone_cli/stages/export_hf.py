@@ -15,7 +15,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from scone_cli import __version__
-from scone_cli.artifacts.manifest import TOKENIZER, Manifest, digest_json, digest_weights, fingerprint, read_manifest
+from scone_cli.artifacts.manifest import (
+    TOKENIZER,
+    Manifest,
+    digest_file,
+    digest_json,
+    digest_weights,
+    fingerprint,
+    read_manifest,
+)
 from scone_cli.artifacts.publish import check_replaces_only, publish, staging_folder
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.evaluation.result_types import Results
@@ -83,8 +91,8 @@ def export_hf(workspace: Path, model: Path | None, table: Path | None, out: Path
             stage_version=STAGE_VERSION,
             fingerprint=mark,
             settings={"to": "hf"},
-            inputs=made_from,
-            tokenizer=manifest.tokenizer,
+            inputs=made_from | {"tokenizer": manifest.tokenizer},
+            tokenizer=digest_file(staging / TOKENIZER) if loaded.tokenizer is not None else "",
             summary=facts,
         )
         return publish(staging, out, whole)
