@@ -278,15 +278,15 @@ GENERATE_ABOUT = """Continue a text: the prompt is read in one pass, then the mo
       scone generate --prompt "def main(" --model scone-work/plain
     """
 
-EXPORT_ABOUT = """Write the model with its table, or the table alone, into DIR, for programs that know nothing of scone.
+EXPORT_ABOUT = """Write the model with its table, or the table alone, into DIR, for other programs.
 
-    --to hf writes a folder that `transformers` opens; it needs the extra `hf`. --to safetensors writes the table alone, in
-    the format that docs/table-format.md specifies; scone also opens it in the place of the table it was made from. The
-    folder appears whole or not at all, and needs no workspace. An earlier export in DIR is replaced; anything else in DIR
-    is an error. `scone verify DIR` checks every byte of an exported table.
+    --to hf writes a folder that `transformers` opens, where scone is installed too; it needs the extra `hf`. --to
+    safetensors writes the table alone, in the format that docs/table-format.md specifies; scone also opens it in the place
+    of the table it was made from. The folder appears whole or not at all, and needs no workspace. An earlier export in DIR
+    is replaced; anything else in DIR is an error. `scone verify DIR` checks every byte.
 
     \b
-    Reads    table/; --to hf also tokens/ and model/
+    Reads    table/; --to hf also tokens/, model/ and, for the model card, eval/
     Writes   DIR
 
     \b

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scone_cli import __version__
-from scone_cli.evaluation.results import LIVE
+from scone_cli.evaluation.results import LIVE, TABLE
 from scone_cli.formatting import bytes_text, count_text, with_error
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def model_card(name: str, facts: dict[str, Any], results: Results) -> str:
 def _losses(results: Results, corpus: str) -> list[list[str]]:
     """One line per arm: its name, then each metric with its standard error; `-` where it was not measured."""
     found = {(row["arm"], row["metric"]): row for row in results["results"] if row["corpus"] == corpus}
-    arms = dict.fromkeys(arm for arm, _ in found if arm != LIVE)
+    arms = sorted(dict.fromkeys(arm for arm, _ in found if arm != LIVE), key=lambda arm: arm != TABLE)
     return [
         [
             arm,

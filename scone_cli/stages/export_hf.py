@@ -130,8 +130,8 @@ def _facts(network: SconeForCausalLM, loaded: LoadedModel) -> dict[str, Any]:
     if loaded.kind != "scone":
         return facts
     table = loaded.table
-    row_bytes = len(table) * table.row_bytes
-    return facts | {"rows": len(table), "dtype": table.format, "row_bytes": row_bytes, "max_n": table.index.max_n}
+    rows_bytes = len(table) * table.row_bytes
+    return facts | {"rows": len(table), "dtype": table.format, "rows_bytes": rows_bytes, "max_n": table.index.max_n}
 
 
 def _write_tokenizer(path: Path, loaded: LoadedModel, folder: Path) -> None:
