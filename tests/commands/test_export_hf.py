@@ -84,7 +84,7 @@ def test_it_tells_what_it_wrote(work, whole):
         "context": 32,
         "rows": table["summary"]["rows"],
         "dtype": table["summary"]["dtype"],
-        "row_bytes": table["summary"]["rows_bytes"],
+        "rows_bytes": table["summary"]["rows_bytes"],
         "max_n": 4,
     }
 
