@@ -13,6 +13,7 @@ Shapes: B sequences, C new tokens, P tokens in the cache, D = width.
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from pathlib import Path
@@ -38,8 +39,10 @@ from scone_cli.arrays import U32
 from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.errors import MismatchedArtifacts
 from scone_cli.table.table import Table
-from scone_cli.vocab.index import NONE
+from scone_cli.vocab.index import NONE, FgramIndex
 
+# The name of the argument depends on the version of transformers.
+_CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 TABLE = "table"  # the folder of the table in an exported folder
 # What transformers imports from a folder that has it, with trust_remote_code=True.
 MODULE = "modeling_scone.py"
@@ -73,24 +76,26 @@ class SconeConfig(LlamaConfig):
 class _TokenLayer(DynamicLayer):
     """The token ids of B sequences as a layer of a cache: keys [B, 1, P, 1], no values.
 
-    A token before which no f-gram may reach (the first of a document, or padding) is stored as its complement, below zero.
+    The first token of a document, before which no f-gram may reach, is stored as its complement, below zero.
     """
+
+    is_compileable = True  # else transformers would take a static cache for one that grows, and mask it wrongly
 
     def append(self, tokens_BC: Tensor) -> None:
         keys = tokens_BC[:, None, :, None]
         self.update(keys, keys[..., :0])
 
-    def last(self, count: int) -> npt.NDArray[np.int64]:
-        """The last `count` tokens [B, at most count]."""
-        last: npt.NDArray[np.int64] = self.keys[:, 0, -count:, 0].numpy()
-        return last
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """All tokens [B, P]."""
+        tokens: npt.NDArray[np.int64] = self.keys[:, 0, :, 0].numpy()
+        return tokens
 
 
 class _Opened:
     """A table in a model: copies of the model share it, and a model that was pickled opens it again."""
 
     def __init__(self, folder: str | os.PathLike[str], placement: str) -> None:
-        self.table = Table.open(folder, placement)
+        self.table = Table.open(Path(folder).absolute(), placement)
 
     def __deepcopy__(self, _: object) -> Self:
         return self
@@ -134,11 +139,12 @@ class SconeModel(LlamaModel):
         """
         if inputs_embeds is not None or input_ids is None:
             raise ValueError("a Scone model reads input_ids, not inputs_embeds: f-grams are found among token ids")
-        name = "cache" if "cache" in kwargs else "past_key_values"  # renamed in transformers 5.2x
-        cache: Cache | None = kwargs.get(name)
+        given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
+        cache: Cache | None = given[0] if given[1] is None else given[1]
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and cache is None:
-            kwargs[name] = cache = DynamicCache(config=self.config)
+            cache = DynamicCache(config=self.config)
+        kwargs[_CACHE] = cache
         ids = self.fgram_ids(input_ids, attention_mask, position_ids, cache) if self.config.fgram_max_n else None
         embeds = self.embedding_norm(self.embed_tokens(input_ids))
         if ids is not None:
@@ -151,6 +157,7 @@ class SconeModel(LlamaModel):
             **kwargs,
         )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def fgram_ids(
         self,
         input_ids: Tensor,
@@ -166,23 +173,27 @@ class SconeModel(LlamaModel):
         """
         if self.table is None:
             raise ValueError("no table is open: use from_pretrained, or open_table")
+        if not (attention_mask is None or isinstance(attention_mask, Tensor)):
+            raise ValueError(f"attention_mask: {type(attention_mask).__name__}, expected a tensor of two dimensions")
         layer, past = _tokens_of(cache, self.config.num_hidden_layers)
-        tokens = input_ids.cpu().numpy()
-        begins, is_padding = _beginnings(tokens.shape, past, attention_mask, position_ids)
-        tokens = np.where(is_padding, 0, tokens)  # padding may have any id
-        marked = np.where(begins | is_padding, ~tokens, tokens)
-        read = marked
-        if layer is not None and past:
-            read = np.concatenate([layer.last(self.table.index.max_n - 1), marked], axis=1)
-        begins = read < 0
-        begins[:, 0] = True
-        flat = np.where(read < 0, ~read, read).ravel()
-        ids, _ = self.table.index.match(flat, np.append(np.flatnonzero(begins), flat.size))
-        ids = ids.reshape(read.shape)[:, read.shape[1] - tokens.shape[1] :]
+        tokens = input_ids.cpu().numpy().astype(np.int64)
+        held = layer.tokens() if layer is not None and past else tokens[:, :0]
+        if attention_mask is not None and attention_mask.dim() == 4:
+            marked, ids = tokens, _match_seen(self.table.index, held, tokens, attention_mask)
+        else:
+            is_seen = _is_seen(attention_mask, tokens.shape[0], past + tokens.shape[1])
+            begins = _beginnings(tokens.shape, is_seen[:, past:], position_ids)
+            marked = np.where(begins, ~tokens, tokens)
+            reach = self.table.index.max_n - 1
+            if is_seen[:, max(0, past - reach) : past].all():
+                held = held[:, -reach:]  # nothing that lies further back is in an f-gram
+            read = np.concatenate([held, marked], axis=1)
+            ids = _match(self.table.index, read, is_seen[:, past - held.shape[1] :])[:, held.shape[1] :]
         if layer is not None:
             layer.append(torch.from_numpy(marked))
-        return np.where(is_padding, np.uint32(NONE), ids)
+        return ids
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _with_rows(self, embeds_BCD: Tensor, ids_BC: U32) -> Tensor:
         """Put the rows of the f-grams `ids` in the place of the embeddings of their last tokens."""
         assert self.table is not None
@@ -201,7 +212,7 @@ class SconeForCausalLM(LlamaForCausalLM):
     """
 
     config_class = SconeConfig
-    _can_compile_fullgraph = False  # f-grams are found on the CPU
+    _can_compile_fullgraph = False  # f-grams are found by the CPU
 
     def __init__(self, config: SconeConfig) -> None:
         LlamaPreTrainedModel.__init__(self, config)
@@ -209,6 +220,21 @@ class SconeForCausalLM(LlamaForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse another number of tokens: the table knows those of its tokenizer.
+
+        Raises:
+            ValueError: the number differs, and the model has a table.
+        """
+        size = args[0] if args else kwargs.get("new_num_tokens")
+        if self.config.fgram_max_n and size not in (None, self.config.vocab_size):
+            raise ValueError(f"{size} tokens, but the table is of a tokenizer with {self.config.vocab_size}")
+        return super().resize_token_embeddings(*args, **kwargs)
+
+    def _valid_auto_compile_criteria(self, *_: Any, **__: Any) -> bool:
+        """Whether `generate` compiles the model when a cache is static: never, as f-grams are found by the CPU."""
+        return False
 
     @classmethod
     def from_pretrained(
@@ -231,7 +257,7 @@ class SconeForCausalLM(LlamaForCausalLM):
         """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if model.config.fgram_max_n:
+        if model.config.fgram_max_n and (table or pretrained_model_name_or_path):
             model.open_table(table or _own_table(pretrained_model_name_or_path, kwargs), placement)
         elif table is not None:
             raise MismatchedArtifacts(f"{table}: a table for a plain model", "leave out the table")
@@ -278,7 +304,7 @@ class SconeForCausalLM(LlamaForCausalLM):
 def _own_table(name: str | os.PathLike[str], kwargs: dict[str, Any]) -> Path:
     """The table in the folder of a model, or in its repository, from where it is fetched."""
     if Path(name).is_dir():
-        return Path(name, kwargs.get("subfolder", ""), TABLE)
+        return Path(name, kwargs.get("subfolder") or "", TABLE)
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for repositories
 
     known = ("revision", "cache_dir", "token", "local_files_only", "force_download")
@@ -294,6 +320,9 @@ def _tokens_of(cache: Cache | None, num_layers: int) -> tuple[_TokenLayer | None
     """
     if cache is None:
         return None, 0
+    if not isinstance(cache, Cache):
+        kind = type(cache).__name__
+        raise ValueError(f"a cache of type {kind} holds no tokens: generate_batch is not supported")  # noqa: TRY004
     past = int(cache.get_seq_length())
     layers = cache.layers
     if not isinstance(layers[-1] if layers else None, _TokenLayer) and not past:
@@ -309,39 +338,73 @@ def _tokens_of(cache: Cache | None, num_layers: int) -> tuple[_TokenLayer | None
     return layer, past
 
 
-def _beginnings(
-    shape: tuple[int, ...], past: int, attention_mask: Any, position_ids: Tensor | None
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Where documents begin among new tokens [B, C], and which of them are padding [B, C].
+def _is_seen(mask: Tensor | None, rows: int, count: int) -> npt.NDArray[np.bool_]:
+    """Which of all tokens [B, P + C] a mask of two dimensions shows; the others are padding.
 
     Raises:
-        ValueError: the mask is not [B, P + C], nor [B, 1, C, at least P + C].
+        ValueError: the mask has another shape.
     """
-    begins, is_padding = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    count = shape[1]
-    if position_ids is not None:
-        begins |= (position_ids == 0).cpu().numpy()
-    if attention_mask is None:
-        return begins, is_padding
-    dims = attention_mask.dim() if isinstance(attention_mask, Tensor) else 0
-    if dims not in (2, 4) or attention_mask.shape[-1] < past + count:
-        found = list(attention_mask.shape) if dims else type(attention_mask).__name__
-        raise ValueError(f"attention_mask {found}, expected [{shape[0]}, {past + count}]")
-    if dims == 2:
-        is_seen = attention_mask[:, : past + count].cpu().numpy() != 0
-        is_padding |= ~is_seen[:, past:]
-        before = is_seen[:, past - 1 : past + count - 1] if past else np.pad(is_seen, ((0, 0), (1, 0)))[:, :count]
-        begins |= ~before
-        return begins, is_padding
-    is_seen = attention_mask[:, 0].cpu()
-    is_seen = (is_seen if is_seen.dtype is torch.bool else is_seen == 0).numpy()  # other masks are added to the scores
-    rows = np.arange(count)
-    is_padding |= ~is_seen[:, rows, past + rows]
-    if past:
-        begins |= ~is_seen[:, rows, past + rows - 1]
-    else:
-        begins[:, 1:] |= ~is_seen[:, rows[1:], rows[1:] - 1]
-    return begins, is_padding
+    if mask is None:
+        return np.ones((rows, count), np.bool_)
+    if mask.dim() != 2 or mask.shape[1] < count:
+        raise ValueError(f"attention_mask {list(mask.shape)}, expected [{rows}, {count}]")
+    seen: npt.NDArray[np.bool_] = np.broadcast_to((mask[:, :count] != 0).cpu().numpy(), (rows, count))
+    return seen
+
+
+def _beginnings(
+    shape: tuple[int, ...], is_seen: npt.NDArray[np.bool_], position_ids: Tensor | None
+) -> npt.NDArray[np.bool_]:
+    """Where documents begin among new tokens [B, C]: at position 0, and where positions do not ascend."""
+    if position_ids is None:
+        return np.zeros(shape, np.bool_)
+    positions = np.broadcast_to(position_ids.cpu().numpy(), shape)
+    last = np.maximum.accumulate(np.where(is_seen, np.arange(shape[1]), -1), axis=1)  # place of the last that is seen
+    last = np.pad(last, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    before = np.where(last < 0, -1, np.take_along_axis(positions, np.maximum(last, 0), axis=1))
+    begins: npt.NDArray[np.bool_] = (positions == 0) | (positions <= before)
+    return begins
+
+
+def _match(index: FgramIndex, read: npt.NDArray[np.int64], is_seen: npt.NDArray[np.bool_]) -> U32:
+    """Match rows of tokens [B, N] as if those that are not seen were not there."""
+    ids = np.full(read.shape, NONE, np.uint32)
+    rows, _ = np.nonzero(is_seen)
+    tokens = read[is_seen]
+    begins = (tokens < 0) | (np.diff(rows, prepend=-1) > 0)
+    starts = np.append(np.flatnonzero(begins), tokens.size)
+    if tokens.size:
+        ids[is_seen], _ = index.match(np.where(tokens < 0, ~tokens, tokens), starts)
+    return ids
+
+
+def _match_seen(index: FgramIndex, held: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], mask: Tensor) -> U32:
+    """Match new tokens [B, C] after held ones [B, P], each with the tokens before it that it sees.
+
+    Raises:
+        ValueError: the mask is not [B, 1, C, at least P + C].
+    """
+    (rows, count), read = tokens.shape, np.concatenate([held, tokens], axis=1)
+    total = read.shape[1]
+    if mask.shape[2] != count or mask.shape[3] < total:
+        raise ValueError(f"attention_mask {list(mask.shape)}, expected [{rows}, 1, {count}, at least {total}]")
+    lowest = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
+    sees = (mask > lowest / 2 if mask.is_floating_point() else mask != 0)[:, 0, :, :total].cpu().numpy()
+    sees = np.array(np.broadcast_to(sees, (rows, count, total)).reshape(-1, total))
+    all_of_them, own = np.arange(len(sees)), np.tile(np.arange(total - count, total), rows)
+    sees &= np.arange(total) <= own[:, None]
+    sees_itself = sees[all_of_them, own]
+    places, are_there = np.zeros((2, len(sees), index.max_n), np.int64)
+    for n in range(1, index.max_n + 1):  # the last K that are seen, from the end
+        at = total - 1 - sees[:, ::-1].argmax(axis=1)
+        places[:, -n], are_there[:, -n] = at, sees[all_of_them, at]
+        sees[all_of_them, at] = False
+    tokens = read[all_of_them[:, None] // count, places][are_there > 0]
+    ends = np.cumsum(are_there.sum(axis=1))
+    found, _ = index.match(np.where(tokens < 0, ~tokens, tokens), np.append(0, ends))
+    ids: U32 = np.full(len(ends), NONE, np.uint32)
+    ids[sees_itself] = found[ends[sees_itself] - 1]
+    return ids.reshape(rows, count)
 
 
 AutoConfig.register("scone", SconeConfig)

@@ -44,6 +44,18 @@ def model(exported):
 
 
 @pytest.fixture(scope="module")
+def loud(exported):
+    """The model with random weights, so that a wrong token, row or mask changes the logits and what is chosen."""
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(exported)
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in loaded.parameters():
+            if weight.dim() == 2 and weight is not loaded.model.embed_tokens.weight:
+                weight.normal_(std=2 * weight.shape[1] ** -0.5, generator=chance)
+    return loaded
+
+
+@pytest.fixture(scope="module")
 def tokenizer(exported):
     return transformers.AutoTokenizer.from_pretrained(exported, **AUTO)
 
@@ -58,6 +70,12 @@ def ours(small):
 def texts(small):
     """Texts of different lengths, of words that were trained on: most of their tokens end f-grams."""
     return [(small / "corpus" / f"{number}.txt").read_text()[:size] for number, size in ((1, 20), (2, 37), (3, 9))]
+
+
+@pytest.fixture(scope="module")
+def long(small, ours):
+    """The tokens of a longer text."""
+    return ours.encode((small / "corpus" / "4.txt").read_text()[:3000])
 
 
 def prompt(tokenizer, text):
@@ -109,51 +127,137 @@ def test_a_plain_model_is_exported_too(exported, small, tokenizer, texts):
 # ---- every call pattern ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "how",
-    [{}, {"cache_implementation": "static"}, {"use_cache": False}, {"num_return_sequences": 2, "num_beams": 2}],
-    ids=str,
-)
-def test_batches_with_left_padding_are_the_texts_alone(model, tokenizer, texts, how):
+def scored(model, inputs, **how):
+    """The new tokens of a greedy generation, and the logits that each was chosen by [C, B, V]."""
+    how = {"do_sample": False, "max_new_tokens": 8, "output_logits": True, "return_dict_in_generate": True} | how
+    found = model.generate(**inputs, **how)
+    return found.sequences[:, inputs["input_ids"].shape[1] :].tolist(), torch.stack(found.logits)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("how", [{}, {"cache_implementation": "static"}, {"use_cache": False}], ids=str)
+def test_batches_with_left_padding_are_the_texts_alone(loud, tokenizer, texts, how, attention):
     padded = tokenizer(texts, return_tensors="pt", padding=True)
     assert (padded["attention_mask"][:, 0] == 0).any()
-    assert tokenizer.padding_side == "left"
-    together = continued(model, padded, **how)
-    alone = [continued(model, prompt(tokenizer, text), **how) for text in texts]
-    assert together.tolist() == torch.cat(alone).tolist()
+    loud.set_attn_implementation(attention)
+    tokens, logits = scored(loud, padded, **how)
+    for row, text in enumerate(texts):
+        inputs = prompt(tokenizer, text)
+        alone, expected = scored(loud, inputs, **how)
+        assert alone == [tokens[row]]
+        torch.testing.assert_close(logits[:, row], expected[:, 0], rtol=0, atol=1e-4)
+        whole = torch.cat([inputs["input_ids"], torch.tensor(alone)], 1)
+        at_once = loud(whole, use_cache=False).logits[0, -9:-1]
+        torch.testing.assert_close(expected[:, 0], at_once, rtol=0, atol=1e-4)
+    loud.set_attn_implementation("sdpa")
 
 
-@pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2, "top_k": 0}], ids=str)
-def test_a_cache_changes_nothing(model, tokenizer, texts, how):
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_a_static_cache_is_read_token_by_token(loud, ours, texts, with_mask):
+    tokens = torch.tensor([ours.encode(texts[1])])
+    cache, found, name = transformers.StaticCache(config=loud.config, max_cache_len=40), [], cache_name(loud)
+    for last in range(tokens.shape[1]):
+        mask = torch.ones(1, last + 1, dtype=torch.long) if with_mask else None
+        found.append(loud(tokens[:, last : last + 1], attention_mask=mask, **{name: cache}).logits[0])
+    torch.testing.assert_close(torch.cat(found), loud(tokens, use_cache=False).logits[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"num_beams": 3, "num_return_sequences": 2}, {"do_sample": True, "num_return_sequences": 2, "top_k": 0}],
+    ids=str,
+)
+def test_a_cache_changes_nothing(loud, tokenizer, texts, how):
     padded, found = tokenizer(texts, return_tensors="pt", padding=True), []
-    for use_cache in (True, False):
+    for cache in ({}, {"cache_implementation": "static"}, {"use_cache": False}):
         torch.manual_seed(0)
-        found.append(continued(model, padded, use_cache=use_cache, **how).tolist())
-    assert found[0] == found[1]
+        found.append(continued(loud, padded, **cache, **how).tolist())
+    assert found[0] == found[1] == found[2]
 
 
-def test_drafts_that_are_not_accepted_are_forgotten(model, tokenizer, exported, texts):
-    draft = transformers.AutoModelForCausalLM.from_pretrained(exported)
+def test_drafts_that_are_not_accepted_are_forgotten(loud, tokenizer, texts):
+    draft = copy.deepcopy(loud)
     with torch.no_grad():
-        draft.lm_head.weight += 0.05 * torch.randn(
-            draft.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
-        )
+        draft.lm_head.weight += torch.randn(draft.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)) / 4
     for text in texts:
         inputs = prompt(tokenizer, text)
-        expected = continued(model, inputs).tolist()
-        assert continued(model, inputs, assistant_model=draft).tolist() == expected
-        assert continued(model, inputs, prompt_lookup_num_tokens=3).tolist() == expected
+        expected = continued(loud, inputs).tolist()
+        assert continued(loud, inputs, assistant_model=draft).tolist() == expected
+        assert continued(loud, inputs, prompt_lookup_num_tokens=3).tolist() == expected
 
 
-def test_a_chat_goes_on_with_the_cache_that_it_ended_with(model, tokenizer, texts):
+def test_padding_between_two_pieces_is_not_there(loud, long):
+    """A batch that was padded on the right goes on: f-grams reach over the padding to the last tokens of the text."""
+    text, name = long, cache_name(loud)
+    first, second = torch.tensor([[*text[:6], 399, 399], text[:8]]), torch.tensor([text[6:12], text[8:14]])
+    mask = torch.ones(2, 14, dtype=torch.long)
+    mask[0, 6:8] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = transformers.DynamicCache(config=loud.config)
+    loud(first, attention_mask=mask[:, :8], position_ids=positions[:, :8], **{name: cache})
+    logits = loud(second, attention_mask=mask, position_ids=positions[:, 8:], **{name: cache}).logits
+    for row, end in enumerate((12, 14)):
+        alone = loud(torch.tensor([text[:end]])).logits[0, -6:]
+        torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, torch.finfo(torch.float32).min, None])
+def test_branches_of_drafts_in_one_call_follow_what_they_see(loud, long, lowest):
+    """Two drafts after one prefix: the first token of the second does not see the one before it, but the prefix."""
+    text, name = long, cache_name(loud)
+    prefix, branches = text[:8], (text[8:11], text[3:6])
+    cache = transformers.DynamicCache(config=loud.config)
+    loud(torch.tensor([prefix]), **{name: cache})
+    sees = torch.zeros(6, 14, dtype=torch.bool)
+    sees[:, :8] = True
+    for start in (0, 3):
+        sees[start : start + 3, 8 + start : 11 + start] = torch.ones(3, 3, dtype=torch.bool).tril()
+    mask = sees[None, None] if lowest is None else torch.where(sees, 0.0, lowest)[None, None]
+    positions = torch.tensor([[8, 9, 10, 8, 9, 10]])
+    logits = loud(
+        torch.tensor([branches[0] + branches[1]]), attention_mask=mask, position_ids=positions, **{name: cache}
+    ).logits
+    for number, branch in enumerate(branches):
+        alone = loud(torch.tensor([prefix + branch])).logits[0, -3:]
+        torch.testing.assert_close(logits[0, 3 * number :][:3], alone, rtol=0, atol=1e-4)
+
+
+def test_a_bias_in_a_mask_hides_nothing(loud, long):
+    tokens = torch.tensor([long[:30]])
+    count = tokens.shape[1]
+    distance = torch.arange(count)[:, None] - torch.arange(count)
+    bias = torch.where(distance >= 0, -0.1 * distance, -torch.inf)[None, None]
+    assert (loud.model.fgram_ids(tokens, bias) == loud.model.fgram_ids(tokens)).all()
+
+
+def test_a_token_that_is_hidden_later_is_in_no_fgram(loud, long):
+    """The mask of a later call hides tokens that the cache holds: as if it had hidden them from the beginning."""
+    tokens, name = torch.tensor([long[:20]]), cache_name(loud)
+    for hidden in range(3, 9):
+        mask = torch.ones_like(tokens)
+        mask[0, hidden] = 0
+        cache = transformers.DynamicCache(config=loud.config)
+        loud(tokens[:, :8], **{name: cache})
+        later = loud.model.fgram_ids(tokens[:, 8:], mask, None, cache)
+        assert later.tolist() == loud.model.fgram_ids(tokens, mask)[:, 8:].tolist()
+
+
+def test_it_compiles(loud, ours, texts):
+    tokens = torch.tensor([ours.encode(texts[0])])
+    compiled = torch.compile(loud, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(tokens).logits, loud(tokens).logits, rtol=0, atol=1e-4)
+
+
+def test_a_chat_goes_on_with_the_cache_that_it_ended_with(loud, tokenizer, texts):
     inputs = prompt(tokenizer, texts[0])
-    first = model.generate(**inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
-    name = cache_name(model)
+    first = loud.generate(**inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    name = cache_name(loud)
     more = tokenizer(texts[1], add_special_tokens=False, return_tensors="pt")["input_ids"]
     whole = torch.cat([first.sequences, more], 1)
     inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
-    expected = continued(model, inputs).tolist()
-    assert continued(model, inputs, **{name: first[name]}).tolist() == expected
+    expected = continued(loud, inputs).tolist()
+    assert continued(loud, inputs, **{name: first[name]}).tolist() == expected
 
 
 def test_documents_packed_in_one_row_do_not_see_one_another(model, tokenizer, texts):
@@ -164,6 +268,7 @@ def test_documents_packed_in_one_row_do_not_see_one_another(model, tokenizer, te
     document = torch.repeat_interleave(torch.arange(len(alone)), torch.tensor([len(tokens) for tokens in alone]))
     sees = (document[:, None] == document).tril()[None, None]
     expected = np.concatenate([model.model.fgram_ids(tokens[None])[0] for tokens in alone])
+    assert (model.model.fgram_ids(packed, position_ids=positions + 5)[0] == expected).all()
     assert (expected != NONE).any()
     assert (model.model.fgram_ids(packed, position_ids=positions)[0] == expected).all()
     for mask in (sees, torch.where(sees, 0.0, -torch.inf)):
@@ -205,13 +310,12 @@ PIECES = st.lists(st.tuples(st.sampled_from(["read", "crop", "choose"]), st.inte
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(PIECES, st.lists(st.integers(0, 6), min_size=1, max_size=3), st.integers(0, 2**32 - 1), st.booleans())
-def test_pieces_beams_and_crops_match_as_the_whole_text(model, ours, small, pieces, padding, seed, has_positions):
+def test_pieces_beams_and_crops_match_as_the_whole_text(model, ours, long, pieces, padding, seed, has_positions):
     """Ids of f-grams at every position are those of the whole text, exactly; logits to 1e-4.
 
     Rows with padding on their left are read in pieces, beams are chosen among them, drafts are taken back.
     """
     chance, name = np.random.default_rng(seed), cache_name(model)
-    text = ours.encode((small / "corpus" / "4.txt").read_text()[:3000])
     cache = transformers.DynamicCache(config=model.config) if seed % 2 else transformers.DynamicCache()
     rows, held, least = [[-1] * count for count in padding], 0, max(padding) + 1
     for what, count in [("read", least), *pieces]:
@@ -224,8 +328,8 @@ def test_pieces_beams_and_crops_match_as_the_whole_text(model, ours, small, piec
             cache.reorder_cache(torch.from_numpy(beams))
             rows = [rows[beam] for beam in beams]
         if what == "read":
-            starts = chance.integers(0, len(text) - 64, len(rows))
-            rows = [row + text[at : at + held + count - len(row)] for row, at in zip(rows, starts, strict=True)]
+            starts = chance.integers(0, len(long) - 64, len(rows))
+            rows = [row + long[at : at + held + count - len(row)] for row, at in zip(rows, starts, strict=True)]
             tokens = torch.tensor(rows)
             mask = (tokens >= 0).long()
             inputs = {"input_ids": tokens[:, held:].clamp(min=0), "attention_mask": mask, name: cache}
@@ -272,6 +376,10 @@ def test_what_cannot_be_right_is_refused(model):
         model(torch.tensor([[1]]), **{name: filled})
     with pytest.raises(ValueError, match="attention_mask"):
         model(torch.tensor([[1, 2]]), attention_mask=torch.ones(1, 1))
+    with pytest.raises(ValueError, match="401 tokens"):
+        model.resize_token_embeddings(401)
+    with pytest.raises(ValueError, match="generate_batch is not supported"):
+        model.model.fgram_ids(torch.tensor([[1]]), cache=object())
     closed = type(model)(model.config)
     with pytest.raises(ValueError, match="no table is open"):
         closed(torch.tensor([[1]]))
