@@ -145,7 +145,7 @@ def _run(args: Sequence[str] | None) -> int:
         with stop_signals():
             return scone.main(args, "scone", auto_envvar_prefix="SCONE", standalone_mode=False) or 0
     except click.ClickException as error:
-        output.say_error(error.format_message(), _usage_hint(error))
+        output.say_error(" ".join(error.format_message().split()), _usage_hint(error))
         return error.exit_code
     except click.Abort as abort:  # click makes it of EOFError or KeyboardInterrupt, which here can only be a bug
         raise (abort.__cause__ or abort) from None

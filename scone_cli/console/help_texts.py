@@ -281,9 +281,9 @@ GENERATE_ABOUT = """Continue a text: the prompt is read in one pass, then the mo
 EXPORT_ABOUT = """Write the model with its table, or the table alone, into DIR, for other programs.
 
     --to hf writes a folder that `transformers` opens, where scone is installed too; it needs the extra `hf`. --to
-    safetensors writes the table alone, in the format that docs/table-format.md specifies; scone also opens it in the place
-    of the table it was made from. The folder appears whole or not at all, and needs no workspace. An earlier export in DIR
-    is replaced; anything else in DIR is an error. `scone verify DIR` checks every byte.
+    safetensors writes the table alone, in the format that docs/table-format.md specifies, which `scone generate --table` and
+    `Table.open` open too. The folder appears whole or not at all, and needs no workspace. An earlier export of the same
+    kind in DIR is replaced; anything else in DIR is an error. `scone verify DIR` checks every byte.
 
     \b
     Reads    table/; --to hf also tokens/, model/ and, for the model card, eval/

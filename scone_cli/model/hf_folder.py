@@ -6,12 +6,22 @@ the workspace's, `tokenizer.json`. `hf_model.py` loads it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
-from scone_cli.artifacts.manifest import MANIFEST, TOKENIZER, FileStamp, Manifest, digest_file, digest_json, json_of
+from scone_cli.artifacts.manifest import (
+    MANIFEST,
+    TOKENIZER,
+    FileStamp,
+    Manifest,
+    digest_file,
+    digest_json,
+    json_of,
+    read_manifest,
+)
 from scone_cli.corpus.same_tokenizer import check_same_tokenizer
-from scone_cli.errors import BadData, BadSetting, InputMissing
+from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
 
 HUGGING_FACE = "hugging-face"  # the kind of such a model, beside `scone`, `plain` and `hashed`
 CONFIG = "config.json"
@@ -20,8 +30,11 @@ SAVE = "save it again: model.save_pretrained(DIR)"
 
 def is_hf_folder(folder: Path) -> bool:
     """Whether a folder holds a model of Hugging Face rather than one that `scone train-fgram` wrote, whole or not."""
-    ours = (MANIFEST, "main.safetensors")
-    return (folder / CONFIG).is_file() and not any((folder / name).exists() for name in ours)
+    if not (folder / CONFIG).is_file() or (folder / "main.safetensors").exists():
+        return False
+    with contextlib.suppress(SconeError):
+        return read_manifest(folder).artifact == "exported-model"  # which `open_hf_folder` refuses by its name
+    return not (folder / MANIFEST).exists()
 
 
 def open_hf_folder(folder: Path, tokens: Path, of_tokens: Manifest) -> Manifest:

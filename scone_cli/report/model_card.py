@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _METRICS = ("nats_per_token", "perplexity", "bits_per_byte")
 
 
-def model_card(name: str, facts: dict[str, Any], results: Results) -> str:
+def model_card(name: str, facts: dict[str, Any], results: Results, license: str = "") -> str:
     """The text of the card: what the model is, its size, what `scone eval` measured (empty: not evaluated), how to load it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - 0.05 s; the help needs none
 
@@ -26,7 +26,13 @@ def model_card(name: str, facts: dict[str, Any], results: Results) -> str:
     rows = _losses(results, corpora[0]["corpus"]) if corpora else []
     differences = _differences(results, corpora[0]["corpus"]) if corpora else []
     return templates.get_template("model_card.md").render(
-        name=name, version=__version__, facts=facts, corpora=corpora, rows=rows, differences=differences
+        name=name,
+        version=__version__,
+        facts=facts,
+        corpora=corpora,
+        rows=rows,
+        differences=differences,
+        license=license,
     )
 
 

@@ -221,6 +221,14 @@ class SconeForCausalLM(LlamaForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        """Refuse `generate_batch`.
+
+        Raises:
+            ValueError: always: its cache does not hold the tokens that f-grams reach back to.
+        """
+        raise ValueError("generate_batch is not supported: its cache holds no tokens; use generate with a padded batch")
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse another number of tokens: the table knows those of its tokenizer.
 

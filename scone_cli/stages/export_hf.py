@@ -7,6 +7,7 @@ model is not exported: it is a baseline for `scone eval`.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from scone_cli.table.exported import export_table
 
 STAGE_VERSION = 1
 ARTIFACT = "exported-model"
+CARD = "README.md"
 _NORMS = {"attention_norm.gain": "input_layernorm.weight", "mlp_norm.gain": "post_attention_layernorm.weight"}
 _MATRICES = {  # a matrix of ours is one or several of a Llama's, one below the other
     "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
@@ -63,6 +65,10 @@ def export_hf(workspace: Path, model: Path | None, table: Path | None, out: Path
         ForeignArtifact: `out` holds something that scone did not write.
         InputMissing, MismatchedArtifacts, DamagedArtifact, StorageFailure: see `load_model`.
     """
+    try:
+        os.fspath(out.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise BadSetting(f"{out}: not UTF-8, so transformers could not open it", "name another folder") from error
     folder = model or workspace / "model"
     manifest = read_manifest(folder, "model")
     if manifest.summary["kind"] == "hashed":
@@ -84,7 +90,8 @@ def export_hf(workspace: Path, model: Path | None, table: Path | None, out: Path
         if loaded.tokenizer is not None:
             _write_tokenizer(workspace / "tokens" / TOKENIZER, loaded, staging)
         facts = _facts(network, loaded)
-        (staging / "README.md").write_text(model_card(out.absolute().name, facts, results), encoding="utf-8")
+        card = model_card(out.absolute().name, facts, results, _stated_licence(out / CARD))
+        (staging / CARD).write_text(card, encoding="utf-8")
         whole = Manifest.new(
             ARTIFACT,
             stage="export",
@@ -96,6 +103,13 @@ def export_hf(workspace: Path, model: Path | None, table: Path | None, out: Path
             summary=facts,
         )
         return publish(staging, out, whole)
+
+
+def _stated_licence(card: Path) -> str:
+    """The licence that the user added to the card of an earlier export; empty if there is none."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found = re.search(r"\A---\n(?:.*\n)*?license: *(.*)\n(?:.*\n)*?---\n", text)
+    return found[1] if found else ""
 
 
 def _evaluation_of(folder: Path, made_from: dict[str, str]) -> Results:

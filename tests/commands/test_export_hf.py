@@ -147,7 +147,7 @@ def test_an_earlier_export_is_replaced(scone, work, exported):
     """The plain model's has no table: nothing of the other export is left."""
     assert scone("--quiet", "--workspace", work, *TO, exported, "--model", work / "plain")[0] == 0
     assert contents(exported).keys() == FILES
-    assert names(card(exported)[1], "without n-gram embeddings", "Not evaluated")
+    assert names(card(exported)[1], "without n-gram embeddings", "as a rival of a table")
     assert [path.name for path in exported.parent.iterdir()] == ["exported"]
 
 
@@ -217,3 +217,30 @@ def test_a_table_of_another_model_and_one_for_a_plain_model(scone, work, tmp_pat
         assert (code > 1, out) == (True, "")
         error_of(err, str(args[1]))
         assert not (tmp_path / "exported").exists()
+
+
+def test_a_licence_that_was_stated_stays(scone, small, tmp_path):
+    out = tmp_path / "exported"
+    assert scone("--workspace", small / "work", "export", "--to", "hf", out)[0] == 0
+    card = (out / "README.md").read_text()
+    assert "license:" not in card.split("---")[1]
+    (out / "README.md").write_text(card.replace("library_name", "license: mit\nlibrary_name", 1))
+    assert scone("--workspace", small / "work", "export", "--to", "hf", out)[0] == 0
+    front = yaml.safe_load((out / "README.md").read_text().split("---")[1])
+    assert front["license"] == "mit"
+    assert scone("verify", out)[0] == 0
+
+
+def test_a_folder_that_is_not_utf8_is_refused(scone, small, tmp_path):
+    code, out, err = scone("--workspace", small / "work", "export", "--to", "hf", tmp_path / "bad\udcff")
+    assert (code, out) == (2, "")
+    error_of(err, "UTF-8")
+
+
+def test_an_exported_model_is_no_rival(scone, work, tmp_path):
+    out = tmp_path / "exported"
+    assert scone("--workspace", work, "export", "--to", "hf", out)[0] == 0
+    for args in (("eval", "--against", out), ("generate", "--prompt", "a", "--model", out)):
+        code, _, err = scone("--workspace", work, *args)
+        assert code == 2
+        error_of(err, "exported", hint=("scone-work/model",))
