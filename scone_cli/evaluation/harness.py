@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -80,6 +81,11 @@ def kept_quiet(cache: str | None, progress: Progress) -> Iterator[Progress]:
         stack.callback(os.environ.update, before)
         stack.callback(os.environ.clear)  # before that
         os.environ.update(settings)
+        hub: Any = sys.modules.get("huggingface_hub.constants")
+        if "HF_HUB_OFFLINE" in settings and hub:
+            # A model of Hugging Face was loaded before: the library has read the variable already.
+            stack.callback(setattr, hub, "HF_HUB_OFFLINE", hub.HF_HUB_OFFLINE)
+            hub.HF_HUB_OFFLINE = True
         yield aloud
 
 
