@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from scone_cli import __version__
 from scone_cli.evaluation.results import LIVE, TABLE
-from scone_cli.formatting import bytes_text, count_text, with_error
+from scone_cli.formatting import with_error
+from scone_cli.report.page import templates
 
 if TYPE_CHECKING:
     from scone_cli.evaluation.result_types import Results
@@ -16,23 +17,21 @@ _METRICS = ("nats_per_token", "perplexity", "bits_per_byte")
 
 def model_card(name: str, facts: dict[str, Any], results: Results, license: str = "") -> str:
     """The text of the card: what the model is, its size, what `scone eval` measured (empty: not evaluated), how to load it."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - 0.05 s; the help needs none
-
-    templates = Environment(  # noqa: S701 - Markdown, not HTML
-        loader=PackageLoader("scone_cli.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    templates.filters |= {"count": count_text, "bytes": bytes_text}
     corpora = results["method"]["corpora"][:1] if results else []
     rows = _losses(results, corpora[0]["corpus"]) if corpora else []
     differences = _differences(results, corpora[0]["corpus"]) if corpora else []
-    return templates.get_template("model_card.md").render(
-        name=name,
-        version=__version__,
-        facts=facts,
-        corpora=corpora,
-        rows=rows,
-        differences=differences,
-        license=license,
+    return (
+        templates(is_html=False)
+        .get_template("model_card.md")
+        .render(
+            name=name,
+            version=__version__,
+            facts=facts,
+            corpora=corpora,
+            rows=rows,
+            differences=differences,
+            license=license,
+        )
     )
 
 

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from scone_cli.artifacts.manifest import MANIFEST
 from scone_cli.artifacts.publish import write_atomically
 from scone_cli.errors import BadSetting
-from scone_cli.formatting import harmless, value_text
+from scone_cli.formatting import bytes_text, count_text, harmless, value_text
 from scone_cli.report.charts import svg
 from scone_cli.report.figures import Fact, Figure, Section
 
@@ -59,7 +59,7 @@ def write_page(path: Path, html: str) -> int:
 def page(title: str, about: str, facts: Mapping[str, str], figures: Sequence[Figure], notes: Sequence[str] = ()) -> str:
     """Render a page of figures: title, a line about it, headline numbers, notes, one section per figure."""
     values = {"title": title, "about": about, "notes": notes, "figures": figures}
-    return _templates().get_template("page.html").render(values, facts=[Fact(*each) for each in facts.items()])
+    return templates().get_template("page.html").render(values, facts=[Fact(*each) for each in facts.items()])
 
 
 def verdict_page(
@@ -73,18 +73,18 @@ def verdict_page(
     """Render a page with a verdict: its text and its class (better, worse or empty), headline numbers, notes, sections."""
     sentence, kind = verdict
     header = {"title": title, "about": about, "verdict": sentence, "kind": kind, "facts": facts, "notes": notes}
-    return _templates().get_template("verdict_page.html").render(header, sections=sections)
+    return templates().get_template("verdict_page.html").render(header, sections=sections)
 
 
 @cache
-def _templates() -> Environment:
-    """The templates, set up so that every value is escaped: HTML by autoescape, unprintable characters by `harmless`."""
+def templates(is_html: bool = True) -> Environment:
+    """The templates; unprintable characters are escaped by `harmless`, and every value for HTML if it is HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - 0.05 s; the help needs none
     from markupsafe import Markup  # noqa: PLC0415
 
     loader = PackageLoader("scone_cli.report")
-    templates = Environment(
-        autoescape=True,
+    made = Environment(
+        autoescape=is_html,  # noqa: S701 - the model card is Markdown
         finalize=_harmless,
         keep_trailing_newline=True,
         loader=loader,
@@ -92,11 +92,12 @@ def _templates() -> Environment:
         trim_blocks=True,
         undefined=StrictUndefined,
     )
-    templates.globals["value_text"] = value_text
-    templates.filters["cut_at_commands"] = _COMMAND.split  # text, command, text, ..., text
-    templates.filters["svg"] = lambda chart: Markup(svg(chart))  # noqa: S704 - `charts` escapes what it draws
-    templates.tests["long"] = lambda text: cell_len(text) > _LONG
-    return templates
+    made.globals["value_text"] = value_text
+    made.filters |= {"count_text": count_text, "bytes_text": bytes_text}
+    made.filters["cut_at_commands"] = _COMMAND.split  # text, command, text, ..., text
+    made.filters["svg"] = lambda chart: Markup(svg(chart))  # noqa: S704 - `charts` escapes what it draws
+    made.tests["long"] = lambda text: cell_len(text) > _LONG
+    return made
 
 
 def _harmless(value: Any) -> Any:

@@ -38,8 +38,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from scone_cli.arrays import U32
 from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.errors import MismatchedArtifacts
+from scone_cli.serving.hf_matching import match_each, match_rows
 from scone_cli.table.table import Table
-from scone_cli.vocab.index import NONE, FgramIndex
+from scone_cli.vocab.index import NONE
 
 # The name of the argument depends on the version of transformers.
 _CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
@@ -129,8 +130,8 @@ class SconeModel(LlamaModel):
     ) -> Any:
         """Final hidden states of token ids [B, C], which continue the sequences in the cache.
 
-        A document begins where the mask or the positions say so: after masked tokens, at a token that does not see the one
-        before it, and at position 0. No f-gram reaches over the beginning of a document.
+        F-grams are found among the tokens that a token sees. Without a mask of four dimensions a document begins at
+        position 0 and where positions do not ascend, and no f-gram reaches over its beginning.
 
         Raises:
             ValueError: no token ids; a cache that was filled by another model; a mask of another shape; no table is open.
@@ -179,18 +180,11 @@ class SconeModel(LlamaModel):
         tokens = input_ids.cpu().numpy().astype(np.int64)
         held = layer.tokens() if layer is not None and past else tokens[:, :0]
         if attention_mask is not None and attention_mask.dim() == 4:
-            marked, ids = tokens, _match_seen(self.table.index, held, tokens, attention_mask)
+            ids = match_each(self.table.index, held, tokens, attention_mask)
         else:
-            is_seen = _is_seen(attention_mask, tokens.shape[0], past + tokens.shape[1])
-            begins = _beginnings(tokens.shape, is_seen[:, past:], position_ids)
-            marked = np.where(begins, ~tokens, tokens)
-            reach = self.table.index.max_n - 1
-            if is_seen[:, max(0, past - reach) : past].all():
-                held = held[:, -reach:]  # nothing that lies further back is in an f-gram
-            read = np.concatenate([held, marked], axis=1)
-            ids = _match(self.table.index, read, is_seen[:, past - held.shape[1] :])[:, held.shape[1] :]
+            ids, tokens = match_rows(self.table.index, held, tokens, attention_mask, position_ids)
         if layer is not None:
-            layer.append(torch.from_numpy(marked))
+            layer.append(torch.from_numpy(tokens))
         return ids
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -344,75 +338,6 @@ def _tokens_of(cache: Cache | None, num_layers: int) -> tuple[_TokenLayer | None
             f"a cache of {past} tokens, the ids of {known} are known: hand on the cache that this model returned, unchanged"
         )
     return layer, past
-
-
-def _is_seen(mask: Tensor | None, rows: int, count: int) -> npt.NDArray[np.bool_]:
-    """Which of all tokens [B, P + C] a mask of two dimensions shows; the others are padding.
-
-    Raises:
-        ValueError: the mask has another shape.
-    """
-    if mask is None:
-        return np.ones((rows, count), np.bool_)
-    if mask.dim() != 2 or mask.shape[1] < count:
-        raise ValueError(f"attention_mask {list(mask.shape)}, expected [{rows}, {count}]")
-    seen: npt.NDArray[np.bool_] = np.broadcast_to((mask[:, :count] != 0).cpu().numpy(), (rows, count))
-    return seen
-
-
-def _beginnings(
-    shape: tuple[int, ...], is_seen: npt.NDArray[np.bool_], position_ids: Tensor | None
-) -> npt.NDArray[np.bool_]:
-    """Where documents begin among new tokens [B, C]: at position 0, and where positions do not ascend."""
-    if position_ids is None:
-        return np.zeros(shape, np.bool_)
-    positions = np.broadcast_to(position_ids.cpu().numpy(), shape)
-    last = np.maximum.accumulate(np.where(is_seen, np.arange(shape[1]), -1), axis=1)  # place of the last that is seen
-    last = np.pad(last, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    before = np.where(last < 0, -1, np.take_along_axis(positions, np.maximum(last, 0), axis=1))
-    begins: npt.NDArray[np.bool_] = (positions == 0) | (positions <= before)
-    return begins
-
-
-def _match(index: FgramIndex, read: npt.NDArray[np.int64], is_seen: npt.NDArray[np.bool_]) -> U32:
-    """Match rows of tokens [B, N] as if those that are not seen were not there."""
-    ids = np.full(read.shape, NONE, np.uint32)
-    rows, _ = np.nonzero(is_seen)
-    tokens = read[is_seen]
-    begins = (tokens < 0) | (np.diff(rows, prepend=-1) > 0)
-    starts = np.append(np.flatnonzero(begins), tokens.size)
-    if tokens.size:
-        ids[is_seen], _ = index.match(np.where(tokens < 0, ~tokens, tokens), starts)
-    return ids
-
-
-def _match_seen(index: FgramIndex, held: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], mask: Tensor) -> U32:
-    """Match new tokens [B, C] after held ones [B, P], each with the tokens before it that it sees.
-
-    Raises:
-        ValueError: the mask is not [B, 1, C, at least P + C].
-    """
-    (rows, count), read = tokens.shape, np.concatenate([held, tokens], axis=1)
-    total = read.shape[1]
-    if mask.shape[2] != count or mask.shape[3] < total:
-        raise ValueError(f"attention_mask {list(mask.shape)}, expected [{rows}, 1, {count}, at least {total}]")
-    lowest = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
-    sees = (mask > lowest / 2 if mask.is_floating_point() else mask != 0)[:, 0, :, :total].cpu().numpy()
-    sees = np.array(np.broadcast_to(sees, (rows, count, total)).reshape(-1, total))
-    all_of_them, own = np.arange(len(sees)), np.tile(np.arange(total - count, total), rows)
-    sees &= np.arange(total) <= own[:, None]
-    sees_itself = sees[all_of_them, own]
-    places, are_there = np.zeros((2, len(sees), index.max_n), np.int64)
-    for n in range(1, index.max_n + 1):  # the last K that are seen, from the end
-        at = total - 1 - sees[:, ::-1].argmax(axis=1)
-        places[:, -n], are_there[:, -n] = at, sees[all_of_them, at]
-        sees[all_of_them, at] = False
-    tokens = read[all_of_them[:, None] // count, places][are_there > 0]
-    ends = np.cumsum(are_there.sum(axis=1))
-    found, _ = index.match(np.where(tokens < 0, ~tokens, tokens), np.append(0, ends))
-    ids: U32 = np.full(len(ends), NONE, np.uint32)
-    ids[sees_itself] = found[ends[sees_itself] - 1]
-    return ids.reshape(rows, count)
 
 
 AutoConfig.register("scone", SconeConfig)
