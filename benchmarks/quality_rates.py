@@ -3,8 +3,8 @@
     python benchmarks/quality_rates.py CORPUS --workspace headline-long --recipe pipelines/headline-long.toml
 
 For each arm of `CENTRES` it tries the best rate at the headline's length, two rates above and two below, a factor of sqrt(2)
-apart. A finished run is not repeated, and a stopped run continues; after every run `rates.json` is written again. The
-documents of `test` are only for reporting and are not used here.
+apart. A run whose result stands in `rates.json` is not repeated, and a stopped run continues; after every run `rates.json`
+is written again. The documents of `test` are only for reporting and are not used here.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ def search(chosen: argparse.Namespace) -> int:
     """
     experiment, work = Experiment.read(chosen.recipe, list(CENTRES)), chosen.workspace
     prepare(experiment, chosen.corpus, work)
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = json.loads(chosen.out.read_bytes()) if chosen.out.exists() else []
+    finished = {(line["arm"], line["steps"], line["seed"]) for line in found}
     for run in (run for factor in FACTORS for run in runs_at(experiment, factor)):
+        if (run.arm.name, run.config.steps, run.seed) in finished:
+            continue
         say(f"== {run.title}")
         carry_out(run, work)
         found.append(result(run, work))
