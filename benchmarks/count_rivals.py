@@ -142,7 +142,7 @@ def count_scone(stream: Path, out: Path) -> None:
     plan = make_plan(size, vocab_size, MAX_N, MIN_COUNT, memory, int(os.environ["RIVAL_THREADS"]), tokenising=False)
     scratch = out / "scratch"
     scratch.mkdir()
-    job = CountingJob(scratch, vocab_size, (), MAX_N, MIN_COUNT, 1, plan)
+    job = CountingJob(scratch, vocab_size, (), MAX_N, MIN_COUNT, 1, plan, lasting=False)
     with Pool(plan.num_workers, KERNELS) as pool:
         count_ngrams(job, [(path, None) for path in sorted(tokens.glob("part-*.parquet"))], out, pool, lambda *_: None)
 

@@ -30,6 +30,26 @@ def result_settings(config: Any) -> dict[str, Any]:
     }
 
 
+def engine_setting() -> Any:
+    """The setting `engine`: where the tasks of a stage run."""
+    return setting(
+        "local",
+        "Where to work: `local` is this machine, `ray` the nodes of a Ray cluster that see the same folders; --memory and "
+        "--workers are then for each node.",
+        choices=("local", "ray"),
+        affects_result=False,
+    )
+
+
+def ray_address_setting() -> Any:
+    """The setting `ray-address`: which cluster `--engine ray` uses."""
+    return setting(
+        "auto",
+        "HOST:PORT of the Ray cluster; `auto` is RAY_ADDRESS, or the cluster that was started on this machine.",
+        affects_result=False,
+    )
+
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ROW_DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4")  # table rows; see `table/row_formats.py`
 

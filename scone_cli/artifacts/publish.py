@@ -14,6 +14,7 @@ import errno
 import glob
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
     if not lasting:
         _forget_after_restart(staging)
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
+    for unfinished in staging.rglob(".*.tmp"):  # left by a crash while a file was written
+        unfinished.unlink()
     return staging
 
 
@@ -228,9 +231,17 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
     return whole
 
 
+def beside_of(path: Path) -> Path:
+    """Where a file is written before it is renamed to `path`: a name that no other process uses, on any machine.
+
+    Two processes may write the same file: a node that was given up as lost may still be at work.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file beside `path`, then rename it, so that `path` never holds half of it."""
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = beside_of(path)
     beside.write_bytes(content)
     fsync(beside)
     beside.replace(path)
@@ -240,7 +251,7 @@ def write_parquet(
     path: Path, schema: pa.Schema, table: pa.Table, row_group_size: int | None = None, **options: Any
 ) -> None:
     """Write a Parquet file with the given schema beside `path`, then rename it."""
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = beside_of(path)
     with to_write(beside) as file, pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer:
         writer.write_table(table, row_group_size)
     fsync(beside)

@@ -16,6 +16,7 @@ from scone_cli.corpus.prepare import (
     digest_of,
     on_bad,
     replaced_tokens,
+    some_of,
     token_files,
     token_settings,
 )
@@ -38,6 +39,7 @@ class Ahead:
     manifest: Manifest | None  # None if there is work to do
     tokenizer_sha: str
     replaced: str = ""  # how the present tokens/ differs, if it will be replaced
+    some_files: Sequence[Path] = ()  # see `PreparedTokens.some_files`
 
 
 def look_ahead(
@@ -68,4 +70,4 @@ def look_ahead(
     else:
         look = look_at(files, config.text_field, on_bad(config), Separator.of(config.document_separator))
         bound = look.tokens_bound(size if tokenizer is None else tokenizer, files)
-    return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced)
+    return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced, some_of(files))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scone_cli.corpus.shards import Shards, ShardStats, Then
     from scone_cli.corpus.token_files import TokenFile
     from scone_cli.corpus.tokenizer import Tokenizer
-    from scone_cli.runtime.worker_pool import Pool
+    from scone_cli.runtime.engine import Pool
 
 STAGE = "count-ngrams"
 STAGE_VERSION = 2
@@ -39,6 +39,7 @@ STAGE_VERSION = 2
 SKIPPED = "first_skipped_documents"  # key of a summary
 SHOWN = 5  # skipped documents that other reports list
 
+_LOOKED_FOR = 100  # files of a corpus that every machine is asked for
 _SAMPLE = "sample.json"
 
 
@@ -108,6 +109,11 @@ class PreparedTokens:
     def staging(self) -> tuple[Path, ...]:
         """The folder in which `tokens/` is made, if there is work to do."""
         return () if self._work is None else (self._work.shards.staging,)
+
+    @property
+    def some_files(self) -> list[Path]:
+        """Some files of the corpus, which every machine that tokenises must see; none if there is nothing to do."""
+        return [] if self._work is None else some_of(self._work.files)
 
     def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
         """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
@@ -220,6 +226,12 @@ def prepare_tokens(
         )
     sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
     return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
+
+
+def some_of(files: Sequence[SourceFile] | Sequence[TokenFile]) -> list[Path]:
+    """The paths of at most `_LOOKED_FOR` files, from the whole corpus."""
+    chosen = files[:: max(1, -(-len(files) // _LOOKED_FOR))]
+    return [file.path if isinstance(file, SourceFile) else file.source.path for file in chosen]
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:

@@ -32,8 +32,7 @@ from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
 from scone_cli.formatting import count_text
 from scone_cli.progress import Progress
-from scone_cli.runtime.resources import num_cores
-from scone_cli.runtime.worker_pool import Pool, Task
+from scone_cli.runtime.engine import Pool, Task
 
 NAMED = 100  # bad documents named in the manifest
 
@@ -134,7 +133,7 @@ def write_shards(
     made = [shards.finished(number) for number in range(len(tasks))]
     _remove_stale_parts(shards, {number for number, found in enumerate(made) if found is None})
     left = [number for number, found in enumerate(made) if found is None]
-    num_threads = max(1, num_cores() // max(1, min(pool.num_workers, len(left))))
+    num_threads = pool.num_threads(len(left))
     notices: dict[str, None] = {}
     sizes = [sum(map(_size, pieces)) for pieces in tasks]
     with _Meter(shards.counters, sizes, made, progress) as meter:
@@ -142,7 +141,7 @@ def write_shards(
         for position, (found, said) in pool.run(jobs):
             made[left[position]] = found
             notices |= dict.fromkeys(said)
-            meter.tell()
+            meter.finished(left[position], found)
     _tokenizer.cache_clear()  # frees 100 MB, if this process did the work
     return [found for found in made if found is not None], list(notices)
 
@@ -316,17 +315,22 @@ class _Counter:
 
 
 class _Meter:
-    """Reports the progress of all tasks, in bytes read from disk: every 0.5 s, and when `tell` is called."""
+    """Reports the progress of all tasks, in bytes read from disk: every 0.5 s, and when a task has ended.
+
+    What unfinished tasks have done is read from a file. On a shared folder that other nodes write to, it may come late.
+    """
 
     def __init__(self, path: Path, sizes: list[int], made: Sequence[Made | None], progress: Progress) -> None:
-        self._path, self._total, self._progress = path, sum(sizes), progress
-        counts = [(size, found.stats.num_tokens) if found else (0, 0) for size, found in zip(sizes, made, strict=True)]
-        write_atomically(path, b"".join(_COUNTS.pack(*each) for each in counts))
+        self._path, self._sizes, self._progress = path, sizes, progress
+        write_atomically(path, bytes(_COUNTS.size * len(sizes)))
         self._lock, self._ended = threading.Lock(), threading.Event()
+        self._finished = np.zeros((len(sizes), 2), np.uint64)
+        for task, found in enumerate(made):
+            self._note(task, found)
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        self.tell()
+        self._tell()
         self._thread.start()
         return self
 
@@ -334,14 +338,25 @@ class _Meter:
         self._ended.set()
         self._thread.join()
 
-    def tell(self) -> None:
+    def finished(self, task: int, made: Made) -> None:
+        """Note what a task has done."""
         with self._lock:
-            num_bytes, num_tokens = np.fromfile(self._path, "<u8").reshape(-1, 2).sum(axis=0).tolist()
-            self._progress("tokenising", num_bytes, self._total, "B", f"{count_text(num_tokens)} tokens")
+            self._note(task, made)
+        self._tell()
+
+    def _note(self, task: int, made: Made | None) -> None:
+        if made is not None:
+            self._finished[task] = self._sizes[task], made.stats.num_tokens
+
+    def _tell(self) -> None:
+        with self._lock:
+            counts = np.fromfile(self._path, "<u8").reshape(-1, 2)
+            num_bytes, num_tokens = np.maximum(counts, self._finished).sum(axis=0).tolist()
+            self._progress("tokenising", num_bytes, sum(self._sizes), "B", f"{count_text(num_tokens)} tokens")
 
     def _watch(self) -> None:
         while not self._ended.wait(_TELL_SECONDS):
-            self.tell()
+            self._tell()
 
 
 def totals(made: Sequence[Made]) -> tuple[ShardStats, list[dict[str, Any]]]:

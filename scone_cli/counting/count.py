@@ -32,7 +32,8 @@ from scone_cli.counting.merge import appearing, merge_runs, num_rows, write_coun
 from scone_cli.counting.plan import CountingPlan, record_layout
 from scone_cli.errors import DamagedArtifact
 from scone_cli.progress import Clock, Progress, Seconds
-from scone_cli.runtime.worker_pool import Pool, Task, give_back_memory
+from scone_cli.runtime.engine import Pool, Task
+from scone_cli.runtime.worker_pool import give_back_memory
 
 if TYPE_CHECKING:
     from scone_cli.corpus.token_stream import TokenStream
@@ -58,6 +59,7 @@ class CountingJob:
         max_n: the largest length; n-grams of 2..max_n tokens are counted.
         min_count, min_docs: an n-gram is frequent with at least so many occurrences and documents.
         plan: how the work is divided; no result depends on it.
+        lasting: whether files are on the disk before they appear; see `engine.Pool`.
     """
 
     scratch: Path
@@ -67,6 +69,7 @@ class CountingJob:
     min_count: int
     min_docs: int
     plan: CountingPlan
+    lasting: bool
 
     @classmethod
     def begin(
@@ -78,14 +81,15 @@ class CountingJob:
         min_count: int,
         min_docs: int,
         plan: CountingPlan,
+        lasting: bool,
     ) -> CountingJob:
         """Begin a job, or continue an interrupted one, with its number of buckets: the records on disk are in these buckets."""
         note = scratch / "bits"
         if not note.exists():
-            with appearing(note) as file:
+            with appearing(note, lasting) as file:
                 file.write(str(plan.bits).encode())
         plan = dataclasses.replace(plan, bits=int(note.read_bytes()))
-        return cls(scratch, num_tokens, tuple(excluded), max_n, min_count, min_docs, plan)
+        return cls(scratch, num_tokens, tuple(excluded), max_n, min_count, min_docs, plan, lasting)
 
     def then(self, name: str, stream: TokenStream) -> None:
         """Deal the train documents of a part of `tokens/` right after it was written."""
@@ -192,11 +196,11 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
     for block, begin in enumerate(range(0, max(1, small.size), size)):
         offsets = dealer.deal(begin, min(begin + size, small.size), where, records)
         clock("dealing records")
-        with appearing(_records(job, name, block)) as file:
+        with appearing(_records(job, name, block), job.lasting) as file:
             records[: offsets[-1]].tofile(file)
         all_offsets.append(offsets)
         clock("writing records")
-    with appearing(mark) as file:
+    with appearing(mark, job.lasting) as file:
         np.save(file, np.array(all_offsets))
         for column in unigrams:
             np.save(file, column)
@@ -242,7 +246,7 @@ def count_group(
             levels = count_buckets(records, bounds, *limits)
             clock("counting")
         for mark, ngrams in zip(marks, levels, strict=True):
-            write_run(mark, in_order(ngrams))
+            write_run(mark, in_order(ngrams), job.lasting)
         clock("writing runs")
     found = np.zeros(job.max_n + 1, np.int64)
     found[2:] = [num_rows(mark, n) for n, mark in enumerate(marks, 2)]
@@ -291,7 +295,8 @@ def finish(
         counts = _write_unigrams(job, names, target)
         clock("writing counts")
         return int(counts.sum()), seconds
-    return merge_runs([_run(job, group, n) for group in groups], n, target, job.plan.merge_rows, clock), seconds
+    runs = [_run(job, group, n) for group in groups]
+    return merge_runs(runs, n, target, job.plan.merge_rows, clock, job.lasting), seconds
 
 
 def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt.NDArray[np.uint64]:
@@ -305,7 +310,7 @@ def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt
             counts += np.load(file)
             docs += np.load(file)
     ids = np.flatnonzero(counts)
-    write_counts(target, in_order(Ngrams(ids.astype(np.uint32)[:, None], counts[ids], docs[ids])))
+    write_counts(target, in_order(Ngrams(ids.astype(np.uint32)[:, None], counts[ids], docs[ids])), job.lasting)
     return counts
 
 

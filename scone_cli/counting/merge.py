@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scone_cli.artifacts.opening import to_write
+from scone_cli.artifacts.publish import beside_of, fsync
 from scone_cli.artifacts.schemas import counts_schema
 from scone_cli.progress import Clock
 
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 ROW_GROUP = 1 << 20  # rows; fixed, so that files do not depend on the memory limit
 
 
-def write_run(path: Path, ngrams: Ngrams) -> None:
+def write_run(path: Path, ngrams: Ngrams, lasting: bool = False) -> None:
     """Write sorted n-grams of one length as a run: column after column, in the machine's byte order."""
-    with appearing(path) as file:
+    with appearing(path, lasting) as file:
         for column in (ngrams.tokens, ngrams.counts, ngrams.docs):
             column.tofile(file)
 
@@ -50,13 +51,13 @@ def _read_rows(run: Path, n: int, begin: int, end: int) -> tuple[U32, U64, U32]:
     return tokens, counts, np.fromfile(run, np.uint32, size, offset=(4 * n + 8) * rows + 4 * begin)
 
 
-def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock: Clock) -> int:
+def merge_runs(runs: Sequence[Path], n: int, target: Path, most_rows: int, clock: Clock, lasting: bool = False) -> int:
     """Merge the runs of one length into `counts/n=<n>.parquet`, with about `most_rows` rows in memory at a time.
 
     Returns the total occurrences of its n-grams.
     """
     total = 0
-    with _CountsWriter(target, n) as writer:
+    with _CountsWriter(target, n, lasting) as writer:
         for window in _windows(runs, n, most_rows):
             total += _merge_window(window, n, writer, clock)
     clock("writing counts")
@@ -137,13 +138,13 @@ def _first_row_from(cut: _Key, run: Path, n: int, begin: int) -> int:
 class _CountsWriter:
     """Writes `counts/n=<n>.parquet` from sorted n-grams, in row groups of `ROW_GROUP` rows."""
 
-    def __init__(self, path: Path, n: int) -> None:
-        self._path, self._schema = path, counts_schema(n)
+    def __init__(self, path: Path, n: int, lasting: bool) -> None:
+        self._path, self._schema, self._lasting = path, counts_schema(n), lasting
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
 
     def __enter__(self) -> Self:
-        self._beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        self._beside = beside_of(self._path)
         # Counts repeat often, so dictionary encoding pays for them. Lists of token ids hardly repeat.
         options = {"compression": "zstd", "use_dictionary": ["count", "docs"]}
         self._file = to_write(self._beside)
@@ -156,6 +157,8 @@ class _CountsWriter:
         with self._file:
             self._writer.close()
         if kind is None:
+            if self._lasting:
+                fsync(self._beside)
             self._beside.replace(self._path)
 
     def write(self, ngrams: Ngrams) -> None:
@@ -170,9 +173,9 @@ class _CountsWriter:
         self._waiting, self._num_waiting = [whole.slice(size)], self._num_waiting - size
 
 
-def write_counts(path: Path, ngrams: Ngrams) -> None:
+def write_counts(path: Path, ngrams: Ngrams, lasting: bool = False) -> None:
     """Write sorted n-grams as `counts/n=<n>.parquet`."""
-    with _CountsWriter(path, ngrams.tokens.shape[1]) as writer:
+    with _CountsWriter(path, ngrams.tokens.shape[1], lasting) as writer:
         writer.write(ngrams)
 
 
@@ -184,9 +187,15 @@ def counts_table(ngrams: Ngrams) -> pa.Table:
 
 
 @contextlib.contextmanager
-def appearing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears at `path` only when it is complete. It may be lost in a crash: see `publish.staging_folder`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def appearing(path: Path, lasting: bool) -> Iterator[BinaryIO]:
+    """Open a file that appears at `path` only when it is complete. It may be lost in a crash: see `publish.staging_folder`.
+
+    With `lasting` it is on the disk before it appears.
+    """
+    beside = beside_of(path)
     with beside.open("wb") as file:
         yield file
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
     beside.replace(path)

@@ -21,6 +21,8 @@ from scone_cli.runtime.resources import MIB
 _PARENT = 110 * MIB
 _SERVER = 130 * MIB  # the process that workers are forked from
 _WORKER = 190 * MIB
+_RAY_DRIVER = 150 * MIB  # the process that talks to the cluster
+_RAY_WORKER = 300 * MIB  # as _WORKER, with Ray in it
 _PREPARING = 90 * MIB  # what stays in memory after finding files and training the tokenizer, in the process that did it
 _TOKENISING = 140 * MIB  # on top, for a worker that also tokenises: tokenizer, text, and a part while it is written
 
@@ -47,17 +49,19 @@ class CountingPlan:
     """How the work of one count is divided, and the memory and disk space it needs.
 
     Attributes:
-        num_workers: number of processes.
+        num_workers: number of processes on each node.
+        num_nodes: number of machines that work together.
         bits: n-grams are dealt into 2**bits buckets.
         block_tokens: positions dealt at a time.
         group_records: records that a process counts at a time; a larger bucket is read in pieces.
         piece_records: records in such a piece.
         merge_rows: n-grams of one length that are sorted at a time.
         token_bytes: bytes of disk per token: its record, and the frequent n-grams that begin with it.
-        memory: estimated peak of all processes together, in bytes.
+        memory: estimated peak of all processes of a node together, in bytes.
     """
 
     num_workers: int
+    num_nodes: int
     bits: int
     block_tokens: int
     group_records: int
@@ -73,14 +77,17 @@ class CountingPlan:
     def described(self, num_tokens: int, disk: int) -> str:
         """The plan as one line of text."""
         processes = f"{self.num_workers} processes" if self.num_workers > 1 else "1 process"
-        takes = f"{bytes_text(self.memory)} of memory and {bytes_text(disk)} of disk"
+        if self.num_nodes > 1:
+            processes = f"{self.num_nodes} nodes with {processes} each"
+        each = " on each node" if self.num_nodes > 1 else ""
+        takes = f"{bytes_text(self.memory)} of memory{each} and {bytes_text(disk)} of disk"
         pieces = f"{1 << self.bits:,} buckets, {count_text(self.group_records)} positions at a time"
         return f"up to {count_text(num_tokens)} tokens, {takes}; {processes}, {pieces}"
 
     def groups(self, bucket_records: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Divide the buckets into groups that are counted together; returns their ranges [first, last)."""
         total = int(bucket_records.sum())
-        most = min(self.group_records, max(1, total // (self.num_workers * _GROUPS_PER_WORKER)))
+        most = min(self.group_records, max(1, total // (self.num_nodes * self.num_workers * _GROUPS_PER_WORKER)))
         ranges, first, size = [], 0, 0
         for bucket, records in enumerate(bucket_records.tolist()):
             if bucket > first and size + records > most:
@@ -111,9 +118,18 @@ def _found_bytes(max_n: int, min_count: int) -> float:
 
 
 def make_plan(
-    num_tokens: int, vocab_size: int, max_n: int, min_count: int, memory: int, num_workers: int, tokenising: bool
+    num_tokens: int,
+    vocab_size: int,
+    max_n: int,
+    min_count: int,
+    memory: int,
+    num_workers: int,
+    tokenising: bool,
+    num_ray_nodes: int = 0,
 ) -> CountingPlan:
     """Plan the count of about `num_tokens` tokens within `memory` bytes; `tokenising`: the workers also tokenise text.
+
+    With `num_ray_nodes`, `memory` and `num_workers` are those of each node of a Ray cluster; 0 is this machine without Ray.
 
     Raises:
         BadSetting: `memory` is too small even for one process.
@@ -127,9 +143,12 @@ def make_plan(
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
     most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # a group smaller than a bucket would be read in pieces
     alone = _WORKER + (_PREPARING if tokenising else 0)
-    for workers in range(min(num_workers, 1 + num_tokens // _TOKENS_PER_WORKER), 0, -1):
-        # With one worker, the process itself does the work.
-        base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else alone
+    num_nodes = max(1, num_ray_nodes)
+    for workers in range(min(num_workers, -(-(1 + num_tokens // _TOKENS_PER_WORKER) // num_nodes)), 0, -1):
+        if num_ray_nodes:
+            base = _PARENT + _RAY_DRIVER + workers * _RAY_WORKER
+        else:  # with one worker, the process itself does the work
+            base = _PARENT + _SERVER + workers * _WORKER if workers > 1 else alone
         room = (memory - base) // workers
         block = min(_LARGEST_BLOCK, (room - part) // (record + 4))
         group = min(most, room // counting)
@@ -141,9 +160,10 @@ def make_plan(
             min(group, num_tokens) * counting,
             min(merge, num_tokens // min_count) * merging,
         )
-        return CountingPlan(workers, bits, block, group, group, merge, record + math.ceil(found), base + workers * used)
+        token_bytes = record + math.ceil(found)
+        return CountingPlan(workers, num_nodes, bits, block, group, group, merge, token_bytes, base + workers * used)
     smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * merging)
-    least = alone + max(smallest)
+    least = (_PARENT + _RAY_DRIVER + _RAY_WORKER if num_ray_nodes else alone) + max(smallest)
     raise BadSetting(
         f"--memory: {memory:,} bytes, counting needs at least {least:,}", f"give --memory {least // MIB + 1}MiB or more"
     )

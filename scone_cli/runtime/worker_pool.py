@@ -1,8 +1,4 @@
-"""Run tasks in worker processes, and run a task again if its worker is killed.
-
-A task is a function that reads files, writes files that appear whole, and does nothing if they exist. So it is safe to run it
-again, and any other executor could run the same functions.
-"""
+"""Run tasks in worker processes of this machine, and run a task again if its worker is killed; see `engine`."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -25,12 +21,38 @@ from typing import Any, Self
 
 from scone_cli.errors import SconeError
 from scone_cli.progress import compilation
+from scone_cli.runtime.engine import Task
+from scone_cli.runtime.resources import available_memory, num_cores
 
 _POLL = 0.5  # seconds between two checks whether workers compile kernels
 _PAUSE = 0.3  # seconds until a killed server is noticed, or memory is free again
 _MOST_LOSSES = 3  # lost workers in a row, with no task finished in between, before giving up
 
-Task = tuple[Callable[..., Any], tuple[Any, ...]]
+
+class LocalEngine:
+    """The machine of this process, as a context manager; see `engine.Engine`."""
+
+    num_nodes = 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Nothing to end: a pool ends its processes."""
+
+    @property
+    def num_cores(self) -> int:
+        """The cores that this process may use."""
+        return num_cores()
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes that are free on this machine."""
+        return available_memory()
+
+    def pool(self, num_workers: int, memory: int, preload: Iterable[str] = ()) -> Pool:  # noqa: ARG002
+        """A pool of `num_workers` processes; tasks keep to the plan that `memory` was estimated for."""
+        return Pool(num_workers, preload)
 
 
 class Pool:
@@ -39,6 +61,8 @@ class Pool:
     `preload` names modules that workers need: they are imported once, in the background, and shared by all workers. Use the
     pool as a context manager: its end ends the workers.
     """
+
+    lasting = False  # a crash of the machine ends this process too, and unfinished work is made anew
 
     def __init__(self, num_workers: int, preload: Iterable[str] = ()) -> None:
         self.num_workers = num_workers
@@ -52,11 +76,12 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end(kill=kind is not None)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
-        """Run `function(*arguments)` for every task, and yield (number of the task, result) as they end, in any order.
+    def num_threads(self, num_tasks: int) -> int:
+        """The threads that a process may use without taking another's core, if there are `num_tasks` tasks."""
+        return max(1, num_cores() // max(1, min(self.num_workers, num_tasks)))
 
-        `tasks` may be an iterator: only as many tasks are taken as workers can soon start. Functions, arguments and results
-        must be picklable.
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+        """Run the tasks; see `engine.Pool.run`.
 
         Raises:
             SconeError: workers were killed three times in a row.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
 from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
 from scone_cli.errors import BadSetting
 from scone_cli.progress import Progress
-from scone_cli.settings import Quantity, parse_bytes, setting
+from scone_cli.settings import Quantity, engine_setting, parse_bytes, ray_address_setting, setting
 from scone_cli.stages import Report
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class CountNgrams(TokenSettings):
         affects_result=False,
     )
     workers: int | None = setting(None, "Worker processes.  [default: one per core]", affects_result=False)
+    engine: str = engine_setting()
+    ray_address: str = ray_address_setting()
 
 
 def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progress, force: bool = False) -> Report:
@@ -63,16 +66,16 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     excluded = _check(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
     from scone_cli.counting.plan import make_plan
-    from scone_cli.runtime.resources import num_cores
-    from scone_cli.runtime.worker_pool import Pool
+    from scone_cli.runtime.engine import open_engine
+    from scone_cli.runtime.resources import available_memory, num_cores
 
-    target, memory, workers = out / "counts", _memory(config), config.workers or num_cores()
-    limits = (config.max_n, config.min_count)
+    target, limits = out / "counts", (config.max_n, config.min_count)
 
     def check_size(num_bytes: int) -> None:
         """Refuse a corpus that is certainly too large before it is read; the exact check follows when tokens are estimated."""
         num_tokens = num_bytes // _MOST_BYTES
-        least = make_plan(num_tokens, config.vocab_size, *limits, memory, workers, True)
+        memory = _memory(config, available_memory())
+        least = make_plan(num_tokens, config.vocab_size, *limits, memory, config.workers or num_cores(), True)
         if not target.exists():  # counts that are there may be up to date, and then need no disk
             _check_room(out, least, num_tokens, with_tokens=True)
 
@@ -89,18 +92,23 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     sources = {} if new_tokens else made_from  # that the tokens change has been reported with `tokens/`
     tell_replacing(progress, target, what_is_replaced(out, target, "counts", config, settings, sources, force))
 
-    # 3. The plan: passes and buckets that fit into memory, and the disk they need.
-    num_tokens = prepared.num_tokens_bound
-    found = make_plan(num_tokens, prepared.vocab_size, *limits, memory, workers, new_tokens)
-    staging = staging_folder(target, mark, lasting=False)
-    progress("plan", 0, 0, detail=found.described(num_tokens, found.disk(num_tokens, with_tokens=new_tokens)))
-    _check_room(out, found, num_tokens, with_tokens=new_tokens)
+    with contextlib.ExitStack() as context:
+        # 3. The plan: passes and buckets that fit into memory, and the disk they need.
+        engine = context.enter_context(open_engine(config.engine, config.ray_address, out, prepared.some_files))
+        memory, workers = _memory(config, engine.free_memory), config.workers or engine.num_cores
+        num_tokens = prepared.num_tokens_bound
+        on_nodes = engine.num_nodes if config.engine == "ray" else 0
+        found = make_plan(num_tokens, prepared.vocab_size, *limits, memory, workers, new_tokens, on_nodes)
+        staging = staging_folder(target, mark, lasting=False)
+        progress("plan", 0, 0, detail=found.described(num_tokens, found.disk(num_tokens, with_tokens=new_tokens)))
+        _check_room(out, found, num_tokens, with_tokens=new_tokens)
 
-    # 4. Tokenise, and count each part as it is written. A staging folder with bad data is removed when no worker writes any more.
-    kernels = [*KERNELS, *(["scone_cli.corpus.shards"] if new_tokens else [])]
-    with discarded_if_bad(staging, *prepared.staging), Pool(found.num_workers, kernels) as pool:
+        # 4. Tokenise, and count each part as it is written. With bad data the staging folder is removed, after the workers' end.
+        context.enter_context(discarded_if_bad(staging, *prepared.staging))
+        kernels = [*KERNELS, *(["scone_cli.corpus.shards"] if new_tokens else [])]
+        pool = context.enter_context(engine.pool(found.num_workers, found.memory, kernels))
         ids = (prepared.vocab_size, settings["exclude_tokens"])
-        job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found)
+        job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found, pool.lasting)
         tokens = prepared.write(pool, progress, job.then)
         parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.endswith(".parquet")}
         others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}
@@ -134,7 +142,7 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
     excluded = _check(config)
     from scone_cli.corpus.look_ahead import look_ahead  # heavy: only when the stage runs
     from scone_cli.counting.plan import make_plan
-    from scone_cli.runtime.resources import num_cores
+    from scone_cli.runtime.engine import open_engine
 
     ahead = look_ahead(config, inputs, out / "tokens", progress, force)
     settings = _count_settings(config, excluded, ahead.vocab_size)
@@ -142,14 +150,17 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
     made_from = {"tokens": ahead.mark, "tokenizer": ahead.tokenizer_sha}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     limits = (config.max_n, config.min_count)
-    workers = config.workers or num_cores()
-    found = make_plan(ahead.num_tokens_bound, ahead.vocab_size, *limits, _memory(config), workers, fresh)
+    with open_engine(config.engine, config.ray_address, None, ahead.some_files) as engine:
+        memory, workers = _memory(config, engine.free_memory), config.workers or engine.num_cores
+        on_nodes = engine.num_nodes if config.engine == "ray" else 0
+    found = make_plan(ahead.num_tokens_bound, ahead.vocab_size, *limits, memory, workers, fresh, on_nodes)
     facts = {
         "files": ahead.num_files,
         "bytes": ahead.num_bytes,
         "tokens_at_most": ahead.num_tokens_bound,
         "vocab_size": ahead.vocab_size,
         "tokens_up_to_date": not fresh,
+        **({"nodes": found.num_nodes} if on_nodes else {}),
         "processes": found.num_workers,
         "memory_bytes": found.memory,
         "disk_bytes": found.disk(ahead.num_tokens_bound, with_tokens=fresh),
@@ -179,13 +190,11 @@ def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: boo
         check_disk(place, needed[disk])
 
 
-def _memory(config: CountNgrams) -> int:
-    """The memory limit of all processes together, in bytes."""
+def _memory(config: CountNgrams, free: int) -> int:
+    """The memory limit of all processes of a machine together, in bytes; `free` bytes are free there."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
-    from scone_cli.runtime.resources import available_memory  # see above
-
-    return max(available_memory() // 2, parse_bytes(_LEAST_MEMORY, "--memory"))
+    return max(free // 2, parse_bytes(_LEAST_MEMORY, "--memory"))
 
 
 def _check(config: CountNgrams) -> list[int]:

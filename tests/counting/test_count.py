@@ -27,7 +27,7 @@ from scone_cli.runtime.worker_pool import Pool
 DOCUMENTS = random_documents(1, 5, [60, 0, 1, 40, 25, 70])
 LARGE, SMALL = 1_000_000, 3
 IDS = (0, 9, 31)  # token ids far apart: every bit must be kept
-PLAN = CountingPlan(1, 2, LARGE, LARGE, LARGE, LARGE, 10, 0)
+PLAN = CountingPlan(1, 1, 2, LARGE, LARGE, LARGE, LARGE, 10, 0)
 
 
 def count(folder: Path, out: Path, max_n: int = 4, min_count: int = 2, **changes) -> dict[str, bytes]:
@@ -36,7 +36,7 @@ def count(folder: Path, out: Path, max_n: int = 4, min_count: int = 2, **changes
     limits = [changes.pop(name, default) for name, default in (("excluded", ()), ("num_tokens", 5), ("min_docs", 1))]
     plan = dataclasses.replace(PLAN, **changes)
     (out / "work").mkdir(parents=True, exist_ok=True)
-    job = CountingJob.begin(out / "work", limits[1], limits[0], max_n, min_count, limits[2], plan)
+    job = CountingJob.begin(out / "work", limits[1], limits[0], max_n, min_count, limits[2], plan, lasting=False)
     with Pool(workers) as pool:
         count_ngrams(job, [(path, None) for path in sorted(folder.glob("part-*"))], out, pool, tell)
     return {path.name: path.read_bytes() for path in sorted(out.glob("n=*.parquet"))}
@@ -178,7 +178,7 @@ def test_what_is_there_is_not_done_again(tokens, tmp_path, monkeypatch):
 
 def test_a_part_that_is_not_what_its_hash_says_is_damaged(tokens, tmp_path):
     (tmp_path / "out" / "work").mkdir(parents=True)
-    job = CountingJob.begin(tmp_path / "out" / "work", 5, (), 3, 2, 1, PLAN)
+    job = CountingJob.begin(tmp_path / "out" / "work", 5, (), 3, 2, 1, PLAN, lasting=False)
     parts = [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in sorted(tokens.glob("part-*"))]
     with parts[1][0].open("r+b") as file:
         file.seek(40)

@@ -1,0 +1,289 @@
+"""The driver of a Ray job: the process that `ray_engine` starts, which talks to the cluster and is told what to do by a pipe.
+
+Tasks run in actors, a fixed number on each node, and not as tasks of Ray: a worker of Ray that has ended its task stays, with
+the memory that it has, while others start; a process of ours that is counted keeps a node within `--memory`, and opens a
+model once. One placement group reserves the same share of every node. Ray places, starts and watches the actors; here tasks
+are given to those that are free, and given again if an actor is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+import scone_cli
+from scone_cli.errors import InputMissing, SconeError
+from scone_cli.runtime.engine import Task
+from scone_cli.runtime.ray_engine import Found, Needs, in_one_line
+from scone_cli.runtime.resources import available_memory
+from scone_cli.runtime.worker_pool import keep_memory
+
+MOST_LOSSES = 3  # of one task, for one reason, until the run is given up
+_POLL = 0.1  # seconds between two looks at the pipe
+_PATIENCE = 30  # seconds without room on the cluster until that is told
+_LOOK_SECONDS = 120  # until a node that does not answer is given up
+
+
+def serve(pipe: Connection, address: str) -> None:
+    """Connect to the cluster at `address`, then do what the messages in `pipe` say, until it is closed.
+
+    Each message is a tuple of a word and what belongs to it. `look` (files) is answered by `nodes` (a list of `Found`,
+    the hash of the code here); `pool` (a `Needs`) starts processes, `release` ends them; `task` (number, task) is answered by
+    `result` (number, value); `end` is the last. `notice` (a text) may come at any time.
+
+    Raises:
+        EOFError: the other process has ended.
+    """
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray has set a handler
+    pipe.send(("connected",))
+    _Driver(pipe).serve()
+    ray.shutdown()
+
+
+@dataclass
+class _Entry:
+    """A task that was handed over, and how often its process was lost, by reason."""
+
+    number: int
+    task: Task
+    losses: Counter[str] = field(default_factory=Counter)
+
+
+class _Driver:
+    """The state of the driver: tasks that wait, and actors that start, are free or are at work."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._needs: Needs | None = None
+        self._group: Any = None
+        self._actor_class: Any = None
+        self._waiting: deque[_Entry] = deque()
+        self._free: list[tuple[Any, int]] = []  # actors, each with the number of its bundle
+        self._starting: dict[Any, tuple[Any, int]] = {}  # by the reference of what they were asked first
+        self._running: dict[Any, tuple[Any, int, _Entry]] = {}
+        self._idle_since: float | None = None
+
+    def serve(self) -> None:
+        """Do what the messages say, and hand out tasks, until `end`.
+
+        Raises:
+            EOFError: the other process has ended.
+        """
+        while True:
+            while self._pipe.poll(0 if self._starting or self._running else _POLL):
+                word, *rest = self._pipe.recv()
+                if word == "end":
+                    return self._end()
+                getattr(self, f"_{word}")(*rest)
+            while self._free and self._waiting:
+                (actor, bundle), entry = self._free.pop(), self._waiting.popleft()
+                self._running[actor.run.remote(entry.task)] = actor, bundle, entry
+            references = [*self._starting, *self._running]
+            if not references:
+                continue
+            for ended in ray.wait(references, num_returns=1, timeout=_POLL)[0]:
+                if ended in self._starting:
+                    self._begun(ended)
+                else:
+                    self._ended(ended)
+            self._tell_if_idle()
+
+    # ---- the messages --------------------------------------------------------------------------------------------
+
+    def _look(self, files: list[str]) -> None:
+        """Ask every node what it sees, and send the answers."""
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        asked = {}
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ray.remote(seen).options(num_cpus=0, scheduling_strategy=there).remote(files)] = node
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_SECONDS) if asked else ([], [])
+        found = []
+        for reference, node in asked.items():
+            host, has = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["Resources"]
+            room = int(has.get("memory", 0))
+            try:
+                missing, code, free = ray.get(reference) if reference in done else ((), "it did not answer", 0)
+            except Exception as error:  # noqa: BLE001 - a node without scone cannot even name its error
+                missing, code, free = (), in_one_line(error), 0
+            memory = min(room, free)
+            found.append(Found(host, int(has["CPU"]), int(has.get("GPU", 0)), memory, tuple(missing), code))
+        self._pipe.send(("nodes", found, code_hash()))
+
+    def _pool(self, needs: Needs) -> None:
+        """Reserve room on every node, and start the processes."""
+        self._needs = needs
+        share: dict[str, float] = {"CPU": needs.num_workers * needs.cpus, "memory": needs.memory}
+        if needs.is_on_gpu:
+            share["GPU"] = needs.num_workers
+        self._group = placement_group([share] * needs.num_nodes, strategy="STRICT_SPREAD")
+        self._actor_class = ray.remote(_Worker)
+        for bundle in range(needs.num_nodes):
+            for _ in range(needs.num_workers):
+                self._start(bundle)
+
+    def _task(self, number: int, task: Task) -> None:
+        self._waiting.append(_Entry(number, task))
+
+    def _release(self) -> None:
+        """End the processes, and give back what was reserved."""
+        for actor in [
+            *(each for each, _ in self._free),
+            *(each[0] for each in (*self._starting.values(), *self._running.values())),
+        ]:
+            ray.kill(actor)
+        if self._group is not None:
+            remove_placement_group(self._group)
+        self._waiting.clear()
+        self._free, self._starting, self._running, self._group = [], {}, {}, None
+
+    _end = _release
+
+    # ---- actors --------------------------------------------------------------------------------------------------
+
+    def _start(self, bundle: int) -> None:
+
+        assert self._needs is not None
+        there = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+        actor = self._actor_class.options(
+            num_cpus=self._needs.cpus,
+            num_gpus=1 if self._needs.is_on_gpu else 0,
+            memory=self._needs.memory // self._needs.num_workers,
+            max_restarts=0,
+            scheduling_strategy=there,
+        ).remote(self._needs)
+        self._starting[actor.ready.remote()] = actor, bundle
+
+    def _begun(self, reference: Any) -> None:
+
+        actor, bundle = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+        except ray.exceptions.RayError:  # its node was lost while it started
+            self._replace(actor, bundle)
+        else:
+            self._free.append((actor, bundle))
+
+    def _ended(self, reference: Any) -> None:
+
+        actor, bundle, entry = self._running.pop(reference)
+        try:
+            value = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+        except ray.exceptions.LocalRayletDiedError as error:
+            raise SconeError("the node of this process has left the cluster") from error
+        except ray.exceptions.RayError as error:
+            reason = _reason(error)
+            entry.losses[reason] += 1
+            if entry.losses[reason] == MOST_LOSSES:
+                raise SconeError(
+                    f"a task was lost {MOST_LOSSES} times: {reason} ({entry.task[0].__name__})",
+                    "free memory, or give a smaller --memory or fewer --workers; what is finished is kept",
+                ) from error
+            self._tell(f"a task is run again: {reason}")
+            self._waiting.appendleft(entry)
+            self._replace(actor, bundle)
+        else:
+            self._free.append((actor, bundle))
+            self._pipe.send(("result", entry.number, value))
+
+    def _replace(self, actor: Any, bundle: int) -> None:
+        """Start an actor in the place of one that was lost, as soon as a node has room for it."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(actor)  # it may only be out of reach, and must not go on
+        self._start(bundle)
+
+    def _tell_if_idle(self) -> None:
+        """Tell, once, that tasks wait and no process can start."""
+        if self._running or self._free or not self._waiting:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = time.monotonic()
+        elif 0 < self._idle_since < time.monotonic() - _PATIENCE:
+            self._idle_since = 0.0
+            needs = self._needs
+            assert needs is not None
+            share = f"{needs.num_workers * needs.cpus} CPUs and {needs.memory:,} bytes of memory"
+            self._tell(f"waiting for room on the cluster: {share} on each of {needs.num_nodes} nodes")
+
+    def _tell(self, text: str) -> None:
+        self._pipe.send(("notice", text))
+
+
+class _Worker:
+    """The actor: a process that runs tasks one after the other."""
+
+    def __init__(self, needs: Needs) -> None:
+        self._needs = needs
+        keep_memory()
+        os.chdir(needs.folder)
+        for name in needs.preload:
+            importlib.import_module(name)
+
+    def ready(self) -> None:
+        """Return, once the process is there."""
+
+    def run(self, task: Task) -> Any:
+        """Run a task, if this node sees the workspace: it may have joined the cluster later."""
+        _check_seen(self._needs.marker)
+        function, arguments = task
+        return function(*arguments)
+
+
+def seen(files: list[str]) -> tuple[list[str], str, int]:
+    """What this node does not see of `files`; the hash of its code; its free memory in bytes."""
+    return [path for path in files if not os.path.exists(path)], code_hash(), available_memory()  # noqa: PTH110
+
+
+def _check_seen(marker: str) -> None:
+    if not Path(marker).exists():
+        raise InputMissing(
+            f"{socket.gethostname()}: does not see the workspace ({Path(marker).parent})",
+            "mount the same folder at the same path on every node",
+        )
+
+
+def code_hash() -> str:
+    """A hash of scone's source files: nodes with other code would make other artifacts."""
+    folder, digest = Path(scone_cli.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _reason(error: Exception) -> str:
+    """Why an actor was lost, in words that do not differ from one time to the next."""
+    text = str(error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "Ray ended its process because the memory of its node was nearly full"
+    if (
+        isinstance(error, ray.exceptions.ActorUnavailableError | ray.exceptions.NodeDiedError)
+        or "node" in text.rsplit("\n", 1)[-1]
+    ):
+        return "its node ended, or could not be reached"
+    return "its process was killed, perhaps for lack of memory"
+
+
+def _cause(error: Any) -> Exception:
+    """The error that a task raised, without Ray's wrapping."""
+    cause: Exception = error.cause
+    return cause
