@@ -32,6 +32,7 @@ OF_TABLE = {
     "table.precompute",
     "table.fgram_forward",
     "table.fgram_kernels",
+    "table.row_tasks",
 }  # may import `model`: a table is read without a network
 
 

@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 import scone_cli
 from scone_cli.errors import InputMissing, SconeError
 from scone_cli.runtime.engine import Task
-from scone_cli.runtime.ray_engine import Found, Needs, in_one_line
+from scone_cli.runtime.ray_engine import Failed, Found, Needs, in_one_line
 from scone_cli.runtime.resources import available_memory
 from scone_cli.runtime.worker_pool import keep_memory
 
@@ -77,6 +77,9 @@ class _Driver:
         self._free: list[tuple[Any, int]] = []  # actors, each with the number of its bundle
         self._starting: dict[Any, tuple[Any, int]] = {}  # by the reference of what they were asked first
         self._running: dict[Any, tuple[Any, int, _Entry]] = {}
+        self._asked: dict[
+            Any, tuple[Any, int, _Entry]
+        ] = {}  # actors out of reach, by the reference of what they were asked
         self._idle_since: float | None = None
 
     def serve(self) -> None:
@@ -86,7 +89,7 @@ class _Driver:
             EOFError: the other process has ended.
         """
         while True:
-            while self._pipe.poll(0 if self._starting or self._running else _POLL):
+            while self._pipe.poll(0 if self._starting or self._running or self._asked else _POLL):
                 word, *rest = self._pipe.recv()
                 if word == "end":
                     return self._end()
@@ -94,14 +97,16 @@ class _Driver:
             while self._free and self._waiting:
                 (actor, bundle), entry = self._free.pop(), self._waiting.popleft()
                 self._running[actor.run.remote(entry.task)] = actor, bundle, entry
-            references = [*self._starting, *self._running]
+            references = [*self._starting, *self._running, *self._asked]
             if not references:
                 continue
             for ended in ray.wait(references, num_returns=1, timeout=_POLL)[0]:
                 if ended in self._starting:
                     self._begun(ended)
-                else:
+                elif ended in self._running:
                     self._ended(ended)
+                else:
+                    self._answered(ended)
             self._tell_if_idle()
 
     # ---- the messages --------------------------------------------------------------------------------------------
@@ -145,13 +150,13 @@ class _Driver:
         """End the processes, and give back what was reserved."""
         for actor in [
             *(each for each, _ in self._free),
-            *(each[0] for each in (*self._starting.values(), *self._running.values())),
+            *(each[0] for each in (*self._starting.values(), *self._running.values(), *self._asked.values())),
         ]:
             ray.kill(actor)
         if self._group is not None:
             remove_placement_group(self._group)
         self._waiting.clear()
-        self._free, self._starting, self._running, self._group = [], {}, {}, None
+        self._free, self._starting, self._running, self._asked, self._group = [], {}, {}, {}, None
 
     _end = _release
 
@@ -176,35 +181,55 @@ class _Driver:
         try:
             ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise Failed from error.cause
         except ray.exceptions.RayError:  # its node was lost while it started
             self._replace(actor, bundle)
         else:
             self._free.append((actor, bundle))
 
     def _ended(self, reference: Any) -> None:
-
         actor, bundle, entry = self._running.pop(reference)
         try:
             value = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
-        except ray.exceptions.LocalRayletDiedError as error:
-            raise SconeError("the node of this process has left the cluster") from error
+            raise Failed from error.cause
+        except ray.exceptions.ActorUnavailableError:  # dead or not: Ray finds out, and answers when it knows
+            self._asked[actor.ready.remote()] = actor, bundle, entry
         except ray.exceptions.RayError as error:
-            reason = _reason(error)
-            entry.losses[reason] += 1
-            if entry.losses[reason] == MOST_LOSSES:
-                raise SconeError(
-                    f"a task was lost {MOST_LOSSES} times: {reason} ({entry.task[0].__name__})",
-                    "free memory, or give a smaller --memory or fewer --workers; what is finished is kept",
-                ) from error
-            self._tell(f"a task is run again: {reason}")
-            self._waiting.appendleft(entry)
-            self._replace(actor, bundle)
+            self._lose(error, actor, bundle, entry)
         else:
             self._free.append((actor, bundle))
             self._pipe.send(("result", entry.number, value))
+
+    def _answered(self, reference: Any) -> None:
+        actor, bundle, entry = self._asked.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.ActorUnavailableError:  # not known yet
+            time.sleep(_POLL)
+            self._asked[actor.ready.remote()] = actor, bundle, entry
+        except ray.exceptions.RayError as error:
+            self._lose(error, actor, bundle, entry)
+        else:
+            self._free.append((actor, bundle))
+            self._waiting.appendleft(entry)
+
+    def _lose(self, error: Exception, actor: Any, bundle: int, entry: _Entry) -> None:
+        """Note that the process of a task was lost, and give the task again, or give up.
+
+        Raises:
+            SconeError: it was lost three times for this reason, or this process has lost the cluster.
+        """
+        reason = _reason(error)
+        entry.losses[reason] += 1
+        if entry.losses[reason] == MOST_LOSSES:
+            raise SconeError(
+                f"a task was lost {MOST_LOSSES} times: {reason} ({entry.task[0].__name__})",
+                "free memory, or give a smaller --memory or fewer --workers; what is finished is kept",
+            ) from error
+        self._tell(f"a task is run again: {reason}")
+        self._waiting.appendleft(entry)
+        self._replace(actor, bundle)
 
     def _replace(self, actor: Any, bundle: int) -> None:
         """Start an actor in the place of one that was lost, as soon as a node has room for it."""
@@ -271,19 +296,15 @@ def code_hash() -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why an actor was lost, in words that do not differ from one time to the next."""
-    text = str(error)
+    """Why an actor was lost, in words that do not differ from one time to the next.
+
+    Raises:
+        SconeError: this process has lost the cluster.
+    """
+    if isinstance(error, ray.exceptions.LocalRayletDiedError):
+        raise SconeError("the Ray node of this machine ended", "start it again, and give the same command") from error
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "Ray ended its process because the memory of its node was nearly full"
-    if (
-        isinstance(error, ray.exceptions.ActorUnavailableError | ray.exceptions.NodeDiedError)
-        or "node" in text.rsplit("\n", 1)[-1]
-    ):
+    if "node has died" in str(error) or isinstance(error, ray.exceptions.NodeDiedError):
         return "its node ended, or could not be reached"
     return "its process was killed, perhaps for lack of memory"
-
-
-def _cause(error: Any) -> Exception:
-    """The error that a task raised, without Ray's wrapping."""
-    cause: Exception = error.cause
-    return cause

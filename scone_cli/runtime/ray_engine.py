@@ -121,6 +121,18 @@ class RayEngine:
         """The GPUs of the node that has the fewest."""
         return min(node.gpus for node in self.nodes)
 
+    def keep_gpu_nodes(self, required: bool) -> bool:
+        """Use only the nodes that have a GPU, if there are any; returns whether there are.
+
+        Raises:
+            BadSetting: there is none, and one is required.
+        """
+        with_gpu = [node for node in self.nodes if node.gpus]
+        if required and not with_gpu:
+            raise BadSetting(f"--device cuda: the Ray cluster at {self.address} has no GPU", "give --device cpu")
+        self.nodes = with_gpu or self.nodes
+        return bool(with_gpu)
+
     @property
     def free_memory(self) -> int:
         """Bytes that are free on every node, and that Ray may give."""
@@ -260,9 +272,15 @@ def _drive(pipe: Connection, address: str, log: str) -> None:
             from scone_cli.runtime.ray_driver import serve  # noqa: PLC0415 - it loads Ray, an extra
 
             serve(pipe, address)
-        except Exception as error:  # noqa: BLE001 - sent on, whatever it is
+        except Failed as error:
+            pipe.send(("failed", error.__cause__))
+        except Exception as error:  # noqa: BLE001 - of Ray: sent on, whatever it is
             pipe.send(("failed", error if isinstance(error, SconeError) else SconeError(in_one_line(error))))
     os._exit(0)  # Ray's threads may wait for a cluster that is gone
+
+
+class Failed(Exception):
+    """A task has raised its `__cause__`, which is raised again in the process of the stage."""
 
 
 def in_one_line(error: BaseException) -> str:

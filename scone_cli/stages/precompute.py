@@ -22,11 +22,24 @@ from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.torchrun import launched
-from scone_cli.settings import DEVICES, ROW_DTYPES, Quantity, parse_bytes, result_settings, setting
+from scone_cli.settings import (
+    DEVICES,
+    ROW_DTYPES,
+    Quantity,
+    engine_setting,
+    parse_bytes,
+    ray_address_setting,
+    result_settings,
+    setting,
+)
 from scone_cli.stages import Report, joined
 
 if TYPE_CHECKING:
-    from scone_cli.table.precompute import MemoryPlan, Sizes
+    from scone_cli.model.model import SconeModel
+    from scone_cli.runtime.torchrun import Team
+    from scone_cli.table.precompute import Sizes
+    from scone_cli.table.row_files import RowFiles
+    from scone_cli.vocab.trie import FgramTrie
 
 STAGE = "precompute"
 STAGE_VERSION = 4  # the table holds the tokenizer; rows and index as in version 3
@@ -46,6 +59,8 @@ class Precompute:
         "Memory limit of all processes together, such as 2GiB.  [default: half of the free memory]",
         affects_result=False,
     )
+    engine: str = engine_setting()
+    ray_address: str = ray_address_setting()
     device: str = setting(
         "auto",
         "Where to compute: `auto` is a CUDA GPU if there is one, else the CPU.",
@@ -77,6 +92,16 @@ class _Made:
         return fingerprint(STAGE, STAGE_VERSION, result_settings(self.config), self.made_from)
 
     @property
+    def num_tokens(self) -> int:
+        """The size of the token vocabulary."""
+        return int(self.vocab.settings["num_tokens"])
+
+    @property
+    def max_n(self) -> int:
+        """The most tokens of an f-gram."""
+        return int(self.vocab.settings["max_n"])
+
+    @property
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of each file of weights."""
         return {name: stamp.bytes for name, stamp in self.model.files.items() if name.endswith(".safetensors")}
@@ -95,6 +120,8 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         SconeError: a row differs when it is computed again alone; see `table.precompute.check_rows`.
     """
     launch = launched()
+    if config.engine == "ray" and launch.size > 1:
+        raise BadSetting("--engine ray: does not work under torchrun", "run scone once, without torchrun")
     with (
         joined(launch, config.device) as team,
         storage_failures(out.parent),
@@ -105,38 +132,18 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "table"), up_to_date=True)
 
-        import pyarrow as pa  # heavy: only when there is something to compute
+        from scone_cli.table.layout import write_index  # heavy: only when there is something to compute
+        from scone_cli.table.precompute import check_rows
 
-        from scone_cli.model.devices import find_device
-        from scone_cli.model.model import SconeModel
-        from scone_cli.table.layout import write_index
-        from scone_cli.table.precompute import check_rows, compute_rows
-        from scone_cli.table.row_files import RowFiles
-        from scone_cli.vocab.vocabulary import Vocabulary
+        # 2. The plan, within memory and disk, and all rows.
+        sizes = _sizes(made)
+        if config.engine == "ray":
+            files, network, trie = _rows_on_ray(made, sizes, out, progress, force)
+        else:
+            files, network, trie = _rows_here(made, sizes, out, team, progress, force)
+        staging = files.folder
 
-        # 2. The plan, within memory and disk; rank 0 makes the files of all rows, empty.
-        sizes, memory = _planned(made, launch.size)
-        num_tokens, max_n = made.vocab.settings["num_tokens"], made.vocab.settings["max_n"]
-
-        def begin() -> str:
-            tell_replacing(progress, out, _replaced(made, out, force))
-            _check_disk(out, sizes.num_fgrams, sizes.dim, config.dtype, num_tokens)
-            folder = staging_folder(out, made.mark, lasting=False)
-            progress("plan", 0, 0, detail=memory.described(sizes.num_fgrams, sizes.row_bytes))
-            RowFiles(folder, sizes.num_fgrams, sizes.row_bytes).create()
-            return str(folder)
-
-        staging = Path(team.first("staging folder", begin))
-
-        # 3. Every rank computes its part of the rows.
-        files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
-        network = SconeModel.load(inputs / "model").to(find_device(config.device, launch.local_rank))
-        trie = Vocabulary.read(inputs / "vocab", num_tokens, max_n).trie
-        pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
-        compute_rows(network, trie, config.dtype, files, staging / SCRATCH, memory.num_threads, launch, progress)
-        team.meet("all rows")
-
-        # 4. Rank 0 checks a sample of the rows, writes the index, and publishes.
+        # 3. Rank 0 checks a sample of the rows, writes the index, and publishes.
         def finish() -> str:
             index = trie.index()
             try:
@@ -153,6 +160,107 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
 
         team.first("is published", finish)
         return Report.of(out, read_manifest(out, "table"), up_to_date=False)
+
+
+def _rows_here(
+    made: _Made, sizes: Sizes, out: Path, team: Team, progress: Progress, force: bool
+) -> tuple[RowFiles, SconeModel, FgramTrie]:
+    """Compute all rows in this process and the other ranks; returns them with what they were made from.
+
+    On several machines no two ranks write to one file: see `table.pieces`.
+    """
+    import pyarrow as pa
+    import torch
+
+    from scone_cli.model.devices import find_device
+    from scone_cli.model.model import SconeModel
+    from scone_cli.runtime.resources import available_memory
+    from scone_cli.table.fgram_forward import RowMaker
+    from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather
+    from scone_cli.table.precompute import compute_rows, plan_memory
+    from scone_cli.table.row_files import RowFiles
+    from scone_cli.vocab.vocabulary import Vocabulary
+
+    launch, config = team.launch, made.config
+    is_alone = launch.local_size == launch.size
+    plan = plan_memory(_memory(config, available_memory()), launch.local_size, torch.get_num_threads(), sizes)
+
+    def begin() -> str:
+        folder = _begin(made, sizes, plan.described(sizes.num_fgrams, sizes.row_bytes), out, progress, force, is_alone)
+        if is_alone:
+            RowFiles(folder, sizes.num_fgrams, sizes.row_bytes).create()  # of their full size, to be filled
+        return str(folder)
+
+    staging = Path(team.first("staging folder", begin))
+    files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
+    network = SconeModel.load(made.inputs / "model").to(find_device(config.device, launch.local_rank))
+    trie = Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
+    pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
+    maker = RowMaker(network, trie)
+    pieces = Pieces.of(trie.token_order(), sizes.row_bytes, maker.num_fgrams)
+    apart = PieceFiles(staging / SCRATCH, sizes.row_bytes, pieces.size)
+    store = InPlace(files, staging / SCRATCH, pieces.size) if is_alone else apart
+    mine = range(launch.rank, len(pieces), launch.size)
+    compute_rows(maker, pieces, config.dtype, store, mine, plan.num_threads, progress)
+    team.meet("all rows")
+    if not is_alone:
+        for part in range(launch.rank, files.num_parts, launch.size):
+            gather(pieces, apart, files, [part])
+        team.meet("all files")
+    return files, network, trie
+
+
+def _rows_on_ray(
+    made: _Made, sizes: Sizes, out: Path, progress: Progress, force: bool
+) -> tuple[RowFiles, SconeModel, FgramTrie]:
+    """Compute all rows on the nodes of a Ray cluster; returns them with what they were made from.
+
+    A process has a GPU, or all cores of its node: each holds the model and the vocabulary.
+    """
+    from scone_cli.model.model import SconeModel
+    from scone_cli.runtime.ray_engine import RayEngine
+    from scone_cli.table.precompute import plan_memory
+    from scone_cli.table.row_files import RowFiles
+    from scone_cli.table.row_tasks import RowJob, compute_on
+    from scone_cli.table.sizes import PART_BYTES
+    from scone_cli.vocab.vocabulary import Vocabulary
+
+    config = made.config
+    if config.device == "mps":
+        raise BadSetting("--device mps: does not work with --engine ray", "give --device cpu or cuda")
+    with RayEngine(config.ray_address, place_of(out).parent, [made.inputs / "model", made.inputs / "vocab"]) as engine:
+        is_on_gpu = config.device != "cpu" and engine.keep_gpu_nodes(required=config.device == "cuda")
+        processes = engine.num_gpus if is_on_gpu else 1
+        cores = max(1, engine.num_cores // processes)
+        memory = _memory(config, engine.free_memory)
+        plan = plan_memory(memory, processes, cores, sizes)
+        described = f"{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
+        staging = _begin(made, sizes, described, out, progress, force, is_alone=False)
+        job = RowJob(
+            made.inputs,
+            RowFiles(staging, sizes.num_fgrams, sizes.row_bytes),
+            staging / SCRATCH,
+            made.num_tokens,
+            made.max_n,
+            config.dtype,
+            "cuda" if is_on_gpu else "cpu",
+            plan.num_threads,
+            max(1, (memory - plan.memory) // processes // PART_BYTES),
+        )
+        with engine.pool(processes, plan.memory, ["scone_cli.table.row_tasks"], cores, is_on_gpu) as pool:
+            compute_on(pool, job, progress)
+    network = SconeModel.load(made.inputs / "model")
+    return job.files, network, Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
+
+
+def _begin(
+    made: _Made, sizes: Sizes, described: str, out: Path, progress: Progress, force: bool, is_alone: bool
+) -> Path:
+    """Tell the plan, check the disk, and return the folder in which the table is made."""
+    tell_replacing(progress, out, _replaced(made, out, force))
+    _check_disk(out, sizes, made.config.dtype, made.num_tokens, copies=1 if is_alone else 2)
+    progress("plan", 0, 0, detail=described)
+    return staging_folder(out, made.mark, lasting=False)
 
 
 def _manifest(made: _Made, sizes: Sizes, index_bytes: int, rows_verified: int) -> Manifest:
@@ -209,11 +317,25 @@ def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force:
     Raises:
         MismatchedArtifacts, BadSetting: as `run` before it begins.
     """
-    from scone_cli.model.flops import fgram_forward_flops, swiglu_width  # heavy: only when the stage runs
+    import torch  # heavy: only when the stage runs
+
+    from scone_cli.model.flops import fgram_forward_flops, swiglu_width
+    from scone_cli.runtime.ray_engine import RayEngine
+    from scone_cli.runtime.resources import available_memory
+    from scone_cli.table.precompute import plan_memory
     from scone_cli.table.sizes import index_bytes, table_bytes
 
     made = _open(config, inputs, hashes=True)
-    sizes, memory = _planned(made, launched().size)
+    sizes, launch = _sizes(made), launched()
+    if config.engine == "ray":
+        with RayEngine(config.ray_address, None, [inputs / "model", inputs / "vocab"]) as engine:
+            is_on_gpu = config.device != "cpu" and engine.keep_gpu_nodes(required=config.device == "cuda")
+            num_nodes, processes = engine.num_nodes, engine.num_gpus if is_on_gpu else 1
+            threads, free = max(1, engine.num_cores // processes), engine.free_memory
+    else:
+        num_nodes, processes = launch.size // launch.local_size, launch.local_size
+        threads, free = torch.get_num_threads(), available_memory()
+    memory = plan_memory(_memory(config, free), processes, threads, sizes)
     shape, num_tokens = made.model.settings, made.vocab.settings["num_tokens"]
     of_row = fgram_forward_flops(
         sizes.dim, swiglu_width(sizes.dim), shape["fgram_layers"], made.vocab.settings["max_n"]
@@ -224,10 +346,12 @@ def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force:
         "dtype": config.dtype,
         "rows_bytes": sizes.num_fgrams * sizes.row_bytes,
         "index_bytes": index_bytes(sizes.num_fgrams, num_tokens),
+        **({"nodes": num_nodes} if num_nodes > 1 else {}),
         "processes": memory.num_processes,
         "threads": memory.num_threads,
         "memory_bytes": memory.memory,
-        "disk_bytes": table_bytes(sizes.num_fgrams, sizes.dim, config.dtype, num_tokens),
+        "disk_bytes": table_bytes(sizes.num_fgrams, sizes.dim, config.dtype, num_tokens)
+        + (sizes.num_fgrams * sizes.row_bytes if num_nodes > 1 or config.engine == "ray" else 0),
         "flops": sizes.num_fgrams * of_row,
     }
     done = not force and published(out, "table", made.mark) is not None
@@ -239,36 +363,26 @@ def _replaced(made: _Made, out: Path, force: bool) -> str:
     return what_is_replaced(made.inputs, out, "table", made.config, settings, made.made_from, force)
 
 
-def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
-    """The sizes that memory depends on, and the plan that keeps within the limit.
-
-    Raises:
-        BadSetting: the memory is too small.
-    """
-    import torch  # heavy: only when the stage runs
-
-    from scone_cli.table.precompute import Sizes, plan_memory
+def _sizes(made: _Made) -> Sizes:
+    """The sizes that memory depends on."""
+    from scone_cli.table.precompute import Sizes
     from scone_cli.table.row_formats import row_bytes
 
     dim, weights = made.model.settings["dim"], made.weight_bytes
     width, num_fgrams = row_bytes(made.config.dtype, dim), made.vocab.summary["fgrams"]
-    sizes = Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
-    return sizes, plan_memory(_memory(made.config), num_processes, torch.get_num_threads(), sizes)
+    return Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
 
 
-def _memory(config: Precompute) -> int:
-    """The memory limit of all processes together, in bytes."""
-    if config.memory is not None:
-        return parse_bytes(config.memory, "--memory")
-    from scone_cli.runtime.resources import available_memory  # see above
-
-    return available_memory() // 2
+def _memory(config: Precompute, free: int) -> int:
+    """The memory limit of all processes of a machine together, in bytes; `free` bytes are free there."""
+    return free // 2 if config.memory is None else parse_bytes(config.memory, "--memory")
 
 
-def _check_disk(out: Path, num_fgrams: int, dim: int, dtype: str, num_tokens: int) -> None:
+def _check_disk(out: Path, sizes: Sizes, dtype: str, num_tokens: int, copies: int) -> None:
+    """Refuse if the disk has too little room for the table, with its rows in so many copies."""
     from scone_cli.runtime.resources import check_disk  # see above
     from scone_cli.table.sizes import table_bytes
 
-    check_disk(
-        place_of(out).parent, table_bytes(num_fgrams, dim, dtype, num_tokens) - unfinished_bytes(out), "the table"
-    )
+    needed = table_bytes(sizes.num_fgrams, sizes.dim, dtype, num_tokens)
+    needed += (copies - 1) * sizes.num_fgrams * sizes.row_bytes
+    check_disk(place_of(out).parent, needed - unfinished_bytes(out), "the table")

@@ -27,6 +27,11 @@ CPU_FGRAMS = 1024  # per batch on a CPU: its activations stay in the cache of on
 GPU_FGRAMS = 65_536  # per batch on a GPU: enough to keep it busy
 
 
+def fgrams_at_a_time(device: str) -> int:
+    """F-grams in a batch on a kind of device; rows depend on it in their last bits."""
+    return CPU_FGRAMS if device == "cpu" else GPU_FGRAMS
+
+
 class RowMaker:
     """Computes the rows of f-grams; fastest for batches of `num_fgrams`."""
 
@@ -35,7 +40,7 @@ class RowMaker:
         self._model, self._trie, self._fgram = model, trie, model.fgram
         weight = model.main.token_embedding.weight
         self.device = weight.device
-        self.num_fgrams = CPU_FGRAMS if self.device.type == "cpu" else GPU_FGRAMS
+        self.num_fgrams = fgrams_at_a_time(self.device.type)
         self._is_fused = cpu_kernels.is_for(weight) and weight.dtype == torch.float32
         self._matrices = [_folded(block) for block in model.fgram.blocks] if self._is_fused else []
         self._memory = threading.local()

@@ -1,9 +1,9 @@
 """Computing the rows of all f-grams into the files of a table, piece by piece, in any number of processes and threads.
 
 The vocabulary is closed under prefixes, so it is a trie: in the order of their tokens, f-grams share their prefixes, and
-each costs about one token-forward. That order is cut into pieces of `PIECE_BYTES` of rows, and each piece into batches
-for a `RowMaker`. The cuts depend only on the model, the format and the kind of device, so the bytes are the same with any
-number of processes and threads, and after any interruption. A piece is marked when its rows are in the files.
+each costs about one token-forward. That order is cut into `Pieces`, and each piece into batches for a `RowMaker`. The
+cuts depend only on the model, the format and the kind of device, so the bytes are the same with any number of processes
+and threads, and after any interruption. A `Store` says which pieces are done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,23 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scone_cli.arrays import I64
-from scone_cli.artifacts.publish import write_atomically
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.formatting import amount_text, bytes_text, count_text
 from scone_cli.model.blocks import Block
 from scone_cli.model.devices import CUDA_LIBRARIES
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress
-from scone_cli.runtime.torchrun import Launch
 from scone_cli.table.fgram_forward import CPU_FGRAMS, RowMaker
+from scone_cli.table.pieces import MIB, PIECE_BYTES, Pieces, Store
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import FORMATS, Raw, decode, encode
 from scone_cli.table.sizes import PART_BYTES
 from scone_cli.vocab.index import FgramIndex
 from scone_cli.vocab.trie import FgramTrie
-
-MIB = 1 << 20
-PIECE_BYTES = 16 * MIB  # of rows: a crash loses the few pieces under way in each process
 
 _PIECES_AT_A_TIME = 3  # so that no thread waits for the end of a piece, or for the disk
 
@@ -105,33 +100,23 @@ def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes) -> 
 
 
 def compute_rows(
-    model: SconeModel,
-    trie: FgramTrie,
+    maker: RowMaker,
+    pieces: Pieces,
     dtype: str,
-    files: RowFiles,
-    marks: Path,
+    store: Store,
+    numbers: Sequence[int],
     num_threads: int,
-    launch: Launch,
     progress: Progress,
 ) -> None:
-    """Compute this process's pieces that are not marked yet, and write their rows into `files`."""
-    maker, order = RowMaker(model, trie), trie.token_order()
+    """Compute the pieces `numbers` that are not in `store` yet."""
     at_a_time = maker.num_fgrams
-    size = at_a_time * max(1, PIECE_BYTES // (files.row_bytes * at_a_time))
-    mine = range(launch.rank, -(-len(order) // size), launch.size)
-    ids = {piece: order[size * piece : size * (piece + 1)] for piece in mine}
-    total, done = sum(map(len, ids.values())), 0
-
-    def mark(piece: int) -> Path:
-        """The file that marks a piece as done; its name has the piece size, which differs between kinds of device."""
-        return marks / f"piece-{piece:06d}-of-{size}"
+    total, done = sum(len(pieces[piece]) for piece in numbers), 0
 
     def rows_of(some: I64) -> Raw:
         return encode(maker(some), dtype)
 
     def write(piece: int, made: list[Future[Raw]]) -> None:
-        files.write(ids[piece], np.concatenate([each.result() for each in made]))
-        write_atomically(mark(piece), b"")
+        store.write(piece, pieces[piece], np.concatenate([each.result() for each in made]))
 
     progress("precomputing", 0, total, "rows")
     begun = deque[tuple[int, Future[None]]]()
@@ -142,16 +127,16 @@ def compute_rows(
         while len(begun) > most:
             piece, written = begun.popleft()
             written.result()
-            done += len(ids[piece])
+            done += len(pieces[piece])
             progress("precomputing", done, total, "rows")
 
     with _pool(1) as writer, _pool(num_threads) as makers:
-        for piece, of_piece in ids.items():
-            if mark(piece).exists():
-                done += len(of_piece)
+        for piece in numbers:
+            if store.has(piece):
+                done += len(pieces[piece])
                 continue
-            cuts = range(0, len(of_piece), at_a_time)
-            made = [makers.submit(rows_of, of_piece[first : first + at_a_time]) for first in cuts]
+            ids = pieces[piece]
+            made = [makers.submit(rows_of, ids[first : first + at_a_time]) for first in range(0, len(ids), at_a_time)]
             begun.append((piece, writer.submit(write, piece, made)))
             end(_PIECES_AT_A_TIME - 1)
         end(0)

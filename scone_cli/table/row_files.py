@@ -24,6 +24,7 @@ from numba import types
 
 from scone_cli.arrays import I64
 from scone_cli.artifacts.opening import to_read
+from scone_cli.artifacts.publish import beside_of, fsync
 from scone_cli.artifacts.schemas import table_schema
 from scone_cli.runtime.kernel_cache import kernel
 from scone_cli.table.row_formats import Raw
@@ -48,6 +49,23 @@ class RowFiles:
         """Rows in one file; the last may have fewer."""
         return max(1, self.part_bytes // self.row_bytes)
 
+    @property
+    def num_parts(self) -> int:
+        """The number of files."""
+        return -(-self.num_rows // self.rows_per_part)
+
+    def write_part(self, number: int, raw: Raw) -> None:
+        """Write a whole file with its rows [rows, row_bytes]; it is on the disk before it appears."""
+        head, tail = self._frame(len(raw))
+        path = self._path(number)
+        beside = beside_of(path)
+        with beside.open("wb") as file:
+            file.write(head)
+            file.write(np.ascontiguousarray(raw).data)
+            file.write(tail)
+        fsync(beside)
+        beside.replace(path)
+
     def create(self) -> None:
         """Create the missing files: valid Parquet, every row zeros, disk space allocated at once.
 
@@ -61,7 +79,7 @@ class RowFiles:
                 continue
             head, tail = frames.get(rows) or frames.setdefault(rows, self._frame(rows))
             size = len(head) + rows * self.row_bytes + len(tail)
-            beside = path.with_name(f".{path.name}.tmp")
+            beside = beside_of(path)
             with beside.open("wb") as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, size)

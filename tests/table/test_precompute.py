@@ -16,9 +16,9 @@ from scone_cli.errors import BadSetting, SconeError
 from scone_cli.model.devices import CUDA_LIBRARIES
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import silent
-from scone_cli.runtime.torchrun import Launch
-from scone_cli.table import fgram_forward, precompute
+from scone_cli.table import fgram_forward, pieces
 from scone_cli.table.fgram_forward import RowMaker
+from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather
 from scone_cli.table.precompute import SAMPLE, Sizes, check_rows, compute_rows, plan_memory, row_alone
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import FORMATS, decode, row_bytes
@@ -36,7 +36,7 @@ PARAMETRIZE_MODEL = pytest.mark.parametrize("changes", MODELS, ids=str)
 def in_small_pieces(monkeypatch):
     """Pieces of 16 f-grams, computed 8 at a time, which 50 are no multiple of."""
     monkeypatch.setattr(fgram_forward, "CPU_FGRAMS", 8)
-    monkeypatch.setattr(precompute, "PIECE_BYTES", 16 * 32)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 16 * 32)
 
 
 def made(folder: Path, model: SconeModel, dtype: str = "float16", threads: int = 1, ranks: int = 1) -> RowFiles:
@@ -44,8 +44,11 @@ def made(folder: Path, model: SconeModel, dtype: str = "float16", threads: int =
     folder.mkdir(exist_ok=True)
     files = RowFiles(folder, 50, row_bytes(dtype, 16), 700)
     files.create()
+    maker = RowMaker(model, TRIE)
+    cut = Pieces.of(TRIE.token_order(), files.row_bytes, maker.num_fgrams)
+    store = InPlace(files, folder, cut.size)
     for rank in reversed(range(ranks)):
-        compute_rows(model, TRIE, dtype, files, folder, threads, Launch(rank, ranks), silent)
+        compute_rows(maker, cut, dtype, store, range(rank, len(cut), ranks), threads, silent)
     return files
 
 
@@ -93,6 +96,24 @@ def test_any_number_of_processes_and_threads_makes_the_same_bytes(tmp_path, thre
     made(tmp_path / "many", model, threads=threads, ranks=ranks)
     assert content(tmp_path / "many") == content(tmp_path / "one")
     assert len(list((tmp_path / "many").glob("piece-*"))) == 4
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.parametrize("at_a_time", [1, 2, 3])
+def test_files_put_together_from_pieces_have_the_same_bytes(tmp_path, at_a_time):
+    """As several machines make them."""
+    model = tiny_model(NUM_TOKENS, MAX_N)
+    made(tmp_path / "one", model)
+    maker, files = RowMaker(model, TRIE), RowFiles(tmp_path / "many", 50, 32, 700)
+    cut = Pieces.of(TRIE.token_order(), 32, maker.num_fgrams)
+    store = PieceFiles(tmp_path / "many", 32, cut.size)
+    files.folder.mkdir()
+    for rank in (1, 0):
+        compute_rows(maker, cut, "float16", store, range(rank, len(cut), 2), 2, silent)
+    assert files.num_parts == 3
+    for first in range(0, 3, at_a_time):
+        gather(cut, store, files, range(first, min(first + at_a_time, 3)))
+    assert content(tmp_path / "many") == content(tmp_path / "one")
 
 
 @pytest.mark.usefixtures("in_small_pieces")
@@ -164,7 +185,9 @@ def test_a_trie_that_mixes_up_prefixes_is_found(tmp_path):
     nodes = TRIE.prefix_nodes.copy()
     bigrams = np.flatnonzero(TRIE.lengths == 2)
     nodes[bigrams] = np.roll(nodes[bigrams], 1)
-    compute_rows(model, replace(TRIE, prefix_nodes=nodes), "float32", files, tmp_path, 1, Launch(), silent)
+    maker = RowMaker(model, replace(TRIE, prefix_nodes=nodes))
+    cut = Pieces.of(TRIE.token_order(), 64, maker.num_fgrams)
+    compute_rows(maker, cut, "float32", InPlace(files, tmp_path, cut.size), range(len(cut)), 1, silent)
     with refusal(SconeError, "f-gram", "row"):
         check_rows(model, TRIE, INDEX, files, "float32", 0, silent)
 
