@@ -23,7 +23,7 @@ from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import silent
 from scone_cli.table.fgram_forward import CPU_FGRAMS, RowMaker
-from scone_cli.table.pieces import InPlace, Pieces
+from scone_cli.table.pieces import InPlace, Pieces, piece_size
 from scone_cli.table.precompute import compute_rows
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import row_bytes
@@ -47,7 +47,7 @@ def main() -> None:
         def precompute() -> None:
             for mark in Path(folder).glob("piece-*"):
                 mark.unlink()
-            pieces = Pieces.of(order, files.row_bytes, maker.num_fgrams)
+            pieces = Pieces(order, piece_size(files.row_bytes, maker.num_fgrams))
             store = InPlace(files, Path(folder), pieces.size)
             compute_rows(maker, pieces, chosen.dtype, store, range(len(pieces)), threads, silent)
 

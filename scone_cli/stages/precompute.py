@@ -176,7 +176,7 @@ def _rows_here(
     from scone_cli.model.model import SconeModel
     from scone_cli.runtime.resources import available_memory
     from scone_cli.table.fgram_forward import RowMaker
-    from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather
+    from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather, piece_size
     from scone_cli.table.precompute import compute_rows, plan_memory
     from scone_cli.table.row_files import RowFiles
     from scone_cli.vocab.vocabulary import Vocabulary
@@ -197,7 +197,7 @@ def _rows_here(
     trie = Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
     pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
     maker = RowMaker(network, trie)
-    pieces = Pieces.of(trie.token_order(), sizes.row_bytes, maker.num_fgrams)
+    pieces = Pieces(trie.token_order(), piece_size(sizes.row_bytes, maker.num_fgrams))
     apart = PieceFiles(staging / SCRATCH, sizes.row_bytes, pieces.size)
     store = InPlace(files, staging / SCRATCH, pieces.size) if is_alone else apart
     mine = range(launch.rank, len(pieces), launch.size)
@@ -219,6 +219,8 @@ def _rows_on_ray(
     """
     from scone_cli.model.model import SconeModel
     from scone_cli.runtime.ray_engine import RayEngine
+    from scone_cli.table.fgram_forward import fgrams_at_a_time
+    from scone_cli.table.pieces import piece_size
     from scone_cli.table.precompute import plan_memory
     from scone_cli.table.row_files import RowFiles
     from scone_cli.table.row_tasks import RowJob, compute_on
@@ -231,7 +233,7 @@ def _rows_on_ray(
     with RayEngine(config.ray_address, place_of(out).parent, [made.inputs / "model", made.inputs / "vocab"]) as engine:
         is_on_gpu = config.device != "cpu" and engine.keep_gpu_nodes(required=config.device == "cuda")
         processes = engine.num_gpus if is_on_gpu else 1
-        cores = max(1, engine.num_cores // processes)
+        device, cores = "cuda" if is_on_gpu else "cpu", max(1, engine.num_cores // processes)
         memory = _memory(config, engine.free_memory)
         plan = plan_memory(memory, processes, cores, sizes)
         described = f"{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
@@ -243,7 +245,8 @@ def _rows_on_ray(
             made.num_tokens,
             made.max_n,
             config.dtype,
-            "cuda" if is_on_gpu else "cpu",
+            device,
+            piece_size(sizes.row_bytes, fgrams_at_a_time(device)),
             plan.num_threads,
             max(1, (memory - plan.memory) // processes // PART_BYTES),
         )

@@ -31,11 +31,6 @@ class Pieces:
     order: I64
     size: int
 
-    @classmethod
-    def of(cls, order: I64, row_bytes: int, at_a_time: int) -> Pieces:
-        """Pieces of about `PIECE_BYTES` of rows, each a whole number of batches of `at_a_time` f-grams."""
-        return cls(order, piece_size(row_bytes, at_a_time))
-
     def __len__(self) -> int:
         return (len(self.order) + self.size - 1) // self.size
 
@@ -44,7 +39,7 @@ class Pieces:
 
 
 def piece_size(row_bytes: int, at_a_time: int) -> int:
-    """F-grams in a piece."""
+    """F-grams in a piece of about `PIECE_BYTES` of rows: a whole number of batches of `at_a_time`."""
     return at_a_time * max(1, PIECE_BYTES // (row_bytes * at_a_time))
 
 

@@ -18,8 +18,8 @@ from scone_cli.model.devices import find_device
 from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress, silent
 from scone_cli.runtime.engine import Pool
-from scone_cli.table.fgram_forward import RowMaker, fgrams_at_a_time
-from scone_cli.table.pieces import PieceFiles, Pieces, gather, piece_size
+from scone_cli.table.fgram_forward import RowMaker
+from scone_cli.table.pieces import PieceFiles, Pieces, gather
 from scone_cli.table.precompute import compute_rows
 from scone_cli.table.row_files import RowFiles
 from scone_cli.vocab.vocabulary import Vocabulary
@@ -40,6 +40,7 @@ class RowJob:
         num_tokens, max_n: of the vocabulary.
         dtype: the row format.
         device: where to compute: `cpu` or `cuda`.
+        piece_size: f-grams in a piece.
         num_threads: threads of a process.
         parts_at_a_time: files of the table that fit into memory together.
     """
@@ -51,14 +52,14 @@ class RowJob:
     max_n: int
     dtype: str
     device: str
+    piece_size: int
     num_threads: int
     parts_at_a_time: int
 
     @property
     def store(self) -> PieceFiles:
         """The files of the pieces."""
-        row_bytes = self.files.row_bytes
-        return PieceFiles(self.scratch, row_bytes, piece_size(row_bytes, fgrams_at_a_time(self.device)))
+        return PieceFiles(self.scratch, self.files.row_bytes, self.piece_size)
 
     def gathered(self, part: int) -> Path:
         """The mark of a file of the table: an unfinished run on one machine leaves files of their full size."""
@@ -67,7 +68,7 @@ class RowJob:
 
 def compute_on(pool: Pool, job: RowJob, progress: Progress) -> None:
     """Compute all rows in the processes of `pool`."""
-    total, size = job.files.num_rows, job.store.size
+    total, size = job.files.num_rows, job.piece_size
     missing = [piece for piece in range(-(-total // size)) if not job.store.has(piece)]
     at_a_time = max(1, min(_MOST_PIECES, len(missing) // (_TASKS_PER_WORKER * pool.num_workers)))
     tasks = [missing[first : first + at_a_time] for first in range(0, len(missing), at_a_time)]
@@ -114,5 +115,4 @@ def _opened(job: RowJob) -> tuple[RowMaker, Pieces]:
     network = SconeModel.load(job.workspace / "model").to(find_device(job.device, 0))
     trie = Vocabulary.read(job.workspace / "vocab", job.num_tokens, job.max_n).trie
     pa.default_memory_pool().release_unused()  # what reading took
-    maker = RowMaker(network, trie)
-    return maker, Pieces.of(trie.token_order(), job.files.row_bytes, maker.num_fgrams)
+    return RowMaker(network, trie), Pieces(trie.token_order(), job.piece_size)

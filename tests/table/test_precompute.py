@@ -18,7 +18,7 @@ from scone_cli.model.model import SconeModel
 from scone_cli.progress import silent
 from scone_cli.table import fgram_forward, pieces
 from scone_cli.table.fgram_forward import RowMaker
-from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather
+from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather, piece_size
 from scone_cli.table.precompute import SAMPLE, Sizes, check_rows, compute_rows, plan_memory, row_alone
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import FORMATS, decode, row_bytes
@@ -45,7 +45,7 @@ def made(folder: Path, model: SconeModel, dtype: str = "float16", threads: int =
     files = RowFiles(folder, 50, row_bytes(dtype, 16), 700)
     files.create()
     maker = RowMaker(model, TRIE)
-    cut = Pieces.of(TRIE.token_order(), files.row_bytes, maker.num_fgrams)
+    cut = Pieces(TRIE.token_order(), piece_size(files.row_bytes, maker.num_fgrams))
     store = InPlace(files, folder, cut.size)
     for rank in reversed(range(ranks)):
         compute_rows(maker, cut, dtype, store, range(rank, len(cut), ranks), threads, silent)
@@ -105,7 +105,7 @@ def test_files_put_together_from_pieces_have_the_same_bytes(tmp_path, at_a_time)
     model = tiny_model(NUM_TOKENS, MAX_N)
     made(tmp_path / "one", model)
     maker, files = RowMaker(model, TRIE), RowFiles(tmp_path / "many", 50, 32, 700)
-    cut = Pieces.of(TRIE.token_order(), 32, maker.num_fgrams)
+    cut = Pieces(TRIE.token_order(), piece_size(32, maker.num_fgrams))
     store = PieceFiles(tmp_path / "many", 32, cut.size)
     files.folder.mkdir()
     for rank in (1, 0):
@@ -186,7 +186,7 @@ def test_a_trie_that_mixes_up_prefixes_is_found(tmp_path):
     bigrams = np.flatnonzero(TRIE.lengths == 2)
     nodes[bigrams] = np.roll(nodes[bigrams], 1)
     maker = RowMaker(model, replace(TRIE, prefix_nodes=nodes))
-    cut = Pieces.of(TRIE.token_order(), 64, maker.num_fgrams)
+    cut = Pieces(TRIE.token_order(), piece_size(64, maker.num_fgrams))
     compute_rows(maker, cut, "float32", InPlace(files, tmp_path, cut.size), range(len(cut)), 1, silent)
     with refusal(SconeError, "f-gram", "row"):
         check_rows(model, TRIE, INDEX, files, "float32", 0, silent)
