@@ -21,7 +21,7 @@ from scone_cli.runtime.resources import MIB
 _PARENT = 110 * MIB
 _SERVER = 130 * MIB  # the process that workers are forked from
 _WORKER = 190 * MIB
-_RAY_DRIVER = 150 * MIB  # the process that talks to the cluster
+_RAY_DRIVER = 180 * MIB  # the process that talks to the cluster
 _RAY_WORKER = 300 * MIB  # as _WORKER, with Ray in it
 _PREPARING = 90 * MIB  # what stays in memory after finding files and training the tokenizer, in the process that did it
 _TOKENISING = 140 * MIB  # on top, for a worker that also tokenises: tokenizer, text, and a part while it is written
