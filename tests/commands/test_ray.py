@@ -18,7 +18,7 @@ from ray_clusters import cluster
 
 from scone_cli.console import cli
 from scone_cli.corpus import shards
-from scone_cli.errors import BadSetting
+from scone_cli.errors import BadSetting, SconeError
 from scone_cli.progress import silent
 from scone_cli.stages import count_ngrams, precompute
 from scone_cli.table import pieces
@@ -126,6 +126,30 @@ def test_a_table_whose_node_is_killed_has_the_same_bytes(nodes, site, tmp_path):
     precompute.run(precompute.Precompute(**site.config), tmp_path, tmp_path / "table", tell)
     assert tell.killed
     site.same("table")
+
+
+def test_after_the_head_is_killed_the_same_command_continues_on_another_cluster(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")  # Ray waits a minute
+    site.there = tmp_path
+    killed = []
+
+    def tell(what: str, done: float, *_: object, **__: object) -> None:
+        if what == "counting buckets" and done and not killed:
+            killed.append(what)
+            lost.kill_head()
+            time.sleep(10)  # without its head, a cluster goes on for a while
+
+    with cluster() as lost, refusal(SconeError, "Ray", hint=("same command",)):
+        count_ngrams.run(counting(site, ray_address=lost.address), [site.corpus], tmp_path, tell)
+    left = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.dealt")}
+    assert left
+
+    def look(what: str, *_: object, **__: object) -> None:
+        if what == "counting buckets":
+            assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.dealt")} == left
+
+    count_ngrams.run(counting(site), [site.corpus], tmp_path, look)
+    site.same("tokens", "counts")
 
 
 def test_what_was_begun_on_a_cluster_is_continued_there_and_here(site, tmp_path):
