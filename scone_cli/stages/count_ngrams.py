@@ -62,7 +62,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     """
     excluded = _check(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
-    from scone_cli.counting.plan import make_plan
+    from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.resources import num_cores
     from scone_cli.runtime.worker_pool import Pool
 
@@ -102,6 +102,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found)
         tokens = prepared.write(pool, progress, job.then)
+        check_corpus(_num_train_documents(tokens), tokens.summary["tokens"])
         parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.endswith(".parquet")}
         others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}
         check_files(out / "tokens", replace(tokens, files=others), hashes=not new_tokens)
@@ -133,12 +134,14 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
     """
     excluded = _check(config)
     from scone_cli.corpus.look_ahead import look_ahead  # heavy: only when the stage runs
-    from scone_cli.counting.plan import make_plan
+    from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.resources import num_cores
 
     ahead = look_ahead(config, inputs, out / "tokens", progress, force)
     settings = _count_settings(config, excluded, ahead.vocab_size)
     fresh = force or ahead.manifest is None
+    if ahead.manifest is not None:
+        check_corpus(_num_train_documents(ahead.manifest), ahead.manifest.summary["tokens"])
     made_from = {"tokens": ahead.mark, "tokenizer": ahead.tokenizer_sha}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     limits = (config.max_n, config.min_count)
@@ -179,6 +182,10 @@ def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: boo
         check_disk(place, needed[disk])
 
 
+def _num_train_documents(tokens: Manifest) -> int:
+    return int(tokens.summary["documents"] - tokens.summary.get("held_out_documents", 0))
+
+
 def _memory(config: CountNgrams) -> int:
     """The memory limit of all processes together, in bytes."""
     if config.memory is not None:
@@ -209,6 +216,8 @@ def _check(config: CountNgrams) -> list[int]:
 
 def _count_settings(config: CountNgrams, excluded: list[int], vocab_size: int) -> dict[str, Any]:
     """The settings that `counts/` depends on, apart from its tokens."""
+    if vocab_size > _MOST_IDS:
+        raise BadSetting(f"{vocab_size:,} token ids, expected {_MOST_IDS:,} at most", "use another tokenizer")
     if excluded and not 0 <= excluded[0] <= excluded[-1] < vocab_size:
         raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids of 0 to {vocab_size - 1}")
     limits = {"max_n": config.max_n, "min_count": config.min_count, "min_docs": config.min_docs}

@@ -249,9 +249,11 @@ def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
 
     from scone_cli.table.precompute import Sizes, plan_memory
     from scone_cli.table.row_formats import row_bytes
+    from scone_cli.table.sizes import check_parts
 
     dim, weights = made.model.settings["dim"], made.weight_bytes
     width, num_fgrams = row_bytes(made.config.dtype, dim), made.vocab.summary["fgrams"]
+    check_parts(num_fgrams, width)
     sizes = Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
     return sizes, plan_memory(_memory(made.config), num_processes, torch.get_num_threads(), sizes)
 
