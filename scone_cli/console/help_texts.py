@@ -94,6 +94,9 @@ STAGES: dict[str, Stage] = {
         or --size auto, the last doubling with a gain of --min-gain. Prints a ladder of sizes: the share of held-out text
         that each matches, and the bytes of its table.
 
+        Counted n-grams that do not fit in memory (--memory) are ranked block by block, with temporary files in the
+        workspace. The memory and the disk are computed and shown before the work.
+
         \b
         Reads    tokens/ counts/
         Writes   vocab/
@@ -105,6 +108,7 @@ STAGES: dict[str, Stage] = {
           scone select-vocab --coverage 0.8 --min-docs 10
           scone select-vocab --size auto --min-gain 0.03
           scone select-vocab --size 20k --by prediction
+          scone select-vocab --size 10M --memory 8GiB
         """,
     ),
     "train-fgram": Stage(

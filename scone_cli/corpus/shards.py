@@ -30,6 +30,7 @@ from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.token_files import TokenFile
 from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
+from scone_cli.errors import BadData
 from scone_cli.formatting import count_text
 from scone_cli.progress import Progress
 from scone_cli.runtime.engine import Pool, Task
@@ -37,6 +38,7 @@ from scone_cli.runtime.engine import Pool, Task
 NAMED = 100  # bad documents named in the manifest
 
 _TASK_BYTES = 32 << 20  # bytes on disk per task: an interrupted run repeats at most this much per worker
+_MOST_TASKS = 100_000  # parts are read in the order of their names, which have five digits for the task
 _TASK_FILES = 4096
 _PART_TOKENS = 4_000_000  # a part takes 16 MB of memory, and a few times that while it is written
 _PART_DOCUMENTS = 200_000  # this many documents of one token each take as much memory again
@@ -147,11 +149,28 @@ def write_shards(
 
 
 def tasks_of(corpus: Sequence[SourceFile] | Sequence[TokenFile]) -> list[list[Piece]]:
-    """Divide the corpus into tasks, which do not depend on the number of workers."""
+    """Divide the corpus into tasks, which do not depend on the number of workers: larger ones if there would be too many.
+
+    Raises:
+        BadData: there are too many files.
+    """
+    tasks = _tasks(corpus, _TASK_BYTES)
+    if len(tasks) > _MOST_TASKS:
+        sources = [file if isinstance(file, SourceFile) else file.source for file in corpus]
+        # Two neighbouring tasks are larger together, and each file of token ids begins one more piece at most.
+        tasks = _tasks(corpus, max(_TASK_BYTES, 4 * sum(source.bytes for source in sources) // _MOST_TASKS))
+    if len(tasks) > _MOST_TASKS:
+        raise BadData(
+            f"{len(corpus):,} files make {len(tasks):,} tasks, expected at most {_MOST_TASKS:,}", "join small files"
+        )
+    return tasks
+
+
+def _tasks(corpus: Iterable[SourceFile | TokenFile], task_bytes: int) -> list[list[Piece]]:
     tasks: list[list[Piece]] = []
     size = 0
-    for piece in _pieces(corpus):
-        if not tasks or size + _size(piece) > _TASK_BYTES or len(tasks[-1]) == _TASK_FILES:
+    for piece in _pieces(corpus, task_bytes):
+        if not tasks or size + _size(piece) > task_bytes or len(tasks[-1]) == _TASK_FILES:
             tasks.append([])
             size = 0
         tasks[-1].append(piece)
@@ -159,12 +178,12 @@ def tasks_of(corpus: Sequence[SourceFile] | Sequence[TokenFile]) -> list[list[Pi
     return tasks
 
 
-def _pieces(corpus: Iterable[SourceFile | TokenFile]) -> Iterator[Piece]:
+def _pieces(corpus: Iterable[SourceFile | TokenFile], task_bytes: int) -> Iterator[Piece]:
     for file in corpus:
         if isinstance(file, SourceFile):
             yield file
         else:
-            yield from ((file, piece) for piece in file.pieces(_TASK_BYTES))
+            yield from ((file, piece) for piece in file.pieces(task_bytes))
 
 
 def _size(piece: Piece) -> int:

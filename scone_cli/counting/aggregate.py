@@ -19,9 +19,11 @@ import numpy as np
 
 from scone_cli.counting.partition import I64, U64, Records, flag_place
 from scone_cli.counting.sort import Ngrams, radix_order
+from scone_cli.errors import BadData
 from scone_cli.runtime.kernel_cache import kernel
 
 _NONE = np.uint32(0xFFFFFFFF)
+_MOST_ROWS = 0xFFFFFFFF  # of n-grams in one bucket; groups of buckets in memory are planned to have fewer
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # marks an empty slot: no row is so large, so no key has this value
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _29 = np.uint64(29)
@@ -315,6 +317,19 @@ def _raise_counters(keys, counters, shift):
         _raise_counter(counters, key, shift, np.uint8(1))
 
 
+def _check_rows(number: int) -> None:
+    """Refuse a bucket with more n-grams than rows of 32 bits; before they are used, as a kernel would begin again at 0.
+
+    Raises:
+        BadData: there are more.
+    """
+    if number >= _MOST_ROWS:
+        raise BadData(
+            f"{number:,} n-grams begin with the same two tokens, or the same few pairs; expected less than {_MOST_ROWS:,}",
+            "leave these tokens out with --exclude-tokens, or count a part of the corpus",
+        )
+
+
 def _count_large_bucket(
     read: Callable[[], Iterable[Records]], max_n: int, min_count: int, min_docs: int, found: Any, end: int
 ) -> tuple[Any, int]:
@@ -337,7 +352,9 @@ def _count_large_bucket(
             unused = np.empty(keys.size, np.uint32)
             kept = _sift(keys, live, keys.size, counters, shift, min(min_count, 255))
             table = _tally(keys, live, kept, unused, table)
+            _check_rows(table[-1])
         found, end, numbers = _keep(table, n, min_count, min_docs, found, end)
+        _check_rows(end)
         is_kept = numbers != _NONE
         kept_keys, kept_rows = table[2][: table[6]][is_kept], numbers[is_kept]
         size = 1 << (2 * kept_keys.size + 1).bit_length()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scone_cli.errors import BadSetting
+from scone_cli.errors import BadData, BadSetting
 from scone_cli.formatting import bytes_text, count_text
 from scone_cli.runtime.resources import MIB
 
@@ -35,7 +35,10 @@ _SMALLEST_BLOCK = 250_000
 _BUCKET_RECORDS = 100_000  # so that the tables that count a bucket fit the L2 cache
 _LEAST_BITS, _MOST_BITS = 4, 12
 _GROUPS_PER_WORKER = 6  # so that all workers end at about the same time
-_LARGEST_GROUP = 6_000_000  # records counted at a time
+_LARGEST_GROUP = 6_000_000  # records counted at a time, if buckets are no larger
+_MOST_ROWS = (1 << 32) - 1  # records and n-grams of a group: their rows have 32 bits
+_MOST_DOCUMENTS = (1 << 32) - 1  # the column `docs` has 32 bits
+_MOST_TOKENS = 1 << 53  # sums of occurrences are floats in `select-vocab`
 _SMALLEST_GROUP = 250_000
 _COUNTING_BYTES = 20  # per record, beside the record itself: keys, rows, documents, entries
 _FOUND_TIMES = 2.5  # memory of a frequent n-gram, in multiples of its row: arrays are copied as they grow, and sorted
@@ -97,6 +100,23 @@ class CountingPlan:
         return [*ranges, (first, len(bucket_records))]
 
 
+def check_corpus(num_documents: int, num_tokens: int) -> None:
+    """Refuse a corpus whose numbers of documents or occurrences might not fit where they are kept.
+
+    Raises:
+        BadData: there are more.
+    """
+    for number, most, what in (
+        (num_documents, _MOST_DOCUMENTS, "documents to count in"),
+        (num_tokens, _MOST_TOKENS, "tokens"),
+    ):
+        if number > most:
+            raise BadData(
+                f"{number:,} {what}, expected at most {most:,}: larger numbers would not be exact",
+                "join short documents, or count a part of the corpus",
+            )
+
+
 def record_layout(num_tokens: int, max_n: int) -> tuple[np.dtype[Any], int]:
     """The dtype and the number of columns of a record: one per token, and one for the flag if token ids use every bit.
 
@@ -142,6 +162,7 @@ def make_plan(
     part = _PART_TOKENS * _BYTES_PER_PART_TOKEN + _BYTES_PER_ID * vocab_size + (_TOKENISING if tokenising else 0)
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
     most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # a group smaller than a bucket would be read in pieces
+    most = min(most, _MOST_ROWS * min_count // (max_n - 1), _MOST_ROWS)  # also if all its n-grams are frequent
     alone = _WORKER + (_PREPARING if tokenising else 0)
     num_nodes = max(1, num_ray_nodes)
     for workers in range(min(num_workers, -(-(1 + num_tokens // _TOKENS_PER_WORKER) // num_nodes)), 0, -1):

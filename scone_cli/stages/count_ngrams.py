@@ -65,7 +65,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     """
     excluded = _check(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
-    from scone_cli.counting.plan import make_plan
+    from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import open_engine
     from scone_cli.runtime.resources import available_memory, num_cores
 
@@ -110,6 +110,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found, pool.lasting)
         tokens = prepared.write(pool, progress, job.then)
+        check_corpus(_num_train_documents(tokens), tokens.summary["tokens"])
         parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.endswith(".parquet")}
         others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}
         check_files(out / "tokens", replace(tokens, files=others), hashes=not new_tokens)
@@ -141,12 +142,14 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
     """
     excluded = _check(config)
     from scone_cli.corpus.look_ahead import look_ahead  # heavy: only when the stage runs
-    from scone_cli.counting.plan import make_plan
+    from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import open_engine
 
     ahead = look_ahead(config, inputs, out / "tokens", progress, force)
     settings = _count_settings(config, excluded, ahead.vocab_size)
     fresh = force or ahead.manifest is None
+    if ahead.manifest is not None:
+        check_corpus(_num_train_documents(ahead.manifest), ahead.manifest.summary["tokens"])
     made_from = {"tokens": ahead.mark, "tokenizer": ahead.tokenizer_sha}
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     limits = (config.max_n, config.min_count)
@@ -190,6 +193,10 @@ def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: boo
         check_disk(place, needed[disk])
 
 
+def _num_train_documents(tokens: Manifest) -> int:
+    return int(tokens.summary["documents"] - tokens.summary.get("held_out_documents", 0))
+
+
 def _memory(config: CountNgrams, free: int) -> int:
     """The memory limit of all processes of a machine together, in bytes; `free` bytes are free there."""
     if config.memory is not None:
@@ -218,6 +225,8 @@ def _check(config: CountNgrams) -> list[int]:
 
 def _count_settings(config: CountNgrams, excluded: list[int], vocab_size: int) -> dict[str, Any]:
     """The settings that `counts/` depends on, apart from its tokens."""
+    if vocab_size > _MOST_IDS:
+        raise BadSetting(f"{vocab_size:,} token ids, expected {_MOST_IDS:,} at most", "use another tokenizer")
     if excluded and not 0 <= excluded[0] <= excluded[-1] < vocab_size:
         raise BadSetting(f"--exclude-tokens {config.exclude_tokens}: expected token ids of 0 to {vocab_size - 1}")
     limits = {"max_n": config.max_n, "min_count": config.min_count, "min_docs": config.min_docs}

@@ -370,9 +370,11 @@ def _sizes(made: _Made) -> Sizes:
     """The sizes that memory depends on."""
     from scone_cli.table.precompute import Sizes
     from scone_cli.table.row_formats import row_bytes
+    from scone_cli.table.sizes import check_parts
 
     dim, weights = made.model.settings["dim"], made.weight_bytes
     width, num_fgrams = row_bytes(made.config.dtype, dim), made.vocab.summary["fgrams"]
+    check_parts(num_fgrams, width)
     return Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
 
 

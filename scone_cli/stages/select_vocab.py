@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact
-from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date
+from scone_cli.artifacts.publish import SCRATCH, place_of, publish, published, staging_folder, up_to_date
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
-from scone_cli.errors import BadSetting, MismatchedArtifacts
+from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 from scone_cli.settings import ROW_DTYPES, Quantity, parse_bytes, parse_count, setting
 from scone_cli.stages import Report
 
 if TYPE_CHECKING:
     from scone_cli.vocab.coverage import Ladder, Rung
-    from scone_cli.vocab.vocabulary import Vocabulary
+    from scone_cli.vocab.disk_ladder import DiskLadder
+    from scone_cli.vocab.plan import SelectionPlan
 
 STAGE = "select-vocab"
 STAGE_VERSION = 2
 
 DEFAULT_SIZE = 1_000_000
-_PROCESS = 330 << 20  # bytes of memory with almost no n-grams, measured
-_RANKING = 250  # bytes of memory per counted n-gram, while n-grams are ranked and matched
-_ON_DISK = 16  # bytes of disk per f-gram
+_LEAST_MEMORY = 1 << 30  # bytes: the least that is taken as the limit where none is given
 AUTO = "auto"
 
 
@@ -69,6 +69,12 @@ class SelectVocab:
     max_n: int | None = setting(
         None, "Keep only n-grams of at most this many tokens.  [default: all that were counted]"
     )
+    memory: Quantity | None = setting(
+        None,
+        "Memory limit, such as 2GiB. n-grams that do not fit are ranked block by block, with files on disk.  "
+        "[default: half of the free memory]",
+        affects_result=False,
+    )
 
 
 def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
@@ -84,36 +90,44 @@ def run(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force:
         return Report.of(out, manifest, up_to_date=True)
     tell_replacing(progress, out, _replaced(made, config, inputs, out, force))
 
-    from scone_cli.table.sizes import table_bytes  # heavy: only when the stage runs
+    from scone_cli.runtime.resources import check_disk  # heavy: only when the stage runs
+    from scone_cli.table.sizes import table_bytes
     from scone_cli.vocab.coverage import write_ladder
-    from scone_cli.vocab.vocabulary import Vocabulary
+    from scone_cli.vocab.ways import ladder_of, ranked
 
-    # 2. Rank all n-grams within the limits.
+    # 2. The plan: in memory, or block by block with files in the scratch folder.
     limits, num_tokens = made.limits, made.tokens.summary["vocab_size"]
-    progress("ranking", 0, None, "n-grams")
-    ranking = Vocabulary.rank(inputs / "counts", num_tokens=num_tokens, by=config.by, **limits)
-    num_ngrams = ranking.trie.num_fgrams
-    if not num_ngrams:
-        raise BadSetting(
-            f"--min-count {limits['min_count']} --min-docs {limits['min_docs']}: "
-            f"no n-gram in {inputs / 'counts'} occurs that often",
-            "give smaller ones, to scone count-ngrams too, or more text",
-        )
-    progress("ranking", num_ngrams, num_ngrams, "n-grams")
-
-    # 3. Decide the size, by what every size would match of the held-out text.
-    ladder = _ladder(ranking, inputs / "tokens", progress)
-    wanted = _size(made.goal, config, ladder)
-    size = min(wanted, num_ngrams)
-    fewer = {}
-    if wanted > size and (config.size or config.budget) is not None:
-        fewer = {"fgrams_asked": wanted, "notice": _too_few(limits, made.counts.settings)}
-        progress("f-grams", 0, 0, detail=f"{size:,}, {wanted:,} were asked for: {fewer['notice']}")
-
-    # 4. Write the first `size` n-grams, and the ladder of sizes.
-    rungs = ladder.rungs(sorted({*ladder.sizes, size}))
+    found = _planned(made, config)
+    progress("plan", 0, 0, detail=found.described(_num_counted(made)))
+    check_disk(place_of(out).parent, found.disk, "selecting")
     staging = staging_folder(out, made.mark)
-    ranking.first(size).write(staging / "vocab.parquet")
+    try:
+        # 3. Rank all n-grams within the limits.
+        where = found.block, staging / SCRATCH, progress
+        ranking, num_ngrams = ranked(inputs / "counts", limits, num_tokens, config.by, *where)
+        if not num_ngrams:
+            raise BadSetting(
+                f"--min-count {limits['min_count']} --min-docs {limits['min_docs']}: "
+                f"no n-gram in {inputs / 'counts'} occurs that often",
+                "give smaller ones, to scone count-ngrams too, or more text",
+            )
+
+        # 4. Decide the size, by what every size would match of the held-out text.
+        ladder = ladder_of(ranking, inputs / "tokens", *where)
+        wanted = _size(made.goal, config, ladder, num_tokens)
+        size = min(wanted, ladder.sizes[-1])
+        fewer = {}
+        if wanted > size and (config.size or config.budget) is not None:
+            fewer = {"fgrams_asked": wanted, "notice": _too_few(limits, made.counts.settings)}
+            progress("f-grams", 0, 0, detail=f"{size:,}, {wanted:,} were asked for: {fewer['notice']}")
+        found.check_fgrams(size)
+
+        # 5. Write the first `size` n-grams, and the ladder of sizes.
+        rungs = ladder.rungs(sorted({*ladder.sizes, size}))
+        ranking.first(size).write(staging / "vocab.parquet")
+    except SconeError:
+        shutil.rmtree(staging, ignore_errors=True)  # another setting is needed, and nothing here continues
+        raise
     num_bytes = [table_bytes(rung.size, config.dim, config.dtype, num_tokens) for rung in rungs]
     write_ladder(staging / "ladder.parquet", rungs, size, num_bytes)
     manifest = Manifest.new(
@@ -139,7 +153,7 @@ def plan(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force
 
     made = _open(config, inputs)
     num_tokens = made.tokens.summary["vocab_size"]
-    counted = sum(row["ngrams"] for row in made.counts.summary["counts"] if row["n"] <= made.limits["max_n"])
+    counted, found = _num_counted(made), _planned(made, config)
     within = fgrams_within(made.goal.get("budget", sys.maxsize), config.dim, config.dtype, num_tokens)
     most = min(counted, within, made.goal["size"] if isinstance(made.goal.get("size"), int) else counted)
     facts = {
@@ -147,13 +161,38 @@ def plan(config: SelectVocab, inputs: Path, out: Path, progress: Progress, force
         "size_decided_by": ", ".join(f"{name} {value}" for name, value in made.goal.items()),
         "fgrams_at_most": most,
         "table_bytes": table_bytes(most, config.dim, config.dtype, num_tokens),
-        "memory_bytes": _PROCESS + _RANKING * counted,
-        "disk_bytes": _ON_DISK * most,
+        "memory_bytes": found.memory,
+        "disk_bytes": found.disk,
     }
     done = not force and published(out, "vocab", made.mark) is not None
     return Report(
         STAGE, out, done, facts | ({} if done else replaces(out, _replaced(made, config, inputs, out, force)))
     )
+
+
+def _num_counted(made: _Made) -> int:
+    """The number of counted n-grams of up to `max_n` tokens: with other limits, there are at most so many."""
+    return sum(row["ngrams"] for row in made.counts.summary["counts"] if row["n"] <= made.limits["max_n"])
+
+
+def _planned(made: _Made, config: SelectVocab) -> SelectionPlan:
+    """The plan that keeps within the limit.
+
+    Raises:
+        BadSetting: the memory is too small.
+    """
+    from scone_cli.runtime.resources import available_memory  # heavy: only when the stage runs
+    from scone_cli.table.sizes import fgrams_within
+    from scone_cli.vocab.plan import make_plan
+
+    limit = max(available_memory() // 2, _LEAST_MEMORY)
+    memory = limit if config.memory is None else parse_bytes(config.memory, "--memory")
+    summary, counted = made.tokens.summary, _num_counted(made)
+    known = made.goal["size"] if isinstance(made.goal.get("size"), int) else 0
+    if "budget" in made.goal:
+        known = fgrams_within(made.goal["budget"], config.dim, config.dtype, summary["vocab_size"])
+    held_out = summary.get("held_out_tokens", 0)
+    return make_plan(counted, summary["vocab_size"], min(known, counted), config.by, memory, held_out)
 
 
 def _replaced(made: _Made, config: SelectVocab, inputs: Path, out: Path, force: bool) -> str:
@@ -256,11 +295,11 @@ def _limits(config: SelectVocab, counted: dict[str, Any]) -> dict[str, int]:
     return limits
 
 
-def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder) -> int:
+def _size(goal: dict[str, Any], config: SelectVocab, ladder: Ladder | DiskLadder, num_tokens: int) -> int:
     """The number of f-grams to keep, before it is limited to the number of n-grams there are."""
     from scone_cli.table.sizes import fgrams_within, table_bytes
 
-    form = config.dim, config.dtype, ladder.ranking.trie.num_tokens
+    form = config.dim, config.dtype, num_tokens
     if "coverage" in goal:
         return ladder.size_for_coverage(goal["coverage"])
     if goal.get("size") == AUTO:
@@ -284,25 +323,6 @@ def _too_few(limits: dict[str, int], counted: dict[str, Any]) -> str:
 
 
 # ---- findings ----------------------------------------------------------------------------------------------------
-
-
-def _ladder(ranking: Vocabulary, tokens: Path, progress: Progress) -> Ladder:
-    """Match the held-out text against the whole ranking, once for all sizes."""
-    import numpy as np
-
-    from scone_cli.artifacts.schemas import HELD_OUT
-    from scone_cli.corpus.token_stream import iter_shards
-    from scone_cli.vocab.coverage import Ladder, count_ends
-
-    what, done = "matching held-out text", 0
-    progress(what, 0, None, "tokens")
-    index, ends = ranking.trie.index(), np.zeros(ranking.trie.num_fgrams, np.int64)
-    for _, shard in iter_shards(tokens, HELD_OUT):
-        count_ends(index, shard.tokens, shard.starts, ends)
-        done += shard.tokens.size
-        progress(what, done, None, "tokens")
-    progress(what, done, done, "tokens")
-    return Ladder(ranking, ends, done)
 
 
 def _summary(rungs: list[Rung], size: int, num_positions: int, config: SelectVocab, num_tokens: int) -> dict[str, Any]:

@@ -386,14 +386,14 @@ def _check_ranges(config: TrainFgram) -> None:
     counts = ("dim", "layers", "heads", "fgram_layers", "context", "batch", "steps", "eval_every", "eval_tokens")
     for name in (*counts, "checkpoint_every", "keep_checkpoints"):
         if getattr(config, name) < 1:
-            raise BadSetting(
-                f"--{name.replace('_', '-')} {getattr(config, name)}: expected 1 or more{_PLAIN.get(name, '')}"
-            )
+            option = f"--{name.replace('_', '-')} {getattr(config, name)}"
+            raise BadSetting(f"{option}: expected 1 or more{_PLAIN.get(name, '')}")
     for name in ("micro_batch", "warmup", "learned_rows", "hashed_rows", "weight_decay", "clip"):
         if not 0 <= (getattr(config, name) or 0) < math.inf:
             raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or more")
     for name in ("learning_rate", "checkpoint_minutes"):
         if not 0 < getattr(config, name) < math.inf:
             raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number above 0")
-    if not 0 <= config.seed < 2**63:
-        raise BadSetting(f"--seed {config.seed}: expected 0 or more, in 63 bits")
+    for name, end in (("seed", 2**63), ("steps", 10**8)):  # names of checkpoints have eight digits
+        if not 0 <= getattr(config, name) < end:
+            raise BadSetting(f"--{name} {getattr(config, name)}: expected 0 or more, below {end:,}")

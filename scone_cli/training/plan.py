@@ -25,6 +25,7 @@ _NUMBER = 4  # bytes: weights, gradients and optimiser state are float32
 # Measured, in resident bytes of the process.
 _PROCESS = 760 * MIB + CUDA_LIBRARIES  # libraries and compiled loops, before there is a model
 _READING = 230  # per f-gram, while the vocabulary is read and sorted
+_ORDER = 8  # per window of the training text: the order of an epoch
 _KEPT = 60  # per f-gram, of the trie, from then on
 
 _VECTORS_A_BLOCK = 11  # vectors of the model's width that autograd keeps per token and block, with our kernels on a CPU
@@ -150,7 +151,8 @@ class TrainingSize:
         """Bytes of the machine's memory that its processes need together at the peak."""
         weights = _NUMBER * (self.resident + self.fgram_model + self.rows * self.model.dim)
         model = weights if self.on_gpu else self._lasting + self._working
-        return self.processes * (_PROCESS + max(_READING * self.num_fgrams, _KEPT * self.num_fgrams + model))
+        order = _ORDER * (self.text_tokens // self.model.context)
+        return self.processes * (_PROCESS + max(_READING * self.num_fgrams, _KEPT * self.num_fgrams + model + order))
 
     @property
     def disk_bytes(self) -> int:

@@ -32,7 +32,7 @@ from scone_cli.vocab.index import NONE, FgramIndex, find, place_of
 from scone_cli.vocab.vocabulary import Vocabulary
 
 FIRST_RUNG = 1000
-_MOST = 2**63 - 1
+NO_CUTOFF = 2**63 - 1  # more than any count
 
 
 @kernel()
@@ -101,39 +101,22 @@ class Ladder:
     @property
     def sizes(self) -> list[int]:
         """The sizes of the ladder: 1,000, 2,000, 4,000 and so on, and the whole ranking."""
-        whole = self.ranking.trie.num_fgrams
-        sizes = [FIRST_RUNG]
-        while sizes[-1] < whole:
-            sizes.append(2 * sizes[-1])
-        return [*sizes[:-1], whole]
+        return ladder_sizes(self.ranking.trie.num_fgrams)
 
     def rungs(self, sizes: Sequence[int]) -> list[Rung]:
         """The statistics of the given sizes, which must be ascending and at most S."""
         trie, room = self.ranking.trie, self.ranking.trie.max_n + 2
         num_fgrams, occurrences, ends = (np.zeros(room, np.int64) for _ in range(3))  # by length, up to this size
-        first, cutoff, rungs = 0, _MOST, list[Rung]()
+        first, cutoff, rungs = 0, NO_CUTOFF, list[Rung]()
         for size in sizes:
             step = slice(first, size)
             lengths, counts = trie.lengths[step], self.ranking.counts[step]
             num_fgrams += np.bincount(lengths, minlength=room)
-            occurrences += _sums(lengths, counts, room)
-            ends += _sums(lengths, self.ends[step], room)
-            first, cutoff = size, min(cutoff, int(counts.min(initial=_MOST)))
-            rungs.append(self._rung(size, cutoff, num_fgrams, occurrences, ends))
+            occurrences += sums_by_length(lengths, counts, room)
+            ends += sums_by_length(lengths, self.ends[step], room)
+            first, cutoff = size, min(cutoff, int(counts.min(initial=NO_CUTOFF)))
+            rungs.append(rung_of(size, cutoff, num_fgrams, occurrences, ends, self.num_positions))
         return rungs
-
-    def _rung(self, size: int, cutoff: int, num_fgrams: I64, occurrences: I64, ends: I64) -> Rung:
-        longest = ends[2:-1] - ends[3:]  # positions where an f-gram of n tokens ends, but none of n + 1
-        matched, num_tokens = int(ends[2]), int(longest @ np.arange(2, ends.size - 1))
-        return Rung(
-            size,
-            cutoff,
-            matched / self.num_positions if self.num_positions else None,
-            num_tokens / matched if matched else None,
-            [int(number) / self.num_positions if self.num_positions else None for number in longest],
-            num_fgrams[2:-1].tolist(),
-            occurrences[2:-1].tolist(),
-        )
 
     # ---- choosing a size -----------------------------------------------------------------------------------------
 
@@ -144,12 +127,8 @@ class Ladder:
             BadSetting: the whole ranking matches less, or there is no held-out text.
         """
         matched = self._matched("--coverage")
-        if matched[-1] / self.num_positions < share:
-            reached = matched[-1] / self.num_positions
-            raise BadSetting(
-                f"--coverage {share}: all {matched.size:,} n-grams together match {reached:.4f} of held-out positions",
-                f"give at most --coverage {math.floor(reached * 1e4) / 1e4}, or count rarer n-grams or more text",
-            )
+        if (reached := matched[-1] / self.num_positions) < share:
+            raise not_covered(share, reached, matched.size)
         return int(np.searchsorted(matched / self.num_positions, share)) + 1
 
     def size_by_gain(self, min_gain: float) -> int:
@@ -160,22 +139,65 @@ class Ladder:
         Raises:
             BadSetting: there is no held-out text.
         """
-        matched, sizes = self._matched("--size auto") / self.num_positions, self.sizes
-        steps = list(itertools.pairwise(sizes))
-        return max(
-            (after for size, after in steps if matched[after - 1] - matched[size - 1] >= min_gain), default=sizes[0]
-        )
+        matched = self._matched("--size auto") / self.num_positions
+        return last_step_with_gain(self.sizes, [float(matched[size - 1]) for size in self.sizes], min_gain)
 
     def _matched(self, option: str) -> I64:
         """The number of held-out positions that the first 1, 2, ... S f-grams match [S]: a bigram ends at each of them."""
-        if not self.num_positions:
-            raise BadSetting(
-                f"{option}: chooses by held-out text, and there is none", "give --size N, or count with --held-out"
-            )
+        check_held_out(self.num_positions, option)
         return np.cumsum(np.where(self.ranking.trie.lengths == 2, self.ends, 0))
 
 
-def _sums(lengths: U8, values: npt.NDArray[Any], room: int) -> I64:
+def ladder_sizes(whole: int) -> list[int]:
+    """The sizes of a ladder: 1,000, 2,000, 4,000 and so on, and all `whole` n-grams."""
+    sizes = [FIRST_RUNG]
+    while sizes[-1] < whole:
+        sizes.append(2 * sizes[-1])
+    return [*sizes[:-1], whole]
+
+
+def rung_of(size: int, cutoff: int, num_fgrams: I64, occurrences: I64, ends: I64, num_positions: int) -> Rung:
+    """The rung of the first `size` f-grams from their number, occurrences and ends by length [max_n + 2]."""
+    longest = ends[2:-1] - ends[3:]  # positions where an f-gram of n tokens ends, but none of n + 1
+    matched, num_tokens = int(ends[2]), int(longest @ np.arange(2, ends.size - 1))
+    return Rung(
+        size,
+        cutoff,
+        matched / num_positions if num_positions else None,
+        num_tokens / matched if matched else None,
+        [int(number) / num_positions if num_positions else None for number in longest],
+        num_fgrams[2:-1].tolist(),
+        occurrences[2:-1].tolist(),
+    )
+
+
+def last_step_with_gain(sizes: Sequence[int], matched: Sequence[float], min_gain: float) -> int:
+    """The largest size whose step from the one before adds `min_gain` or more to the matched share; or else the first."""
+    steps = itertools.pairwise(zip(sizes, matched, strict=True))
+    return max((size for (_, before), (size, after) in steps if after - before >= min_gain), default=sizes[0])
+
+
+def check_held_out(num_positions: int, option: str) -> None:
+    """Refuse to choose a size by held-out text if there is none.
+
+    Raises:
+        BadSetting: there is none.
+    """
+    if not num_positions:
+        raise BadSetting(
+            f"{option}: chooses by held-out text, and there is none", "give --size N, or count with --held-out"
+        )
+
+
+def not_covered(share: float, reached: float, num_ngrams: int) -> BadSetting:
+    """The error to raise when the whole ranking matches only a share `reached`."""
+    return BadSetting(
+        f"--coverage {share}: all {num_ngrams:,} n-grams together match {reached:.4f} of held-out positions",
+        f"give at most --coverage {math.floor(reached * 1e4) / 1e4}, or count rarer n-grams or more text",
+    )
+
+
+def sums_by_length(lengths: U8, values: npt.NDArray[Any], room: int) -> I64:
     """The sum of the values for each length; exact up to 2**53."""
     return np.bincount(lengths, values, minlength=room).astype(np.int64)
 

@@ -4,16 +4,17 @@ A rule gives every n-gram a score. The score is then limited to that of its pref
 wins a tie. So every n-gram ranks after its prefix and its suffix, and the first S n-grams are closed for every S. Time is
 linear except for the sort. The peak memory is 70 bytes per n-gram.
 
-Not here: how many n-grams are kept (`coverage`), and how they are written (`vocabulary`).
+Not here: ranking more n-grams than fit in memory (`disk_ranking`), how many n-grams are kept (`coverage`), and how they are
+written (`vocabulary`).
 """
 
 # numba infers the types of kernels.
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from scone_cli.arrays import I64, U8, U32, U64
+from scone_cli.arrays import F32, F64, I64, U8, U32, U64
 from scone_cli.artifacts.opening import scan, to_read
 from scone_cli.errors import BadSetting, DamagedArtifact
 from scone_cli.runtime.kernel_cache import kernel
@@ -85,6 +86,11 @@ def rank(counted: Counted, by: str) -> Ranking:
         here = counted.level(n)
         limit = np.minimum(scores[counted.prefixes[here]], scores[counted.suffixes[here]])
         np.minimum(scores[here], limit, out=scores[here])
+    return in_order(counted, scores)
+
+
+def in_order(counted: Counted, scores: U64) -> Ranking:
+    """Sort n-grams by (score desc, n asc, count desc, tokens asc); the scores [M] are limited, and are overwritten."""
     order = np.argsort(np.invert(scores, out=scores), kind="stable")  # merges sorted runs, as counts are
     del scores
     nodes = _prefix_nodes(counted, order)
@@ -119,28 +125,55 @@ def prediction_score(counted: Counted) -> U64:
     divergence smaller. For the longest n-grams no p(x | w) is known. _OWN_WORTH nats per occurrence are added for what a row
     learns itself: without them, long n-grams displace frequent ones.
     """
-    unigrams = _unigrams(counted).astype(np.float64)
-    scores = (_OWN_WORTH * counted.counts).astype(np.float32)
+    unigrams = token_counts(counted.folder, counted.num_tokens).astype(np.float64)
+    scores = own_worth(counted.counts)
     for n in range(2, counted.max_n):
         here, longer = counted.level(n), counted.level(n + 1)
         counts = counted.counts[here].astype(np.float64)
         of_suffix = unigrams[counted.suffixes[here]] if n == 2 else counted.counts[counted.suffixes[here]].astype(float)
         parents = counted.prefixes[longer] - here.start
         followed, suffix_followed = counted.counts[longer], counted.counts[counted.suffixes[longer]]
-        terms = followed * np.log(followed * of_suffix[parents] / (counts[parents] * suffix_followed))
+        terms = nats_of(followed, suffix_followed, counts[parents], of_suffix[parents])
         known, followed_by, suffix_followed_by = (
             np.bincount(parents, weights, counts.size).astype(np.float64)  # bincount of an empty array gives integers
             for weights in (terms, followed, suffix_followed)
         )
-        others = counts - followed_by
-        others_of_suffix = np.maximum(of_suffix - suffix_followed_by, others)
-        some = others > 0
-        ratios = others[some] * of_suffix[some] / (counts[some] * others_of_suffix[some])
-        known[some] += others[some] * np.log(ratios)
-        scores[here] += np.maximum(known, 0)
+        add_divergence(scores[here], counts, of_suffix, known, followed_by, suffix_followed_by)
     # The bits of non-negative floats sort like their values. float32, so that scores that differ only by rounding are equal
     # on every machine, and such a tie goes by count.
     return scores.view(np.uint32).astype(np.uint64)
+
+
+# The arithmetic of `prediction_score`: `disk_scores` does the same piece by piece, and must get the same bits.
+
+
+def own_worth(counts: U64) -> F32:
+    """What rows learn themselves, in nats [M]: the least that n-grams score."""
+    return (_OWN_WORTH * counts).astype(np.float32)
+
+
+def nats_of(followed: U64, suffix_followed: U64, counts: F64, of_suffix: F64) -> F64:
+    """The terms of the divergence for next tokens that were counted, an entry for each n-gram w x: in nats.
+
+    The arguments are the occurrences of w x, of its suffix s x, of w and of s.
+    """
+    logs: F64 = np.log(followed * of_suffix / (counts * suffix_followed))
+    return np.multiply(followed, logs, dtype=np.float64)
+
+
+def add_divergence(
+    scores: F32, counts: F64, of_suffix: F64, known: F64, followed_by: F64, suffix_followed_by: F64
+) -> None:
+    """Add the divergence to the scores of n-grams [M]; `known` is the sum of its terms, and is overwritten.
+
+    The others are the occurrences of n-grams w and of their suffixes s, and the sums of those of w x and of s x.
+    """
+    others = counts - followed_by
+    others_of_suffix = np.maximum(of_suffix - suffix_followed_by, others)
+    some = others > 0
+    ratios = others[some] * of_suffix[some] / (counts[some] * others_of_suffix[some])
+    known[some] += others[some] * np.log(ratios)
+    scores += np.maximum(known, 0)
 
 
 @dataclass(frozen=True)
@@ -160,10 +193,10 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def _unigrams(counted: Counted) -> U64:
+def token_counts(folder: Path, num_tokens: int) -> U64:
     """Occurrences of every token in the counted text [num_tokens]."""
-    found = np.zeros(counted.num_tokens, np.uint64)
-    level = _read_level(counted.folder, 1, 1, 1)
+    found = np.zeros(num_tokens, np.uint64)
+    level = _read_level(folder, 1, 1, 1)
     found[level["tokens"].to_numpy()[:, 0]] = level["count"].to_numpy()
     return found
 
@@ -184,39 +217,69 @@ def read_counts(
         DamagedArtifact: an n-gram whose prefix or suffix was not counted.
     """
     room = sum(pq.read_metadata(to_read(folder / f"n={n}.parquet")).num_rows for n in range(2, max_n + 1))
+    levels = (_columns(_read_level(folder, n, min_count, min_docs)) for n in range(2, max_n + 1))
+    return linked(folder, levels, room, num_tokens, with_suffixes)
+
+
+Level = tuple[U32, U64, U32]  # tokens [M, n], occurrences [M] and documents [M] of the n-grams of one length
+
+
+def _columns(level: pl.DataFrame) -> Level:
+    return level["tokens"].to_numpy(), level["count"].to_numpy(), level["docs"].to_numpy()
+
+
+def linked(folder: Path, levels: Iterable[Level], room: int, num_tokens: int, with_suffixes: bool) -> Counted:
+    """Put n-grams of 2, 3, ... tokens together, at most `room`, and find the prefixes (and suffixes) of all.
+
+    Raises:
+        BadSetting, DamagedArtifact: as `read_counts`, with `folder` as the place of the counts.
+    """
     counts = np.empty(room, np.uint64)  # the unused end is never touched, so it takes no memory
     docs, last_tokens, prefixes = (np.empty(room, np.uint32) for _ in range(3))
     suffixes = np.empty(room if with_suffixes else 0, np.uint32)
     offsets, shorter = [0], np.empty((0, 1), np.uint32)
-    for n in range(2, max_n + 1):
-        level = _read_level(folder, n, min_count, min_docs)
-        here = slice(offsets[-1], offsets[-1] + level.height)
-        counts[here], docs[here] = level["count"].to_numpy(), level["docs"].to_numpy()
-        tokens = level["tokens"].to_numpy()
-        del level
+    for tokens, level_counts, level_docs in levels:
+        n = len(offsets) + 1
+        here = slice(offsets[-1], offsets[-1] + len(tokens))
+        check_ids(here.stop, num_tokens)  # before rows of 32 bits are written
+        counts[here], docs[here] = level_counts, level_docs
+        del level_counts, level_docs
         last_tokens[here] = tokens[:, -1]
         parts = {"prefix": (prefixes, tokens[:, :-1])}
         if with_suffixes:
             parts["suffix"] = (suffixes, tokens[:, 1:])
-        slots = _index(shorter)
+        slots = hash_table(shorter)
         for name, (rows, part) in parts.items():
             if n == 2:
                 rows[here] = part[:, 0]
-            elif _find_rows(part, shorter, slots, np.uint32(offsets[-2]), rows[here]):
-                raise DamagedArtifact(
-                    f"{folder / f'n={n}.parquet'}: an n-gram whose {name} is not in n={n - 1}.parquet",
-                    "run: scone count-ngrams CORPUS --force",
-                )
+            elif find_rows(part, shorter, slots, np.uint32(offsets[-2]), rows[here]):
+                raise not_closed(folder, n, name)
         offsets.append(here.stop)
         shorter = tokens
     end = offsets[-1]
-    if num_tokens + end > NONE:
+    others = (column[:end] for column in (docs, last_tokens, prefixes, suffixes))
+    return Counted(folder, num_tokens, tuple(offsets), counts[:end], *others)
+
+
+def check_ids(num_ngrams: int, num_tokens: int) -> None:
+    """Refuse more n-grams than there are ids, which have 32 bits; the largest stands for no f-gram.
+
+    Raises:
+        BadSetting: there are more.
+    """
+    if num_tokens + num_ngrams > NONE:
         raise BadSetting(
-            f"{end:,} n-grams and {num_tokens:,} tokens: expected at most {NONE:,}, as ids have 32 bits",
+            f"{num_ngrams:,} n-grams and {num_tokens:,} tokens: expected at most {NONE:,}, as ids have 32 bits",
             "give a larger --min-count, or a smaller --max-n",
         )
-    columns = (counts, docs, last_tokens, prefixes, suffixes)
-    return Counted(folder, num_tokens, tuple(offsets), *(column[:end] for column in columns))
+
+
+def not_closed(folder: Path, n: int, name: str) -> DamagedArtifact:
+    """The error to raise when an n-gram's prefix or suffix (`name`) was not counted."""
+    return DamagedArtifact(
+        f"{folder / f'n={n}.parquet'}: an n-gram whose {name} is not in n={n - 1}.parquet",
+        "run: scone count-ngrams CORPUS --force",
+    )
 
 
 def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> pl.DataFrame:
@@ -225,7 +288,7 @@ def _read_level(folder: Path, n: int, min_count: int, min_docs: int) -> pl.DataF
     return ngrams.filter(pl.col("count") >= min_count, pl.col("docs") >= min_docs).collect()
 
 
-def _index(tokens: U32) -> U64:
+def hash_table(tokens: U32) -> U64:
     """A hash table from token lists [L, n] to their rows: 16 bytes per list."""
     slots = np.full(2 * len(tokens) + 8, _EMPTY, np.uint64)
     _index_rows(tokens, slots)
@@ -267,7 +330,7 @@ def _is_same(wanted, i, tokens, row):
 
 
 @kernel()
-def _find_rows(wanted, tokens, slots, first_row, found):
+def find_rows(wanted, tokens, slots, first_row, found):
     """Set found[i] to first_row + the row of `tokens` that equals wanted[i]; returns how many of `wanted` are missing."""
     capacity = np.uint64(slots.size)
     hashes, places = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, np.uint64)

@@ -159,3 +159,38 @@ def test_what_can_be_had_is_told(refused):
     assert re.search(r"\b17,\d{3}\b", budget)
     coverage, _ = error_of(refused("--coverage", "1"), "--coverage", "n-grams")
     assert re.search(r"\b0\.\d{4}\b", coverage)
+
+
+@pytest.mark.parametrize(
+    "options", [["--size", "300"], ["--coverage", "0.5", "--by", "prediction"], ["--size", "auto"]]
+)
+def test_block_by_block_the_artifact_is_the_same(select, scone, work, monkeypatch, options):
+    found = select(*options)
+    files = {path.name: path.read_bytes() for path in (work / "vocab").glob("*.parquet")}
+    monkeypatch.setattr("scone_cli.vocab.plan._RANKED", 1 << 40)
+    monkeypatch.setattr("scone_cli.vocab.plan._LARGEST_BLOCK", 500)
+    again = select(*options, "--memory", "700MiB", "--force")
+    assert again["ladder"] == found["ladder"]
+    assert {path.name: path.read_bytes() for path in (work / "vocab").glob("*.parquet")} == files
+    assert len(files) == 2
+    code, _, err = scone("--workspace", work, "select-vocab", *options, "--memory", "700MiB", "--force")
+    assert code == 0
+    assert "500 in memory at a time" in err
+    assert select(*options, "--memory", "800MiB")["up_to_date"]
+
+
+def test_too_little_memory_is_refused_before_the_work(scone, work, monkeypatch):
+    monkeypatch.setattr("scone_cli.vocab.plan._RANKED", 1 << 40)
+    for way in ([], ["--plan"]):
+        code, out, err = scone("--quiet", "--workspace", work, "select-vocab", "--memory", "100MiB", *way)
+        assert (code, out) == (2, "")
+        error_of(err, "--memory", "104,857,600", hint=("--memory",))
+
+
+def test_a_refusal_after_the_ranking_leaves_nothing_behind(scone, work, monkeypatch):
+    before = sorted(work.iterdir())
+    monkeypatch.setattr("scone_cli.vocab.plan._RANKED", 1 << 40)
+    code, _, err = scone("--quiet", "--workspace", work, "select-vocab", "--memory", "700MiB", "--coverage", "1")
+    assert code == 2
+    error_of(err, "--coverage 1.0", hint=("--coverage",))
+    assert sorted(work.iterdir()) == before
