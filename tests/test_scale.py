@@ -120,7 +120,7 @@ def test_a_bucket_of_more_ngrams_than_rows_is_refused(tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
     plan = make_plan(500, 30, 3, 1, GIB, 1, tokenising=False)
     plan = plan.__class__(**{**plan.__dict__, "bits": 1, "group_records": 10, "piece_records": 50})
-    job = CountingJob.begin(tmp_path / "scratch", 30, (), 3, 1, 1, plan)
+    job = CountingJob.begin(tmp_path / "scratch", 30, (), 3, 1, 1, plan, lasting=False)
     monkeypatch.setattr(aggregate, "_MOST_ROWS", 100)
     parts = [(tokens / "part-00000.parquet", None)]
     with Pool(1) as pool, refusal(BadData, "n-grams begin", 100, hint=("--exclude-tokens",)):
