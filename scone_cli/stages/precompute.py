@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, open_artifact, read_manifest
 from scone_cli.artifacts.publish import (
     SCRATCH,
+    boot_id,
     place_of,
     publish,
     published,
@@ -21,9 +22,9 @@ from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_repl
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import storage_failures
-from scone_cli.runtime.torchrun import launched
+from scone_cli.runtime.torchrun import Launch, launched
 from scone_cli.settings import DEVICES, ROW_DTYPES, Quantity, parse_bytes, result_settings, setting
-from scone_cli.stages import Report, joined
+from scone_cli.stages import Report, check_same_work, check_shared, joined
 
 if TYPE_CHECKING:
     from scone_cli.table.precompute import MemoryPlan, Sizes
@@ -43,7 +44,7 @@ class Precompute:
     )
     memory: Quantity | None = setting(
         None,
-        "Memory limit of all processes together, such as 2GiB.  [default: half of the free memory]",
+        "Memory limit of all processes on a machine together, such as 2GiB.  [default: half of the free memory]",
         affects_result=False,
     )
     device: str = setting(
@@ -100,7 +101,10 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         storage_failures(out.parent),
     ):  # within: so that the other ranks hear of it
         # 1. The inputs. Nothing to do if the table is there.
+        check_shared(team, out)
         made = _open(config, inputs, hashes=launch.rank == 0)
+        check_same_work(team, made.mark)
+        boot_ids = team.gather("boot id", boot_id())
         done = None if force or launch.rank else up_to_date(out, "table", made.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "table"), up_to_date=True)
@@ -115,13 +119,13 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         from scone_cli.vocab.vocabulary import Vocabulary
 
         # 2. The plan, within memory and disk; rank 0 makes the files of all rows, empty.
-        sizes, memory = _planned(made, launch.size)
+        sizes, memory = _planned(made, launch)
         num_tokens, max_n = made.vocab.settings["num_tokens"], made.vocab.settings["max_n"]
 
         def begin() -> str:
             tell_replacing(progress, out, _replaced(made, out, force))
             _check_disk(out, sizes.num_fgrams, sizes.dim, config.dtype, num_tokens)
-            folder = staging_folder(out, made.mark, lasting=False)
+            folder = staging_folder(out, made.mark, lasting=False, boot_ids=boot_ids)
             progress("plan", 0, 0, detail=memory.described(sizes.num_fgrams, sizes.row_bytes))
             RowFiles(folder, sizes.num_fgrams, sizes.row_bytes).create()
             return str(folder)
@@ -213,7 +217,7 @@ def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force:
     from scone_cli.table.sizes import index_bytes, table_bytes
 
     made = _open(config, inputs, hashes=True)
-    sizes, memory = _planned(made, launched().size)
+    sizes, memory = _planned(made, launched())
     shape, num_tokens = made.model.settings, made.vocab.settings["num_tokens"]
     of_row = fgram_forward_flops(
         sizes.dim, swiglu_width(sizes.dim), shape["fgram_layers"], made.vocab.settings["max_n"]
@@ -239,7 +243,7 @@ def _replaced(made: _Made, out: Path, force: bool) -> str:
     return what_is_replaced(made.inputs, out, "table", made.config, settings, made.made_from, force)
 
 
-def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
+def _planned(made: _Made, launch: Launch) -> tuple[Sizes, MemoryPlan]:
     """The sizes that memory depends on, and the plan that keeps within the limit.
 
     Raises:
@@ -253,11 +257,11 @@ def _planned(made: _Made, num_processes: int) -> tuple[Sizes, MemoryPlan]:
     dim, weights = made.model.settings["dim"], made.weight_bytes
     width, num_fgrams = row_bytes(made.config.dtype, dim), made.vocab.summary["fgrams"]
     sizes = Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
-    return sizes, plan_memory(_memory(made.config), num_processes, torch.get_num_threads(), sizes)
+    return sizes, plan_memory(_memory(made.config), launch.local_size, torch.get_num_threads(), sizes)
 
 
 def _memory(config: Precompute) -> int:
-    """The memory limit of all processes together, in bytes."""
+    """The memory limit of all processes on this machine together, in bytes."""
     if config.memory is not None:
         return parse_bytes(config.memory, "--memory")
     from scone_cli.runtime.resources import available_memory  # see above
