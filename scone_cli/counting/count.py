@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +33,19 @@ from scone_cli.counting.merge import appearing, merge_runs, num_rows, write_coun
 from scone_cli.counting.plan import CountingPlan, record_layout
 from scone_cli.errors import DamagedArtifact
 from scone_cli.progress import Clock, Progress, Seconds
+from scone_cli.runtime.resources import check_disk
 from scone_cli.runtime.worker_pool import Pool, Task, give_back_memory
 
 if TYPE_CHECKING:
     from scone_cli.corpus.token_stream import TokenStream
     from scone_cli.counting.partition import U32, Records
+    from scone_cli.counting.sort import Ngrams
 
 KERNELS = (
     "scone_cli.counting.partition",
     "scone_cli.counting.merge",
     "scone_cli.counting.aggregate",
+    "scone_cli.counting.again",
 )  # the modules that a worker loads
 
 I64 = npt.NDArray[np.int64]
@@ -115,6 +119,8 @@ def count_ngrams(
     _give_back_room()
     for name in names:
         spent += _dealing_seconds(job, name)
+    for left in job.scratch.glob("again-*"):  # of a run that was killed
+        shutil.rmtree(left)
     groups = job.plan.groups(_bucket_sizes(job, names))
     frequent = np.zeros(job.max_n + 1, np.int64)
     progress("counting buckets", 0, len(groups), "groups")
@@ -219,11 +225,12 @@ def count_group(
     job: CountingJob, names: Sequence[str], group: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], Seconds]:
     """Count the buckets first..last - 1 of all shards into a run; returns its number of n-grams by length, and the seconds."""
-    from scone_cli.counting.aggregate import count_buckets, count_large_bucket
+    from scone_cli.counting.aggregate import count_buckets
     from scone_cli.counting.sort import in_order  # heavy: see above
 
     seconds = Seconds()
-    marks = [_run(job, group, n) for n in range(2, job.max_n + 1)]
+    lengths = range(2, job.max_n + 1)
+    marks = [_run(job, group, n) for n in lengths]
     if not all(mark.exists() for mark in marks):
         clock = Clock(seconds)
         segments = [
@@ -231,11 +238,12 @@ def count_group(
             for name in names
             for block, offsets in enumerate(_offsets(job, name, *group))
         ]
+        for left in job.scratch.glob(f"run-{group[0]}-{group[1]}.*-n=*"):
+            left.unlink()  # of a run with another plan that was killed
         limits = (job.max_n, job.min_count, job.min_docs)
         num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
         if num_records > job.plan.group_records:
-            levels = count_large_bucket(lambda: _pieces(job, segments), *limits)
-            clock("counting")
+            levels = _count_in_parts(job, segments, group, clock)
         else:
             records, bounds = _read_group(job, segments, num_records)
             clock("reading records")
@@ -245,8 +253,44 @@ def count_group(
             write_run(mark, in_order(ngrams))
         clock("writing runs")
     found = np.zeros(job.max_n + 1, np.int64)
-    found[2:] = [num_rows(mark, n) for n, mark in enumerate(marks, 2)]
+    found[2:] = [sum(num_rows(run, n) for run in _runs(job, group, n)) for n in lengths]
     return found, seconds
+
+
+def _count_in_parts(
+    job: CountingJob, segments: Sequence[tuple[Path, I64]], group: tuple[int, int], clock: Clock
+) -> list[Ngrams]:
+    """Count a bucket that is larger than memory; all but the last n-grams go into runs of their own, as there may be many.
+
+    Raises:
+        StorageFailure: there is no room for a copy of the bucket.
+    """
+    from scone_cli.counting.again import Files, count_again  # heavy: see above
+    from scone_cli.counting.sort import in_order
+
+    dtype, width = record_layout(job.num_tokens, job.max_n)
+    folder = job.scratch / f"again-{group[0]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
+    check_disk(job.scratch, num_records * width * dtype.itemsize, "a second copy of a large bucket")
+    folder.mkdir()
+    files = Files(
+        lambda some, size: _read_group(job, some, size),
+        lambda some: _pieces(job, some),
+        folder,
+        job.plan.group_records,
+    )
+    levels: list[Ngrams] = []
+    for number, found in enumerate(count_again(files, segments, job.max_n, job.min_count, job.min_docs)):
+        clock("counting")
+        for n, ngrams in enumerate(levels, 2):
+            if len(ngrams):
+                write_run(_run(job, group, n, number), in_order(ngrams))
+        clock("writing runs")
+        levels = found
+    clock("counting")
+    folder.rmdir()
+    return levels
 
 
 def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_records: int) -> tuple[Records, I64]:
@@ -291,7 +335,9 @@ def finish(
         counts = _write_unigrams(job, names, target)
         clock("writing counts")
         return int(counts.sum()), seconds
-    return merge_runs([_run(job, group, n) for group in groups], n, target, job.plan.merge_rows, clock), seconds
+    return merge_runs(
+        [run for group in groups for run in _runs(job, group, n)], n, target, job.plan.merge_rows, clock
+    ), seconds
 
 
 def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt.NDArray[np.uint64]:
@@ -321,9 +367,14 @@ def _records(job: CountingJob, name: str, block: int) -> Path:
     return job.scratch / f"{name}.{block}.records"
 
 
-def _run(job: CountingJob, group: tuple[int, int], n: int) -> Path:
+def _run(job: CountingJob, group: tuple[int, int], n: int, part: int | None = None) -> Path:
     first, last = group
-    return job.scratch / f"run-{first}-{last}.n={n}"
+    return job.scratch / (f"run-{first}-{last}.n={n}" if part is None else f"run-{first}-{last}.{part:06}-n={n}")
+
+
+def _runs(job: CountingJob, group: tuple[int, int], n: int) -> list[Path]:
+    """The runs of a group: one, and more if it was counted in parts."""
+    return [_run(job, group, n), *sorted(job.scratch.glob(f"run-{group[0]}-{group[1]}.*-n={n}"))]
 
 
 def _offsets(job: CountingJob, name: str, first: int, last: int) -> I64:

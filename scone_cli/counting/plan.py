@@ -35,6 +35,7 @@ _LEAST_BITS, _MOST_BITS = 4, 12
 _GROUPS_PER_WORKER = 6  # so that all workers end at about the same time
 _LARGEST_GROUP = 6_000_000  # records counted at a time
 _SMALLEST_GROUP = 250_000
+_PIECES = 4  # pieces of a bucket that is dealt again are so much smaller than a group: each is in memory twice, beside a table
 _COUNTING_BYTES = 20  # per record, beside the record itself: keys, rows, documents, entries
 _FOUND_TIMES = 2.5  # memory of a frequent n-gram, in multiples of its row: arrays are copied as they grow, and sorted
 _LARGEST_MERGE = 20_000_000  # rows sorted at a time
@@ -50,7 +51,7 @@ class CountingPlan:
         num_workers: number of processes.
         bits: n-grams are dealt into 2**bits buckets.
         block_tokens: positions dealt at a time.
-        group_records: records that a process counts at a time; a larger bucket is read in pieces.
+        group_records: records that a process counts at a time; a larger bucket is dealt again, in pieces.
         piece_records: records in such a piece.
         merge_rows: n-grams of one length that are sorted at a time.
         token_bytes: bytes of disk per token: its record, and the frequent n-grams that begin with it.
@@ -125,7 +126,7 @@ def make_plan(
     merging = _MERGE_TIMES * (4 * max_n + 12)  # bytes per row of the largest length
     part = _PART_TOKENS * _BYTES_PER_PART_TOKEN + _BYTES_PER_ID * vocab_size + (_TOKENISING if tokenising else 0)
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
-    most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # a group smaller than a bucket would be read in pieces
+    most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # a larger bucket would be dealt again
     alone = _WORKER + (_PREPARING if tokenising else 0)
     for workers in range(min(num_workers, 1 + num_tokens // _TOKENS_PER_WORKER), 0, -1):
         # With one worker, the process itself does the work.
@@ -141,7 +142,9 @@ def make_plan(
             min(group, num_tokens) * counting,
             min(merge, num_tokens // min_count) * merging,
         )
-        return CountingPlan(workers, bits, block, group, group, merge, record + math.ceil(found), base + workers * used)
+        return CountingPlan(
+            workers, bits, block, group, group // _PIECES, merge, record + math.ceil(found), base + workers * used
+        )
     smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * merging)
     least = alone + max(smallest)
     raise BadSetting(
