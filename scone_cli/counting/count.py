@@ -238,8 +238,7 @@ def count_group(
             for name in names
             for block, offsets in enumerate(_offsets(job, name, *group))
         ]
-        for left in job.scratch.glob(f"run-{group[0]}-{group[1]}.*-n=*"):
-            left.unlink()  # of a run with another plan that was killed
+        shutil.rmtree(_parts(job, group), ignore_errors=True)  # of a run with another plan that was killed
         limits = (job.max_n, job.min_count, job.min_docs)
         num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
         if num_records > job.plan.group_records:
@@ -274,6 +273,7 @@ def _count_in_parts(
     num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
     check_disk(job.scratch, num_records * width * dtype.itemsize, "a second copy of a large bucket")
     folder.mkdir()
+    _parts(job, group).mkdir()
     files = Files(
         lambda some, size: _read_group(job, some, size),
         lambda some: _pieces(job, some),
@@ -285,7 +285,7 @@ def _count_in_parts(
         clock("counting")
         for n, ngrams in enumerate(levels, 2):
             if len(ngrams):
-                write_run(_run(job, group, n, number), in_order(ngrams))
+                write_run(_parts(job, group) / f"{number:06}.n={n}", in_order(ngrams))
         clock("writing runs")
         levels = found
     clock("counting")
@@ -367,14 +367,19 @@ def _records(job: CountingJob, name: str, block: int) -> Path:
     return job.scratch / f"{name}.{block}.records"
 
 
-def _run(job: CountingJob, group: tuple[int, int], n: int, part: int | None = None) -> Path:
+def _run(job: CountingJob, group: tuple[int, int], n: int) -> Path:
     first, last = group
-    return job.scratch / (f"run-{first}-{last}.n={n}" if part is None else f"run-{first}-{last}.{part:06}-n={n}")
+    return job.scratch / f"run-{first}-{last}.n={n}"
+
+
+def _parts(job: CountingJob, group: tuple[int, int]) -> Path:
+    """The folder of the other runs of a group that was counted in parts."""
+    return job.scratch / f"run-{group[0]}-{group[1]}.parts"
 
 
 def _runs(job: CountingJob, group: tuple[int, int], n: int) -> list[Path]:
     """The runs of a group: one, and more if it was counted in parts."""
-    return [_run(job, group, n), *sorted(job.scratch.glob(f"run-{group[0]}-{group[1]}.*-n={n}"))]
+    return [_run(job, group, n), *sorted(_parts(job, group).glob(f"*.n={n}"))]
 
 
 def _offsets(job: CountingJob, name: str, first: int, last: int) -> I64:
