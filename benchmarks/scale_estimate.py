@@ -38,7 +38,9 @@ MERGING = 240e-9  # per n-gram: reading runs 0.1 s, ordering 0.4, writing 0.8
 COUNTS_BYTES = 5.6  # of counts/ per n-gram: 30.4 MB
 RUN_BYTES = 26  # per n-gram: 4n + 12, n = 3.5
 RECORD_BYTES = 12  # five tokens and the flag, up to 65k token ids (counting/plan.py); 20 beyond
-DEALING_AGAIN = 55e-9  # per token in buckets larger than memory: bench_buckets.py, 6.66 s for 65.7M records, less COUNTING
+DEALING_AGAIN = (
+    55e-9  # per token in buckets larger than memory: bench_buckets.py, 6.66 s for 65.7M records, less COUNTING
+)
 SELECTING = 0.7e-6  # per n-gram: `scone select-vocab --size 1000000`, 4.9 s (median of 3) with 1 s of start-up
 VOCAB_BYTES = 11.2  # of vocab/ per f-gram: 11.2 MB for 1M
 
