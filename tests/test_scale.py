@@ -17,7 +17,7 @@ from scone_cli.artifacts.schemas import counts_schema
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.shards import Shards, tasks_of
 from scone_cli.corpus.token_files import TokenFile
-from scone_cli.counting import aggregate, merge
+from scone_cli.counting import again, merge
 from scone_cli.counting.count import CountingJob, count_ngrams
 from scone_cli.counting.plan import check_corpus, make_plan
 from scone_cli.errors import BadData, BadSetting
@@ -121,9 +121,10 @@ def test_a_bucket_of_more_ngrams_than_rows_is_refused(tmp_path, monkeypatch):
     plan = make_plan(500, 30, 3, 1, GIB, 1, tokenising=False)
     plan = plan.__class__(**{**plan.__dict__, "bits": 1, "group_records": 10, "piece_records": 50})
     job = CountingJob.begin(tmp_path / "scratch", 30, (), 3, 1, 1, plan, lasting=False)
-    monkeypatch.setattr(aggregate, "_MOST_ROWS", 100)
+    monkeypatch.setattr(again, "_MOST_ROWS", 100)
+    monkeypatch.setattr(again, "_FIRST_ENTRIES", 16)
     parts = [(tokens / "part-00000.parquet", None)]
-    with Pool(1) as pool, refusal(BadData, "n-grams begin", 100, hint=("--exclude-tokens",)):
+    with Pool(1) as pool, refusal(BadData, "n-grams", 100, hint=("--exclude-tokens",)):
         count_ngrams(job, parts, tmp_path, pool, silent)
     assert not list(tmp_path.glob("n=*"))
 

@@ -15,7 +15,7 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,12 @@ def place_of(target: Path) -> Path:
     return place
 
 
-def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True) -> Path:
+def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True, boot_ids: Sequence[str] = ()) -> Path:
     """Create the hidden folder in which an artifact with this fingerprint is built, or find it as a crash left it.
 
     With `lasting` false the caller does not call fsync before it treats a file as finished. That is safe if the process is
-    killed; after a restart of the machine the files are not used.
+    killed; after a restart of a machine that wrote some of them the files are not used. `boot_ids` are those of all machines
+    that write, if there are several.
 
     Removes what a crash left and nothing will continue: staging folders of other fingerprints, replaced artifacts.
 
@@ -118,7 +119,7 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
             shutil.rmtree(leftover, ignore_errors=True)
     _check_replaceable(target)
     if not lasting:
-        _forget_after_restart(staging)
+        _forget_after_restart(staging, set(boot_ids) or {boot_id()})
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
     for unfinished in staging.rglob(".*.tmp"):  # left by a crash while a file was written
         unfinished.unlink()
@@ -139,14 +140,18 @@ def discarded_if_bad(*stagings: Path) -> Iterator[None]:
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux only: on other systems unfinished work is never continued
 
 
-def _forget_after_restart(staging: Path) -> None:
-    """Remove files from before the last start of the machine."""
-    boot = _BOOT_ID.read_bytes() if _BOOT_ID.exists() else os.urandom(16)
+def boot_id() -> str:
+    """A name for the time from the last start of this machine to the next."""
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else os.urandom(16).hex()
+
+
+def _forget_after_restart(staging: Path, boots: set[str]) -> None:
+    """Remove files of machines that have restarted since, or that are no longer among those that write."""
     note = staging / SCRATCH / "boot-id"
-    if staging.is_dir() and not (note.is_file() and note.read_bytes() == boot):
+    if staging.is_dir() and not (note.is_file() and set(note.read_text().split()) <= boots):
         shutil.rmtree(staging)
     note.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, boot)
+    write_atomically(note, " ".join(sorted(boots)).encode())
 
 
 def unfinished_bytes(target: Path) -> int:

@@ -23,7 +23,7 @@ from scone_cli.errors import BadData, SconeError, StorageFailure
 from scone_cli.formatting import did_you_mean, harmless
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.threads import settle_threads
-from scone_cli.runtime.torchrun import speaks
+from scone_cli.runtime.torchrun import speaks, speaks_here
 
 
 class LazyGroup(click.Group):
@@ -161,7 +161,7 @@ def _run(args: Sequence[str] | None) -> int:
         output.say_error("the input is nested too deeply to be read")
         return BadData.exit_code
     except Stopped as stop:
-        if speaks():
+        if speaks_here():
             kept = "; finished work is kept, and the same command continues from there" if stop.continues else ""
             output.say_error(f"stopped by {stop}{kept}")
         return stop.exit_code

@@ -3,7 +3,8 @@
 An n-gram's key is its prefix's row and its last token: 64 bits, exact for every n. For each n there are three passes. First,
 every key raises its counter in a small filter. Second, keys whose counter stays below the minimum are dropped, because they
 cannot be frequent. Third, the few distinct keys that are left are counted exactly in a hash table that stays in the cache.
-Only records whose prefix is frequent go on to n + 1. Buckets and records are those of `partition`.
+Only records whose prefix is frequent go on to n + 1. Buckets and records are those of `partition`; a bucket that is larger than
+memory is dealt into parts first (`again`).
 """
 
 # numba infers the types of kernels.
@@ -12,18 +13,15 @@ Only records whose prefix is frequent go on to n + 1. Buckets and records are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from scone_cli.counting.partition import I64, U64, Records, flag_place
+from scone_cli.counting.partition import I64, Records, flag_place
 from scone_cli.counting.sort import Ngrams, radix_order
-from scone_cli.errors import BadData
 from scone_cli.runtime.kernel_cache import kernel
 
 _NONE = np.uint32(0xFFFFFFFF)
-_MOST_ROWS = 0xFFFFFFFF  # of n-grams in one bucket; groups of buckets in memory are planned to have fewer
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)  # marks an empty slot: no row is so large, so no key has this value
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _29 = np.uint64(29)
@@ -276,96 +274,6 @@ def _nothing_found(room, max_n):
     )
 
 
-# ---- counting a bucket that is too large for memory --------------------------------------------------------------
-#
-# One pair of tokens may begin 1% of all records, or nearly all of them. The bucket of such a pair is read in pieces, twice
-# for each n. The row of every record's prefix is not kept: it is looked up again each time.
-
-
-@kernel()
-def _trace(records, max_n, n, slots, rows, sizes, keys, live, doc):
-    """Find the candidates of length n in a piece of a bucket; `slots` and `rows` hold the tables of all shorter lengths."""
-    column, mask = flag_place(records, max_n)
-    top = 8 * records.itemsize - 1
-    pad = records.dtype.type(~records.dtype.type(0))
-    kept = 0
-    for i in range(records.shape[0]):
-        doc += np.uint32(records[i, column] >> top)
-        prefix = np.uint32(records[i, 0] & mask)
-        first = 0
-        for length in range(2, n):
-            key = np.uint64(prefix) << _32 | np.uint64(records[i, length - 1])
-            wrap = np.uint64(sizes[length - 2] - 1)
-            at = _hash(key) >> np.uint64(_64 - np.int64(np.log2(sizes[length - 2]) + 0.5))
-            while slots[first + at] != key and slots[first + at] != _EMPTY:
-                at = (at + _ONE) & wrap
-            prefix = rows[first + at] if slots[first + at] == key else _NONE
-            if prefix == _NONE:
-                break
-            first += sizes[length - 2]
-        token = records[i, n - 1]
-        if prefix != _NONE and token != pad:
-            keys[kept] = np.uint64(prefix) << _32 | np.uint64(token)
-            live[kept] = np.uint64(i) << _32 | np.uint64(doc)
-            kept += 1
-    return kept, doc
-
-
-@kernel()
-def _raise_counters(keys, counters, shift):
-    for key in keys:
-        _raise_counter(counters, key, shift, np.uint8(1))
-
-
-def _check_rows(number: int) -> None:
-    """Refuse a bucket with more n-grams than rows of 32 bits; before they are used, as a kernel would begin again at 0.
-
-    Raises:
-        BadData: there are more.
-    """
-    if number >= _MOST_ROWS:
-        raise BadData(
-            f"{number:,} n-grams begin with the same two tokens, or the same few pairs; expected less than {_MOST_ROWS:,}",
-            "leave these tokens out with --exclude-tokens, or count a part of the corpus",
-        )
-
-
-def _count_large_bucket(
-    read: Callable[[], Iterable[Records]], max_n: int, min_count: int, min_docs: int, found: Any, end: int
-) -> tuple[Any, int]:
-    counters, shift = np.empty(1 << _MOST_FILTER_BITS, np.uint8), np.uint64(_64 - _MOST_FILTER_BITS)
-    slots, rows, sizes = np.empty(0, np.uint64), np.empty(0, np.uint32), np.empty(0, np.int64)
-
-    def candidates(n: int) -> Iterable[tuple[U64, U64]]:
-        doc = np.uint32(0)
-        for records in read():
-            keys, live = np.empty(len(records), np.uint64), np.empty(len(records), np.uint64)
-            size, doc = _trace(records, max_n, n, slots, rows, sizes, keys, live, doc)
-            yield keys[:size], live[:size]
-
-    for n in range(2, max_n + 1):
-        counters[:] = 0
-        for keys, _ in candidates(n):
-            _raise_counters(keys, counters, shift)
-        table = _empty_table()
-        for keys, live in candidates(n):
-            unused = np.empty(keys.size, np.uint32)
-            kept = _sift(keys, live, keys.size, counters, shift, min(min_count, 255))
-            table = _tally(keys, live, kept, unused, table)
-            _check_rows(table[-1])
-        found, end, numbers = _keep(table, n, min_count, min_docs, found, end)
-        _check_rows(end)
-        is_kept = numbers != _NONE
-        kept_keys, kept_rows = table[2][: table[6]][is_kept], numbers[is_kept]
-        size = 1 << (2 * kept_keys.size + 1).bit_length()
-        new_slots, entries = _rehash(kept_keys, kept_keys.size, size)
-        new_rows = np.where(new_slots == _EMPTY, _NONE, 0).astype(np.uint32)
-        new_rows[new_slots != _EMPTY] = kept_rows[entries[new_slots != _EMPTY]]
-        slots, rows = np.concatenate([slots, new_slots]), np.concatenate([rows, new_rows])
-        sizes = np.append(sizes, size)
-    return found, end
-
-
 # ---- what others call ---------------------------------------------------------------------------------------------
 
 
@@ -376,17 +284,6 @@ def count_buckets(records: Records, bounds: I64, max_n: int, min_count: int, min
     returned bucket by bucket, and sorted by tokens within each bucket, as `in_order` requires.
     """
     return _by_length(_count_buckets(records, bounds, max_n, min_count, min_docs), max_n)
-
-
-def count_large_bucket(
-    read: Callable[[], Iterable[Records]], max_n: int, min_count: int, min_docs: int
-) -> list[Ngrams]:
-    """Count one bucket that does not fit in memory, piece by piece.
-
-    Each call of `read` returns the pieces from the start, in the order of the shards.
-    """
-    found, end = _count_large_bucket(read, max_n, min_count, min_docs, _nothing_found(1024, max_n), 0)
-    return _by_length(tuple(column[:end] for column in found), max_n)
 
 
 def _by_length(found: Any, max_n: int) -> list[Ngrams]:

@@ -12,10 +12,13 @@ one bucket.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,7 @@ from scone_cli.counting.plan import CountingPlan, record_layout
 from scone_cli.errors import DamagedArtifact
 from scone_cli.progress import Clock, Progress, Seconds
 from scone_cli.runtime.engine import Pool, Task
+from scone_cli.runtime.resources import check_disk
 from scone_cli.runtime.worker_pool import give_back_memory
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ KERNELS = (
     "scone_cli.counting.partition",
     "scone_cli.counting.merge",
     "scone_cli.counting.aggregate",
+    "scone_cli.counting.again",
 )  # the modules that a worker loads
 
 I64 = npt.NDArray[np.int64]
@@ -119,6 +124,8 @@ def count_ngrams(
     _give_back_room()
     for name in names:
         spent += _dealing_seconds(job, name)
+    for left in job.scratch.glob("again-*"):  # of a run that was killed
+        shutil.rmtree(left)
     groups = job.plan.groups(_bucket_sizes(job, names))
     frequent = np.zeros(job.max_n + 1, np.int64)
     progress("counting buckets", 0, len(groups), "groups")
@@ -223,11 +230,13 @@ def count_group(
     job: CountingJob, names: Sequence[str], group: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], Seconds]:
     """Count the buckets first..last - 1 of all shards into a run; returns its number of n-grams by length, and the seconds."""
-    from scone_cli.counting.aggregate import count_buckets, count_large_bucket
+    from scone_cli.counting.again import nothing
+    from scone_cli.counting.aggregate import count_buckets
     from scone_cli.counting.sort import in_order  # heavy: see above
 
     seconds = Seconds()
-    marks = [_run(job, group, n) for n in range(2, job.max_n + 1)]
+    lengths = range(2, job.max_n + 1)
+    marks = [_run(job, group, n) for n in lengths]
     if not all(mark.exists() for mark in marks):
         clock = Clock(seconds)
         segments = [
@@ -237,9 +246,11 @@ def count_group(
         ]
         limits = (job.max_n, job.min_count, job.min_docs)
         num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
-        if num_records > job.plan.group_records:
-            levels = count_large_bucket(lambda: _pieces(job, segments), *limits)
-            clock("counting")
+        if _parts(job, group).is_dir():  # and this process, or an earlier one, ended just then
+            levels = nothing(job.max_n)
+        elif num_records > job.plan.group_records:
+            _count_in_parts(job, segments, group, clock)
+            levels = nothing(job.max_n)
         else:
             records, bounds = _read_group(job, segments, num_records)
             clock("reading records")
@@ -249,8 +260,43 @@ def count_group(
             write_run(mark, in_order(ngrams), job.lasting)
         clock("writing runs")
     found = np.zeros(job.max_n + 1, np.int64)
-    found[2:] = [num_rows(mark, n) for n, mark in enumerate(marks, 2)]
+    found[2:] = [sum(num_rows(run, n) for run in _runs(job, group, n)) for n in lengths]
     return found, seconds
+
+
+def _count_in_parts(
+    job: CountingJob, segments: Sequence[tuple[Path, I64]], group: tuple[int, int], clock: Clock
+) -> None:
+    """Count a bucket that is larger than memory into several runs, in a folder that appears whole.
+
+    Raises:
+        StorageFailure: there is no room for a copy of the bucket.
+    """
+    from scone_cli.counting.again import Files, count_again  # heavy: see above
+    from scone_cli.counting.sort import in_order
+
+    dtype, width = record_layout(job.num_tokens, job.max_n)
+    folder = job.scratch / f"again-{uuid.uuid4().hex}"  # of this process alone: another may count the same bucket
+    num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
+    check_disk(job.scratch, num_records * width * dtype.itemsize, "a second copy of a large bucket")
+    runs = folder / "runs"
+    runs.mkdir(parents=True)
+    files = Files(
+        lambda some, size: _read_group(job, some, size),
+        lambda some: _pieces(job, some),
+        folder,
+        job.plan.group_records,
+    )
+    for number, found in enumerate(count_again(files, segments, job.max_n, job.min_count, job.min_docs)):
+        clock("counting")
+        for n, ngrams in enumerate(found, 2):
+            if len(ngrams):
+                write_run(runs / f"{number:06}.n={n}", in_order(ngrams), job.lasting)
+        clock("writing runs")
+    with contextlib.suppress(OSError):  # they are there, by another process
+        runs.rename(_parts(job, group))
+    shutil.rmtree(folder)
+    assert _parts(job, group).is_dir()
 
 
 def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_records: int) -> tuple[Records, I64]:
@@ -295,7 +341,7 @@ def finish(
         counts = _write_unigrams(job, names, target)
         clock("writing counts")
         return int(counts.sum()), seconds
-    runs = [_run(job, group, n) for group in groups]
+    runs = [run for group in groups for run in _runs(job, group, n)]
     return merge_runs(runs, n, target, job.plan.merge_rows, clock, job.lasting), seconds
 
 
@@ -329,6 +375,16 @@ def _records(job: CountingJob, name: str, block: int) -> Path:
 def _run(job: CountingJob, group: tuple[int, int], n: int) -> Path:
     first, last = group
     return job.scratch / f"run-{first}-{last}.n={n}"
+
+
+def _parts(job: CountingJob, group: tuple[int, int]) -> Path:
+    """The folder of the runs of a group that was counted in parts."""
+    return job.scratch / f"run-{group[0]}-{group[1]}.parts"
+
+
+def _runs(job: CountingJob, group: tuple[int, int], n: int) -> list[Path]:
+    """The runs of a group: one, which is empty and has more beside it if the group was counted in parts."""
+    return [_run(job, group, n), *sorted(_parts(job, group).glob(f"*.n={n}"))]
 
 
 def _offsets(job: CountingJob, name: str, first: int, last: int) -> I64:

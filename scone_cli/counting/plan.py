@@ -40,6 +40,7 @@ _MOST_ROWS = (1 << 32) - 1  # records and n-grams of a group: their rows have 32
 _MOST_DOCUMENTS = (1 << 32) - 1  # the column `docs` has 32 bits
 _MOST_TOKENS = 1 << 53  # sums of occurrences are floats in `select-vocab`
 _SMALLEST_GROUP = 250_000
+_PIECES = 4  # pieces of a bucket that is dealt again are so much smaller than a group: each is in memory twice, beside a table
 _COUNTING_BYTES = 20  # per record, beside the record itself: keys, rows, documents, entries
 _FOUND_TIMES = 2.5  # memory of a frequent n-gram, in multiples of its row: arrays are copied as they grow, and sorted
 _LARGEST_MERGE = 20_000_000  # rows sorted at a time
@@ -56,7 +57,7 @@ class CountingPlan:
         num_nodes: number of machines that work together.
         bits: n-grams are dealt into 2**bits buckets.
         block_tokens: positions dealt at a time.
-        group_records: records that a process counts at a time; a larger bucket is read in pieces.
+        group_records: records that a process counts at a time; a larger bucket is dealt again, in pieces.
         piece_records: records in such a piece.
         merge_rows: n-grams of one length that are sorted at a time.
         token_bytes: bytes of disk per token: its record, and the frequent n-grams that begin with it.
@@ -161,7 +162,7 @@ def make_plan(
     merging = _MERGE_TIMES * (4 * max_n + 12)  # bytes per row of the largest length
     part = _PART_TOKENS * _BYTES_PER_PART_TOKEN + _BYTES_PER_ID * vocab_size + (_TOKENISING if tokenising else 0)
     bits = min(max(math.ceil(math.log2(max(1, num_tokens) / _BUCKET_RECORDS)), _LEAST_BITS), _MOST_BITS)
-    most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # a group smaller than a bucket would be read in pieces
+    most = max(_LARGEST_GROUP, 2 * num_tokens >> bits)  # a larger bucket would be dealt again
     most = min(most, _MOST_ROWS * min_count // (max_n - 1), _MOST_ROWS)  # also if all its n-grams are frequent
     alone = _WORKER + (_PREPARING if tokenising else 0)
     num_nodes = max(1, num_ray_nodes)
@@ -181,8 +182,8 @@ def make_plan(
             min(group, num_tokens) * counting,
             min(merge, num_tokens // min_count) * merging,
         )
-        token_bytes = record + math.ceil(found)
-        return CountingPlan(workers, num_nodes, bits, block, group, group, merge, token_bytes, base + workers * used)
+        token_bytes, peak = record + math.ceil(found), base + workers * used
+        return CountingPlan(workers, num_nodes, bits, block, group, group // _PIECES, merge, token_bytes, peak)
     smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * merging)
     least = (_PARENT + _RAY_DRIVER + _RAY_WORKER if num_ray_nodes else alone) + max(smallest)
     raise BadSetting(

@@ -75,9 +75,11 @@ def in_order(ngrams: Ngrams) -> Ngrams:
 
 
 def merged(ngrams: Ngrams, bounds: I64) -> Ngrams:
-    """Merge sorted runs, rows bounds[r] to bounds[r + 1]; no two runs may hold n-grams with the same first two tokens."""
+    """Merge sorted runs, rows bounds[r] to bounds[r + 1]; those with equal counts and first two tokens may be in any order."""
     keys = _keys(ngrams)
-    return in_order(ngrams) if keys is None else ngrams[_merge(keys, bounds)]
+    found = in_order(ngrams) if keys is None else ngrams[_merge(keys, bounds)]
+    order = np.arange(len(found), dtype=np.uint32)
+    return found[order] if _settle_ties(found.tokens, found.counts, order) else found
 
 
 def _pairs(ngrams: Ngrams) -> U64:
@@ -120,3 +122,57 @@ def _merge(keys, bounds):
         keys, next_keys = next_keys, keys
         order, next_order = next_order, order
     return order
+
+
+@kernel()
+def _is_less(tokens, one, other):
+    """Whether row `one` comes before row `other` by its tokens from the third on."""
+    for k in range(2, tokens.shape[1]):
+        if tokens[one, k] != tokens[other, k]:
+            return tokens[one, k] < tokens[other, k]
+    return False
+
+
+@kernel()
+def _settle_ties(tokens, counts, order):
+    """Put rows with the same count and first two tokens in the order of their tokens; returns whether any was not."""
+    changed, begin = False, 0
+    for row in range(1, counts.size + 1):
+        is_tie = (
+            row < counts.size
+            and tokens.shape[1] > 2
+            and counts[row] == counts[begin]
+            and tokens[row, 0] == tokens[begin, 0]
+            and tokens[row, 1] == tokens[begin, 1]
+        )
+        if is_tie:
+            continue
+        for later in range(begin + 1, row):
+            if _is_less(tokens, later, later - 1):
+                _heap_sort(tokens, order[begin:row])
+                changed = True
+                break
+        begin = row
+    return changed
+
+
+@kernel()
+def _heap_sort(tokens, order):
+    """Sort row numbers by the tokens of their rows: in place, because a hot pair may have millions of rows."""
+    for end in range(order.size // 2, 0, -1):
+        _sink(tokens, order, end - 1, order.size)
+    for end in range(order.size - 1, 0, -1):
+        order[0], order[end] = order[end], order[0]
+        _sink(tokens, order, 0, end)
+
+
+@kernel()
+def _sink(tokens, order, at, end):
+    while 2 * at + 1 < end:
+        child = 2 * at + 1
+        if child + 1 < end and _is_less(tokens, order[child], order[child + 1]):
+            child += 1
+        if not _is_less(tokens, order[at], order[child]):
+            return
+        order[at], order[child] = order[child], order[at]
+        at = child

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -22,21 +24,24 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined] # public, but for mypy
 from torch.distributed.rendezvous import rendezvous
 
-from scone_cli.errors import LostRank, SconeError
+from scone_cli.errors import BadSetting, LostRank, SconeError
 from scone_cli.runtime.signals import is_stop_noted
 from scone_cli.runtime.torchrun import Launch
+from scone_cli.runtime.watch import Watch, end_with_torchrun
 
 _PATIENCE = timedelta(hours=1)  # the others wait while rank 0 evaluates the held-out text and writes checkpoints
+_AGAIN = "give the same command again, on every machine: it continues from what is finished"
 _POLL = 0.0002  # seconds between two checks of a transfer; signals are handled only in between
+_LOOK = 0.5  # seconds between two looks for lost ranks during a transfer
 _GRACE = 20.0  # seconds; torchrun kills a process 30 seconds after asking it to stop
 
 
 class Ranks:
     """A `torchrun.Team` of several processes, through torch.distributed."""
 
-    def __init__(self, launch: Launch, store: Store) -> None:
+    def __init__(self, launch: Launch, store: Store, watch: Watch) -> None:
         self.launch = launch
-        self._store = store
+        self._store, self._watch = store, watch
         self._flat = torch.empty(0)
 
     def first(self, name: str, make: Callable[[], str]) -> str:
@@ -46,18 +51,35 @@ class Ranks:
             made = make()
             self._store.set(key, made)
             return made
-        with _losses():
-            while not self._store.check([key]):
-                time.sleep(0.02)
+        with _losses(self._watch):
+            self._until(lambda: bool(self._store.check([key])))
             return str(self._store.get(key).decode())
 
     def meet(self, name: str) -> None:
         """Wait until every rank has called this."""
         key = f"scone/{name}"
-        with _losses():
+        with _losses(self._watch):
             self._store.add(key, 1)
-            while self._store.add(key, 0) < self.launch.size:
-                time.sleep(0.02)
+            self._until(lambda: bool(self._store.add(key, 0) >= self.launch.size))
+
+    def gather(self, name: str, value: str) -> list[str]:
+        """The values of all ranks, in their order."""
+        keys = [f"scone/{name}/{rank}" for rank in range(self.launch.size)]
+        with _losses(self._watch):
+            self._store.set(keys[self.launch.rank], value)
+            self._until(lambda: bool(self._store.check(keys)))
+            return [str(self._store.get(key).decode()) for key in keys]
+
+    def _until(self, is_there: Callable[[], bool]) -> None:
+        """Poll until `is_there`, or until a rank has ended; it may have ended because all is there."""
+        while not is_there():
+            try:
+                self._watch.check()
+            except RuntimeError:
+                if is_there():
+                    return
+                raise
+            time.sleep(0.02)
 
     def combine(
         self, dense: Sequence[nn.Parameter], sparse: Sequence[nn.Parameter], numbers: Sequence[float]
@@ -74,7 +96,7 @@ class Ranks:
         if self._flat.numel() != total:
             self._flat = torch.empty(total, dtype=dtype, device=device)
         torch.cat(pieces, out=self._flat)
-        with _losses():
+        with _losses(self._watch):
             self._wait(dist.all_reduce(self._flat, async_op=True))
             for parameter in sparse:
                 self._average_rows(parameter)
@@ -109,16 +131,19 @@ class Ranks:
         self._wait(dist.all_gather(gathered, tensor, async_op=True))
         return gathered
 
-    @staticmethod
-    def _wait(work: dist.Work | None) -> None:
+    def _wait(self, work: dist.Work | None) -> None:
         """Wait for a transfer by polling, because Python handles no signals while it waits inside of torch.
 
-        With NCCL a transfer to a lost process never ends; but torchrun notices the loss, and asks this process to stop.
+        With NCCL a transfer to a lost process never ends; but `Watch` notices the loss, and on the same machine torchrun
+        asks this process to stop.
         """
         assert work is not None
-        asked = math.inf
+        asked, look = math.inf, time.monotonic() + _LOOK
         while not work.is_completed():
             time.sleep(_POLL)
+            if time.monotonic() > look:
+                self._watch.check()
+                look = time.monotonic() + _LOOK
             if is_stop_noted():
                 asked = min(asked, time.monotonic())
                 if time.monotonic() - asked > _GRACE:
@@ -126,45 +151,70 @@ class Ranks:
         work.wait()
 
     def tells(self) -> bool:
-        """Whether this rank prints the error: the first rank that asks, because any other may be gone."""
+        """Whether this rank prints the error: the first rank of its machine that asks, because any other may be gone."""
         try:
-            return bool(self._store.add("scone/told", 1) == 1)
-        except RuntimeError:
-            return True  # the process that keeps the store is gone too
+            return bool(self._store.add(f"scone/told/{self.launch.node}", 1) == 1)
+        except RuntimeError:  # the process that keeps the store, on the first machine, is gone too
+            return self.launch.node == 0 or self.launch.local_rank == 0
 
 
 @contextlib.contextmanager
 def join(launch: Launch, device: str) -> Iterator[Ranks]:
-    """Connect to the other ranks, and disconnect at the end of `with`. An error is printed by one rank only.
+    """Connect to the other ranks, and disconnect at the end of `with`. An error is printed once on each machine.
 
     Raises:
+        BadSetting: some ranks have a GPU and others have none.
         LostRank: a process ended before all were connected.
     """
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    end_with_torchrun()
     with _losses():
         store, _, _ = next(iter(rendezvous("env://")))
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            store=PrefixStore("torch", store),
-            rank=launch.rank,
-            world_size=launch.size,
-            timeout=_PATIENCE,
-        )
-    ranks = Ranks(launch, store)
+        try:
+            watch = Watch(launch, store, os.environ["MASTER_ADDR"])
+        except OSError as error:
+            raise LostRank(
+                f"rank {launch.rank} on {socket.gethostname()} cannot connect to rank 0 ({os.environ['MASTER_ADDR']}): {error}",
+                "let the machines reach one another on every port, and give the same command again on each of them",
+            ) from error
+    ranks, in_order = Ranks(launch, store, watch), False
     try:
+        _check_devices(ranks.gather("device", "GPU" if on_gpu else "CPU"))
+        with _losses(watch):
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo",
+                store=PrefixStore("torch", store),
+                rank=launch.rank,
+                world_size=launch.size,
+                timeout=_PATIENCE,
+            )
         yield ranks
+        in_order = True
     except SconeError as error:
         error.told = not ranks.tells()
         raise
+    finally:
+        watch.close(in_order)
     dist.destroy_process_group()
 
 
+def _check_devices(found: list[str]) -> None:
+    """Ranks on GPUs and ranks on CPUs have no transfer in common."""
+    other = next((rank for rank, device in enumerate(found) if device != found[0]), None)
+    if other is not None:
+        raise BadSetting(
+            f"rank 0 would use a {found[0]} and rank {other} a {found[other]}: all processes need the same kind of device",
+            "give --device cpu on every machine, or start only machines with GPUs",
+        )
+
+
 @contextlib.contextmanager
-def _losses() -> Iterator[None]:
+def _losses(watch: Watch | None = None) -> Iterator[None]:
     """Turn torch's RuntimeError for a broken connection into LostRank."""
     try:
         yield
     except torch.OutOfMemoryError:  # a RuntimeError too, but no lost process
         raise
     except RuntimeError as error:
-        raise LostRank("another process of this run has ended, and the run cannot go on without it") from error
+        who = (watch.lost() if watch else "") or "another process of this run"
+        raise LostRank(f"{who} has ended, and the run cannot go on without it", _AGAIN) from error

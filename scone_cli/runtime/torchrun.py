@@ -1,7 +1,7 @@
 """Find out whether this process is alone or one of several ranks that torchrun started, without importing torch.
 
-All ranks run the same code. Rank 0 alone writes files, holds the lock of the workspace and prints. Communication between
-the ranks is in `process_group`.
+All ranks run the same code. Rank 0 alone writes artifacts, holds the lock of the workspace and shows progress; errors are printed
+once on each machine. Communication between the ranks is in `process_group`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Launch:
-    """The rank of this process of `size`, and its rank among the `local_size` processes on this machine."""
+    """The rank of this process of `size`, its rank among the `local_size` processes on this machine, the machine's number."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    node: int = 0
 
 
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
@@ -53,12 +54,18 @@ def launched() -> Launch:
     size = int(said["WORLD_SIZE"])
     on_this_machine = os.environ.get("LOCAL_WORLD_SIZE", "")  # other launchers than torchrun may not say it
     local_size = int(on_this_machine) if on_this_machine.isdecimal() else size
-    return Launch(int(said["RANK"]), size, int(said["LOCAL_RANK"]), local_size)
+    node = os.environ.get("GROUP_RANK", "")
+    return Launch(int(said["RANK"]), size, int(said["LOCAL_RANK"]), local_size, int(node) if node.isdecimal() else 0)
 
 
 def speaks() -> bool:
     """Whether this process prints what concerns all ranks: it is alone or rank 0."""
     return os.environ.get("RANK", "") in ("", "0")
+
+
+def speaks_here() -> bool:
+    """Whether this process prints what concerns the ranks of its machine: it is alone or the first of them."""
+    return not os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "") in ("", "0")
 
 
 class Team(Protocol):
@@ -71,6 +78,13 @@ class Team(Protocol):
 
     def meet(self, name: str) -> None:
         """Wait until every rank has called this. A name is used once in a run.
+
+        Raises:
+            LostRank: another process has ended.
+        """
+
+    def gather(self, name: str, value: str) -> list[str]:
+        """The values that all ranks give, in their order. A name is used once in a run.
 
         Raises:
             LostRank: another process has ended.
@@ -97,6 +111,10 @@ class Alone:
 
     def meet(self, name: str) -> None:
         """Return at once: there is no other rank."""
+
+    def gather(self, name: str, value: str) -> list[str]:  # noqa: ARG002
+        """The one value."""
+        return [value]
 
     def combine(
         self,

@@ -8,12 +8,19 @@ the report of a run, and how several processes run one stage together.
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import secrets
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scone_cli import __version__
 from scone_cli.artifacts.manifest import Manifest
+from scone_cli.errors import BadSetting, StorageFailure
 from scone_cli.runtime.torchrun import Alone, Launch, Team
 
 
@@ -24,6 +31,73 @@ def joined(launch: Launch, device: str) -> contextlib.AbstractContextManager[Tea
     from scone_cli.runtime.process_group import join  # it loads torch
 
     return join(launch, device)
+
+
+def check_shared(team: Team, out: Path) -> None:
+    """Refuse to work if the processes do not all see the folder in which `out` is written: rank 0 puts a mark there.
+
+    Raises:
+        StorageFailure: a process does not see the mark; the message names the folder and its machine.
+    """
+    if team.launch.size == 1:
+        return
+    folder = out.parent.absolute()
+
+    def put() -> str:
+        mark = folder / f".shared-{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return ""  # nothing can be written, but all may be up to date
+        return mark.name
+
+    name = team.first("mark of the folder", put)
+    if not name:
+        return
+    seen = json.dumps([_appears(folder / name), socket.gethostname(), str(folder)])
+    try:
+        (_, *first), *others = map(json.loads, team.gather("who sees the mark", seen))
+    finally:
+        if team.launch.rank == 0:
+            (folder / name).unlink(missing_ok=True)
+    for rank, (sees, *other) in enumerate(others, 1):
+        if not sees:
+            raise StorageFailure(
+                f"rank {rank} on {other[0]} does not see {other[1]}/{name}, which rank 0 on {first[0]} has put into {first[1]}",
+                "all processes need the workspace: mount the same file system on every machine, and give its path there",
+            )
+
+
+def check_same_work(team: Team, mark: str) -> None:
+    """Refuse to work if the processes were given different settings or inputs, or run different versions.
+
+    Raises:
+        BadSetting: a process has another fingerprint, `mark`, or another version than rank 0.
+    """
+    said = json.dumps([mark, __version__, socket.gethostname()])
+    (*first, host), *others = map(json.loads, team.gather("what is made", said))
+    for rank, (*other, elsewhere) in enumerate(others, 1):
+        if other != first:
+            found = ", ".join(f"fingerprint {mark[:12]} by scone {version}" for mark, version in (first, other))
+            raise BadSetting(
+                f"rank 0 on {host} and rank {rank} on {elsewhere} would make different things: {found}",
+                "give the same command on every machine: settings, workspace and version of scone",
+            )
+
+
+_SEEN_WITHIN = 10.0  # seconds: a network file system may show a new file late
+
+
+def _appears(path: Path) -> bool:
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @dataclass(frozen=True)

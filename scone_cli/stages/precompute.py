@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, open_artifact, read_manifest
 from scone_cli.artifacts.publish import (
     SCRATCH,
+    boot_id,
     place_of,
     publish,
     published,
@@ -32,7 +34,7 @@ from scone_cli.settings import (
     result_settings,
     setting,
 )
-from scone_cli.stages import Report, joined
+from scone_cli.stages import Report, check_same_work, check_shared, joined
 
 if TYPE_CHECKING:
     from scone_cli.model.model import SconeModel
@@ -56,7 +58,7 @@ class Precompute:
     )
     memory: Quantity | None = setting(
         None,
-        "Memory limit of all processes together, such as 2GiB.  [default: half of the free memory]",
+        "Memory limit of all processes on a machine together, such as 2GiB.  [default: half of the free memory]",
         affects_result=False,
     )
     engine: str = engine_setting()
@@ -127,7 +129,10 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         storage_failures(out.parent),
     ):  # within: so that the other ranks hear of it
         # 1. The inputs. Nothing to do if the table is there.
+        check_shared(team, out)
         made = _open(config, inputs, hashes=launch.rank == 0)
+        check_same_work(team, made.mark)
+        boot_ids = team.gather("boot id", boot_id())
         done = None if force or launch.rank else up_to_date(out, "table", made.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "table"), up_to_date=True)
@@ -140,7 +145,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         if config.engine == "ray":
             files, network, trie = _rows_on_ray(made, sizes, out, progress, force)
         else:
-            files, network, trie = _rows_here(made, sizes, out, team, progress, force)
+            files, network, trie = _rows_here(made, sizes, out, team, boot_ids, progress, force)
         staging = files.folder
 
         # 3. Rank 0 checks a sample of the rows, writes the index, and publishes.
@@ -163,7 +168,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
 
 
 def _rows_here(
-    made: _Made, sizes: Sizes, out: Path, team: Team, progress: Progress, force: bool
+    made: _Made, sizes: Sizes, out: Path, team: Team, boot_ids: Sequence[str], progress: Progress, force: bool
 ) -> tuple[RowFiles, SconeModel, FgramTrie]:
     """Compute all rows in this process and the other ranks; returns them with what they were made from.
 
@@ -186,7 +191,8 @@ def _rows_here(
     plan = plan_memory(_memory(config, available_memory()), launch.local_size, torch.get_num_threads(), sizes)
 
     def begin() -> str:
-        folder = _begin(made, sizes, plan.described(sizes.num_fgrams, sizes.row_bytes), out, progress, force, is_alone)
+        described = plan.described(sizes.num_fgrams, sizes.row_bytes)
+        folder = _begin(made, sizes, described, out, boot_ids, progress, force, is_alone)
         if is_alone:
             RowFiles(folder, sizes.num_fgrams, sizes.row_bytes).create()  # of their full size, to be filled
         return str(folder)
@@ -237,7 +243,7 @@ def _rows_on_ray(
         memory = _memory(config, engine.free_memory)
         plan = plan_memory(memory, processes, cores, sizes)
         described = f"{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
-        staging = _begin(made, sizes, described, out, progress, force, is_alone=False)
+        staging = _begin(made, sizes, described, out, (), progress, force, is_alone=False)
         job = RowJob(
             made.inputs,
             RowFiles(staging, sizes.num_fgrams, sizes.row_bytes),
@@ -257,13 +263,20 @@ def _rows_on_ray(
 
 
 def _begin(
-    made: _Made, sizes: Sizes, described: str, out: Path, progress: Progress, force: bool, is_alone: bool
+    made: _Made,
+    sizes: Sizes,
+    described: str,
+    out: Path,
+    boot_ids: Sequence[str],
+    progress: Progress,
+    force: bool,
+    is_alone: bool,
 ) -> Path:
     """Tell the plan, check the disk, and return the folder in which the table is made."""
     tell_replacing(progress, out, _replaced(made, out, force))
     _check_disk(out, sizes, made.config.dtype, made.num_tokens, copies=1 if is_alone else 2)
     progress("plan", 0, 0, detail=described)
-    return staging_folder(out, made.mark, lasting=False)
+    return staging_folder(out, made.mark, lasting=False, boot_ids=boot_ids)
 
 
 def _manifest(made: _Made, sizes: Sizes, index_bytes: int, rows_verified: int) -> Manifest:

@@ -26,7 +26,7 @@ from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory, check_disk, storage_failures
 from scone_cli.runtime.torchrun import Launch, Team, launched
 from scone_cli.settings import DEVICES, result_settings, setting
-from scone_cli.stages import Report, joined
+from scone_cli.stages import Report, check_same_work, check_shared, joined
 from scone_cli.training.window_order import parse_mixture
 
 if TYPE_CHECKING:
@@ -175,13 +175,12 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         SconeError: training went wrong; see `training.loop.train`.
     """
     launch = launched()
-    with (
-        joined(launch, config.device) as team,
-        storage_failures(out.parent),
-    ):  # within: so that the other ranks hear of it
+    with joined(launch, config.device) as team, storage_failures(out.parent):  # within: the other ranks hear of it
         # 1. The inputs. Nothing to do if the model is there.
         _check(config, launch)
+        check_shared(team, out)
         recipe = _recipe(config, inputs, hashes=launch.rank == 0)
+        check_same_work(team, recipe.mark)
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
             return Report.of(out, done or read_manifest(out, "model"), up_to_date=True)

@@ -82,6 +82,24 @@ def test_the_old_artifact_stays_when_publishing_fails(vocab, monkeypatch):
     assert open_artifact(vocab, "vocab").fingerprint == "a" * 64
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "is_kept"),
+    [
+        (["a", "b"], ["b", "a"], True),
+        (["a", "a"], ["a", "b"], True),
+        (["a", "b"], ["a", "c"], False),  # the second machine has restarted
+        (["a", "b"], ["a"], False),  # nobody can tell whether it has
+    ],
+)
+def test_unfinished_files_are_used_while_no_machine_that_wrote_them_has_restarted(vocab, before, now, is_kept):
+    staging = staging_folder(vocab, "b" * 64, lasting=False, boot_ids=before)
+    (staging / "rows").touch()
+    staging_folder(vocab, "b" * 64, lasting=False, boot_ids=now)
+    assert (staging / "rows").exists() == is_kept
+    staging_folder(vocab, "b" * 64, lasting=False, boot_ids=now)
+    assert (staging / "rows").exists() == is_kept
+
+
 def test_a_staging_folder_is_found_as_a_crash_left_it(vocab):
     staging = staging_folder(vocab, "b" * 64)
     (staging / SCRATCH / "half.bin").write_bytes(b"work")

@@ -8,6 +8,7 @@ import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.counting import merge
 from scone_cli.counting.count import CountingJob, count_ngrams
 from scone_cli.counting.plan import CountingPlan
-from scone_cli.errors import DamagedArtifact
+from scone_cli.errors import DamagedArtifact, StorageFailure
 from scone_cli.progress import silent
 from scone_cli.runtime.worker_pool import Pool
 
@@ -133,13 +134,45 @@ def test_neither_the_spread_over_shards_nor_the_plan_nor_the_workers_matter(toke
     assert count(tokens, tmp_path / "out-of-small", bits=4, **small) == expected
 
 
+def test_a_bucket_larger_than_memory_is_dealt_again_and_again(tmp_path):
+    """One pair begins nearly all records, one triple most of them, and the rest is spread; every bucket has one pair at least."""
+    documents = [[0] * 300 + [1, 2, 3] * 40 + spread for spread in random_documents(2, 6, [120] * 8)]
+    tokens = write_shards(tmp_path / "tokens", [documents[:4], documents[4:]])
+    expected = count(tokens, tmp_path / "out", 5, 2, num_tokens=6)
+    for number, most in enumerate((400, 40, 8)):
+        small = {"group_records": most, "piece_records": most // 4}
+        assert count(tokens, tmp_path / f"out-{number}", 5, 2, num_tokens=6, **small) == expected
+        assert not [*(tmp_path / f"out-{number}" / "work").glob("again-*")]
+    for n in range(2, 6):
+        rows = {
+            tuple(row["tokens"]): (row["count"], row["docs"]) for row in rows_of(tmp_path / "out" / f"n={n}.parquet")
+        }
+        assert rows == slow_counts(documents, n, 2)
+
+
+def test_no_room_for_a_second_copy_of_a_large_bucket_is_told(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr("scone_cli.runtime.resources.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with refusal(StorageFailure, "second copy", hint=("free",)):
+        count(tokens, tmp_path / "out", group_records=9, piece_records=4)
+
+
 @pytest.mark.slow
 def test_worker_processes_count_the_same(tokens, tmp_path):
     expected = count(tokens, tmp_path / "out")
     assert count(tokens, tmp_path / "out-of-two", workers=2, group_records=50) == expected
 
 
-def test_a_run_killed_at_any_file_goes_on_to_the_same_result_with_another_plan(tokens, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"bits": 3, "group_records": 30, "block_tokens": 9}),
+        ({"group_records": 9, "piece_records": 4}, {}),  # in parts, then in memory
+        ({"group_records": 9, "piece_records": 4}, {"group_records": 20, "piece_records": 5}),
+    ],
+)
+def test_a_run_killed_at_any_file_goes_on_to_the_same_result_with_another_plan(
+    tokens, tmp_path, monkeypatch, before, after
+):
     expected = count(tokens, tmp_path / "whole", max_n=3)
     replace = Path.replace
     for allowed in itertools.count():
@@ -153,10 +186,11 @@ def test_a_run_killed_at_any_file_goes_on_to_the_same_result_with_another_plan(t
         out = tmp_path / f"after-{allowed}"
         monkeypatch.setattr(Path, "replace", stops)
         try:
-            count(tokens, out, max_n=3)
+            count(tokens, out, max_n=3, **before)
         except KeyboardInterrupt:
             monkeypatch.setattr(Path, "replace", replace)
-            assert count(tokens, out, max_n=3, bits=3, group_records=30, block_tokens=9) == expected
+            assert count(tokens, out, max_n=3, **after) == expected
+            assert not [*(out / "work").glob("again-*")]
         else:
             break
         shutil.rmtree(out)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from messages import error_of, names, refusal, was_made
+from ranks import checkpoints, environment, free_port, rank_processes, torchrun, wait_for_checkpoints
 from safetensors import safe_open
 from torch.distributed import TCPStore
 from workspaces import TRAIN, contents, copy_of, manifest
@@ -30,53 +30,8 @@ pytestmark = pytest.mark.slow  # they start processes that import torch, or comp
 COMMAND = ("train-fgram", *TRAIN, "--steps", "80", "--learning-rate", "1e-3", "--checkpoint-every", "4", "--seed", "1")
 
 
-def environment(**more: object) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SCONE_")}
-    return kept | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in more.items()}
-
-
-def torchrun(work: Path, *more: object) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    command += ["-m", "scone_cli", "--workspace", work, *COMMAND, *more]
-    return subprocess.Popen(
-        [str(word) for word in command], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def rank_processes(process: subprocess.Popen[str]) -> dict[int, int]:
-    """The process of each rank."""
-    found = {}
-    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        rank = re.search(rb"\0RANK=(\d+)\0", Path(f"/proc/{child}/environ").read_bytes())
-        if rank:
-            found[int(rank[1])] = int(child)
-    return found
-
-
-def checkpoints(work: Path) -> list[Path]:
-    return sorted(work.glob(".model.partial-*/work/step-*.safetensors"))
-
-
-def wait_for_checkpoints(work: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
-    while len(checkpoints(work)) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.005)
+def started(work: Path) -> subprocess.Popen[str]:
+    return torchrun(["--nproc-per-node", 2, "--master-port", free_port()], ["--workspace", work, *COMMAND])
 
 
 @pytest.mark.slow
@@ -85,9 +40,9 @@ def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(fo
     """Killed with -9, the run ends with its last checkpoint named; given again, it ends as one process does."""
     alone, work = (copy_of(small / "work", tmp_path / name) for name in ("alone", "work"))
     before = contents(work / "model")
-    with torchrun(work) as process:
+    with started(work) as process:
         wait_for_checkpoints(work, process)
-        os.kill(rank_processes(process)[1], signal.SIGKILL)
+        os.kill(rank_processes(process.pid)[1], signal.SIGKILL)
         out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (1, "")
     ours = err[: err.index("Traceback")] if "Traceback" in err else err  # torchrun's own report ends in one
@@ -101,7 +56,7 @@ def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(fo
     assert "scone_cli/" not in err  # no traceback is ours
     assert contents(work / "model") == before
 
-    with torchrun(work) as process:
+    with started(work) as process:
         out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert out.startswith(f"train-fgram -> {work / 'model'} (")
@@ -127,9 +82,9 @@ def test_sigterm_and_then_sigkill_to_one_rank_ends_clearly_and_goes_on(small, tm
     """As a cluster takes a node away: asked first, then without asking."""
     work = copy_of(small / "work", tmp_path / "work")
     before = contents(work / "model")
-    with torchrun(work) as process:
+    with started(work) as process:
         wait_for_checkpoints(work, process)
-        rank = rank_processes(process)[1]
+        rank = rank_processes(process.pid)[1]
         os.kill(rank, signal.SIGTERM)
         time.sleep(0.1)  # the ranks have agreed to stop, or are about to
         with contextlib.suppress(ProcessLookupError):  # it has ended by the first
@@ -144,7 +99,7 @@ def test_sigterm_and_then_sigkill_to_one_rank_ends_clearly_and_goes_on(small, tm
     step = re.search(r"step-(\d+)", checkpoints(work)[-1].name)
     assert step
 
-    with torchrun(work) as process:
+    with started(work) as process:
         out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert was_made(out)
@@ -288,12 +243,20 @@ class NeverDone:
         return False
 
 
+class NobodyLost:
+    def check(self) -> None:
+        pass
+
+    def lost(self) -> str:
+        return ""
+
+
 def test_a_rank_that_is_asked_to_stop_does_not_wait_for_ever(monkeypatch):
     monkeypatch.setattr(process_group, "_GRACE", 0.05)
     with noting_stops() as stop:
         stop.signum = signal.SIGTERM
         with refusal(LostRank, "process"), process_group._losses():
-            process_group.Ranks._wait(NeverDone())
+            process_group.Ranks(Launch(), None, NobodyLost())._wait(NeverDone())
         stop.signum = 0
 
 
@@ -301,6 +264,7 @@ def test_alone():
     team = Alone()
     assert team.launch == Launch(rank=0, size=1, local_rank=0)
     assert team.first("name", lambda: "made") == "made"
+    assert team.gather("name", "one") == ["one"]
     assert team.combine([], [], [0.1, 3]) == [0.1, 3]
 
 
@@ -313,6 +277,7 @@ VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "
         ({}, Launch()),
         (VARIABLES, Launch(3, 4, 1, 4)),
         (VARIABLES | {"LOCAL_WORLD_SIZE": "2"}, Launch(3, 4, 1, 2)),
+        (VARIABLES | {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"}, Launch(3, 4, 1, 2, 1)),
         (VARIABLES | {"RANK": ""}, Launch()),
     ],
 )
