@@ -72,6 +72,7 @@ class Step:
         moved: bytes of which all but one machine's share cross the network.
         flops: on GPUs.
         most_machines: on more machines it is not faster.
+        least_machines: on fewer it is not needed.
         most_cores: that it uses on a machine.
     """
 
@@ -83,6 +84,7 @@ class Step:
     moved: float = 0.0
     flops: float = 0.0
     most_machines: int = 1 << 30
+    least_machines: int = 1
     most_cores: int = CORES
 
     def shuffled(self, machines: int) -> float:
@@ -103,7 +105,7 @@ class Step:
             "GPUs": self.flops / (GPUS * GPU_FLOPS * UTILISATION),
         }
         slowest = max(takes, key=lambda what: takes[what])
-        return takes[slowest] / used, slowest
+        return (takes[slowest] / used, slowest) if machines >= self.least_machines else (0.0, "not needed")
 
     def dollars(self, machines: int) -> float:
         """What the machines cost meanwhile; those that wait are paid too."""
@@ -154,6 +156,14 @@ def steps() -> list[Step]:
             written=ROWS * ROW_BYTES,
             flops=ROWS * row_flops,
         ),
+        Step(
+            "put rows in order",
+            "R x 4,096 B; R x 4,096 B",
+            read=ROWS * ROW_BYTES,
+            written=ROWS * ROW_BYTES,
+            moved=ROWS * ROW_BYTES,
+            least_machines=2,
+        ),
     ]
 
 
@@ -168,7 +178,9 @@ def table() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for step in steps():
-        hours = f"{step.core_seconds / 3600:,.1f}" if step.core_seconds else f"{step.flops:.2g} FLOPs"
+        hours = (
+            f"{step.core_seconds / 3600:,.1f}" if step.core_seconds else f"{step.flops:.2g} FLOPs" * (step.flops > 0)
+        )
         sizes = f"{_size(step.read)} | {_size(step.written)} | {_size(step.shuffled(10))}"
         lines.append(f"| {step.name} | {step.formula} | {hours} | {sizes} |")
     heads = " | ".join(f"{machines} machine{'s' * (machines > 1)}" for machines in MACHINES)
