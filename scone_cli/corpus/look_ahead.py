@@ -1,4 +1,4 @@
-"""Estimates what `tokens/` will be without writing anything, for `scone count-ngrams --plan`."""
+"""Estimates what `tokens/` will be without writing anything but the cache of fetched files, for `scone count-ngrams --plan`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint
 from scone_cli.artifacts.publish import published
+from scone_cli.corpus.fetched import FileCache
 from scone_cli.corpus.files import STDIN, find_files
 from scone_cli.corpus.prepare import (
     STAGE,
@@ -22,6 +23,7 @@ from scone_cli.corpus.prepare import (
 from scone_cli.corpus.sample import look_at
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
 
@@ -41,7 +43,12 @@ class Ahead:
 
 
 def look_ahead(
-    config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress, force: bool = False
+    config: TokenSettings,
+    inputs: Sequence[Corpus],
+    target: Path,
+    progress: Progress,
+    force: bool = False,
+    cache: FileCache | None = None,
 ) -> Ahead:
     """Find and hash the files of `inputs`, and read the beginning of some of them to estimate the number of tokens.
 
@@ -52,7 +59,7 @@ def look_ahead(
         raise BadSetting("--plan: standard input can be read only once", "name files, or leave --plan out")
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
-    files = find_files(inputs, progress)
+    files = find_files(inputs, progress, cache=cache)
     num_bytes = sum(file.bytes for file in files)
     corpus = digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, token_settings(config), {"corpus": corpus})

@@ -26,11 +26,13 @@ from scone_cli.progress import Progress, notice
 from scone_cli.settings import setting
 
 if TYPE_CHECKING:
+    from scone_cli.corpus.fetched import FileCache
     from scone_cli.corpus.held_out import HeldOut
     from scone_cli.corpus.readers import OnBad
     from scone_cli.corpus.shards import Shards, ShardStats, Then
     from scone_cli.corpus.token_files import TokenFile
     from scone_cli.corpus.tokenizer import Tokenizer
+    from scone_cli.corpus.urls import Corpus
     from scone_cli.runtime.worker_pool import Pool
 
 STAGE = "count-ngrams"
@@ -48,7 +50,9 @@ class TokenSettings:
 
     vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
     tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
-    text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
+    text_field: str = setting(
+        "text", "JSON Lines field, or column of Parquet or Arrow, that holds the text, or the token ids."
+    )
     document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
     held_out: float = setting(
         0.01,
@@ -181,11 +185,12 @@ def in_short(summary: dict[str, Any]) -> dict[str, Any]:
 
 def prepare_tokens(
     config: TokenSettings,
-    inputs: Sequence[Path],
+    inputs: Sequence[Corpus],
     target: Path,
     progress: Progress,
     force: bool = False,
     check_size: Callable[[int], None] | None = None,
+    cache: FileCache | None = None,
 ) -> PreparedTokens:
     """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
 
@@ -201,7 +206,7 @@ def prepare_tokens(
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     stdin = target.parent / STDIN_KEPT
     forget_stdin(stdin)  # left by a run that was killed while it read
-    files = find_files(inputs, progress, target.parent, check_size)
+    files = find_files(inputs, progress, target.parent, check_size, cache)
     settings, corpus = token_settings(config), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
@@ -286,7 +291,7 @@ def _text(
         if value is not None:
             raise BadSetting(
                 f"{name} {value}: works only with a corpus of token ids, and this corpus is text",
-                "token ids are files named .bin or .npy, or Parquet with a column of lists; on standard input, only Parquet",
+                "token ids are files named .bin or .npy, or Parquet or Arrow with a column of lists (standard input: only these)",
             )
     separator, leave_out = Separator.of(config.document_separator), on_bad(config)
     look = look_at(files, config.text_field, leave_out, separator)
