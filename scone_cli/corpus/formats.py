@@ -99,13 +99,13 @@ class Format(NamedTuple):
     compression: str
 
 
-def format_of(head: bytes, location: str) -> Format:
-    """Detect the format of a file from `head`, its first `LOOKED_BYTES` (all of it, if shorter).
+def format_of(head: bytes, location: str, name: str = "") -> Format:
+    """Detect the format of a file from `head`, its first `LOOKED_BYTES` (all of it, if shorter), and its name.
 
     Raises:
         BadData: an archive, a database, a compression or another kind of file that is not supported.
     """
-    ending, named = endings_of(location)
+    ending, named = endings_of(name or location)
     if ending in (".bin", ".npy"):
         return Format(TOKENS, named)
     compression = compression_of(head, named)

@@ -69,6 +69,7 @@ def listing(url: Url, cache: FileCache, progress: Progress) -> list[tuple[str, R
     url.check()
     progress("listing", 0, 0, detail=f"listing {url}")
     store = _store(url)
+    store.invalidate_cache()
     if url.is_web:
         return [(url.name, _listed(url, _retried(url, lambda: store.info(url.full)), cache))]
     top = url.fixed
@@ -183,7 +184,7 @@ def _known(file: RemoteFile, tell: Callable[[int], None], stop: threading.Event)
     if not file.sha256 or kind is None:
         descriptor, file = _descriptor(file, tell, stop)
         with os.fdopen(descriptor, "rb") as content:
-            kind = format_of(content.read(LOOKED_BYTES), file.url.path)
+            kind = format_of(content.read(LOOKED_BYTES), file.url.location, file.url.path)
         cache.note_format(file.key, kind)
     return file, kind
 
@@ -223,48 +224,74 @@ def _descriptor(file: RemoteFile, tell: Callable[[int], None], stop: threading.E
 
 def _download(file: RemoteFile, out: BinaryIO, tell: Callable[[int], None], stop: threading.Event) -> str:
     """Write the content of a file to `out`, in pieces; returns its SHA-256."""
-    store, url, full = _store(file.url), file.url, file.url.full
-    digest, done, furthest, is_new = hashlib.sha256(), 0, 0, False
-    source: Any = None
-
-    def read() -> bytes:
-        """The next piece; the file is opened again after a failure."""
-        nonlocal source, digest, done
-        if source is None:
-            if is_new:
-                _check_version(store, file)
-            source = _opened(store, full, done)
-            if source.tell() != done:  # a server that gives only whole files
-                digest, done = hashlib.sha256(), 0
-                out.seek(0)
-                out.truncate()
-        size = min(_PIECE_BYTES, file.bytes - done)
-        piece = bytes(source.read(size))
-        if not piece:
-            raise _CutShort(f"{done:,} of {file.bytes:,} bytes")
-        return piece[:size]
-
-    def forget() -> None:
-        nonlocal source, is_new
-        if source is not None:
-            with contextlib.suppress(Exception):
-                source.close()
-        source, is_new = None, True
-
-    try:
+    url, digest, done, furthest = file.url, hashlib.sha256(), 0, 0
+    with contextlib.closing(_Source(file)) as source:
         while done < file.bytes:
             if stop.is_set():
                 raise _Stopped(f"{url}: stopped")
-            piece = _retried(url, read, stop, forget)
+            start, piece = _retried(url, lambda at=done: source.piece(at), stop, source.close)  # type: ignore[misc]
+            if start != done:  # a server that gives only whole files: from the beginning again
+                digest, done = hashlib.sha256(), 0
+                out.seek(0)
+                out.truncate()
             _write(out, piece, file.cache)
             digest.update(piece)
             done += len(piece)
             tell(max(0, done - furthest))
             furthest = max(furthest, done)
-    finally:
-        forget()
-    _retried(url, lambda: _check_version(store, file), stop)
+    _retried(url, source.check_version, stop)
     return digest.hexdigest()
+
+
+class _Source:
+    """Reads a file of a store in pieces; after a failure and `close`, it is opened again."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file, self._store = file, _store(file.url)
+        self._open: Any = None
+        self._is_new, self._has_parts = True, True
+
+    def piece(self, start: int) -> tuple[int, bytes]:
+        """The next piece and where it begins: at `start`, or at 0 if the server gives only whole files.
+
+        Raises:
+            BadData: the file has another version than the listing told.
+        """
+        if self._open is None:
+            if not self._is_new:
+                self.check_version()
+            self._is_new = False
+            # With a size of block, each read is a request; without one, the whole file is one request.
+            self._open = self._store.open(
+                self._file.url.full, "rb", block_size=_PIECE_BYTES if self._has_parts else 0, cache_type="none"
+            )
+            start = start if self._has_parts else 0
+            self._open.seek(start)
+        try:
+            piece = bytes(self._open.read(min(_PIECE_BYTES, self._file.bytes - start)))
+        except ValueError:  # fsspec's way to say that a web server gives no parts
+            if not (self._has_parts and self._file.url.is_web):
+                raise
+            self._has_parts = False
+            self.close()
+            return self.piece(0)
+        if not piece:
+            raise _CutShort(f"{start:,} of {self._file.bytes:,} bytes came")
+        return start, piece
+
+    def close(self) -> None:
+        """Give up the connection."""
+        if self._open is not None:
+            with contextlib.suppress(Exception):
+                self._open.close()
+            self._open = None
+
+    def check_version(self) -> None:
+        """Raise BadData unless the store still has the version that was listed."""
+        self._store.invalidate_cache()
+        info = self._store.info(self._file.url.full)
+        if (_version_of(info), info.get("size")) != (self._file.version, self._file.bytes):
+            raise _changed(self._file.url)
 
 
 def _write(out: BinaryIO, piece: bytes, cache: FileCache) -> None:
@@ -275,25 +302,6 @@ def _write(out: BinaryIO, piece: bytes, cache: FileCache) -> None:
             f"{cache.folder}: the cache of fetched files cannot be written ({error.strerror})",
             "free some space, or give a smaller --cache-size or another --cache-dir",
         ) from error
-
-
-def _opened(store: Any, full: str, start: int) -> Any:
-    """Open a file for reading from byte `start` on, or from its beginning if its server gives only whole files."""
-    source = store.open(full, "rb", block_size=_PIECE_BYTES, cache_type="none")
-    if not start:
-        return source
-    try:
-        source.seek(start)
-    except ValueError:
-        return source
-    return source
-
-
-def _check_version(store: Any, file: RemoteFile) -> None:
-    store.invalidate_cache()
-    info = store.info(file.url.full)
-    if (_version_of(info), info.get("size")) != (file.version, file.bytes):
-        raise _changed(file.url)
 
 
 def _changed(url: Url) -> BadData:
@@ -348,7 +356,7 @@ def _store(url: Url) -> Any:
     try:
         import fsspec  # noqa: PLC0415 - an extra
 
-        return fsspec.filesystem(url.scheme, **_options(url))
+        store = fsspec.filesystem(url.scheme, **_options(url))
     except ImportError:
         package = _PACKAGES[url.scheme]
         raise BadSetting(
@@ -357,10 +365,13 @@ def _store(url: Url) -> Any:
         ) from None
     except Exception as error:  # noqa: BLE001 - such as a profile of AWS that does not exist
         raise StorageFailure(f"{url}: the store cannot be used ({without_secrets(str(error))})") from None
+    if url.scheme == "s3":
+        store.retries = 1  # retried here, where it is told
+    return store
 
 
 def _options(url: Url) -> dict[str, Any]:
-    if url.scheme == "s3":  # retried here, where it is told
+    if url.scheme == "s3":
         return {"use_listings_cache": False, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
     if url.is_web:
         from aiohttp import ClientTimeout  # noqa: PLC0415 - an extra

@@ -94,11 +94,8 @@ def _status(error: BaseException) -> int | None:
     for one in _chain(error):
         response: Any = getattr(one, "response", None)
         told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-        for status in (
-            told,
-            *(getattr(one, name, None) for name in ("status", "code")),
-            getattr(response, "status_code", None),
-        ):
+        own = getattr(one, "status", None) or vars(one).get("code")  # aiohttp's `code` is an old name of its `status`
+        for status in (told, own, getattr(response, "status_code", None)):
             if str(status).isdecimal() and 400 <= int(str(status)) < 600:
                 return int(str(status))
     return None
