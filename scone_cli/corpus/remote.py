@@ -361,7 +361,7 @@ def _store(url: Url) -> Any:
         package = _PACKAGES[url.scheme]
         raise BadSetting(
             f"{url.scheme}://: needs fsspec and {package}, which are not both installed",
-            "pip install 'scone-cli[remote]'" + (" gcsfs" if package == "gcsfs" else ""),
+            "pip install 'scone-cli[remote]'",
         ) from None
     except Exception as error:  # noqa: BLE001 - such as a profile of AWS that does not exist
         raise StorageFailure(f"{url}: the store cannot be used ({without_secrets(str(error))})") from None

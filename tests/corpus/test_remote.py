@@ -92,6 +92,7 @@ def text_of(files: list[SourceFile]) -> bytes:
 # ---- what is found -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -110,7 +111,7 @@ def text_of(files: list[SourceFile]) -> bytes:
         "*/**",
     ],
 )
-def test_the_files_of_a_pattern_are_those_of_a_local_copy(s3, tmp_path, cache, pattern):
+def test_the_files_of_a_pattern_are_those_of_a_local_copy(tmp_path, cache, pattern):
     for name in TREE:
         path = tmp_path / "top" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,13 +124,15 @@ def test_the_files_of_a_pattern_are_those_of_a_local_copy(s3, tmp_path, cache, p
     assert text_of(there) == text_of(local)
 
 
-def test_several_corpora_have_the_names_of_their_folders_and_files_count_once(s3, cache, capsys):
+@pytest.mark.usefixtures("s3")
+def test_several_corpora_have_the_names_of_their_folders_and_files_count_once(cache, capsys):
     files = found("s3://bucket/top/law/", cache, "s3://bucket/top/code/*", "s3://bucket/top/law/notes.txt")
     assert sorted(file.name for file in files) == ["code/0.jsonl", "law/0.jsonl", "law/deep/1.jsonl", "law/notes.txt"]
     assert names(capsys.readouterr().err, "once", "law/notes.txt")
 
 
-def test_nothing_there(s3, cache):
+@pytest.mark.usefixtures("s3")
+def test_nothing_there(cache):
     for url in ("s3://bucket/none", "s3://bucket/none/*", "s3://no-such-bucket/a", "s3://bucket/top/*.none"):
         with refusal(InputMissing, url.removesuffix("/*")):
             found(url, cache)
@@ -194,7 +197,7 @@ def test_a_store_of_google_through_what_fsspec_promises(cache, monkeypatch):
         store.pipe_file(f"gs://bucket/top/{name}", content_of(name))
     files = found("gs://bucket/top/law/**", cache)
     assert sorted(file.name for file in files) == ["0.jsonl", "deep/1.jsonl", "notes.txt"]
-    assert sorted(file.location for file in files)[0] == "gs://bucket/top/law/0.jsonl"
+    assert min(file.location for file in files) == "gs://bucket/top/law/0.jsonl"
 
 
 # ---- fetched once ------------------------------------------------------------------------------------------------
@@ -306,7 +309,8 @@ def test_a_file_that_is_gone_when_it_is_needed(web, cache):
         list(read_documents(file))
 
 
-def test_no_keys_and_wrong_keys(s3, web, cache, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("s3")
+def test_no_keys_and_wrong_keys(web, cache, monkeypatch, tmp_path):
     from s3fs import S3FileSystem  # noqa: PLC0415
 
     web.statuses = [403] * 9
