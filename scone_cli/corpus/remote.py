@@ -7,9 +7,11 @@ told, and where it was fetched before, the same SHA-256.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fnmatch
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ FIRST_PAUSE = 0.5  # seconds; each further pause is twice as long: 15.5 s in all
 
 _PIECE_BYTES = 4 << 20
 _THREADS = 8  # files fetched at once: a store answers each request late, and many at once
+_UNSHOWN = logging.NullHandler()
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "https": "aiohttp", "http": "aiohttp"}
 # What is told of a file, whichever of these is found first, is its version.
 _VERSIONS = ("ETag", "etag", "generation", "blob_id", "md5Hash", "Last-Modified", "LastModified", "mtime", "created")
@@ -171,11 +174,20 @@ def fetched(files: Iterable[RemoteFile], progress: Progress) -> list[tuple[Remot
                 job.result()  # the first failure ends the work
         except BaseException:
             stop.set()
+            _cancel_requests()
             pool.shutdown(cancel_futures=True)
             raise
     if new:
         progress("fetching files", new, new, "B")
     return [job.result() for job in jobs]
+
+
+def _cancel_requests() -> None:
+    """End the requests that are waited for: a server that does not answer would hold up the end of the work."""
+    import fsspec.asyn  # noqa: PLC0415 - an extra
+
+    loop = fsspec.asyn.get_loop()
+    loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
 
 def _known(file: RemoteFile, tell: Callable[[int], None], stop: threading.Event) -> tuple[RemoteFile, Format]:
@@ -365,6 +377,8 @@ def _store(url: Url) -> Any:
         ) from None
     except Exception as error:  # noqa: BLE001 - such as a profile of AWS that does not exist
         raise StorageFailure(f"{url}: the store cannot be used ({without_secrets(str(error))})") from None
+    # What asyncio logs of a connection that was given up could show a URL with its secret; the error itself is told.
+    logging.getLogger("asyncio").addHandler(_UNSHOWN)
     if url.scheme == "s3":
         store.retries = 1  # retried here, where it is told
     return store
@@ -376,7 +390,7 @@ def _options(url: Url) -> dict[str, Any]:
     if url.is_web:
         from aiohttp import ClientTimeout  # noqa: PLC0415 - an extra
 
-        wait = ClientTimeout(total=None, sock_connect=15, sock_read=60)
+        wait = ClientTimeout(total=None, sock_connect=15, sock_read=30)
         return {
             "client_kwargs": {"timeout": wait, "trust_env": True},  # proxies, and keys in ~/.netrc
             "headers": {"Accept-Encoding": "identity"},  # a file's own bytes, not what the server makes of them

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -340,6 +341,14 @@ def test_a_package_that_is_not_installed(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with refusal(BadSetting, "s3://", "fsspec", hint=("scone-cli[remote]",)):
         found("s3://bucket/a", cache)
+
+
+def test_a_failure_does_not_wait_for_a_server_that_is_silent(web, cache):
+    web.files["a.txt"], web.silent = b"PK\x03\x04", "data/big.txt"
+    began = time.monotonic()
+    with refusal(BadData, web.url("a.txt"), "zip"):
+        found(web.url("data/big.txt"), cache, web.url("a.txt"))
+    assert time.monotonic() - began < 20, "the time limit is 30 s"
 
 
 def test_an_archive_is_refused_and_secrets_are_in_no_message(web, cache, capsys):

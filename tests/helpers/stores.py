@@ -24,6 +24,8 @@ class Files:
         self.cuts = 0  # how many bodies are cut in their middle
         self.statuses: list[int] = []  # of the next requests, before any that succeeds
         self.after: Callable[[str], None] = lambda _: None  # called after each body of a GET
+        self.silent = ""  # a path whose bodies do not come until `release` is set
+        self.release = threading.Event()
         self.port = 0
 
     def url(self, path: str) -> str:
@@ -72,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_body(path, body)
 
     def send_body(self, path: str, body: bytes) -> None:
+        if path == self.of.silent:
+            self.of.release.wait(60)
         if self.of.cuts and len(body) > 1:
             self.of.cuts -= 1
             self.wfile.write(body[: len(body) // 2])
@@ -128,6 +132,7 @@ def serving(files: Files) -> Iterator[Files]:
         try:
             yield files
         finally:
+            files.release.set()
             server.shutdown()
             thread.join()
 
