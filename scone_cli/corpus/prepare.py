@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,7 @@ class TokenSettings:
 
     vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
     tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
-    text_field: str = setting(
-        "text", "JSON Lines field, or column of Parquet or Arrow, that holds the text, or the token ids."
-    )
+    text_field: str = setting("text", "JSON Lines field or column (Parquet, Arrow) of the text, or of the token ids.")
     document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
     held_out: float = setting(
         0.01,
@@ -218,13 +217,10 @@ def prepare_tokens(
     files = move_stdin(files, stdin, staging / SCRATCH)
     with discarded_if_bad(staging), stdin_named(staging / SCRATCH):
         tokens = token_files(config, files)
-        work = (
-            _text(config, files, staging, progress, check_size)
-            if tokens is None
-            else _ids(config, tokens, staging, progress)
-        )
-    sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
-    return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
+        of_text = partial(_text, config, files, staging, progress, check_size)
+        work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
+    known = (work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound)
+    return PreparedTokens(target, mark, None, *known, settings, corpus, work)
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:
@@ -335,9 +331,8 @@ def _train(
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # the library reports no progress
-    trained = train_tokenizer(
-        in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size
-    )  # `pop` frees each text once it is read
+    # `pop` frees each text once it is read.
+    trained = train_tokenizer(in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size)
     give_back_memory()  # several hundred MB, which --memory is meant for
     progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
     return trained
