@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Tests run on all cores, one thread each; a test that needs a workspace waits for the process that makes it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help setup demo test test-fast test-hf test-ray check bench clean
+.PHONY: help setup demo test test-fast test-hf test-ray test-remote check bench clean
 
 help:  ## list the targets (default)
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -37,6 +37,9 @@ test-hf: $(INSTALLED)  ## run the tests that need transformers (make EXTRAS=dev,
 
 test-ray: $(INSTALLED)  ## run the tests that need Ray (make EXTRAS=dev,ray setup)
 	$(PYTEST) -m ray
+
+test-remote: $(INSTALLED)  ## run the tests of corpora in stores (make EXTRAS=dev,remote setup)
+	$(PYTEST) -m remote
 
 check: $(INSTALLED)  ## style, format and types: what must be clean before a commit
 	$(BIN)/ruff check .

@@ -50,15 +50,15 @@ STAGES: dict[str, Stage] = {
         "Tokenise text and count every n-gram in it.",
         """Tokenise the text in CORPUS and count every n-gram in it.
 
-        CORPUS is any number of files, folders and quoted patterns, or `-` for standard input: plain text (one document
-        per file, or several with --document-separator), JSON Lines and Parquet, each also compressed with gzip,
-        Zstandard, bzip2 or xz. The format is recognised by the content: a file is JSON Lines if its first line is a JSON
-        object. Archives and unknown formats are refused. A file that is named twice counts once. The tokenizer is a
-        byte-level BPE trained on about 64 MB of the corpus, unless --tokenizer names one. Held-out documents are
-        tokenised, but neither counted nor trained on.
+        CORPUS is any number of files, folders, quoted patterns and URLs of these (s3://, gs://, hf://, https://), or `-`
+        for standard input: plain text (one document per file, or several with --document-separator), JSON Lines, Parquet
+        and Arrow, each also compressed with gzip, Zstandard, bzip2 or xz. The format is recognised by the content: a file
+        is JSON Lines if its first line is a JSON object. Archives and unknown formats are refused. A file that is named
+        twice counts once. The tokenizer is a byte-level BPE trained on about 64 MB of the corpus, unless --tokenizer names
+        one. Held-out documents are tokenised, but neither counted nor trained on.
 
         CORPUS may also be token ids: .bin of uint16 or uint32 (nanoGPT, llm.c), .npy (OLMo), Megatron's .bin with its
-        .idx, .parquet with a column of lists (`tokens`, `input_ids`). Documents end at --separator. With --tokenizer,
+        .idx, Parquet or Arrow with a column of lists (`tokens`, `input_ids`). Documents end at --separator. With --tokenizer,
         the tokenizer that made them, they can be decoded later; without it, bits per byte and the text of f-grams are
         not known.
 

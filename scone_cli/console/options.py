@@ -59,13 +59,23 @@ class PlainPath(click.Path):
 
 
 class CorpusPath(PlainPath):
-    """A file, a folder or a pattern; or `-` for standard input, or `held-out` for the held-out documents."""
+    """A file, a folder, a pattern or a URL; or `-` for standard input, or `held-out` for the held-out documents."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path or the `Url`."""
+        from scone_cli.corpus.urls import Url, corpus_of
+
+        corpus = corpus_of(value) if isinstance(value, str) else value
+        return corpus if isinstance(corpus, Url) else super().convert(value, param, ctx)
 
     def within(self, folder: Path, workspace: Path, written: str) -> str:  # noqa: ARG002
-        """The path for a value in a recipe; `-` and `held-out` stay, and the folder is escaped in a pattern."""
+        """The path for a value in a recipe; URLs, `-` and `held-out` stay, and the folder is escaped in a pattern."""
         from scone_cli.artifacts.schemas import HELD_OUT  # heavy: not for `scone --help`
         from scone_cli.corpus.files import STDIN
+        from scone_cli.corpus.urls import Url, corpus_of
 
+        if isinstance(corpus_of(written), Url):
+            return written
         path = Path(written).expanduser()
         if written == STDIN or (written == HELD_OUT and not (folder / path).exists()):
             return written

@@ -1,35 +1,40 @@
-"""Finds the files of a corpus in folders, by patterns or on standard input; hashes and sorts them.
+"""Finds the files of a corpus in folders, by patterns, by URLs or on standard input; hashes and sorts them.
 
 Files are sorted by their SHA-256, not by their name, so the same texts give the same tokens in any folder. `readers.py` and
-`token_files.py` read their content.
+`token_files.py` read their content. Files of URLs are listed and fetched by `remote.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import glob
 import hashlib
-import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from scone_cli.artifacts.manifest import digest_file
-from scone_cli.corpus.formats import LINES, LOOKED_BYTES, PARQUET, format_of
-from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError, StorageFailure
+from scone_cli.corpus.fetched import CACHE_SIZE, STAMP_NS, FileCache
+from scone_cli.corpus.folders import fixed_part, matching, readable, walk
+from scone_cli.corpus.formats import ARROW, LINES, LOOKED_BYTES, PARQUET, format_of
+from scone_cli.corpus.urls import Corpus, Url
+from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
 from scone_cli.formatting import harmless, names_of
 from scone_cli.progress import Progress, notice, silent
+
+if TYPE_CHECKING:
+    from scone_cli.corpus.remote import RemoteFile  # at run time only where a URL is given
 
 STDIN = "-"
 STDIN_KEPT = ".stdin.partial"  # name of the file with the saved standard input, until `move_stdin` moves it
 
 _PIECE_BYTES = LOOKED_BYTES
 _HASHED_BYTES = 8 << 20  # hashed at a time; then progress is reported
+_LOOKED_FOR = 100  # files of a corpus that every machine is asked for
 _TOLD_EVERY = 256  # files between two progress reports
 
 
@@ -38,7 +43,8 @@ class SourceFile:
     """One file of a corpus. `name` is unique in the corpus, and does not depend on where the corpus is stored.
 
     There may be a million of these objects, so they are small. `kind` and `compression` are those of `formats.Format`.
-    `index` is the `.idx` beside a Megatron `.bin`; then the hash covers both files.
+    `index` is the `.idx` beside a Megatron `.bin`; then the hash covers both files. `remote` is where a file of a URL is
+    fetched from, and `remote_index` its index; then a location is for messages only: files are opened by `at_hand`.
     """
 
     location: str
@@ -49,6 +55,8 @@ class SourceFile:
     kind: str
     compression: str
     index: str | None = None
+    remote: RemoteFile | None = None
+    remote_index: RemoteFile | None = None
 
     @property
     def path(self) -> Path:
@@ -56,20 +64,47 @@ class SourceFile:
         return Path(self.location)
 
 
+def some_paths(files: Sequence[SourceFile]) -> list[Path]:
+    """The paths of at most `_LOOKED_FOR` files, from the whole corpus, without those of URLs."""
+    local = [file for file in files if file.remote is None]
+    return [file.path for file in local[:: max(1, -(-len(local) // _LOOKED_FOR))]]
+
+
+def at_hand(file: SourceFile) -> contextlib.AbstractContextManager[str]:
+    """The path of the content of a file inside of `with`: its location, or that of a copy of a remote file."""
+    return _at_hand(file.location, file.remote)
+
+
+def index_at_hand(file: SourceFile) -> contextlib.AbstractContextManager[str]:
+    """The path of the index of a file, as `at_hand`."""
+    assert file.index is not None
+    return _at_hand(file.index, file.remote_index)
+
+
+def _at_hand(location: str, remote: RemoteFile | None) -> contextlib.AbstractContextManager[str]:
+    if remote is None:
+        return contextlib.nullcontext(location)
+    from scone_cli.corpus.remote import at_hand  # noqa: PLC0415 - only where a URL is given
+
+    return at_hand(remote)
+
+
 def find_files(
-    corpora: Sequence[Path],
+    corpora: Sequence[Corpus],
     progress: Progress = silent,
     stdin_folder: Path | None = None,
     check_size: Callable[[int], None] | None = None,
+    cache: FileCache | None = None,
 ) -> list[SourceFile]:
     """Find and hash every file of the corpora; sorted by hash and name.
 
     `check_size` gets the total bytes of all files before they are hashed, and may raise.
 
-    A corpus is a file, a folder, a pattern (`'law/**/*.jsonl'`), or `-`, if `stdin_folder` is given: standard input is then
-    saved there as `STDIN_KEPT`. Hidden files in folders are left out; links are followed. A file that is found more than once
-    (by its folder and by its name, or through symbolic or hard links) counts once, with a notice. With several corpora,
-    names begin with the name of the corpus folder.
+    A corpus is a file, a folder, a pattern (`'law/**/*.jsonl'`), a URL of one, or `-`, if `stdin_folder` is given: standard
+    input is then saved there as `STDIN_KEPT`. Hidden files in folders are left out; links are followed. A file that is found
+    more than once (by its folder and by its name, or through symbolic or hard links) counts once, with a notice. With several
+    corpora, names begin with the name of the corpus folder. Files of URLs are kept in `cache`. What `datasets.save_to_disk`
+    writes beside its `.arrow` files is no text, and left out.
 
     Raises:
         InputMissing: a path that does not exist, a broken link, a folder without files, a pattern without matches.
@@ -79,28 +114,92 @@ def find_files(
     """
     if [str(corpus) for corpus in corpora].count(STDIN) > 1:
         raise BadSetting("'-' is given twice, and standard input can be read once")
-    found = _distinct(each for corpus in corpora for each in _listing(corpus, len(corpora) > 1, stdin_folder, progress))
-    indexes = _take_indexes(found)
-    total = sum(_size(location) for location in found.values())
+    remote = _Remote(cache, progress)
+    found = _distinct(
+        (each for corpus in corpora for each in _listing(corpus, len(corpora) > 1, stdin_folder, progress, remote)),
+        remote,
+    )
+    _without_side_files(found)
+    indexes = _take_indexes(found, remote)
+    total = sum(remote.files[each].bytes if each in remote.files else _size(each) for each in found.values())
     if check_size is not None:
         check_size(total)
-    done, files = 0, list[SourceFile]()
-    for number, (name, location) in enumerate(found.items()):
+    files = remote.source_files(found, indexes)
+    local = {name: location for name, location in found.items() if location not in remote.files}
+    done, total = 0, total - sum(file.bytes for file in files)
+    for number, (name, location) in enumerate(local.items()):
         if number % _TOLD_EVERY == 0:
             progress("hashing files", done, total, "B")
         files.append(_hashed(name, location, indexes.get(name), partial(_tell, progress, done, total)))
         done += files[-1].bytes
-    progress("hashing files", total, total, "B")
+    if local:
+        progress("hashing files", total, total, "B")
     return sorted(files, key=lambda file: (file.sha256, file.name))
 
 
-def _distinct(reached: Iterable[tuple[str, str]]) -> dict[str, str]:
+class _Remote:
+    """The files of URLs that were listed, by their locations."""
+
+    def __init__(self, cache: FileCache | None, progress: Progress) -> None:
+        self.files: dict[str, RemoteFile] = {}
+        self._cache, self._progress = cache, progress
+
+    def listing(self, url: Url, prefixed: bool) -> Iterator[tuple[str, str]]:
+        """The name and the location of each file of a URL."""
+        from scone_cli.corpus.remote import listing  # noqa: PLC0415 - only where a URL is given
+
+        self._cache = self._cache or FileCache.of(None, CACHE_SIZE)
+        found = listing(url, self._cache, self._progress)
+        is_file = len(found) == 1 and found[0][1].url.path.rstrip("/") == url.path.rstrip("/")
+        for name, file in found:
+            other = self.files.setdefault(file.url.location, file)
+            if other.url.identity != file.url.identity:  # they differ only in what is not shown
+                raise BadSetting(
+                    f"{file.url} and {other.url}: two files with one name", "name one of them, or download them"
+                )
+            prefix = f"{url.fixed.name}/" if prefixed and not is_file else ""
+            yield printable(prefix + name), file.url.location
+
+    def has(self, location: str) -> bool:
+        """Whether there is a file at a location, of a URL or of this machine."""
+        if "://" not in location:
+            return os.path.isfile(location)
+        if location not in self.files and self._cache is not None and not Url(location).is_web:
+            from scone_cli.corpus.remote import beside  # noqa: PLC0415 - only where a URL is given
+
+            if (file := beside(Url(location), self._cache)) is not None:
+                self.files[location] = file
+        return location in self.files
+
+    def source_files(self, found: Mapping[str, str], indexes: Mapping[str, str]) -> list[SourceFile]:
+        """The remote ones of the files that were found, fetched if no earlier run has fetched them."""
+        wanted = {location: self.files[location] for location in found.values() if location in self.files}
+        if not wanted:
+            return []
+        from scone_cli.corpus.remote import fetched  # noqa: PLC0415 - only where a URL is given
+
+        wanted |= {location: self.files[location] for location in indexes.values() if location in self.files}
+        known = dict(zip(wanted, fetched(wanted.values(), self._progress), strict=True))
+        files = []
+        for name, location in found.items():
+            if location in known:
+                file, kind = known[location]
+                index = indexes.get(name)
+                of_index = None if index is None else known[index][0]
+                digest = file.sha256 if of_index is None else _both(file.sha256, of_index.sha256)
+                files.append(SourceFile(location, name, file.bytes, digest, STAMP_NS, *kind, index, file, of_index))
+        return files
+
+
+def _distinct(reached: Iterable[tuple[str, str]], remote: _Remote) -> dict[str, str]:
     """Map names to locations, each file once. If a file was reached by several names, the first in sort order is kept."""
-    files, again = dict[tuple[int, int], tuple[str, str]](), set[tuple[int, int]]()
+    files, again = dict[object, tuple[str, str]](), set[object]()
     for each in reached:
-        with readable(each[1]):
-            status = os.stat(each[1])  # not Path.stat: there may be a million files
-        identity = status.st_dev, status.st_ino
+        identity: object = each[1]
+        if each[1] not in remote.files:
+            with readable(each[1]):
+                status = os.stat(each[1])  # not Path.stat: there may be a million files
+            identity = status.st_dev, status.st_ino
         if identity in files:
             again.add(identity)
         files[identity] = min(each, files.get(identity, each))
@@ -139,49 +238,64 @@ def _hashed(name: str, location: str, index: str | None, tell: Callable[[int], N
                 tell(done)
         digest = hashing.hexdigest()
         if index is not None:
-            digest = hashlib.sha256(f"{digest} {digest_file(Path(index))}".encode()).hexdigest()
+            digest = _both(digest, digest_file(Path(index)))
     return SourceFile(location, name, found.st_size, digest, found.st_mtime_ns, *format_of(head, location), index)
 
 
-@contextlib.contextmanager
-def readable(location: str) -> Iterator[None]:
-    """Turn an OSError into a SconeError that names the file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InputMissing(f"{error.filename or location}: was deleted while the corpus was read") from error
-    except OSError as error:
-        raise StorageFailure(f"{error.filename or location}: cannot be read ({error.strerror or error})") from error
+def _both(tokens: str, index: str) -> str:
+    return hashlib.sha256(f"{tokens} {index}".encode()).hexdigest()
 
 
-def _take_indexes(found: dict[str, str]) -> dict[str, str]:
+def _take_indexes(found: dict[str, str], remote: _Remote) -> dict[str, str]:
     """Remove the `.idx` files from `found`, as each belongs to a `.bin`; returns them by the name of their `.bin`."""
     for name in [name for name in found if name.endswith(".idx")]:
         tokens = found.pop(name).removesuffix(".idx") + ".bin"
-        if not os.path.isfile(tokens):
+        if not remote.has(tokens):
             raise BadData(
                 f"{tokens.removesuffix('.bin')}.idx: the index of a .bin that is not there", f"put {tokens} beside it"
             )
         found[name.removesuffix(".idx") + ".bin"] = tokens
     beside = {name: location.removesuffix(".bin") + ".idx" for name, location in found.items() if name.endswith(".bin")}
-    return {name: index for name, index in beside.items() if os.path.isfile(index)}
+    return {name: index for name, index in beside.items() if remote.has(index)}
+
+
+def _without_side_files(found: dict[str, str]) -> None:
+    """Remove what the library `datasets` writes beside its `.arrow` files: descriptions, and results of `map` and `filter`."""
+    folders = {os.path.dirname(location) for location in found.values() if location.endswith(".arrow")}
+    of_library = {f"{folder}/{name}" for folder in folders for name in ("dataset_info.json", "state.json")}
+    of_library |= {f"{os.path.dirname(folder)}/dataset_dict.json" for folder in folders}
+    saved = {os.path.dirname(location) for location in found.values() if location in of_library}
+    results = []
+    for name, location in list(found.items()):
+        folder, _, file = location.rpartition("/")
+        if location in of_library:
+            del found[name]
+        elif folder in saved and file.startswith("cache-") and file.endswith(".arrow"):
+            results.append(name)
+            del found[name]
+    if results:
+        notice(f"left out, results that the library datasets keeps: {names_of(sorted(results), 'files')}")
 
 
 # ---- listing -----------------------------------------------------------------------------------------------------
 
 
-def _listing(corpus: Path, prefixed: bool, stdin_folder: Path | None, progress: Progress) -> Iterator[tuple[str, str]]:
+def _listing(
+    corpus: Corpus, prefixed: bool, stdin_folder: Path | None, progress: Progress, remote: _Remote
+) -> Iterator[tuple[str, str]]:
     """The name and the location of each file of one corpus."""
-    if stdin_folder is not None and str(corpus) == STDIN:
+    if isinstance(corpus, Url):
+        yield from remote.listing(corpus, prefixed)
+    elif stdin_folder is not None and str(corpus) == STDIN:
         path, name = _keep_stdin(sys.stdin.buffer, stdin_folder, progress)
         yield name, str(path)
     elif corpus.is_file():
         yield printable(corpus.name), str(corpus)
     elif corpus.is_dir():
-        yield from _named(_walk(str(corpus)), corpus, prefixed, "a folder without files (hidden ones are not read)")
+        yield from _named(walk(str(corpus)), corpus, prefixed, "a folder without files (hidden ones are not read)")
     elif glob.has_magic(str(corpus)):
-        base = _fixed_part(corpus)
-        yield from _named(_matching(corpus, base), base, prefixed, "no file matches this pattern", str(corpus))
+        base = fixed_part(corpus)
+        yield from _named(matching(corpus, base), base, prefixed, "no file matches this pattern", str(corpus))
     elif str(corpus) == STDIN:
         raise BadSetting(f"{STDIN}: standard input is read by count-ngrams only", "write it to a file, and name that")
     elif corpus.exists():
@@ -201,91 +315,6 @@ def _named(
         yield printable(prefix + location.removeprefix(above).replace(os.sep, "/")), location
     if not num_files:
         raise InputMissing(f"{given or base}: {nothing}", "name files or folders that hold text")
-
-
-def _walk(top: str) -> Iterator[str]:
-    """The files of a folder and of all folders in it."""
-    for _, entries in _folders(top):
-        _tell_left_out(entry.path for entry in entries if not entry.is_file())
-        yield from (entry.path for entry in entries if entry.is_file())
-
-
-def _tell_left_out(paths: Iterable[str]) -> None:
-    """Print a notice about corpus paths that are left out: pipes, sockets and devices."""
-    if found := sorted(paths):
-        notice(f"left out, neither a file nor a folder: {names_of(found, 'paths')}")
-
-
-def _folders(top: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Walk a folder and its subfolders; yields each folder with its entries that are no folders. Hidden ones are left out."""
-    waiting = [top]
-    while waiting:
-        folder = waiting.pop()
-        with readable(folder), os.scandir(folder) as entries:
-            found = sorted((each for each in entries if not each.name.startswith(".")), key=lambda entry: entry.name)
-        for entry in found:
-            if entry.is_symlink():
-                _check_link(entry.path, top)
-        yield folder, [entry for entry in found if not entry.is_dir()]
-        waiting += (entry.path for entry in reversed(found) if entry.is_dir())
-
-
-def _matching(pattern: Path, base: Path) -> Iterator[str]:
-    """The files that match a pattern, and the files in folders that match it.
-
-    The standard library's `glob` is not used: it recurses for every folder level of a `**`.
-    """
-    found = dict.fromkeys([str(base)])
-    for part in pattern.parts[len(base.parts) :]:
-        found = dict.fromkeys(path for folder in found for path in _step(folder, part, str(base)))
-    folders = (
-        path for path in found if os.path.isdir(path) and os.path.dirname(path) not in found
-    )  # a folder inside a matching folder is walked with that one
-    _tell_left_out(path for path in found if not os.path.isfile(path) and not os.path.isdir(path))
-    files = itertools.chain(filter(os.path.isfile, found), *map(_walk, folders))
-    yield from dict.fromkeys(files)
-
-
-def _step(folder: str, part: str, base: str) -> Iterator[str]:
-    """The paths in a folder that one component of a pattern matches."""
-    if not os.path.isdir(folder):
-        return
-    if part == "**":
-        yield from (each for each, _ in _folders(folder))
-    elif glob.has_magic(part):
-        with readable(folder):
-            names = sorted(os.listdir(folder))
-        for name in fnmatch.filter(names, part):
-            if part.startswith(".") or not name.startswith("."):
-                yield _checked(os.path.join(folder, name), base)
-    elif os.path.lexists(path := os.path.join(folder, part)):
-        yield _checked(path, base)
-
-
-def _checked(path: str, base: str) -> str:
-    if os.path.islink(path):
-        _check_link(path, base)
-    return path
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The leading folder of a pattern, before its first component with a wildcard."""
-    parts = pattern.parts
-    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:fixed])
-
-
-def _check_link(link: str, top: str) -> None:
-    """Refuse a broken link, and a link to a folder that contains it: the walk would never end."""
-    if not os.path.exists(link):
-        raise InputMissing(f"{link}: a link to {os.readlink(link)}, which does not exist", "remove it or mend it")
-    if not os.path.isdir(link):
-        return
-    target = Path(link).resolve()
-    # Each folder on the path is resolved alone: behind another link, its parent on disk is not its parent on the path.
-    for above in Path(link).relative_to(top).parents:
-        if (top / above).resolve().is_relative_to(target):
-            raise BadData(f"{link}: a link to {target}, a folder that it lies in: a loop", "remove it")
 
 
 def printable(name: str) -> str:
@@ -310,7 +339,7 @@ def _keep_stdin(stream: BinaryIO, folder: Path, progress: Progress) -> tuple[Pat
             progress("reading standard input", done, None, "B")
             piece = stream.read(_PIECE_BYTES)
     progress("reading standard input", done, done, "B")
-    return path, "stdin" + {LINES: ".jsonl", PARQUET: ".parquet"}.get(kind, ".txt") + compression
+    return path, "stdin" + {LINES: ".jsonl", PARQUET: ".parquet", ARROW: ".arrow"}.get(kind, ".txt") + compression
 
 
 @contextlib.contextmanager

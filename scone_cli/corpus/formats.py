@@ -1,4 +1,4 @@
-"""Detects the format of a corpus file from its first bytes: plain text, JSON Lines or Parquet, and the compression.
+"""Detects the format of a corpus file from its first bytes: plain text, JSON Lines, Parquet or Arrow, and the compression.
 
 One function serves files from folders and from standard input. The file extension decides where the content cannot: a
 `.jsonl` that does not begin with an object is bad JSON Lines, not plain text. Archives, databases and documents such as PDF
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from scone_cli.corpus.compression import compression_of, decompress_beginning, endings_of
 from scone_cli.errors import BadData
 
-TEXT, LINES, PARQUET = "text", "JSON Lines", "Parquet"
+TEXT, LINES, PARQUET, ARROW = "text", "JSON Lines", "Parquet", "Arrow"
 TOKENS = "token ids"  # detected by the file extension; `token_files.py` reads their headers
 
 # Bytes of a file that are looked at: a bzip2 block may have 900 kB, and gives no output before its end.
@@ -42,8 +42,6 @@ _REFUSED = {
     b"\x89LZO\0": ("compressed with lzop", _READ),
     b"\x1f\x9d": ("compressed with compress (.Z)", _READ),
     b"]\0\0": ("compressed with lzma", _READ),
-    b"ARROW1\0\0": ("an Arrow file", _CONVERT),
-    b"\xff\xff\xff\xff": ("an Arrow stream", _CONVERT),
     b"Obj\x01": ("an Avro file", _CONVERT),
     b"SQLite format 3\0": ("an SQLite database", _CONVERT),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", _CONVERT),
@@ -58,6 +56,7 @@ _REFUSED_TEXT = {
     b"WARC/1.": ("a WARC web archive", "take the text out of its records, as JSON Lines"),
 }
 _TEXT_MARKS = tuple(_REFUSED_TEXT)
+_ARROW_MARKS = (b"ARROW1\0\0", b"\xff\xff\xff\xff")  # of a file, and of a stream
 _NO_MARK = (".br", ".snappy", ".sz", ".lz4")  # extensions of compressions without magic bytes
 
 # Kinds of files that count as one bad document each, with a hint what to do about them.
@@ -94,19 +93,19 @@ _LINES_TRIED = 16
 
 
 class Format(NamedTuple):
-    """The format of a file: TEXT, LINES, PARQUET, TOKENS or one of `BAD_KINDS`, and its compression: "" or such as ".gz"."""
+    """What a file is (TEXT, LINES, PARQUET, ARROW, TOKENS or one of `BAD_KINDS`), and its compression: "" or such as ".gz"."""
 
     kind: str
     compression: str
 
 
-def format_of(head: bytes, location: str) -> Format:
-    """Detect the format of a file from `head`, its first `LOOKED_BYTES` (all of it, if shorter).
+def format_of(head: bytes, location: str, name: str = "") -> Format:
+    """Detect the format of a file from `head`, its first `LOOKED_BYTES` (all of it, if shorter), and its name.
 
     Raises:
         BadData: an archive, a database, a compression or another kind of file that is not supported.
     """
-    ending, named = endings_of(location)
+    ending, named = endings_of(name or location)
     if ending in (".bin", ".npy"):
         return Format(TOKENS, named)
     compression = compression_of(head, named)
@@ -146,6 +145,8 @@ def _refused_binary(head: bytes, ending: str, is_inside: bool) -> tuple[str, str
 def _kind_of(head: bytes, ending: str, is_text: bool) -> str:
     if ending == ".parquet" or (head.startswith(b"PAR1") and not is_text):
         return PARQUET
+    if ending == ".arrow" or (head.startswith(_ARROW_MARKS) and not is_text):
+        return ARROW
     if head.startswith(_BAD_BEGINNINGS):
         return next(kind for mark, kind in _BAD_MARKS.items() if head.startswith(mark))
     if not is_text and _is_utf16(head):

@@ -1,4 +1,4 @@
-"""Estimates what `tokens/` will be without writing anything, for `scone count-ngrams --plan`."""
+"""Estimates what `tokens/` will be without writing anything but the cache of fetched files, for `scone count-ngrams --plan`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint
 from scone_cli.artifacts.publish import published
-from scone_cli.corpus.files import STDIN, find_files
+from scone_cli.corpus.fetched import FileCache
+from scone_cli.corpus.files import STDIN, find_files, some_paths
 from scone_cli.corpus.prepare import (
     STAGE,
     STAGE_VERSION,
@@ -16,13 +17,13 @@ from scone_cli.corpus.prepare import (
     digest_of,
     on_bad,
     replaced_tokens,
-    some_of,
     token_files,
     token_settings,
 )
 from scone_cli.corpus.sample import look_at
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress
 
@@ -43,7 +44,12 @@ class Ahead:
 
 
 def look_ahead(
-    config: TokenSettings, inputs: Sequence[Path], target: Path, progress: Progress, force: bool = False
+    config: TokenSettings,
+    inputs: Sequence[Corpus],
+    target: Path,
+    progress: Progress,
+    force: bool = False,
+    cache: FileCache | None = None,
 ) -> Ahead:
     """Find and hash the files of `inputs`, and read the beginning of some of them to estimate the number of tokens.
 
@@ -54,7 +60,7 @@ def look_ahead(
         raise BadSetting("--plan: standard input can be read only once", "name files, or leave --plan out")
     if config.tokenizer is not None and not config.tokenizer.is_file():
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
-    files = find_files(inputs, progress)
+    files = find_files(inputs, progress, cache=cache)
     num_bytes = sum(file.bytes for file in files)
     corpus = digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, token_settings(config), {"corpus": corpus})
@@ -70,4 +76,4 @@ def look_ahead(
     else:
         look = look_at(files, config.text_field, on_bad(config), Separator.of(config.document_separator))
         bound = look.tokens_bound(size if tokenizer is None else tokenizer, files)
-    return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced, some_of(files))
+    return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced, some_paths(files))

@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, discarded_if_bad, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
-from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, forget_stdin, move_stdin, stdin_named
+from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, forget_stdin, move_stdin, some_paths, stdin_named
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
@@ -26,11 +27,13 @@ from scone_cli.progress import Progress, notice
 from scone_cli.settings import setting
 
 if TYPE_CHECKING:
+    from scone_cli.corpus.fetched import FileCache
     from scone_cli.corpus.held_out import HeldOut
     from scone_cli.corpus.readers import OnBad
     from scone_cli.corpus.shards import Shards, ShardStats, Then
     from scone_cli.corpus.token_files import TokenFile
     from scone_cli.corpus.tokenizer import Tokenizer
+    from scone_cli.corpus.urls import Corpus
     from scone_cli.runtime.engine import Pool
 
 STAGE = "count-ngrams"
@@ -39,7 +42,6 @@ STAGE_VERSION = 2
 SKIPPED = "first_skipped_documents"  # key of a summary
 SHOWN = 5  # skipped documents that other reports list
 
-_LOOKED_FOR = 100  # files of a corpus that every machine is asked for
 _SAMPLE = "sample.json"
 
 
@@ -49,7 +51,7 @@ class TokenSettings:
 
     vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
     tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
-    text_field: str = setting("text", "JSON Lines field or Parquet column that holds the text, or the token ids.")
+    text_field: str = setting("text", "JSON Lines field or column (Parquet, Arrow) of the text, or of the token ids.")
     document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
     held_out: float = setting(
         0.01,
@@ -112,8 +114,8 @@ class PreparedTokens:
 
     @property
     def some_files(self) -> list[Path]:
-        """Some files of the corpus, which every machine that tokenises must see; none if there is nothing to do."""
-        return [] if self._work is None else some_of(self._work.files)
+        """Some files that every machine that tokenises must see; none if there is nothing to do."""
+        return [] if self._work is None else some_paths([getattr(file, "source", file) for file in self._work.files])
 
     def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
         """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
@@ -187,11 +189,12 @@ def in_short(summary: dict[str, Any]) -> dict[str, Any]:
 
 def prepare_tokens(
     config: TokenSettings,
-    inputs: Sequence[Path],
+    inputs: Sequence[Corpus],
     target: Path,
     progress: Progress,
     force: bool = False,
     check_size: Callable[[int], None] | None = None,
+    cache: FileCache | None = None,
 ) -> PreparedTokens:
     """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
 
@@ -207,7 +210,7 @@ def prepare_tokens(
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     stdin = target.parent / STDIN_KEPT
     forget_stdin(stdin)  # left by a run that was killed while it read
-    files = find_files(inputs, progress, target.parent, check_size)
+    files = find_files(inputs, progress, target.parent, check_size, cache)
     settings, corpus = token_settings(config), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
@@ -219,19 +222,10 @@ def prepare_tokens(
     files = move_stdin(files, stdin, staging / SCRATCH)
     with discarded_if_bad(staging), stdin_named(staging / SCRATCH):
         tokens = token_files(config, files)
-        work = (
-            _text(config, files, staging, progress, check_size)
-            if tokens is None
-            else _ids(config, tokens, staging, progress)
-        )
-    sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
-    return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work)
-
-
-def some_of(files: Sequence[SourceFile] | Sequence[TokenFile]) -> list[Path]:
-    """The paths of at most `_LOOKED_FOR` files, from the whole corpus."""
-    chosen = files[:: max(1, -(-len(files) // _LOOKED_FOR))]
-    return [file.path if isinstance(file, SourceFile) else file.source.path for file in chosen]
+        of_text = partial(_text, config, files, staging, progress, check_size)
+        work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
+    known = (work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound)
+    return PreparedTokens(target, mark, None, *known, settings, corpus, work)
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:
@@ -298,7 +292,7 @@ def _text(
         if value is not None:
             raise BadSetting(
                 f"{name} {value}: works only with a corpus of token ids, and this corpus is text",
-                "token ids are files named .bin or .npy, or Parquet with a column of lists; on standard input, only Parquet",
+                "token ids are files named .bin or .npy, or Parquet or Arrow with a column of lists (standard input: only these)",
             )
     separator, leave_out = Separator.of(config.document_separator), on_bad(config)
     look = look_at(files, config.text_field, leave_out, separator)
@@ -342,9 +336,8 @@ def _train(
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # the library reports no progress
-    trained = train_tokenizer(
-        in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size
-    )  # `pop` frees each text once it is read
+    # `pop` frees each text once it is read.
+    trained = train_tokenizer(in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size)
     give_back_memory()  # several hundred MB, which --memory is meant for
     progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
     return trained

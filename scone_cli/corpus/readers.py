@@ -1,4 +1,4 @@
-"""Reads documents from text files: plain text (one document per file, or many with a separator), JSON Lines and Parquet.
+"""Reads documents from text files: plain text (one document per file, or many with a separator), JSON Lines, Parquet and Arrow.
 
 Files are read as streams. Every problem is a `BadData` that names the file, the line and the cause. Text is not changed: line
 ends, NULs and byte order marks stay. A document with invalid Unicode (invalid UTF-8, or half a surrogate pair, which JSON can
@@ -19,15 +19,15 @@ from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from scone_cli.corpus.columns import column_type, columns_of
 from scone_cli.corpus.compression import decompressed
-from scone_cli.corpus.files import SourceFile, readable
-from scone_cli.corpus.formats import BAD_KINDS, LINES, PARQUET
+from scone_cli.corpus.files import SourceFile, at_hand
+from scone_cli.corpus.folders import readable
+from scone_cli.corpus.formats import ARROW, BAD_KINDS, LINES, PARQUET
 from scone_cli.corpus.separators import Separator
 from scone_cli.errors import BadData
 
-_PARQUET_ROWS = 256
 _SMALL_BYTES = 1 << 20
 _BEFORE_RECORDS = (
     codecs.BOM_UTF8 + b"\x1e"
@@ -37,7 +37,7 @@ _LARGEST_DOCUMENT = 1 << 30  # bytes; while a document is encoded, memory holds 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of text. `name`: the file's name with the line (from 1) or Parquet row (from 0); `utf8`: the text as bytes."""
+    """One document of text. `name`: the file's name with the line (from 1) or row (from 0); `utf8`: the text as bytes."""
 
     name: str
     text: str
@@ -99,7 +99,7 @@ def read_with_position(
     `beginning`: if the whole file is one document, read only its first `beginning` bytes, to look at it.
     """
     records, text_of, unit = _format_of(file, separator)
-    with readable(file.location), open(file.location, "rb") as raw:  # not Path: there may be a million files
+    with at_hand(file) as path, readable(file.location), open(path, "rb") as raw:  # not Path: a million files
         content = decompressed(raw, file.compression, file.location) if file.compression else raw
         try:
             if beginning is not None and records is _whole:
@@ -144,8 +144,8 @@ _Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], s
 def _format_of(file: SourceFile, separator: Separator | None) -> _Format:
     if file.kind == LINES:
         return _lines, _text_of_line, "line"
-    if file.kind == PARQUET:
-        return _rows, _text_of_row, "row"
+    if file.kind in (PARQUET, ARROW):
+        return partial(_rows, file.kind), _text_of_row, "row"
     if file.kind in BAD_KINDS:
         return _nothing, partial(_refuse, file.kind), ""
     if separator is not None:
@@ -220,28 +220,25 @@ def _text_of_line(line: bytes, text_field: str) -> str:
     return text
 
 
-def _rows(content: BinaryIO, location: str, text_field: str) -> _Records:
+def _rows(kind: str, content: BinaryIO, location: str, text_field: str) -> _Records:
     with contextlib.ExitStack() as stack:
-        if not content.seekable():  # Parquet is read from its end, so it must be seekable
+        if not content.seekable():  # Parquet is read from its end, and Arrow is mapped
             plain = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(content, plain, 1 << 20)
+            plain.flush()
             content = plain
-        with parquet_errors(location):
-            reader = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)  # no whole row group in memory
-            schema, num_rows = reader.schema_arrow, reader.metadata.num_rows
-        if text_field not in schema.names:
-            cause, hint = _no_field("column", text_field, schema.names)
+        columns = columns_of(kind, content, location)
+        if text_field not in columns.schema.names:
+            cause, hint = _no_field("column", text_field, columns.schema.names)
             raise BadData(f"{location}: {cause}", hint)
-        kind = column_type(schema, text_field, location)
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-            raise BadData(f"{location}: column '{text_field}' is {kind}, expected string")
-        row = 0
-        batches = reader.iter_batches(_PARQUET_ROWS, columns=[text_field], use_threads=False)
-        while (batch := _next_batch(batches, location)) is not None:
-            for value in batch.column(text_field):  # by name: a field of a struct may have the same path
-                yield row, value, (row + 1) / num_rows
-                row += 1
+        found = column_type(columns.schema, text_field, location)
+        found = found.value_type if pa.types.is_dictionary(found) else found
+        if not (pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)):
+            raise BadData(f"{location}: column '{text_field}' is {found}, expected string")
+        for rows in columns.rows(text_field, 0, columns.num_units):
+            of_row = (rows.high - rows.low) / max(1, len(rows.values))
+            for number, value in enumerate(rows.values):
+                yield rows.first + number, value, rows.low + of_row * (number + 1)
 
 
 def _text_of_row(value: Any, text_field: str) -> str:
@@ -253,37 +250,6 @@ def _text_of_row(value: Any, text_field: str) -> str:
         raise _Unreadable(f"column '{text_field}' is null, expected a string")
     assert isinstance(text, str)
     return text
-
-
-def _next_batch(batches: Iterator[pa.RecordBatch], location: str) -> pa.RecordBatch | None:
-    with parquet_errors(location):
-        return next(batches, None)
-
-
-def column_type(schema: pa.Schema, name: str, location: str) -> pa.DataType:
-    """The type of the column `name`, which must exist.
-
-    Raises:
-        BadData: several columns have this name.
-    """
-    places = schema.get_all_field_indices(name)
-    if len(places) > 1:
-        raise BadData(f"{location}: {len(places)} columns are called '{name}'", "give each column a name of its own")
-    return schema.field(places[0]).type
-
-
-@contextlib.contextmanager
-def parquet_errors(location: str) -> Iterator[None]:
-    """Turn any error of pyarrow about a file into `BadData`."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged pages raise OSError, names with invalid UTF-8 raise UnicodeDecodeError
-        cause = " ".join(str(error).split())
-        raise BadData(
-            f"{location}: not a Parquet file, or a damaged one ({cause})", "get or make the file again"
-        ) from error
 
 
 # ---- what can be wrong with a record -----------------------------------------------------------------------------

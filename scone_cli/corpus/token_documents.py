@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from scone_cli.corpus.files import readable
-from scone_cli.corpus.readers import BadDocument, OnBad, parquet_errors
-from scone_cli.corpus.token_files import TokenFile, open_parquet, read_index
+from scone_cli.corpus.files import at_hand
+from scone_cli.corpus.folders import readable
+from scone_cli.corpus.readers import BadDocument, OnBad
+from scone_cli.corpus.token_files import TokenFile, open_table, read_index
 from scone_cli.corpus.tokenizer import Tokens
 from scone_cli.errors import BadData
 
@@ -26,7 +27,6 @@ LARGEST_ID = (1 << 24) - 1  # far above any vocabulary: larger numbers are not t
 
 _BLOCK_TOKENS = 1 << 20
 _LARGEST_DOCUMENT = 1 << 28  # tokens; a document is held in memory
-_PARQUET_ROWS = 256
 
 
 def read_token_documents(
@@ -49,7 +49,7 @@ def read_token_documents(
         StorageFailure: the file cannot be read.
     """
     source = file.source
-    with readable(source.location):
+    with at_hand(source) as path, readable(source.location):
         if file.column:
             found: _Found = _split_rows(file, first, last, separator, largest)
         elif source.index is not None:
@@ -69,7 +69,7 @@ def read_token_documents(
                 on_bad(bad)
             elif tokens.size:
                 yield f"{source.name}:{place}", tokens
-        now = os.stat(source.location)
+        now = os.stat(path)
     if (now.st_size, now.st_mtime_ns) != (source.bytes, source.mtime_ns):
         raise BadData(f"{source.location}: changed while it was being read", "run the command again")
 
@@ -128,30 +128,19 @@ def _split_spans(file: TokenFile, first: int, last: int, separator: int | None, 
             yield start + offset, tokens, offset > 0
 
 
-def _parquet_rows(file: TokenFile, first: int, last: int, largest: int) -> Iterator[tuple[int, Tokens | None]]:
-    """The number and the ids of every row in the row groups first..last; the ids of a null row are None."""
-    location = file.source.location
-    with open_parquet(location) as reader:
-        row = sum(reader.metadata.row_group(group).num_rows for group in range(first))
-        batches = reader.iter_batches(
-            _PARQUET_ROWS, row_groups=list(range(first, last)), columns=[file.column], use_threads=False
-        )
-        while True:
-            with parquet_errors(location):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            lists = batch.column(file.column)  # by name: a field of a struct may have the same path
+def _rows(file: TokenFile, first: int, last: int, largest: int) -> Iterator[tuple[int, Tokens | None]]:
+    """The number and the ids of every row in the units first..last of a file of columns; the ids of a null row are None."""
+    with open_table(file.source) as columns:
+        for row, lists, _, _ in columns.rows(file.column, first, last):
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
             values = lists.flatten()
             ends = np.cumsum(lengths, dtype=np.int64)
-            where = partial(_row_of, location, row, ends)
+            where = partial(_row_of, file.source.location, row, ends)
             if values.null_count:
                 raise BadData(f"{where(pc.index(values.is_null(), True).as_py())}: null, expected a token id")
             tokens = _checked(values.to_numpy(zero_copy_only=False), largest, where)
             for number, (start, end) in enumerate(zip(ends - lengths, ends, strict=True)):
                 yield row + number, tokens[start:end] if lists[number].is_valid else None
-            row += len(lists)
 
 
 def _row_of(location: str, row: int, ends: npt.NDArray[np.int64], position: int) -> str:
@@ -160,7 +149,7 @@ def _row_of(location: str, row: int, ends: npt.NDArray[np.int64], position: int)
 
 
 def _split_rows(file: TokenFile, first: int, last: int, separator: int | None, largest: int) -> _Found:
-    for row, whole in _parquet_rows(file, first, last, largest):
+    for row, whole in _rows(file, first, last, largest):
         if whole is None:
             yield f"{row}", None, False
             continue
@@ -184,7 +173,7 @@ def _blocks(file: TokenFile, first: int, largest: int, last: int | None = None) 
     """The ids of a flat file from token `first` on, one block at a time, each with the position of its first id."""
     end = file.num_units if last is None else last
     dtype = np.dtype(file.dtype)
-    with open(file.source.location, "rb") as raw:
+    with at_hand(file.source) as path, open(path, "rb") as raw:
         raw.seek(file.offset + first * dtype.itemsize)
         while first < end:
             block = np.fromfile(raw, dtype, min(_BLOCK_TOKENS, end - first))
@@ -216,6 +205,6 @@ def largest_id(file: TokenFile) -> int:
         BadData: a number is above `LARGEST_ID` or below 0.
     """
     if file.column:
-        rows = (tokens for _, tokens in _parquet_rows(file, 0, file.num_units, LARGEST_ID) if tokens is not None)
+        rows = (tokens for _, tokens in _rows(file, 0, file.num_units, LARGEST_ID) if tokens is not None)
         return max((int(tokens.max()) for tokens in rows if tokens.size), default=0)
     return max((int(block.max()) for _, block in _blocks(file, 0, LARGEST_ID)), default=0)

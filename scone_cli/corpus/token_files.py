@@ -1,29 +1,30 @@
 """Recognises files of token ids: their format, and where and in which dtype the ids are stored.
 
 Formats: flat `.bin` of uint16 or uint32 (nanoGPT, or llm.c with its header), `.npy` (with numpy's header, or without a header,
-as OLMo writes it), Megatron's `.bin` with its `.idx`, and Parquet with a column of integer lists. The file extension tells
-which one. `token_documents.py` reads the ids.
+as OLMo writes it), Megatron's `.bin` with its `.idx`, and Parquet or Arrow with a column of integer lists. The file extension
+tells which one. `token_documents.py` reads the ids.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from scone_cli.artifacts.opening import to_read
-from scone_cli.corpus.files import SourceFile, readable
-from scone_cli.corpus.formats import PARQUET, TOKENS
-from scone_cli.corpus.readers import column_type, parquet_errors
+from scone_cli.corpus.columns import Columns, column_type, open_columns
+from scone_cli.corpus.files import SourceFile, at_hand, index_at_hand
+from scone_cli.corpus.folders import readable
+from scone_cli.corpus.formats import ARROW, PARQUET, TOKENS
 from scone_cli.errors import BadData
 
-_PARQUET_COLUMNS = ("tokens", "input_ids")  # used if there is no text column
+_ID_COLUMNS = ("tokens", "input_ids")  # used if there is no text column
 
 _LLMC_MAGIC = {20240520: ("<u2", 1), 20240801: ("<u4", 7)}  # dtype and version: GPT-2's and Llama 3's
 _LLMC_HEADER = 256  # int32 numbers
@@ -33,9 +34,9 @@ _MEGATRON_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """A file of token ids, and how the ids are stored: `dtype`, byte `offset`, or the `column` of a Parquet file.
+    """A file of token ids, and how the ids are stored: `dtype`, byte `offset`, or the `column` of a Parquet or Arrow file.
 
-    `num_units`: the number of units that `pieces` divides: tokens, or row groups of a Parquet file.
+    `num_units`: the number of units that `pieces` divides: tokens, or row groups or record batches.
     """
 
     source: SourceFile
@@ -54,11 +55,8 @@ class TokenFile:
         """The number of ids, including separators."""
         if not self.column:
             return self.num_units
-        with open_parquet(self.source.location) as reader:
-            paths = [reader.schema.column(leaf).path for leaf in range(reader.metadata.num_columns)]
-            leaf = next(i for i, path in enumerate(paths) if f"{path}.".startswith(f"{self.column}."))
-            groups = range(self.num_units)
-            return sum(reader.metadata.row_group(group).column(leaf).num_values for group in groups)
+        with open_table(self.source) as columns:
+            return columns.num_values(self.column)
 
     def pieces(self, num_bytes: int) -> list[tuple[int, int]]:
         """Divide the file into pieces of about `num_bytes` bytes: ranges [first, last) of units."""
@@ -73,27 +71,26 @@ def recognise(source: SourceFile, text_field: str, token_dtype: str | None, wide
         BadData: it does not have the format that its extension or header claims.
         StorageFailure: it cannot be read.
     """
-    if source.kind == PARQUET and not source.compression:
-        with readable(source.location):
-            return _recognise_parquet(source, text_field)
+    if source.kind in (PARQUET, ARROW) and not source.compression:
+        return _recognise_column(source, text_field)
     if source.kind != TOKENS:
         return None
     if source.compression:
         raise BadData(
             f"{source.location}: a compressed file of token ids, expected an uncompressed one", "decompress it"
         )
-    with readable(source.location), source.path.open("rb") as raw:
+    with at_hand(source) as path, readable(source.location), open(path, "rb") as raw:
         if source.index is not None:
             return _recognise_megatron(source)
-        if source.location.lower().endswith(".npy") and raw.read(6) == b"\x93NUMPY":
+        if source.name.lower().endswith(".npy") and raw.read(6) == b"\x93NUMPY":
             return _recognise_npy(source, raw)
         raw.seek(0)
         if (found := _recognise_llmc(source, raw)) is not None:
             return found
-    dtype = token_dtype or ("uint32" if wide else "uint16")
-    found = _flat(source, np.dtype(dtype).newbyteorder("<").str, 0)
-    if token_dtype is None and not wide:
-        _check_not_uint32(found)
+        dtype = token_dtype or ("uint32" if wide else "uint16")
+        found = _flat(source, np.dtype(dtype).newbyteorder("<").str, 0)
+        if token_dtype is None and not wide:
+            _check_not_uint32(found, raw)
     return found
 
 
@@ -109,9 +106,10 @@ def _flat(source: SourceFile, dtype: str, offset: int, num_tokens: int | None = 
     return TokenFile(source, dtype, offset, size // width)
 
 
-def _check_not_uint32(file: TokenFile) -> None:
+def _check_not_uint32(file: TokenFile, raw: BinaryIO) -> None:
     """Refuse a file of uint32 ids that would be read as uint16: every second number is 0, and no later step would notice."""
-    beginning = np.fromfile(file.source.location, file.dtype, 4096)
+    raw.seek(0)
+    beginning = np.fromfile(raw, file.dtype, 4096)
     if beginning.size > 8 and beginning.any() and not beginning[1::2].any():
         raise BadData(
             f"{file.source.location}: every second number is 0 when it is read as uint16",
@@ -186,18 +184,19 @@ def read_index(source: SourceFile) -> MegatronIndex:
         BadData: it is not such an index, or not the index of that file.
     """
     assert source.index is not None
-    with readable(source.index), open(source.index, "rb") as raw:
-        head = raw.read(34)
-    fields = np.frombuffer(head[18:], "<u8") if len(head) == 34 else np.zeros(0, np.uint64)
-    code = head[17] if len(head) == 34 else 0
-    if not head.startswith(_MEGATRON_MAGIC) or len(head) < 34 or code not in _MEGATRON_DTYPES:
-        raise BadData(f"{source.index}: not the index of a Megatron data set, or its dtype is not supported")
-    num_sequences, num_documents = (int(value) for value in fields)
-    if os.path.getsize(source.index) < 34 + 12 * num_sequences + 8 * num_documents or num_documents < 1:
-        raise BadData(f"{source.index}: truncated, expected {num_sequences:,} sequences", "get the file again")
-    lengths = _mapped(source.index, "<i4", 34, num_sequences)
-    pointers = _mapped(source.index, "<i8", 34 + 4 * num_sequences, num_sequences)
-    documents = _mapped(source.index, "<i8", 34 + 12 * num_sequences, num_documents)
+    with index_at_hand(source) as path, readable(source.index):
+        with open(path, "rb") as raw:
+            head = raw.read(34)
+        fields = np.frombuffer(head[18:], "<u8") if len(head) == 34 else np.zeros(0, np.uint64)
+        code = head[17] if len(head) == 34 else 0
+        if not head.startswith(_MEGATRON_MAGIC) or len(head) < 34 or code not in _MEGATRON_DTYPES:
+            raise BadData(f"{source.index}: not the index of a Megatron data set, or its dtype is not supported")
+        num_sequences, num_documents = (int(value) for value in fields)
+        if os.path.getsize(path) < 34 + 12 * num_sequences + 8 * num_documents or num_documents < 1:
+            raise BadData(f"{source.index}: truncated, expected {num_sequences:,} sequences", "get the file again")
+        lengths = _mapped(path, "<i4", 34, num_sequences)
+        pointers = _mapped(path, "<i8", 34 + 4 * num_sequences, num_sequences)
+        documents = _mapped(path, "<i8", 34 + 12 * num_sequences, num_documents)
     dtype = _MEGATRON_DTYPES[code]
     end = int(pointers[-1]) + int(lengths[-1]) * np.dtype(dtype).itemsize if num_sequences else 0
     if end != source.bytes:
@@ -223,27 +222,29 @@ def _recognise_megatron(source: SourceFile) -> TokenFile:
     return TokenFile(source, index.dtype, 0, index.num_tokens)
 
 
-# ---- Parquet -----------------------------------------------------------------------------------------------------
+# ---- Parquet and Arrow -------------------------------------------------------------------------------------------
 
 
-def open_parquet(location: str) -> pq.ParquetFile:
-    """Open a Parquet file as a stream.
+@contextlib.contextmanager
+def open_table(source: SourceFile) -> Iterator[Columns]:
+    """Open a file of columns, whose `column` holds the ids.
 
     Raises:
-        BadData: it is not a Parquet file, or is damaged.
+        BadData: it is not such a file, or is damaged.
+        StorageFailure: it cannot be read.
     """
-    with parquet_errors(location):
-        return pq.ParquetFile(to_read(location), pre_buffer=False, buffer_size=1 << 20)
+    with at_hand(source) as path, readable(source.location), open_columns(source.kind, path, source.location) as found:
+        yield found
 
 
-def _recognise_parquet(source: SourceFile, text_field: str) -> TokenFile | None:
-    with open_parquet(source.location) as reader:
-        schema, num_groups = reader.schema_arrow, reader.metadata.num_row_groups
-    names = (text_field,) if text_field in schema.names else _PARQUET_COLUMNS
+def _recognise_column(source: SourceFile, text_field: str) -> TokenFile | None:
+    with open_table(source) as columns:
+        schema, num_units = columns.schema, columns.num_units
+    names = (text_field,) if text_field in schema.names else _ID_COLUMNS
     kinds = {name: column_type(schema, name, source.location) for name in names if name in schema.names}
     column = next((name for name, kind in kinds.items() if _is_list_of_ids(kind)), None)
     if column is not None:
-        return TokenFile(source, "", 0, num_groups, column)
+        return TokenFile(source, "", 0, num_units, column)
     if kinds and text_field not in schema.names:
         found = " and ".join(f"column '{name}' is {kind}" for name, kind in kinds.items())
         raise BadData(

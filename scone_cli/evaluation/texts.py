@@ -16,6 +16,7 @@ from scone_cli.arrays import I64
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.encode import encode_texts
+from scone_cli.corpus.fetched import FileCache
 from scone_cli.corpus.files import SourceFile, find_files, printable
 from scone_cli.corpus.formats import TOKENS
 from scone_cli.corpus.held_out import HeldOut
@@ -24,6 +25,7 @@ from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.terms import UNSPACED
 from scone_cli.corpus.token_stream import TokenStream, iter_shards
 from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.corpus.urls import Corpus, Url
 from scone_cli.errors import BadData, BadSetting, InputMissing
 from scone_cli.progress import Progress, notice
 
@@ -51,7 +53,9 @@ class Text:
     left_out: float = 0.0
 
 
-def files_of_corpora(corpora: Sequence[Path], found: Opened, progress: Progress) -> dict[str, list[SourceFile]]:
+def files_of_corpora(
+    corpora: Sequence[Corpus], found: Opened, progress: Progress, cache: FileCache | None = None
+) -> dict[str, list[SourceFile]]:
     """The files of every corpus, by its name. The held-out documents, which are meant by `held-out` or no corpus, have none.
 
     Raises:
@@ -59,17 +63,17 @@ def files_of_corpora(corpora: Sequence[Path], found: Opened, progress: Progress)
         BadSetting: two corpora have one name.
         BadData: a file holds token ids.
     """
-    named = [path for path in corpora if str(path) != HELD_OUT or path.exists()]
+    named = [path for path in corpora if isinstance(path, Url) or str(path) != HELD_OUT or path.exists()]
     if named:
         found.need_tokenizer("the text of a corpus has no ids", "evaluate the held-out documents (no CORPUS)")
-    by_name: dict[str, Path] = {}
+    by_name: dict[str, Corpus] = {}
     for path in corpora or (Path(HELD_OUT),):
-        name = printable(path.resolve().name)
+        name = printable(path.name if isinstance(path, Url) else path.resolve().name)
         if other := by_name.get(name):
             twice = "is named twice" if other == path else f"and {other} have the same name, {name}"
             raise BadSetting(f"corpus {path} {twice}", "name it once" if other == path else "rename one of them")
         by_name[name] = path
-    files = {name: find_files([path], progress) if path in named else [] for name, path in by_name.items()}
+    files = {name: find_files([path], progress, cache=cache) if path in named else [] for name, path in by_name.items()}
     if ids := next((file for corpus in files.values() for file in corpus if file.kind == TOKENS), None):
         raise BadData(
             f"{ids.location}: a file of token ids by its name, and eval reads text",

@@ -21,7 +21,9 @@ from scone_cli.artifacts.publish import (
     up_to_date,
 )
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
+from scone_cli.corpus.fetched import CACHE_DIR_HELP, CACHE_SIZE, CACHE_SIZE_HELP, FileCache
 from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
+from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting
 from scone_cli.progress import Progress
 from scone_cli.settings import Quantity, engine_setting, parse_bytes, ray_address_setting, setting
@@ -53,9 +55,11 @@ class CountNgrams(TokenSettings):
     workers: int | None = setting(None, "Worker processes.  [default: one per core]", affects_result=False)
     engine: str = engine_setting()
     ray_address: str = ray_address_setting()
+    cache_dir: Path | None = setting(None, CACHE_DIR_HELP, affects_result=False)
+    cache_size: Quantity = setting(CACHE_SIZE, CACHE_SIZE_HELP, affects_result=False)
 
 
-def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progress, force: bool = False) -> Report:
+def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Progress, force: bool = False) -> Report:
     """Read the corpora `inputs` and write `tokens/` and `counts/` into the workspace `out`.
 
     Raises:
@@ -63,7 +67,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
         BadSetting: a setting out of its range, or too little memory.
         StorageFailure: too little disk.
     """
-    excluded = _check(config)
+    excluded, cache = _check(config), _cache(config)
     from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
     from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import open_engine
@@ -80,7 +84,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
             _check_room(out, least, num_tokens, with_tokens=True)
 
     # 1. The corpus: its files, their hashes, the tokenizer.
-    prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size)
+    prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size, cache)
     new_tokens = prepared.manifest is None
 
     # 2. Nothing to do if the counts are there.
@@ -132,7 +136,7 @@ def run(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progre
     return Report.of(target, publish(staging, target, manifest), up_to_date=False, seconds=spent)
 
 
-def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progress, force: bool = False) -> Report:
+def plan(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Progress, force: bool = False) -> Report:
     """What `run` would read, and the memory and disk it would take; nothing is written.
 
     The number of tokens is an upper bound unless `tokens/` is there.
@@ -145,7 +149,7 @@ def plan(config: CountNgrams, inputs: Sequence[Path], out: Path, progress: Progr
     from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import open_engine
 
-    ahead = look_ahead(config, inputs, out / "tokens", progress, force)
+    ahead = look_ahead(config, inputs, out / "tokens", progress, force, _cache(config))
     settings = _count_settings(config, excluded, ahead.vocab_size)
     fresh = force or ahead.manifest is None
     if ahead.manifest is not None:
@@ -191,6 +195,10 @@ def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: boo
         needed[disk] += size - unfinished_bytes(part)
     for disk, place in places.items():
         check_disk(place, needed[disk])
+
+
+def _cache(config: CountNgrams) -> FileCache | None:
+    return FileCache.of(config.cache_dir, config.cache_size)
 
 
 def _num_train_documents(tokens: Manifest) -> int:

@@ -19,7 +19,9 @@ from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, 
 from scone_cli.artifacts.publish import publish, published, staging_folder, up_to_date
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
+from scone_cli.corpus.fetched import CACHE_DIR_HELP, CACHE_SIZE, CACHE_SIZE_HELP, FileCache
 from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
+from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.evaluation.break_even import Prices
 from scone_cli.evaluation.fail_if import Condition, parse, values_of
@@ -28,7 +30,7 @@ from scone_cli.evaluation.results import in_short, read_results
 from scone_cli.progress import Progress
 from scone_cli.report.eval_summary import summary_of
 from scone_cli.report.eval_verdict import verdict
-from scone_cli.settings import DEVICES, result_settings, setting
+from scone_cli.settings import DEVICES, Quantity, result_settings, setting
 from scone_cli.stages import Report
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Evaluate:
     """Settings of `eval`. The device changes the last bits of losses, and is in no fingerprint."""
 
     text_field: str | None = setting(
-        None, "JSON Lines field or Parquet column of text.  [default: that of count-ngrams]"
+        None, "JSON Lines field, or column of Parquet or Arrow, with text.  [default: that of count-ngrams]"
     )
     document_separator: str | None = setting(
         None, f"In the plain text of CORPUS: {SEPARATOR_HELP}  [default: that of count-ngrams]"
@@ -60,6 +62,8 @@ class Evaluate:
         choices=DEVICES,
         affects_result=False,
     )
+    cache_dir: Path | None = setting(None, CACHE_DIR_HELP, affects_result=False)
+    cache_size: Quantity = setting(CACHE_SIZE, CACHE_SIZE_HELP, affects_result=False)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Inputs:
     """What `eval` reads: a workspace, corpora (none: the held-out split), rivals, tables, tasks, terms; conditions and prices."""
 
     workspace: Path
-    corpora: tuple[Path, ...] = ()
+    corpora: tuple[Corpus, ...] = ()
     against: tuple[Path, ...] = ()
     tables: tuple[Path, ...] = ()
     fail_if: tuple[str, ...] = ()
@@ -211,7 +215,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     found = opened(inputs.workspace, inputs.against, inputs.tables)
     config = _read_alike(config, inputs, found)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
-    files = files_of_corpora(inputs.corpora, found, progress)
+    files = files_of_corpora(inputs.corpora, found, progress, FileCache.of(config.cache_dir, config.cache_size))
     check_rivals(found, reads_held_out=not all(files.values()))
     for condition in conditions:
         condition.check_corpora(list(files))

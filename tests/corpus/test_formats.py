@@ -13,7 +13,6 @@ import zlib
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.ipc
 import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
@@ -51,16 +50,6 @@ def written(write) -> bytes:
     sink = io.BytesIO()
     write(sink)
     return sink.getvalue()
-
-
-def arrow_file(sink: io.BytesIO) -> None:
-    with pa.ipc.new_file(sink, TABLE.schema) as writer:
-        writer.write_table(TABLE)
-
-
-def arrow_stream(sink: io.BytesIO) -> None:
-    with pa.ipc.new_stream(sink, TABLE.schema) as writer:
-        writer.write_table(TABLE)
 
 
 def texts(path: Path) -> list[str]:
@@ -167,8 +156,6 @@ REFUSED = {
     "lzma": lzma.compress(RECORDS, lzma.FORMAT_ALONE),
     "lzip": b"LZIP\x01\x0c",
     "zlib": zlib.compress(RECORDS),
-    "Arrow file": written(arrow_file),
-    "Arrow stream": written(arrow_stream),
     "ORC": written(lambda sink: pa.orc.write_table(TABLE, sink)),
     "Avro": b"Obj\x01\x04\x16avro.schema",
     "SQLite": b"SQLite format 3\0",

@@ -144,6 +144,9 @@ def test_cron_logs_and_is_silent_when_all_is_well(rebuild):
     assert rebuild.calls() == STAGES
     assert rebuild.cron("CORPUS='/my corpus' /b", "BASELINES=").returncode == 0
     assert rebuild.calls()[0] == "count-ngrams /my corpus /b"
+    for given in ("'s3://bucket/a/**/*.jsonl'", "s3://bucket/a/**/*.jsonl"):
+        assert rebuild.cron(f"CORPUS={given}", "BASELINES=").returncode == 0
+        assert rebuild.calls()[0] == "count-ngrams s3://bucket/a/**/*.jsonl"
 
 
 @pytest.mark.parametrize("code", [1, 65, 66, 74, 75])
