@@ -106,6 +106,7 @@ class PreparedTokens:
     _settings: dict[str, Any]
     _corpus: str
     _work: _Work | None = None
+    _sources: Sequence[SourceFile] = ()
 
     @property
     def staging(self) -> tuple[Path, ...]:
@@ -114,8 +115,8 @@ class PreparedTokens:
 
     @property
     def some_files(self) -> list[Path]:
-        """Some files that every machine that tokenises must see; none if there is nothing to do."""
-        return [] if self._work is None else some_paths([getattr(file, "source", file) for file in self._work.files])
+        """Some files of the work that is left, which every machine must see."""
+        return some_paths(self._sources)
 
     def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
         """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
@@ -224,8 +225,8 @@ def prepare_tokens(
         tokens = token_files(config, files)
         of_text = partial(_text, config, files, staging, progress, check_size)
         work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
-    known = (work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound)
-    return PreparedTokens(target, mark, None, *known, settings, corpus, work)
+    sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
+    return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work, files)
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:
