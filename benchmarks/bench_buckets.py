@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from measuring import arguments, finish
 
-from scone_cli.counting.count import KERNELS, CountingJob, _bucket_sizes, count_group, deal_part
+from scone_cli.counting.count import KERNELS, _bucket_sizes, count_group, deal_part
+from scone_cli.counting.job import CountingJob
 from scone_cli.counting.merge import _read_rows, num_rows
 from scone_cli.counting.plan import make_plan
 from scone_cli.runtime.worker_pool import Pool, give_back_memory
@@ -35,7 +36,7 @@ MAX_N, MIN_COUNT = 5, 5
 def job_of(scratch: Path, vocab_size: int, bits: int, group_records: int) -> CountingJob:
     plan = make_plan(10**9, vocab_size, MAX_N, MIN_COUNT, 64 << 30, 1, False)
     plan = dataclasses.replace(plan, bits=bits, group_records=group_records, piece_records=group_records // 4)
-    return CountingJob.begin(scratch, vocab_size, (), MAX_N, MIN_COUNT, 1, plan)
+    return CountingJob.begin(scratch, vocab_size, (), MAX_N, MIN_COUNT, 1, plan, lasting=False)
 
 
 def resident(name: str) -> int:

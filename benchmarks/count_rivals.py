@@ -131,7 +131,8 @@ def count_colibri(stream: Path, out: Path) -> None:
 def count_scone(stream: Path, out: Path) -> None:
     """The library function behind `scone count-ngrams`, called on existing `tokens/`: no checks, no hashes."""
     from scone_cli.artifacts.manifest import read_manifest
-    from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams
+    from scone_cli.counting.count import KERNELS, count_ngrams
+    from scone_cli.counting.job import CountingJob
     from scone_cli.counting.plan import make_plan
     from scone_cli.runtime.worker_pool import Pool
     from scone_cli.settings import parse_bytes

@@ -18,7 +18,8 @@ from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.shards import Shards, tasks_of
 from scone_cli.corpus.token_files import TokenFile
 from scone_cli.counting import again, merge
-from scone_cli.counting.count import CountingJob, count_ngrams
+from scone_cli.counting.count import count_ngrams
+from scone_cli.counting.job import CountingJob
 from scone_cli.counting.plan import check_corpus, make_plan
 from scone_cli.errors import BadData, BadSetting
 from scone_cli.progress import silent

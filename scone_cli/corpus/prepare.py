@@ -225,8 +225,8 @@ def prepare_tokens(
         tokens = token_files(config, files)
         of_text = partial(_text, config, files, staging, progress, check_size)
         work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
-    sha, size, bound = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
-    return PreparedTokens(target, mark, None, sha, size, bound, settings, corpus, work, files)
+    known = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
+    return PreparedTokens(target, mark, None, *known, settings, corpus, work, files)
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:

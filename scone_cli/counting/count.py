@@ -13,14 +13,12 @@ one bucket.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -31,8 +29,9 @@ import pyarrow.parquet as pq
 
 from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.schemas import TRAIN
+from scone_cli.counting.job import CountingJob
 from scone_cli.counting.merge import appearing, merge_runs, num_rows, write_counts, write_run
-from scone_cli.counting.plan import CountingPlan, record_layout
+from scone_cli.counting.plan import record_layout
 from scone_cli.errors import DamagedArtifact
 from scone_cli.progress import Clock, Progress, Seconds
 from scone_cli.runtime.engine import Pool, Task
@@ -53,54 +52,6 @@ KERNELS = (
 I64 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class CountingJob:
-    """The settings that all tasks of one count share.
-
-    Attributes:
-        scratch: the folder of intermediate files.
-        num_tokens: size of the token vocabulary.
-        excluded: token ids that no n-gram may contain.
-        max_n: the largest length; n-grams of 2..max_n tokens are counted.
-        min_count, min_docs: an n-gram is frequent with at least so many occurrences and documents.
-        plan: how the work is divided; no result depends on it.
-        lasting: whether files are on the disk before they appear; see `engine.Pool`.
-    """
-
-    scratch: Path
-    num_tokens: int
-    excluded: tuple[int, ...]
-    max_n: int
-    min_count: int
-    min_docs: int
-    plan: CountingPlan
-    lasting: bool
-
-    @classmethod
-    def begin(
-        cls,
-        scratch: Path,
-        num_tokens: int,
-        excluded: Sequence[int],
-        max_n: int,
-        min_count: int,
-        min_docs: int,
-        plan: CountingPlan,
-        lasting: bool,
-    ) -> CountingJob:
-        """Begin a job, or continue an interrupted one, with its number of buckets: the records on disk are in these buckets."""
-        note = scratch / "bits"
-        if not note.exists():
-            with appearing(note, lasting) as file:
-                file.write(str(plan.bits).encode())
-        plan = dataclasses.replace(plan, bits=int(note.read_bytes()))
-        return cls(scratch, num_tokens, tuple(excluded), max_n, min_count, min_docs, plan, lasting)
-
-    def then(self, name: str, stream: TokenStream) -> None:
-        """Deal the train documents of a part of `tokens/` right after it was written."""
-        deal(self, name, stream.tokens, (stream.starts[:-1], stream.starts[1:]), Seconds())
-
-
 def count_ngrams(
     job: CountingJob, parts: Sequence[tuple[Path, str | None]], out: Path, pool: Pool, progress: Progress
 ) -> tuple[list[dict[str, int]], Seconds]:
@@ -114,7 +65,7 @@ def count_ngrams(
     """
     spent = Seconds()
     names = [path.name for path, _ in parts]
-    missing = [(path, sha256) for path, sha256 in parts if not _dealt(job, path.name).exists()]
+    missing = [(path, sha256) for path, sha256 in parts if not job.dealt(path.name).exists()]
     sizes = {path: path.stat().st_size for path, _ in parts}
     done, total = sum(sizes.values()) - sum(sizes[path] for path, _ in missing), sum(sizes.values())
     progress("dealing n-grams into buckets", done, total, "B")
@@ -169,6 +120,11 @@ def deal_part(job: CountingJob, path: Path, sha256: str | None) -> None:
     deal(job, path.name, lists.values.to_numpy(), (starts[:-1][is_train], starts[1:][is_train]), seconds)
 
 
+def deal_documents(job: CountingJob, name: str, stream: TokenStream) -> None:
+    """Deal the train documents of a part of `tokens/` right after it was written."""
+    deal(job, name, stream.tokens, (stream.starts[:-1], stream.starts[1:]), Seconds())
+
+
 def _check(path: Path, content: bytes, sha256: str) -> None:
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DamagedArtifact(
@@ -184,7 +140,7 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
     """
     from scone_cli.counting.partition import Dealer, count_tokens  # heavy: see above
 
-    mark = _dealt(job, name)
+    mark = job.dealt(name)
     if mark.exists():
         return
     clock = Clock(seconds)
@@ -203,7 +159,7 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
     for block, begin in enumerate(range(0, max(1, small.size), size)):
         offsets = dealer.deal(begin, min(begin + size, small.size), where, records)
         clock("dealing records")
-        with appearing(_records(job, name, block), job.lasting) as file:
+        with appearing(job.records(name, block), job.lasting) as file:
             records[: offsets[-1]].tofile(file)
         all_offsets.append(offsets)
         clock("writing records")
@@ -236,17 +192,17 @@ def count_group(
 
     seconds = Seconds()
     lengths = range(2, job.max_n + 1)
-    marks = [_run(job, group, n) for n in lengths]
+    marks = [job.run(group, n) for n in lengths]
     if not all(mark.exists() for mark in marks):
         clock = Clock(seconds)
         segments = [
-            (_records(job, name, block), offsets)
+            (job.records(name, block), offsets)
             for name in names
-            for block, offsets in enumerate(_offsets(job, name, *group))
+            for block, offsets in enumerate(job.offsets(name, *group))
         ]
         limits = (job.max_n, job.min_count, job.min_docs)
         num_records = sum(int(offsets[-1] - offsets[0]) for _, offsets in segments)
-        if _parts(job, group).is_dir():  # and this process, or an earlier one, ended just then
+        if job.parts(group).is_dir():  # and this process, or an earlier one, ended just then
             levels = nothing(job.max_n)
         elif num_records > job.plan.group_records:
             _count_in_parts(job, segments, group, clock)
@@ -260,7 +216,7 @@ def count_group(
             write_run(mark, in_order(ngrams), job.lasting)
         clock("writing runs")
     found = np.zeros(job.max_n + 1, np.int64)
-    found[2:] = [sum(num_rows(run, n) for run in _runs(job, group, n)) for n in lengths]
+    found[2:] = [sum(num_rows(run, n) for run in job.runs(group, n)) for n in lengths]
     return found, seconds
 
 
@@ -294,9 +250,9 @@ def _count_in_parts(
                 write_run(runs / f"{number:06}.n={n}", in_order(ngrams), job.lasting)
         clock("writing runs")
     with contextlib.suppress(OSError):  # they are there, by another process
-        runs.rename(_parts(job, group))
+        runs.rename(job.parts(group))
     shutil.rmtree(folder)
-    assert _parts(job, group).is_dir()
+    assert job.parts(group).is_dir()
 
 
 def _read_group(job: CountingJob, segments: Sequence[tuple[Path, I64]], num_records: int) -> tuple[Records, I64]:
@@ -341,7 +297,7 @@ def finish(
         counts = _write_unigrams(job, names, target)
         clock("writing counts")
         return int(counts.sum()), seconds
-    runs = [run for group in groups for run in _runs(job, group, n)]
+    runs = [run for group in groups for run in job.runs(group, n)]
     return merge_runs(runs, n, target, job.plan.merge_rows, clock, job.lasting), seconds
 
 
@@ -351,7 +307,7 @@ def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt
 
     counts, docs = np.zeros(job.num_tokens, np.uint64), np.zeros(job.num_tokens, np.uint32)
     for name in names:
-        with _dealt(job, name).open("rb") as file:
+        with job.dealt(name).open("rb") as file:
             np.load(file)
             counts += np.load(file)
             docs += np.load(file)
@@ -360,42 +316,12 @@ def _write_unigrams(job: CountingJob, names: Sequence[str], target: Path) -> npt
     return counts
 
 
-# ---- the files between the tasks ---------------------------------------------------------------------------------
-
-
-def _dealt(job: CountingJob, name: str) -> Path:
-    """The file written last for a dealt shard: offsets of its blocks, counts and documents of single tokens, seconds."""
-    return job.scratch / f"{name}.dealt"
-
-
-def _records(job: CountingJob, name: str, block: int) -> Path:
-    return job.scratch / f"{name}.{block}.records"
-
-
-def _run(job: CountingJob, group: tuple[int, int], n: int) -> Path:
-    first, last = group
-    return job.scratch / f"run-{first}-{last}.n={n}"
-
-
-def _parts(job: CountingJob, group: tuple[int, int]) -> Path:
-    """The folder of the runs of a group that was counted in parts."""
-    return job.scratch / f"run-{group[0]}-{group[1]}.parts"
-
-
-def _runs(job: CountingJob, group: tuple[int, int], n: int) -> list[Path]:
-    """The runs of a group: one, which is empty and has more beside it if the group was counted in parts."""
-    return [_run(job, group, n), *sorted(_parts(job, group).glob(f"*.n={n}"))]
-
-
-def _offsets(job: CountingJob, name: str, first: int, last: int) -> I64:
-    """Where each bucket from `first` to `last` begins in each block of a shard: [blocks, last - first + 1]."""
-    all_offsets = np.load(_dealt(job, name), mmap_mode="r")  # mapped: the offsets of all shards would not fit in memory
-    return np.array(all_offsets[:, first : last + 1])
+# ---- what several tasks read ------------------------------------------------------------------------------------
 
 
 def _dealing_seconds(job: CountingJob, name: str) -> Seconds:
     """The processor seconds spent on dealing a shard, in whichever process did it."""
-    with _dealt(job, name).open("rb") as file:
+    with job.dealt(name).open("rb") as file:
         for _ in range(3):
             np.load(file)
         return Seconds(json.loads(file.read()))
@@ -405,7 +331,7 @@ def _bucket_sizes(job: CountingJob, names: Sequence[str]) -> I64:
     """The number of records in each bucket, summed over all shards [2**bits]."""
     sizes = np.zeros(1 << job.plan.bits, np.int64)
     for name in names:
-        sizes += np.diff(_offsets(job, name, 0, sizes.size)).sum(axis=0)
+        sizes += np.diff(job.offsets(name, 0, sizes.size)).sum(axis=0)
     return sizes
 
 

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         StorageFailure: too little disk.
     """
     excluded, cache = _check(config), _cache(config)
-    from scone_cli.counting.count import KERNELS, CountingJob, count_ngrams  # heavy: only when the stage runs
+    from scone_cli.counting.count import KERNELS, count_ngrams, deal_documents  # heavy: only when the stage runs
+    from scone_cli.counting.job import CountingJob
     from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import open_engine
     from scone_cli.runtime.resources import available_memory, num_cores
@@ -113,7 +115,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         pool = context.enter_context(engine.pool(found.num_workers, found.memory, kernels))
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found, pool.lasting)
-        tokens = prepared.write(pool, progress, job.then)
+        tokens = prepared.write(pool, progress, partial(deal_documents, job))
         check_corpus(_num_train_documents(tokens), tokens.summary["tokens"])
         parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.endswith(".parquet")}
         others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}

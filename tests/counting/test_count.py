@@ -19,7 +19,8 @@ from messages import refusal
 
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.counting import merge
-from scone_cli.counting.count import CountingJob, count_ngrams
+from scone_cli.counting.count import count_ngrams
+from scone_cli.counting.job import CountingJob
 from scone_cli.counting.plan import CountingPlan
 from scone_cli.errors import DamagedArtifact, StorageFailure
 from scone_cli.progress import silent
