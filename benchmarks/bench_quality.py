@@ -53,6 +53,9 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", default="", help="to train on, such as 2e8 [the recipe's steps]")
     names = ", ".join(arm.name for arm in ARMS)
     parser.add_argument("--arms", default="", help=f"of {names}, with commas [all but plain-8x]")
+    parser.add_argument(
+        "--rate", action="append", default=[], metavar="ARM=RATE", help="another learning rate of an arm"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "quality", help="where the report goes [benchmarks/quality]")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     return parser.parse_args(args)
@@ -73,9 +76,23 @@ def _num_tokens(text: str) -> int:
     return int(number)
 
 
+def _rate(text: str) -> tuple[str, float]:
+    """The arm and the learning rate of `--rate`.
+
+    Raises:
+        BadSetting: the text is not ARM=RATE.
+    """
+    arm, _, number = text.partition("=")
+    try:
+        return arm, float(number)
+    except ValueError:
+        raise BadSetting(f"--rate {text}: expected the name of an arm and a number, such as plain-4x=0.02") from None
+
+
 def _run(chosen: argparse.Namespace, stop: StopNote) -> int:
     names = [name for name in chosen.arms.split(",") if name]
-    experiment, work = Experiment.read(chosen.recipe, names, _num_tokens(chosen.tokens)), chosen.workspace
+    rates = dict(map(_rate, chosen.rate))
+    experiment, work = Experiment.read(chosen.recipe, names, _num_tokens(chosen.tokens), rates), chosen.workspace
     failed = 0
     if chosen.report_only and not work.is_dir():
         raise InputMissing(f"{work}: no such workspace", "give the command without --report-only")

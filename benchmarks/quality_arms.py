@@ -117,8 +117,10 @@ class Experiment:
     arms: tuple[Arm, ...]
 
     @classmethod
-    def read(cls, recipe: Path, names: Sequence[str] = (), num_tokens: int = 0) -> Experiment:
-        """Read a recipe; `names` chooses arms, `num_tokens` of training overrides the recipe's steps.
+    def read(
+        cls, recipe: Path, names: Sequence[str] = (), num_tokens: int = 0, rates: Mapping[str, float] | None = None
+    ) -> Experiment:
+        """Read a recipe; `names` chooses arms, `num_tokens` of training overrides its steps, `rates` the arms' learning rates.
 
         Raises:
             BadSetting: the recipe has a setting that no stage knows, or an arm does not exist.
@@ -128,9 +130,14 @@ class Experiment:
         if num_tokens:
             train = replace(train, steps=max(1, round(num_tokens / (train.batch * train.context))))
         known = {arm.name: arm for arm in ARMS}
-        if unknown := [name for name in names if name not in known]:
-            raise BadSetting(f"--arms {unknown[0]}: no such arm", f"there are {', '.join(known)}")
-        chosen = tuple(arm for arm in ARMS if (arm.name in names if names else arm.by_default))
+        rates = rates or {}
+        if unknown := [name for name in (*names, *rates) if name not in known]:
+            raise BadSetting(f"{unknown[0]}: no such arm", f"there are {', '.join(known)}")
+        chosen = tuple(
+            replace(arm, settings={**arm.settings, "learning_rate": rates[arm.name]}) if arm.name in rates else arm
+            for arm in ARMS
+            if (arm.name in names if names else arm.by_default)
+        )
         count, select = found.settings("count-ngrams", CountNgrams), found.settings("select-vocab", SelectVocab)
         return cls(count, select, train, chosen)
 
