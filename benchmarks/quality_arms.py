@@ -131,7 +131,8 @@ class Experiment:
             train = replace(train, steps=max(1, round(num_tokens / (train.batch * train.context))))
         known = {arm.name: arm for arm in ARMS}
         rates = rates or {}
-        if unknown := [name for name in (*names, *rates) if name not in known]:
+        asked = [("--arms", name) for name in names] + [("--rate", name) for name in rates]
+        if unknown := [f"{option} {name}" for option, name in asked if name not in known]:
             raise BadSetting(f"{unknown[0]}: no such arm", f"there are {', '.join(known)}")
         chosen = tuple(
             replace(arm, settings={**arm.settings, "learning_rate": rates[arm.name]}) if arm.name in rates else arm

@@ -95,6 +95,7 @@ class PreparedTokens:
         tokenizer_sha: SHA-256 of its `tokenizer.json`; empty if the corpus is token ids and no tokenizer was given.
         vocab_size: every id is below it.
         num_tokens_bound: estimated upper bound of the tokens; exact if `tokens/` exists, or the corpus is token ids.
+        some_files: some files of the work that is left, which every machine must see.
     """
 
     target: Path
@@ -106,17 +107,12 @@ class PreparedTokens:
     _settings: dict[str, Any]
     _corpus: str
     _work: _Work | None = None
-    _sources: Sequence[SourceFile] = ()
+    some_files: Sequence[Path] = ()
 
     @property
     def staging(self) -> tuple[Path, ...]:
         """The folder in which `tokens/` is made, if there is work to do."""
         return () if self._work is None else (self._work.shards.staging,)
-
-    @property
-    def some_files(self) -> list[Path]:
-        """Some files of the work that is left, which every machine must see."""
-        return some_paths(self._sources)
 
     def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
         """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
@@ -226,7 +222,7 @@ def prepare_tokens(
         of_text = partial(_text, config, files, staging, progress, check_size)
         work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
     known = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
-    return PreparedTokens(target, mark, None, *known, settings, corpus, work, files)
+    return PreparedTokens(target, mark, None, *known, settings, corpus, work, some_paths(files))
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from scone_cli.table.row_files import RowFiles
     from scone_cli.vocab.trie import FgramTrie
 
+    _Rows = tuple[RowFiles, SconeModel, FgramTrie]  # the rows, and what they were made from
+
 STAGE = "precompute"
 STAGE_VERSION = 4  # the table holds the tokenizer; rows and index as in version 3
 
@@ -124,10 +126,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
     launch = launched()
     if config.engine == "ray" and launch.size > 1:
         raise BadSetting("--engine ray: does not work under torchrun", "run scone once, without torchrun")
-    with (
-        joined(launch, config.device) as team,
-        storage_failures(out.parent),
-    ):  # within: so that the other ranks hear of it
+    with joined(launch, config.device) as team, storage_failures(out.parent):  # so that the other ranks hear of it
         # 1. The inputs. Nothing to do if the table is there.
         check_shared(team, out)
         made = _open(config, inputs, hashes=launch.rank == 0)
@@ -169,7 +168,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
 
 def _rows_here(
     made: _Made, sizes: Sizes, out: Path, team: Team, boot_ids: Sequence[str], progress: Progress, force: bool
-) -> tuple[RowFiles, SconeModel, FgramTrie]:
+) -> _Rows:
     """Compute all rows in this process and the other ranks; returns them with what they were made from.
 
     On several machines no two ranks write to one file: see `table.pieces`.
@@ -216,9 +215,7 @@ def _rows_here(
     return files, network, trie
 
 
-def _rows_on_ray(
-    made: _Made, sizes: Sizes, out: Path, progress: Progress, force: bool
-) -> tuple[RowFiles, SconeModel, FgramTrie]:
+def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force: bool) -> _Rows:
     """Compute all rows on the nodes of a Ray cluster; returns them with what they were made from.
 
     A process has a GPU, or all cores of its node: each holds the model and the vocabulary.
@@ -244,12 +241,9 @@ def _rows_on_ray(
         plan = plan_memory(memory, processes, cores, sizes)
         described = f"{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
         staging = _begin(made, sizes, described, out, (), progress, force, is_alone=False)
+        files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
         job = RowJob(
-            made.inputs,
-            RowFiles(staging, sizes.num_fgrams, sizes.row_bytes),
-            staging / SCRATCH,
-            made.num_tokens,
-            made.max_n,
+            *(made.inputs, files, staging / SCRATCH, made.num_tokens, made.max_n),
             config.dtype,
             device,
             piece_size(sizes.row_bytes, fgrams_at_a_time(device)),
@@ -259,7 +253,7 @@ def _rows_on_ray(
         with engine.pool(processes, plan.memory, ["scone_cli.table.row_tasks"], cores, is_on_gpu) as pool:
             compute_on(pool, job, progress)
     network = SconeModel.load(made.inputs / "model")
-    return job.files, network, Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
+    return files, network, Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
 
 
 def _begin(

@@ -151,6 +151,9 @@ def test_a_run_that_another_process_is_at_is_passed_over(folder, capsys):
 def test_bad_use_is_said(folder, tmp_path, capsys):
     assert bench(folder, "--arms", "plain-3x") == 2
     error_of(capsys.readouterr().err, "--arms plain-3x")
+    for given in ("plain-3x=0.1", "plain-1x=fast", "plain-1x"):
+        assert bench(folder, "--rate", given) == 2
+        error_of(capsys.readouterr().err, "--rate", given.partition("=")[0])
     assert bench_quality.main(["--workspace", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 66
     error_of(capsys.readouterr().err, str(tmp_path / "none"))
     assert bench_quality.main(["--workspace", str(tmp_path / "none"), "--report-only"]) == 66
@@ -174,7 +177,7 @@ def test_a_run_that_cannot_be_saved_when_it_is_stopped_is_the_last(folder, monke
             raise StorageFailure("no space left")
 
     monkeypatch.setattr(bench_quality, "carry_out", stopped_without_room)
-    assert bench(folder, "--arms", "plain-1x,scone-1x-10k", *STEPS) == 143
+    assert bench(folder, folder / "corpus", "--arms", "plain-1x,scone-1x-10k", *STEPS) == 143
     assert begun == ["plain-1x, seed 0"]
     said = capsys.readouterr().err
     assert "error: plain-1x, seed 0: no space left" in said
