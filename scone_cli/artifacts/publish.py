@@ -15,7 +15,7 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +259,16 @@ def write_parquet(
     beside = beside_of(path)
     with to_write(beside) as file, pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer:
         writer.write_table(table, row_group_size)
+    fsync(beside)
+    beside.replace(path)
+
+
+def write_parquet_groups(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], **options: Any) -> None:
+    """Write a Parquet file with the given schema, a table a row group, beside `path`, then rename it."""
+    beside = beside_of(path)
+    with to_write(beside) as file, pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer:
+        for group in groups:
+            writer.write_table(group, max(1, len(group)))
     fsync(beside)
     beside.replace(path)
 

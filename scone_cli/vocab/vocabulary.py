@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scone_cli.arrays import U8, U32, U64
+from scone_cli.arrays import U32, U64
 from scone_cli.artifacts.manifest import Manifest, open_artifact
 from scone_cli.artifacts.opening import to_read
-from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.publish import write_parquet_groups
 from scone_cli.artifacts.schemas import VOCAB
-from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
+from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.vocab.ranking import RULES, rank, read_counts
 from scone_cli.vocab.trie import FgramTrie
 
-_MOST_TOKENS = 2**31 - 1  # of all f-grams together: Arrow's lists have 32-bit offsets
+_AT_ONCE = 1 << 20  # f-grams of a row group: all their tokens together would need offsets of more than 32 bits
 _REMAKE = "run: scone select-vocab --force"
 
 
@@ -54,32 +55,32 @@ class Vocabulary:
         return cls.rank(counts_folder, max_n, min_count, num_tokens).first(size)
 
     def first(self, size: int) -> Vocabulary:
-        """The vocabulary of the first `size` f-grams (all, if there are fewer).
-
-        Raises:
-            BadSetting: they have more tokens than a vocabulary file can hold.
-        """
+        """The vocabulary of the first `size` f-grams (all, if there are fewer)."""
         trie = self.trie
         kept = FgramTrie(
             trie.prefix_nodes[:size], trie.last_tokens[:size], trie.lengths[:size], trie.num_tokens, trie.max_n
         )
-        _check_room(kept.lengths)
         return Vocabulary(kept, self.counts[:size], self.docs[:size])
 
     def write(self, path: Path) -> None:
         """Write `vocab.parquet`."""
-        trie = self.trie
-        flat, offsets = _flat_tokens(trie)
-        parents = pa.array(trie.prefix_nodes - np.uint32(trie.num_tokens), mask=trie.lengths == 2)
+        write_parquet_groups(path, VOCAB, (self._group(first) for first in range(0, max(1, len(self.docs)), _AT_ONCE)))
+
+    def _group(self, first: int) -> pa.Table:
+        """The rows of `vocab.parquet` from `first` on, as many as a row group has."""
+        trie, here = self.trie, slice(first, first + _AT_ONCE)
+        lengths = trie.lengths[here]
+        flat, offsets = _flat_tokens(trie, first, first + lengths.size)
+        parents = pa.array(trie.prefix_nodes[here] - np.uint32(trie.num_tokens), mask=lengths == 2)
         columns = [
-            pa.array(np.arange(trie.num_fgrams, dtype=np.uint32)),
-            pa.array(trie.lengths),
+            pa.array(np.arange(first, first + lengths.size, dtype=np.uint32)),
+            pa.array(lengths),
             pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), type=VOCAB.field("tokens").type),
-            pa.array(self.counts),
-            pa.array(self.docs),
+            pa.array(self.counts[here]),
+            pa.array(self.docs[here]),
             parents,
         ]
-        write_parquet(path, VOCAB, pa.Table.from_arrays(columns, schema=VOCAB))
+        return pa.Table.from_arrays(columns, schema=VOCAB)
 
     @classmethod
     def read(cls, folder: Path, num_tokens: int, max_n: int) -> Vocabulary:
@@ -88,22 +89,42 @@ class Vocabulary:
         Raises:
             DamagedArtifact: it is not closed under prefixes, or its ids are not its row numbers.
         """
-        table = pq.read_table(to_read(folder / "vocab.parquet"), schema=VOCAB).combine_chunks()
-        n = table.column("n").to_numpy()
-        lists = table.column("tokens").chunk(0) if table.num_rows else pa.array([], VOCAB.field("tokens").type)
-        flat, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
-        first, last = flat[offsets[:-1]], flat[offsets[1:] - 1] if table.num_rows else flat
-        parents = table.column("parent").fill_null(0).to_numpy()
-        ids = np.arange(table.num_rows)
-        if not np.array_equal(table.column("id").to_numpy(), ids) or not np.array_equal(np.diff(offsets), n):
-            raise DamagedArtifact(f"{folder}: ids or lengths do not agree with the rows", _REMAKE)
-        nodes = np.where(n == 2, first, parents + np.uint32(num_tokens)).astype(np.uint32)
-        trie = FgramTrie(nodes, np.ascontiguousarray(last), n, num_tokens, max_n)
+        path = folder / "vocab.parquet"
+        columns = [name for name in VOCAB.names if name != "tokens"]
+        table = pq.read_table(to_read(path), schema=VOCAB, columns=columns)
+        n, ids = table["n"].to_numpy(), np.arange(table.num_rows)
+        nodes = (table["parent"].combine_chunks().fill_null(0).to_numpy() + np.uint32(num_tokens)).astype(np.uint32)
+        if not np.array_equal(table["id"].to_numpy(), ids):
+            raise DamagedArtifact(f"{folder}: ids do not agree with the rows", _REMAKE)
+        last = np.empty(table.num_rows, np.uint32)
+        for first, lists in _token_lists(path):
+            flat, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
+            here = slice(first, first + len(lists))
+            if not np.array_equal(np.diff(offsets), n[here]):
+                raise DamagedArtifact(f"{folder}: lengths do not agree with the rows", _REMAKE)
+            last[here] = flat[offsets[1:] - 1]
+            nodes[here] = np.where(n[here] == 2, flat[offsets[:-1]], nodes[here])
+        trie = FgramTrie(nodes, last, n, num_tokens, max_n)
         # Checked first, because `_flat_tokens` needs it: a prefix ranks before its f-gram, and is one token shorter.
+        parents = np.where(n > 2, nodes - np.uint32(num_tokens), 0)
         closed = not ((n > 2) & (n[np.minimum(parents, ids)] + 1 != n)).any()
-        if not closed or not np.array_equal(_flat_tokens(trie)[0], flat):
+        if not closed or not all(
+            np.array_equal(_flat_tokens(trie, first, first + len(lists))[0], lists.values.to_numpy())
+            for first, lists in _token_lists(path)
+        ):
             raise DamagedArtifact(f"{folder}: an f-gram whose prefix is not in the vocabulary", _REMAKE)
-        return cls(trie, table.column("count").to_numpy(), table.column("docs").to_numpy())
+        return cls(trie, table["count"].to_numpy(), table["docs"].to_numpy())
+
+
+def _token_lists(path: Path) -> Iterator[tuple[int, pa.ListArray]]:
+    """The tokens of each row group, with the number of its first row."""
+    with pq.ParquetFile(to_read(path)) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["tokens"]).cast(pa.schema([VOCAB.field("tokens")]))
+            lists = table.column(0).combine_chunks()
+            yield first, lists
+            first += len(lists)
 
 
 def trie_of_model(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
@@ -122,23 +143,14 @@ def trie_of_model(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
     )
 
 
-def _check_room(lengths: U8) -> None:
-    num_tokens = int(lengths.sum(dtype=np.int64))
-    if num_tokens > _MOST_TOKENS:
-        largest = int(np.searchsorted(np.cumsum(lengths, dtype=np.int64), _MOST_TOKENS, side="right"))
-        raise BadSetting(
-            f"{lengths.size:,} f-grams: they have {num_tokens:,} tokens, expected at most {_MOST_TOKENS:,}",
-            f"give --size {largest} or a smaller one",
-        )
-
-
-def _flat_tokens(trie: FgramTrie) -> tuple[U32, np.ndarray]:
-    """The tokens of all f-grams end to end, and the S + 1 offsets (int32) between them."""
-    ends = np.cumsum(trie.lengths, dtype=np.int32)
+def _flat_tokens(trie: FgramTrie, first: int, last: int) -> tuple[U32, np.ndarray]:
+    """The tokens of f-grams [first, last) end to end, and the offsets (int32) between them."""
+    lengths = trie.lengths[first:last]
+    ends = np.cumsum(lengths, dtype=np.int32)
     flat = np.empty(int(ends[-1]) if ends.size else 0, np.uint32)
-    node = np.arange(trie.num_fgrams, dtype=np.int64) + trie.num_tokens
+    node = np.arange(first, first + lengths.size, dtype=np.int64) + trie.num_tokens
     for back in range(1, trie.max_n + 1):
-        reach = np.flatnonzero(trie.lengths >= back)
+        reach = np.flatnonzero(lengths >= back)
         inside = node[reach] >= trie.num_tokens
         fgram = np.where(inside, node[reach] - trie.num_tokens, 0)
         flat[ends[reach] - back] = np.where(inside, trie.last_tokens[fgram], node[reach])

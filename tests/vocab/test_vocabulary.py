@@ -71,19 +71,17 @@ def test_a_smaller_vocabulary_is_a_prefix_of_a_larger_one(tmp_path, vocabulary):
     assert fgrams_of(Vocabulary.select(tmp_path, MAX_N, 33, 1, NUM_TOKENS)) == fgrams_of(vocabulary)[:33]
 
 
-def test_more_tokens_than_offsets_can_count(tmp_path, vocabulary, monkeypatch):
-    num_tokens = int(vocabulary.trie.lengths.sum())
-    monkeypatch.setattr(vocabulary_module, "_MOST_TOKENS", num_tokens)
-    assert fgrams_of(Vocabulary.select(tmp_path, MAX_N, 80, 1, NUM_TOKENS)) == fgrams_of(vocabulary)
-    with refusal(BadSetting, "81", num_tokens, hint=("--size 80",)):
-        Vocabulary.select(tmp_path, MAX_N, 81, 1, NUM_TOKENS)
-
-
-def test_the_limit_is_that_of_the_offsets():
-    assert np.iinfo(np.int32).max == vocabulary_module._MOST_TOKENS
-
-
 # ---- written and read back ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 80, 1000])
+def test_row_groups_have_offsets_of_their_own(tmp_path, vocabulary, monkeypatch, size):
+    """All tokens of a large vocabulary together need offsets of more than 32 bits."""
+    monkeypatch.setattr(vocabulary_module, "_AT_ONCE", size)
+    vocabulary.write(tmp_path / "vocab.parquet")
+    with pq.ParquetFile(tmp_path / "vocab.parquet") as file:
+        assert file.num_row_groups == -(-len(fgrams_of(vocabulary)) // size)
+    assert fgrams_of(Vocabulary.read(tmp_path, NUM_TOKENS, MAX_N)) == fgrams_of(vocabulary)
 
 
 def test_round_trip(tmp_path, vocabulary):
