@@ -4,8 +4,8 @@
 
 Every step takes as long as its slowest resource: `hours = max(core seconds / cores, bytes read / disk, bytes written / disk,
 bytes shuffled / network, FLOPs / GPUs)`, all but the serial steps divided by the number of machines. So reading, writing and
-computing overlap, and the machines are equally busy: a lower bound. Left out: training, failures, copying the corpus to the
-machines, and the executor that counting on several machines still lacks.
+computing overlap, and the machines are equally busy: a lower bound. Left out: training, failures, and copying the corpus to
+the machines.
 """
 
 from __future__ import annotations

@@ -94,12 +94,15 @@ def place_of(target: Path) -> Path:
     return place
 
 
-def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True, boot_ids: Sequence[str] = ()) -> Path:
+def staging_folder(
+    target: Path, expected_fingerprint: str, lasting: bool = True, boot_ids: Sequence[str] = (), synced: bool = False
+) -> Path:
     """Create the hidden folder in which an artifact with this fingerprint is built, or find it as a crash left it.
 
     With `lasting` false the caller does not call fsync before it treats a file as finished. That is safe if the process is
     killed; after a restart of a machine that wrote some of them the files are not used. `boot_ids` are those of all machines
-    that write, if there are several.
+    that write, if there are several. With `synced` this run does call fsync, and another machine may continue it; but an
+    earlier run in the folder may not have.
 
     Removes what a crash left and nothing will continue: staging folders of other fingerprints, replaced artifacts.
 
@@ -119,10 +122,10 @@ def staging_folder(target: Path, expected_fingerprint: str, lasting: bool = True
             shutil.rmtree(leftover, ignore_errors=True)
     _check_replaceable(target)
     if not lasting:
-        _forget_after_restart(staging, set(boot_ids) or {boot_id()})
+        _forget_after_restart(staging, set(boot_ids) or {boot_id()}, synced)
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
     for unfinished in staging.rglob(".*.tmp"):  # left by a crash while a file was written
-        unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
     return staging
 
 
@@ -145,13 +148,18 @@ def boot_id() -> str:
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else os.urandom(16).hex()
 
 
-def _forget_after_restart(staging: Path, boots: set[str]) -> None:
-    """Remove files of machines that have restarted since, or that are no longer among those that write."""
+def _forget_after_restart(staging: Path, boots: set[str], synced: bool) -> None:
+    """Remove files of machines that have restarted since, or that are no longer among those that write.
+
+    A note names the machines, by their boot ids, that wrote files without fsync.
+    """
     note = staging / SCRATCH / "boot-id"
-    if staging.is_dir() and not (note.is_file() and set(note.read_text().split()) <= boots):
+    found = set(note.read_text().split()) if note.is_file() else None
+    if staging.is_dir() and (found is None or not found <= boots):
         shutil.rmtree(staging)
+        found = None
     note.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, " ".join(sorted(boots)).encode())
+    write_atomically(note, " ".join(sorted((found or set()) | (set() if synced else boots))).encode())
 
 
 def unfinished_bytes(target: Path) -> int:

@@ -95,7 +95,6 @@ class PreparedTokens:
         tokenizer_sha: SHA-256 of its `tokenizer.json`; empty if the corpus is token ids and no tokenizer was given.
         vocab_size: every id is below it.
         num_tokens_bound: estimated upper bound of the tokens; exact if `tokens/` exists, or the corpus is token ids.
-        some_files: some files of the work that is left, which every machine must see.
     """
 
     target: Path
@@ -107,7 +106,6 @@ class PreparedTokens:
     _settings: dict[str, Any]
     _corpus: str
     _work: _Work | None = None
-    some_files: Sequence[Path] = ()
 
     @property
     def staging(self) -> tuple[Path, ...]:
@@ -192,11 +190,14 @@ def prepare_tokens(
     force: bool = False,
     check_size: Callable[[int], None] | None = None,
     cache: FileCache | None = None,
+    begin: Callable[[Sequence[Path]], object] = lambda _: None,
+    synced: bool = False,
 ) -> PreparedTokens:
     """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
 
     `check_size` gets the bytes of all files before any long work, and the estimated bytes of their text before a tokenizer is
-    trained; it may raise.
+    trained; `begin` gets some of the files if there is work to do, before it begins. Both may raise. `synced`: see
+    `staging_folder`.
 
     Raises:
         InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.
@@ -214,15 +215,16 @@ def prepare_tokens(
         forget_stdin(stdin)
         size, bound = manifest.summary["vocab_size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
+    begin(some_paths(files))
     tell_replacing(progress, target, replaced_tokens(config, target, corpus, force))
-    staging = staging_folder(target, mark, lasting=False)
+    staging = staging_folder(target, mark, lasting=False, synced=synced)
     files = move_stdin(files, stdin, staging / SCRATCH)
     with discarded_if_bad(staging), stdin_named(staging / SCRATCH):
         tokens = token_files(config, files)
         of_text = partial(_text, config, files, staging, progress, check_size)
         work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
     known = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
-    return PreparedTokens(target, mark, None, *known, settings, corpus, work, some_paths(files))
+    return PreparedTokens(target, mark, None, *known, settings, corpus, work)
 
 
 def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:

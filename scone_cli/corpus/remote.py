@@ -70,7 +70,7 @@ def listing(url: Url, cache: FileCache, progress: Progress) -> list[tuple[str, R
         StorageFailure: the store cannot be reached, or refuses.
     """
     url.check()
-    progress("listing", 0, 0, detail=f"listing {url}")
+    progress("listing", 0, 0, detail=str(url))
     store = _store(url)
     store.invalidate_cache()
     if url.is_web:
@@ -156,6 +156,8 @@ def fetched(files: Iterable[RemoteFile], progress: Progress) -> list[tuple[Remot
     total, new = sum(file.bytes for file in files), sum(file.bytes for file in files if not file.sha256)
     told = f"{len(files):,} files of URLs, {bytes_text(total)}; fetched now: {bytes_text(new)}"
     progress("fetching", 0, 0, detail=told + ("" if new else " (all are known from earlier runs)"))
+    if new and total > (limit := files[0].cache.limit):
+        notice(f"more than --cache-size ({bytes_text(limit)}): each pass, up to four, fetches again what was dropped")
     done, counting, stop = 0, threading.Lock(), threading.Event()
 
     def tell(num_bytes: int) -> None:

@@ -76,7 +76,7 @@ def count_ngrams(
     for name in names:
         spent += _dealing_seconds(job, name)
     for left in job.scratch.glob("again-*"):  # of a run that was killed
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)
     groups = job.plan.groups(_bucket_sizes(job, names))
     frequent = np.zeros(job.max_n + 1, np.int64)
     progress("counting buckets", 0, len(groups), "groups")

@@ -51,11 +51,14 @@ class Engine(Protocol):
     """Where tasks can run.
 
     Attributes:
+        where: the name of what runs tasks, for a plan; empty for this machine.
         num_nodes: machines that run tasks.
         num_cores: cores of a node; of the smallest, where they differ.
         free_memory: bytes that are free on every node.
     """
 
+    @property
+    def where(self) -> str: ...  # noqa: D102
     @property
     def num_nodes(self) -> int: ...  # noqa: D102
     @property
@@ -68,6 +71,18 @@ class Engine(Protocol):
 
         `preload` names modules that workers need.
         """
+
+
+def check_engine(name: str, address: str) -> None:
+    """Check the settings of an engine, before any work.
+
+    Raises:
+        BadSetting: Ray is not installed, or the address is none.
+    """
+    if name == "ray":
+        from scone_cli.runtime.ray_engine import check_address  # noqa: PLC0415 - only if it is asked for
+
+        check_address(address)
 
 
 def open_engine(

@@ -28,12 +28,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 import scone_cli
 from scone_cli.errors import InputMissing, SconeError
+from scone_cli.formatting import amount_text, bytes_text
 from scone_cli.runtime.engine import Task
 from scone_cli.runtime.ray_engine import Failed, Found, Needs, in_one_line
 from scone_cli.runtime.resources import available_memory
 from scone_cli.runtime.worker_pool import keep_memory
 
 MOST_LOSSES = 3  # of one task, for one reason, until the run is given up
+_LESS_MEMORY = "free memory, or give a smaller --memory or fewer --workers; what is finished is kept"
+_OF_NODE = "its node ended, or could not be reached"
 _POLL = 0.1  # seconds between two looks at the pipe
 _PATIENCE = 30  # seconds without room on the cluster until that is told
 _LOOK_SECONDS = 120  # until a node that does not answer is given up
@@ -72,7 +75,9 @@ class _Driver:
         self._pipe = pipe
         self._needs: Needs | None = None
         self._group: Any = None
-        self._actor_class: Any = None
+        self._num_nodes = 0  # of the group
+        self._actor_class: Any = ray.remote(_Worker)
+        self._failed_starts: Counter[int] = Counter()  # by bundle, since the last that worked
         self._waiting: deque[_Entry] = deque()
         self._free: list[tuple[Any, int]] = []  # actors, each with the number of its bundle
         self._starting: dict[Any, tuple[Any, int]] = {}  # by the reference of what they were asked first
@@ -113,7 +118,7 @@ class _Driver:
 
     def _look(self, files: list[str]) -> None:
         """Ask every node what it sees, and send the answers."""
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        nodes = _fitting({"CPU": 1})
         asked = {}
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -134,12 +139,18 @@ class _Driver:
     def _pool(self, needs: Needs) -> None:
         """Reserve room on every node, and start the processes."""
         self._needs = needs
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """Reserve the same share of every node that is there, and start the processes; a node may have been lost meanwhile."""
+        needs = self._needs
+        assert needs is not None
         share: dict[str, float] = {"CPU": needs.num_workers * needs.cpus, "memory": needs.memory}
         if needs.is_on_gpu:
             share["GPU"] = needs.num_workers
-        self._group = placement_group([share] * needs.num_nodes, strategy="STRICT_SPREAD")
-        self._actor_class = ray.remote(_Worker)
-        for bundle in range(needs.num_nodes):
+        self._num_nodes = min(needs.num_nodes, max(1, len(_fitting(share))))
+        self._group = placement_group([share] * self._num_nodes, strategy="STRICT_SPREAD")
+        for bundle in range(self._num_nodes):
             for _ in range(needs.num_workers):
                 self._start(bundle)
 
@@ -182,9 +193,14 @@ class _Driver:
             ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             raise Failed from error.cause
-        except ray.exceptions.RayError:  # its node was lost while it started
+        except ray.exceptions.RayError as error:
+            if (reason := _reason(error)) != _OF_NODE:
+                self._failed_starts[bundle] += 1
+            if self._failed_starts[bundle] == MOST_LOSSES:
+                raise SconeError(f"a process could not start, {MOST_LOSSES} times: {reason}", _LESS_MEMORY) from error
             self._replace(actor, bundle)
         else:
+            del self._failed_starts[bundle]
             self._free.append((actor, bundle))
 
     def _ended(self, reference: Any) -> None:
@@ -224,8 +240,7 @@ class _Driver:
         entry.losses[reason] += 1
         if entry.losses[reason] == MOST_LOSSES:
             raise SconeError(
-                f"a task was lost {MOST_LOSSES} times: {reason} ({entry.task[0].__name__})",
-                "free memory, or give a smaller --memory or fewer --workers; what is finished is kept",
+                f"a task was lost {MOST_LOSSES} times: {reason} ({entry.task[0].__name__})", _LESS_MEMORY
             ) from error
         self._tell(f"a task is run again: {reason}")
         self._waiting.appendleft(entry)
@@ -238,8 +253,8 @@ class _Driver:
         self._start(bundle)
 
     def _tell_if_idle(self) -> None:
-        """Tell, once, that tasks wait and no process can start."""
-        if self._running or self._free or not self._waiting:
+        """Tell, once, that tasks wait and no process can start; and do without a node that was lost before its process began."""
+        if self._running or self._free or self._asked or not self._waiting:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = time.monotonic()
@@ -247,11 +262,30 @@ class _Driver:
             self._idle_since = 0.0
             needs = self._needs
             assert needs is not None
-            share = f"{needs.num_workers * needs.cpus} CPUs and {needs.memory:,} bytes of memory"
-            self._tell(f"waiting for room on the cluster: {share} on each of {needs.num_nodes} nodes")
+            num_alive = len(_fitting({"CPU": needs.num_workers * needs.cpus}))
+            if 0 < num_alive < self._num_nodes:
+                self._tell(f"{self._num_nodes - num_alive} of {self._num_nodes} nodes ended: going on without")
+                waiting = list(self._waiting)
+                self._release()
+                self._waiting.extend(waiting)
+                self._reserve()
+                self._idle_since = None
+                return
+            cores, memory = amount_text(needs.num_workers * needs.cpus, "cores"), bytes_text(needs.memory)
+            self._tell(
+                f"waiting until {cores} and {memory} of memory are free on each of {amount_text(self._num_nodes, 'nodes')} "
+                f"of the Ray cluster; {num_alive} can be reached"
+            )
 
     def _tell(self, text: str) -> None:
         self._pipe.send(("notice", text))
+
+
+def _fitting(share: dict[str, float]) -> list[dict[str, Any]]:
+    """The nodes that are alive and have, in all, what is asked for."""
+    nodes: list[dict[str, Any]] = ray.nodes()
+    has = [node for node in nodes if node["Alive"]]
+    return [node for node in has if all(node["Resources"].get(name, 0) >= least for name, least in share.items())]
 
 
 class _Worker:
@@ -259,13 +293,23 @@ class _Worker:
 
     def __init__(self, needs: Needs) -> None:
         self._needs = needs
-        keep_memory()
-        os.chdir(needs.folder)
-        for name in needs.preload:
-            importlib.import_module(name)
 
     def ready(self) -> None:
-        """Return, once the process is there."""
+        """Get ready for tasks. Not in `__init__`, because Ray does not pass on what is raised there.
+
+        Raises:
+            SconeError: something is missing on this node.
+        """
+        keep_memory()
+        try:
+            os.chdir(self._needs.folder)
+            for name in self._needs.preload:
+                importlib.import_module(name)
+        except (OSError, ImportError) as error:
+            raise SconeError(
+                f"{socket.gethostname()}: cannot work here ({in_one_line(error)})",
+                "every node needs the same folders, and scone with the same extras",
+            ) from error
 
     def run(self, task: Task) -> Any:
         """Run a task, if this node sees the workspace: it may have joined the cluster later."""
@@ -306,5 +350,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "Ray ended its process because the memory of its node was nearly full"
     if "node has died" in str(error) or isinstance(error, ray.exceptions.NodeDiedError):
-        return "its node ended, or could not be reached"
+        return _OF_NODE
     return "its process was killed, perhaps for lack of memory"

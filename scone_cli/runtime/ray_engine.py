@@ -26,11 +26,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from scone_cli.errors import BadSetting, InputMissing, SconeError
-from scone_cli.formatting import names_of
+from scone_cli.formatting import amount_text, names_of
 from scone_cli.progress import notice
 from scone_cli.runtime.engine import Task
 
 _CONNECT_SECONDS = 5  # until an address that nobody answers is given up; Ray itself takes two minutes
+_ANSWER_SECONDS = 30  # until a cluster that does not greet is given up
 _END_SECONDS = 10  # until a driver that was told to end is killed; then the cluster ends its tasks
 _START = "start a cluster (ray start --head), or give the address of one: --ray-address HOST:PORT"
 
@@ -98,13 +99,22 @@ class RayEngine:
             self._driver.start()
             theirs.close()
             end.callback(self._stop)
+            if not self._pipe.poll(_ANSWER_SECONDS):
+                self._driver.kill()
+                raise BadSetting(f"{self.address}: what answers there is no Ray cluster, or of another version", _START)
             self._receive("connected")
+            log.close()  # the driver has it open; its name is not needed any more
             self._look()
             self._end = end.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end.close()
+
+    @property
+    def where(self) -> str:
+        """The cluster, for a plan."""
+        return f"Ray cluster at {self.address}: "
 
     @property
     def num_nodes(self) -> int:
@@ -144,9 +154,14 @@ class RayEngine:
         """A pool of `num_workers` processes on each node, with `cpus` cores each and `memory` bytes together.
 
         Raises:
-            BadSetting: a node has less memory.
+            BadSetting: a node has fewer cores, or less memory.
         """
         for node in self.nodes:
+            if node.cpus < num_workers * cpus:
+                raise BadSetting(
+                    f"--workers {num_workers}: {node.host} has {amount_text(node.cpus, 'cores')} for Ray",
+                    f"give --workers {node.cpus} or fewer: they are for each node",
+                )
             if node.free_memory < memory:
                 raise BadSetting(
                     f"{node.host}: {node.free_memory:,} bytes of memory are free for Ray, the plan takes {memory:,}",
@@ -201,6 +216,8 @@ class RayEngine:
         files = [str(Path.cwd()), *self._inputs]
         if self._workspace is not None:
             self._workspace.mkdir(parents=True, exist_ok=True)
+            for left in self._workspace.glob(".nodes-*"):  # by a run that was killed
+                left.unlink(missing_ok=True)
             self._marker.touch()
             files.insert(0, str(self._marker))
         self.send("look", files)
@@ -288,14 +305,27 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
+def check_address(given: str) -> None:
+    """Check that Ray is installed, and what was given for an address.
+
+    Raises:
+        BadSetting: it is neither `auto` nor HOST:PORT.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise BadSetting("--engine ray: Ray is not installed", "run: pip install 'scone-cli[ray]'")
+    host, _, port = given.rpartition(":")
+    if given != "auto" and not (host and "/" not in host and port.isdecimal() and 0 < int(port) < 1 << 16):
+        what = "the address of a Ray Client; give that of the cluster, " if "://" in given else ""
+        raise BadSetting(f"--ray-address '{given}': {what}expected HOST:PORT, such as 10.0.0.1:6379, or auto")
+
+
 def _address(given: str) -> str:
     """The address of a cluster that answers.
 
     Raises:
-        BadSetting: Ray is not installed; there is no such cluster.
+        BadSetting: see `check_address`; there is no such cluster.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise BadSetting("--engine ray: Ray is not installed", "run: pip install 'scone-cli[ray]'")
+    check_address(given)
     address, source = given, "--ray-address"
     if given == "auto":
         noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's place
@@ -304,11 +334,9 @@ def _address(given: str) -> str:
             address, source = noted.read_text().strip() if noted.is_file() else "", str(noted)
         if not address:
             raise BadSetting("--engine ray: no Ray cluster was started on this machine", _START)
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdecimal():
-        raise BadSetting(f"{source} {address}: expected HOST:PORT", _START)
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise BadSetting(f"{source} {address}: no Ray cluster answers there ({error})", _START) from error
     return address

@@ -33,6 +33,7 @@ class LocalEngine:
     """The machine of this process, as a context manager; see `engine.Engine`."""
 
     num_nodes = 1
+    where = ""
 
     def __enter__(self) -> Self:
         return self

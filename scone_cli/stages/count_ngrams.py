@@ -72,7 +72,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
     from scone_cli.counting.count import KERNELS, count_ngrams, deal_documents  # heavy: only when the stage runs
     from scone_cli.counting.job import CountingJob
     from scone_cli.counting.plan import check_corpus, make_plan
-    from scone_cli.runtime.engine import open_engine
+    from scone_cli.runtime.engine import Engine, open_engine
     from scone_cli.runtime.resources import available_memory, num_cores
 
     target, limits = out / "counts", (config.max_n, config.min_count)
@@ -85,28 +85,43 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         if not target.exists():  # counts that are there may be up to date, and then need no disk
             _check_room(out, least, num_tokens, with_tokens=True)
 
-    # 1. The corpus: its files, their hashes, the tokenizer.
-    prepared = prepare_tokens(config, inputs, out / "tokens", progress, force, check_size, cache)
-    new_tokens = prepared.manifest is None
-
-    # 2. Nothing to do if the counts are there.
-    settings = _count_settings(config, excluded, prepared.vocab_size)
-    made_from = {"tokens": prepared.mark}
-    mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
-    if not (force or new_tokens) and (manifest := up_to_date(target, "counts", mark)):
-        return Report.of(target, manifest, up_to_date=True)
-    sources = {} if new_tokens else made_from  # that the tokens change has been reported with `tokens/`
-    tell_replacing(progress, target, what_is_replaced(out, target, "counts", config, settings, sources, force))
-
     with contextlib.ExitStack() as context:
+        opened: list[Engine] = []
+
+        def engine_for(files: Sequence[Path]) -> Engine:
+            """The engine, opened when there is work to do: a cluster that is not there is noticed before any long work."""
+            if not opened:
+                opened.append(context.enter_context(open_engine(config.engine, config.ray_address, out, files)))
+            return opened[0]
+
+        # 1. The corpus: its files, their hashes, the tokenizer.
+        on_ray = config.engine == "ray"
+        prepared = prepare_tokens(
+            config, inputs, out / "tokens", progress, force, check_size, cache, engine_for, synced=on_ray
+        )
+        new_tokens = prepared.manifest is None
+
+        # 2. Nothing to do if the counts are there.
+        settings = _count_settings(config, excluded, prepared.vocab_size)
+        made_from = {"tokens": prepared.mark}
+        mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
+        if not (force or new_tokens) and (manifest := up_to_date(target, "counts", mark)):
+            return Report.of(target, manifest, up_to_date=True)
+        told = {} if new_tokens else made_from  # that the tokens change has been reported with `tokens/`
+        tell_replacing(progress, target, what_is_replaced(out, target, "counts", config, settings, told, force))
+
         # 3. The plan: passes and buckets that fit into memory, and the disk they need.
-        engine = context.enter_context(open_engine(config.engine, config.ray_address, out, prepared.some_files))
+        engine = engine_for(())
         memory, workers = _memory(config, engine.free_memory), config.workers or engine.num_cores
-        num_tokens = prepared.num_tokens_bound
-        on_nodes = engine.num_nodes if config.engine == "ray" else 0
-        found = make_plan(num_tokens, prepared.vocab_size, *limits, memory, workers, new_tokens, on_nodes)
-        staging = staging_folder(target, mark, lasting=False)
-        progress("plan", 0, 0, detail=found.described(num_tokens, found.disk(num_tokens, with_tokens=new_tokens)))
+        num_tokens, num_nodes = prepared.num_tokens_bound, engine.num_nodes if on_ray else 0
+        found = make_plan(num_tokens, prepared.vocab_size, *limits, memory, workers, new_tokens, num_nodes)
+        staging = staging_folder(target, mark, lasting=False, synced=on_ray)
+        progress(
+            "plan",
+            0,
+            0,
+            detail=engine.where + found.described(num_tokens, found.disk(num_tokens, with_tokens=new_tokens)),
+        )
         _check_room(out, found, num_tokens, with_tokens=new_tokens)
 
         # 4. Tokenise, and count each part as it is written. With bad data the staging folder is removed, after the workers' end.
@@ -160,6 +175,7 @@ def plan(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Pro
     mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from)
     limits = (config.max_n, config.min_count)
     with open_engine(config.engine, config.ray_address, None, ahead.some_files) as engine:
+        where = engine.where.removesuffix(": ")
         memory, workers = _memory(config, engine.free_memory), config.workers or engine.num_cores
         on_nodes = engine.num_nodes if config.engine == "ray" else 0
     found = make_plan(ahead.num_tokens_bound, ahead.vocab_size, *limits, memory, workers, fresh, on_nodes)
@@ -169,7 +185,7 @@ def plan(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Pro
         "tokens_at_most": ahead.num_tokens_bound,
         "vocab_size": ahead.vocab_size,
         "tokens_up_to_date": not fresh,
-        **({"nodes": found.num_nodes} if on_nodes else {}),
+        **({"engine": where, "nodes": found.num_nodes} if on_nodes else {}),
         "processes": found.num_workers,
         "memory_bytes": found.memory,
         "disk_bytes": found.disk(ahead.num_tokens_bound, with_tokens=fresh),
@@ -216,6 +232,9 @@ def _memory(config: CountNgrams, free: int) -> int:
 
 def _check(config: CountNgrams) -> list[int]:
     """Check the settings before the corpus is read; return the excluded token ids, sorted."""
+    from scone_cli.runtime.engine import check_engine  # see above
+
+    check_engine(config.engine, config.ray_address)
     if not 2 <= config.max_n <= 8:
         raise BadSetting(f"--max-n {config.max_n}: expected 2 to 8")
     for name in ("min_count", "min_docs", "workers"):

@@ -22,6 +22,7 @@ from scone_cli.artifacts.publish import (
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
+from scone_cli.runtime.engine import check_engine
 from scone_cli.runtime.resources import storage_failures
 from scone_cli.runtime.torchrun import launched
 from scone_cli.settings import (
@@ -124,6 +125,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
         SconeError: a row differs when it is computed again alone; see `table.precompute.check_rows`.
     """
     launch = launched()
+    check_engine(config.engine, config.ray_address)
     if config.engine == "ray" and launch.size > 1:
         raise BadSetting("--engine ray: does not work under torchrun", "run scone once, without torchrun")
     with joined(launch, config.device) as team, storage_failures(out.parent):  # so that the other ranks hear of it
@@ -239,7 +241,7 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
         device, cores = "cuda" if is_on_gpu else "cpu", max(1, engine.num_cores // processes)
         memory = _memory(config, engine.free_memory)
         plan = plan_memory(memory, processes, cores, sizes)
-        described = f"{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
+        described = f"{engine.where}{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
         staging = _begin(made, sizes, described, out, (), progress, force, is_alone=False)
         files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
         job = RowJob(
@@ -270,7 +272,8 @@ def _begin(
     tell_replacing(progress, out, _replaced(made, out, force))
     _check_disk(out, sizes, made.config.dtype, made.num_tokens, copies=1 if is_alone else 2)
     progress("plan", 0, 0, detail=described)
-    return staging_folder(out, made.mark, lasting=False, boot_ids=boot_ids)
+    synced = made.config.engine == "ray"
+    return staging_folder(out, made.mark, lasting=False, boot_ids=boot_ids, synced=synced)
 
 
 def _manifest(made: _Made, sizes: Sizes, index_bytes: int, rows_verified: int) -> Manifest:

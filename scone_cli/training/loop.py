@@ -120,7 +120,7 @@ def train(
 
 
 _FIRST_STEPS = 10  # their median speed gives the expected duration
-_AGAIN = "give the same command again: it continues from there"
+_AGAIN = "give the same command again: it continues from the last checkpoint"
 _OTHERWISE = "lower --learning-rate, or raise --warmup; with other settings it starts from the beginning"
 
 

@@ -100,6 +100,23 @@ def test_unfinished_files_are_used_while_no_machine_that_wrote_them_has_restarte
     assert (staging / "rows").exists() == is_kept
 
 
+@pytest.mark.parametrize(
+    ("runs", "is_kept"),
+    [
+        ([("a", True), ("b", True)], True),  # on another machine, or after a restart
+        ([("a", True), ("a", False), ("a", True)], True),
+        ([("a", False), ("b", True)], False),  # the first did not call fsync
+        ([("a", True), ("a", False), ("b", True)], False),
+    ],
+)
+def test_files_that_were_synced_are_used_on_any_machine(vocab, runs, is_kept):
+    for boot, synced in runs:
+        before = staging_folder(vocab, "b" * 64, lasting=False, boot_ids=[boot], synced=synced) / "rows"
+        found = before.exists()
+        before.touch()
+    assert found == is_kept
+
+
 def test_a_staging_folder_is_found_as_a_crash_left_it(vocab):
     staging = staging_folder(vocab, "b" * 64)
     (staging / SCRATCH / "half.bin").write_bytes(b"work")

@@ -105,7 +105,7 @@ def borrow(site: Site, *artifacts: str) -> None:
 @pytest.mark.parametrize(
     "step", ["tokenising", "dealing n-grams into buckets", "counting buckets", "putting n-grams in order"]
 )
-def test_a_count_whose_node_is_killed_has_the_same_bytes(nodes, site, tmp_path, capfd, step):
+def test_a_count_whose_node_is_killed_has_the_same_bytes(nodes, site, tmp_path, step):
     site.there = tmp_path
     if step.startswith("dealing"):  # tokens are there, so they are read again
         borrow(site, "tokens")
@@ -113,8 +113,6 @@ def test_a_count_whose_node_is_killed_has_the_same_bytes(nodes, site, tmp_path, 
     report = count_ngrams.run(counting(site), [site.corpus], tmp_path, tell)
     assert tell.killed
     assert not report.up_to_date
-    if step != "tokenising":  # its tasks may all have ended
-        assert "run again: its node ended" in capfd.readouterr().err
     site.same("tokens", "counts")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts", "tokens"]
 
@@ -211,6 +209,7 @@ def test_under_cron_a_stage_on_a_cluster_writes_only_what_it_always_writes(site,
     )
     lines = [line for line in run.stderr.splitlines() if not re.match(r"[a-z -]+: (started|done|[\d.]+ )", line)]
     assert [line.split(":")[0] for line in lines] == ["plan"]
+    assert "Ray cluster at" in lines[0]
     assert "2 nodes with 1 process each" in lines[0]
     assert run.stdout.startswith("count-ngrams -> work/counts")
     plan = subprocess.run(

@@ -46,11 +46,14 @@ def cluster() -> Iterator[Nodes]:
     here = Path(__file__).parent
     os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parents[1]), str(here), before.get("PYTHONPATH", "")])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    other = noted.read_text() if noted.is_file() else ""  # a cluster of the user's, which `auto` means
     try:
         nodes = Nodes()
     finally:
         os.environ.clear()
         os.environ.update(before)
+    noted.write_text(other) if other else noted.unlink(missing_ok=True)
     try:
         yield nodes
     finally:

@@ -14,6 +14,7 @@ pytest.importorskip("ray", reason="needs the extra `ray`")
 from ray_clusters import cluster
 
 from scone_cli.errors import BadData, BadSetting, InputMissing, SconeError
+from scone_cli.runtime import ray_engine
 from scone_cli.runtime.ray_engine import Found, RayEngine
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -40,6 +41,13 @@ def engine(nodes, tmp_path):
 
 def beats(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def is_at_work(pid: int) -> bool:
+    try:
+        return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def wait_for_a_beat(path: Path) -> None:
@@ -91,6 +99,15 @@ def test_a_task_whose_process_is_killed_once_runs_again(engine, tmp_path, capfd)
     assert "run again: its process was killed" in capfd.readouterr().err
 
 
+def test_a_process_that_cannot_start_ends_the_run_with_the_cause(nodes, tmp_path):
+    with (
+        RayEngine(nodes.address, tmp_path, []) as engine,
+        engine.pool(1, MEMORY, ["no_such_module"]) as pool,
+        refusal(SconeError, socket.gethostname(), "no_such_module", hint=("same extras",)),
+    ):
+        list(pool.run([(ray_tasks.square, (1,))]))
+
+
 def test_a_task_whose_process_is_killed_three_times_ends_the_run_with_the_reason(engine, capfd):
     with engine.pool(1, MEMORY) as pool, refusal(SconeError, 3, "its process was killed", "die", hint=("--memory",)):
         list(pool.run([(ray_tasks.die, ())]))
@@ -101,14 +118,27 @@ def test_a_task_whose_process_is_killed_three_times_ends_the_run_with_the_reason
 
 
 def test_what_a_lost_node_did_is_done_again_by_another(nodes, engine, tmp_path, capfd):
+    tasks = [(ray_tasks.square, (7,)), *((ray_tasks.attend, (tmp_path, number)) for number in (1, 2))]
     with engine.pool(1, MEMORY) as pool:
-        run = pool.run((ray_tasks.beat, (tmp_path / f"beats-{number}", 1.5)) for number in range(4))
-        first = next(run)
+        run = pool.run(tasks)
+        found = dict([next(run)])
+        while len(list(tmp_path.glob("at-*"))) < 2:
+            time.sleep(0.05)
         nodes.kill()
-        found = dict([first, *run])
-    assert sorted(found) == [0, 1, 2, 3]
-    assert len(set(found.values())) == 2
+        while all(is_at_work(int(path.name.split("-")[2])) for path in tmp_path.glob("at-*")):
+            time.sleep(0.05)
+        (tmp_path / "go").touch()
+        found |= dict(run)
+    assert found == {0: 49, 1: 1, 2: 2}
+    assert len(list(tmp_path.glob("at-*"))) == 3  # one of the two was begun twice
     assert "run again: its node ended" in capfd.readouterr().err
+
+
+def test_a_node_that_is_lost_before_work_begins_is_done_without(nodes, engine):
+    nodes.kill()
+    time.sleep(4)  # until that is noticed
+    with engine.pool(1, MEMORY) as pool:
+        assert dict(pool.run((ray_tasks.square, (number,)) for number in range(3))) == {0: 0, 1: 1, 2: 4}
 
 
 def test_the_end_of_a_pool_ends_its_tasks(engine, tmp_path):
@@ -158,6 +188,8 @@ def test_a_node_that_does_not_see_the_workspace_runs_no_task(engine, tmp_path):
 def test_a_node_with_other_code_or_too_little_memory_is_refused(engine, monkeypatch):
     with refusal(BadSetting, 1 << 50, hint=("--memory",)):
         engine.pool(1, 1 << 50)
+    with refusal(BadSetting, "--workers 3", "1 core", hint=("--workers 1",)):
+        engine.pool(3, MEMORY)
     other = Found("far away", 1, 0, 1 << 30, (), "0" * 16)
     monkeypatch.setattr(engine, "_receive", lambda _: ([other], "1" * 16))
     with refusal(SconeError, "far away", "0" * 16, hint=("same version",)):
@@ -177,8 +209,9 @@ def test_an_address_that_nobody_answers_is_refused_at_once(tmp_path, monkeypatch
     for given in (free, "nowhere.invalid:6379"):
         with refusal(BadSetting, "--ray-address", given, hint=("ray start",)):
             RayEngine(given, tmp_path, [])
-    with refusal(BadSetting, "HOST:PORT"):
-        RayEngine("localhost", tmp_path, [])
+    for wrong in ("localhost", "", "ray://127.0.0.1:10001", "localhost:0", "localhost:99999", ":6379"):
+        with refusal(BadSetting, f"'{wrong}'", "HOST:PORT"):
+            RayEngine(wrong, tmp_path, [])
     with refusal(BadSetting, "no Ray cluster"):
         RayEngine("auto", tmp_path, [])
     (tmp_path / "ray").mkdir()
@@ -189,6 +222,23 @@ def test_an_address_that_nobody_answers_is_refused_at_once(tmp_path, monkeypatch
     with refusal(BadSetting, "RAY_ADDRESS", "localhost:1"):
         RayEngine("auto", tmp_path, [])
     assert time.monotonic() - begun < 30
+
+
+def test_a_server_that_is_no_cluster_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_engine, "_ANSWER_SECONDS", 3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        refusal(BadSetting, "no Ray cluster", server.getsockname()[1]),
+        RayEngine(f"127.0.0.1:{server.getsockname()[1]}", tmp_path, []),
+    ):
+        pass
+
+
+def test_what_a_killed_run_left_in_the_workspace_is_removed(nodes, tmp_path):
+    (tmp_path / ".nodes-0123456789ab").touch()
+    with RayEngine(nodes.address, tmp_path, []):
+        assert [path.name for path in tmp_path.iterdir()] != [".nodes-0123456789ab"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_auto_is_the_cluster_that_was_started_here(nodes, tmp_path, monkeypatch):

@@ -9,11 +9,11 @@ import pytest
 from builders import random_documents, slow_counts, slow_ranking, write_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from messages import names, refusal
+from messages import names
 
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import VOCAB
-from scone_cli.errors import BadSetting, DamagedArtifact
+from scone_cli.errors import DamagedArtifact
 from scone_cli.vocab import vocabulary as vocabulary_module
 from scone_cli.vocab.vocabulary import Vocabulary
 
