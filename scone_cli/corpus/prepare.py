@@ -196,8 +196,7 @@ def prepare_tokens(
     """Find and hash the files of `inputs`, and unless `target` is up to date, make the tokenizer.
 
     `check_size` gets the bytes of all files before any long work, and the estimated bytes of their text before a tokenizer is
-    trained; `begin` gets some of the files if there is work to do, before it begins. Both may raise. `synced`: see
-    `staging_folder`.
+    trained; `begin` gets some of the files, before any work. Both may raise. `synced`: see `staging_folder`.
 
     Raises:
         InputMissing, BadData: see `files.find_files`, `token_files.recognise` and `Tokenizer.load`.

@@ -82,9 +82,7 @@ class _Driver:
         self._free: list[tuple[Any, int]] = []  # actors, each with the number of its bundle
         self._starting: dict[Any, tuple[Any, int]] = {}  # by the reference of what they were asked first
         self._running: dict[Any, tuple[Any, int, _Entry]] = {}
-        self._asked: dict[
-            Any, tuple[Any, int, _Entry]
-        ] = {}  # actors out of reach, by the reference of what they were asked
+        self._asked: dict[Any, tuple[Any, int, _Entry]] = {}  # out of reach, by the reference of what they were asked
         self._idle_since: float | None = None
 
     def serve(self) -> None:
@@ -174,7 +172,6 @@ class _Driver:
     # ---- actors --------------------------------------------------------------------------------------------------
 
     def _start(self, bundle: int) -> None:
-
         assert self._needs is not None
         there = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         actor = self._actor_class.options(
@@ -187,7 +184,6 @@ class _Driver:
         self._starting[actor.ready.remote()] = actor, bundle
 
     def _begun(self, reference: Any) -> None:
-
         actor, bundle = self._starting.pop(reference)
         try:
             ray.get(reference)

@@ -245,17 +245,15 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
         staging = _begin(made, sizes, described, out, (), progress, force, is_alone=False)
         files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
         job = RowJob(
-            *(made.inputs, files, staging / SCRATCH, made.num_tokens, made.max_n),
-            config.dtype,
-            device,
+            *(made.inputs, files, staging / SCRATCH, made.num_tokens, made.max_n, config.dtype, device),
             piece_size(sizes.row_bytes, fgrams_at_a_time(device)),
             plan.num_threads,
             max(1, (memory - plan.memory) // processes // PART_BYTES),
         )
         with engine.pool(processes, plan.memory, ["scone_cli.table.row_tasks"], cores, is_on_gpu) as pool:
             compute_on(pool, job, progress)
-    network = SconeModel.load(made.inputs / "model")
-    return files, network, Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
+    trie = Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
+    return files, SconeModel.load(made.inputs / "model"), trie
 
 
 def _begin(
