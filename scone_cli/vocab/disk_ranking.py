@@ -114,7 +114,6 @@ class DiskRanking:
         """The vocabulary of the first `size` n-grams: the only part of the ranking that is held in memory.
 
         Raises:
-            BadSetting: they have more tokens than a vocabulary file can hold.
             DamagedArtifact: the prefix of one of them was not counted.
         """
         (last,) = self.places([size])
@@ -143,10 +142,8 @@ def select(entries: Callable[[], Entries], targets: Sequence[int]) -> list[Place
 
     The targets are 1 or more, and at most the sum of all weights, which are whole numbers.
     """
-    prefixes, left = (
-        [0] * len(targets),
-        list(targets),
-    )  # the digits of the key that are known; what is left of the target
+    prefixes = [0] * len(targets)  # the digits of the key that are known
+    left = list(targets)  # what is left of the target
     for shift in range(_KEY_BITS - _DIGIT_BITS, -1, -_DIGIT_BITS):
         sums = _sums_by_digit(entries(), set(prefixes), shift)
         for i, prefix in enumerate(prefixes):

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from scone_cli.artifacts.publish import SCRATCH
+
 
 def environment(**more: object) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SCONE_")}
@@ -73,7 +75,7 @@ def rank_processes(agent: int) -> dict[int, int]:
 
 
 def checkpoints(work: Path) -> list[Path]:
-    return sorted(work.glob(".model.partial-*/work/step-*.safetensors"))
+    return sorted(work.glob(f".model.partial-*/{SCRATCH}/step-*.safetensors"))
 
 
 def wait_for_checkpoints(work: Path, *processes: subprocess.Popen[str]) -> None:
