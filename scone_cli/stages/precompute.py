@@ -182,14 +182,15 @@ def _rows_here(
     from scone_cli.model.model import SconeModel
     from scone_cli.runtime.resources import available_memory
     from scone_cli.table.fgram_forward import RowMaker
-    from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather, piece_size
+    from scone_cli.table.pieces import InPlace, PieceFiles, Pieces, gather, part_groups, piece_size
     from scone_cli.table.precompute import compute_rows, plan_memory
     from scone_cli.table.row_files import RowFiles
     from scone_cli.vocab.vocabulary import Vocabulary
 
     launch, config = team.launch, made.config
     is_alone = launch.local_size == launch.size
-    plan = plan_memory(_memory(config, available_memory()), launch.local_size, torch.get_num_threads(), sizes)
+    limit = _memory(config, available_memory())
+    plan = plan_memory(limit, launch.local_size, torch.get_num_threads(), sizes, is_alone)
 
     def begin() -> str:
         described = plan.described(sizes.num_fgrams, sizes.row_bytes)
@@ -211,8 +212,10 @@ def _rows_here(
     compute_rows(maker, pieces, config.dtype, store, mine, plan.num_threads, progress)
     team.meet("all rows")
     if not is_alone:
-        for part in range(launch.rank, files.num_parts, launch.size):
-            gather(pieces, apart, files, [part])
+        for parts in part_groups(files, (limit - plan.memory) // launch.local_size, launch.size)[
+            launch.rank :: launch.size
+        ]:
+            gather(pieces, apart, files, parts)
         team.meet("all files")
     return files, network, trie
 
@@ -229,7 +232,6 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
     from scone_cli.table.precompute import plan_memory
     from scone_cli.table.row_files import RowFiles
     from scone_cli.table.row_tasks import RowJob, compute_on
-    from scone_cli.table.sizes import PART_BYTES
     from scone_cli.vocab.vocabulary import Vocabulary
 
     config = made.config
@@ -240,7 +242,7 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
         processes = engine.num_gpus if is_on_gpu else 1
         device, cores = "cuda" if is_on_gpu else "cpu", max(1, engine.num_cores // processes)
         memory = _memory(config, engine.free_memory)
-        plan = plan_memory(memory, processes, cores, sizes)
+        plan = plan_memory(memory, processes, cores, sizes, is_alone=False)
         described = f"{engine.where}{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
         staging = _begin(made, sizes, described, out, (), progress, force, is_alone=False)
         files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
@@ -248,7 +250,7 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
             *(made.inputs, files, staging / SCRATCH, made.num_tokens, made.max_n, config.dtype, device),
             piece_size(sizes.row_bytes, fgrams_at_a_time(device)),
             plan.num_threads,
-            max(1, (memory - plan.memory) // processes // PART_BYTES),
+            (memory - plan.memory) // processes,
         )
         with engine.pool(processes, plan.memory, ["scone_cli.table.row_tasks"], cores, is_on_gpu) as pool:
             compute_on(pool, job, progress)
@@ -346,7 +348,8 @@ def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force:
     else:
         num_nodes, processes = launch.size // launch.local_size, launch.local_size
         threads, free = torch.get_num_threads(), available_memory()
-    memory = plan_memory(_memory(config, free), processes, threads, sizes)
+    is_alone = num_nodes == 1 and config.engine == "local"
+    memory = plan_memory(_memory(config, free), processes, threads, sizes, is_alone)
     shape, num_tokens = made.model.settings, made.vocab.settings["num_tokens"]
     of_row = fgram_forward_flops(
         sizes.dim, swiglu_width(sizes.dim), shape["fgram_layers"], made.vocab.settings["max_n"]
@@ -362,7 +365,7 @@ def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force:
         "threads": memory.num_threads,
         "memory_bytes": memory.memory,
         "disk_bytes": table_bytes(sizes.num_fgrams, sizes.dim, config.dtype, num_tokens)
-        + (sizes.num_fgrams * sizes.row_bytes if num_nodes > 1 or config.engine == "ray" else 0),
+        + (0 if is_alone else sizes.num_fgrams * sizes.row_bytes),
         "flops": sizes.num_fgrams * of_row,
     }
     done = not force and published(out, "table", made.mark) is not None

@@ -22,6 +22,7 @@ from scone_cli.table.row_formats import Raw
 
 MIB = 1 << 20
 PIECE_BYTES = 16 * MIB  # of rows: a crash loses the few pieces under way in each process
+_MOST_PARTS = 32  # in a group: a part is 256 MiB of rows
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,26 @@ class PieceFiles:
         return self.folder / f"piece-{piece:06d}-of-{self.size}.rows"
 
 
+def part_groups(files: RowFiles, room: int, num_workers: int) -> list[range]:
+    """Consecutive files of a table in groups for `gather`, which fit into `room` bytes, and are enough for all workers.
+
+    Larger groups read more of a piece at once.
+    """
+    fitting = room // (files.rows_per_part * files.row_bytes)
+    size = max(1, min(_MOST_PARTS, fitting, -(-files.num_parts // num_workers)))
+    parts = range(files.num_parts)
+    return [parts[first : first + size] for first in range(0, len(parts), size)]
+
+
 def gather(pieces: Pieces, store: PieceFiles, files: RowFiles, parts: Sequence[int]) -> None:
     """Put together the files `parts` (consecutive numbers) of a table from all pieces; they are in memory meanwhile."""
     first, last = files.rows_per_part * parts[0], min(files.rows_per_part * (parts[-1] + 1), files.num_rows)
     raw = np.empty((last - first, files.row_bytes), np.uint8)
     for piece in range(len(pieces)):
-        ids = np.sort(pieces[piece])
-        begin, end = np.searchsorted(ids, [first, last]).tolist()
-        if begin < end:
-            raw[ids[begin:end] - first] = store.read(piece, begin, end)
+        ids = pieces[piece]
+        begin, inside = int(np.count_nonzero(ids < first)), np.sort(ids[(ids >= first) & (ids < last)])
+        if inside.size:
+            raw[inside - first] = store.read(piece, begin, begin + inside.size)
     for part in parts:
         begin = files.rows_per_part * part - first
         files.write_part(part, raw[begin : begin + files.rows_per_part])

@@ -71,11 +71,12 @@ class MemoryPlan:
         return f"{count_text(num_fgrams)} rows of {row_bytes:,} bytes, {processes}{threads}, {takes}"
 
 
-def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes) -> MemoryPlan:
+def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes, is_alone: bool = True) -> MemoryPlan:
     """Choose the largest number of threads per process, at most `threads`, that fits into `memory` bytes.
 
     The peaks come one after the other: making the files; reading the model (mapped, and in memory); reading the
-    vocabulary; computing, with the matrices of A_f-gram held twice.
+    vocabulary; computing, with the matrices of A_f-gram held twice; and where other machines work too (not `is_alone`),
+    putting files of rows together.
 
     Raises:
         BadSetting: `memory` is too little for one thread.
@@ -84,6 +85,8 @@ def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes) -> 
     frame = _FRAME_TIMES * min(PART_BYTES, num_fgrams * sizes.row_bytes)
     before = max(frame, 2 * sizes.weight_bytes, model + _READING * num_fgrams)
     pieces = (_PIECES_AT_A_TIME + 1) * (PIECE_BYTES + sizes.row_bytes * CPU_FGRAMS)  # + 1: one piece is being joined
+    if not is_alone:
+        before = max(before, model + _KEPT * num_fgrams + frame + min(PART_BYTES, num_fgrams * sizes.row_bytes))
     computing = model + _KEPT * num_fgrams + min(pieces, 2 * num_fgrams * sizes.row_bytes)
     of_thread = 4 * sizes.dim * _VECTORS_PER_NODE * CPU_FGRAMS
 

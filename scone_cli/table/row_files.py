@@ -12,6 +12,7 @@ rows, so they are written first. This module does not know what is in a row; `ta
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class RowFiles:
 
     def write_part(self, number: int, raw: Raw) -> None:
         """Write a whole file with its rows [rows, row_bytes]; it is on the disk before it appears."""
-        head, tail = self._frame(len(raw))
+        head, tail = _frame(len(raw), self.row_bytes)
         path = self._path(number)
         beside = beside_of(path)
         with beside.open("wb") as file:
@@ -72,12 +73,11 @@ class RowFiles:
         Raises:
             OSError: the disk has too little space.
         """
-        frames = dict[int, tuple[bytes, bytes]]()  # by number of rows: all files but the last have the same
         for number, first in enumerate(range(0, self.num_rows, self.rows_per_part)):
             path, rows = self._path(number), min(self.rows_per_part, self.num_rows - first)
             if path.exists():
                 continue
-            head, tail = frames.get(rows) or frames.setdefault(rows, self._frame(rows))
+            head, tail = _frame(rows, self.row_bytes)
             size = len(head) + rows * self.row_bytes + len(tail)
             beside = beside_of(path)
             with beside.open("wb") as file:
@@ -135,30 +135,32 @@ class RowFiles:
         column = pq.read_metadata(to_read(path)).row_group(0).column(0)
         return int(column.data_page_offset + column.total_compressed_size - column.num_values * self.row_bytes)
 
-    def _frame(self, rows: int) -> tuple[bytes, bytes]:
-        """The bytes that Parquet writes before and after `rows` rows in a file."""
-        schema, size = table_schema(self.row_bytes), rows * self.row_bytes
-        zeros = pa.py_buffer(np.zeros(size, np.uint8))  # pages that are never written take no memory
-        array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(self.row_bytes), rows, [None, zeros])
-        sink = _Sink()
-        with pq.ParquetWriter(
-            pa.PythonFile(sink, "w"),
-            schema,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            data_page_size=max(size, 1),
-            max_rows_per_page=rows,
-            write_batch_size=rows,
-        ) as writer:
-            writer.write_table(pa.Table.from_arrays([array], schema=schema), rows)
-        del writer
-        pa.default_memory_pool().release_unused()  # Arrow's memory, which it would keep until the end
-        whole = sink.written
-        # The rows are the third write: after the magic number and the header of the one page.
-        assert len(whole) > 3
-        assert whole[2][0] == size
-        return b"".join(each for _, each in whole[:2]), b"".join(each for _, each in whole[3:])
+
+@functools.lru_cache(maxsize=2)  # all files but the last have the same
+def _frame(rows: int, row_bytes: int) -> tuple[bytes, bytes]:
+    """The bytes that Parquet writes before and after `rows` rows of `row_bytes` in a file."""
+    schema, size = table_schema(row_bytes), rows * row_bytes
+    zeros = pa.py_buffer(np.zeros(size, np.uint8))  # pages that are never written take no memory
+    array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_bytes), rows, [None, zeros])
+    sink = _Sink()
+    with pq.ParquetWriter(
+        pa.PythonFile(sink, "w"),
+        schema,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        data_page_size=max(size, 1),
+        max_rows_per_page=rows,
+        write_batch_size=rows,
+    ) as writer:
+        writer.write_table(pa.Table.from_arrays([array], schema=schema), rows)
+    del writer
+    pa.default_memory_pool().release_unused()  # Arrow's memory, which it would keep until the end
+    whole = sink.written
+    # The rows are the third write: after the magic number and the header of the one page.
+    assert len(whole) > 3
+    assert whole[2][0] == size
+    return b"".join(each for _, each in whole[:2]), b"".join(each for _, each in whole[3:])
 
 
 @kernel()

@@ -19,14 +19,13 @@ from scone_cli.model.model import SconeModel
 from scone_cli.progress import Progress, silent
 from scone_cli.runtime.engine import Pool
 from scone_cli.table.fgram_forward import RowMaker
-from scone_cli.table.pieces import PieceFiles, Pieces, gather
+from scone_cli.table.pieces import PieceFiles, Pieces, gather, part_groups
 from scone_cli.table.precompute import compute_rows
 from scone_cli.table.row_files import RowFiles
 from scone_cli.vocab.vocabulary import Vocabulary
 
 _TASKS_PER_WORKER = 8  # so that all workers end at about the same time
 _MOST_PIECES = 16  # in a task
-_MOST_PARTS = 32  # in a task: a part is 256 MiB of rows, and in memory
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class RowJob:
         device: where to compute: `cpu` or `cuda`.
         piece_size: f-grams in a piece.
         num_threads: threads of a process.
-        parts_at_a_time: files of the table that fit into memory together.
+        room: bytes of memory for rows that are put together.
     """
 
     workspace: Path
@@ -54,7 +53,7 @@ class RowJob:
     device: str
     piece_size: int
     num_threads: int
-    parts_at_a_time: int
+    room: int
 
     @property
     def store(self) -> PieceFiles:
@@ -77,15 +76,13 @@ def compute_on(pool: Pool, job: RowJob, progress: Progress) -> None:
     for number, _ in pool.run((make_pieces, (job, task)) for task in tasks):
         done += sum(_rows_in(piece, size, total) for piece in tasks[number])
         progress("precomputing", done, total, "rows")
-    parts = range(job.files.num_parts)
-    at_a_time = max(1, min(_MOST_PARTS, job.parts_at_a_time, -(-len(parts) // pool.num_workers)))
-    groups = [parts[first : first + at_a_time] for first in range(0, len(parts), at_a_time)]
+    groups, total = part_groups(job.files, job.room, pool.num_workers), job.files.num_parts
     groups = [group for group in groups if not all(job.gathered(part).exists() for part in group)]
-    done = len(parts) - sum(map(len, groups))
-    progress("putting rows in order", done, len(parts), "files")
+    done = total - sum(map(len, groups))
+    progress("putting rows in order", done, total, "files")
     for number, _ in pool.run((gather_parts, (job, group)) for group in groups):
         done += len(groups[number])
-        progress("putting rows in order", done, len(parts), "files")
+        progress("putting rows in order", done, total, "files")
 
 
 def _rows_in(piece: int, size: int, total: int) -> int:
