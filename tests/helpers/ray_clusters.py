@@ -12,16 +12,18 @@ _WATCHFUL = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, 
 
 
 class Nodes:
-    """A head and two nodes."""
+    """A head and two nodes, whose processes can import scone and the tests' helpers."""
 
     def __init__(self) -> None:
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": _WATCHFUL}
-        self._cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        with _environment_of_nodes():
+            self._cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         self.address = self._cluster.address
         self._nodes = [self._node() for _ in range(2)]
 
     def _node(self):
-        return self._cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        with _environment_of_nodes():
+            return self._cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
 
     def kill(self) -> None:
         """Kill a node and everything on it, as a power failure does."""
@@ -41,20 +43,26 @@ class Nodes:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Nodes]:
-    """Start a cluster whose processes can import scone and the tests' helpers."""
-    before = dict(os.environ)
-    here = Path(__file__).parent
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parents[1]), str(here), before.get("PYTHONPATH", "")])
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    """Start a cluster, and leave the cluster that `auto` means as it was."""
     noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    other = noted.read_text() if noted.is_file() else ""  # a cluster of the user's, which `auto` means
-    try:
-        nodes = Nodes()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    other = noted.read_text() if noted.is_file() else ""
+    nodes = Nodes()
     noted.write_text(other) if other else noted.unlink(missing_ok=True)
     try:
         yield nodes
     finally:
         nodes.end()
+
+
+@contextlib.contextmanager
+def _environment_of_nodes() -> Iterator[None]:
+    """A process of Ray has the environment of the moment when its node is added."""
+    before = dict(os.environ)
+    here = Path(__file__).parent
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parents[1]), str(here), before.get("PYTHONPATH", "")])
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
