@@ -41,6 +41,10 @@ VOCAB = pa.schema(
         pa.field("parent", pa.uint32()),  # id of the f-gram without its last token; null for bigrams
     ]
 )
+VOCAB_FILE = "vocab.parquet"  # of a vocabulary, and of the f-grams of a table
+LEARNED_FILE = (
+    "learned-fgrams.parquet"  # in a model: the f-grams of its learned rows, in the order of the rows; as VOCAB
+)
 LADDER = pa.schema(
     [
         pa.field("size", pa.uint32(), nullable=False),  # f-grams

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.readers import Document, OnBad, read_with_position
@@ -96,6 +97,18 @@ class HeldOut:
             advice.append("say where documents begin in plain text (--document-separator)")
         to_do = f"; {' or '.join(advice)}" if advice else ""
         return f"{found}, little to measure on{to_do}"
+
+
+def rule_of(tokens: Manifest) -> str:
+    """How the held-out documents of `tokens/` were chosen, if by their hashes alone; else an empty text.
+
+    By one rule, a document is held out of every corpus that it is in: what is held out here was held out there too.
+    """
+    settings = tokens.settings
+    if not settings.get("held_out_by_hash"):  # nor in tokens of early versions
+        return ""
+    names = ("held_out", "text_field", "document_separator", "separator")
+    return ", ".join(f"{name.replace('_', '-')} {settings[name]}" for name in names)
 
 
 # A document's content, its length (bytes or tokens), and where it would be cut.

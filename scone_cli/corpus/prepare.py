@@ -157,7 +157,7 @@ class PreparedTokens:
             stage=STAGE,
             stage_version=STAGE_VERSION,
             fingerprint=self.mark,
-            settings=self._settings,
+            settings=self._settings | {"held_out_by_hash": work.shards.held_out.chosen is None},
             inputs={"corpus": self._corpus},
             tokenizer=self.tokenizer_sha,
             summary=summary,

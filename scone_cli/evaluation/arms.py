@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scone_cli.artifacts.manifest import Manifest, digest_weights, open_artifact
+from scone_cli.corpus.held_out import rule_of
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadSetting, HalfWrittenArtifact, InputMissing, MismatchedArtifacts
 from scone_cli.evaluation.arm_names import named_folder
@@ -23,7 +24,9 @@ from scone_cli.model.model import SconeModel
 from scone_cli.table.table import Table
 from scone_cli.vocab.coverage import Prefix, rungs_of
 from scone_cli.vocab.trie import FgramTrie
-from scone_cli.vocab.vocabulary import trie_of_model
+from scone_cli.vocab.vocabulary import Vocabulary, trie_of_model
+
+OWN = "model"  # the workspace's own model, among those trained elsewhere
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,13 @@ class Opened:
     def plain_rivals(self) -> list[str]:
         """Rivals without rows of any kind."""
         return [name for name, (_, model) in self.rivals.items() if model.summary["kind"] == "plain"]
+
+    def trained_elsewhere(self) -> dict[str, tuple[Path, Manifest]]:
+        """The models that were trained on other tokens than those of the workspace, by name; the workspace's own is OWN."""
+        ours = {name: self.rivals[name] for name in self.rivals if name not in self.hf_rivals()}
+        ours[OWN] = self.workspace / "model", self.artifacts["model"]
+        now = self.artifacts["tokens"].fingerprint
+        return {name: pair for name, pair in ours.items() if pair[1].inputs["tokens"] != now}
 
     def hf_rivals(self) -> list[str]:
         """Rivals of Hugging Face: it is not known what they were trained on."""
@@ -102,8 +112,7 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
     """
     artifacts = {name: open_artifact(workspace / name, name) for name in ("tokens", "model")}
     if artifacts["model"].summary["kind"] == "scone":
-        artifacts |= {name: open_artifact(workspace / name, name) for name in ("vocab", "table")}
-        _check_made_from(workspace / "model", artifacts["model"], "vocab", artifacts["vocab"], workspace / "vocab")
+        artifacts["table"] = open_artifact(workspace / "table", "table")
         _check_table(workspace / "table", artifacts["table"], artifacts, workspace)
     elif tables:
         raise BadSetting(f"--table {tables[0]}: the model in {workspace / 'model'} has no f-grams, so no table")
@@ -129,30 +138,40 @@ def opened(workspace: Path, against: Sequence[Path], tables: Sequence[Path]) -> 
                 f"but {workspace / 'tokens'} has {of_tokens[:12]}",
                 "compare models of one tokenizer, made from one workspace",
             )
-    _check_made_from(workspace / "model", artifacts["model"], "tokens", artifacts["tokens"], workspace / "tokens")
     return found
 
 
-def check_rivals(found: Opened, reads_held_out: bool) -> None:
-    """Refuse rivals of another `tokens/` if they may have been trained on documents that are held out here.
+def check_training_texts(found: Opened, reads_held_out: bool) -> None:
+    """Refuse models of another `tokens/` if they may have been trained on documents that are held out here.
 
-    Without a tokenizer they are always refused, because nothing else tells that a token id means the same. What rivals of
-    Hugging Face were trained on is not known: they take part, and the verdict says so.
+    They were not if both tokens hold out by one rule, as when a corpus has grown. Without a tokenizer such models are always
+    refused, because nothing else tells that a token id means the same. What rivals of Hugging Face were trained on is not
+    known: they take part, and the verdict says so.
 
     Raises:
-        MismatchedArtifacts: there is such a rival.
+        MismatchedArtifacts: there is such a model.
     """
-    tokens = found.artifacts["tokens"]
-    trained_here = [found.rivals[name] for name in found.rivals if name not in found.hf_rivals()]
-    for folder, model in trained_here:
-        if (reads_held_out or not tokens.tokenizer) and model.inputs["tokens"] != tokens.fingerprint:
+    tokens, rule = found.artifacts["tokens"], rule_of(found.artifacts["tokens"])
+    for name, (folder, model) in found.trained_elsewhere().items():
+        is_safe = rule and model.inputs.get("held-out") == rule
+        if (reads_held_out and not is_safe) or not tokens.tokenizer:
             raise MismatchedArtifacts(
                 f"{folder}: trained on tokens {model.inputs['tokens'][:12]}, "
-                f"but {found.workspace / 'tokens'} is {tokens.fingerprint[:12]}",
-                "name a corpus that neither has learned from (scone eval CORPUS), or train the rival in this workspace"
-                if tokens.tokenizer
-                else "compare models made from one workspace",
+                f"but {found.workspace / 'tokens'} is {tokens.fingerprint[:12]}"
+                + (", which may hold out what it was trained on" if tokens.tokenizer else ""),
+                _instead(found, name, rule),
             )
+
+
+def _instead(found: Opened, name: str, rule: str) -> str:
+    """What to do about a model of other tokens."""
+    if not found.artifacts["tokens"].tokenizer:
+        return "compare models made from one workspace"
+    if name != OWN:
+        return "name a corpus that neither has learned from (scone eval CORPUS), or train the rival in this workspace"
+    if rule:
+        return "run: scone train-fgram; or count with the text field, separators and --held-out of its training"
+    return "run: scone train-fgram; or name a corpus that it has not learned from (scone eval CORPUS)"
 
 
 def _open_rival(folder: Path, tokens: Manifest, workspace: Path) -> Manifest:
@@ -179,18 +198,14 @@ def _open_given(option: str, folder: Path, artifact: str, workspace: Path) -> Ma
 def _check_made_from(folder: Path, reader: Manifest, name: str, source: Manifest, source_folder: Path) -> None:
     found, expected = reader.inputs[name], source.fingerprint
     if found != expected:
-        commands = ["scone train-fgram"] if reader.artifact == "model" else []
-        commands += ["scone precompute"] if reader.summary.get("kind") != "plain" else []
         raise MismatchedArtifacts(
-            f"{folder}: made from {name} {found[:12]}, but {source_folder} is {expected[:12]}",
-            f"run: {' && '.join(commands)}",
+            f"{folder}: made from {name} {found[:12]}, but {source_folder} is {expected[:12]}", "run: scone precompute"
         )
 
 
 def _check_table(folder: Path, table: Manifest, artifacts: dict[str, Manifest], workspace: Path) -> None:
-    """Raise MismatchedArtifacts unless a table was made from the workspace's model, with its vocabulary."""
-    for name in ("model", "vocab"):
-        _check_made_from(folder, table, name, artifacts[name], workspace / name)
+    """Raise MismatchedArtifacts unless a table was made from the workspace's model; its vocabulary may be any."""
+    _check_made_from(folder, table, "model", artifacts["model"], workspace / "model")
     if table.inputs.get("weights") != digest_weights(artifacts["model"]):
         raise MismatchedArtifacts(
             f"{folder}: made from {workspace / 'model'} before that was trained again", "run: scone precompute"
@@ -198,7 +213,9 @@ def _check_table(folder: Path, table: Manifest, artifacts: dict[str, Manifest], 
 
 
 def load_arms(found: Opened, ladder: bool, device: str = "cpu") -> tuple[list[Arm], FgramTrie | None]:
-    """Load the arms in the order of the report, then with `ladder` one arm per prefix of the table; and the f-grams of the table.
+    """Load the arms in the order of the report, then with `ladder` one arm per prefix of the table; and the table's f-grams.
+
+    These are also the f-grams whose rows the arm `live` computes.
 
     Raises:
         BadSetting: there is no such device.
@@ -215,12 +232,14 @@ def load_arms(found: Opened, ladder: bool, device: str = "cpu") -> tuple[list[Ar
         rival = SconeModel.load(beside).to(place)
         arms.append(Arm(name, rival, trie_of_model(beside, manifest, found.workspace) if rival.fgram else None))
     if model.fgram:
-        own = found.artifacts["model"]
-        trie = trie_of_model(folder, own, found.workspace)
+        own, of_table = found.artifacts["model"], found.artifacts["table"]
         table = Table.open(found.workspace / "table", model=own)
+        trie = Vocabulary.read(table.folder, table.vocab_size, of_table.settings["max_n"]).trie
         arms += [Arm(LIVE, model, trie=trie, found_by=table.index), Arm(TABLE, model, table=table)]
-        for name, (beside, _) in found.tables.items():
-            arms.append(Arm(f"{TABLE}:{name}", model, table=Table.open(beside, model=own), found_by=table.index))
+        for name, (beside, manifest) in found.tables.items():
+            has_same_fgrams = manifest.inputs["vocab"] == of_table.inputs["vocab"]
+            found_by = table.index if has_same_fgrams else None
+            arms.append(Arm(f"{TABLE}:{name}", model, table=Table.open(beside, model=own), found_by=found_by))
         for rows in rungs_of(table.num_rows)[:-1] if ladder else []:
             prefix = Prefix(rows, trie.suffixes, trie.num_tokens)
             rungs.append(Arm(f"{TABLE}[:{rows}]", model, table=table, prefix=prefix))

@@ -31,6 +31,8 @@ def method_of(
     tables = {TABLE: found.artifacts["table"]} if found.has_table else {}
     tables |= {f"{TABLE}:{name}": manifest for name, (_, manifest) in found.tables.items()}
     unknown: Method = {"training_unknown": found.hf_rivals()} if found.hf_rivals() else {}
+    if elsewhere := found.trained_elsewhere():
+        unknown["trained_on_other_tokens"] = [*elsewhere]
     return {
         **unknown,
         "scone": __version__,
@@ -50,7 +52,7 @@ def method_of(
 
 
 # What the settings in a manifest hold that no option of the command sets.
-_FOUND = {"num_tokens", "num_fgrams", "exclude_tokens"}
+_FOUND = {"num_tokens", "num_fgrams", "exclude_tokens", "held_out_by_hash"}
 _OF_FGRAMS = {"fgram_layers", "combine", "learned_rows"}
 _FOUND_IN_TABLES = {"dim", "max_n"}
 
@@ -58,9 +60,11 @@ _FOUND_IN_TABLES = {"dim", "max_n"}
 def commands_of(found: Opened, arguments: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
     """The commands from the corpus to this evaluation. The path of the training corpus is not known: it is written as CORPUS."""
     workspace, made = found.workspace, found.artifacts
-    commands = [_command(workspace, "count-ngrams", ["CORPUS"], _token_settings(found) | _count_settings(workspace))]
-    if "vocab" in made:
-        commands.append(_command(workspace, "select-vocab", [], made["vocab"].settings))
+    commands = [
+        _command(workspace, "count-ngrams", ["CORPUS"], _token_settings(found) | _settings_of(workspace, "counts"))
+    ]
+    if made["model"].settings["kind"] != "plain" and (vocab := _settings_of(workspace, "vocab")):
+        commands.append(_command(workspace, "select-vocab", [], vocab))
     commands.append(_command(workspace, "train-fgram", [], _training_settings(made["model"])))
     trained_here = [found.rivals[name] for name in found.rivals if name not in found.hf_rivals()]
     for folder, model in trained_here:
@@ -102,10 +106,10 @@ def _token_settings(found: Opened) -> dict[str, Any]:
     return settings | given
 
 
-def _count_settings(workspace: Path) -> dict[str, Any]:
-    """The settings of `counts/`; none if it is gone: an evaluation does not need it."""
+def _settings_of(workspace: Path, artifact: str) -> dict[str, Any]:
+    """The settings of an artifact that an evaluation does not need; none if it is gone."""
     try:
-        return read_manifest(workspace / "counts", "counts").settings
+        return read_manifest(workspace / artifact, artifact).settings
     except SconeError:
         return {}
 
@@ -121,8 +125,10 @@ def _command(
     words = ["scone", *of_all, "--workspace", str(workspace), name, *map(str, own)]
     for setting, value in settings.items():
         flag = setting.replace("_", "-")
+        if setting in _FOUND or value is None:
+            continue
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None and setting not in _FOUND:
+        else:
             words += [f"--{flag}", str(value)]
     return shlex.join(words)

@@ -53,6 +53,9 @@ class Method(TypedDict, total=False):
     training_unknown: list[
         str
     ]  # rivals of which it is not known what they were trained on; absent without such a rival
+    trained_on_other_tokens: list[
+        str
+    ]  # models (`model`: the workspace's) whose tokens/ was made anew since; else absent
     tables: dict[str, TableFacts]  # one object per arm that reads a table
     commands: list[str]  # the commands that repeat the evaluation, from the corpus on
     calls: dict[str, str]  # how the hints call scone: `train`, `evaluate`, `evaluate_text`

@@ -6,7 +6,9 @@ C context, R f-grams, M distinct rows, L slots per line, D = dim.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scone_cli.arrays import I64, U32
+from scone_cli.vocab.index import FgramIndex
+from scone_cli.vocab.shared_fgrams import is_beginning, numbers_in
 from scone_cli.vocab.trie import FgramTrie
 
 
@@ -24,16 +28,48 @@ class LearnedRows(nn.Module):
 
     A position sums the rows of all f-grams that end there. The vocabulary is closed under suffixes, so the longest f-gram
     determines all the others, and the sum can be part of the one row that the longest f-gram has in the table.
+
+    `read_fgrams` reads the f-grams of the rows, which a trained model keeps. It is None while a model is trained, and for
+    models of early versions: they meet only the vocabulary that they are trained with, whose first N f-grams have the rows.
     """
 
     def __init__(self, num_rows: int, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_rows, dim))
+        self.read_fgrams: Callable[[], FgramTrie] | None = None
+        self._numbers: list[tuple[FgramTrie, U32 | None]] = []
+
+    @functools.cached_property
+    def fgrams(self) -> FgramTrie | None:
+        """The f-grams of the rows, if they are known."""
+        return None if self.read_fgrams is None else self.read_fgrams()
+
+    @functools.cached_property
+    def index(self) -> FgramIndex | None:
+        """Finds the number of an f-gram's row; None: it is the f-gram's id in the vocabulary of the training."""
+        return None if self.fgrams is None else self.fgrams.index()
+
+    def numbers(self, trie: FgramTrie) -> U32 | None:
+        """The row number of each f-gram of a vocabulary [S], NONE if it has none; None: row i is that of f-gram i.
+
+        Computed once for a vocabulary.
+        """
+        for known, numbers in self._numbers:
+            if known is trie:
+                return numbers
+        found = None
+        if self.fgrams is not None and self.index is not None and not is_beginning(self.fgrams, trie):
+            found = numbers_in(self.index, trie)
+        self._numbers.append((trie, found))
+        return found
 
     def slots(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> I64:
         """Row numbers of each f-gram in `ids` and of its suffixes that are f-grams [R, K - 1]; -1 if there is no row."""
-        endings = trie.endings(ids)
-        endings[endings >= len(self.weight)] = -1
+        endings, numbers = trie.endings(ids), self.numbers(trie)
+        if numbers is not None:
+            is_fgram = endings >= 0
+            endings[is_fgram] = numbers[endings[is_fgram]]
+        endings[endings >= len(self.weight)] = -1  # NONE too
         return endings
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from scone_cli.artifacts.manifest import json_of
 from scone_cli.artifacts.opening import load_weights
 from scone_cli.artifacts.publish import write_atomically
+from scone_cli.artifacts.schemas import LEARNED_FILE
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.blocks import Block, RMSNorm, rotate
 from scone_cli.model.direct_rows import HashedRows, LearnedRows, sum_of
@@ -31,6 +33,7 @@ from scone_cli.model.flops import swiglu_width
 from scone_cli.model.trie_attention import attend_to_ancestors
 from scone_cli.runtime.resources import memory_shortage
 from scone_cli.vocab.trie import FgramTrie, Trie
+from scone_cli.vocab.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ class SconeModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> SconeModel:
-        """Read what `save` wrote.
+        """Read what `save` wrote; the f-grams of learned rows are read when a vocabulary is met.
 
         Raises:
             DamagedArtifact: the files are not a model, or do not belong to one model.
@@ -306,4 +309,21 @@ class SconeModel(nn.Module):
                 raise shortage from error
             first_line = (str(error).splitlines() or [""])[0]
             raise DamagedArtifact(f"{folder}: not a model ({first_line})", "run: scone train-fgram --force") from error
+        if model.learned is not None and (folder / LEARNED_FILE).is_file():
+            model.learned.read_fgrams = partial(_learned_fgrams, folder, model.config)
         return model
+
+
+def _learned_fgrams(folder: Path, config: ModelConfig) -> FgramTrie:
+    """The f-grams of a model's learned rows.
+
+    Raises:
+        DamagedArtifact: there are not as many as rows.
+    """
+    trie = Vocabulary.read(folder, config.vocab_size, config.max_n, LEARNED_FILE).trie
+    if trie.num_fgrams != config.learned_rows:
+        raise DamagedArtifact(
+            f"{folder / LEARNED_FILE}: {trie.num_fgrams:,} f-grams, expected {config.learned_rows:,}",
+            "run: scone train-fgram --force",
+        )
+    return trie

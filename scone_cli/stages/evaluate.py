@@ -1,6 +1,6 @@
 """`scone eval`: what the f-grams are worth and what they cost, measured on held-out text or on any other.
 
-It reads tokens/, model/ and, for a model with f-grams, vocab/ and table/. It writes `results.json` (its keys:
+It reads tokens/, model/ and, for a model with f-grams, table/. It writes `results.json` (its keys:
 `evaluation/result_types.py`, docs/evaluation.md), the section `results` again as `results.parquet`, and `report.html`.
 It works in two steps: measure reads the texts with all arms, judge applies conditions and prices. Each has a fingerprint, so
 other conditions or prices judge the same measurements again.
@@ -207,7 +207,7 @@ class _Asked:
 
 def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     """Open what takes part, find the texts, and refuse before any work what cannot be evaluated."""
-    from scone_cli.evaluation.arms import check_rivals, opened  # heavy: only when the stage runs
+    from scone_cli.evaluation.arms import check_training_texts, opened  # heavy: only when the stage runs
     from scone_cli.evaluation.texts import files_of_corpora
 
     inputs.prices.check()
@@ -216,7 +216,7 @@ def _open(config: Evaluate, inputs: Inputs, progress: Progress) -> _Asked:
     config = _read_alike(config, inputs, found)
     conditions = [parse(text, found.names()) for text in inputs.fail_if]
     files = files_of_corpora(inputs.corpora, found, progress, FileCache.of(config.cache_dir, config.cache_size))
-    check_rivals(found, reads_held_out=not all(files.values()))
+    check_training_texts(found, reads_held_out=not all(files.values()))
     for condition in conditions:
         condition.check_corpora(list(files))
         if condition.needs_speed and not config.speed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, open_artifact, read_manifest
+from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, read_manifest
 from scone_cli.artifacts.publish import (
     SCRATCH,
     boot_id,
@@ -20,7 +20,8 @@ from scone_cli.artifacts.publish import (
     up_to_date,
 )
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
-from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
+from scone_cli.artifacts.schemas import LEARNED_FILE, VOCAB_FILE
+from scone_cli.errors import BadSetting, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.engine import check_engine
 from scone_cli.runtime.resources import storage_failures
@@ -59,6 +60,12 @@ class Precompute:
         "Number format of the rows; formats of 8 bits or fewer have a scale per row.",
         choices=ROW_DTYPES,
     )
+    vocab: Path | None = setting(
+        None,
+        "Make the table of this vocabulary, which may be newer than the model's: new f-grams get what the trained f-gram "
+        "model gives them.  [default: vocab in the workspace, which must be the one that the model was trained with]",
+        affects_result=False,
+    )
     memory: Quantity | None = setting(
         None,
         "Memory limit of all processes on a machine together, such as 2GiB.  [default: half of the free memory]",
@@ -84,6 +91,11 @@ class _Made:
     tokens: Manifest
     vocab: Manifest
     model: Manifest
+
+    @property
+    def vocab_folder(self) -> Path:
+        """The folder of the vocabulary."""
+        return self.config.vocab or self.inputs / "vocab"
 
     @property
     def made_from(self) -> dict[str, str]:
@@ -158,7 +170,7 @@ def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: 
                 shutil.rmtree(staging)  # other rows may be wrong too
                 raise
             write_index(staging, index, sizes.dim, config.dtype)
-            shutil.copyfile(inputs / "vocab" / "vocab.parquet", staging / "vocab.parquet")
+            shutil.copyfile(made.vocab_folder / VOCAB_FILE, staging / VOCAB_FILE)
             if "tokenizer.json" in made.tokens.files:  # a table that is copied elsewhere still knows its tokenizer
                 shutil.copyfile(inputs / "tokens" / "tokenizer.json", staging / "tokenizer.json")
             publish(staging, out, _manifest(made, sizes, index.nbytes, checked))
@@ -202,7 +214,7 @@ def _rows_here(
     staging = Path(team.first("staging folder", begin))
     files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
     network = SconeModel.load(made.inputs / "model").to(find_device(config.device, launch.local_rank))
-    trie = Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
+    trie = Vocabulary.read(made.vocab_folder, made.num_tokens, made.max_n).trie
     pa.default_memory_pool().release_unused()  # what reading took, else kept until the end
     maker = RowMaker(network, trie)
     pieces = Pieces(trie.token_order(), piece_size(sizes.row_bytes, maker.num_fgrams))
@@ -237,7 +249,7 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
     config = made.config
     if config.device == "mps":
         raise BadSetting("--device mps: does not work with --engine ray", "give --device cpu or cuda")
-    with RayEngine(config.ray_address, place_of(out).parent, [made.inputs / "model", made.inputs / "vocab"]) as engine:
+    with RayEngine(config.ray_address, place_of(out).parent, [made.inputs / "model", made.vocab_folder]) as engine:
         is_on_gpu = config.device != "cpu" and engine.keep_gpu_nodes(required=config.device == "cuda")
         processes = engine.num_gpus if is_on_gpu else 1
         device, cores = "cuda" if is_on_gpu else "cpu", max(1, engine.num_cores // processes)
@@ -247,14 +259,23 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
         staging = _begin(made, sizes, described, out, (), progress, force, is_alone=False)
         files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
         job = RowJob(
-            *(made.inputs, files, staging / SCRATCH, made.num_tokens, made.max_n, config.dtype, device),
+            *(
+                made.inputs / "model",
+                made.vocab_folder,
+                files,
+                staging / SCRATCH,
+                made.num_tokens,
+                made.max_n,
+                config.dtype,
+                device,
+            ),
             piece_size(sizes.row_bytes, fgrams_at_a_time(device)),
             plan.num_threads,
             (memory - plan.memory) // processes,
         )
         with engine.pool(processes, plan.memory, ["scone_cli.table.row_tasks"], cores, is_on_gpu) as pool:
             compute_on(pool, job, progress)
-    trie = Vocabulary.read(made.inputs / "vocab", made.num_tokens, made.max_n).trie
+    trie = Vocabulary.read(made.vocab_folder, made.num_tokens, made.max_n).trie
     return files, SconeModel.load(made.inputs / "model"), trie
 
 
@@ -301,27 +322,9 @@ def _manifest(made: _Made, sizes: Sizes, index_bytes: int, rows_verified: int) -
 
 def _open(config: Precompute, inputs: Path, hashes: bool) -> _Made:
     """Open the input artifacts and check that they belong together."""
-    tokens = open_artifact(inputs / "tokens", "tokens", hashes=False)
-    vocab = open_artifact(inputs / "vocab", "vocab", hashes)
-    model = open_artifact(inputs / "model", "model", hashes)
-    if model.summary["kind"] != "scone":
-        raise BadSetting(
-            f"{inputs / 'model'}: a {model.summary['kind']} model, it has no table", "run: scone train-fgram"
-        )
-    for name, manifest in (("vocab", vocab), ("model", model)):
-        if manifest.tokenizer != tokens.tokenizer:
-            raise MismatchedArtifacts(
-                f"{inputs / name}: made with tokenizer {manifest.tokenizer[:12]}, "
-                f"but {inputs / 'tokens'} has {tokens.tokenizer[:12]}",
-                "run: scone select-vocab && scone train-fgram",
-            )
-    if model.inputs["vocab"] != vocab.fingerprint:
-        raise MismatchedArtifacts(
-            f"{inputs / 'model'}: trained with vocabulary {model.inputs['vocab'][:12]}, "
-            f"but {inputs / 'vocab'} is {vocab.fingerprint[:12]}",
-            "run: scone train-fgram",
-        )
-    return _Made(config, inputs, tokens, vocab, model)
+    from scone_cli.table.origin import open_inputs  # heavy: only when the stage runs
+
+    return _Made(config, inputs, *open_inputs(inputs, config.vocab, hashes))
 
 
 def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:  # noqa: ARG001
@@ -341,7 +344,7 @@ def plan(config: Precompute, inputs: Path, out: Path, progress: Progress, force:
     made = _open(config, inputs, hashes=True)
     sizes, launch = _sizes(made), launched()
     if config.engine == "ray":
-        with RayEngine(config.ray_address, None, [inputs / "model", inputs / "vocab"]) as engine:
+        with RayEngine(config.ray_address, None, [inputs / "model", made.vocab_folder]) as engine:
             is_on_gpu = config.device != "cpu" and engine.keep_gpu_nodes(required=config.device == "cuda")
             num_nodes, processes = engine.num_nodes, engine.num_gpus if is_on_gpu else 1
             threads, free = max(1, engine.num_cores // processes), engine.free_memory
@@ -386,7 +389,8 @@ def _sizes(made: _Made) -> Sizes:
     dim, weights = made.model.settings["dim"], made.weight_bytes
     width, num_fgrams = row_bytes(made.config.dtype, dim), made.vocab.summary["fgrams"]
     check_parts(num_fgrams, width)
-    return Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams)
+    learned = made.model.settings["learned_rows"] if LEARNED_FILE in made.model.files else 0
+    return Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams, learned)
 
 
 def _memory(config: Precompute, free: int) -> int:

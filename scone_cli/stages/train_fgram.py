@@ -20,7 +20,7 @@ from scone_cli.artifacts.publish import (
     write_parquet,
 )
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
-from scone_cli.artifacts.schemas import HELD_OUT, LOG
+from scone_cli.artifacts.schemas import HELD_OUT, LEARNED_FILE, LOG
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory, check_disk, storage_failures
@@ -197,10 +197,12 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         # 3. Train, from the newest checkpoint if an earlier run was interrupted.
         import torch  # heavy: only when there is something to train
 
+        from scone_cli.corpus.held_out import rule_of
         from scone_cli.model.model import SconeModel
         from scone_cli.training.checkpoints import training_folder
         from scone_cli.training.loop import LOG_NAME, TrainingPlan, train
         from scone_cli.training.summary import in_short
+        from scone_cli.vocab.vocabulary import write_learned
 
         settings, own = recipe.config, recipe.settings
         staging = Path(team.first("staging folder", lambda: str(training_folder(out, recipe.mark, own, progress))))
@@ -214,6 +216,8 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         # 4. Rank 0 writes the weights and the log, and publishes.
         def finish() -> str:
             model.save(staging)
+            if model.learned is not None:
+                write_learned(inputs / "vocab", model.config.learned_rows, staging / LEARNED_FILE)
             write_parquet(staging / "log.parquet", LOG, log)
             write_atomically(staging / LOG_NAME, (staging / SCRATCH / LOG_NAME).read_bytes())
             manifest = Manifest.new(
@@ -222,7 +226,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
                 stage_version=STAGE_VERSION,
                 fingerprint=recipe.mark,
                 settings=recipe.settings,
-                inputs=recipe.made_from,
+                inputs=recipe.made_from | ({"held-out": rule} if (rule := rule_of(recipe.tokens)) else {}),
                 tokenizer=recipe.tokens.tokenizer,
                 summary={**in_short(model, log), **text.train.epochs(settings.steps * settings.batch)},
             )

@@ -24,6 +24,7 @@ from scone_cli.table import fgram_kernels
 from scone_cli.vocab.trie import FgramTrie, Trie
 
 CPU_FGRAMS = 1024  # per batch on a CPU: its activations stay in the cache of one core
+_ALL_ALIKE = np.empty(0, np.uint32)  # the numbers of learned rows are those of their f-grams
 GPU_FGRAMS = 65_536  # per batch on a GPU: enough to keep it busy
 
 
@@ -44,7 +45,9 @@ class RowMaker:
         self._is_fused = cpu_kernels.is_for(weight) and weight.dtype == torch.float32
         self._matrices = [_folded(block) for block in model.fgram.blocks] if self._is_fused else []
         self._memory = threading.local()
-        self._suffixes = None if model.learned is None else trie.suffixes  # computed once, before threads start
+        if model.learned is not None:  # computed once, before threads start
+            numbers = model.learned.numbers(trie)
+            self._numbers, self._suffixes = _ALL_ALIKE if numbers is None else numbers, trie.suffixes
 
     @torch.inference_mode()
     def __call__(self, ids: I64) -> Tensor:
@@ -60,7 +63,8 @@ class RowMaker:
             if learned is None:
                 sums[:] = 0
             else:
-                fgram_kernels.sum_learned(ids, self._suffixes, trie.num_tokens, _array(learned.weight), sums)
+                weights = _array(learned.weight)
+                fgram_kernels.sum_learned(ids, self._suffixes, trie.num_tokens, self._numbers, weights, sums)
             embeddings = _array(main.token_embedding.weight)
             fgram_kernels.add_embeddings(trie.last_tokens[ids], embeddings, gain, sums, rows.numpy())
         return rows

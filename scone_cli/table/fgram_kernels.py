@@ -67,14 +67,18 @@ def embed(tokens, levels, embeddings, gain, positions, x):
 
 
 @kernel()
-def sum_learned(ids, suffixes, num_tokens, learned, sums):
-    """Write into sums [R, D] the sum of the learned rows of each f-gram and of its suffixes, longest first."""
+def sum_learned(ids, suffixes, num_tokens, numbers, learned, sums):
+    """Write into sums [R, D] the sum of the learned rows of each f-gram and of its suffixes, longest first.
+
+    numbers: the learned row of each f-gram [S]; empty: f-gram i has row i. There is none beyond the end of `learned`.
+    """
     for row in range(ids.size):
         total, fgram = sums[row], ids[row]
         total[:] = 0
         while fgram >= 0:
-            if fgram < len(learned):
-                of_fgram = learned[fgram]
+            number = numbers[fgram] if numbers.size else fgram
+            if number < len(learned):
+                of_fgram = learned[number]
                 for i in range(total.size):
                     total[i] += of_fgram[i]
             fgram = np.int64(suffixes[fgram]) - num_tokens

@@ -40,19 +40,31 @@ _PIECES_AT_A_TIME = 3  # so that no thread waits for the end of a piece, or for 
 _PROCESS = 560 * MIB + CUDA_LIBRARIES  # before any work: libraries, and the first compilation of the numba loops
 _READING = 230  # per f-gram while the vocabulary is read, which takes more than sorting it
 _KEPT = 50  # per f-gram: vocabulary, suffixes and order; later, when the rows are there, the index and its copy
+_NUMBER = 4  # per f-gram of another vocabulary than that of the training: the number of its learned row
+_LEARNED = 25  # per learned row, for such a vocabulary: its f-gram, and the index that finds it
 _FRAME_TIMES = 4  # making a file of rows takes so many times its size: it is encoded once, filled with zeros
 _VECTORS_PER_NODE = 30  # of the model's width: what a thread holds for each f-gram that it computes
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes that memory depends on: model width, bytes of its files and of A_f-gram alone, bytes per row, f-grams."""
+    """Sizes that memory depends on: model width, bytes of its files and of A_f-gram alone, bytes per row, f-grams.
+
+    num_learned: the model's learned rows, if the vocabulary is not that of its training, else 0.
+    """
 
     dim: int
     weight_bytes: int
     fgram_bytes: int
     row_bytes: int
     num_fgrams: int
+    num_learned: int = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that are held for f-grams while rows are computed."""
+        other = _NUMBER * self.num_fgrams + _LEARNED * self.num_learned if self.num_learned else 0
+        return _KEPT * self.num_fgrams + other
 
 
 @dataclass(frozen=True)
@@ -83,11 +95,11 @@ def plan_memory(memory: int, num_processes: int, threads: int, sizes: Sizes, is_
     """
     model, num_fgrams = sizes.weight_bytes + sizes.fgram_bytes, sizes.num_fgrams
     frame = _FRAME_TIMES * min(PART_BYTES, num_fgrams * sizes.row_bytes)
-    before = max(frame, 2 * sizes.weight_bytes, model + _READING * num_fgrams)
+    before = max(frame, 2 * sizes.weight_bytes, model + _READING * max(num_fgrams, sizes.num_learned))
     pieces = (_PIECES_AT_A_TIME + 1) * (PIECE_BYTES + sizes.row_bytes * CPU_FGRAMS)  # + 1: one piece is being joined
     if not is_alone:
-        before = max(before, model + _KEPT * num_fgrams + frame + min(PART_BYTES, num_fgrams * sizes.row_bytes))
-    computing = model + _KEPT * num_fgrams + min(pieces, 2 * num_fgrams * sizes.row_bytes)
+        before = max(before, model + sizes.kept_bytes + frame + min(PART_BYTES, num_fgrams * sizes.row_bytes))
+    computing = model + sizes.kept_bytes + min(pieces, 2 * num_fgrams * sizes.row_bytes)
     of_thread = 4 * sizes.dim * _VECTORS_PER_NODE * CPU_FGRAMS
 
     def needed(threads: int) -> int:
@@ -218,9 +230,9 @@ def row_alone(model: SconeModel, index: FgramIndex, tokens: Sequence[int]) -> Te
     learned = None
     if model.learned is not None:
         learned = torch.zeros(1, x.shape[-1], device=device)
-        for i in _endings(index, tokens):
-            if i < len(model.learned.weight):
-                learned += model.learned.weight[i]
+        for number in _endings(model.learned.index or index, tokens):
+            if number < len(model.learned.weight):
+                learned += model.learned.weight[number]
     return main.row(padded[:, last], fgram.norm(x)[:, last], learned)[0]
 
 

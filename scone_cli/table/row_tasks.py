@@ -33,7 +33,7 @@ class RowJob:
     """What all tasks of one table share.
 
     Attributes:
-        workspace: the folder of `model/` and `vocab/`.
+        model, vocab: their folders.
         files: the rows of the finished table.
         scratch: the folder of intermediate files.
         num_tokens, max_n: of the vocabulary.
@@ -44,7 +44,8 @@ class RowJob:
         room: bytes of memory for rows that are put together.
     """
 
-    workspace: Path
+    model: Path
+    vocab: Path
     files: RowFiles
     scratch: Path
     num_tokens: int
@@ -109,7 +110,7 @@ def gather_parts(job: RowJob, parts: Sequence[int]) -> None:
 @functools.lru_cache(maxsize=1)
 def _opened(job: RowJob) -> tuple[RowMaker, Pieces]:
     """The model and the order of the f-grams, opened once in a process."""
-    network = SconeModel.load(job.workspace / "model").to(find_device(job.device, 0))
-    trie = Vocabulary.read(job.workspace / "vocab", job.num_tokens, job.max_n).trie
+    network = SconeModel.load(job.model).to(find_device(job.device, 0))
+    trie = Vocabulary.read(job.vocab, job.num_tokens, job.max_n).trie
     pa.default_memory_pool().release_unused()  # what reading took
     return RowMaker(network, trie), Pieces(trie.token_order(), job.piece_size)

@@ -110,11 +110,12 @@ class Table(Addressed):
         pre-tokenizer, model and added tokens. Post-processor, truncation, padding and decoder are not compared. None: the
         tokenizer is not checked.
 
-        `model` is the manifest of the model that will read the table; `scone` itself gives it. None: not checked.
+        `model` is the manifest of the model that will read the table; `scone` itself gives it. A table belongs to a model,
+        whatever its vocabulary (`scone precompute --vocab`). None: not checked.
 
         Raises:
             BadSetting: the placement is unknown; `folder` is not a path; `tokenizer` is none of the above.
-            MismatchedArtifacts: the table was made from another model, vocabulary or tokenizer, or by an earlier version; with a
+            MismatchedArtifacts: the table was made from another model or tokenizer, or by an earlier version; with a
                 `tokenizer`: the table was made from token ids, without a tokenizer.
             DamagedArtifact: a file does not agree with the manifest or with the format of a table.
             StorageFailure: a file cannot be read, or does not fit into memory.
@@ -373,7 +374,6 @@ def _check_origin(folder: Path, manifest: Manifest, model: Manifest | None) -> N
     for what, found, expected in (
         ("rows of model", manifest.inputs["model"], model.fingerprint),
         ("rows of weights", manifest.inputs["weights"], digest_weights(model)),
-        ("rows of vocabulary", manifest.inputs["vocab"], model.inputs["vocab"]),
         ("tokenizer", manifest.tokenizer, model.tokenizer),
     ):
         if found != expected:

@@ -14,7 +14,7 @@ from scone_cli.arrays import U32, U64
 from scone_cli.artifacts.manifest import Manifest, open_artifact
 from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.publish import write_parquet_groups
-from scone_cli.artifacts.schemas import VOCAB
+from scone_cli.artifacts.schemas import LEARNED_FILE, VOCAB, VOCAB_FILE
 from scone_cli.errors import DamagedArtifact, MismatchedArtifacts
 from scone_cli.vocab.ranking import RULES, rank, read_counts
 from scone_cli.vocab.trie import FgramTrie
@@ -83,13 +83,13 @@ class Vocabulary:
         return pa.Table.from_arrays(columns, schema=VOCAB)
 
     @classmethod
-    def read(cls, folder: Path, num_tokens: int, max_n: int) -> Vocabulary:
-        """Read the vocabulary in `folder` (an artifact whose hashes have been checked).
+    def read(cls, folder: Path, num_tokens: int, max_n: int, name: str = VOCAB_FILE) -> Vocabulary:
+        """Read the vocabulary in `folder` (an artifact whose hashes have been checked), of a vocabulary, table or model.
 
         Raises:
             DamagedArtifact: it is not closed under prefixes, or its ids are not its row numbers.
         """
-        path = folder / "vocab.parquet"
+        path = folder / name
         columns = [name for name in VOCAB.names if name != "tokens"]
         table = pq.read_table(to_read(path), schema=VOCAB, columns=columns)
         n, ids = table["n"].to_numpy(), np.arange(table.num_rows)
@@ -127,15 +127,51 @@ def _token_lists(path: Path) -> Iterator[tuple[int, pa.ListArray]]:
             first += len(lists)
 
 
-def trie_of_model(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
-    """Find the vocabulary that a model was trained with, in this workspace or beside the model.
+def write_learned(vocab: Path, num_rows: int, path: Path) -> None:
+    """Write the first `num_rows` f-grams of a vocabulary, those of a model's learned rows, as a file of that model."""
+
+    def groups() -> Iterator[pa.Table]:
+        left = num_rows
+        with pq.ParquetFile(to_read(vocab / VOCAB_FILE)) as file:
+            for group in range(file.num_row_groups if left else 0):
+                yield (table := file.read_row_group(group).cast(VOCAB)[:left])
+                left -= len(table)
+                if not left:
+                    break
+
+    write_parquet_groups(path, VOCAB, groups())
+
+
+def check_knows_its_fgrams(folder: Path, model: Manifest) -> None:
+    """Refuse to use a model with another vocabulary than its own if it does not keep the f-grams of its learned rows.
 
     Raises:
-        MismatchedArtifacts: it is in neither place.
+        MismatchedArtifacts: it has learned rows, and an early version wrote it.
     """
-    for place in (workspace / "vocab", folder.parent / "vocab"):
-        if place.is_dir() and (vocab := open_artifact(place, "vocab")).fingerprint == model.inputs["vocab"]:
-            return Vocabulary.read(place, vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
+    if model.settings.get("learned_rows") and LEARNED_FILE not in model.files:
+        raise MismatchedArtifacts(
+            f"{folder}: has {model.settings['learned_rows']:,} learned rows and no {LEARNED_FILE}, because scone "
+            f"{model.code_version} wrote it; so it works only with the vocabulary that it was trained with",
+            "train it again: scone train-fgram --force",
+        )
+
+
+def trie_of_model(folder: Path, model: Manifest, workspace: Path) -> FgramTrie:
+    """The f-grams whose rows a model computes: those it was trained with, of this workspace or beside the model.
+
+    Where these are not there any more, those of another vocabulary of the same tokenizer: rows are a function of f-grams.
+
+    Raises:
+        MismatchedArtifacts: there is none in either place; see also `check_knows_its_fgrams`.
+    """
+    places = [place for place in (workspace / "vocab", folder.parent / "vocab") if place.is_dir()]
+    found = [(place, open_artifact(place, "vocab")) for place in dict.fromkeys(places)]
+    own = [pair for pair in found if pair[1].fingerprint == model.inputs["vocab"]]
+    others = [pair for pair in found if model.tokenizer and pair[1].tokenizer == model.tokenizer]
+    if not own and others:
+        check_knows_its_fgrams(folder, model)
+    for place, vocab in own or others:
+        return Vocabulary.read(place, vocab.settings["num_tokens"], vocab.settings["max_n"]).trie
     raise MismatchedArtifacts(
         f"{folder}: trained with vocabulary {model.inputs['vocab'][:12]}, "
         f"found neither in {workspace / 'vocab'} nor in {folder.parent / 'vocab'}",

@@ -38,14 +38,19 @@ def test_f_grams_in_any_order_are_spelled_right():
     assert [list(nodes[row]) for row in rows] == [list(FGRAMS[i]) for i in ids]
 
 
-def test_learned_rows_of_all_endings_are_summed():
+@pytest.mark.parametrize("of_another", [False, True])
+def test_learned_rows_of_all_endings_are_summed(of_another):
+    numbers = np.random.default_rng(1).permutation(50).astype(np.uint32) if of_another else np.arange(50)
+    given = numbers if of_another else np.empty(0, np.uint32)
     learned = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
     sums = np.full((50, 6), np.nan, np.float32)
-    fgram_kernels.sum_learned(np.arange(50), TRIE.suffixes, NUM_TOKENS, learned, sums)
+    fgram_kernels.sum_learned(np.arange(50), TRIE.suffixes, NUM_TOKENS, given, learned, sums)
     places = {tuple(fgram): i for i, fgram in enumerate(FGRAMS)}
     for fgram, found in zip(FGRAMS, sums, strict=True):
         endings = [places[tuple(fgram[first:])] for first in range(len(fgram) - 1)]
-        np.testing.assert_allclose(found, sum((learned[i] for i in endings if i < 20), np.zeros(6)), atol=1e-6)
+        np.testing.assert_allclose(
+            found, sum((learned[numbers[i]] for i in endings if numbers[i] < 20), np.zeros(6)), atol=1e-6
+        )
 
 
 def test_swiglu():
