@@ -21,16 +21,17 @@ from scone_cli.table.precompute import row_alone
 from scone_cli.vocab.index import NONE
 from scone_cli.vocab.vocabulary import Vocabulary
 
-LEARNED = 150
+LEARNED = 400
 
 
-def write_new_documents(folder: Path) -> None:
-    """Forty documents with words of their own."""
+def write_new_documents(corpus: Path) -> None:
+    """Forty documents: words of their own between words of the documents that are there."""
     chance = random.Random(2)
-    words = ["".join(chance.choices("ghijklmnop", k=chance.randint(2, 7))) for _ in range(200)]
+    own = ["".join(chance.choices("ghijklmnop", k=chance.randint(2, 7))) for _ in range(20)]
+    known = sorted(set((corpus / "0.txt").read_text().split()))[:40]
     for number in range(40):
-        text = " ".join(words[min(int(chance.paretovariate(0.6)), 199)] for _ in range(900))
-        (folder / f"new-{number}.txt").write_text(text)
+        text = " ".join(chance.choice(chance.choice((own, known))) for _ in range(900))
+        (corpus / f"new-{number}.txt").write_text(text)
 
 
 @pytest.fixture(scope="module")
