@@ -26,6 +26,7 @@ FILES = {
         "main.safetensors",
         "fgram.safetensors",
         "learned.safetensors",
+        "learned-fgrams.parquet",
         "log.jsonl",
         "log.parquet",
     },
@@ -37,10 +38,10 @@ MADE_FROM = {
     "tokens": {"corpus"},
     "counts": {"tokens"},
     "vocab": {"tokens", "counts"},
-    "model": {"tokens", "vocab"},
-    "plain": {"tokens"},
+    "model": {"tokens", "vocab", "held-out"},
+    "plain": {"tokens", "held-out"},
     "table": {"vocab", "model", "weights"},
-    "eval": {"tokens", "vocab", "model", "weights", "table", "plain", "measured"},
+    "eval": {"tokens", "model", "weights", "table", "plain", "measured"},
 }
 TABLES = sorted(f"{folder}/{name}" for folder, names in FILES.items() for name in names if name.endswith(".parquet"))
 
