@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import weakref
 from collections.abc import Mapping
@@ -36,8 +37,9 @@ from scone_cli.errors import (
 CURRENT, VERSIONS, HISTORY = "current", "versions", "history.json"
 VERSION_FILE = "version.json"
 FORMAT = 1  # of version.json and history.json
+PUBLISHED = "publish"  # the action of a move; other actions go back to a version
 PARTS = ("table", "vocab", "eval")  # the artifacts of a version
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # a file system without locks
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # a file system without locks
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ class Version:
     def bytes(self) -> int:
         """Bytes of all its files but `version.json`."""
         return sum(stamp.bytes for stamp in self.files.values())
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of `current`: to which version, when, and by which command."""
+
+    version: str
+    date: str
+    action: str
 
 
 def is_registry_name(path: str | os.PathLike[str]) -> bool:
@@ -124,6 +135,25 @@ def current_name(path: Path) -> str | None:
             f"make it: ln -sfn {VERSIONS}/VERSION {path / CURRENT}",
         )
     return link.name
+
+
+def history(path: Path) -> list[Move]:
+    """The moves of `current`, oldest first; none where a mirror left the file out.
+
+    Raises:
+        DamagedArtifact, ForeignArtifact, NewerArtifact: the file cannot be used.
+    """
+    file = path / HISTORY
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return []
+    hint = f"remove it; then scone rollback {path} needs a VERSION"
+    facts = read_facts(file, content, hint)
+    try:
+        return [Move(**move) for move in facts["moves"]]
+    except (KeyError, TypeError) as error:
+        raise ForeignArtifact(f"{file}: not written by scone ({type(error).__name__}: {error})", hint) from error
 
 
 # ---- version.json ------------------------------------------------------------------------------------------------
@@ -185,13 +215,16 @@ def stamps_of(path: Path, files: Mapping[str, Any]) -> dict[str, FileStamp]:
         ForeignArtifact: a name leads out of the folder. A version may come from strangers.
         KeyError, TypeError, ValueError, AttributeError: they are not sizes and hashes.
     """
-    stamps = {}
-    for name, stamp in files.items():
+    for name in files:
         parts = PurePosixPath(name).parts
         if name != "/".join(parts) or not parts or parts[0] == "/" or ".." in parts or "\0" in name:
             raise ForeignArtifact(f"{path}: names the file {name!r}, which is not inside its folder")
-        stamps[name] = FileStamp(int(stamp["bytes"]), str(stamp["sha256"]))
-    return stamps
+    return {name: FileStamp(int(stamp["bytes"]), str(stamp["sha256"])) for name, stamp in files.items()}
+
+
+def facts_text(facts: Mapping[str, Any]) -> str:
+    """The text of a file of the registry: the fields and their hash, which `read_facts` checks."""
+    return json.dumps({**facts, OWN_HASH: digest_json(facts)}, indent=1) + "\n"
 
 
 def _remove(folder: Path) -> str:
@@ -294,7 +327,7 @@ def _locked(path: Path) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # the pruner has it only while it renames a folder
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise StorageFailure(f"{path}: cannot be locked ({error.strerror})") from error
         found = os.fstat(descriptor)
         with contextlib.suppress(FileNotFoundError):
