@@ -117,7 +117,7 @@ def staging_folder(
         used_up.rename(staging / SCRATCH)  # a crash just before publishing: no work is lost
     for leftover in staging_folders(target):
         if leftover.name.endswith(REPLACED) and not target.exists():
-            leftover.rename(target)  # a crash between the two renames of `_exchange`: this is the only copy
+            leftover.rename(target)  # a crash between the two renames of `exchange`: this is the only copy
         elif leftover != staging or _is_replaced(staging, expected_fingerprint):
             shutil.rmtree(leftover, ignore_errors=True)
     _check_replaceable(target)
@@ -235,7 +235,7 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Manifest:
     fsync(staging)
     if target.exists():
         replaced = staging.with_name(staging.name + REPLACED)
-        _exchange(staging, target, replaced)
+        exchange(staging, target, replaced)
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         staging.rename(target)
@@ -293,8 +293,8 @@ def check_workspace(workspace: Path) -> None:
 
 
 @contextlib.contextmanager
-def workspace_lock(workspace: Path) -> Iterator[None]:
-    """Lock the workspace for writing; the system releases the lock when the process ends, however it ends.
+def workspace_lock(workspace: Path, what: str = "workspace") -> Iterator[None]:
+    """Lock the workspace, or another folder, for writing; the system releases the lock when the process ends, however it ends.
 
     On a read-only file system there is no lock: nothing can be written, and a stage can still report that it is up to date.
 
@@ -311,7 +311,7 @@ def workspace_lock(workspace: Path) -> Iterator[None]:
         raise WorkspaceLocked(f"{workspace}: another scone run is writing here", hint) from error
     except OSError as error:
         if error.errno != errno.EROFS or not workspace.is_dir():
-            raise StorageFailure(f"{workspace}: cannot be used as a workspace ({error.strerror})") from error
+            raise StorageFailure(f"{workspace}: cannot be used as a {what} ({error.strerror})") from error
     try:
         yield
     finally:
@@ -327,7 +327,7 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _exchange(new: Path, old: Path, replaced: Path) -> None:
+def exchange(new: Path, old: Path, replaced: Path) -> None:
     """Move `new` to the place of `old`, and `old` to `replaced`.
 
     It is one step if the system can swap two folders (renameat2). Otherwise a reader may for an instant find no artifact,

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from scone_cli.artifacts.manifest import MANIFEST, Manifest, check_files, command_for, digest_weights, read_manifest
+from scone_cli.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    check_files,
+    command_for,
+    digest_file,
+    digest_weights,
+    read_manifest,
+)
+from scone_cli.artifacts.registry import VERSION_FILE, Version
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
-from scone_cli.errors import InputMissing, MismatchedArtifacts, SconeError
+from scone_cli.errors import DamagedArtifact, InputMissing, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
 
 
@@ -81,3 +90,26 @@ def check_neighbours(folder: Path, manifest: Manifest) -> None:
                 f"{folder}: was made with another tokenizer than {folder.parent / name}",
                 remake,
             )
+
+
+def check_version(version: Version, progress: Progress, hashes: bool) -> None:
+    """Compare a version with its `version.json`: the size of every file, and with `hashes` every byte.
+
+    Raises:
+        DamagedArtifact: naming the first file that differs.
+    """
+    done, total = 0, version.bytes
+    for name, stamp in version.files.items():
+        progress(str(version.folder), done, total, "bytes", name)
+        path = version.folder / name
+        size = path.stat().st_size if path.is_file() else -1
+        found = "missing" if size < 0 else f"found {size:,} bytes"
+        if size == stamp.bytes:
+            found = "SHA-256 differs" if hashes and digest_file(path) != stamp.sha256 else ""
+        if found:
+            raise DamagedArtifact(
+                f"{path}: {found}, {VERSION_FILE} says {stamp.bytes:,} bytes with SHA-256 {stamp.sha256[:16]}…",
+                f"go back to another version with scone rollback, remove {version.folder}, and publish again",
+            )
+        done += stamp.bytes
+    progress(str(version.folder), total, total, "bytes")

@@ -136,7 +136,7 @@ def test_a_crash_before_the_rename_costs_nothing(vocab, monkeypatch):
     staging = staging_folder(vocab, "b" * 64)
     (staging / "data.txt").write_text("second")
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "_exchange", killed)
+        patch.setattr(publishing, "exchange", killed)
         with pytest.raises(KeyboardInterrupt):
             publish(staging, vocab, manifest_of("b" * 64))
     assert open_artifact(vocab, "vocab").fingerprint == "a" * 64
@@ -177,7 +177,7 @@ def test_a_replaced_artifact_is_never_taken_for_work_to_continue(vocab, monkeypa
         replaced.rename(new)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publishing, "_exchange", swap_and_crash)
+    monkeypatch.setattr(publishing, "exchange", swap_and_crash)
     with pytest.raises(KeyboardInterrupt):
         publish(staging, vocab, manifest_of("b" * 64))
     assert open_artifact(vocab, "vocab").fingerprint == "b" * 64

@@ -133,7 +133,7 @@ def watch(moment: int, signum: int) -> list[str]:
 
     def hook(event: str, args: tuple) -> None:
         writing = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wa+")
-        swapping = event == "ctypes.dlopen" and args[0] is None  # artifacts._exchange looks up what swaps two folders
+        swapping = event == "ctypes.dlopen" and args[0] is None  # artifacts.exchange looks up what swaps two folders
         if writing or swapping or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"):
             seen.append(f"{event} {args[0]}")
             if len(seen) == moment:
