@@ -41,6 +41,7 @@ from fault_runs import (
 )
 from measuring import finish
 
+from scone_cli.artifacts import publish_version
 from scone_cli.errors import SconeError
 
 SHAPE = "--dim 16 --heads 1 --layers 1 --fgram-layers 1 --context 32 --batch 4 --eval-tokens 500 --checkpoint-every 10"
@@ -288,8 +289,6 @@ def years_ahead(folder: Path) -> None:
 
 def clock_of_last_year() -> None:
     """In a process: its clock is a year slow."""
-    from scone_cli.artifacts import publish_version
-
     class Slow(publish_version.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:

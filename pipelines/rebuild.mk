@@ -6,6 +6,7 @@
 #
 #   CORPUS     the corpora, quoted as for the shell ('my corpus/' keeps its quotes); default: those of the recipe
 #   BASELINES  names of the recipe's baselines to train too; default: plain, which is [train-fgram.plain]; BASELINES= for none
+#   EVAL       further arguments of eval, quoted as for the shell
 #   SCONE      the command, such as .venv/bin/scone
 #   EXIT_CODE  a file for the exit code of the stage that failed, or 0, because make's own exit code is 2 for every failure
 #
@@ -33,5 +34,5 @@ scone-rebuild:
 	$(call scone-run,train-fgram)
 	$(foreach name,$(BASELINES),$(call scone-run,train-fgram --baseline $(name)))
 	$(call scone-run,precompute)
-	$(call scone-run,eval)
+	$(call scone-run,eval $(EVAL))
 	$(if $(EXIT_CODE),@echo 0 >$(call scone-quoted,$(EXIT_CODE)))
