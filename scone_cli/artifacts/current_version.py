@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from scone_cli.errors import ForeignArtifact, InputMissing
 from scone_cli.progress import silent
 
 ROLLED_BACK, LINKED = "rollback", "link"  # actions of a move; the second: somebody changed the link
-_MOST_MOVES = 1000  # that the history keeps
+_MOST_MOVES = 200  # that the history keeps
 
 
 def roll_back(path: Path, name: str | None = None) -> tuple[Version, str | None]:
@@ -74,7 +73,7 @@ def make_current(path: Path, name: str, action: str, was: str | None, moves: lis
     if name == was:
         return moves
     moves = [*moves, Move(name, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", action)][-_MOST_MOVES:]
-    told = {"format": FORMAT, "moves": [asdict(move) for move in moves]}
+    told = {"format": FORMAT, "moves": [vars(move) for move in moves]}
     write_atomically(path / HISTORY, facts_text(told).encode())
     beside = beside_of(path / CURRENT)
     beside.symlink_to(Path(VERSIONS, name))

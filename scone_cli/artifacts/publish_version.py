@@ -252,7 +252,8 @@ def _prune(path: Path, keep: int, current: str, moves: list[Move]) -> tuple[list
 
 def _remove(folder: Path) -> bool:
     """Remove a version; False if somebody reads it."""
-    with (folder / VERSION_FILE).open("r+b") as file:  # NFS locks alone only what can be written
+    path = folder / VERSION_FILE
+    with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:  # NFS locks alone only what can be written
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

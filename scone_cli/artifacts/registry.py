@@ -245,9 +245,9 @@ class HeldVersion:
         link: what the link `current` said; None if the version was named itself.
     """
 
-    def __init__(self, folder: Path, link: str | None, descriptor: int) -> None:
-        """Keep the descriptor that has the lock."""
-        self.folder, self.link = folder, link
+    def __init__(self, folder: Path, link: str | None, named: Path, descriptor: int) -> None:
+        """Keep the descriptor that has the lock; `named` is the folder of the version, or in it, that was asked for."""
+        self.folder, self.link, self._named = folder, link, named
         self._close = weakref.finalize(
             self, os.close, descriptor
         )  # no LOCK_UN: that would end the lock of children too
@@ -261,12 +261,12 @@ class HeldVersion:
         return not (self.folder / VERSION_FILE).is_file()
 
     def table(self) -> Path:
-        """The folder of its table.
+        """The folder of its table; or the artifact in it, if that was named.
 
         Raises:
             ForeignArtifact: its files are encrypted.
         """
-        folder = self.folder / "table"
+        folder = self._named if self._named != self.folder else self.folder / "table"
         if not (folder / MANIFEST).is_file() and read_version(self.folder).is_encrypted:
             name = self.folder.parent.parent
             raise ForeignArtifact(
@@ -297,7 +297,17 @@ def hold(path: str | os.PathLike[str]) -> HeldVersion | None:
         if folder is None and not is_name:
             return None
         if folder is not None and (descriptor := _locked(folder / VERSION_FILE)) is not None:
-            return HeldVersion(folder, link, descriptor)
+            return HeldVersion(folder, link, real, descriptor)
+
+
+def table_of(path: Path) -> Path:
+    """The folder of the table that `path` names: of the current version of a REGISTRY/NAME, of a version, or `path` itself.
+
+    Raises:
+        InputMissing, ForeignArtifact, StorageFailure: see `hold` and `HeldVersion.table`.
+    """
+    held = hold(path)
+    return path if held is None else held.table()
 
 
 def link_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from scone_cli.artifacts.manifest import (
     digest_weights,
     read_manifest,
 )
-from scone_cli.artifacts.registry import VERSION_FILE, Version
+from scone_cli.artifacts.registry import VERSION_FILE, Version, is_registry_name, read_version, versions
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.errors import DamagedArtifact, InputMissing, MismatchedArtifacts, SconeError
 from scone_cli.progress import Progress
@@ -22,6 +22,8 @@ from scone_cli.progress import Progress
 
 def artifact_folders(path: Path) -> list[Path]:
     """The folder of the artifact that `path` is or belongs to, or all artifacts of the workspace `path` in stage order.
+
+    A REGISTRY/NAME has its versions, in the order in which they were published.
 
     Raises:
         InputMissing: the path does not exist.
@@ -31,8 +33,10 @@ def artifact_folders(path: Path) -> list[Path]:
     if path.is_file():
         parents = [parent for parent in (path.parent, path.parent.parent) if (parent / MANIFEST).is_file()]
         return [parents[0] if parents else path.parent]
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() or (path / VERSION_FILE).is_file():
         return [path]
+    if is_registry_name(path):
+        return [version.folder for version in versions(path)]
     order = list(SCHEMA_VERSIONS)
     found = [
         child
@@ -43,12 +47,18 @@ def artifact_folders(path: Path) -> list[Path]:
     return found or [path]
 
 
-def verify_artifact(folder: Path, progress: Progress) -> Manifest:
+def verify_artifact(folder: Path, progress: Progress) -> Manifest | Version:
     """Compare every byte of an artifact with its manifest, and the manifest with the artifacts beside it.
+
+    A published version is compared with its `version.json`: what is in it was found to belong together when it was published.
 
     Raises:
         SconeError: the same subclass that a stage would raise.
     """
+    if (folder / VERSION_FILE).is_file():
+        version = read_version(folder)
+        check_version(version, progress, hashes=True)
+        return version
     manifest = read_manifest(folder)
     total = sum(stamp.bytes for stamp in manifest.files.values())
     done = 0
@@ -67,6 +77,8 @@ def check_neighbours(folder: Path, manifest: Manifest) -> None:
     Raises:
         MismatchedArtifacts: it was made from another artifact than its neighbour, which the message names.
     """
+    if (folder.parent / VERSION_FILE).is_file():
+        return  # a table may be published with the evaluation in which it was a further one
     remake = f"make it again: {command_for(folder, manifest)}"
     for name in SCHEMA_VERSIONS:
         try:

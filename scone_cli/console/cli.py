@@ -15,7 +15,7 @@ import click
 
 from scone_cli import __version__
 from scone_cli.console import output
-from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, STAGES
+from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, PUBLISHING, STAGES
 from scone_cli.console.hints import DEFAULT_WORKSPACE, completed
 from scone_cli.console.options import PlainPath, Session
 from scone_cli.console.recipes import read_recipe
@@ -30,8 +30,8 @@ class LazyGroup(click.Group):
     """A click group that builds a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The stages in their order, then the commands that look at artifacts."""
-        return [*STAGES, *LOOKING]
+        """The stages in their order, then the commands that look at artifacts, then those of the registry."""
+        return [*STAGES, *LOOKING, *PUBLISHING]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build a command, which imports its modules."""
@@ -70,6 +70,8 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, f"\b\n{stage.short}\n{stage.flow}") for name, stage in STAGES.items()])
         with formatter.section("Looking at artifacts"):
             formatter.write_dl(list(LOOKING.items()))
+        with formatter.section("Publishing"):
+            formatter.write_dl(list(PUBLISHING.items()))
 
 
 @click.group(

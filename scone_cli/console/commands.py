@@ -18,6 +18,7 @@ from rich.text import Text
 
 from scone_cli.artifacts.manifest import GIVEN, Given, read_manifest
 from scone_cli.artifacts.publish import check_workspace, workspace_lock
+from scone_cli.artifacts.registry import is_registry_name, table_of
 from scone_cli.artifacts.verify import artifact_folders, verify_artifact
 from scone_cli.console import help_texts, output
 from scone_cli.console.cost_command import cost
@@ -38,6 +39,7 @@ from scone_cli.console.options import (
 from scone_cli.console.progress_bars import listening
 from scone_cli.console.recipe_command import recipe
 from scone_cli.console.recipes import TRAIN
+from scone_cli.console.registry_commands import fetch, publish, rollback
 from scone_cli.console.results import drawn, result_text, sentence
 from scone_cli.console.table_commands import generate_command, given_text, lookup
 from scone_cli.errors import BadData, BadSetting, SconeError
@@ -59,6 +61,7 @@ def build_command(name: str) -> click.Command:
     """The command `name` with its parameters; a stage's module is imported here."""
     looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "verify": verify}
     looking |= {"recipe": recipe, "cost": cost, "export": export}
+    looking |= {"publish": publish, "rollback": rollback, "fetch": fetch}
     return looking.get(name) or _stage_command(name)
 
 
@@ -111,7 +114,7 @@ def _own_parameters(name: str) -> list[click.Parameter]:
         texts = {
             "against": "Also evaluate this model: its folder (ours, or one of Hugging Face), NAME=MODEL_DIR, or the name of a "
             "baseline of the recipe; may be given several times.",
-            "table": "Also evaluate this table of the same model; may be given several times.",
+            "table": "Also evaluate this table of the same model, or that of a REGISTRY/NAME; may be given several times.",
             "tasks": "Also evaluate this task of lm-evaluation-harness: a file, a folder, or a name; may be given several times.",
             "fail-if": "Exit with code 1 if this holds, such as 'table.ppl > live.ppl * 1.001'; may be given several times.",
         }
@@ -159,12 +162,18 @@ def _inputs_and_out(session: Session, name: str, values: dict[str, Any]) -> tupl
     out = values.get("out") or workspace / STAGES[name].artifact
     if name == "eval":
         values["against"] = tuple(map(session.rival, values["against"]))
-        values["table"] = tuple(map(session.beside, values["table"]))
+        values["table"] = tuple(_published(session.beside(given)) for given in values["table"])
         parts = ("corpus", "against", "table", "fail_if", "tasks", "task_data", "limit", "terms")
         given = (values[part] for part in parts)
         prices = session.recipe.tables.get("prices", {}) if session.recipe else {}
         return STAGES[name].module().Inputs(workspace, *given, Prices(**prices)), out
     return workspace, out
+
+
+def _published(given: Path) -> Path:
+    """DIR or NAME=DIR; a REGISTRY/NAME becomes the table of its current version, under the same name."""
+    name, _, folder = str(given).rpartition("=")
+    return Path(f"{name or Path(folder).name}={table_of(Path(folder))}") if is_registry_name(folder) else given
 
 
 def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any], force: bool, leads: bool) -> Report:
@@ -290,7 +299,7 @@ def inspect(
     as_json: bool,
 ) -> None:
     """Show what an artifact is."""
-    path = path or session.workspace
+    path = table_of(path or session.workspace)
     given = [option for option, value in (("--html", html), ("--text", text), ("--terms", terms)) if value is not None]
     if len(given) > 1:
         raise click.UsageError(
@@ -352,15 +361,15 @@ def _verdict(folder: Path, session: Session, progress: Progress) -> dict[str, An
     verdict: dict[str, Any] = {"folder": str(folder), "ok": False, "artifact": None, "bytes": None}
     try:
         with storage_failures(folder):
-            manifest = verify_artifact(folder, progress)
+            found = verify_artifact(folder, progress)
     except SconeError as error:
         beside = Path(path_text(str(folder.absolute().parent)))
         workspace = beside if (beside / "tokens").is_dir() else session.workspace
         recipe = session.recipe.path if session.recipe else None
         hint = error.hint and completed(error.hint, workspace, recipe)
         return verdict | {"error": error.message, "hint": hint}
-    size = sum(stamp.bytes for stamp in manifest.files.values())
-    return verdict | {"ok": True, "artifact": manifest.artifact, "bytes": size, "error": None, "hint": None}
+    kind, size = getattr(found, "artifact", "version"), sum(stamp.bytes for stamp in found.files.values())
+    return verdict | {"ok": True, "artifact": kind, "bytes": size, "error": None, "hint": None}
 
 
 def _verdict_text(verdict: dict[str, Any]) -> str:

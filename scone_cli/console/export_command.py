@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from scone_cli.artifacts.manifest import Manifest
+from scone_cli.artifacts.registry import table_of
 from scone_cli.console import help_texts, output
 from scone_cli.console.options import PlainPath, Session
 from scone_cli.console.progress_bars import listening
@@ -30,14 +31,16 @@ PATH = PlainPath()
     help="`hf`: the model with its table, for transformers; `safetensors`: the table alone.",
 )
 @click.option("--model", type=PATH, metavar="DIR", help="The model.  [default: model in the workspace]")
-@click.option("--table", type=PATH, metavar="DIR", help="Its table.  [default: table in the workspace]")
+@click.option(
+    "--table", type=PATH, metavar="DIR", help="Its table, or a REGISTRY/NAME.  [default: table in the workspace]"
+)
 @click.option("as_json", "--json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_obj
 def export(session: Session, /, out: Path, to: str, model: Path | None, table: Path | None, as_json: bool) -> None:
     """Write a model or a table for other programs."""
     if model and to == "safetensors":
         raise click.UsageError("--model is for --to hf: --to safetensors writes a table alone")
-    started = time.monotonic()
+    started, table = time.monotonic(), table and table_of(table)
     with storage_failures(out), listening(session.quiet, session.verbose) as progress:
         if to == "hf":
             made = _export_hf(session.workspace, model, table, out, progress)

@@ -212,6 +212,12 @@ LOOKING = {
     "verify": "Check every byte of artifacts against their manifests.",
 }
 
+PUBLISHING = {
+    "publish": "Put the table into a registry as a version, and make that current.",
+    "rollback": "Make an earlier version current again.",
+    "fetch": "Copy a version into a private folder; decrypt it if it is encrypted.",
+}
+
 RECIPE_ABOUT = """Print a recipe that comes with scone, or list all of them.
 
     A recipe has the settings of all stages, with comments. The list also has a makefile that brings a workspace up to date,

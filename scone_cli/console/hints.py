@@ -13,7 +13,7 @@ DEFAULT_WORKSPACE = Path("scone-work")
 # A command in a hint, with its options: a stage, or one of the other commands that read the workspace.
 _TO_RUN = re.compile(
     r"(?:(?<=: )|(?<=run )|(?<=&& ))scone (?P<options>(?:--(?:workspace|config) (?:'[^']*'|\"[^\"]*\"|[^\s'\"])+ )*)"
-    rf"(?=(?:{'|'.join([*STAGES, 'lookup', 'generate', 'export'])})\b)"
+    rf"(?=(?:{'|'.join([*STAGES, 'lookup', 'generate', 'export', 'publish'])})\b)"
 )
 
 

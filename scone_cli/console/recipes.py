@@ -178,7 +178,7 @@ def _prices() -> dict[str, _Key]:
 
 # The tables that a recipe may have: one per command, and [prices], which `scone cost` and `scone eval` read.
 _TABLES: dict[str, Callable[[], dict[str, _Key]] | None] = {
-    **dict.fromkeys([*STAGES, *(name for name in LOOKING if name not in {"cost", "recipe"})]),
+    **dict.fromkeys([*STAGES, *(name for name in LOOKING if name not in {"cost", "recipe"}), "publish"]),
     "cost": _cost,
     "prices": _prices,
 }

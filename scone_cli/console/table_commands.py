@@ -38,11 +38,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newli
     show_default=True,
     help="Number of nearest f-grams to show.",
 )
+@click.option(
+    "--table", type=PATH, metavar="DIR", help="The table, or a REGISTRY/NAME.  [default: table in the workspace]"
+)
 @click.option("as_json", "--json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_obj
-def lookup(session: Session, /, text: str, nearest: int, as_json: bool) -> None:
+def lookup(session: Session, /, text: str, nearest: int, table: Path | None, as_json: bool) -> None:
     """Show the rows of the table for a text."""
-    folder = session.workspace / "table"
+    folder = table or session.workspace / "table"
     text = given_text("TEXT", text)
     from scone_cli.serving.lookup import look_up  # heavy: not for `scone lookup --help`
 
@@ -121,7 +124,12 @@ def generate_command() -> click.Command:
             metavar="DIR",
             help="The model, ours or one of Hugging Face.  [default: model in the workspace]",
         ),
-        click.Option(["--table"], type=PATH, metavar="DIR", help="Its table.  [default: table in the workspace]"),
+        click.Option(
+            ["--table"],
+            type=PATH,
+            metavar="DIR",
+            help="Its table, or a REGISTRY/NAME.  [default: table in the workspace]",
+        ),
         click.Option(["--live"], is_flag=True, help="Run the f-gram model instead of reading the table."),
         click.Option(
             ["--device"],

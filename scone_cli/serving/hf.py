@@ -3,6 +3,8 @@
     import scone_cli.serving.hf
     model = AutoModelForCausalLM.from_pretrained("exported", placement="ram")  # made by `scone export --to hf exported`
     model = AutoModelForCausalLM.from_pretrained("exported", table="refreshed/table")  # another table, the same model
+    model = AutoModelForCausalLM.from_pretrained("exported", table="registry/law")  # the version that is current
+    model.reload_table_if_changed()  # between requests
 
 The main model is a Llama: the same norms, rotary positions, SwiGLU and names of weights. What differs is the input of the
 first block: the row of the longest f-gram that ends at a token, or the token's normed embedding. An f-gram reaches back at
@@ -16,6 +18,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,9 +80,11 @@ class SconeConfig(LlamaConfig):
 class _TokenLayer(DynamicLayer):
     """The token ids of B sequences as a layer of a cache: keys [B, 1, P, 1], no values.
 
-    The first token of a document, before which no f-gram may reach, is stored as its complement, below zero.
+    The first token of a document, before which no f-gram may reach, is stored as its complement, below zero. What was begun
+    with a table goes on with it: `opened`.
     """
 
+    opened: _Opened | None = None
     is_compileable = True  # else transformers would take a static cache for one that grows, and mask it wrongly
 
     def append(self, tokens_BC: Tensor) -> None:
@@ -93,16 +98,37 @@ class _TokenLayer(DynamicLayer):
 
 
 class _Opened:
-    """A table in a model: copies of the model share it, and a model that was pickled opens it again."""
+    """A table in a model: copies of the model share it, and a model that was pickled opens it again.
 
-    def __init__(self, folder: str | os.PathLike[str], placement: str) -> None:
-        self.table = Table.open(Path(folder).absolute(), placement)
+    `expected` is what the model has: tokens, numbers a row, tokenizer and weights, by their names in messages.
+
+    Raises:
+        MismatchedArtifacts: the table is of another model.
+    """
+
+    def __init__(
+        self, folder: Path, placement: str, expected: Mapping[str, int | str], table: Table | None = None
+    ) -> None:
+        self._made_by = folder, placement, expected
+        self.table = table = table or Table.open(folder, placement)
+        found = (table.vocab_size, table.dim, table.tokenizer_sha256, table.manifest.inputs.get("weights", ""))
+        for (what, own), other in zip(expected.items(), found, strict=True):
+            if own != other:
+                raise MismatchedArtifacts(
+                    f"{table.folder}: {what} {str(other)[:12]}, the model has {str(own)[:12]}",
+                    "name a table that scone precompute made for this model",
+                )
+
+    def reloaded(self) -> _Opened:
+        """The table of the version that is current; this one, if `current` has not moved."""
+        table = self.table.reload_if_changed()
+        return self if table is self.table else _Opened(*self._made_by, table)
 
     def __deepcopy__(self, _: object) -> Self:
         return self
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        return _Opened, (self.table.folder, self.table.placement)
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return _Opened, self._made_by
 
 
 class SconeModel(LlamaModel):
@@ -146,10 +172,11 @@ class SconeModel(LlamaModel):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         kwargs[_CACHE] = cache
-        ids = self.fgram_ids(input_ids, attention_mask, position_ids, cache) if self.config.fgram_max_n else None
+        opened = self._opened_for(cache) if self.config.fgram_max_n else None
+        ids = self.fgram_ids(input_ids, attention_mask, position_ids, cache, opened) if opened else None
         embeds = self.embedding_norm(self.embed_tokens(input_ids))
-        if ids is not None:
-            embeds = self._with_rows(embeds, ids)
+        if opened is not None and ids is not None:
+            embeds = self._with_rows(embeds, opened, ids)
         return super().forward(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -159,42 +186,57 @@ class SconeModel(LlamaModel):
         )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _opened_for(self, cache: Cache | None) -> _Opened:
+        """The table with which the sequences in a cache were begun; for new ones the present table.
+
+        Asked once a call: meanwhile another thread may move to the table of another version.
+        """
+        layer = cache.layers[-1] if isinstance(cache, Cache) and cache.layers else None
+        begun = layer.opened if isinstance(layer, _TokenLayer) and layer.get_seq_length() else None
+        opened = begun or self.opened
+        if opened is None:
+            raise ValueError("no table is open: use from_pretrained, or open_table")
+        return opened
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def fgram_ids(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
+        opened: _Opened | None = None,
     ) -> U32:
         """The id of the longest f-gram that ends at each token [B, C], NONE (2**32 - 1) if none; adds the tokens to the cache.
+
+        The ids are of the table with which the sequences in the cache were begun. `opened` is internal.
 
         Raises:
             ValueError, UnknownToken: see `forward`.
             DamagedArtifact: a line of the index is damaged.
         """
-        if self.table is None:
-            raise ValueError("no table is open: use from_pretrained, or open_table")
+        opened = opened or self._opened_for(cache)
         if not (attention_mask is None or isinstance(attention_mask, Tensor)):
             raise ValueError(f"attention_mask: {type(attention_mask).__name__}, expected a tensor of two dimensions")
         layer, past = _tokens_of(cache, self.config.num_hidden_layers)
         tokens = input_ids.cpu().numpy().astype(np.int64)
         held = layer.tokens() if layer is not None and past else tokens[:, :0]
         if attention_mask is not None and attention_mask.dim() == 4:
-            ids = match_each(self.table.index, held, tokens, attention_mask)
+            ids = match_each(opened.table.index, held, tokens, attention_mask)
         else:
-            ids, tokens = match_rows(self.table.index, held, tokens, attention_mask, position_ids)
+            ids, tokens = match_rows(opened.table.index, held, tokens, attention_mask, position_ids)
         if layer is not None:
             layer.append(torch.from_numpy(tokens))
+            layer.opened = opened
         return ids
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _with_rows(self, embeds_BCD: Tensor, ids_BC: U32) -> Tensor:
-        """Put the rows of the f-grams `ids` in the place of the embeddings of their last tokens."""
-        assert self.table is not None
+    def _with_rows(self, embeds_BCD: Tensor, opened: _Opened, ids_BC: U32) -> Tensor:
+        """Put the rows of the f-grams `ids` of a table in the place of the embeddings of their last tokens."""
         places = np.flatnonzero(ids_BC != np.uint32(NONE))
         if not places.size:
             return embeds_BCD
-        rows = self.table.rows(ids_BC.ravel()[places]).to(embeds_BCD.device, embeds_BCD.dtype)
+        rows = opened.table.rows(ids_BC.ravel()[places]).to(embeds_BCD.device, embeds_BCD.dtype)
         where = torch.from_numpy(places).to(embeds_BCD.device)
         return embeds_BCD.flatten(0, 1).index_copy(0, where, rows).view_as(embeds_BCD)
 
@@ -249,9 +291,9 @@ class SconeForCausalLM(LlamaForCausalLM):
     ) -> Any:
         """Load a model that `scone export --to hf` or `save_pretrained` wrote, with its table.
 
-        `table` is the folder of another table over the same tokenizer and weights, exported or in a workspace (None: the
-        one that came with the model). `placement` is "mmap" (rows are read from the disk, and shared by all processes) or
-        "ram". All else is as for any model of transformers.
+        `table` is the folder of another table over the same tokenizer and weights, exported or in a workspace, or a
+        REGISTRY/NAME whose current version is opened (None: the one that came with the model). `placement` is "mmap" (rows
+        are read from the disk, and shared by all processes) or "ram". All else is as for any model of transformers.
 
         Raises:
             MismatchedArtifacts: the table belongs to another tokenizer, or to other weights.
@@ -267,21 +309,30 @@ class SconeForCausalLM(LlamaForCausalLM):
 
     def open_table(self, folder: str | os.PathLike[str], placement: str = "mmap") -> Self:
         """Open a table in the place of the present one. Raises: see `from_pretrained`."""
-        opened, config = _Opened(folder, placement), self.config
-        table = opened.table
-        for what, found, expected in (
-            ("tokens", table.vocab_size, config.vocab_size),
-            ("numbers a row", table.dim, config.hidden_size),
-            ("tokenizer", table.tokenizer_sha256, config.fgram_tokenizer),
-            ("rows of weights", table.manifest.inputs.get("weights", ""), config.fgram_weights),
-        ):
-            if found != expected:
-                raise MismatchedArtifacts(
-                    f"{folder}: {what} {str(found)[:12]}, the model has {str(expected)[:12]}",
-                    "name a table that scone precompute made for this model",
-                )
-        self.model.opened = opened
+        config = self.config
+        expected = {
+            "tokens": config.vocab_size,
+            "numbers a row": config.hidden_size,
+            "tokenizer": config.fgram_tokenizer,
+            "rows of weights": config.fgram_weights,
+        }
+        self.model.opened = _Opened(Path(folder).absolute(), placement, expected)
         return self
+
+    def reload_table_if_changed(self) -> bool:
+        """Move to the table of the version that is current, if `current` of the REGISTRY/NAME has moved; whether it has.
+
+        Call it between requests. A sequence whose cache was begun before goes on with its table, in this thread and in others;
+        that table closes when no cache and no model refers to it. If nothing has moved it takes microseconds.
+
+        Raises:
+            MismatchedArtifacts: the new version is a table of another model; the present table stays, as for all errors.
+            SconeError: see `Table.reload_if_changed`.
+        """
+        opened = self.model.opened
+        found = opened and opened.reloaded()
+        self.model.opened = found
+        return found is not opened
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write a folder that `from_pretrained` loads: see transformers; the table is copied too.

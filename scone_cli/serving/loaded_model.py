@@ -158,6 +158,22 @@ class LoadedModel:
         streams = whole_number(streams, "streams:", least=1)
         return embedding_of(self.network, self._table, self._trie, self._index, streams)
 
+    def reload_if_changed(self) -> LoadedModel:
+        """The model with the table of the version that is current now; this one, if `current` has not moved.
+
+        Call it between requests: `model = model.reload_if_changed()`. The network is shared, only the table is opened, as for
+        `Table.reload_if_changed`, which says what threads may do. A request, a stream and an `embedding` that have begun go on
+        with the table with which they began. Always returns this model if its table is not of a REGISTRY/NAME.
+
+        Raises:
+            MismatchedArtifacts: the new version is a table of another model; this model goes on, as for all errors.
+            SconeError: see `Table.reload_if_changed`.
+        """
+        table = self._table.reload_if_changed() if self._table is not None else None
+        if table is self._table:
+            return self
+        return LoadedModel(self.network, table, None, self.tokenizer, self.end_of_document)
+
     def close(self) -> None:
         """Close the table, if there is one; reading it afterwards raises ValueError."""
         if self._table is not None:
@@ -197,10 +213,10 @@ def load_model(
     """Open a trained model of any kind, to generate text, to score text, or to serve it.
 
     `path` is a workspace, whose `model/` is opened, or the folder of a model in a workspace (`scone-work/plain`). Beside the
-    model, these are needed: `tokens/manifest.json` and `tokens/tokenizer.json`; `table/`, or the folder given as `table`;
-    with `live`, `vocab/` instead of a table: A_f-gram then computes the rows. `placement`: see `Table.open`. `device` is
-    "cpu", "cuda", "mps" or "auto" (a CUDA GPU if there is one, else the CPU). Every byte of the model is checked; of a
-    table, only sizes and origin.
+    model, these are needed: `tokens/manifest.json` and `tokens/tokenizer.json`; `table/`, or the folder or REGISTRY/NAME
+    given as `table`; with `live`, `vocab/` instead of a table: A_f-gram then computes the rows. `placement`: see
+    `Table.open`. `device` is "cpu", "cuda", "mps" or "auto" (a CUDA GPU if there is one, else the CPU). Every byte of the
+    model is checked; of a table, only sizes and origin.
 
     Raises:
         InputMissing: one of these folders does not exist.

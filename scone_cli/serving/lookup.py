@@ -37,6 +37,7 @@ def look_up(folder: Path, text: str, nearest: int, progress: Progress) -> dict[s
         InputMissing, BadData: see `Table.open`.
     """
     table = Table.open(folder)
+    folder = table.folder  # of a REGISTRY/NAME the version that is current now
     spell, note = speller_of(folder, table.manifest)
     if spell.tokenizer is None:
         raise MismatchedArtifacts(

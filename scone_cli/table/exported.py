@@ -30,9 +30,9 @@ from scone_cli.artifacts.publish import (
 from scone_cli.progress import Progress
 from scone_cli.runtime.native_memory import LINE
 from scone_cli.runtime.resources import check_disk
-from scone_cli.table.layout import INDEX, locate_lines
+from scone_cli.table.layout import INDEX, locate_lines, parts_of
 from scone_cli.table.stored_file import Piece, StoredFile
-from scone_cli.table.table import checked_shape, parts_of
+from scone_cli.table.table import checked_shape
 from scone_cli.table.tensor_files import LINE_TYPE, LINES, ROWS, SUFFIX, header_of, row_type
 
 EXPORT = "exported-table"

@@ -20,15 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from scone_cli.artifacts.manifest import json_of
+from scone_cli.artifacts.manifest import Manifest, json_of
 from scone_cli.artifacts.opening import DAMAGE, to_read
 from scone_cli.errors import DamagedArtifact, StorageFailure
 from scone_cli.runtime.native_memory import LINE
-from scone_cli.table.fetch import large_pages
+from scone_cli.table.fetch import Part, large_pages
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.sizes import PART_BYTES
 from scone_cli.table.stored_file import StoredFile
-from scone_cli.table.tensor_files import LINE_TYPE, LINES, SUFFIX, export_again, locate_tensor
+from scone_cli.table.tensor_files import LINE_TYPE, LINES, ROWS, SUFFIX, export_again, locate_tensor, row_type
 from scone_cli.vocab.index import REMAKE, FgramIndex, fewest_lines
 
 INDEX = "index.bin"
@@ -147,3 +147,23 @@ def _lines_in_header(file: StoredFile, settings: Mapping[str, Any]) -> Any:
     if shape != settings:
         raise DamagedArtifact(f"{path}: the index of {shape}, the manifest says {dict(settings)}", REMAKE)
     return num_lines
+
+
+def parts_of(folder: Path, manifest: Manifest, width: int, can_be_mapped: bool) -> list[Part]:
+    """Open the files of rows and check that they hold all rows, the same number in each file but the last."""
+    remake = REMAKE if manifest.artifact == "table" else export_again(folder)
+    of_tensor = row_type(manifest.settings["dtype"], manifest.settings["dim"])
+    num_fgrams, parts = manifest.settings["num_fgrams"], list[Part]()
+    for path in sorted(folder.glob(FILES[manifest.artifact][0])):
+        place = locate_tensor(path, ROWS, *of_tensor) if path.suffix == SUFFIX else locate_rows(path, width)
+        parts.append(Part(StoredFile(path, can_be_mapped), *place))
+    num_rows = sum(part.num_rows for part in parts)
+    if num_rows != num_fgrams:
+        raise DamagedArtifact(f"{folder}: {num_rows:,} rows, expected {num_fgrams:,} rows", remake)
+    most = max((part.num_rows for part in parts), default=0)
+    if any(part.num_rows != most for part in parts[:-1]):  # a row's file is found by division
+        raise DamagedArtifact(
+            f"{folder}: files that do not all have {most:,} rows, expected of all but the last",
+            remake,
+        )
+    return parts

@@ -6,7 +6,8 @@
         ids = matcher.match(tokens)                  # uint32 [N]: the longest f-gram that ends at each token, or NONE
         rows = table.rows(ids)                       # [N, D]; a row is zero where the id is NONE
 
-Both kinds of folder are opened: of Parquet files (`scone precompute`), and of safetensors files (`scone export`).
+Both kinds of folder are opened: of Parquet files (`scone precompute`), and of safetensors files (`scone export`). So is a
+REGISTRY/NAME (`scone publish`): `table = table.reload_if_changed()` between requests moves to the version that is current.
 `layout` says where rows and index lie in the files, `fetch` how rows are fetched, `row_formats` how rows are encoded.
 """
 
@@ -17,23 +18,26 @@ import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 import torch
 
 from scone_cli.arrays import U32
 from scone_cli.artifacts.manifest import Manifest, check_files, digest_weights, read_manifest
+from scone_cli.artifacts.registry import HeldVersion, hold, is_registry_name
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.corpus.same_tokenizer import check_same_tokenizer
-from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
+from scone_cli.errors import BadSetting, ForeignArtifact, MismatchedArtifacts, SconeError
 from scone_cli.runtime.forks import work_alone_in_forks
 from scone_cli.runtime.native_memory import Addressed
-from scone_cli.table.fetch import Part, RowsInFiles, RowsInMemory
-from scone_cli.table.layout import FILES, SHAPE, locate_rows, read_index
+from scone_cli.table.fetch import RowsInFiles, RowsInMemory
+from scone_cli.table.given_out import as_target, check_apart
+from scone_cli.table.layout import FILES, SHAPE, parts_of, read_index
+from scone_cli.table.reload import Closed, Reopening
 from scone_cli.table.row_formats import FORMATS, decode, row_bytes, torch_dtype
 from scone_cli.table.stored_file import Piece, StoredFile, is_local
-from scone_cli.table.tensor_files import ROWS, SUFFIX, export_again, locate_tensor, row_type
+from scone_cli.table.tensor_files import export_again
 from scone_cli.vocab.given_ids import ID, Ids, as_row_numbers, whole_number
 from scone_cli.vocab.index import NONE, REMAKE, FgramIndex
 from scone_cli.vocab.matcher import Matcher
@@ -41,7 +45,6 @@ from scone_cli.vocab.matcher import Matcher
 if TYPE_CHECKING:
     from scone_cli.corpus.same_tokenizer import AnyTokenizer
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PLACEMENTS = ("mmap", "ram")
 _array, _ONE = np.ndarray, (1,)  # module names are looked up faster: see `given_ids.ID`
 
@@ -57,7 +60,7 @@ class Table(Addressed):
     copied or pickled.
 
     Attributes:
-        folder, placement: what it was opened with.
+        folder, placement: what it was opened with; of a REGISTRY/NAME, the folder of the table in its version.
         num_rows, dim: S and D; `len(table)` is S too.
         format: format of the numbers in the files: float32, float16, bfloat16, float8_e4m3, int8 or int4.
         index, manifest, stored: internal, not part of the public interface that `scone_cli` promises.
@@ -71,6 +74,8 @@ class Table(Addressed):
         index: FgramIndex,
         stored: RowsInFiles | RowsInMemory,
         on_disk: Sequence[Piece],
+        held: HeldVersion | None = None,
+        reopening: Reopening | None = None,
     ) -> None:
         """Build a table from parts that `open` has checked; `on_disk` are the file ranges to prewarm, in this order."""
         self.folder, self.placement, self.manifest = folder, placement, manifest
@@ -86,6 +91,7 @@ class Table(Addressed):
         self._bits = np.dtype(f"u{self.dtype.itemsize}")
         self._on_disk = on_disk
         self._matchers = weakref.WeakSet[Matcher]()
+        self._held, self._reopening = held, reopening
         work_alone_in_forks()
 
     @classmethod
@@ -99,6 +105,9 @@ class Table(Addressed):
         hashes: bool = False,
     ) -> Table:
         """Open a table and check its sizes, schema, fingerprint and index; with `hashes`, every byte.
+
+        `folder` is the folder of a table, or a REGISTRY/NAME, whose current version is opened: rows and index are of one version,
+        whatever is published meanwhile.
 
         With `placement` "mmap" this takes milliseconds, and rows are read from the disk on demand, through the page cache.
         With "ram" the whole table is read now, into huge pages if the system has them: this is the fastest, and later
@@ -121,13 +130,41 @@ class Table(Addressed):
             StorageFailure: a file cannot be read, or does not fit into memory.
             InputMissing: the folder or the tokenizer does not exist.
             BadData: the tokenizer's file is not a tokenizer.
-            HalfWrittenArtifact, ForeignArtifact, NewerArtifact: the folder is not a table, or one that this version cannot read.
+            HalfWrittenArtifact, ForeignArtifact, NewerArtifact: the folder is not a table, is encrypted, or is one that this
+                version cannot read.
         """
         if placement not in PLACEMENTS:
             raise BadSetting(f"placement {placement!r}, expected one of {', '.join(PLACEMENTS)}")
         if not isinstance(folder, (str, os.PathLike)):
             raise BadSetting(f"{folder!r} ({type(folder).__name__}): expected the path of a table's folder")
-        folder = Path(folder)
+
+        def open_now(path: Path, reopening: Reopening | None) -> Table:
+            return cls._open(path, reopening, placement, tokenizer, model, hashes)
+
+        return Reopening(Path(folder), open_now).open() if is_registry_name(folder) else open_now(Path(folder), None)
+
+    @classmethod
+    def _open(cls, path: Path, reopening: Reopening | None, *how: Any) -> Table:
+        """Open the table that `path` names; if its version is removed meanwhile, that of the version that is current then."""
+        while True:
+            held = hold(path)
+            try:
+                return cls._opened(path if held is None else held.table(), held, reopening, *how)
+            except (SconeError, OSError):
+                if held is None or not held.has_vanished():
+                    raise
+
+    @classmethod
+    def _opened(
+        cls,
+        folder: Path,
+        held: HeldVersion | None,
+        reopening: Reopening | None,
+        placement: str,
+        tokenizer: AnyTokenizer | None,
+        model: Manifest | None,
+        hashes: bool,
+    ) -> Table:
         manifest = read_manifest(folder, *FILES)
         settings, width = checked_shape(folder, manifest, model, hashes)
         if tokenizer is not None:
@@ -138,12 +175,27 @@ class Table(Addressed):
         index = read_index(index_file, settings, placement)
         parts = parts_of(folder, manifest, width, can_be_mapped)
         if placement == "ram":
-            return cls(folder, placement, manifest, index, RowsInMemory(parts, width), [])
+            return cls(folder, placement, manifest, index, RowsInMemory(parts, width), [], held, reopening)
         rows = [Piece(part.file, part.start, part.num_rows * width) for part in parts]
         on_disk = [Piece(index_file, 0, index_file.size), *rows]
-        return cls(folder, placement, manifest, index, RowsInFiles(parts, width), on_disk)
+        return cls(folder, placement, manifest, index, RowsInFiles(parts, width), on_disk, held, reopening)
 
     # ---- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> str | None:
+        """The name of its version in a registry; None if it is not of one."""
+        return None if self._held is None else self._held.folder.name
+
+    @property
+    def link(self) -> str:
+        """Internal: what `current` of its registry said."""
+        return (self._held and self._held.link) or ""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return isinstance(self.stored, Closed)
 
     @property
     def row_bytes(self) -> int:
@@ -176,7 +228,7 @@ class Table(Addressed):
     def __repr__(self) -> str:
         """Describe the table in one line: folder, rows, format, tokens, placement."""
         rows = f"{self.num_rows:,} rows of {self.dim} {self.format}"
-        closed = ", closed" if isinstance(self.stored, _Closed) else ""
+        closed = ", closed" if self.is_closed else ""
         return f"<Table {str(self.folder)!r}: {rows}, {self._vocab_size:,} tokens, {self.placement}{closed}>"
 
     # ---- what it gives -------------------------------------------------------------------------------------------
@@ -217,7 +269,7 @@ class Table(Addressed):
         """
         if not (type(ids) is _array and ids.dtype is ID and ids.shape == _ONE):
             ids = as_row_numbers(ids, self.num_rows)
-        target = self._new(ids.size) if out is None else self._writable(out, ids.size)
+        target = self._new(ids.size) if out is None else as_target(out, ids.size, self.dim, self._plain_type)
         if target.dtype is self._plain_type and target.is_contiguous():
             self.stored.read(ids, target.data_ptr())
         else:
@@ -228,41 +280,9 @@ class Table(Addressed):
         """Zeros [count, D] from numpy, which gets zeroed pages; torch would write zeros, with threads that a fork lacks."""
         return torch.from_numpy(np.zeros((count, self.dim), self._bits)).view(self.dtype)
 
-    def _writable(self, out: Any, count: int) -> torch.Tensor:
-        """Return `out` as a tensor; ValueError if `count` rows cannot be written into it."""
-        expected = f"expected at least [{count}, {self.dim}] of floating-point numbers on the CPU"
-        if isinstance(out, np.ndarray):
-            if not out.flags.writeable:
-                raise ValueError(f"out is an array that cannot be written to, {expected}")
-            try:
-                out = torch.from_numpy(out)
-            except (TypeError, ValueError) as error:  # a type that torch lacks; a negative stride
-                raise ValueError(f"out: {str(error).splitlines()[0]}; {expected}") from error
-        if not isinstance(out, torch.Tensor):
-            raise ValueError(  # noqa: TRY004 - ValueError, as for every other fault of `out`
-                f"out is a {type(out).__name__}, {expected}, as a tensor or an array of numpy"
-            )
-        shape = out.shape
-        if (
-            len(shape) != 2
-            or shape[0] < count
-            or shape[1] != self.dim
-            or not out.is_cpu
-            or out.layout is not torch.strided
-        ):
-            raise ValueError(f"out is {list(shape)} on {out.device}, {expected}")
-        if out.is_neg():
-            raise ValueError(f"out is a view of numbers that have another sign in memory, {expected}")
-        if out.dtype is not self._plain_type and out.dtype not in (*DTYPES.values(), torch.float64):
-            raise ValueError(f"out is of {out.dtype}, {expected}")
-        return out
-
     def _convert(self, ids: U32, target: torch.Tensor) -> None:
         """Write rows into a target that has another type than the rows, or is not contiguous."""
-        if target.numel() and any(
-            step == 0 < size - 1 for step, size in zip(target.stride(), target.shape, strict=True)
-        ):
-            raise ValueError("out has numbers that lie on one another, expected a place for each")
+        check_apart(target)
         matched = np.flatnonzero(ids != np.uint32(NONE))
         raw = np.empty((matched.size, self.row_bytes), np.uint8)
         self.stored.read(ids[matched], raw.ctypes.data)
@@ -292,6 +312,29 @@ class Table(Addressed):
             read += size
         return read
 
+    # ---- another version -----------------------------------------------------------------------------------------
+
+    def reload_if_changed(self) -> Table:
+        """The table of the version that is current now: this one, if `current` has not moved; else another, newly opened.
+
+        Call it between requests: `table = table.reload_if_changed()`. If nothing has moved it takes a microsecond or two. A
+        table never changes: a request that has begun goes on with the table, and the matcher, with which it began, and reads
+        one version. An id has a meaning only in the table whose matcher gave it, so a request takes its table once, and makes
+        its matcher (or `SconeEmbedding`) from that. Several threads may call it, on one table or on several: all get the same
+        new table, which is opened once, with the placement, tokenizer and model of this one.
+
+        Do not close the old table, as others may be reading it: it closes with the last reference to it. Always returns this
+        table if it was not opened as a REGISTRY/NAME.
+
+        Raises:
+            MismatchedArtifacts: the new version is of another model or tokenizer; this table stays open, as for all errors.
+            InputMissing: there is no version that is current.
+            SconeError: see `Table.open`.
+        """
+        if self._reopening is None or not self._reopening.has_moved(self.link):
+            return self
+        return self._reopening.newest()
+
     # ---- closing -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -299,9 +342,11 @@ class Table(Addressed):
 
         Rows that were returned stay valid. The memory of the index is freed with the last matcher. A second call does nothing.
         """
-        closed: Any = _Closed(f"{self.folder}: the table was closed; open it again to read it")
+        closed: Any = Closed(f"{self.folder}: the table was closed; open it again to read it")
         self.index = self.stored = closed
         self._on_disk = []
+        if self._held is not None:
+            self._held.release()
         for matcher in list(self._matchers):
             matcher.close(closed)
 
@@ -312,16 +357,6 @@ class Table(Addressed):
     def __exit__(self, *_: object) -> None:
         """Close the table."""
         self.close()
-
-
-class _Closed:
-    """Stands in for the parts of a closed table: every use of it raises ValueError."""
-
-    def __init__(self, says: str) -> None:
-        self.__says = says
-
-    def __getattr__(self, _: str) -> NoReturn:
-        raise ValueError(self.__says)
 
 
 def checked_shape(folder: Path, manifest: Manifest, model: Manifest | None, hashes: bool) -> tuple[dict[str, Any], int]:
@@ -338,25 +373,6 @@ def checked_shape(folder: Path, manifest: Manifest, model: Manifest | None, hash
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         problem = f"{folder}: a manifest that no table has ({type(error).__name__}: {error})"
         raise ForeignArtifact(problem, _remake(folder, manifest)) from error
-
-
-def parts_of(folder: Path, manifest: Manifest, width: int, can_be_mapped: bool) -> list[Part]:
-    """Open the files of rows and check that they hold all rows, the same number in each file but the last."""
-    of_tensor = row_type(manifest.settings["dtype"], manifest.settings["dim"])
-    num_fgrams, parts = manifest.settings["num_fgrams"], list[Part]()
-    for path in sorted(folder.glob(FILES[manifest.artifact][0])):
-        place = locate_tensor(path, ROWS, *of_tensor) if path.suffix == SUFFIX else locate_rows(path, width)
-        parts.append(Part(StoredFile(path, can_be_mapped), *place))
-    num_rows = sum(part.num_rows for part in parts)
-    if num_rows != num_fgrams:
-        raise DamagedArtifact(f"{folder}: {num_rows:,} rows, expected {num_fgrams:,} rows", _remake(folder, manifest))
-    most = max((part.num_rows for part in parts), default=0)
-    if any(part.num_rows != most for part in parts[:-1]):  # a row's file is found by division
-        raise DamagedArtifact(
-            f"{folder}: files that do not all have {most:,} rows, expected of all but the last",
-            _remake(folder, manifest),
-        )
-    return parts
 
 
 def _remake(folder: Path, manifest: Manifest) -> str:

@@ -31,7 +31,6 @@ from scone_cli.errors import (
 )
 from scone_cli.progress import silent
 
-
 FORKS = pytest.mark.filterwarnings(
     "ignore:This process:DeprecationWarning"
 )  # it has threads, which the child does not need
@@ -46,6 +45,10 @@ def name(tmp_path) -> Path:
 def work(tmp_path) -> Path:
     (tmp_path / "work").mkdir()
     return tmp_path / "work"
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def published(name: Path, work: Path, *numbers: int) -> list[str]:
@@ -156,7 +159,7 @@ def test_damage_is_not_published(name, work, fault):
     with refusal(DamagedArtifact, str(path), hint=("scone select-vocab --force",)):
         publish_version(name, parts, {}, silent)
     assert current_name(name) == before
-    assert sorted(os.listdir(name / "versions")) == [before]
+    assert entries(name / "versions") == [before]
 
 
 def test_a_vocabulary_of_another_table_is_refused(name, work):
@@ -300,7 +303,7 @@ def test_the_oldest_are_pruned_and_never_the_current_one(name, work):
     names = published(name, work, 1, 2, 3)
     found = publish_small(name, work, 4, keep=2)
     assert (found.pruned, found.in_use) == (names[:2], [])
-    assert sorted(os.listdir(name / "versions")) == sorted([names[2], found.version.name])
+    assert entries(name / "versions") == sorted([names[2], found.version.name])
     assert publish_small(name, work, 5, keep=1).pruned == [names[2], found.version.name]
     with refusal(InputMissing, "no version was current before"):
         roll_back(name)
@@ -359,7 +362,7 @@ def test_a_version_that_is_removed_while_it_is_opened_is_looked_up_again(name, w
 
     monkeypatch.setattr(fcntl, "flock", prune_first)
     assert hold(name).folder.name == names[1]
-    assert os.listdir(name / "versions") == [names[1]]
+    assert entries(name / "versions") == [names[1]]
 
 
 def test_without_locks_versions_are_read_all_the_same(name, work, monkeypatch):
@@ -417,8 +420,8 @@ def test_killed_at_any_moment_a_publish_leaves_whole_versions(name, work):
         assert _publish_in_child(name, parts, 0) == 0
         new = current_name(name)
         assert new not in names
-        assert sorted(os.listdir(name / "versions")) == sorted([names[1], new]), f"moment {moment}"
-        assert sorted(os.listdir(name)) == [".lock", "current", "history.json", "versions"]
+        assert entries(name / "versions") == sorted([names[1], new]), f"moment {moment}"
+        assert entries(name) == [".lock", "current", "history.json", "versions"]
         assert contents(name / "current" / "table") == contents(work / "table")
         assert roll_back(name)[0].name == names[1], f"moment {moment}"
     assert moment > 15

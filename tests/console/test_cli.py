@@ -18,7 +18,7 @@ from messages import error_of, names
 
 from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.console import cli
-from scone_cli.console.help_texts import LOOKING, STAGES
+from scone_cli.console.help_texts import LOOKING, PUBLISHING, STAGES
 from scone_cli.console.hints import completed
 from scone_cli.errors import BadData, SconeError
 from scone_cli.settings import Quantity
@@ -111,7 +111,7 @@ def fail_with(monkeypatch, error: BaseException) -> None:
 def test_the_groups_help_shows_the_way_of_the_data(scone):
     code, out, _ = scone("--help")
     assert code == 0
-    positions = [out.index(f"\n  {name} ") for name in [*STAGES, *LOOKING]]
+    positions = [out.index(f"\n  {name} ") for name in [*STAGES, *LOOKING, *PUBLISHING]]
     assert positions == sorted(positions)
     assert all(stage.flow in out for stage in STAGES.values())
     assert names(out, 65, 66, 74, 75, 130, 143), "exit codes"
@@ -119,7 +119,7 @@ def test_the_groups_help_shows_the_way_of_the_data(scone):
     assert scone() == scone("-h") == (0, out, "")
 
 
-@pytest.mark.parametrize("name", [*STAGES, *LOOKING])
+@pytest.mark.parametrize("name", [*STAGES, *LOOKING, *PUBLISHING])
 def test_every_command_has_help_with_an_example_that_parses(scone, name):
     code, out, _ = scone(name, "--help")
     assert code == 0
@@ -147,7 +147,7 @@ def test_every_setting_is_an_option_with_its_help_and_default(scone, name):
     assert ("--seed" in flat) == (name in {"train-fgram", "precompute"})
 
 
-@pytest.mark.parametrize("name", [*STAGES, *LOOKING])
+@pytest.mark.parametrize("name", [*STAGES, *LOOKING, *PUBLISHING])
 def test_the_readme_shows_every_command(name):
     assert f"scone {name}" in README.read_text(encoding="utf-8")
 

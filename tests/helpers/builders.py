@@ -19,8 +19,8 @@ from scone_cli.corpus.token_stream import TokenStream
 from scone_cli.counting.count import write_counts as write_in_order
 from scone_cli.counting.sort import Ngrams
 from scone_cli.model.model import ModelConfig, SconeModel
+from scone_cli.table.given_out import DTYPES
 from scone_cli.table.layout import write_index, write_rows
-from scone_cli.table.table import DTYPES
 from scone_cli.vocab.trie import FgramTrie
 
 Documents = Sequence[Sequence[int]]

@@ -3,7 +3,7 @@
 import click
 
 from scone_cli.console import cli
-from scone_cli.console.help_texts import LOOKING, STAGES
+from scone_cli.console.help_texts import LOOKING, PUBLISHING, STAGES
 
 _WIDTH = 100
 _ABOUT = """# Commands
@@ -29,7 +29,7 @@ def commands_page() -> str:
     # With the settings that `scone` itself has: click keeps the first help option it makes, for every later call.
     group = click.Context(cli.scone, info_name="scone", terminal_width=_WIDTH, **cli.scone.context_settings)
     parts = [_ABOUT, _section("scone", cli.scone.get_help(group))]
-    for name in [*STAGES, *LOOKING]:
+    for name in [*STAGES, *LOOKING, *PUBLISHING]:
         command = cli.scone.get_command(group, name)
         context = click.Context(command, group, name, terminal_width=_WIDTH)
         parts.append(_section(f"scone {name}", command.get_help(context)))

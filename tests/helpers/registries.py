@@ -6,6 +6,11 @@ f-gram. So a row that is fetched with the index of another version is seen.
 
 from __future__ import annotations
 
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +22,24 @@ from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.publish import publish, staging_folder
 from scone_cli.artifacts.publish_version import Published, publish_version
 from scone_cli.progress import silent
+from scone_cli.table import Table
 
 NUM_TOKENS = 12
 # All pairs of tokens, so that every text matches at every position but the first.
 PAIRS: list[Fgram] = [(first, second) for first in range(NUM_TOKENS) for second in range(NUM_TOKENS)]
+
+
+TOKENS = np.random.default_rng(0).integers(NUM_TOKENS, size=24)
+_EXPECTED = [PAIRS.index(pair) for pair in zip(TOKENS[:-1].tolist(), TOKENS[1:].tolist(), strict=True)]
+
+
+def version_of(table: Table) -> int:
+    """The version that a table tells, after a look-up that is right in every row."""
+    ids = table.matcher().match(TOKENS)
+    rows = table.rows(ids)[1:].tolist()
+    assert [row[1] for row in rows] == _EXPECTED, "rows of one version with the index of another"
+    (version,) = {row[0] for row in rows}
+    return int(version)
 
 
 def parts_of(folder: Path, version: int, with_table: bool = True) -> dict[str, Path]:
@@ -44,3 +63,48 @@ def plain(target: Path, print_: str, kind: str, content: str, **facts: object) -
 def publish_small(name: Path, folder: Path, version: int, **options: object) -> Published:
     """Publish version `version`, made in `folder`."""
     return publish_version(name, parts_of(folder, version), {"rows": version}, silent, **options)
+
+
+# ---- a service ---------------------------------------------------------------------------------------------------
+
+
+def serve(name: str, num_threads: int) -> None:
+    """Serve from threads until stdin is closed; prints what was seen as JSON, or ends with the first error.
+
+    Each request looks for a new version first, as a service does; every 50th opens the registry anew.
+    """
+    first, ends, lock = Table.open(name), threading.Event(), threading.Lock()
+    first.prewarm()
+    seen: dict[str, int] = {"requests": 0, "moves": 0, "opened": 0}
+    versions = set[int]()
+
+    def work() -> None:
+        table = first
+        while not ends.is_set():
+            newer = table.reload_if_changed()
+            moved, table = newer is not table, newer
+            found = {version_of(table) for _ in range(4)}
+            assert len(found) == 1, "two versions in one request"
+            with lock:
+                seen["requests"] += 1
+                seen["moves"] += moved
+                versions.update(found)
+                anew = seen["requests"] % 50 == 0
+                seen["opened"] += anew
+            if anew:
+                version_of(Table.open(name))
+            time.sleep(0.004)  # the test's processor is for publishing
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        running = [threads.submit(work) for _ in range(num_threads)]
+        print("serving", flush=True)  # noqa: T201
+        waiting = threading.Thread(target=lambda: (sys.stdin.read(), ends.set()), daemon=True)
+        waiting.start()
+        for each in as_completed(running):
+            ends.set()
+            each.result()
+    print(json.dumps({**seen, "versions": len(versions)}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -21,10 +21,11 @@ from scone_cli.artifacts.manifest import FileStamp, Manifest
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import table_schema
 from scone_cli.errors import BadSetting, DamagedArtifact, ForeignArtifact, MismatchedArtifacts
+from scone_cli.table.given_out import DTYPES
 from scone_cli.table.layout import locate_rows, write_index, write_rows
 from scone_cli.table.row_formats import FORMATS, decode, encode
 from scone_cli.table.sizes import index_bytes
-from scone_cli.table.table import DTYPES, PLACEMENTS, Table
+from scone_cli.table.table import PLACEMENTS, Table
 from scone_cli.vocab.index import NONE
 
 NUM_TOKENS, MAX_N = 7, 4
