@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from scone_cli.runtime.engine import Pool
 
 STAGE = "count-ngrams"
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 SKIPPED = "first_skipped_documents"  # key of a summary
 SHOWN = 5  # skipped documents that other reports list

@@ -28,7 +28,7 @@ from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import BadDocument, OnBad
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.token_files import TokenFile
-from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
+from scone_cli.corpus.token_stream import Encoded, TokenStream, by_document, num_documents, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
 from scone_cli.errors import BadData
 from scone_cli.formatting import count_text
@@ -226,12 +226,12 @@ def make_shard(
     with _Counter(shards.counters, task) as counter:
         on_bad = leave_out if shards.skip_bad else None
         for batch in _batches(shards, pieces, num_threads, on_bad, separator, notices):
-            for document in batch.documents:
-                size = len(document.tokens)
-                if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) == _PART_DOCUMENTS):
+            for segments in by_document(batch.documents):
+                size = sum(len(segment.tokens) for segment in segments)
+                if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) >= _PART_DOCUMENTS):
                     _finish_part(shards.part(task, num_parts), waiting, then)
                     waiting, num_waiting, num_parts = [], 0, num_parts + 1
-                waiting.append(document)
+                waiting += segments
                 num_waiting += size
             stats += _stats_of(batch, unknown)
             counter.add(batch.num_read, batch.num_tokens)
@@ -253,10 +253,10 @@ def _finish_part(path: Path, documents: list[Encoded], then: Then | None) -> Non
 def _stats_of(batch: Batch, unknown: int | None) -> ShardStats:
     held_out = [document for document in batch.documents if document.split == HELD_OUT]
     return ShardStats(
-        len(batch.documents),
+        num_documents(batch.documents),
         sum(document.num_bytes for document in batch.documents),
         batch.num_tokens,
-        len(held_out),
+        num_documents(held_out),
         sum(len(document.tokens) for document in held_out),
         num_separators=batch.num_separators,
         num_left_out=batch.num_left_out,
