@@ -74,7 +74,12 @@ class TokenStream:
     @property
     def document_of(self) -> npt.NDArray[np.int64]:
         """The number of the document, from 0, of each segment [D]."""
-        return documents_of(np.zeros(len(self.names), np.bool_) if self.continues is None else self.continues)
+        return documents_of(self.continues_document)
+
+    @property
+    def continues_document(self) -> npt.NDArray[np.bool_]:
+        """`continues`, for every stream [D]."""
+        return np.zeros(len(self.names), np.bool_) if self.continues is None else self.continues
 
     @classmethod
     def of(cls, documents: Sequence[Encoded], num_left_out: int = 0) -> TokenStream:
@@ -175,7 +180,7 @@ def read_tokens(folder: Path, split: str) -> TokenStream:
         filled += len(shard.tokens)
         names += shard.names
         num_bytes.append(shard.num_bytes)
-        continues.append(np.zeros(len(shard.names), np.bool_) if shard.continues is None else shard.continues)
+        continues.append(shard.continues_document)
     all_starts, all_bytes = np.concatenate(starts), np.concatenate(num_bytes)
     return TokenStream(tokens[:filled], all_starts, names, all_bytes, continues=np.concatenate(continues))
 
