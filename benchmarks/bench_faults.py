@@ -289,6 +289,7 @@ def years_ahead(folder: Path) -> None:
 
 def clock_of_last_year() -> None:
     """In a process: its clock is a year slow."""
+
     class Slow(publish_version.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:

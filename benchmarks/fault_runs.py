@@ -5,6 +5,7 @@ A run is forked from a process that has imported what the stages import: startin
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import importlib
@@ -42,7 +43,11 @@ class Ended:
     @property
     def phase(self) -> str:
         """The work that was told last."""
-        lines = [line for line in self.said.splitlines() if ": " in line and not line.startswith(("note", "warning"))]
+        lines = [
+            line
+            for line in self.said.splitlines()
+            if ": " in line and not line.startswith(("note", "warning", "will "))
+        ]
         return lines[-1].split(": ")[0] if lines else "start"
 
 
@@ -64,9 +69,10 @@ def start(args: list[str], log: Path, prepare: Callable[[], None] = lambda: None
     """Begin `scone ARGS` in a process group of its own, after `prepare()`; returns the process."""
     sys.stdout.flush()
     child = os.fork()
+    with contextlib.suppress(OSError):  # both call it, so that neither is too late; the other may have ended
+        os.setpgid(child, child)
     if child:
         return child
-    os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)

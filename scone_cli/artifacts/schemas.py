@@ -8,7 +8,7 @@ import pyarrow as pa
 
 # The version in which this program writes each kind of artifact. A larger version in a manifest is refused.
 SCHEMA_VERSIONS: Mapping[str, int] = {
-    "tokens": 1,
+    "tokens": 2,
     "counts": 1,
     "vocab": 1,
     "model": 1,
@@ -28,6 +28,8 @@ TOKENS = pa.schema(
         pa.field("doc", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("bytes", pa.uint64(), nullable=False),  # UTF-8 length of the text, for bits per byte
+        # The row goes on with the document of the row before: text between them was redacted. Not in version 1.
+        pa.field("continues", pa.bool_(), nullable=False),
         pa.field("tokens", _TOKEN_IDS, nullable=False),
     ]
 )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import OnBad, read_with_position
+from scone_cli.corpus.redact import Redaction, segments_of
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.token_documents import read_token_documents
 from scone_cli.corpus.token_files import TokenFile
@@ -49,27 +50,34 @@ def encode_texts(
     held_out: HeldOut,
     on_bad: OnBad | None = None,
     separator: Separator | None = None,
+    redaction: Redaction | None = None,
 ) -> Iterator[Batch]:
-    """Encode the documents of text files in batches of a few MB, across files; the last batch may be empty."""
+    """Encode the documents of text files in batches of a few MB, across files; the last batch may be empty.
+
+    A batch holds whole documents; those that are redacted are segments, in a row.
+    """
     texts: list[str] = []
     about: list[tuple[str, str, int]] = []  # name, split and byte length of each text
+    continues: list[bool] = []
     size = before = told = 0
 
     def batch(position: int) -> Batch:
         tokens = tokenizer.encode_batch(texts, [name for name, *_ in about])
-        documents = [Encoded(*facts, ids) for facts, ids in zip(about, tokens, strict=True)]
+        documents = [Encoded(*facts, ids, more) for facts, ids, more in zip(about, tokens, continues, strict=True)]
         return Batch(documents, position - told, tokenizer.bytes_left_out(texts))
 
     for file in files:
         for document, position in read_with_position(file, text_field, on_bad, separator):
             size += document.num_bytes
-            for part, split in held_out.split(document):
+            part = None
+            for part, split, more in segments_of(document, held_out, redaction):
                 texts.append(part.text)
                 about.append((part.name, split, part.num_bytes))
+                continues.append(more)
             del document, part  # frees their bytes before the text is encoded
             if size >= _BATCH_BYTES or len(texts) >= _BATCH_DOCUMENTS:
                 yield batch(before + position)
-                texts, about, size, told = [], [], 0, before + position
+                texts, about, continues, size, told = [], [], [], 0, before + position
         before += file.bytes
     yield batch(before)
 

@@ -10,18 +10,11 @@ from scone_cli.artifacts.manifest import Manifest, fingerprint
 from scone_cli.artifacts.publish import published
 from scone_cli.corpus.fetched import FileCache
 from scone_cli.corpus.files import STDIN, find_files, some_paths
-from scone_cli.corpus.prepare import (
-    STAGE,
-    STAGE_VERSION,
-    TokenSettings,
-    digest_of,
-    on_bad,
-    replaced_tokens,
-    token_files,
-    token_settings,
-)
+from scone_cli.corpus.prepare import digest_of, on_bad, replaced_tokens, token_files
+from scone_cli.corpus.redact import Redaction, guarded
 from scone_cli.corpus.sample import look_at
 from scone_cli.corpus.separators import Separator
+from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings, rules_of, token_settings
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting, InputMissing
@@ -62,18 +55,20 @@ def look_ahead(
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     files = find_files(inputs, progress, cache=cache)
     num_bytes = sum(file.bytes for file in files)
-    corpus = digest_of(files)
-    mark = fingerprint(STAGE, STAGE_VERSION, token_settings(config), {"corpus": corpus})
+    rules = rules_of(config)
+    settings, corpus = token_settings(config, rules), digest_of(files)
+    mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if (manifest := published(target, "tokens", mark)) is not None:
         known = manifest.summary
         size, bound, sha = known["vocab_size"], known["tokens"], manifest.tokenizer
         return Ahead(len(files), num_bytes, size, bound, mark, manifest, sha)
-    replaced = replaced_tokens(config, target, corpus, force)
+    replaced = replaced_tokens(config, target, settings, corpus, force)
     tokenizer = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
     size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
     if (ids := token_files(config, files)) is not None:
         bound = sum(file.num_tokens for file in ids)
     else:
-        look = look_at(files, config.text_field, on_bad(config), Separator.of(config.document_separator))
+        separator, redaction = Separator.of(config.document_separator), Redaction.of(rules)
+        look = look_at(files, config.text_field, guarded(on_bad(config), redaction), separator, redaction)
         bound = look.tokens_bound(size if tokenizer is None else tokenizer, files)
     return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced, some_paths(files))

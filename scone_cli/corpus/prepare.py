@@ -6,71 +6,41 @@ There are two steps, because counting plans its memory between them: `prepare_to
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scone_cli.artifacts.manifest import Manifest, digest_file, fingerprint
+from scone_cli.artifacts.manifest import Manifest, fingerprint
 from scone_cli.artifacts.publish import SCRATCH, discarded_if_bad, publish, staging_folder, up_to_date, write_atomically
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
 from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, forget_stdin, move_stdin, some_paths, stdin_named
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
-from scone_cli.corpus.separators import SEPARATOR_HELP, Separator
+from scone_cli.corpus.separators import Separator
+from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings, rules_of, token_settings
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress, notice
-from scone_cli.settings import setting
 
 if TYPE_CHECKING:
     from scone_cli.corpus.fetched import FileCache
     from scone_cli.corpus.held_out import HeldOut
     from scone_cli.corpus.readers import OnBad
+    from scone_cli.corpus.redact import Redaction
+    from scone_cli.corpus.redaction_rules import Rules
     from scone_cli.corpus.shards import Shards, ShardStats, Then
     from scone_cli.corpus.token_files import TokenFile
     from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.corpus.urls import Corpus
     from scone_cli.runtime.engine import Pool
 
-STAGE = "count-ngrams"
-STAGE_VERSION = 2
-
 SKIPPED = "first_skipped_documents"  # key of a summary
 SHOWN = 5  # skipped documents that other reports list
 
 _SAMPLE = "sample.json"
-
-
-@dataclass(frozen=True)
-class TokenSettings:
-    """The settings of `count-ngrams` that `tokens/` depends on."""
-
-    vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
-    tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
-    text_field: str = setting("text", "JSON Lines field or column (Parquet, Arrow) of the text, or of the token ids.")
-    document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
-    held_out: float = setting(
-        0.01,
-        "Share of documents that are neither counted nor trained on, chosen by hash; a single document is cut in two.",
-    )
-    on_bad_document: str = setting(
-        "fail",
-        "What to do about a document that cannot be read: stop, or leave it out and name it (the first 100 in the "
-        "manifest of tokens/). A damaged file, such as a truncated archive, is always an error.",
-        choices=("fail", "skip"),
-    )
-    separator: int | None = setting(
-        None, "In a corpus of token ids: the id between documents.  [default: the one that --tokenizer names]"
-    )
-    token_dtype: str | None = setting(
-        None,
-        "Number type in files of token ids without a header.  [default: uint16, or uint32 if --tokenizer needs it]",
-        choices=("uint16", "uint32"),
-    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +95,8 @@ class PreparedTokens:
         """
         if self.manifest is not None:
             return self.manifest
-        from scone_cli.corpus.shards import tasks_of, totals, write_shards  # heavy: only when the stage runs
+        from scone_cli.corpus.redact import summary_of  # heavy: only when the stage runs
+        from scone_cli.corpus.shards import tasks_of, totals, write_shards
 
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
@@ -151,7 +122,7 @@ class PreparedTokens:
             summary |= json.loads(sample.read_bytes())
         if stats.num_skipped:
             summary |= {"skipped_documents": stats.num_skipped, SKIPPED: skipped}
-        summary |= shares(stats)
+        summary |= shares(stats) | summary_of(work.shards.rules, stats.redacted, stats.num_documents)
         manifest = Manifest.new(
             "tokens",
             stage=STAGE,
@@ -208,37 +179,28 @@ def prepare_tokens(
     stdin = target.parent / STDIN_KEPT
     forget_stdin(stdin)  # left by a run that was killed while it read
     files = find_files(inputs, progress, target.parent, check_size, cache)
-    settings, corpus = token_settings(config), digest_of(files)
+    rules = rules_of(config)
+    settings, corpus = token_settings(config, rules), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
         forget_stdin(stdin)
         size, bound = manifest.summary["vocab_size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
     begin(some_paths(files))
-    tell_replacing(progress, target, replaced_tokens(config, target, corpus, force))
+    tell_replacing(progress, target, replaced_tokens(config, target, settings, corpus, force))
     staging = staging_folder(target, mark, lasting=False, synced=synced)
     files = move_stdin(files, stdin, staging / SCRATCH)
     with discarded_if_bad(staging), stdin_named(staging / SCRATCH):
         tokens = token_files(config, files)
-        of_text = partial(_text, config, files, staging, progress, check_size)
+        of_text = partial(_text, config, rules, files, staging, progress, check_size)
         work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
     known = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
     return PreparedTokens(target, mark, None, *known, settings, corpus, work)
 
 
-def replaced_tokens(config: TokenSettings, target: Path, corpus: str, force: bool) -> str:
+def replaced_tokens(config: TokenSettings, target: Path, settings: Mapping[str, Any], corpus: str, force: bool) -> str:
     """How the `tokens/` in `target` differ from those that will replace them; see `what_is_replaced`."""
-    settings, sources = token_settings(config), {"corpus": corpus}
-    return what_is_replaced(target.parent, target, "tokens", config, settings, sources, force)
-
-
-def token_settings(config: TokenSettings) -> dict[str, Any]:
-    """The settings in the fingerprint of `tokens/`; a given tokenizer is replaced by its SHA-256."""
-    settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
-    if config.tokenizer is not None:
-        settings["tokenizer"] = digest_file(config.tokenizer)
-        del settings["vocab_size"]
-    return settings
+    return what_is_replaced(target.parent, target, "tokens", config, settings, {"corpus": corpus}, force)
 
 
 def digest_of(files: Sequence[SourceFile]) -> str:
@@ -261,13 +223,14 @@ def _shards(
     held_out: HeldOut,
     separator: int | None,
     largest: int,
+    rules: Rules | None = None,
 ) -> Shards:
     from scone_cli.corpus.shards import Shards
 
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
     reading = (config.text_field, held_out, skip_bad, separator, largest, config.document_separator)
-    return Shards(staging, sha, backend, *reading, str(config.tokenizer or staging / "tokenizer.json"))
+    return Shards(staging, sha, backend, *reading, str(config.tokenizer or staging / "tokenizer.json"), rules)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -275,6 +238,7 @@ def _shards(
 
 def _text(
     config: TokenSettings,
+    rules: Rules | None,
     files: Sequence[SourceFile],
     staging: Path,
     progress: Progress,
@@ -282,6 +246,7 @@ def _text(
 ) -> _Work:
     """Prepare the work for a corpus of text; trains the tokenizer if none is given."""
     from scone_cli.corpus.held_out import held_out_of_texts
+    from scone_cli.corpus.redact import Redaction, guarded
     from scone_cli.corpus.sample import look_at
     from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.runtime.worker_pool import give_back_memory
@@ -292,17 +257,18 @@ def _text(
                 f"{name} {value}: works only with a corpus of token ids, and this corpus is text",
                 "token ids are files named .bin or .npy, or Parquet or Arrow with a column of lists (standard input: only these)",
             )
-    separator, leave_out = Separator.of(config.document_separator), on_bad(config)
-    look = look_at(files, config.text_field, leave_out, separator)
+    separator, redaction = Separator.of(config.document_separator), Redaction.of(rules)
+    leave_out = guarded(on_bad(config), redaction)
+    look = look_at(files, config.text_field, leave_out, separator, redaction)
     if check_size is not None:
         check_size(round(sum(file.bytes for file in files) * look.expansion))
     held_out = held_out_of_texts(files, config.held_out, config.text_field, leave_out, separator, progress)
     path = staging / "tokenizer.json"
     if not path.exists():
         own = _own(config)
-        write_atomically(
-            path, _train(config, files, held_out, staging / SCRATCH, progress) if own is None else own
-        )  # `is None`, because a given file may be empty
+        if own is None:  # not `or`, because a given file may be empty
+            own = _train(config, redaction, files, held_out, staging / SCRATCH, progress)
+        write_atomically(path, own)
     tokenizer = Tokenizer.load(path, source=str(config.tokenizer or path))
     note = staging / SCRATCH / "backend"  # an interrupted run may have compared other documents
     if note.is_file():
@@ -312,7 +278,7 @@ def _text(
     bound = look.tokens_bound(tokenizer, files)
     del look
     give_back_memory()
-    shards = _shards(config, staging, tokenizer, held_out, None, tokenizer.vocab_size - 1)
+    shards = _shards(config, staging, tokenizer, held_out, None, tokenizer.vocab_size - 1, rules)
     return _Work(shards, files, tokenizer.vocab_size, tokenizer.end_of_document, bound)
 
 
@@ -321,16 +287,23 @@ def _own(config: TokenSettings) -> bytes | None:
 
 
 def _train(
-    config: TokenSettings, files: Sequence[SourceFile], held_out: HeldOut, scratch: Path, progress: Progress
+    config: TokenSettings,
+    redaction: Redaction | None,
+    files: Sequence[SourceFile],
+    held_out: HeldOut,
+    scratch: Path,
+    progress: Progress,
 ) -> bytes:
-    """Train a BPE on the training documents only: the tokenizer must not see held-out text."""
+    """Train a BPE on the training documents only: the tokenizer must see neither held-out nor redacted text."""
     from scone_cli.corpus.long_words import in_pieces
+    from scone_cli.corpus.redact import guarded
     from scone_cli.corpus.sample import draw_texts
     from scone_cli.corpus.tokenizer import train_tokenizer
     from scone_cli.runtime.worker_pool import give_back_memory
 
     separator = Separator.of(config.document_separator)
-    texts, size = draw_texts(files, config.text_field, held_out, progress, on_bad(config), separator)
+    leave_out = guarded(on_bad(config), redaction)
+    texts, size = draw_texts(files, config.text_field, held_out, progress, leave_out, separator, redaction)
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # the library reports no progress
@@ -372,6 +345,11 @@ def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progr
     from scone_cli.corpus.token_documents import largest_id
     from scone_cli.corpus.tokenizer import Tokenizer
 
+    if config.redact is not None:
+        raise BadSetting(
+            f"--redact {config.redact}: works only with a corpus of text, and this corpus is token ids",
+            "redact the text, and make the token ids from it again",
+        )
     tokenizer, separator = None, config.separator
     if (content := _own(config)) is not None:
         write_atomically(staging / "tokenizer.json", content)

@@ -16,6 +16,7 @@ from scone_cli.artifacts.schemas import TRAIN
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import Document, OnBad, read_with_position
+from scone_cli.corpus.redact import Redaction, segments_of
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import Progress
@@ -38,11 +39,12 @@ def draw_texts(
     progress: Progress,
     on_bad: OnBad | None,
     separator: Separator | None = None,
+    redaction: Redaction | None = None,
 ) -> tuple[list[str], int]:
     """Draw about 64 MB of training documents (a million at most; all, if there are fewer); returns their texts and bytes.
 
     Documents are drawn by a hash of their text, so names and order do not matter. In a very large corpus only the beginning
-    of every file is read.
+    of every file is read. Of a redacted document each segment is drawn alone.
     """
     total = sum(file.bytes for file in files)
     share = min(1.0, _READ_BYTES / max(1, total))
@@ -51,7 +53,7 @@ def draw_texts(
     for file in files:
         progress("reading text for the tokenizer", done, total, "B")
         for document, position in read_with_position(file, text_field, on_bad, separator):
-            for part, split in held_out.split(document):
+            for part, split, _ in segments_of(document, held_out, redaction):
                 if split == TRAIN:
                     size += _draw(drawn, part, size)
             if share < 1 and position >= share * file.bytes:
@@ -94,7 +96,11 @@ class FirstLook:
 
 
 def look_at(
-    files: Sequence[SourceFile], text_field: str, on_bad: OnBad | None, separator: Separator | None = None
+    files: Sequence[SourceFile],
+    text_field: str,
+    on_bad: OnBad | None,
+    separator: Separator | None = None,
+    redaction: Redaction | None = None,
 ) -> FirstLook:
     """Read the first documents of a few files, to estimate bytes of text and tokens of the whole corpus."""
     step = -(-len(files) // _LOOKED_FILES)
@@ -103,11 +109,12 @@ def look_at(
     for file in files[::step]:
         position, is_whole, left = 0, True, _LOOKED_TEXT
         for document, position in read_with_position(file, text_field, on_bad, separator, _LOOKED_BYTES):
-            if left > 0:
-                texts.append(document.text[:left])
-                names.append(document.name)
-                left -= len(texts[-1])
-            size += document.num_bytes
+            for part, *_ in segments_of(document, HeldOut(0.0), redaction):
+                if left > 0:
+                    texts.append(part.text[:left])
+                    names.append(part.name)
+                    left -= len(texts[-1])
+                size += part.num_bytes
             if position >= _LOOKED_BYTES:
                 is_whole = False
                 break

@@ -26,9 +26,11 @@ from scone_cli.corpus.encode import Batch, encode_texts, take_tokens
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import BadDocument, OnBad
+from scone_cli.corpus.redact import Counts, Redaction, added, guarded
+from scone_cli.corpus.redaction_rules import Rules
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.token_files import TokenFile
-from scone_cli.corpus.token_stream import Encoded, TokenStream, write_part
+from scone_cli.corpus.token_stream import Encoded, TokenStream, by_document, num_documents, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
 from scone_cli.errors import BadData
 from scone_cli.formatting import count_text
@@ -55,7 +57,7 @@ class ShardStats:
     """Counts of documents, bytes and tokens in token shards: in total, held out, and left out.
 
     `num_separators`: places where a separator divided plain text or token ids into documents. `num_left_out`: bytes of text
-    without a token. `num_unknown`: occurrences of the unknown token.
+    without a token. `num_unknown`: occurrences of the unknown token. `redacted`: what `redact.Counts` has; empty without rules.
     """
 
     num_documents: int = 0
@@ -67,9 +69,12 @@ class ShardStats:
     num_separators: int = 0
     num_left_out: int = 0
     num_unknown: int = 0
+    redacted: Counts = ()
 
     def __add__(self, other: ShardStats) -> ShardStats:
-        return ShardStats(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+        numbers = [item.name for item in fields(self) if item.name != "redacted"]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return ShardStats(**sums, redacted=added(self.redacted, other.redacted))
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Shards:
 
     `staging` is the folder of the parts, and of the `tokenizer.json` if there is one. `tokenizer_sha` is its SHA-256,
     `backend` the library chosen for the run, `tokenizer_source` its name in messages. `document_separator` applies to plain
-    text; `separator` (an id) and `largest` (the largest valid id) apply to corpora of token ids.
+    text; `separator` (an id) and `largest` (the largest valid id) apply to corpora of token ids. `rules` say what to redact.
     """
 
     staging: Path
@@ -100,6 +105,7 @@ class Shards:
     largest: int
     document_separator: str | None = None
     tokenizer_source: str = ""
+    rules: Rules | None = None
 
     def part(self, task: int, number: int) -> Path:
         """The path of a part."""
@@ -214,7 +220,7 @@ def make_shard(
     waiting: list[Encoded] = []
     skipped: list[tuple[str, str]] = []
     num_skipped = 0
-    separator = Separator.of(shards.document_separator)
+    separator, redaction = Separator.of(shards.document_separator), Redaction.of(shards.rules)
     unknown = _unknown(shards, num_threads)
 
     def leave_out(bad: BadDocument) -> None:
@@ -224,21 +230,22 @@ def make_shard(
             skipped.append((bad.name, bad.cause))
 
     with _Counter(shards.counters, task) as counter:
-        on_bad = leave_out if shards.skip_bad else None
-        for batch in _batches(shards, pieces, num_threads, on_bad, separator, notices):
-            for document in batch.documents:
-                size = len(document.tokens)
-                if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) == _PART_DOCUMENTS):
+        on_bad = guarded(leave_out if shards.skip_bad else None, redaction)
+        for batch in _batches(shards, pieces, num_threads, on_bad, separator, redaction, notices):
+            for segments in by_document(batch.documents):
+                size = sum(len(segment.tokens) for segment in segments)
+                if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) >= _PART_DOCUMENTS):
                     _finish_part(shards.part(task, num_parts), waiting, then)
                     waiting, num_waiting, num_parts = [], 0, num_parts + 1
-                waiting.append(document)
+                waiting += segments
                 num_waiting += size
             stats += _stats_of(batch, unknown)
             counter.add(batch.num_read, batch.num_tokens)
     if waiting:
         _finish_part(shards.part(task, num_parts), waiting, then)
         num_parts += 1
-    stats += ShardStats(num_skipped=num_skipped, num_separators=separator.num_found if separator else 0)
+    num_separators, redacted = separator.num_found if separator else 0, redaction.counts if redaction else ()
+    stats += ShardStats(num_skipped=num_skipped, num_separators=num_separators, redacted=redacted)
     made = Made(num_parts, stats, skipped)
     write_atomically(shards.mark(task), json.dumps(asdict(made)).encode())
     return made, notices
@@ -253,10 +260,10 @@ def _finish_part(path: Path, documents: list[Encoded], then: Then | None) -> Non
 def _stats_of(batch: Batch, unknown: int | None) -> ShardStats:
     held_out = [document for document in batch.documents if document.split == HELD_OUT]
     return ShardStats(
-        len(batch.documents),
+        num_documents(batch.documents),
         sum(document.num_bytes for document in batch.documents),
         batch.num_tokens,
-        len(held_out),
+        num_documents(held_out),
         sum(len(document.tokens) for document in held_out),
         num_separators=batch.num_separators,
         num_left_out=batch.num_left_out,
@@ -279,6 +286,7 @@ def _batches(
     num_threads: int,
     on_bad: OnBad | None,
     separator: Separator | None,
+    redaction: Redaction | None,
     notices: list[str],
 ) -> Iterator[Batch]:
     tokenizer = None
@@ -288,7 +296,7 @@ def _batches(
     files = [piece for piece in pieces if isinstance(piece, SourceFile)]
     if files:
         assert tokenizer is not None
-        yield from encode_texts(files, tokenizer, shards.text_field, shards.held_out, on_bad, separator)
+        yield from encode_texts(files, tokenizer, shards.text_field, shards.held_out, on_bad, separator, redaction)
         notices += said
         return
     byte_lengths = None if tokenizer is None else tokenizer.byte_lengths()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,20 +43,25 @@ def draw_of(content: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One tokenised document, with its name, split and bytes of text."""
+    """One tokenised document, or a segment of one, with its name, split and bytes of text.
+
+    A document from which text was redacted is several segments in a row; all but the first `continues` it.
+    """
 
     name: str
     split: str
     num_bytes: int
     tokens: Tokens
+    continues: bool = False
 
 
 @dataclass(frozen=True)
 class TokenStream:
-    """D tokenised documents as one stream of N tokens.
+    """D tokenised segments of documents as one stream of N tokens; a document is one segment, or several if it was redacted.
 
-    Document i has the tokens `tokens[starts[i]:starts[i + 1]]` (`starts` [D + 1], the last is N). `num_bytes` [D] is the
+    Segment i has the tokens `tokens[starts[i]:starts[i + 1]]` (`starts` [D + 1], the last is N). `num_bytes` [D] is the
     UTF-8 length of its text, 0 if unknown. `num_left_out`: bytes of all texts for which there is no token, if known.
+    `continues` [D]: whether it belongs to the document of the segment before; None if each is a document.
     """
 
     tokens: Tokens
@@ -64,6 +69,17 @@ class TokenStream:
     names: list[str]
     num_bytes: npt.NDArray[np.int64]
     num_left_out: int = 0
+    continues: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def document_of(self) -> npt.NDArray[np.int64]:
+        """The number of the document, from 0, of each segment [D]."""
+        return documents_of(self.continues_document)
+
+    @property
+    def continues_document(self) -> npt.NDArray[np.bool_]:
+        """`continues`, for every stream [D]."""
+        return np.zeros(len(self.names), np.bool_) if self.continues is None else self.continues
 
     @classmethod
     def of(cls, documents: Sequence[Encoded], num_left_out: int = 0) -> TokenStream:
@@ -76,7 +92,32 @@ class TokenStream:
             [document.name for document in documents],
             np.array([document.num_bytes for document in documents], np.int64),
             num_left_out,
+            np.array([document.continues for document in documents], np.bool_),
         )
+
+
+def by_document(segments: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    """The segments of each document, which come in a row."""
+    found: list[Encoded] = []
+    for segment in segments:
+        if found and not segment.continues:
+            yield found
+            found = []
+        found.append(segment)
+    if found:
+        yield found
+
+
+def num_documents(segments: Iterable[Encoded]) -> int:
+    """The number of documents of these segments."""
+    return sum(not segment.continues for segment in segments)
+
+
+def documents_of(continues: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The number of the document, from 0, of each segment [D]; the first segment begins one, whatever it says."""
+    begins = ~continues
+    begins[:1] = True
+    return np.cumsum(begins) - 1
 
 
 def write_part(path: Path, documents: Sequence[Encoded]) -> None:
@@ -86,6 +127,7 @@ def write_part(path: Path, documents: Sequence[Encoded]) -> None:
         pa.array(stream.names, pa.string()),
         pa.array([document.split for document in documents], pa.string()),
         pa.array(stream.num_bytes, pa.uint64()),
+        pa.array(stream.continues),
         pa.ListArray.from_arrays(stream.starts.astype(np.int32), stream.tokens, type=TOKENS.field("tokens").type),
     ]
     rows = max(1, len(documents) * _GROUP_TOKENS // max(1, stream.tokens.size))
@@ -104,16 +146,25 @@ def end_of_document(folder: Path, manifest: Manifest) -> int:
 
 
 def iter_shards(folder: Path, split: str) -> Iterator[tuple[str, TokenStream]]:
-    """Read the documents of one split part by part, in order: file name and stream of each part (arrays are read-only)."""
+    """Read the documents of one split part by part, in order: file name and stream of each part (arrays are read-only).
+
+    No document is in two parts.
+    """
     for path in sorted(folder.glob("part-*.parquet")):
         table = pq.read_table(to_read(path), schema=TOKENS).filter(pc.field("split") == split).combine_chunks()
         lists = table.column("tokens").combine_chunks()
         starts = lists.offsets.to_numpy().astype(np.int64)
         num_bytes = table.column("bytes").to_numpy().astype(np.int64)
-        yield (
-            path.name,
-            TokenStream(lists.flatten().to_numpy(), starts - starts[0], table.column("doc").to_pylist(), num_bytes),
-        )
+        continues = continues_of(table)
+        tokens, names = lists.flatten().to_numpy(), table.column("doc").to_pylist()
+        yield path.name, TokenStream(tokens, starts - starts[0], names, num_bytes, continues=continues)
+
+
+def continues_of(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """The column `continues` of a part of `tokens/` [D]; parts of version 1 have none."""
+    if "continues" not in table.column_names:
+        return np.zeros(table.num_rows, np.bool_)
+    return np.asarray(table.column("continues").fill_null(False).to_numpy(), np.bool_)
 
 
 def read_tokens(folder: Path, split: str) -> TokenStream:
@@ -122,17 +173,20 @@ def read_tokens(folder: Path, split: str) -> TokenStream:
     tokens = np.empty(room, np.uint32)  # the room for the other split is never touched, so it takes no memory
     filled = 0
     starts, names, num_bytes = [np.zeros(1, np.int64)], list[str](), [np.zeros(0, np.int64)]
+    continues = [np.zeros(0, np.bool_)]
     for _, shard in iter_shards(folder, split):
         tokens[filled : filled + len(shard.tokens)] = shard.tokens
         starts.append(shard.starts[1:] + filled)
         filled += len(shard.tokens)
         names += shard.names
         num_bytes.append(shard.num_bytes)
-    return TokenStream(tokens[:filled], np.concatenate(starts), names, np.concatenate(num_bytes))
+        continues.append(shard.continues_document)
+    all_starts, all_bytes = np.concatenate(starts), np.concatenate(num_bytes)
+    return TokenStream(tokens[:filled], all_starts, names, all_bytes, continues=np.concatenate(continues))
 
 
 def _num_values(path: Path) -> int:
     """The number of tokens in a part, from its footer; an empty document counts as one token."""
     metadata = pq.read_metadata(to_read(path))
-    column = TOKENS.names.index("tokens")  # field and Parquet column have the same index: no earlier field is nested
+    column = metadata.num_columns - 1  # the tokens are the last column in every version
     return sum(metadata.row_group(group).column(column).num_values for group in range(metadata.num_row_groups))

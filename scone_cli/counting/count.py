@@ -40,7 +40,7 @@ from scone_cli.runtime.worker_pool import give_back_memory
 
 if TYPE_CHECKING:
     from scone_cli.corpus.token_stream import TokenStream
-    from scone_cli.counting.partition import U32, Records
+    from scone_cli.counting.partition import U32, Records, Segments
 
 KERNELS = (
     "scone_cli.counting.partition",
@@ -106,23 +106,28 @@ def count_ngrams(
 
 def deal_part(job: CountingJob, path: Path, sha256: str | None) -> None:
     """Deal the train documents of one part of `tokens/`."""
+    from scone_cli.corpus.token_stream import continues_of, documents_of  # heavy: see above
+
     seconds = Seconds()
     clock = Clock(seconds)
     with path.open("rb") as file:
         content = file.read()
     if sha256 is not None:
         _check(path, content, sha256)
-    table = pq.ParquetFile(pa.BufferReader(content)).read(["split", "tokens"], use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(content)).read(["split", "continues", "tokens"], use_threads=False)
     lists = table.column("tokens").combine_chunks()
     starts = lists.offsets.to_numpy().astype(np.int64)
     is_train = np.array(table.column("split").to_pylist()) == TRAIN
+    document = documents_of(continues_of(table)).astype(np.uint32)
     clock("reading tokens")
-    deal(job, path.name, lists.values.to_numpy(), (starts[:-1][is_train], starts[1:][is_train]), seconds)
+    segments = starts[:-1][is_train], starts[1:][is_train], document[is_train]
+    deal(job, path.name, lists.values.to_numpy(), segments, seconds)
 
 
 def deal_documents(job: CountingJob, name: str, stream: TokenStream) -> None:
     """Deal the train documents of a part of `tokens/` right after it was written."""
-    deal(job, name, stream.tokens, (stream.starts[:-1], stream.starts[1:]), Seconds())
+    segments = stream.starts[:-1], stream.starts[1:], stream.document_of.astype(np.uint32)
+    deal(job, name, stream.tokens, segments, Seconds())
 
 
 def _check(path: Path, content: bytes, sha256: str) -> None:
@@ -133,8 +138,8 @@ def _check(path: Path, content: bytes, sha256: str) -> None:
         )
 
 
-def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], seconds: Seconds) -> None:
-    """Deal the documents tokens[first:last] of the shard `name` into buckets of records, one block of positions at a time.
+def deal(job: CountingJob, name: str, tokens: U32, segments: Segments, seconds: Seconds) -> None:
+    """Deal the documents of the shard `name` into buckets of records, one block of positions at a time.
 
     `seconds`: the time that was spent on this shard before.
     """
@@ -148,8 +153,8 @@ def deal(job: CountingJob, name: str, tokens: U32, documents: tuple[I64, I64], s
     small: Any = tokens.astype(dtype, copy=False)
     excluded = np.zeros(job.num_tokens, np.uint8)
     excluded[list(job.excluded)] = 1
-    dealer = Dealer.of(small, documents, excluded, job.max_n, job.plan.bits)
-    unigrams = count_tokens(small, documents, job.num_tokens)
+    dealer = Dealer.of(small, segments, excluded, job.max_n, job.plan.bits)
+    unigrams = count_tokens(small, segments, job.num_tokens)
     clock("packing tokens")
     size = min(job.plan.block_tokens, max(1, small.size))
     room = _room(job.plan.block_tokens * (4 + width * dtype.itemsize))

@@ -23,6 +23,8 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.uint16] | U32
 Records = npt.NDArray[np.uint16] | U32
+# The firsts and lasts of segments of documents, ascending, and the number of the document of each.
+Segments = tuple[I64, I64, U32]
 
 _NONE = np.uint32(0xFFFFFFFF)
 # Odd, and not the multiplier of the tables inside a bucket: the keys of one bucket share the high bits of this product.
@@ -45,20 +47,20 @@ def flag_place(records, max_n):
 
 
 @kernel()
-def _split_runs(tokens, firsts, lasts, excluded):
-    """Cut documents [first, last) at excluded tokens; returns the runs between them, and the document of each run."""
+def _split_runs(tokens, firsts, lasts, doc_of, excluded):
+    """Cut segments [first, last) at excluded tokens; returns the runs between them, and the document of each run."""
     num_runs = firsts.size
-    for doc in range(firsts.size):
-        for i in range(firsts[doc], lasts[doc]):
+    for segment in range(firsts.size):
+        for i in range(firsts[segment], lasts[segment]):
             num_runs += excluded[tokens[i]]
     run_firsts, run_lasts = np.empty(num_runs, np.int64), np.empty(num_runs, np.int64)
     docs = np.empty(num_runs, np.uint32)
     run = 0
-    for doc in range(firsts.size):
-        first = firsts[doc]
-        for i in range(firsts[doc], lasts[doc] + 1):
-            if i == lasts[doc] or excluded[tokens[i]]:
-                run_firsts[run], run_lasts[run], docs[run] = first, i, doc
+    for segment in range(firsts.size):
+        first = firsts[segment]
+        for i in range(firsts[segment], lasts[segment] + 1):
+            if i == lasts[segment] or excluded[tokens[i]]:
+                run_firsts[run], run_lasts[run], docs[run] = first, i, doc_of[segment]
                 run += 1
                 first = i + 1
     return run_firsts, run_lasts, docs
@@ -120,16 +122,12 @@ class Dealer:
     last_doc: U32
 
     @classmethod
-    def of(cls, tokens: Tokens, documents: tuple[I64, I64], excluded: U8, max_n: int, bits: int) -> Dealer:
-        """A dealer for the documents tokens[first:last] (`documents`: all firsts and all lasts, ascending).
+    def of(cls, tokens: Tokens, segments: Segments, excluded: U8, max_n: int, bits: int) -> Dealer:
+        """A dealer for the documents whose segments are tokens[first:last].
 
-        No n-gram crosses the end of a document or contains an id t with excluded[t] set.
+        No n-gram crosses the end of a segment or contains an id t with excluded[t] set.
         """
-        num_documents = documents[0].size
-        if excluded.any():
-            runs = _split_runs(tokens, *documents, excluded)
-        else:
-            runs = (*documents, np.arange(num_documents, dtype=np.uint32))
+        runs = _split_runs(tokens, *segments, excluded) if excluded.any() else segments
         return cls(tokens, runs, max_n, bits, np.full(1 << bits, _NONE, np.uint32))
 
     def deal(self, begin: int, end: int, where: U32, records: Records) -> I64:
@@ -151,18 +149,18 @@ class Dealer:
 
 
 @kernel()
-def _count_tokens(tokens, firsts, lasts, counts, docs):
+def _count_tokens(tokens, firsts, lasts, doc_of, counts, docs):
     last_doc = np.full(counts.size, _NONE, np.uint32)
-    for doc in range(firsts.size):
-        for i in range(firsts[doc], lasts[doc]):
+    for segment in range(firsts.size):
+        for i in range(firsts[segment], lasts[segment]):
             token = tokens[i]
             counts[token] += _ONE
-            docs[token] += np.uint32(last_doc[token] != doc)
-            last_doc[token] = doc
+            docs[token] += np.uint32(last_doc[token] != doc_of[segment])
+            last_doc[token] = doc_of[segment]
 
 
-def count_tokens(tokens: Tokens, documents: tuple[I64, I64], num_tokens: int) -> tuple[U64, U32]:
-    """Count the occurrences and the distinct documents of every token id in the documents tokens[first:last]: two [V]."""
+def count_tokens(tokens: Tokens, segments: Segments, num_tokens: int) -> tuple[U64, U32]:
+    """Count the occurrences and the distinct documents of every token id in the segments of documents: two [V]."""
     counts, docs = np.zeros(num_tokens, np.uint64), np.zeros(num_tokens, np.uint32)
-    _count_tokens(tokens, *documents, counts, docs)
+    _count_tokens(tokens, *segments, counts, docs)
     return counts, docs

@@ -59,19 +59,19 @@ class CorpusTally:
         self._sums: dict[tuple[str, str], list[F64]] = defaultdict(list)
 
     def add(self, stream: TokenStream, wording: I64, found: Losses) -> None:
-        """Add a piece of text, with the wording [D, 3] of its documents."""
-        starts, document = parts_of(stream.starts, self._part_tokens)
-        sizes = np.diff(starts)
+        """Add a piece of text, with the wording of its segments [segments, 3]; a document is in one piece."""
+        starts, segment = parts_of(stream.starts, self._part_tokens)
+        sizes, document = np.diff(starts), stream.document_of
         part, num_parts = np.repeat(np.arange(sizes.size), sizes), sizes.size
-        self._documents.append(document + len(self.folders))
-        self.folders += map(top_folder, stream.names)
+        self._documents.append(document[segment] + len(self.folders))
+        self.folders += [top_folder(stream.names[first]) for first in np.unique(document, return_index=True)[1]]
         self.digests.update(document_digests(stream))
         self.num_left_out += stream.num_left_out
         self._keep("tokens", "", sizes)
-        # Bytes and words are known per document, and are shared among its parts by tokens: sums stay exact, errors hardly change.
-        share = sizes / np.maximum(1, np.diff(stream.starts))[document]
-        self._keep("bytes", "", stream.num_bytes[document] * share)
-        self._keep("wording", "", wording[document] * share[:, None])
+        # Bytes and words are known per segment, and are shared among its parts by tokens: sums stay exact, errors hardly change.
+        share = sizes / np.maximum(1, np.diff(stream.starts))[segment]
+        self._keep("bytes", "", stream.num_bytes[segment] * share)
+        self._keep("wording", "", wording[segment] * share[:, None])
         decade = self._decades[stream.tokens]
         self._keep("tokens by decade", "", by_class(part, decade, num_parts, self._num_decades))
         length = found.matches[self._matched_by][1] if self._matched_by else None

@@ -162,6 +162,7 @@ def _join(streams: Sequence[TokenStream]) -> TokenStream:
         np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         [name for stream in streams for name in stream.names],
         np.concatenate([stream.num_bytes for stream in streams]),
+        continues=np.concatenate([stream.continues_document for stream in streams]),
     )
 
 
@@ -181,7 +182,7 @@ class Wording(NamedTuple):
 
 
 def wording_of(stream: TokenStream, tokenizer: Tokenizer | None) -> I64:
-    """The numbers of `Wording` for each document [D, 3]; 0 without a tokenizer, which knows the text."""
+    """The numbers of `Wording` for each segment [D, 3]; 0 without a tokenizer, which knows the text."""
     found = np.zeros((len(stream.names), 3), np.int64)
     if tokenizer is not None:
         for number, (start, end) in enumerate(pairwise(stream.starts.tolist())):
@@ -201,7 +202,8 @@ def training_counts(folder: Path, num_tokens: int) -> I64:
 
 def document_digests(stream: TokenStream) -> Iterator[bytes]:
     """A hash of the tokens of each document, to find copies."""
-    for start, end in pairwise(stream.starts.tolist()):
+    firsts = stream.starts[:-1][np.diff(stream.document_of, prepend=-1) > 0]
+    for start, end in pairwise([*firsts.tolist(), int(stream.starts[-1])]):
         yield hashlib.blake2b(stream.tokens[start:end].tobytes(), digest_size=16).digest()
 
 

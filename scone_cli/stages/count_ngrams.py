@@ -23,7 +23,8 @@ from scone_cli.artifacts.publish import (
 )
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
 from scone_cli.corpus.fetched import CACHE_DIR_HELP, CACHE_SIZE, CACHE_SIZE_HELP, FileCache
-from scone_cli.corpus.prepare import STAGE, STAGE_VERSION, TokenSettings, in_short, prepare_tokens
+from scone_cli.corpus.prepare import in_short, prepare_tokens
+from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings
 from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting
 from scone_cli.progress import Progress

@@ -89,7 +89,7 @@ class TrainingSize:
             ranks=launch.size,
             processes=launch.local_size,
             keep_checkpoints=config.keep_checkpoints,
-            text_tokens=tokens["tokens"] + tokens["documents"],
+            text_tokens=tokens["tokens"] + tokens.get("segments", tokens["documents"]),
             num_fgrams=num_fgrams,
             matched=matched,
             on_gpu=device.type == "cuda",

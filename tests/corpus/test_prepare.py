@@ -11,7 +11,8 @@ import pytest
 from messages import names, refusal
 
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
-from scone_cli.corpus.prepare import SKIPPED, PreparedTokens, TokenSettings, prepare_tokens
+from scone_cli.corpus.prepare import SKIPPED, PreparedTokens, prepare_tokens
+from scone_cli.corpus.token_settings import TokenSettings
 from scone_cli.corpus.token_stream import read_tokens, split_of
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadData, BadSetting, InputMissing, StorageFailure

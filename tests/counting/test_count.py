@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import itertools
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-from builders import Documents, random_documents, slow_counts, write_part
+from builders import Documents, Fgram, random_documents, slow_counts, write_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from messages import refusal
@@ -48,6 +49,17 @@ def rows_of(path: Path) -> list[dict[str, object]]:
     return pq.ParquetFile(path).read().to_pylist()
 
 
+def counts_of_segments(documents: Sequence[Documents], n: int, min_count: int) -> dict[Fgram, tuple[int, int]]:
+    """The slow twin for documents of several segments: no n-gram reaches over two, but a document counts once."""
+    by_document = [Counter(slow_grams(segments, n)) for segments in documents]
+    counts, docs = sum(by_document, Counter()), Counter(gram for found in by_document for gram in found)
+    return {gram: (count, docs[gram]) for gram, count in counts.items() if count >= min_count}
+
+
+def slow_grams(segments: Documents, n: int) -> list[Fgram]:
+    return [tuple(segment[i : i + n]) for segment in segments for i in range(len(segment) - n + 1)]
+
+
 def write_shards(folder: Path, shards: Sequence[Documents]) -> Path:
     folder.mkdir(exist_ok=True)
     for number, documents in enumerate(shards):
@@ -66,7 +78,10 @@ def tokens(tmp_path):
 @given(
     shards=st.lists(
         st.lists(
-            st.tuples(st.lists(st.sampled_from(IDS), max_size=40), st.sampled_from([TRAIN, TRAIN, HELD_OUT])),
+            st.tuples(
+                st.lists(st.lists(st.sampled_from(IDS), max_size=40), min_size=1, max_size=3),  # segments of a document
+                st.sampled_from([TRAIN, TRAIN, HELD_OUT]),
+            ),
             max_size=4,
         ),
         min_size=1,
@@ -85,15 +100,17 @@ def test_counts_are_those_of_a_counter(
 ):
     folder = tmp_path_factory.mktemp("count")
     for number, shard in enumerate(shards):
-        write_part(folder, number, [document for document, _ in shard], [split for _, split in shard])
+        rows = [(row, split, i > 0) for segments, split in shard for i, row in enumerate(segments)]
+        documents, splits, continues = zip(*rows, strict=True) if rows else ((), (), ())
+        write_part(folder, number, documents, splits, continues=continues)
     cut_up = dict(zip(["block_tokens", "group_records", "piece_records", "merge_rows"], sizes, strict=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge, "_SAMPLED", 1)
         limits = {"min_docs": min_docs, "excluded": tuple(excluded), "num_tokens": num_tokens}
         count(folder, folder / "out", max_n, min_count, bits=bits, **limits, **cut_up)
-    train = [document for shard in shards for document, split in shard if split == TRAIN]
+    train = [segments for shard in shards for segments, split in shard if split == TRAIN]
     for n in range(1, max_n + 1):
-        found = slow_counts(train, n, min_count if n > 1 else 1)
+        found = counts_of_segments(train, n, min_count if n > 1 else 1)
         if n > 1:
             found = {
                 gram: (count, docs)
@@ -119,6 +136,17 @@ def test_a_count_by_hand(tmp_path):
     assert [tuple(row.values()) for row in rows_of(tmp_path / "n=1.parquet")] == [([0], 5, 3), ([1], 4, 3)]
     assert [tuple(row.values()) for row in rows_of(tmp_path / "n=2.parquet")] == [([0, 1], 3, 2), ([1, 0], 3, 2)]
     assert [tuple(row.values()) for row in rows_of(tmp_path / "n=3.parquet")] == [([0, 1, 0], 2, 1)]
+
+
+def test_an_ngram_of_two_segments_of_one_document_is_in_one_document(tmp_path):
+    (tmp_path / "tokens").mkdir()
+    documents, continues = [[0, 1, 2], [0, 1], [2, 0, 1], [2]], [False, True, False, True]
+    write_part(tmp_path / "tokens", 0, documents, continues=continues)
+    count(tmp_path / "tokens", tmp_path, 3, 1)
+    assert [tuple(row.values()) for row in rows_of(tmp_path / "n=1.parquet")] == [([0], 3, 2), ([1], 3, 2), ([2], 3, 2)]
+    found = {tuple(row["tokens"]): (row["count"], row["docs"]) for row in rows_of(tmp_path / "n=2.parquet")}
+    assert found == {(0, 1): (3, 2), (1, 2): (1, 1), (2, 0): (1, 1)}
+    assert [row["tokens"] for row in rows_of(tmp_path / "n=3.parquet")] == [[0, 1, 2], [2, 0, 1]]
 
 
 def test_neither_the_spread_over_shards_nor_the_plan_nor_the_workers_matter(tokens, tmp_path, monkeypatch):

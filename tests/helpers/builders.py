@@ -54,6 +54,7 @@ def write_part(
     documents: Documents,
     splits: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
+    continues: Sequence[bool] | None = None,
 ) -> None:
     """Write one shard of `tokens/`."""
     table = pa.table(
@@ -61,6 +62,7 @@ def write_part(
             "doc": list(names or [f"{number}-{i}" for i in range(len(documents))]),
             "split": list(splits or [TRAIN] * len(documents)),
             "bytes": [3 * len(document) for document in documents],
+            "continues": list(continues or [False] * len(documents)),
             "tokens": [list(document) for document in documents],
         },
         TOKENS,

@@ -1,0 +1,71 @@
+"""The settings of `count-ngrams` that `tokens/` depends on, and how they are in its fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scone_cli.artifacts.manifest import digest_file
+from scone_cli.corpus.separators import SEPARATOR_HELP
+from scone_cli.settings import setting
+
+if TYPE_CHECKING:
+    from scone_cli.corpus.redaction_rules import Rules
+
+STAGE = "count-ngrams"
+STAGE_VERSION = 3
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """The settings of `count-ngrams` that `tokens/` depends on."""
+
+    vocab_size: int = setting(32768, "Size of the byte-level BPE trained on the corpus (ignored with --tokenizer).")
+    tokenizer: Path | None = setting(None, "Take this tokenizer.json instead of training one.")
+    text_field: str = setting("text", "JSON Lines field or column (Parquet, Arrow) of the text, or of the token ids.")
+    document_separator: str | None = setting(None, f"In plain text: {SEPARATOR_HELP}  [default: a file is a document]")
+    redact: Path | None = setting(
+        None,
+        "Leave out of the text what the rules of this TOML file find (docs/privacy.md): it is in no token, count or row. A "
+        "document ends there, and goes on behind it.",
+    )
+    held_out: float = setting(
+        0.01,
+        "Share of documents that are neither counted nor trained on, chosen by hash; a single document is cut in two.",
+    )
+    on_bad_document: str = setting(
+        "fail",
+        "What to do about a document that cannot be read: stop, or leave it out and name it (the first 100 in the "
+        "manifest of tokens/). A damaged file, such as a truncated archive, is always an error.",
+        choices=("fail", "skip"),
+    )
+    separator: int | None = setting(
+        None, "In a corpus of token ids: the id between documents.  [default: the one that --tokenizer names]"
+    )
+    token_dtype: str | None = setting(
+        None,
+        "Number type in files of token ids without a header.  [default: uint16, or uint32 if --tokenizer needs it]",
+        choices=("uint16", "uint32"),
+    )
+
+
+def rules_of(config: TokenSettings) -> Rules | None:
+    """The rules of `--redact`, or None if there are none; raises what `read_rules` does."""
+    from scone_cli.corpus.redaction_rules import read_rules  # noqa: PLC0415 - heavy: what the help reads does not need it
+
+    return None if config.redact is None else read_rules(config.redact)
+
+
+def token_settings(config: TokenSettings, rules: Rules | None) -> dict[str, Any]:
+    """The settings in the fingerprint of `tokens/`; files are replaced by the SHA-256 of what they say.
+
+    `rules` are those that the settings name.
+    """
+    settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
+    if config.tokenizer is not None:
+        settings["tokenizer"] = digest_file(config.tokenizer)
+        del settings["vocab_size"]
+    settings["redact"] = None if rules is None else rules.digest
+    return settings
