@@ -42,6 +42,7 @@ from fault_runs import (
 from measuring import finish
 
 from scone_cli.artifacts import publish_version
+from scone_cli.artifacts.registry import versions
 from scone_cli.errors import SconeError
 
 SHAPE = "--dim 16 --heads 1 --layers 1 --fgram-layers 1 --context 32 --batch 4 --eval-tokens 500 --checkpoint-every 10"
@@ -114,13 +115,16 @@ class Campaign:
             publish,
         ):
             self.must(*args)
+        first = versions(self.place / "registry" / "name")[
+            0
+        ].name  # named, because `rollback` alone goes back once more
         for step, *args in (
             ["count-ngrams", "count-ngrams", grown, *count, "--tokenizer", tokenizer],
             ["select-vocab", "select-vocab", "--size", "25k"],
             ["precompute --vocab", "precompute", "--vocab", str(work / "vocab")],
             ["eval", "eval", "--no-speed", "--table", f"current={name}/current/table"],
             ["publish", *publish],
-            ["rollback", "rollback", name],
+            ["rollback", "rollback", name, first],
             ["train-fgram", *train, "--seed", "1"],
         ):
             before = copy(self.place, self.folder / f"before-{len(self.steps)}")

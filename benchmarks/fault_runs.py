@@ -11,6 +11,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -43,12 +44,11 @@ class Ended:
     @property
     def phase(self) -> str:
         """The work that was told last."""
-        lines = [
-            line
-            for line in self.said.splitlines()
-            if ": " in line and not line.startswith(("note", "warning", "will "))
+        told = re.findall(r"^([a-z][^:/>]*): ", self.said, re.MULTILINE)
+        works = [
+            what for what in told if what not in ("note", "warning", "error", "hint") and "will replace" not in what
         ]
-        return lines[-1].split(": ")[0] if lines else "start"
+        return works[-1] if works else "start"
 
 
 def import_all() -> None:
