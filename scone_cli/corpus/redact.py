@@ -13,14 +13,16 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ahocorasick_rs
 
-from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.personal import DETECTORS, Span, pattern_of, spans_of
 from scone_cli.corpus.readers import BadDocument, Document, OnBad
 from scone_cli.corpus.redaction_rules import Rule, Rules
+
+if TYPE_CHECKING:
+    from scone_cli.corpus.held_out import HeldOut  # heavy, and only a type here
 
 Finder = Callable[[bytes], Iterable[Span]]
 # Documents of which nothing is left, documents redacted, segments that continue a document; then documents, spans and bytes of
@@ -125,7 +127,7 @@ def guarded(on_bad: OnBad | None, redaction: Redaction | None) -> OnBad | None:
 
 def added(one: Counts, other: Counts) -> Counts:
     """The counts of two pieces of work; those of work without rules are empty."""
-    return [a + b for a, b in zip_longest(one, other, fillvalue=0)]
+    return tuple(a + b for a, b in zip_longest(one, other, fillvalue=0))
 
 
 def summary_of(rules: Rules | None, counts: Counts, num_documents: int) -> dict[str, Any]:
