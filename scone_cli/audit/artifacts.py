@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from scone_cli.arrays import I64, U32
 from scone_cli.artifacts.manifest import TOKENIZER, Manifest, check_files, digest_file, json_of, read_manifest
 from scone_cli.artifacts.opening import DAMAGE, to_read
-from scone_cli.artifacts.registry import VERSION_FILE, read_version
+from scone_cli.artifacts.registry import VERSION_FILE, VERSIONS, is_registry_name, read_version
 from scone_cli.artifacts.schemas import LEARNED_FILE, TOKENS, VOCAB_FILE
 from scone_cli.artifacts.verify import artifact_folders
 from scone_cli.corpus.token_stream import continues_of
@@ -72,11 +72,13 @@ def artifacts_at(path: Path) -> tuple[list[Artifact], list[str]]:
             continue
         for part in _OF_VERSION:
             found.append(Artifact(f"{folder.name}/{part}", folder / part, read_manifest(folder / part, part)))
-    places = {path if path.is_dir() else path.parent, *(artifact.folder.resolve().parent for artifact in found)}
-    problems += [
-        f"{left}: unfinished work; make it whole by the command that began it, or remove it"
-        for left in sorted(left for place in places for left in place.glob(".*.partial-*"))
-    ]
+    if is_registry_name(path):
+        left = [*(path / VERSIONS).glob(".*")]
+    else:
+        places = {path if path.is_dir() else path.parent, *(each.folder.resolve().parent for each in found)}
+        left = [folder for place in places for folder in place.glob(".*.partial*")]
+    hint = "continue it with the command that began it, or remove it"
+    problems += [f"{folder}: unfinished work; {hint}" for folder in sorted(left)]
     return found, problems
 
 

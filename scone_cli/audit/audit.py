@@ -118,7 +118,8 @@ class _Audit:
             of_shown = [{shown.encode() for form in each for shown in (form, as_shown(form))} for each in forms]
             reading = _Reading(Spelling(tokenizer), finder, Finder(of_shown) if forms else None)
             self._readings[own] = reading
-            place = self._place(f"{path.parent.name}/{path.name}", "tokens")
+            names = [each.name for each in self._artifacts if each.folder == path.parent]
+            place = self._place(f"{names[0] if names else path.parent}/{path.name}", "tokens")
             self._search(place, reading.spelling.each_token(), range(tokenizer.vocab_size), finder)
         return self._readings[own]
 

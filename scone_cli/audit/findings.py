@@ -13,7 +13,7 @@ from scone_cli.arrays import I64, U32
 from scone_cli.formatting import visible
 
 FGRAMS = "f-grams"
-SAMPLES = 5  # ids of each finding
+SAMPLES = 20  # ids of each finding
 FEW = 10  # documents: fewer are few
 DOCS = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, FEW - 1)}
 _LONGEST_SHOWN = 200  # bytes of a text that is shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 
 from scone_cli.audit.artifacts import Segments, read_segments
@@ -18,7 +18,7 @@ _ANY = -1  # instead of the number of a text: any of them
 def look_at_documents(
     place: Place,
     paths: Sequence[Path],
-    given: Set[str],
+    given: frozenset[str],
     texts: Sequence[GivenText],
     search: tuple[Spelling, Finder] | None,
     progress: Progress,
@@ -45,7 +45,7 @@ def look_at_documents(
 class _Documents:
     """Counts documents, each once for each text that it holds; their segments come in a row."""
 
-    def __init__(self, place: Place, given: Set[str], texts: Sequence[GivenText]) -> None:
+    def __init__(self, place: Place, given: frozenset[str], texts: Sequence[GivenText]) -> None:
         self._place, self._given, self._texts = place, given, texts
         self._last: str | None = None
         self._counted = dict[int, int]()  # by text: the number of the last document that was found to hold it

@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.arrays import I64, U64
-from scone_cli.audit.spelled import BETWEEN, BLANKS, Spelled
+from scone_cli.audit.spelled import BLANKS, Spelled
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.errors import BadData, InputMissing, StorageFailure
 from scone_cli.formatting import BLANK, visible
 
 _ESCAPE = re.compile(r"\\([\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _NAMED = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+_NO_TEXT = b"\xff"  # a byte that no text has
 _WINDOW = 8  # bytes: what a number of 64 bits holds
 _BLANK_WINDOW = np.uint64(int.from_bytes(b" " * _WINDOW))
 
@@ -104,7 +105,7 @@ class Finder:
         self._owners = [np.array(numbers, np.int64) for numbers in owners.values()]
         self._automaton = ahocorasick_rs.BytesAhoCorasick(list(owners))
         # A blank around each: an n-gram that is a part of a text at its ends may begin or end with one.
-        self._all = BETWEEN.join([b"", *(b" " + form + b" " for form in owners), bytes(_WINDOW)])
+        self._all = _NO_TEXT.join([b"", *(b" " + form + b" " for form in owners), _NO_TEXT * _WINDOW])
 
     def held(self, spelled: Spelled) -> tuple[I64, I64]:
         """The pairs of a row and a given text that it holds, by row, then by text."""

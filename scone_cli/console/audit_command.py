@@ -18,6 +18,7 @@ from scone_cli.formatting import harmless
 from scone_cli.runtime.resources import storage_failures
 
 PATH = PlainPath()
+_FIRST = 5  # ids of each finding for people; JSON has more
 _LIMIT = click.IntRange(min=0)
 
 
@@ -121,8 +122,8 @@ def _found(place: dict[str, Any], show: bool) -> list[dict[str, Any]]:
             "place": harmless(place["name"]),
             "what": what,
             "how many": found["num"],
-            "the first": harmless(", ".join(map(str, found["ids"]))),
+            "the first": harmless(", ".join(map(str, found["ids"][:_FIRST]))),
         }
-        | ({"as text": "\n".join(found["shown"])} if show else {})
+        | ({"as text": "\n".join(found["shown"][:_FIRST])} if show else {})
         for what, found in kinds
     ]
