@@ -46,18 +46,20 @@ def blanks(text: bytes) -> bytes:
 def test_texts_and_parts_are_found_as_a_plain_search_finds_them(tokenizer, seed):
     chance = random.Random(seed)
     spelling = Spelling(tokenizer)
-    documents = tokenizer.encode_batch([random_text(chance, 60) for _ in range(60)])
+    texts = [random_text(chance, 60) for _ in range(60)]
+    documents = tokenizer.encode_batch(texts)
     lists = []
     for document in documents:
         for _ in range(4):
             begin = chance.randrange(len(document))
-            lists.append(document[begin : begin + chance.randint(1, 5)].tolist())
+            lists.append(document[begin : begin + chance.randint(1, 12)].tolist())
     spelled = spelling(*starts_of(lists))
     assert [spelled[row] for row in range(len(lists))] == [
         b"".join(spelling.each_token()[token] for token in each) for each in lists
     ]
     assert any(len(spelled[row].decode(errors="ignore").encode()) < len(spelled[row]) for row in range(len(lists)))
-    given = [text for text in (random_text(chance, 14).strip() for _ in range(40)) if text]
+    given = [text for text in (random_text(chance, 8).strip() for _ in range(20)) if text]
+    given += [text[5:40].strip() or "b" for text in texts[:15]]
     forms = [{form.encode() for form in forms_of(text, tokenizer)} for text in given]
     finder = Finder(forms)
     found = set(zip(*(each.tolist() for each in finder.held(spelled)), strict=True))
@@ -76,7 +78,7 @@ def test_texts_and_parts_are_found_as_a_plain_search_finds_them(tokenizer, seed)
         if blanks(spelled[row]).strip(b" ") and any(blanks(spelled[row]) in text for text in padded)
     ]
     assert finder.parts(spelled).tolist() == parts
-    assert any(len(spelled[row]) > 8 for row in parts) or seed
+    assert any(len(spelled[row]) > 8 for row in parts)
 
 
 def test_long_segments_are_looked_at_in_pieces_without_a_gap(tokenizer, monkeypatch):
