@@ -17,9 +17,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scone_cli.arrays import I64, U32
-from scone_cli.artifacts.manifest import TOKENIZER, Manifest, check_files, digest_file, json_of, read_manifest
+from scone_cli.artifacts.manifest import MANIFEST, TOKENIZER, Manifest, check_files, digest_file, json_of, read_manifest
 from scone_cli.artifacts.opening import DAMAGE, to_read
-from scone_cli.artifacts.registry import VERSION_FILE, VERSIONS, is_registry_name, read_version
+from scone_cli.artifacts.publish import staging_folders
+from scone_cli.artifacts.registry import PARTS as OF_VERSION
+from scone_cli.artifacts.registry import (
+    VERSION_FILE,
+    VERSIONS,
+    HeldVersion,
+    hold,
+    is_registry_name,
+    read_version,
+)
 from scone_cli.artifacts.schemas import LEARNED_FILE, TOKENS, VOCAB_FILE
 from scone_cli.artifacts.verify import artifact_folders
 from scone_cli.corpus.token_stream import continues_of
@@ -29,17 +38,17 @@ from scone_cli.formatting import BLANK
 PARTS = r".*\.parquet"  # of `tokens/`
 RESULTS = "results.json"
 _AT_ONCE = 1 << 16  # n-grams
-_OF_VERSION = ("table", "vocab", "eval")
 _FILES = {"vocab": VOCAB_FILE, "table": VOCAB_FILE, "model": LEARNED_FILE}
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact and its name in the result: its folder's, in a registry after its version's."""
+    """An artifact and its name in the result: its folder's, in a registry after its version's, which is held meanwhile."""
 
     name: str
     folder: Path
     manifest: Manifest
+    held: HeldVersion | None = None
 
     def check(self, *names: str) -> None:
         """Compare these files with the manifest.
@@ -67,16 +76,17 @@ def artifacts_at(path: Path) -> tuple[list[Artifact], list[str]]:
         if not (folder / VERSION_FILE).is_file():
             found.append(Artifact(folder.name, folder, read_manifest(folder)))
             continue
+        held = hold(folder)
         if read_version(folder).is_encrypted:
             problems.append(f"{folder}: encrypted; decrypt it with scone fetch, and audit what that wrote")
             continue
-        for part in _OF_VERSION:
-            found.append(Artifact(f"{folder.name}/{part}", folder / part, read_manifest(folder / part, part)))
+        for part in OF_VERSION:
+            found.append(Artifact(f"{folder.name}/{part}", folder / part, read_manifest(folder / part, part), held))
     if is_registry_name(path):
-        left = [*(path / VERSIONS).glob(".*")]
+        left = set((path / VERSIONS).glob(".*"))
     else:
-        places = {path if path.is_dir() else path.parent, *(each.folder.resolve().parent for each in found)}
-        left = [folder for place in places for folder in place.glob(".*.partial*")]
+        left = {folder for artifact in found for folder in staging_folders(artifact.folder)}
+        left |= set() if (path / MANIFEST).is_file() else set(path.glob(".*.partial-*"))
     hint = "continue it with the command that began it, or remove it"
     problems += [f"{folder}: unfinished work; {hint}" for folder in sorted(left)]
     return found, problems

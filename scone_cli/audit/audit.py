@@ -97,6 +97,16 @@ class _Audit:
                 self._look_at_ngrams(artifact, names)
             elif artifact.manifest.settings.get("learned_rows"):
                 self._tell(artifact, "does not say which f-grams its learned rows have: train it again")
+        self._note_long_texts()
+
+    def _note_long_texts(self) -> None:
+        """Note the texts that no n-gram can hold: that none does says nothing of them."""
+        sizes = [place.longest for place in self.findings.places if place.docs is not None]
+        lines = [str(text.line) for text in self._texts if len(text.text.encode()) > max(sizes, default=0)]
+        if sizes and lines:
+            self.findings.notes.append(
+                f"{names_of(lines, 'lines')} of --text: longer than every n-gram, which can hold only parts of it: see rare parts"
+            )
 
     def _tell(self, artifact: Artifact, problem: str) -> None:
         self.findings.problems.append(f"{artifact.folder}: {problem}")
@@ -149,6 +159,7 @@ class _Audit:
             place.count(len(ids), _NONE, own, ((ids[row], b"") for row in own.tolist()))
             return
         spelled = reading.spelling(ngrams.tokens, ngrams.starts)
+        place.longest = max(place.longest, int(np.diff(spelled.starts).max(initial=1)) - 1)
         holding = self._search(place, spelled, ids, reading.finder, own)
         if reading.finder is not None:
             parts = np.setdiff1d(reading.finder.parts(spelled), holding, assume_unique=True)

@@ -49,6 +49,7 @@ class Place:
         parts: n-grams of two tokens or more that are a part of a given text, and hold no other as a whole.
         rare_parts: those of them that fewer than 10 documents hold.
         personal: how many look personal or secret.
+        longest: bytes of the longest n-gram.
         docs: how many are in 1, in 2 to 4 and in 5 to 9 documents; None where that is not known.
         texts: the things that hold a given text, by its line.
         kinds: the things that look personal, by the name of the detector.
@@ -64,6 +65,7 @@ class Place:
     parts: int = 0
     rare_parts: int = 0
     personal: int = 0
+    longest: int = 0
     docs: Counter[str] | None = None
     texts: dict[int, Found] = field(default_factory=dict)
     kinds: dict[str, Found] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from workspaces import manifest, write_manifest
 
 from scone_cli.artifacts.publish_version import publish_version
 from scone_cli.console import cli
+from scone_cli.corpus.personal import DETECTORS
+from scone_cli.corpus.redaction_rules import read_rules
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.progress import silent
 
@@ -85,6 +88,8 @@ def test_a_text_is_found_in_every_place_and_not_after_redaction(holds, clean, te
     assert places["tokens"]["texts"]["2"]["num"] == places["tokens"]["holding"] == 1
     assert {name: place["num"] for name, place in places["eval"]["texts"].items()} == {"1": 1, "2": 1}
     assert all("5" not in place["texts"] for place in places.values())
+    assert len(result["notes"]) == 1
+    assert names(result["notes"][0], "4", "longer", "parts")
 
     shutil.rmtree(clean / "eval", ignore_errors=True)  # what is in it was made up
     code, result, places = audit(clean, "--text", texts)
@@ -234,6 +239,16 @@ def test_damage_is_told(copy, texts, scone, name, says_so):
     code, out, err = scone("audit", copy, "--text", texts)
     assert (code, out) == (65, "")
     error_of(err, name, "SHA-256" if says_so else "Parquet")
+
+
+def test_the_rules_on_the_page_of_privacy_are_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text()
+    (block,) = re.findall(r"^```\n(use = .*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "rules.toml").write_text(block)
+    (tmp_path / "customers.txt").write_text("Jane Doe\n")
+    rules = read_rules(tmp_path / "rules.toml")
+    assert rules.names == [*DETECTORS, "employee-number", "projects", "customers"]
+    assert all(f"| `{name}` |" in page for name in DETECTORS)
 
 
 def test_bad_files_of_texts_are_told(holds, scone, tmp_path):
