@@ -36,7 +36,7 @@ def made(folder: Path, texts: dict[str, str], *options: object) -> Path:
         with pytest.raises(SystemExit) as stop, contextlib.suppress(BrokenPipeError):
             cli.main(["--quiet", "--workspace", str(work), *map(str, args)])
         assert stop.value.code == 0
-    add_the_rest(work)
+    add_the_rest(work, examples=not options)
     return work
 
 
@@ -91,10 +91,9 @@ def test_a_text_is_found_in_every_place_and_not_after_redaction(holds, clean, te
     assert len(result["notes"]) == 1
     assert names(result["notes"][0], "4", "longer", "parts")
 
-    shutil.rmtree(clean / "eval", ignore_errors=True)  # what is in it was made up
     code, result, places = audit(clean, "--text", texts)
     assert (code, result["found"], result["clean"]) == (0, 0, True)
-    assert set(places) == {"tokens/tokenizer.json", "tokens", *NGRAMS, *FGRAMS}
+    assert set(places) == {"tokens/tokenizer.json", "tokens", *NGRAMS, *FGRAMS, "eval"}
 
 
 def test_it_counts_as_plain_python_does(holds, texts, audit, tmp_path):
@@ -143,6 +142,19 @@ def test_what_looks_personal_and_what_few_documents_hold_has_limits(holds, scone
         error_of(err, work.name, option, 2)
 
 
+def test_what_the_stages_made_can_all_be_looked_at(small, audit, tmp_path):
+    """Also a model without f-grams, and examples of a real evaluation."""
+    results = json.loads((small / "work" / "eval" / "results.json").read_text())
+    before = next(row["before"] for row in results["tokens"] if row["before"])
+    (tmp_path / "texts.txt").write_text(before.replace("\u00b7", " ").strip() + "\n")
+    code, result, places = audit(small / "work", "--text", tmp_path / "texts.txt")
+    assert (code, result["problems"]) == (1, [])
+    assert set(places) == {"tokens/tokenizer.json", "tokens", *NGRAMS, *FGRAMS, "eval"}
+    assert places["eval"]["texts"]["1"]["num"] >= 1
+    assert places["tokens"]["texts"]["1"]["num"] >= 1
+    assert places["table"]["looked_at"] == 600
+
+
 # ---- documents ---------------------------------------------------------------------------------------------------
 
 
@@ -178,25 +190,20 @@ def test_documents_need_tokens(holds, scone, tmp_path):
 
 def test_of_two_versions_one_holds_it(holds, clean, texts, audit, tmp_path):
     name, held = tmp_path / "registry" / "law", []
-    for number, work in enumerate((holds, clean)):
-        parts = {part: work / part for part in ("table", "vocab")}
-        tokenizer = manifest(work / "vocab")["tokenizer"]
-        parts["eval"] = publish_files(tmp_path / f"eval-{number}", "eval", {"results.json": b"{}"}, tokenizer)
+    for work in (holds, clean):
+        parts = {part: work / part for part in ("table", "vocab", "eval")}
         held.append(publish_version(name, parts, {}, silent).version.name)
     code, result, places = audit(name, "--text", texts)
     assert (code, result["problems"]) == (1, [])
-    assert {place for place, facts in places.items() if facts["found"]} >= {f"{held[0]}/table", f"{held[0]}/vocab"}
-    assert not [place for place, facts in places.items() if facts["found"] and held[1] in place]
-    assert f"{held[1]}/table" in places
+    found = {place for place, facts in places.items() if facts["found"]}
+    assert found == {f"{held[0]}/{part}" for part in ("table", "table/tokenizer.json", "vocab", "eval")}
+    assert {f"{held[1]}/{part}" for part in ("table", "vocab", "eval")} < set(places)
     assert audit(name / "versions" / held[1], "--text", texts)[0] == 0
 
 
 def test_an_encrypted_version_is_not_clean(clean, texts, audit, tmp_path):
     pyrage = pytest.importorskip("pyrage")
-    parts = {part: clean / part for part in ("table", "vocab")}
-    parts["eval"] = publish_files(
-        tmp_path / "eval", "eval", {"results.json": b"{}"}, manifest(clean / "vocab")["tokenizer"]
-    )
+    parts = {part: clean / part for part in ("table", "vocab", "eval")}
     recipient = str(pyrage.x25519.Identity.generate().to_public())
     publish_version(tmp_path / "registry", parts, {}, silent, [recipient])
     code, result, _ = audit(tmp_path / "registry", "--text", texts)
@@ -220,7 +227,7 @@ def test_unfinished_work_and_a_missing_tokenizer_are_not_clean(copy, texts, audi
     code, result, places = audit(copy, "--text", texts)
     assert code == 1
     told = [(Path(problem.partition(":")[0]).name, problem) for problem in result["problems"]]
-    assert [name for name, _ in told] == [".tokens.partial-0123456789abcdef", "counts", "vocab", "model"]
+    assert [name for name, _ in told] == [".tokens.partial-0123456789abcdef", "counts", "vocab", "model", "eval"]
     assert all("tokenizer" in problem for _, problem in told[1:])
     assert places["vocab"]["docs"]["1"] > 0, "documents are known without text"
 

@@ -49,20 +49,21 @@ def publish_files(target: Path, kind: str, files: Mapping[str, bytes], tokenizer
     return target
 
 
-def add_the_rest(work: Path) -> None:
-    """A model with learned rows, a table and an evaluation beside `tokens/` and `vocab/`, as far as an audit reads them."""
+def add_the_rest(work: Path, examples: bool) -> None:
+    """A model with learned rows, a table and an evaluation, as far as an audit reads them; the secret is in its examples."""
     tokenizer = Tokenizer.load(work / "tokens" / "tokenizer.json")
     vocab, words = (work / "vocab" / "vocab.parquet").read_bytes(), (work / "tokens" / "tokenizer.json").read_bytes()
     publish_files(work / "model", "model", {"learned-fgrams.parquet": vocab}, tokenizer.sha256)
     of_table = {"vocab.parquet": vocab, "tokenizer.json": words}
     made_from = {"vocab": json.loads((work / "vocab" / "manifest.json").read_text())["fingerprint"]}
     publish_files(work / "table", "table", of_table, tokenizer.sha256, inputs=made_from)
-    results = {
+    results: dict[str, Any] = {
         "tokens": [{"text": visible(" lives"), "before": visible(f"\n{SECRET}")}, {"text": "e", "before": None}],
         "fgrams": [{"text": visible(" in Z\u00fcrich")}, {"text": visible("the caf\u00e9")}],
         "terms": [{"term": None}, {"term": MAIL}],
     }
-    publish_files(work / "eval", "eval", {"results.json": json.dumps(results).encode()}, tokenizer.sha256)
+    content = json.dumps(results if examples else {}).encode()
+    publish_files(work / "eval", "eval", {"results.json": content}, tokenizer.sha256)
 
 
 # ---- the slow twin -----------------------------------------------------------------------------------------------
