@@ -28,11 +28,12 @@ from scone_cli.audit.artifacts import (
     read_ngrams,
     tokenizer_of,
 )
-from scone_cli.audit.documents import GivenDocuments, find_documents
+from scone_cli.audit.documents import HASH, GivenDocuments, find_documents
 from scone_cli.audit.findings import DOCS, FEW, FGRAMS, Findings, Place
 from scone_cli.audit.kept import look_at_documents
 from scone_cli.audit.spelled import Spelled, Spelling
 from scone_cli.audit.texts import Finder, GivenText, as_shown, forms_of, not_shown
+from scone_cli.corpus.document_list import DocumentList
 from scone_cli.corpus.personal import DETECTORS
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.formatting import names_of
@@ -41,10 +42,8 @@ from scone_cli.progress import Progress
 _NONE = np.zeros(0, np.int64)
 
 
-def audit(path: Path, texts: Sequence[GivenText], wanted: Sequence[str], progress: Progress) -> Findings:
+def audit(path: Path, texts: Sequence[GivenText], wanted: DocumentList | None, progress: Progress) -> Findings:
     """Look at a workspace, a REGISTRY/NAME, a version or an artifact.
-
-    `wanted`: ids of documents, or the SHA-256 of their content.
 
     Raises:
         InputMissing: there is no such path.
@@ -71,7 +70,7 @@ class _Audit:
         self,
         artifacts: list[Artifact],
         texts: Sequence[GivenText],
-        wanted: Sequence[str],
+        wanted: DocumentList | None,
         findings: Findings,
         progress: Progress,
     ) -> None:
@@ -83,8 +82,8 @@ class _Audit:
         self._first_example: dict[str, int] = {}  # of each evaluation, among those that were compared with documents
 
     def run(self) -> None:
-        if self._wanted:
-            self._find_documents()
+        if self._wanted is not None:
+            self._find_documents(self._wanted)
         for artifact in self._artifacts:
             kind = artifact.manifest.artifact
             if kind.startswith("exported-"):
@@ -187,7 +186,7 @@ class _Audit:
 
     # ---- documents -----------------------------------------------------------------------------------------------
 
-    def _find_documents(self) -> None:
+    def _find_documents(self, wanted: DocumentList) -> None:
         """Find the given documents in `tokens/`, and what comes only from them."""
         tokens = next((each for each in self._artifacts if each.manifest.artifact == "tokens"), None)
         if tokens is None:
@@ -205,17 +204,24 @@ class _Audit:
                 shown += read_examples(artifact)
         self._documents = find_documents(
             tokens,
-            self._wanted,
+            wanted,
             max(map(longest_ngram, self._artifacts)),
             reading.spelling if reading is not None else None,
             [not_shown(example.text) for example in shown],
             self._progress,
         )
         self._compared = tokens.manifest.tokenizer
-        if missing := [self._wanted[number] for number in self._documents.missing]:
+        is_exact = (
+            reading is not None and reading.spelling.is_exact and not tokens.manifest.summary.get("redacted_documents")
+        )
+        hashes = [] if is_exact else [entry for entry in self._documents.missing if HASH.fullmatch(entry)]
+        if hashes:
+            why = "the tokens do not spell the whole text, so its hash cannot be compared; give the document's name"
+            self._tell(tokens, f"--documents names {len(hashes):,} by hash, and {why}")
+        if missing := [entry for entry in self._documents.missing if entry not in hashes]:
             self.findings.notes.append(
-                f"{names_of(missing, 'documents')}: not in {tokens.folder}; what else holds their text cannot be told "
-                "without it: give it with --text"
+                f"--documents: {names_of(missing, 'entries')}: no document in {tokens.folder}, which does not keep the field "
+                "`id`; what else holds their text cannot be told without it: give it with --text"
             )
 
     def _documents_for(self, artifact: Artifact) -> GivenDocuments | None:

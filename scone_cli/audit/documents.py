@@ -6,6 +6,7 @@ What comes only from a document can be told only while its tokens are kept: what
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,11 @@ from scone_cli.audit.artifacts import PARTS, Artifact, Segments, read_segments
 from scone_cli.audit.own_ngrams import OwnNgrams
 from scone_cli.audit.spelled import Spelled, Spelling
 from scone_cli.audit.texts import Finder
+from scone_cli.corpus.document_list import DocumentList
 from scone_cli.progress import Progress
 
+HASH = re.compile("[0-9a-f]{64}")  # an entry of a list that is a hash
 _PIECE = 1 << 20  # tokens that are spelled at a time
-
-
-def read_wanted(path: Path) -> list[str]:
-    """The lines of a file."""
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
 def spelled_pieces(spelling: Spelling, tokens: U32, starts: I64, overlap: int) -> Iterator[tuple[list[int], Spelled]]:
@@ -58,26 +56,26 @@ class GivenDocuments:
 
     Attributes:
         names: their ids.
-        missing: the numbers, from 0, of the wanted ones that are not there.
+        missing: the entries of the list that name none of them.
         own: their n-grams.
         examples: the numbers of the texts that stand in one of them, and in no other document.
     """
 
     names: frozenset[str]
-    missing: list[int]
+    missing: list[str]
     own: OwnNgrams
     examples: frozenset[int]
 
 
 def find_documents(
     tokens: Artifact,
-    wanted: Sequence[str],
+    wanted: DocumentList,
     max_n: int,
     spelling: Spelling | None,
     examples: Sequence[set[bytes]],
     progress: Progress,
 ) -> GivenDocuments:
-    """Find documents by id or by the SHA-256 of their text, and what comes only from them; reads `tokens/` twice or three times.
+    """Find documents by id or by the SHA-256 of their text, and what comes only from them; reads `tokens/` up to three times.
 
     `examples`: texts, each in several forms. Without a `spelling`, nothing is found by hash, and no example.
 
@@ -85,17 +83,10 @@ def find_documents(
         DamagedArtifact: a part cannot be read.
     """
     paths = [tokens.folder / name for name in tokens.names(PARTS)]
-    hashes = {each.lower(): number for number, each in enumerate(wanted) if _is_hash(each)}
-    names = {each: number for number, each in enumerate(wanted)}
-    found, present = dict[str, int](), set[int]()
-    if hashes and spelling is not None:
-        found = {name: hashes[digest] for name, digest in digests(paths, spelling) if digest in hashes}
-    for name in _names(paths):
-        if name in names:
-            found[name] = names[name]
-    present.update(found.values())
+    found = _named(paths, wanted, spelling)
     chosen = frozenset(found)
-    own = OwnNgrams(_pieces(paths, chosen, True), max_n)
+    present = {number for numbers in found.values() for number in numbers}
+    own = OwnNgrams(_pieces(paths, chosen), max_n)
     finder = Finder(examples) if examples and spelling is not None else None
     inside, outside = set[int](), set[int]()
     for done, path in enumerate(paths):
@@ -107,20 +98,25 @@ def find_documents(
                 for _, spelled in spelled_pieces(spelling, piece, starts, finder.longest):
                     (inside if is_inside else outside).update(finder.held(spelled)[1].tolist())
     progress("comparing with other documents", len(paths), len(paths), "files")
-    missing = [number for number in range(len(wanted)) if number not in present]
+    missing = [entry for number, entry in enumerate(wanted.entries) if number not in present]
     return GivenDocuments(chosen, missing, own, frozenset(inside - outside))
 
 
-def _is_hash(text: str) -> bool:
-    return len(text) == 64 and set(text.lower()) <= set("0123456789abcdef")
+def _named(paths: Sequence[Path], wanted: DocumentList, spelling: Spelling | None) -> dict[str, set[int]]:
+    """The entries of the list that name each document, by its name; documents that none names are left out."""
+    found = dict[str, set[int]]()  # by the document's name: the entries of the list that name it
+    for name in (name for path in paths for segments in read_segments(path) for name in segments.names):
+        if numbers := wanted.naming(name):
+            found[name] = numbers
+    if wanted.has_hashes and spelling is not None:
+        for name, digest in digests(paths, spelling):
+            if digest in wanted.numbers:
+                found.setdefault(name, set()).add(wanted.numbers[digest])
+    return found
 
 
-def _names(paths: Iterable[Path]) -> Iterator[str]:
-    return (name for path in paths for segments in read_segments(path) for name in segments.names)
-
-
-def _pieces(paths: Iterable[Path], chosen: frozenset[str], is_inside: bool) -> Iterator[tuple[U32, I64]]:
-    return (piece for path in paths for kind, piece in _both(path, chosen) if kind == is_inside)
+def _pieces(paths: Iterable[Path], chosen: frozenset[str]) -> Iterator[tuple[U32, I64]]:
+    return (piece for path in paths for is_inside, piece in _both(path, chosen) if is_inside)
 
 
 def _both(path: Path, chosen: frozenset[str]) -> Iterator[tuple[bool, tuple[U32, I64]]]:

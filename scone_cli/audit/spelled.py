@@ -15,6 +15,7 @@ from scone_cli.corpus.spelling import bytes_of
 from scone_cli.corpus.tokenizer import Tokenizer
 
 BETWEEN = b"\0"  # after every text: no detector finds a word across it
+_AWKWARD = "Ab \u00e9e\u0301 \ufb01\uff21  x \n"
 BLANKS = bytes.maketrans(b"\t\n\v\f\r", b" " * 5)  # as in deny lists, a blank of a given text stands for any of them
 
 
@@ -79,6 +80,11 @@ class Spelling:
         spaced = np.insert(tokens.astype(np.int64), starts[1:], between)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._sizes[spaced])])
         return Spelled(b"".join(self._pieces[spaced].tolist()), ends[starts + np.arange(len(starts))])
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether tokens spell the text that they were made of, byte for byte: case, forms of letters, blanks at the ends."""
+        return self._pieces is not None and self.tokenizer.as_encoded(_AWKWARD) == _AWKWARD
 
     def each_token(self) -> Spelled:
         """The texts of all tokens, by id."""

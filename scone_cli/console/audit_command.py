@@ -29,7 +29,7 @@ _LIMIT = click.IntRange(min=0)
     "--documents",
     type=PATH,
     metavar="FILE",
-    help="Look for what comes only from these documents: an id or the SHA-256 of a content a line.",
+    help="Look for what comes only from these documents: an id or the SHA-256 of a text a line.",
 )
 @click.option(
     "--max-found",
@@ -65,14 +65,15 @@ def audit(
 ) -> None:
     """Say what artifacts still hold."""
     from scone_cli.audit.audit import audit as look  # heavy: not for `scone audit --help`
-    from scone_cli.audit.documents import read_wanted
     from scone_cli.audit.texts import read_texts
+    from scone_cli.corpus.document_list import read_document_list
 
     started, path = time.monotonic(), path or session.workspace
     in_a_log = session.quiet or not output.is_terminal(sys.stderr)
     with storage_failures(path), listening(in_a_log, session.verbose) as progress:
         texts = read_texts(text) if text else []
-        findings = look(path, texts, read_wanted(documents) if documents else [], progress)
+        wanted = read_document_list(documents, "--documents") if documents else None
+        findings = look(path, texts, wanted, progress)
     limits = {"found": max_found, "personal": max_personal, "few": max_few}
     totals = {"found": findings.found, "personal": findings.personal, "few": findings.few}
     over = [

@@ -158,7 +158,9 @@ def test_what_the_stages_made_can_all_be_looked_at(small, audit, tmp_path):
 # ---- documents ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", ["planted.txt", hashlib.sha256(PLANTED.encode()).hexdigest()])
+@pytest.mark.parametrize(
+    "wanted", ["planted.txt", "any/corpus/planted.txt", hashlib.sha256(PLANTED.encode()).hexdigest()]
+)
 def test_what_comes_only_from_a_document(holds, audit, tmp_path, wanted):
     (tmp_path / "documents.txt").write_text(f"{wanted}\n")
     code, result, places = audit(holds, "--documents", tmp_path / "documents.txt", "--show")
@@ -175,6 +177,13 @@ def test_a_document_that_has_gone_is_told(clean, audit, tmp_path):
     assert (code, result["found"], result["problems"]) == (0, 0, [])
     assert len(result["notes"]) == 1
     assert names(result["notes"][0], "gone.txt", "--text")
+
+
+def test_a_hash_is_not_said_to_have_gone_where_text_was_redacted(clean, audit, tmp_path):
+    (tmp_path / "documents.txt").write_text(hashlib.sha256(PLANTED.encode()).hexdigest() + "\n")
+    code, result, _ = audit(clean, "--documents", tmp_path / "documents.txt")
+    assert (code, result["found"], len(result["problems"])) == (1, 0, 1)
+    assert names(result["problems"][0], "tokens", 1, "hash", "cannot be compared", "name")
 
 
 def test_documents_need_tokens(holds, scone, tmp_path):
