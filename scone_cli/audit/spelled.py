@@ -1,6 +1,7 @@
 """Token ids as bytes of text, many lists at a time: each token is decoded once, not once for every n-gram that has it.
 
-A tokenizer that is not byte-level spells a token by its neighbours; its lists are decoded as a whole, many times slower.
+A tokenizer that is not byte-level spells a token by its neighbours; its lists are decoded as a whole, many times slower. Such
+a list may begin with the mark of a piece inside a word (`##`), which is no text.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from scone_cli.arrays import I64, U32
 from scone_cli.corpus.spelling import bytes_of
 from scone_cli.corpus.tokenizer import Tokenizer
+from scone_cli.errors import UnknownToken
 
 BETWEEN = b"\0"  # after every text: no detector finds a word across it
 _AWKWARD = "Ab \u00e9e\u0301 \ufb01\uff21  x \n"
@@ -67,15 +69,13 @@ class Spelling:
         """The texts of M lists: list i is `tokens[starts[i]:starts[i + 1]]` (`starts` [M + 1], from 0).
 
         Raises:
-            IndexError: an id is not of this tokenizer.
+            UnknownToken: an id is not of this tokenizer.
         """
+        if tokens.size and (largest := int(tokens.max())) >= self.tokenizer.vocab_size:
+            raise UnknownToken(f"token id {largest:,}: the tokenizer has {self.tokenizer.vocab_size:,} tokens")
         if self._pieces is None:
-            if tokens.size and int(tokens.max()) >= self.tokenizer.vocab_size:
-                raise IndexError(f"token id {int(tokens.max())}")
             lists = np.split(tokens, starts[1:-1])
             return Spelled.of([text.encode() for text in self.tokenizer.decode_batch(lists)])
-        if tokens.size and int(tokens.max()) >= self.tokenizer.vocab_size:
-            raise IndexError(f"token id {int(tokens.max())}")
         between = len(self._pieces) - 1
         spaced = np.insert(tokens.astype(np.int64), starts[1:], between)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._sizes[spaced])])

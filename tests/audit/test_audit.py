@@ -119,17 +119,23 @@ def test_text_is_shown_only_when_asked(holds, texts, scone):
     assert "planted.txt" in shown[0]
 
 
+def with_fgrams(work: Path, of: Path, rows: list[dict]) -> Path:
+    """A workspace with the tokens of another one, and these f-grams."""
+    shutil.copytree(of / "tokens", work / "tokens")
+    table = pa.Table.from_pylist(rows, pq.read_schema(of / "vocab" / "vocab.parquet"))
+    with pa.BufferOutputStream() as content:
+        pq.write_table(table, content)
+    files = {"vocab.parquet": content.getvalue().to_pybytes()}
+    publish_files(work / "vocab", "vocab", files, manifest(of / "vocab")["tokenizer"])
+    return work
+
+
 def test_what_looks_personal_and_what_few_documents_hold_has_limits(holds, scone, tmp_path, audit):
     tokenizer = Tokenizer.load(holds / "tokens" / "tokenizer.json")
     rows = pq.read_table(holds / "vocab" / "vocab.parquet").slice(0, 2).to_pylist()
     rows[0]["tokens"], rows[0]["docs"] = tokenizer.encode_batch([f" {MAIL}"])[0].tolist(), 1
     rows[1]["tokens"], rows[1]["docs"] = tokenizer.encode_batch([" (212) 555-0199 "])[0].tolist(), 9
-    work = tmp_path / "work"
-    shutil.copytree(holds / "tokens", work / "tokens")
-    schema = pq.read_schema(holds / "vocab" / "vocab.parquet")
-    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "two.parquet")
-    content = (tmp_path / "two.parquet").read_bytes()
-    publish_files(work / "vocab", "vocab", {"vocab.parquet": content}, tokenizer.sha256)
+    work = with_fgrams(tmp_path / "work", holds, rows)
     code, result, places = audit(work)
     assert (code, result["clean"], result["personal"], result["few"]) == (0, True, 2, 2)
     kinds = {name: (found["num"], found["ids"]) for name, found in places["vocab"]["kinds"].items()}
@@ -232,12 +238,16 @@ def copy(clean, tmp_path) -> Path:
 def test_unfinished_work_and_a_missing_tokenizer_are_not_clean(copy, texts, audit):
     (copy / ".tokens.partial-0123456789abcdef").mkdir()
     shutil.rmtree(copy / "tokens")
-    shutil.rmtree(copy / "table")
+    (copy / "table").rename(copy / "exported")
+    facts = manifest(copy / "exported") | {"artifact": "exported-table"}
+    write_manifest(copy / "exported", facts | {"tokenizer": "another"})
+    (copy / "exported" / "tokenizer.json").unlink()
     code, result, places = audit(copy, "--text", texts)
     assert code == 1
     told = [(Path(problem.partition(":")[0]).name, problem) for problem in result["problems"]]
-    assert [name for name, _ in told] == [".tokens.partial-0123456789abcdef", "counts", "vocab", "model", "eval"]
-    assert all("tokenizer" in problem for _, problem in told[1:])
+    without = ["counts", "vocab", "model", "eval"]
+    assert sorted(name for name, _ in told) == sorted([".tokens.partial-0123456789abcdef", "exported", *without])
+    assert all("tokenizer" in problem for name, problem in told if name in without)
     assert places["vocab"]["docs"]["1"] > 0, "documents are known without text"
 
 
@@ -265,6 +275,14 @@ def test_the_rules_on_the_page_of_privacy_are_read(tmp_path):
     rules = read_rules(tmp_path / "rules.toml")
     assert rules.names == [*DETECTORS, "employee-number", "projects", "customers"]
     assert all(f"| `{name}` |" in page for name in DETECTORS)
+
+
+def test_an_id_that_the_tokenizer_does_not_have_is_told(holds, scone, tmp_path):
+    rows = pq.read_table(holds / "vocab" / "vocab.parquet").slice(0, 2).to_pylist()
+    rows[1]["tokens"] = [1, 5000]
+    code, _, err = scone("audit", with_fgrams(tmp_path / "work", holds, rows))
+    assert code == 65
+    error_of(err, 5000, "tokenizer")
 
 
 def test_bad_files_of_texts_are_told(holds, scone, tmp_path):
