@@ -100,6 +100,20 @@ class Exclusion:
         """The exclusion of a list, or None if there is none."""
         return None if documents is None else cls(documents)
 
+    @classmethod
+    def of_ids(cls, documents: DocumentList | None) -> Exclusion | None:
+        """The exclusion of a list from a corpus of token ids.
+
+        Raises:
+            BadSetting: the list has hashes: they are of text.
+        """
+        if documents is not None and documents.has_hashes:
+            raise BadSetting(
+                "--exclude-documents: has hashes of text, and this corpus is token ids",
+                "name the documents as messages do: FILE:ROW, or FILE:TOKEN in .bin and .npy",
+            )
+        return cls.of(documents)
+
     def naming(self, file: SourceFile, name: str) -> set[int]:
         """The entries that name a document of a file; `name` is the document's."""
         if self._folder[0] is not file:
