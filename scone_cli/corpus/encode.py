@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from scone_cli.corpus.document_list import Exclusion
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import OnBad, read_with_position
@@ -51,6 +52,7 @@ def encode_texts(
     on_bad: OnBad | None = None,
     separator: Separator | None = None,
     redaction: Redaction | None = None,
+    exclusion: Exclusion | None = None,
 ) -> Iterator[Batch]:
     """Encode the documents of text files in batches of a few MB, across files; the last batch may be empty.
 
@@ -67,7 +69,7 @@ def encode_texts(
         return Batch(documents, position - told, tokenizer.bytes_left_out(texts))
 
     for file in files:
-        for document, position in read_with_position(file, text_field, on_bad, separator):
+        for document, position in read_with_position(file, text_field, on_bad, separator, exclusion=exclusion):
             size += document.num_bytes
             part = None
             for part, split, more in segments_of(document, held_out, redaction):
@@ -90,6 +92,7 @@ def take_tokens(
     byte_lengths: npt.NDArray[np.int64] | None,
     held_out: HeldOut,
     on_bad: OnBad | None = None,
+    exclusion: Exclusion | None = None,
 ) -> Iterator[Batch]:
     """Read the documents that begin in a piece of a file of token ids; `byte_lengths` [V]: bytes per id, if known."""
     documents: list[Encoded] = []
@@ -100,7 +103,8 @@ def take_tokens(
         nonlocal num_separators
         num_separators += 1
 
-    for name, tokens in read_token_documents(file, *piece, separator, largest, on_bad, note_separator):
+    found = read_token_documents(file, *piece, separator, largest, on_bad, note_separator, exclusion)
+    for name, tokens in found:
         for part, ids, split in held_out.split_tokens(name, tokens):
             num_bytes = 0 if byte_lengths is None else int(byte_lengths[ids].sum())
             documents.append(Encoded(part, split, num_bytes, ids))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from scone_cli.artifacts.manifest import Manifest
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
+from scone_cli.corpus.document_list import Exclusion
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.readers import Document, OnBad, read_with_position
 from scone_cli.corpus.separators import Separator
@@ -122,6 +123,7 @@ def held_out_of_texts(
     on_bad: OnBad | None,
     separator: Separator | None,
     progress: Progress,
+    exclusion: Exclusion | None = None,
 ) -> HeldOut:
     """Choose what to hold out of text files; reads them until one document is held out and one is not.
 
@@ -134,7 +136,7 @@ def held_out_of_texts(
         done = 0
         for file in files:
             progress(_WHAT, done, total, "B")
-            for document, _ in read_with_position(file, text_field, on_bad, separator):
+            for document, _ in read_with_position(file, text_field, on_bad, separator, exclusion=exclusion):
                 yield document.utf8, document.num_bytes, _cut_of_text(document.utf8, share)
             done += file.bytes
 
@@ -144,7 +146,12 @@ def held_out_of_texts(
 
 
 def held_out_of_tokens(
-    files: Sequence[TokenFile], share: float, separator: int | None, largest: int, on_bad: OnBad | None
+    files: Sequence[TokenFile],
+    share: float,
+    separator: int | None,
+    largest: int,
+    on_bad: OnBad | None,
+    exclusion: Exclusion | None = None,
 ) -> HeldOut:
     """Choose what to hold out of files of token ids; reads them until one document is held out and one is not.
 
@@ -154,7 +161,7 @@ def held_out_of_tokens(
     found = (
         (tokens.tobytes(), len(tokens), _place(len(tokens), share))
         for file in files
-        for _, tokens in read_token_documents(file, 0, file.num_units, separator, largest, on_bad)
+        for _, tokens in read_token_documents(file, 0, file.num_units, separator, largest, on_bad, exclusion=exclusion)
     )
     return _choose(found, share)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint
 from scone_cli.artifacts.publish import published
+from scone_cli.corpus.document_list import Exclusion
 from scone_cli.corpus.fetched import FileCache
 from scone_cli.corpus.files import STDIN, find_files, some_paths
 from scone_cli.corpus.prepare import digest_of, on_bad, replaced_tokens, token_files
 from scone_cli.corpus.redact import Redaction, guarded
 from scone_cli.corpus.sample import look_at
 from scone_cli.corpus.separators import Separator
-from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings, rules_of, token_settings
+from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings, documents_of, rules_of, token_settings
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting, InputMissing
@@ -55,8 +56,8 @@ def look_ahead(
         raise InputMissing(f"{config.tokenizer}: no such tokenizer file", "give a tokenizer.json, or none to train one")
     files = find_files(inputs, progress, cache=cache)
     num_bytes = sum(file.bytes for file in files)
-    rules = rules_of(config)
-    settings, corpus = token_settings(config, rules), digest_of(files)
+    rules, documents = rules_of(config), documents_of(config)
+    settings, corpus = token_settings(config, rules, documents), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if (manifest := published(target, "tokens", mark)) is not None:
         known = manifest.summary
@@ -69,6 +70,7 @@ def look_ahead(
         bound = sum(file.num_tokens for file in ids)
     else:
         separator, redaction = Separator.of(config.document_separator), Redaction.of(rules)
-        look = look_at(files, config.text_field, guarded(on_bad(config), redaction), separator, redaction)
+        leave_out, exclusion = guarded(on_bad(config), redaction), Exclusion.of(documents)
+        look = look_at(files, config.text_field, leave_out, separator, redaction, exclusion)
         bound = look.tokens_bound(size if tokenizer is None else tokenizer, files)
     return Ahead(len(files), num_bytes, size, bound, mark, None, "", replaced, some_paths(files))

@@ -21,11 +21,12 @@ from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, forget_st
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
 from scone_cli.corpus.separators import Separator
-from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings, rules_of, token_settings
+from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings, documents_of, rules_of, token_settings
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress, notice
 
 if TYPE_CHECKING:
+    from scone_cli.corpus.document_list import DocumentList, Exclusion
     from scone_cli.corpus.fetched import FileCache
     from scone_cli.corpus.held_out import HeldOut
     from scone_cli.corpus.readers import OnBad
@@ -95,7 +96,7 @@ class PreparedTokens:
         """
         if self.manifest is not None:
             return self.manifest
-        from scone_cli.corpus.redact import summary_of  # heavy: only when the stage runs
+        from scone_cli.corpus import document_list, redact  # heavy: only when the stage runs
         from scone_cli.corpus.shards import tasks_of, totals, write_shards
 
         assert self._work is not None
@@ -122,7 +123,8 @@ class PreparedTokens:
             summary |= json.loads(sample.read_bytes())
         if stats.num_skipped:
             summary |= {"skipped_documents": stats.num_skipped, SKIPPED: skipped}
-        summary |= shares(stats) | summary_of(work.shards.rules, stats.redacted, stats.num_documents)
+        summary |= shares(stats) | redact.summary_of(work.shards.rules, stats.redacted, stats.num_documents)
+        summary |= document_list.summary_of(work.shards.documents, stats.num_excluded, stats.excluded_by)
         manifest = Manifest.new(
             "tokens",
             stage=STAGE,
@@ -179,8 +181,8 @@ def prepare_tokens(
     stdin = target.parent / STDIN_KEPT
     forget_stdin(stdin)  # left by a run that was killed while it read
     files = find_files(inputs, progress, target.parent, check_size, cache)
-    rules = rules_of(config)
-    settings, corpus = token_settings(config, rules), digest_of(files)
+    rules, documents = rules_of(config), documents_of(config)
+    settings, corpus = token_settings(config, rules, documents), digest_of(files)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
     if not force and (manifest := up_to_date(target, "tokens", mark)):
         forget_stdin(stdin)
@@ -192,8 +194,8 @@ def prepare_tokens(
     files = move_stdin(files, stdin, staging / SCRATCH)
     with discarded_if_bad(staging), stdin_named(staging / SCRATCH):
         tokens = token_files(config, files)
-        of_text = partial(_text, config, rules, files, staging, progress, check_size)
-        work = of_text() if tokens is None else _ids(config, tokens, staging, progress)
+        of_text = partial(_text, config, rules, documents, files, staging, progress, check_size)
+        work = of_text() if tokens is None else _ids(config, documents, tokens, staging, progress)
     known = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
     return PreparedTokens(target, mark, None, *known, settings, corpus, work)
 
@@ -223,6 +225,7 @@ def _shards(
     held_out: HeldOut,
     separator: int | None,
     largest: int,
+    documents: DocumentList | None,
     rules: Rules | None = None,
 ) -> Shards:
     from scone_cli.corpus.shards import Shards
@@ -230,7 +233,9 @@ def _shards(
     sha, backend = ("", "") if tokenizer is None else (tokenizer.sha256, tokenizer.backend)
     skip_bad = config.on_bad_document == "skip"
     reading = (config.text_field, held_out, skip_bad, separator, largest, config.document_separator)
-    return Shards(staging, sha, backend, *reading, str(config.tokenizer or staging / "tokenizer.json"), rules)
+    return Shards(
+        staging, sha, backend, *reading, str(config.tokenizer or staging / "tokenizer.json"), rules, documents
+    )
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -239,12 +244,14 @@ def _shards(
 def _text(
     config: TokenSettings,
     rules: Rules | None,
+    documents: DocumentList | None,
     files: Sequence[SourceFile],
     staging: Path,
     progress: Progress,
     check_size: Callable[[int], None] | None,
 ) -> _Work:
     """Prepare the work for a corpus of text; trains the tokenizer if none is given."""
+    from scone_cli.corpus.document_list import Exclusion
     from scone_cli.corpus.held_out import held_out_of_texts
     from scone_cli.corpus.redact import Redaction, guarded
     from scone_cli.corpus.sample import look_at
@@ -258,16 +265,17 @@ def _text(
                 "token ids are files named .bin or .npy, or Parquet or Arrow with a column of lists (standard input: only these)",
             )
     separator, redaction = Separator.of(config.document_separator), Redaction.of(rules)
-    leave_out = guarded(on_bad(config), redaction)
-    look = look_at(files, config.text_field, leave_out, separator, redaction)
+    exclusion, leave_out = Exclusion.of(documents), guarded(on_bad(config), redaction)
+    look = look_at(files, config.text_field, leave_out, separator, redaction, exclusion)
     if check_size is not None:
         check_size(round(sum(file.bytes for file in files) * look.expansion))
-    held_out = held_out_of_texts(files, config.held_out, config.text_field, leave_out, separator, progress)
+    reading = (config.text_field, leave_out, separator, progress, exclusion)
+    held_out = held_out_of_texts(files, config.held_out, *reading)
     path = staging / "tokenizer.json"
     if not path.exists():
         own = _own(config)
         if own is None:  # not `or`, because a given file may be empty
-            own = _train(config, redaction, files, held_out, staging / SCRATCH, progress)
+            own = _train(config, redaction, exclusion, files, held_out, staging / SCRATCH, progress)
         write_atomically(path, own)
     tokenizer = Tokenizer.load(path, source=str(config.tokenizer or path))
     note = staging / SCRATCH / "backend"  # an interrupted run may have compared other documents
@@ -278,7 +286,7 @@ def _text(
     bound = look.tokens_bound(tokenizer, files)
     del look
     give_back_memory()
-    shards = _shards(config, staging, tokenizer, held_out, None, tokenizer.vocab_size - 1, rules)
+    shards = _shards(config, staging, tokenizer, held_out, None, tokenizer.vocab_size - 1, documents, rules)
     return _Work(shards, files, tokenizer.vocab_size, tokenizer.end_of_document, bound)
 
 
@@ -289,12 +297,13 @@ def _own(config: TokenSettings) -> bytes | None:
 def _train(
     config: TokenSettings,
     redaction: Redaction | None,
+    exclusion: Exclusion | None,
     files: Sequence[SourceFile],
     held_out: HeldOut,
     scratch: Path,
     progress: Progress,
 ) -> bytes:
-    """Train a BPE on the training documents only: the tokenizer must see neither held-out nor redacted text."""
+    """Train a BPE on the training documents only: the tokenizer must see no text that is left out."""
     from scone_cli.corpus.long_words import in_pieces
     from scone_cli.corpus.redact import guarded
     from scone_cli.corpus.sample import draw_texts
@@ -303,7 +312,8 @@ def _train(
 
     separator = Separator.of(config.document_separator)
     leave_out = guarded(on_bad(config), redaction)
-    texts, size = draw_texts(files, config.text_field, held_out, progress, leave_out, separator, redaction)
+    reading = (config.text_field, held_out, progress, leave_out, separator, redaction, exclusion)
+    texts, size = draw_texts(files, *reading)
     facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
     write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
     progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # the library reports no progress
@@ -339,8 +349,15 @@ def token_files(config: TokenSettings, files: Sequence[SourceFile]) -> list[Toke
     return tokens
 
 
-def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progress: Progress) -> _Work:
+def _ids(
+    config: TokenSettings,
+    documents: DocumentList | None,
+    files: Sequence[TokenFile],
+    staging: Path,
+    progress: Progress,
+) -> _Work:
     """Prepare the work for a corpus of token ids; without a tokenizer, all files are read to find the largest id."""
+    from scone_cli.corpus.document_list import Exclusion
     from scone_cli.corpus.held_out import held_out_of_tokens
     from scone_cli.corpus.token_documents import largest_id
     from scone_cli.corpus.tokenizer import Tokenizer
@@ -350,6 +367,7 @@ def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progr
             f"--redact {config.redact}: works only with a corpus of text, and this corpus is token ids",
             "redact the text, and make the token ids from it again",
         )
+    exclusion = Exclusion.of_ids(documents)
     tokenizer, separator = None, config.separator
     if (content := _own(config)) is not None:
         write_atomically(staging / "tokenizer.json", content)
@@ -369,12 +387,12 @@ def _ids(config: TokenSettings, files: Sequence[TokenFile], staging: Path, progr
         total, largest = len(files), separator or 0
         for number, file in enumerate(files):
             progress("looking for the largest id", number, total, "files")
-            largest = max(largest, largest_id(file))
+            largest = max(largest, largest_id(file, separator, exclusion))
         progress("looking for the largest id", total, total, "files", f"{largest:,}")
         end = largest + 1 if separator is None else separator
         size = max(largest, end) + 1
     if separator is not None and not 0 <= separator < size:
         raise BadSetting(f"--separator {separator}: expected an id of the vocabulary, 0 to {size - 1}")
-    held_out = held_out_of_tokens(files, config.held_out, separator, size - 1, on_bad(config))
-    shards = _shards(config, staging, tokenizer, held_out, separator, size - 1)
+    held_out = held_out_of_tokens(files, config.held_out, separator, size - 1, on_bad(config), exclusion)
+    shards = _shards(config, staging, tokenizer, held_out, separator, size - 1, documents)
     return _Work(shards, files, size, end, sum(file.num_tokens for file in files))

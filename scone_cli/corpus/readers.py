@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -20,8 +21,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from scone_cli.corpus.columns import column_type, columns_of
+from scone_cli.corpus.columns import Columns, column_type, columns_of
 from scone_cli.corpus.compression import decompressed
+from scone_cli.corpus.document_list import ID_FIELD, Exclusion
 from scone_cli.corpus.files import SourceFile, at_hand
 from scone_cli.corpus.folders import readable
 from scone_cli.corpus.formats import ARROW, BAD_KINDS, LINES, PARQUET
@@ -93,32 +95,41 @@ def read_with_position(
     on_bad: OnBad | None,
     separator: Separator | None = None,
     beginning: int | None = None,
+    exclusion: Exclusion | None = None,
 ) -> Iterator[tuple[Document, int]]:
     """Read the documents of a file, each with the number of bytes on disk that have been read so far.
 
-    `beginning`: if the whole file is one document, read only its first `beginning` bytes, to look at it.
+    `beginning`: if the whole file is one document, read only its first `beginning` bytes, to look at it. What `exclusion`
+    leaves out is not given out, and is no bad document either; to find it, a whole file is read.
     """
-    records, text_of, unit = _format_of(file, separator)
+    records, text_of, unit = _format_of(file, separator, exclusion is not None)
     with at_hand(file) as path, readable(file.location), open(path, "rb") as raw:  # not Path: a million files
         content = decompressed(raw, file.compression, file.location) if file.compression else raw
         try:
-            if beginning is not None and records is _whole:
+            if beginning is not None and records is _whole and exclusion is None:
                 text = content.read(beginning).decode(errors="ignore")
                 yield Document(file.name, text, text.encode()), raw.tell()
                 return
             for number, record, share in records(content, file.location, text_field):
+                name = f"{file.name}:{number}" if unit else file.name
+                excluded = set[int]() if exclusion is None else exclusion.naming(file, name)
                 try:
-                    text = text_of(record, text_field)
+                    text, identity = text_of(record, text_field)
                     utf8 = record if text_of is _text_of_bytes else _utf8(text)
                 except _Unreadable as bad:
+                    if exclusion is not None and exclusion.leave_out(excluded):
+                        continue
                     where = f"{file.location}: {unit} {number}" if unit else file.location
-                    error = BadDocument(f"{file.name}:{number}" if unit else file.name, where, bad.cause, bad.hint)
+                    error = BadDocument(name, where, bad.cause, bad.hint)
                     if on_bad is None:
                         raise error from bad
                     on_bad(error)
                     continue
                 if text:
-                    name = f"{file.name}:{number}" if unit else file.name
+                    if exclusion is not None and exclusion.leave_out(
+                        excluded | exclusion.documents.saying(utf8, identity)
+                    ):
+                        continue
                     document = [Document(name, text, utf8)]
                     del record, text, utf8  # it may be a GB: no reference is kept, so the caller can free it
                     yield document.pop(), raw.tell() if share is None else int(share * file.bytes)
@@ -138,14 +149,15 @@ def _check_unchanged(file: SourceFile, raw: BinaryIO) -> None:
 
 # The number of the line or row, its content, and the share of the file that has been read (None: see the file's position).
 _Records = Iterator[tuple[int, Any, float | None]]
-_Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], str], str]
+_Text = tuple[str, Any]  # the text of a record, and its id, or None
+_Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], _Text], str]
 
 
-def _format_of(file: SourceFile, separator: Separator | None) -> _Format:
+def _format_of(file: SourceFile, separator: Separator | None, with_ids: bool) -> _Format:
     if file.kind == LINES:
         return _lines, _text_of_line, "line"
     if file.kind in (PARQUET, ARROW):
-        return partial(_rows, file.kind), _text_of_row, "row"
+        return partial(_rows, file.kind, with_ids), _text_of_row, "row"
     if file.kind in BAD_KINDS:
         return _nothing, partial(_refuse, file.kind), ""
     if separator is not None:
@@ -157,7 +169,7 @@ def _nothing(_content: BinaryIO, _location: str, _text_field: str) -> _Records:
     yield 1, None, None
 
 
-def _refuse(kind: str, _record: Any, _text_field: str) -> str:
+def _refuse(kind: str, _record: Any, _text_field: str) -> _Text:
     raise _Unreadable(f"{kind}, expected UTF-8 text or JSON Lines", BAD_KINDS[kind])
 
 
@@ -180,13 +192,13 @@ def _all_of(content: BinaryIO) -> bytes:
     return data
 
 
-def _text_of_bytes(data: bytes, _text_field: str) -> str:
+def _text_of_bytes(data: bytes, _text_field: str) -> _Text:
     if len(data) > _LARGEST_DOCUMENT:
         raise _Unreadable(
             f"one document of plain text, expected at most {_LARGEST_DOCUMENT:,} bytes",
             "say where documents begin (--document-separator), or write one JSON object a line (.jsonl)",
         )
-    return _decoded(data)
+    return _decoded(data), None
 
 
 def _lines(content: BinaryIO, _location: str, _text_field: str) -> _Records:
@@ -198,9 +210,9 @@ def _lines(content: BinaryIO, _location: str, _text_field: str) -> _Records:
             line = content.readline(_LARGEST_DOCUMENT + 1)
 
 
-def _text_of_line(line: bytes, text_field: str) -> str:
+def _text_of_line(line: bytes, text_field: str) -> _Text:
     if line.isspace():
-        return ""
+        return "", None
     if len(line) > _LARGEST_DOCUMENT:
         raise _Unreadable(f"expected at most {_LARGEST_DOCUMENT:,} bytes", "split the document")
     try:
@@ -217,10 +229,10 @@ def _text_of_line(line: bytes, text_field: str) -> str:
     text = record[text_field]
     if not isinstance(text, str):
         raise _Unreadable(f"field '{text_field}' is a JSON {_json_type(text)}, expected a string")
-    return text
+    return text, record.get(ID_FIELD)
 
 
-def _rows(kind: str, content: BinaryIO, location: str, text_field: str) -> _Records:
+def _rows(kind: str, with_ids: bool, content: BinaryIO, location: str, text_field: str) -> _Records:
     with contextlib.ExitStack() as stack:
         if not content.seekable():  # Parquet is read from its end, and Arrow is mapped
             plain = stack.enter_context(tempfile.TemporaryFile())
@@ -235,13 +247,20 @@ def _rows(kind: str, content: BinaryIO, location: str, text_field: str) -> _Reco
         found = found.value_type if pa.types.is_dictionary(found) else found
         if not (pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)):
             raise BadData(f"{location}: column '{text_field}' is {found}, expected string")
+        ids = _ids(columns) if with_ids and ID_FIELD in columns.schema.names else itertools.repeat(None)
         for rows in columns.rows(text_field, 0, columns.num_units):
             of_row = (rows.high - rows.low) / max(1, len(rows.values))
             for number, value in enumerate(rows.values):
-                yield rows.first + number, value, rows.low + of_row * (number + 1)
+                yield rows.first + number, (value, next(ids)), rows.low + of_row * (number + 1)
 
 
-def _text_of_row(value: Any, text_field: str) -> str:
+def _ids(columns: Columns) -> Iterator[Any]:
+    for rows in columns.rows(ID_FIELD, 0, columns.num_units):
+        yield from rows.values
+
+
+def _text_of_row(record: tuple[Any, Any], text_field: str) -> _Text:
+    value, identity = record
     try:
         text = value.as_py()
     except UnicodeDecodeError as error:  # pyarrow does not check UTF-8 earlier
@@ -249,7 +268,13 @@ def _text_of_row(value: Any, text_field: str) -> str:
     if text is None:
         raise _Unreadable(f"column '{text_field}' is null, expected a string")
     assert isinstance(text, str)
-    return text
+    return text, None if identity is None else _id_of(identity)
+
+
+def _id_of(value: Any) -> Any:
+    with contextlib.suppress(UnicodeDecodeError):  # then no line of a list can name it
+        return value.as_py()
+    return None
 
 
 # ---- what can be wrong with a record -----------------------------------------------------------------------------

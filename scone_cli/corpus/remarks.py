@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from scone_cli.corpus.document_list import unmatched
 from scone_cli.corpus.redact import found_nothing
 from scone_cli.errors import BadData, InputMissing
 from scone_cli.formatting import value_text
@@ -29,6 +30,7 @@ def check_documents(stats: ShardStats, num_files: int, shards: Shards) -> None:
     if not stats.num_documents:
         skipped = f", {stats.num_skipped:,} skipped" if stats.num_skipped else ""
         skipped += f", {stats.redacted[0]:,} redacted as a whole" if stats.redacted and stats.redacted[0] else ""
+        skipped += f", {stats.num_excluded:,} left out by --exclude-documents" if stats.num_excluded else ""
         raise InputMissing(
             f"no document with text in {num_files:,} file(s){skipped}", "name files or folders that hold text"
         )
@@ -63,6 +65,8 @@ def remarks(stats: ShardStats, shards: Shards, separator_given: bool) -> Iterato
             "check that it is the id between documents"
         )
     if note := found_nothing(shards.rules, stats.redacted):
+        yield note
+    if note := unmatched(shards.documents, stats.excluded_by):
         yield note
     for text in flattery(shares(stats), shards.tokenizer_source):
         yield f"warning: {text}"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scone_cli.artifacts.schemas import TRAIN
+from scone_cli.corpus.document_list import Exclusion
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import Document, OnBad, read_with_position
@@ -40,6 +41,7 @@ def draw_texts(
     on_bad: OnBad | None,
     separator: Separator | None = None,
     redaction: Redaction | None = None,
+    exclusion: Exclusion | None = None,
 ) -> tuple[list[str], int]:
     """Draw about 64 MB of training documents (a million at most; all, if there are fewer); returns their texts and bytes.
 
@@ -52,7 +54,7 @@ def draw_texts(
     size = done = 0
     for file in files:
         progress("reading text for the tokenizer", done, total, "B")
-        for document, position in read_with_position(file, text_field, on_bad, separator):
+        for document, position in read_with_position(file, text_field, on_bad, separator, exclusion=exclusion):
             for part, split, _ in segments_of(document, held_out, redaction):
                 if split == TRAIN:
                     size += _draw(drawn, part, size)
@@ -101,6 +103,7 @@ def look_at(
     on_bad: OnBad | None,
     separator: Separator | None = None,
     redaction: Redaction | None = None,
+    exclusion: Exclusion | None = None,
 ) -> FirstLook:
     """Read the first documents of a few files, to estimate bytes of text and tokens of the whole corpus."""
     step = -(-len(files) // _LOOKED_FILES)
@@ -108,7 +111,8 @@ def look_at(
     read = size = 0
     for file in files[::step]:
         position, is_whole, left = 0, True, _LOOKED_TEXT
-        for document, position in read_with_position(file, text_field, on_bad, separator, _LOOKED_BYTES):
+        documents = read_with_position(file, text_field, on_bad, separator, _LOOKED_BYTES, exclusion)
+        for document, position in documents:
             for part, *_ in segments_of(document, HeldOut(0.0), redaction):
                 if left > 0:
                     texts.append(part.text[:left])

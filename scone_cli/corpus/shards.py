@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import struct
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
+from typing import Any
 
 from scone_cli.artifacts.publish import SCRATCH, write_atomically
 from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
+from scone_cli.corpus.document_list import DocumentList, Exclusion
 from scone_cli.corpus.encode import Batch, encode_texts, take_tokens
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
@@ -29,11 +25,11 @@ from scone_cli.corpus.readers import BadDocument, OnBad
 from scone_cli.corpus.redact import Counts, Redaction, added, guarded
 from scone_cli.corpus.redaction_rules import Rules
 from scone_cli.corpus.separators import Separator
+from scone_cli.corpus.shard_progress import Counter, Meter
 from scone_cli.corpus.token_files import TokenFile
 from scone_cli.corpus.token_stream import Encoded, TokenStream, by_document, num_documents, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
 from scone_cli.errors import BadData
-from scone_cli.formatting import count_text
 from scone_cli.progress import Progress
 from scone_cli.runtime.engine import Pool, Task
 
@@ -44,7 +40,6 @@ _MOST_TASKS = 100_000  # parts are read in the order of their names, which have 
 _TASK_FILES = 4096
 _PART_TOKENS = 4_000_000  # a part takes 16 MB of memory, and a few times that while it is written
 _PART_DOCUMENTS = 200_000  # this many documents of one token each take as much memory again
-_TELL_SECONDS = 0.5
 
 # Called with the name of a part and its documents of the train split, in the worker that wrote it, before its task is done.
 Then = Callable[[str, TokenStream], None]
@@ -58,6 +53,7 @@ class ShardStats:
 
     `num_separators`: places where a separator divided plain text or token ids into documents. `num_left_out`: bytes of text
     without a token. `num_unknown`: occurrences of the unknown token. `redacted`: what `redact.Counts` has; empty without rules.
+    `num_excluded`: documents that a list left out; `excluded_by`: the numbers of its entries that named one of them.
     """
 
     num_documents: int = 0
@@ -69,12 +65,21 @@ class ShardStats:
     num_separators: int = 0
     num_left_out: int = 0
     num_unknown: int = 0
+    num_excluded: int = 0
     redacted: Counts = ()
+    excluded_by: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> ShardStats:
+        """The counts of a mark, which has lists for tuples."""
+        known: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in raw.items()}
+        return cls(**known)
 
     def __add__(self, other: ShardStats) -> ShardStats:
-        numbers = [item.name for item in fields(self) if item.name != "redacted"]
+        numbers = [item.name for item in fields(self) if item.name not in ("redacted", "excluded_by")]
         sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
-        return ShardStats(**sums, redacted=added(self.redacted, other.redacted))
+        excluded_by = tuple(sorted({*self.excluded_by, *other.excluded_by}))
+        return ShardStats(**sums, redacted=added(self.redacted, other.redacted), excluded_by=excluded_by)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ class Shards:
 
     `staging` is the folder of the parts, and of the `tokenizer.json` if there is one. `tokenizer_sha` is its SHA-256,
     `backend` the library chosen for the run, `tokenizer_source` its name in messages. `document_separator` applies to plain
-    text; `separator` (an id) and `largest` (the largest valid id) apply to corpora of token ids. `rules` say what to redact.
+    text; `separator` (an id) and `largest` (the largest valid id) apply to corpora of token ids. `rules` say what to redact,
+    `documents` which documents to leave out.
     """
 
     staging: Path
@@ -106,6 +112,7 @@ class Shards:
     document_separator: str | None = None
     tokenizer_source: str = ""
     rules: Rules | None = None
+    documents: DocumentList | None = None
 
     def part(self, task: int, number: int) -> Path:
         """The path of a part."""
@@ -126,7 +133,7 @@ class Shards:
             raw = json.loads(self.mark(task).read_bytes())
         except FileNotFoundError:
             return None
-        made = Made(raw["parts"], ShardStats(**raw["stats"]), [(name, cause) for name, cause in raw["skipped"]])
+        made = Made(raw["parts"], ShardStats.read(raw["stats"]), [(name, cause) for name, cause in raw["skipped"]])
         return made if all(self.part(task, number).is_file() for number in range(made.parts)) else None
 
 
@@ -144,12 +151,13 @@ def write_shards(
     num_threads = pool.num_threads(len(left))
     notices: dict[str, None] = {}
     sizes = [sum(map(_size, pieces)) for pieces in tasks]
-    with _Meter(shards.counters, sizes, made, progress) as meter:
+    done = [None if each is None else each.stats.num_tokens for each in made]
+    with Meter(shards.counters, sizes, done, progress) as meter:
         jobs: Iterator[Task] = ((make_shard, (shards, n, tasks[n], num_threads, then)) for n in left)
         for position, (found, said) in pool.run(jobs):
             made[left[position]] = found
             notices |= dict.fromkeys(said)
-            meter.finished(left[position], found)
+            meter.finished(left[position], found.stats.num_tokens)
     _tokenizer.cache_clear()  # frees 100 MB, if this process did the work
     return [found for found in made if found is not None], list(notices)
 
@@ -221,6 +229,7 @@ def make_shard(
     skipped: list[tuple[str, str]] = []
     num_skipped = 0
     separator, redaction = Separator.of(shards.document_separator), Redaction.of(shards.rules)
+    exclusion = Exclusion.of(shards.documents)
     unknown = _unknown(shards, num_threads)
 
     def leave_out(bad: BadDocument) -> None:
@@ -229,9 +238,9 @@ def make_shard(
         if len(skipped) < NAMED:
             skipped.append((bad.name, bad.cause))
 
-    with _Counter(shards.counters, task) as counter:
+    with Counter(shards.counters, task) as counter:
         on_bad = guarded(leave_out if shards.skip_bad else None, redaction)
-        for batch in _batches(shards, pieces, num_threads, on_bad, separator, redaction, notices):
+        for batch in _batches(shards, pieces, num_threads, on_bad, separator, redaction, exclusion, notices):
             for segments in by_document(batch.documents):
                 size = sum(len(segment.tokens) for segment in segments)
                 if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) >= _PART_DOCUMENTS):
@@ -245,7 +254,14 @@ def make_shard(
         _finish_part(shards.part(task, num_parts), waiting, then)
         num_parts += 1
     num_separators, redacted = separator.num_found if separator else 0, redaction.counts if redaction else ()
-    stats += ShardStats(num_skipped=num_skipped, num_separators=num_separators, redacted=redacted)
+    num_excluded, excluded_by = (exclusion.num_documents, tuple(exclusion.matched)) if exclusion else (0, ())
+    stats += ShardStats(
+        num_skipped=num_skipped,
+        num_separators=num_separators,
+        num_excluded=num_excluded,
+        redacted=redacted,
+        excluded_by=excluded_by,
+    )
     made = Made(num_parts, stats, skipped)
     write_atomically(shards.mark(task), json.dumps(asdict(made)).encode())
     return made, notices
@@ -287,6 +303,7 @@ def _batches(
     on_bad: OnBad | None,
     separator: Separator | None,
     redaction: Redaction | None,
+    exclusion: Exclusion | None,
     notices: list[str],
 ) -> Iterator[Batch]:
     tokenizer = None
@@ -296,13 +313,15 @@ def _batches(
     files = [piece for piece in pieces if isinstance(piece, SourceFile)]
     if files:
         assert tokenizer is not None
-        yield from encode_texts(files, tokenizer, shards.text_field, shards.held_out, on_bad, separator, redaction)
+        of_text = (shards.text_field, shards.held_out, on_bad, separator, redaction, exclusion)
+        yield from encode_texts(files, tokenizer, *of_text)
         notices += said
         return
     byte_lengths = None if tokenizer is None else tokenizer.byte_lengths()
     for piece in pieces:
         assert not isinstance(piece, SourceFile)
-        yield from take_tokens(*piece, shards.separator, shards.largest, byte_lengths, shards.held_out, on_bad)
+        limits = (shards.separator, shards.largest)
+        yield from take_tokens(*piece, *limits, byte_lengths, shards.held_out, on_bad, exclusion)
 
 
 @functools.lru_cache(maxsize=1)
@@ -314,76 +333,6 @@ def _tokenizer(path: Path, sha256: str, backend: str, num_threads: int, source: 
     assert tokenizer.sha256 == sha256
     tokenizer.keep_backend(backend)
     return tokenizer, said
-
-
-# ---- how far it is -----------------------------------------------------------------------------------------------
-
-_COUNTS = struct.Struct("<QQ")
-
-
-class _Counter:
-    """Writes the progress of one task to its place in a file that the parent process reads."""
-
-    def __init__(self, path: Path, task: int) -> None:
-        self._path, self._place = path, task * _COUNTS.size
-        self._bytes = self._tokens = 0
-
-    def __enter__(self) -> Self:
-        self._file = os.open(self._path, os.O_WRONLY)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-    def add(self, num_bytes: int, num_tokens: int) -> None:
-        self._bytes += num_bytes
-        self._tokens += num_tokens
-        os.pwrite(self._file, _COUNTS.pack(self._bytes, self._tokens), self._place)
-
-
-class _Meter:
-    """Reports the progress of all tasks, in bytes read from disk: every 0.5 s, and when a task has ended.
-
-    What unfinished tasks have done is read from a file. On a shared folder that other nodes write to, it may come late.
-    """
-
-    def __init__(self, path: Path, sizes: list[int], made: Sequence[Made | None], progress: Progress) -> None:
-        self._path, self._sizes, self._progress = path, sizes, progress
-        write_atomically(path, bytes(_COUNTS.size * len(sizes)))
-        self._lock, self._ended = threading.Lock(), threading.Event()
-        self._finished = np.zeros((len(sizes), 2), np.uint64)
-        for task, found in enumerate(made):
-            self._note(task, found)
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._tell()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def finished(self, task: int, made: Made) -> None:
-        """Note what a task has done."""
-        with self._lock:
-            self._note(task, made)
-        self._tell()
-
-    def _note(self, task: int, made: Made | None) -> None:
-        if made is not None:
-            self._finished[task] = self._sizes[task], made.stats.num_tokens
-
-    def _tell(self) -> None:
-        with self._lock:
-            counts = np.fromfile(self._path, "<u8").reshape(-1, 2)
-            num_bytes, num_tokens = np.maximum(counts, self._finished).sum(axis=0).tolist()
-            self._progress("tokenising", num_bytes, sum(self._sizes), "B", f"{count_text(num_tokens)} tokens")
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_TELL_SECONDS):
-            self._tell()
 
 
 def totals(made: Sequence[Made]) -> tuple[ShardStats, list[dict[str, Any]]]:

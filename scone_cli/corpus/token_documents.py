@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from scone_cli.corpus.document_list import Exclusion
 from scone_cli.corpus.files import at_hand
 from scone_cli.corpus.folders import readable
 from scone_cli.corpus.readers import BadDocument, OnBad
@@ -37,38 +38,38 @@ def read_token_documents(
     largest: int,
     on_bad: OnBad | None = None,
     on_separator: Callable[[], None] = lambda: None,
+    exclusion: Exclusion | None = None,
 ) -> Iterator[tuple[str, Tokens]]:
     """Read the documents that begin in a piece of a file: name (the file's, with the first token or the row) and ids.
 
     Empty documents are left out. `largest`: the largest valid id. `on_separator` is called for every document that begins
-    after a separator, before that document is yielded.
+    after a separator, before that document is yielded. What `exclusion` leaves out is not given out, nor a bad document.
 
     Raises:
         BadDocument: a row is null, or a document is too large for memory, and there is no `on_bad`.
         BadData: an id is not valid (names file, position and id); the file does not have the format it claims.
         StorageFailure: the file cannot be read.
     """
-    source = file.source
+    source, unit = file.source, "row" if file.column else "token"
+    limit = largest if exclusion is None else LARGEST_ID  # what is left out may have other ids
     with at_hand(source) as path, readable(source.location):
-        if file.column:
-            found: _Found = _split_rows(file, first, last, separator, largest)
-        elif source.index is not None:
-            found = _split_spans(file, first, last, separator, largest)
-        else:
-            assert separator is not None
-            found = _flat_documents(file, first, last, separator, largest)
-        for place, tokens, follows_separator in found:
+        for place, tokens, follows_separator in _found(file, first, last, separator, limit):
             if follows_separator:
                 on_separator()
+            name = f"{source.name}:{place}"
+            is_document = tokens is None or tokens.size
+            if exclusion is not None and is_document and exclusion.leave_out(exclusion.naming(source, name)):
+                continue
             if tokens is None:
                 what = "null" if file.column else f"more than {_LARGEST_DOCUMENT:,} tokens without a separator"
-                unit = "row" if file.column else "token"
-                bad = BadDocument(f"{source.name}:{place}", f"{source.location}: {unit} {place}", what, _HINT)
+                bad = BadDocument(name, f"{source.location}: {unit} {place}", what, _HINT)
                 if on_bad is None:
                     raise bad
                 on_bad(bad)
             elif tokens.size:
-                yield f"{source.name}:{place}", tokens
+                if exclusion is not None:
+                    _checked(tokens, largest, partial(_place_of, f"{source.location}: {unit} {place}", 0))
+                yield name, tokens
         now = os.stat(path)
     if (now.st_size, now.st_mtime_ns) != (source.bytes, source.mtime_ns):
         raise BadData(f"{source.location}: changed while it was being read", "run the command again")
@@ -77,6 +78,15 @@ def read_token_documents(
 # The position of a document, its ids (None: it is bad), and whether it begins after a separator.
 _Found = Iterator[tuple[Any, Tokens | None, bool]]
 _HINT = "check that --separator is right, or leave such documents out: --on-bad-document skip"
+
+
+def _found(file: TokenFile, first: int, last: int, separator: int | None, largest: int) -> _Found:
+    if file.column:
+        return _split_rows(file, first, last, separator, largest)
+    if file.source.index is not None:
+        return _split_spans(file, first, last, separator, largest)
+    assert separator is not None
+    return _flat_documents(file, first, last, separator, largest)
 
 
 def _flat_documents(file: TokenFile, first: int, last: int, separator: int, largest: int) -> _Found:
@@ -198,12 +208,17 @@ def _checked(ids: npt.NDArray[Any], largest: int, where: Callable[[int], str]) -
     return ids.astype(np.uint32, copy=False)
 
 
-def largest_id(file: TokenFile) -> int:
-    """The largest id in a file; reads the whole file, one block at a time.
+def largest_id(file: TokenFile, separator: int | None = None, exclusion: Exclusion | None = None) -> int:
+    """The largest id in a file; reads the whole file, one block at a time, or its documents if some are left out.
 
     Raises:
         BadData: a number is above `LARGEST_ID` or below 0.
     """
+    if exclusion is not None:
+        found = read_token_documents(
+            file, 0, file.num_units, separator, LARGEST_ID, on_bad=lambda _: None, exclusion=exclusion
+        )
+        return max((int(tokens.max()) for _, tokens in found), default=0)
     if file.column:
         rows = (tokens for _, tokens in _rows(file, 0, file.num_units, LARGEST_ID) if tokens is not None)
         return max((int(tokens.max()) for tokens in rows if tokens.size), default=0)

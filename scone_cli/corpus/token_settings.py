@@ -12,6 +12,7 @@ from scone_cli.corpus.separators import SEPARATOR_HELP
 from scone_cli.settings import setting
 
 if TYPE_CHECKING:
+    from scone_cli.corpus.document_list import DocumentList
     from scone_cli.corpus.redaction_rules import Rules
 
 STAGE = "count-ngrams"
@@ -30,6 +31,11 @@ class TokenSettings:
         None,
         "Leave out of the text what the rules of this TOML file find (docs/privacy.md): it is in no token, count or row. A "
         "document ends there, and goes on behind it.",
+    )
+    exclude_documents: Path | None = setting(
+        None,
+        "Leave out the documents that this file names, one a line: an id, such as `law/a.jsonl:17` or the value of the field "
+        "`id`, or the SHA-256 of the text (docs/inputs.md).",
     )
     held_out: float = setting(
         0.01,
@@ -58,14 +64,23 @@ def rules_of(config: TokenSettings) -> Rules | None:
     return None if config.redact is None else read_rules(config.redact)
 
 
-def token_settings(config: TokenSettings, rules: Rules | None) -> dict[str, Any]:
+def documents_of(config: TokenSettings) -> DocumentList | None:
+    """The list of `--exclude-documents`, or None if it names nothing; raises what `read_document_list` does."""
+    from scone_cli.corpus.document_list import read_document_list  # noqa: PLC0415 - see above
+
+    documents = None if config.exclude_documents is None else read_document_list(config.exclude_documents)
+    return documents if documents is not None and documents.entries else None
+
+
+def token_settings(config: TokenSettings, rules: Rules | None, documents: DocumentList | None = None) -> dict[str, Any]:
     """The settings in the fingerprint of `tokens/`; files are replaced by the SHA-256 of what they say.
 
-    `rules` are those that the settings name.
+    `rules` and `documents` are those that the settings name.
     """
     settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(TokenSettings)}
     if config.tokenizer is not None:
         settings["tokenizer"] = digest_file(config.tokenizer)
         del settings["vocab_size"]
     settings["redact"] = None if rules is None else rules.digest
+    settings["exclude_documents"] = None if documents is None else documents.digest
     return settings

@@ -14,7 +14,7 @@ from messages import names, refusal
 
 from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.corpus import encode as encoding
-from scone_cli.corpus import shards
+from scone_cli.corpus import shard_progress, shards
 from scone_cli.corpus.files import find_files
 from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.shards import Shards, ShardStats, tasks_of, totals, write_shards
@@ -320,7 +320,7 @@ def test_progress_goes_from_nothing_to_everything(source, tmp_path):
 
 @pytest.mark.usefixtures("small")
 def test_progress_is_told_within_a_task(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_TELL_SECONDS", 0.001)
+    monkeypatch.setattr(shard_progress, "_TELL_SECONDS", 0.001)
     monkeypatch.setattr(shards, "_TASK_BYTES", 1 << 30)
     told: list[float] = []
     write(source, tmp_path / "out", progress=lambda _what, done, *_: told.append(done))
