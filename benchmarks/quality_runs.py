@@ -190,9 +190,9 @@ def findings(experiment: Experiment, work: Path) -> list[Finding]:
         if _measured(folder / "documents.parquet") != digest_weights(model):
             continue  # another process has just trained it and is measuring it
         inputs = inputs_of(run, work)
-        made_from = {name: read_manifest(inputs / name).fingerprint for name in model.inputs}
         others = run.differences(model.settings)
-        if others or made_from != model.inputs:
+        artifacts = [name for name in ("tokens", "vocab") if name in model.inputs]
+        if others or any(model.inputs[name] != read_manifest(inputs / name).fingerprint for name in artifacts):
             say(f"{run.title}: left out, trained with {', '.join(others) or 'other tokens or f-grams'}")
             continue
         table = pq.read_table(folder / "documents.parquet", schema=DOCUMENTS)

@@ -21,6 +21,7 @@ ROOMS = (
     ("serving",),
     ("evaluation",),
     ("report",),
+    ("audit",),
     ("stages",),
     ("console",),
     ("__main__",),

@@ -21,6 +21,7 @@ from scone_cli.artifacts.publish import check_workspace, workspace_lock
 from scone_cli.artifacts.registry import is_registry_name, table_of
 from scone_cli.artifacts.verify import artifact_folders, verify_artifact
 from scone_cli.console import help_texts, output
+from scone_cli.console.audit_command import audit
 from scone_cli.console.cost_command import cost
 from scone_cli.console.export_command import export
 from scone_cli.console.figures import cut_text, description_text, terms_text
@@ -61,6 +62,7 @@ def build_command(name: str) -> click.Command:
     """The command `name` with its parameters; a stage's module is imported here."""
     looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "verify": verify}
     looking |= {"recipe": recipe, "cost": cost, "export": export}
+    looking |= {"audit": audit}
     looking |= {"publish": publish, "rollback": rollback, "fetch": fetch}
     return looking.get(name) or _stage_command(name)
 

@@ -210,6 +210,7 @@ LOOKING = {
     "export": "Write the model, or the table alone, for other programs.",
     "cost": "Compute what models of any shape cost, and whether a table pays.",
     "verify": "Check every byte of artifacts against their manifests.",
+    "audit": "Say what artifacts still hold of given texts or documents, and what looks personal.",
 }
 
 PUBLISHING = {

@@ -51,3 +51,30 @@ FETCH_ABOUT = """Copy the current version, or --version, into DIR, which only it
       scone fetch /mnt/shared/law law --identity key.txt
       scone fetch /srv/tables/law law --version 20260131T020000Z-0123456789ab
     """
+
+AUDIT_ABOUT = """Say what a workspace or the versions in a registry still hold: which text can be read in them.
+
+    With --text: how many kept documents, counted n-grams, f-grams, examples of an evaluation and tokens hold one of the given
+    texts as a whole, however it was cut into tokens. White space is the same as a blank; upper and lower case differ. An
+    n-gram cannot hold a text of more tokens than it has: `are parts` counts the n-grams that are a part of a given text, `rare
+    parts` those of them that fewer than 10 documents hold.
+
+    With --documents: which of the documents are in tokens/, and what comes only from them. FILE is that of count-ngrams
+    --exclude-documents. When a document is no longer in tokens/, only its text can be looked for.
+
+    Always: what looks like e-mail addresses, keys, card and phone numbers, as --redact finds them, and how many n-grams few
+    documents hold. Weights and rows are not looked at: docs/privacy.md says what they remember.
+
+    The exit code is 1 over a limit; with --text or --documents also if something cannot be looked at. Text is printed only
+    with --show.
+
+    \b
+    Reads    tokens/ counts/ vocab/ model/ table/ eval/, or all versions in REGISTRY/NAME
+
+    \b
+    Example:
+      scone audit
+      scone audit scone-work --text names.txt
+      scone audit /srv/tables/law --text names.txt --json
+      scone audit scone-work --documents exclude.txt --max-personal 0 --show
+    """

@@ -157,6 +157,10 @@ class Tokenizer:
         """The text of token ids; for a byte-level tokenizer the exact inverse of encoding."""
         return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def decode_batch(self, lists: Sequence[Sequence[int] | Tokens]) -> list[str]:
+        """The text of each list of token ids: what `decode` gives, on all cores."""
+        return list(self._reference.decode_batch([list(map(int, ids)) for ids in lists], skip_special_tokens=False))
+
     def as_encoded(self, text: str) -> str:
         """The text after the tokenizer's normalizer, which may for example change upper case to lower: encode, then decode.
 

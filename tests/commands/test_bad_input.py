@@ -25,7 +25,7 @@ READS: dict[str, tuple[str, ...]] = {
     "select-vocab": ("tokens", "counts"),
     "train-fgram": ("tokens", "vocab"),
     "precompute": ("vocab", "model"),
-    "eval": ("tokens", "vocab", "model", "table"),
+    "eval": ("tokens", "model", "table"),
 }
 WORK = {
     "count-ngrams": (*COUNT, "--min-count", "7"),
@@ -248,8 +248,7 @@ def other(forks, small, tmp_path_factory) -> Path:
         ("precompute", "vocab", "tokenizer"),
         ("precompute", "model", "tokenizer"),
         ("eval", "tokens", "tokenizer"),
-        ("eval", "vocab", "vocab"),
-        ("eval", "model", "vocab"),
+        ("eval", "model", "table"),
         ("eval", "table", "model"),
     ],
 )
@@ -266,10 +265,6 @@ def test_a_rival_with_another_tokenizer(refused, other):
 def test_a_model_and_a_vocabulary_that_do_not_belong_together(forks, refused, work):
     assert forks.run("--workspace", work, "select-vocab", "--size", "300").code == 0
     error_of(refused(65, (str(work / "model"),), "precompute"), hint=(f"scone --workspace {work} train-fgram",))
-    error_of(
-        refused(65, (str(work / "model"), "vocab"), "eval"),
-        hint=(f"scone --workspace {work} train-fgram && scone --workspace {work} precompute",),
-    )
 
 
 def test_a_table_of_another_model(forks, refused, work):

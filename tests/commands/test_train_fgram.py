@@ -123,7 +123,11 @@ def test_the_kinds_of_models(scone, work):
     assert len({found["summary"]["resident_parameters"] for found in facts.values()}) == 1
     assert [name for name, found in facts.items() if "vocab" in found["inputs"]] == ["model", "hashed"]
     common = {"config.json", "main.safetensors", "log.parquet", "log.jsonl"}
-    assert facts["model"]["files"].keys() == common | {"fgram.safetensors", "learned.safetensors"}
+    assert facts["model"]["files"].keys() == common | {
+        "fgram.safetensors",
+        "learned.safetensors",
+        "learned-fgrams.parquet",
+    }
     assert facts["plain"]["files"].keys() == common
     assert facts["hashed"]["files"].keys() == common | {"hashed.safetensors"}
     rows = load_file(work / "hashed" / "hashed.safetensors")["weight"]
