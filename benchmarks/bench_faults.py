@@ -63,7 +63,7 @@ def main() -> None:
         campaign = Campaign(Path(folder), random.Random(chosen.seed), time.monotonic() + 60 * chosen.minutes)
         campaign.prepare()
         campaign.kill(chosen.kills)
-        campaign.others()
+        campaign.others(campaign.steps)
         campaign.finish()
 
 
@@ -115,9 +115,8 @@ class Campaign:
             publish,
         ):
             self.must(*args)
-        first = versions(self.place / "registry" / "name")[
-            0
-        ].name  # named, because `rollback` alone goes back once more
+        # Named, because `rollback` alone goes back once more.
+        first = versions(self.place / "registry" / "name")[0].name
         for step, *args in (
             ["count-ngrams", "count-ngrams", grown, *count, "--tokenizer", tokenizer],
             ["select-vocab", "select-vocab", "--size", "25k"],
@@ -156,9 +155,9 @@ class Campaign:
                 ended = self.run(step.args, kill_after=after, with_workers=bool(number % 2))
                 self.judge(step, f"kill -9 after {after:.2f} s", ended, {-9, 0})
 
-    def others(self) -> None:
-        """Full and read-only disks, an fsync that fails, a clock that was set back, two runs at once."""
-        for step in self.steps:
+    def others(self, steps: list[Step]) -> None:
+        """For each step: full and read-only disks, an fsync that fails, a clock that was set back, two runs at once."""
+        for step in steps:
             self.in_small_disk(step)
             for number in (1, 3, 8):
                 copy(step.before, self.place)

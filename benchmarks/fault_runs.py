@@ -44,7 +44,7 @@ class Ended:
     @property
     def phase(self) -> str:
         """The work that was told last."""
-        told = re.findall(r"^([a-z][^:/>]*): ", self.said, re.MULTILINE)
+        told = re.findall(r"^([a-z][^:/>\n]*): ", self.said, re.MULTILINE)
         works = [
             what for what in told if what not in ("note", "warning", "error", "hint") and "will replace" not in what
         ]

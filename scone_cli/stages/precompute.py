@@ -258,21 +258,9 @@ def _rows_on_ray(made: _Made, sizes: Sizes, out: Path, progress: Progress, force
         described = f"{engine.where}{engine.num_nodes} nodes, each: {plan.described(sizes.num_fgrams, sizes.row_bytes)}"
         staging = _begin(made, sizes, described, out, (), progress, force, is_alone=False)
         files = RowFiles(staging, sizes.num_fgrams, sizes.row_bytes)
-        job = RowJob(
-            *(
-                made.inputs / "model",
-                made.vocab_folder,
-                files,
-                staging / SCRATCH,
-                made.num_tokens,
-                made.max_n,
-                config.dtype,
-                device,
-            ),
-            piece_size(sizes.row_bytes, fgrams_at_a_time(device)),
-            plan.num_threads,
-            (memory - plan.memory) // processes,
-        )
+        made_of = (made.inputs / "model", made.vocab_folder, files, staging / SCRATCH, made.num_tokens, made.max_n)
+        size, spare = piece_size(sizes.row_bytes, fgrams_at_a_time(device)), (memory - plan.memory) // processes
+        job = RowJob(*made_of, config.dtype, device, size, plan.num_threads, spare)
         with engine.pool(processes, plan.memory, ["scone_cli.table.row_tasks"], cores, is_on_gpu) as pool:
             compute_on(pool, job, progress)
     trie = Vocabulary.read(made.vocab_folder, made.num_tokens, made.max_n).trie

@@ -282,9 +282,8 @@ def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
     tokens = open_artifact(inputs / "tokens", "tokens", hashes)
     made_from = {"tokens": tokens.fingerprint}
     if config.kind == "plain":
-        return _Recipe(
-            replace(config, fgram_layers=0, combine="replace", learned_rows=0, hashed_rows=0), tokens, made_from
-        )
+        settled = replace(config, fgram_layers=0, combine="replace", learned_rows=0, hashed_rows=0)
+        return _Recipe(settled, tokens, made_from)
     vocab = open_artifact(inputs / "vocab", "vocab", hashes)
     if vocab.inputs["tokens"] != tokens.fingerprint or vocab.tokenizer != tokens.tokenizer:
         raise MismatchedArtifacts(
@@ -335,7 +334,7 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
 
     config, folder, num_tokens = recipe.config, inputs / "tokens", recipe.tokens.summary["vocab_size"]
     mixture = parse_mixture(config.mixture)
-    is_first, held_out = team.launch.rank == 0, None
+    is_first = team.launch.rank == 0
     trie = Vocabulary.read(inputs / "vocab", num_tokens, recipe.max_n).trie if config.kind == "scone" else None
     index = trie.index() if trie and is_first else None  # 10 bytes per f-gram, needed only here
     end = end_of_document(folder, recipe.tokens)
@@ -347,8 +346,7 @@ def _text(recipe: _Recipe, inputs: Path, scratch: Path, team: Team, progress: Pr
 
     team.first("text is packed", pack)
     text = open_packed(scratch / "text", config.context, mixture)
-    if is_first:
-        held_out = open_packed(scratch / "held-out", config.context, {})
+    held_out = open_packed(scratch / "held-out", config.context, {}) if is_first else None
     return TrainingText(text, held_out if held_out and held_out.num_windows else None, trie)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from audited import GIVEN, MAIL, PLANTED, SECRET, add_the_rest, corpus, publish_files, slow_facts, write_texts
+from audited import GIVEN, MAIL, OTHERS, PLANTED, SECRET, add_the_rest, corpus, publish_files, slow_facts, write_texts
 from messages import error_of, names
 from workspaces import manifest, write_manifest
 
@@ -33,7 +34,7 @@ def made(folder: Path, texts: dict[str, str], *options: object) -> Path:
     work = folder / "work"
     write_texts(folder / "corpus", texts)
     for args in (("count-ngrams", folder / "corpus", *COUNT, *options), ("select-vocab", "--size", "3000")):
-        with pytest.raises(SystemExit) as stop, contextlib.suppress(BrokenPipeError):
+        with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()):
             cli.main(["--quiet", "--workspace", str(work), *map(str, args)])
         assert stop.value.code == 0
     add_the_rest(work, examples=not options)
@@ -175,6 +176,15 @@ def test_what_comes_only_from_a_document(holds, audit, tmp_path, wanted):
     assert places["vocab"]["own"]["num"] == places["vocab"]["only"] > len(places["vocab"]["own"]["shown"]) > 3
     assert all(text.replace("·", " ") in PLANTED for text in places["vocab"]["own"]["shown"])
     assert places["eval"]["own"]["ids"] == ["tokens[0]", "fgrams[0]", "terms[1]"], "what stands in no other document"
+
+
+def test_nothing_is_found_of_a_document_that_was_excluded(texts, audit, tmp_path):
+    (tmp_path / "documents.txt").write_text("corpus/planted.txt\n")
+    work = made(tmp_path, corpus(with_secret=True), "--exclude-documents", tmp_path / "documents.txt")
+    assert audit(work, "--text", texts)[0] == 0
+    code, result, places = audit(work, "--documents", tmp_path / "documents.txt")
+    assert (code, result["found"], result["problems"], len(result["notes"])) == (0, 0, [], 1)
+    assert places["tokens"]["looked_at"] == len(OTHERS)
 
 
 def test_a_document_that_has_gone_is_told(clean, audit, tmp_path):
