@@ -33,6 +33,28 @@ TOKENS = pa.schema(
         pa.field("tokens", _TOKEN_IDS, nullable=False),
     ]
 )
+_COUNT = pa.uint64()
+TOKEN_FILES = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        # The rows of its documents, in the order of the parts.
+        pa.field(
+            "rows",
+            pa.list_(pa.struct([("part", pa.string()), ("first", pa.uint32()), ("number", pa.uint32())])),
+            nullable=False,
+        ),
+        *(
+            pa.field(f"num_{name}", _COUNT, nullable=False)
+            for name in (
+                *("documents", "bytes", "tokens", "held_out_documents", "held_out_tokens"),
+                *("skipped", "separators", "left_out", "unknown", "excluded"),
+            )
+        ),
+        pa.field("redacted", pa.list_(_COUNT), nullable=False),  # see `redact.Counts`
+        pa.field("excluded_by", pa.list_(pa.uint32()), nullable=False),  # entries of the list of excluded documents
+    ]
+)
 VOCAB = pa.schema(
     [
         pa.field("id", pa.uint32(), nullable=False),

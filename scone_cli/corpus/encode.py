@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from scone_cli.corpus.held_out import HeldOut
 from scone_cli.corpus.readers import OnBad, read_with_position
 from scone_cli.corpus.redact import Redaction, segments_of
 from scone_cli.corpus.separators import Separator
+from scone_cli.corpus.shard_stats import ShardStats
 from scone_cli.corpus.token_documents import read_token_documents
 from scone_cli.corpus.token_files import TokenFile
 from scone_cli.corpus.token_stream import Encoded, TokenStream
@@ -27,16 +28,30 @@ _BATCH_DOCUMENTS = 1 << 15  # each takes about 500 bytes more: a million documen
 
 
 @dataclass(frozen=True)
+class FileEnd:
+    """A file of text that ends in a batch, behind `num_documents` rows of it.
+
+    `num_left_out`: as in the batch, of these rows behind the end before. `counts`: what reading the file counted.
+    """
+
+    num_documents: int
+    num_left_out: int
+    counts: ShardStats
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch of tokenised documents. `num_read`: bytes on disk that were read since the batch before.
 
     `num_left_out`: bytes of the text for which there is no token. `num_separators`: separator tokens between documents.
+    `ends`: the files of text that end in it.
     """
 
     documents: list[Encoded]
     num_read: int
     num_left_out: int = 0
     num_separators: int = 0
+    ends: tuple[FileEnd, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -53,12 +68,15 @@ def encode_texts(
     separator: Separator | None = None,
     redaction: Redaction | None = None,
     exclusion: Exclusion | None = None,
+    counted: Callable[[], ShardStats] = ShardStats,
 ) -> Iterator[Batch]:
     """Encode the documents of text files in batches of a few MB, across files; the last batch may be empty.
 
-    A batch holds whole documents; those that are redacted are segments, in a row.
+    A batch holds whole documents; those that are redacted are segments, in a row. `counted` is called at the end of each file,
+    for the counts of its end.
     """
     texts: list[str] = []
+    ended: list[tuple[int, ShardStats]] = []  # texts before the end of a file, and its counts
     about: list[tuple[str, str, int]] = []  # name, split and byte length of each text
     continues: list[bool] = []
     size = before = told = 0
@@ -66,7 +84,12 @@ def encode_texts(
     def batch(position: int) -> Batch:
         tokens = tokenizer.encode_batch(texts, [name for name, *_ in about])
         documents = [Encoded(*facts, ids, more) for facts, ids, more in zip(about, tokens, continues, strict=True)]
-        return Batch(documents, position - told, tokenizer.bytes_left_out(texts))
+        ends, at = list[FileEnd](), 0
+        for end, counts in ended:
+            ends.append(FileEnd(end, tokenizer.bytes_left_out(texts[at:end]), counts))
+            at = end
+        left_out = sum(end.num_left_out for end in ends) + tokenizer.bytes_left_out(texts[at:])
+        return Batch(documents, position - told, left_out, ends=tuple(ends))
 
     for file in files:
         for document, position in read_with_position(file, text_field, on_bad, separator, exclusion=exclusion):
@@ -79,7 +102,8 @@ def encode_texts(
             del document, part  # frees their bytes before the text is encoded
             if size >= _BATCH_BYTES or len(texts) >= _BATCH_DOCUMENTS:
                 yield batch(before + position)
-                texts, about, continues, size, told = [], [], [], 0, before + position
+                texts, about, continues, ended, size, told = [], [], [], [], 0, before + position
+        ended.append((len(texts), counted()))
         before += file.bytes
     yield batch(before)
 

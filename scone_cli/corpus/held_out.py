@@ -23,7 +23,7 @@ from scone_cli.formatting import percent
 from scone_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from scone_cli.corpus.shards import ShardStats  # at run time this would be an import cycle
+    from scone_cli.corpus.shard_stats import ShardStats  # at run time this would be an import cycle
 
 # With less held-out text than this, a measurement on it has a large error.
 _FEW_DOCUMENTS = 5

@@ -26,13 +26,14 @@ from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress, notice
 
 if TYPE_CHECKING:
-    from scone_cli.corpus.document_list import DocumentList, Exclusion
+    from scone_cli.corpus.document_list import DocumentList
     from scone_cli.corpus.fetched import FileCache
     from scone_cli.corpus.held_out import HeldOut
+    from scone_cli.corpus.part_writer import Then
     from scone_cli.corpus.readers import OnBad
-    from scone_cli.corpus.redact import Redaction
     from scone_cli.corpus.redaction_rules import Rules
-    from scone_cli.corpus.shards import Shards, ShardStats, Then
+    from scone_cli.corpus.shard_stats import ShardStats
+    from scone_cli.corpus.shards import Shards
     from scone_cli.corpus.token_files import TokenFile
     from scone_cli.corpus.tokenizer import Tokenizer
     from scone_cli.corpus.urls import Corpus
@@ -77,6 +78,7 @@ class PreparedTokens:
     _settings: dict[str, Any]
     _corpus: str
     _work: _Work | None = None
+    _keeps: bool = True  # take the tokens of files that have not changed from the `tokens/` that is replaced
 
     @property
     def staging(self) -> tuple[Path, ...]:
@@ -97,17 +99,31 @@ class PreparedTokens:
         if self.manifest is not None:
             return self.manifest
         from scone_cli.corpus import document_list, redact  # heavy: only when the stage runs
+        from scone_cli.corpus.kept import FILES, kept_files, write_files
         from scone_cli.corpus.shards import tasks_of, totals, write_shards
 
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
+        settings = self._settings | {"held_out_by_hash": work.shards.held_out.chosen is None}
+        texts = [file for file in work.files if isinstance(file, SourceFile)]
+        tasks = tasks_of(work.files)
+        if texts and self._keeps:
+            known, told = kept_files(self.target, texts, settings, STAGE_VERSION, self.tokenizer_sha)
+            tasks = [
+                [known.get(piece.name, piece) if isinstance(piece, SourceFile) else piece for piece in task]
+                for task in tasks
+            ]
+            if told:
+                progress("kept", 0, 0, detail=told)
         with stdin_named(staging / SCRATCH):
-            made, notices = write_shards(work.shards, tasks_of(work.files), pool, progress, then)
+            made, notices = write_shards(work.shards, tasks, pool, progress, then)
         for line in notices:
             notice(line)
         stats, skipped = totals(made)
         check_documents(stats, len(work.files), work.shards)
         self._warn(stats)
+        if texts:
+            write_files(staging / FILES, texts, (record for each in made for record in each.files))
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,
@@ -130,7 +146,7 @@ class PreparedTokens:
             stage=STAGE,
             stage_version=STAGE_VERSION,
             fingerprint=self.mark,
-            settings=self._settings | {"held_out_by_hash": work.shards.held_out.chosen is None},
+            settings=settings,
             inputs={"corpus": self._corpus},
             tokenizer=self.tokenizer_sha,
             summary=summary,
@@ -197,7 +213,7 @@ def prepare_tokens(
         of_text = partial(_text, config, rules, documents, files, staging, progress, check_size)
         work = of_text() if tokens is None else _ids(config, documents, tokens, staging, progress)
     known = work.shards.tokenizer_sha, work.vocab_size, work.num_tokens_bound
-    return PreparedTokens(target, mark, None, *known, settings, corpus, work)
+    return PreparedTokens(target, mark, None, *known, settings, corpus, work, _keeps=not force)
 
 
 def replaced_tokens(config: TokenSettings, target: Path, settings: Mapping[str, Any], corpus: str, force: bool) -> str:
@@ -253,6 +269,7 @@ def _text(
     """Prepare the work for a corpus of text; trains the tokenizer if none is given."""
     from scone_cli.corpus.document_list import Exclusion
     from scone_cli.corpus.held_out import held_out_of_texts
+    from scone_cli.corpus.own_tokenizer import train_on
     from scone_cli.corpus.redact import Redaction, guarded
     from scone_cli.corpus.sample import look_at
     from scone_cli.corpus.tokenizer import Tokenizer
@@ -275,7 +292,9 @@ def _text(
     if not path.exists():
         own = _own(config)
         if own is None:  # not `or`, because a given file may be empty
-            own = _train(config, redaction, exclusion, files, held_out, staging / SCRATCH, progress)
+            left_out = (leave_out, separator, redaction, exclusion)
+            own, facts = train_on(files, config.vocab_size, config.text_field, held_out, progress, *left_out)
+            write_atomically(staging / SCRATCH / _SAMPLE, json.dumps(facts).encode())
         write_atomically(path, own)
     tokenizer = Tokenizer.load(path, source=str(config.tokenizer or path))
     note = staging / SCRATCH / "backend"  # an interrupted run may have compared other documents
@@ -292,36 +311,6 @@ def _text(
 
 def _own(config: TokenSettings) -> bytes | None:
     return None if config.tokenizer is None else config.tokenizer.read_bytes()
-
-
-def _train(
-    config: TokenSettings,
-    redaction: Redaction | None,
-    exclusion: Exclusion | None,
-    files: Sequence[SourceFile],
-    held_out: HeldOut,
-    scratch: Path,
-    progress: Progress,
-) -> bytes:
-    """Train a BPE on the training documents only: the tokenizer must see no text that is left out."""
-    from scone_cli.corpus.long_words import in_pieces
-    from scone_cli.corpus.redact import guarded
-    from scone_cli.corpus.sample import draw_texts
-    from scone_cli.corpus.tokenizer import train_tokenizer
-    from scone_cli.runtime.worker_pool import give_back_memory
-
-    separator = Separator.of(config.document_separator)
-    leave_out = guarded(on_bad(config), redaction)
-    reading = (config.text_field, held_out, progress, leave_out, separator, redaction, exclusion)
-    texts, size = draw_texts(files, *reading)
-    facts = {"tokenizer_documents": len(texts), "tokenizer_bytes": size}
-    write_atomically(scratch / _SAMPLE, json.dumps(facts).encode())
-    progress("merging pairs into tokens", 0, config.vocab_size, "tokens")  # the library reports no progress
-    # `pop` frees each text once it is read.
-    trained = train_tokenizer(in_pieces(texts.pop() for _ in range(len(texts))), config.vocab_size)
-    give_back_memory()  # several hundred MB, which --memory is meant for
-    progress("merging pairs into tokens", config.vocab_size, config.vocab_size, "tokens")
-    return trained
 
 
 # ---- token ids ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from scone_cli.errors import BadData, InputMissing
 from scone_cli.formatting import value_text
 
 if TYPE_CHECKING:
-    from scone_cli.corpus.shards import Shards, ShardStats
+    from scone_cli.corpus.shard_stats import ShardStats
+    from scone_cli.corpus.shards import Shards
 
 LEFT_OUT: Final = "share_of_bytes_without_token"  # key of a summary
 UNKNOWN: Final = "share_of_tokens_unknown"

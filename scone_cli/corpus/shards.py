@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from scone_cli.artifacts.publish import SCRATCH, write_atomically
-from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.document_list import DocumentList, Exclusion
 from scone_cli.corpus.encode import Batch, encode_texts, take_tokens
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
-from scone_cli.corpus.readers import BadDocument, OnBad
-from scone_cli.corpus.redact import Counts, Redaction, added, guarded
+from scone_cli.corpus.kept import FileRecord, KeptFile, copied, forget_part
+from scone_cli.corpus.part_writer import PartWriter, Then
+from scone_cli.corpus.readers import BadDocument
+from scone_cli.corpus.redact import Redaction, guarded
 from scone_cli.corpus.redaction_rules import Rules
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.shard_progress import Counter, Meter
+from scone_cli.corpus.shard_stats import ShardStats, stats_of
 from scone_cli.corpus.token_files import TokenFile
-from scone_cli.corpus.token_stream import Encoded, TokenStream, by_document, num_documents, write_part
 from scone_cli.corpus.tokenizer import Tokenizer, limit_threads
 from scone_cli.errors import BadData
 from scone_cli.progress import Progress
@@ -38,57 +39,19 @@ NAMED = 100  # bad documents named in the manifest
 _TASK_BYTES = 32 << 20  # bytes on disk per task: an interrupted run repeats at most this much per worker
 _MOST_TASKS = 100_000  # parts are read in the order of their names, which have five digits for the task
 _TASK_FILES = 4096
-_PART_TOKENS = 4_000_000  # a part takes 16 MB of memory, and a few times that while it is written
-_PART_DOCUMENTS = 200_000  # this many documents of one token each take as much memory again
 
-# Called with the name of a part and its documents of the train split, in the worker that wrote it, before its task is done.
-Then = Callable[[str, TokenStream], None]
-# A whole file of text, or a piece of a file of tokens.
-Piece = SourceFile | tuple[TokenFile, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class ShardStats:
-    """Counts of documents, bytes and tokens in token shards: in total, held out, and left out.
-
-    `num_separators`: places where a separator divided plain text or token ids into documents. `num_left_out`: bytes of text
-    without a token. `num_unknown`: occurrences of the unknown token. `redacted`: what `redact.Counts` has; empty without rules.
-    `num_excluded`: documents that a list left out; `excluded_by`: the numbers of its entries that named one of them.
-    """
-
-    num_documents: int = 0
-    num_bytes: int = 0
-    num_tokens: int = 0
-    num_held_out_documents: int = 0
-    num_held_out_tokens: int = 0
-    num_skipped: int = 0
-    num_separators: int = 0
-    num_left_out: int = 0
-    num_unknown: int = 0
-    num_excluded: int = 0
-    redacted: Counts = ()
-    excluded_by: tuple[int, ...] = ()
-
-    @classmethod
-    def read(cls, raw: dict[str, Any]) -> ShardStats:
-        """The counts of a mark, which has lists for tuples."""
-        known: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in raw.items()}
-        return cls(**known)
-
-    def __add__(self, other: ShardStats) -> ShardStats:
-        numbers = [item.name for item in fields(self) if item.name not in ("redacted", "excluded_by")]
-        sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
-        excluded_by = tuple(sorted({*self.excluded_by, *other.excluded_by}))
-        return ShardStats(**sums, redacted=added(self.redacted, other.redacted), excluded_by=excluded_by)
+# A whole file of text, perhaps with its tokens, or a piece of a file of tokens.
+Piece = SourceFile | KeptFile | tuple[TokenFile, tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a task wrote; `skipped`: the first documents left out, each with its name and the cause."""
+    """What a task wrote; `skipped`: the first documents left out, each with its name and the cause; `files`: those of text."""
 
-    parts: int = 0
-    stats: ShardStats = ShardStats()
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    parts: int
+    stats: ShardStats
+    skipped: list[tuple[str, str]]
+    files: list[FileRecord]
 
 
 @dataclass(frozen=True)
@@ -133,7 +96,8 @@ class Shards:
             raw = json.loads(self.mark(task).read_bytes())
         except FileNotFoundError:
             return None
-        made = Made(raw["parts"], ShardStats.read(raw["stats"]), [(name, cause) for name, cause in raw["skipped"]])
+        skipped = [(name, cause) for name, cause in raw["skipped"]]
+        made = Made(raw["parts"], ShardStats.read(raw["stats"]), skipped, list(map(FileRecord.read, raw["files"])))
         return made if all(self.part(task, number).is_file() for number in range(made.parts)) else None
 
 
@@ -203,6 +167,8 @@ def _pieces(corpus: Iterable[SourceFile | TokenFile], task_bytes: int) -> Iterat
 def _size(piece: Piece) -> int:
     if isinstance(piece, SourceFile):
         return piece.bytes
+    if isinstance(piece, KeptFile):
+        return piece.source.bytes
     file, (first, last) = piece
     return file.source.bytes * (last - first) // max(1, file.num_units)
 
@@ -224,67 +190,64 @@ def make_shard(
     if (finished := shards.finished(task)) is not None:
         return finished, []
     notices: list[str] = []
-    stats, num_parts, num_waiting = ShardStats(), 0, 0
-    waiting: list[Encoded] = []
-    skipped: list[tuple[str, str]] = []
-    num_skipped = 0
-    separator, redaction = Separator.of(shards.document_separator), Redaction.of(shards.rules)
-    exclusion = Exclusion.of(shards.documents)
+    readers = _Readers(shards)
     unknown = _unknown(shards, num_threads)
-
-    def leave_out(bad: BadDocument) -> None:
-        nonlocal num_skipped
-        num_skipped += 1
-        if len(skipped) < NAMED:
-            skipped.append((bad.name, bad.cause))
-
+    parts = PartWriter(functools.partial(shards.part, task), then)
+    records, stats = list[FileRecord](), ShardStats()  # of the files that have ended, and of the present one
     with Counter(shards.counters, task) as counter:
-        on_bad = guarded(leave_out if shards.skip_bad else None, redaction)
-        for batch in _batches(shards, pieces, num_threads, on_bad, separator, redaction, exclusion, notices):
-            for segments in by_document(batch.documents):
-                size = sum(len(segment.tokens) for segment in segments)
-                if waiting and (num_waiting + size > _PART_TOKENS or len(waiting) >= _PART_DOCUMENTS):
-                    _finish_part(shards.part(task, num_parts), waiting, then)
-                    waiting, num_waiting, num_parts = [], 0, num_parts + 1
-                waiting += segments
-                num_waiting += size
-            stats += _stats_of(batch, unknown)
+        for batch in _batches(shards, pieces, num_threads, readers, notices):
+            at, left_out = 0, batch.num_left_out
+            for end in batch.ends:
+                documents = batch.documents[at : end.num_documents]
+                parts.add(documents)
+                stats += stats_of(documents, unknown, end.num_left_out) + end.counts
+                records.append(FileRecord(stats, parts.end_of_file()))
+                at, left_out, stats = end.num_documents, left_out - end.num_left_out, ShardStats()
+            parts.add(batch.documents[at:])
+            stats += stats_of(batch.documents[at:], unknown, left_out)
+            stats += ShardStats(num_separators=batch.num_separators)
             counter.add(batch.num_read, batch.num_tokens)
-    if waiting:
-        _finish_part(shards.part(task, num_parts), waiting, then)
-        num_parts += 1
-    num_separators, redacted = separator.num_found if separator else 0, redaction.counts if redaction else ()
-    num_excluded, excluded_by = (exclusion.num_documents, tuple(exclusion.matched)) if exclusion else (0, ())
-    stats += ShardStats(
-        num_skipped=num_skipped,
-        num_separators=num_separators,
-        num_excluded=num_excluded,
-        redacted=redacted,
-        excluded_by=excluded_by,
-    )
-    made = Made(num_parts, stats, skipped)
+    parts.close()
+    forget_part()
+    stats = sum((record.stats for record in records), stats + readers.counted())
+    made = Made(parts.num_parts, stats, readers.skipped, records)
     write_atomically(shards.mark(task), json.dumps(asdict(made)).encode())
     return made, notices
 
 
-def _finish_part(path: Path, documents: list[Encoded], then: Then | None) -> None:
-    write_part(path, documents)
-    if then is not None:
-        then(path.name, TokenStream.of([document for document in documents if document.split == TRAIN]))
+class _Readers:
+    """What reading documents needs besides the files, and what it counts."""
 
+    def __init__(self, shards: Shards) -> None:
+        self.skipped: list[tuple[str, str]] = []
+        self.separator, self.redaction = Separator.of(shards.document_separator), Redaction.of(shards.rules)
+        self.exclusion = Exclusion.of(shards.documents)
+        self.on_bad = guarded(self._leave_out if shards.skip_bad else None, self.redaction)
+        self._num_skipped = 0
 
-def _stats_of(batch: Batch, unknown: int | None) -> ShardStats:
-    held_out = [document for document in batch.documents if document.split == HELD_OUT]
-    return ShardStats(
-        num_documents(batch.documents),
-        sum(document.num_bytes for document in batch.documents),
-        batch.num_tokens,
-        num_documents(held_out),
-        sum(len(document.tokens) for document in held_out),
-        num_separators=batch.num_separators,
-        num_left_out=batch.num_left_out,
-        num_unknown=0 if unknown is None else sum(int((each.tokens == unknown).sum()) for each in batch.documents),
-    )
+    def counted(self) -> ShardStats:
+        """What was counted since the last call."""
+        separator, redaction, exclusion = self.separator, self.redaction, self.exclusion
+        stats = ShardStats(
+            num_skipped=self._num_skipped,
+            num_separators=separator.num_found if separator else 0,
+            num_excluded=exclusion.num_documents if exclusion else 0,
+            redacted=tuple(redaction.counts) if redaction else (),
+            excluded_by=tuple(sorted(exclusion.matched)) if exclusion else (),
+        )
+        self._num_skipped = 0
+        if separator:
+            separator.num_found = 0
+        if redaction:
+            redaction.counts = [0] * len(redaction.counts)
+        if exclusion:
+            exclusion.num_documents, exclusion.matched = 0, set()
+        return stats
+
+    def _leave_out(self, bad: BadDocument) -> None:
+        self._num_skipped += 1
+        if len(self.skipped) < NAMED:
+            self.skipped.append((bad.name, bad.cause))
 
 
 def _unknown(shards: Shards, num_threads: int) -> int | None:
@@ -297,31 +260,40 @@ def _tokenizer_of(shards: Shards, num_threads: int) -> tuple[Tokenizer, list[str
 
 
 def _batches(
-    shards: Shards,
-    pieces: Sequence[Piece],
-    num_threads: int,
-    on_bad: OnBad | None,
-    separator: Separator | None,
-    redaction: Redaction | None,
-    exclusion: Exclusion | None,
-    notices: list[str],
+    shards: Shards, pieces: Sequence[Piece], num_threads: int, readers: _Readers, notices: list[str]
 ) -> Iterator[Batch]:
     tokenizer = None
     if shards.tokenizer_sha:
         tokenizer, said = _tokenizer_of(shards, num_threads)
         said.clear()
-    files = [piece for piece in pieces if isinstance(piece, SourceFile)]
+    files = [piece for piece in pieces if not isinstance(piece, tuple)]
     if files:
         assert tokenizer is not None
-        of_text = (shards.text_field, shards.held_out, on_bad, separator, redaction, exclusion)
-        yield from encode_texts(files, tokenizer, *of_text)
+
+        def encoded(sources: Sequence[SourceFile]) -> Iterator[Batch]:
+            how = (readers.on_bad, readers.separator, readers.redaction, readers.exclusion, readers.counted)
+            return encode_texts(sources, tokenizer, shards.text_field, shards.held_out, *how)
+
+        to_read = list[SourceFile]()
+        for file in files:
+            if isinstance(file, SourceFile):
+                to_read.append(file)
+                continue
+            if (part := file.damaged()) is not None:
+                notices.append(f"note: {file.folder / part} is damaged: {file.source.location} is read again")
+                to_read.append(file.source)
+                continue
+            yield from encoded(to_read)
+            yield from copied(file)
+            to_read = []
+        yield from encoded(to_read)
         notices += said
         return
     byte_lengths = None if tokenizer is None else tokenizer.byte_lengths()
     for piece in pieces:
-        assert not isinstance(piece, SourceFile)
+        assert isinstance(piece, tuple)
         limits = (shards.separator, shards.largest)
-        yield from take_tokens(*piece, *limits, byte_lengths, shards.held_out, on_bad, exclusion)
+        yield from take_tokens(*piece, *limits, byte_lengths, shards.held_out, readers.on_bad, readers.exclusion)
 
 
 @functools.lru_cache(maxsize=1)

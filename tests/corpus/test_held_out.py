@@ -11,7 +11,7 @@ from scone_cli.artifacts.schemas import HELD_OUT, TRAIN
 from scone_cli.corpus.files import find_files
 from scone_cli.corpus.held_out import HeldOut, held_out_of_texts
 from scone_cli.corpus.readers import read_documents
-from scone_cli.corpus.shards import ShardStats
+from scone_cli.corpus.shard_stats import ShardStats
 from scone_cli.corpus.token_stream import split_of
 from scone_cli.progress import silent
 

@@ -14,10 +14,11 @@ from messages import names, refusal
 
 from scone_cli.artifacts.schemas import HELD_OUT, TOKENS, TRAIN
 from scone_cli.corpus import encode as encoding
-from scone_cli.corpus import shard_progress, shards
+from scone_cli.corpus import part_writer, shard_progress, shards
 from scone_cli.corpus.files import find_files
 from scone_cli.corpus.held_out import HeldOut
-from scone_cli.corpus.shards import Shards, ShardStats, tasks_of, totals, write_shards
+from scone_cli.corpus.shard_stats import ShardStats
+from scone_cli.corpus.shards import Shards, tasks_of, totals, write_shards
 from scone_cli.corpus.token_stream import TokenStream, iter_shards, read_tokens, split_of
 from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.errors import BadData
@@ -51,7 +52,7 @@ def source(tmp_path: Path) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so low that the little corpus makes many tasks, parts and batches."""
     monkeypatch.setattr(shards, "_TASK_BYTES", 4000)
-    monkeypatch.setattr(shards, "_PART_TOKENS", 500)
+    monkeypatch.setattr(part_writer, "_PART_TOKENS", 500)
     monkeypatch.setattr(encoding, "_BATCH_BYTES", 700)
 
 

@@ -100,12 +100,12 @@ def import_everything() -> None:
         "scone_cli.evaluation.measure",
     ):
         importlib.import_module(name)  # the first comes with the optimizer
-    from scone_cli.corpus import shards  # noqa: PLC0415 - not for those who start a server
+    from scone_cli.corpus import part_writer, shards  # noqa: PLC0415 - not for those who start a server
     from scone_cli.counting import count, plan  # noqa: PLC0415 - not for those who start a server
     from scone_cli.evaluation import speed  # noqa: PLC0415 - not for those who start a server
     from scone_cli.table import fgram_forward, pieces  # noqa: PLC0415 - not for those who start a server
 
-    shards._TASK_BYTES, shards._PART_TOKENS, plan._LEAST_BITS = 60_000, 10_000, 1
+    shards._TASK_BYTES, part_writer._PART_TOKENS, plan._LEAST_BITS = 60_000, 10_000, 1
     fgram_forward.CPU_FGRAMS, pieces.PIECE_BYTES = 64, 4096
     speed.SECONDS = 0.01
     warm_kernels(count.KERNELS)

@@ -1,0 +1,170 @@
+"""Tokens of files that have not changed: the next run copies their rows from the `tokens/` that it replaces.
+
+`tokens/files.parquet` tells for each file of text its name, the SHA-256 of its content, the rows of its documents, and what was
+counted while it was read. A file is kept if its name and content are those of then, and all settings that tokens depend on:
+tokenizer, text field, separator, redaction rules, excluded documents, and how documents are held out. Rows are copied within the
+tasks that tokenise the others, so that `tokens/` has the bytes of a run from nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scone_cli.artifacts.manifest import Manifest, digest_file, read_manifest
+from scone_cli.artifacts.opening import to_read
+from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.schemas import TOKEN_FILES, TOKENS
+from scone_cli.corpus.encode import Batch, FileEnd
+from scone_cli.corpus.files import SourceFile
+from scone_cli.corpus.part_writer import Rows
+from scone_cli.corpus.shard_stats import ShardStats
+from scone_cli.corpus.token_stream import Encoded, continues_of
+from scone_cli.errors import SconeError
+from scone_cli.formatting import percent
+
+FILES = "files.parquet"
+
+_COUNTS = [item.name for item in dataclasses.fields(ShardStats)]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What `tokens/` has of a file: the counts of its documents, and their rows."""
+
+    stats: ShardStats
+    rows: list[Rows]
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> FileRecord:
+        """The record of a mark, which has lists for tuples."""
+        return cls(ShardStats.read(raw["stats"]), [Rows(*rows) for rows in raw["rows"]])
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file whose tokens are in the `tokens/` that is replaced, in `folder`; `sha256`: of the parts of `record`."""
+
+    source: SourceFile
+    folder: Path
+    record: FileRecord
+    sha256: tuple[str, ...]
+
+    def damaged(self) -> str | None:
+        """The name of the first part that is not what its manifest says, if there is one."""
+        for rows, sha256 in zip(self.record.rows, self.sha256, strict=True):
+            if not _is_sound(self.folder / rows.part, sha256):
+                return rows.part
+        return None
+
+    def documents(self) -> Iterator[list[Encoded]]:
+        """The documents of the file, in order; each list is of one part."""
+        for part, first, number in self.record.rows:
+            table = _part(self.folder / part).slice(first, number)
+            lists = table.column("tokens").chunk(0)
+            offsets, tokens = lists.offsets.to_numpy(), lists.values.to_numpy()
+            columns = (table.column(name).to_pylist() for name in ("doc", "split", "bytes"))
+            ids = (tokens[low:high] for low, high in pairwise(offsets))
+            yield [Encoded(*facts) for facts in zip(*columns, ids, continues_of(table).tolist(), strict=True)]
+
+
+def copied(file: KeptFile) -> Iterator[Batch]:
+    """What `encode_texts` gives for the file, from its rows; its parts are not damaged."""
+    stats = file.record.stats
+    *lists, last = [*file.documents()] or [[]]
+    for documents in lists:
+        yield Batch(documents, 0)
+    yield Batch(
+        last, file.source.bytes, stats.num_left_out, ends=(FileEnd(len(last), stats.num_left_out, stats.of_reading),)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _part(path: Path) -> pa.Table:
+    """A part of `tokens/`, in one chunk; kept for the next file."""
+    return pq.read_table(to_read(path), schema=TOKENS).combine_chunks()
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_sound(path: Path, sha256: str) -> bool:
+    return path.is_file() and digest_file(path) == sha256
+
+
+def forget_part() -> None:
+    """Free the memory of the part that was read last, and look at the parts of another run anew."""
+    _part.cache_clear()
+    _is_sound.cache_clear()
+
+
+# ---- files.parquet -----------------------------------------------------------------------------------------------
+
+
+def write_files(path: Path, files: Sequence[SourceFile], records: Iterable[FileRecord]) -> None:
+    """Write the records of all files of a corpus, in its order."""
+    rows = [
+        {
+            "file": file.name,
+            "sha256": file.sha256,
+            "rows": [row._asdict() for row in record.rows],
+            **asdict(record.stats),
+        }
+        for file, record in zip(files, records, strict=True)
+    ]
+    write_parquet(path, TOKEN_FILES, pa.Table.from_pylist(rows, TOKEN_FILES))
+
+
+def kept_files(
+    folder: Path, files: Sequence[SourceFile], settings: Mapping[str, Any], stage_version: int, tokenizer: str
+) -> tuple[dict[str, KeptFile], str]:
+    """The files, by name, whose tokens are in `folder`, a `tokens/`; and a text for people, empty if there is no such folder.
+
+    `settings` are those of the manifest that is to be written, `tokenizer` is the SHA-256 of its tokenizer.
+    """
+    try:
+        manifest = read_manifest(folder, "tokens")
+    except SconeError:
+        return {}, ""
+    if FILES not in manifest.files or manifest.stage_version != stage_version:
+        return {}, ""
+    plain = json.loads(json.dumps(settings))  # as a manifest has them
+    if others := sorted(name.replace("_", "-") for name in plain if manifest.settings.get(name) != plain[name]):
+        return {}, f"no file, because {', '.join(others)} changed"
+    if manifest.tokenizer != tokenizer:
+        return (
+            {},
+            "no file, as a tokenizer was trained on this corpus; to read new files only, name one: --tokenizer FILE",
+        )
+    if not settings["held_out_by_hash"]:
+        return {}, "no file, because one held-out document is chosen from the whole corpus"
+    found = _records(folder, manifest, {file.name: file for file in files})
+    size = sum(file.source.bytes for file in found.values()) / max(1, sum(file.bytes for file in files))
+    told = f"{len(found):,} of {len(files):,} files ({percent(size)} of the bytes)"
+    return found, f"{told}; {len(files) - len(found):,} are read"
+
+
+def _records(folder: Path, manifest: Manifest, files: Mapping[str, SourceFile]) -> dict[str, KeptFile]:
+    path, stamps = folder / FILES, manifest.files
+    if digest_file(path) != stamps[FILES].sha256:
+        return {}
+    found = dict[str, KeptFile]()
+    with pq.ParquetFile(to_read(path)) as parquet:
+        for batch in parquet.iter_batches(1 << 14):
+            for row in batch.to_pylist():
+                source = files.get(row["file"])
+                # A file of which documents were skipped is read again: `tokens/` does not say which they were.
+                if source is None or source.sha256 != row["sha256"] or row["num_skipped"]:
+                    continue
+                rows = [Rows(**each) for each in row["rows"]]
+                record = FileRecord(ShardStats.read({name: row[name] for name in _COUNTS}), rows)
+                sha256 = tuple(stamps[each.part].sha256 for each in rows)
+                found[source.name] = KeptFile(source, folder, record, sha256)
+    return found

@@ -1,0 +1,265 @@
+"""Tokens of files that have not changed are copied: the same bytes as a run from nothing, without reading the files again."""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from workspaces import copy_of, timeless
+
+from scone_cli.artifacts.schemas import TOKEN_FILES
+from scone_cli.corpus import part_writer, shards
+from scone_cli.corpus.kept import FILES
+from scone_cli.corpus.prepare import prepare_tokens
+from scone_cli.corpus.token_settings import TokenSettings
+from scone_cli.corpus.tokenizer import train_tokenizer
+from scone_cli.progress import silent
+from scone_cli.runtime.worker_pool import Pool
+
+TEXTS = [f"Document {number} of {number % 7} says its words, and the end.\n" * (number % 5 + 1) for number in range(90)]
+WORDPIECE = {
+    "version": "1.0",
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "model": {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": {
+            word: number
+            for number, word in enumerate(["[UNK]", "Document", "of", "says", "its", "words", "and", "the", "end"])
+        },
+    },
+}
+RULES = '[two]\nterms = ["Document 2", "its words"]\n'
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A corpus of files of one and of many documents, and what settings may name; small tasks and parts."""
+    monkeypatch.setattr(shards, "_TASK_BYTES", 4000)
+    monkeypatch.setattr(part_writer, "_PART_TOKENS", 200)
+    (tmp_path / "corpus" / "law").mkdir(parents=True)
+    for number, text in enumerate(TEXTS[:20]):
+        (tmp_path / "corpus" / f"{number:02d}.txt").write_text(text)
+    for number in range(7):
+        lines = [
+            json.dumps({"text": text, "id": f"id-{number}-{n}"})
+            for n, text in enumerate(TEXTS[20 + 10 * number :][:10])
+        ]
+        (tmp_path / "corpus" / "law" / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "tokenizer.json").write_bytes(train_tokenizer(iter(TEXTS), 300))
+    (tmp_path / "other.json").write_bytes(train_tokenizer(iter(TEXTS[:50]), 280))
+    (tmp_path / "wordpiece.json").write_text(json.dumps(WORDPIECE))
+    (tmp_path / "rules.toml").write_text(RULES)
+    (tmp_path / "excluded.txt").write_text("law/3.jsonl:2\nid-5-5\n")
+    return tmp_path
+
+
+class Run:
+    """A run in a workspace: what it read, what it told, and the bytes of `tokens/`."""
+
+    def __init__(self, place: Path, work: str, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+        self.read, self.told, self.tokens = list[str](), "", place / work / "tokens"
+        (place / work).mkdir(exist_ok=True)
+        given = {"tokenizer": place / "tokenizer.json", "held_out": 0.2} | settings
+
+        def encode(files, *args):
+            self.read += [file.name for file in files]
+            return real(files, *args)
+
+        def progress(what, *_, detail="", **__):
+            self.told = detail if what == "kept" else self.told
+
+        real = shards.encode_texts
+        with monkeypatch.context() as patch, Pool(1) as pool:
+            patch.setattr(shards, "encode_texts", encode)
+            prepared = prepare_tokens(TokenSettings(**given), [place / "corpus"], self.tokens, silent)
+            prepared.write(pool, progress)
+        self.bytes = timeless(self.tokens)
+
+
+@pytest.fixture
+def run(place, monkeypatch) -> Callable[..., Run]:
+    return lambda work="work", **settings: Run(place, work, monkeypatch, **settings)
+
+
+def grown(corpus: Path) -> set[str]:
+    """A file in the middle: the tasks behind it are others."""
+    (corpus / "05b.txt").write_text("A new document, quite short.")
+    (corpus / "law" / "2b.jsonl").write_text(json.dumps({"text": "Another one. " * 40}) + "\n")
+    return {"05b.txt", "law/2b.jsonl"}
+
+
+def changed(corpus: Path) -> set[str]:
+    with (corpus / "law" / "3.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "One more line. " * 30}) + "\n")
+    (corpus / "07.txt").write_text(TEXTS[8])
+    return {"law/3.jsonl", "07.txt"}
+
+
+def removed(corpus: Path) -> set[str]:
+    (corpus / "law" / "0.jsonl").unlink()
+    (corpus / "03.txt").unlink()
+    return set()
+
+
+def renamed(corpus: Path) -> set[str]:
+    (corpus / "law" / "1.jsonl").rename(corpus / "law" / "9.jsonl")
+    return {"law/9.jsonl"}
+
+
+def swapped(corpus: Path) -> set[str]:
+    """Two files have each other's content."""
+    (corpus / "01.txt").rename(corpus / "x")
+    (corpus / "02.txt").rename(corpus / "01.txt")
+    (corpus / "x").rename(corpus / "02.txt")
+    return {"01.txt", "02.txt"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokenizer": "wordpiece.json"}, {"redact": "rules.toml"}], ids=str)
+@pytest.mark.parametrize("change", [grown, changed, removed, renamed, swapped])
+def test_only_what_is_new_is_read(place, run, change, settings):
+    settings = {name: place / value for name, value in settings.items()}
+    first = run(**settings)
+    assert len(first.read) == 27
+    assert not first.told
+    new = change(place / "corpus")
+    again = run(**settings)
+    assert set(again.read) == new
+    assert len(again.read) == len(new)
+    assert again.bytes == run("nothing", **settings).bytes != first.bytes
+    files = len(list((place / "corpus").rglob("*.*")))
+    assert again.told.startswith(f"{files - len(new)} of {files} files (")
+    third = run(**settings)  # what was copied can be copied again
+    assert third.bytes == again.bytes
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"redact": "rules.toml"}, "redact"),
+        ({"tokenizer": "other.json"}, "tokenizer"),
+        ({"exclude_documents": "excluded.txt"}, "exclude-documents"),
+        ({"document_separator": "A line"}, "document-separator"),
+        ({"held_out": 0.1}, "held-out"),
+    ],
+    ids=str,
+)
+def test_with_other_settings_all_is_read(place, run, settings, reason):
+    run()
+    settings = {
+        name: place / value if isinstance(value, str) and "." in value else value for name, value in settings.items()
+    }
+    again = run(**settings)
+    assert len(again.read) == 27
+    assert reason in again.told
+    assert again.bytes == run("nothing", **settings).bytes
+
+
+def test_a_document_that_is_excluded_leaves_the_tokens_in_the_same_run(place, run):
+    excluding = {"exclude_documents": place / "excluded.txt"}
+    assert names(run().tokens) > names(run(**excluding).tokens)
+    (place / "excluded.txt").write_text("law/3.jsonl:2\nid-5-5\nlaw/3.jsonl:4\n")
+    again = run(**excluding)
+    assert not {"law/3.jsonl:2", "law/3.jsonl:4", "law/5.jsonl:6"} & names(again.tokens)
+    assert again.bytes == run("nothing", **excluding).bytes
+    grown(place / "corpus")
+    again = run(**excluding)
+    assert len(again.read) == 2
+    assert again.bytes == run("nothing 2", **excluding).bytes
+
+
+def names(tokens: Path) -> set[str]:
+    return {name for path in tokens.glob("part-*") for name in pq.read_table(path)["doc"].to_pylist()}
+
+
+def test_a_tokenizer_of_the_corpus_keeps_nothing_and_says_what_to_do(place, run):
+    run(tokenizer=None, vocab_size=600)
+    (place / "corpus" / "new.txt").write_text("Zebras and quaggas are equids. " * 30)
+    again = run(tokenizer=None, vocab_size=600)
+    assert len(again.read) == 28
+    assert "--tokenizer FILE" in again.told
+    assert again.bytes == run("nothing", tokenizer=None, vocab_size=600).bytes
+
+
+def test_files_with_skipped_documents_are_read_again(place, run):
+    with (place / "corpus" / "law" / "4.jsonl").open("a") as file:
+        file.write('{"no text": 1}\n')
+    run(on_bad_document="skip")
+    grown(place / "corpus")
+    again = run(on_bad_document="skip")
+    assert set(again.read) == {"law/4.jsonl", "05b.txt", "law/2b.jsonl"}
+    assert again.bytes == run("nothing", on_bad_document="skip").bytes
+
+
+@pytest.mark.parametrize("spoil", ["part", "part missing", "files"])
+def test_what_is_damaged_is_read_again(place, run, spoil, capsys):
+    first = run()
+    path = first.tokens / FILES if spoil == "files" else sorted(first.tokens.glob("part-*"))[3]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    if spoil != "part missing":
+        path.write_bytes(content)
+    new = grown(place / "corpus")
+    again = run()
+    assert len(again.read) == 29 if spoil == "files" else new < set(again.read) < names_of_files(again.tokens)
+    assert again.bytes == run("nothing").bytes
+    assert ("is damaged" in capsys.readouterr().err) == (spoil != "files")
+
+
+def names_of_files(tokens: Path) -> set[str]:
+    return set(pq.read_table(tokens / FILES)["file"].to_pylist())
+
+
+def test_the_list_of_files(place, run):
+    """Its rows are those of the parts, and its numbers those of the manifest."""
+    tokens = run(redact=place / "rules.toml").tokens
+    files = pq.read_table(tokens / FILES)
+    assert files.schema.equals(TOKEN_FILES)
+    parts = {path.name: pq.read_table(path)["doc"].to_pylist() for path in sorted(tokens.glob("part-*"))}
+    found = [
+        {name.partition(":")[0] for row in rows for name in parts[row["part"]][row["first"] :][: row["number"]]}
+        for rows in files["rows"].to_pylist()
+    ]
+    assert found == [{name} for name in files["file"].to_pylist()]
+    assert sum(row["number"] for rows in files["rows"].to_pylist() for row in rows) == sum(map(len, parts.values()))
+    summary = json.loads((tokens / "manifest.json").read_text())["summary"]
+    for name, key in (("num_tokens", "tokens"), ("num_documents", "documents"), ("num_bytes", "bytes")):
+        assert sum(files[name].to_pylist()) == summary[key]
+    assert sum(counts[1] for counts in files["redacted"].to_pylist()) == summary["redacted_documents"] > 0
+
+
+def test_the_only_document_is_cut_and_nothing_is_kept(place, run):
+    shutil.rmtree(place / "corpus")
+    (place / "corpus").mkdir()
+    (place / "corpus" / "a.txt").write_text("hello there. " * 50)
+    run()
+    (place / "corpus" / "b.txt").write_text("")
+    again = run()
+    assert set(again.read) == {"a.txt", "b.txt"}
+    assert again.bytes == run("nothing").bytes
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_continues_to_the_bytes_of_one_from_nothing(forks, small, tmp_path):
+    shutil.copytree(small / "corpus", tmp_path / "corpus")
+    tokenizer = shutil.copy(small / "work" / "tokens" / "tokenizer.json", tmp_path / "tokenizer.json")
+    command = ["count-ngrams", tmp_path / "corpus", "--tokenizer", tokenizer, "--held-out", "0.1", "--max-n", "3"]
+    assert forks.run("--workspace", tmp_path / "before", *command).code == 0
+    for number in range(0, 60, 9):
+        (tmp_path / "corpus" / f"{number}-new.txt").write_text(f"abc def {number} " * 200)
+    assert forks.run("--workspace", tmp_path / "nothing", *command).code == 0
+    expected = [timeless(tmp_path / "nothing" / name) for name in ("tokens", "counts")]
+    whole = forks.run("--workspace", copy_of(tmp_path / "before", tmp_path / "whole"), *command)
+    assert "kept: 60 of 67 files" in whole.err
+    for moment in range(2, len(whole.moments), max(1, len(whole.moments) // 6)):
+        work = copy_of(tmp_path / "before", tmp_path / f"killed-{moment}")
+        assert forks.run("--workspace", work, *command, moment=moment, signum=signal.SIGKILL).code == -signal.SIGKILL
+        assert forks.run("--workspace", work, *command).code == 0
+        assert [timeless(work / name) for name in ("tokens", "counts")] == expected
