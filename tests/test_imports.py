@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "scone_cli"
 
 # From the ground up: a room imports rooms that stand before it, never one beside it on its line.
 ROOMS = (
-    ("errors", "progress", "arrays", "formatting", "settings"),  # the ground: files, not folders
+    ("errors", "progress", "arrays", "formatting", "settings", "private"),  # the ground: files, not folders
     ("artifacts", "runtime"),
     ("corpus",),
     ("counting",),
@@ -27,7 +27,7 @@ ROOMS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
-ONE_MORE = {("settings", "errors"), ("progress", "formatting")}  # within the ground
+ONE_MORE = {("settings", "errors"), ("progress", "formatting"), ("private", "errors")}  # within the ground
 NOT = {("serving", "training")}
 OF_TABLE = {
     "table.precompute",

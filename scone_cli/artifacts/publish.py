@@ -43,6 +43,7 @@ from scone_cli.errors import (
     StorageFailure,
     WorkspaceLocked,
 )
+from scone_cli.private import check_private, close_to_others
 
 SCRATCH = "work"  # the folder of temporary files inside a staging folder: never published
 USED_UP = ".done"  # suffix of a scratch folder that is no longer needed, until it is removed
@@ -124,6 +125,7 @@ def staging_folder(
     if not lasting:
         _forget_after_restart(staging, set(boot_ids) or {boot_id()}, synced)
     (staging / SCRATCH).mkdir(parents=True, exist_ok=True)
+    close_to_others(staging)
     for unfinished in staging.rglob(".*.tmp"):  # left by a crash while a file was written
         unfinished.unlink(missing_ok=True)
     return staging
@@ -291,7 +293,9 @@ def check_workspace(workspace: Path) -> None:
 
     Raises:
         StorageFailure: it is a file, or lies below a file.
+        BadSetting: see `check_private`.
     """
+    check_private(workspace)
     there = next((path for path in (workspace, *workspace.parents) if path.exists()), workspace)
     if there.exists() and not there.is_dir():
         raise StorageFailure(f"{workspace}: cannot be used as a workspace ({there} is not a folder)")
@@ -306,9 +310,11 @@ def workspace_lock(workspace: Path, what: str = "workspace") -> Iterator[None]:
     Raises:
         WorkspaceLocked: another run holds the lock.
         StorageFailure: the workspace cannot be created.
+        BadSetting: see `check_private`.
     """
     try:
         workspace.mkdir(parents=True, exist_ok=True)
+        check_private(workspace)  # a new one too: its parent's default access list comes before the umask
         lock = filelock.FileLock(workspace / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:

@@ -49,6 +49,7 @@ from scone_cli.artifacts.registry import (
 )
 from scone_cli.artifacts.verify import check_version
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts
+from scone_cli.private import is_open, is_private
 from scone_cli.progress import Progress
 
 PRIVATE = "private.json"  # the manifest of an encrypted version, encrypted too
@@ -211,11 +212,15 @@ def _again(folder: Path, manifest: Manifest) -> str:
 def _linked(source: Path, target: Path) -> FileStamp:
     """Bring a file by a hard link, else by a copy; returns the size and hash of what is there now.
 
-    A link is safe because no stage writes into a published file: a new artifact has new files.
+    A link is safe because no stage writes into a published file: a new artifact has new files. With `--private`, a file that
+    others may read is copied: a link has the rights of the file, and to change these is not for who publishes it.
     """
     real = os.path.realpath(source)
     try:
-        os.link(real, target)
+        if is_private() and is_open(Path(real)):
+            shutil.copyfile(real, target)
+        else:
+            os.link(real, target)
     except FileNotFoundError:
         raise
     except OSError:  # another disk, a file of another user, a file system without links

@@ -22,6 +22,7 @@ from scone_cli.console.recipes import read_recipe
 from scone_cli.console.run_notes import recorded
 from scone_cli.errors import BadData, SconeError, StorageFailure
 from scone_cli.formatting import did_you_mean, harmless
+from scone_cli.private import begin_private
 from scone_cli.runtime.signals import Stopped, stop_signals
 from scone_cli.runtime.threads import settle_threads
 from scone_cli.runtime.torchrun import speaks, speaks_here
@@ -92,6 +93,11 @@ class LazyGroup(click.Group):
     help="Folder of all artifacts; variable SCONE_WORKSPACE.",
 )
 @click.option("--config", type=PlainPath(), metavar="RECIPE", help="TOML file of settings, one table per command.")
+@click.option(
+    "--private",
+    is_flag=True,
+    help="Let only you read what is made, scratch files too (0600, folders 0700), whatever the umask; variable SCONE_PRIVATE=1.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.option(
     "--verbose",
@@ -100,8 +106,12 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, message="scone %(version)s")
 @click.pass_context
-def scone(ctx: click.Context, /, workspace: Path, config: Path | None, quiet: bool, verbose: bool) -> None:
+def scone(
+    ctx: click.Context, /, workspace: Path, config: Path | None, private: bool, quiet: bool, verbose: bool
+) -> None:
     """Read the recipe and keep the options that hold for every command."""
+    if private:
+        begin_private()
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return

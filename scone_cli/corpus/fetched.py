@@ -24,6 +24,7 @@ from filelock import FileLock
 from scone_cli.corpus import compression, formats
 from scone_cli.corpus.formats import Format
 from scone_cli.errors import BadSetting, StorageFailure
+from scone_cli.private import check_private
 from scone_cli.settings import Quantity, parse_bytes
 
 CACHE_SIZE = Quantity("20GiB")
@@ -216,6 +217,7 @@ class FileCache:
             raise BadSetting("no home folder, so there is no cache for fetched files", "name one: --cache-dir")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            check_private(self.folder)
         except OSError as error:
             raise StorageFailure(
                 f"{self.folder}: the cache of fetched files cannot be made ({error.strerror})",

@@ -24,17 +24,19 @@ import pyarrow as pa
 from scone_cli.corpus.columns import Columns, column_type, columns_of
 from scone_cli.corpus.compression import decompressed
 from scone_cli.corpus.document_list import ID_FIELD, Exclusion
+from scone_cli.corpus.document_room import MORE, largest_compressed, too_large
 from scone_cli.corpus.files import SourceFile, at_hand
 from scone_cli.corpus.folders import readable
 from scone_cli.corpus.formats import ARROW, BAD_KINDS, LINES, PARQUET
 from scone_cli.corpus.separators import Separator
-from scone_cli.errors import BadData
+from scone_cli.errors import BadData, NotEnoughMemory
 
 _SMALL_BYTES = 1 << 20
 _BEFORE_RECORDS = (
     codecs.BOM_UTF8 + b"\x1e"
 )  # some editors begin a file with a BOM, some writers begin every record with 0x1e
 _LARGEST_DOCUMENT = 1 << 30  # bytes; while a document is encoded, memory holds several copies of it
+_SKIPPED_BYTES = 1 << 20  # read at a time of what is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,17 @@ class _Unreadable(Exception):
         self.cause, self.hint = cause, hint
 
 
+class _NoRoom(_Unreadable):
+    """It could be read with more memory. Then it is an error in any case: memory must not decide what is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Long:
+    """A record that is not held in memory: what came before its end, and its bytes, counted up to the largest document."""
+
+    num_bytes: int
+
+
 def read_documents(
     file: SourceFile, text_field: str = "text", on_bad: OnBad | None = None, separator: Separator | None = None
 ) -> Iterator[Document]:
@@ -83,6 +96,7 @@ def read_documents(
     Raises:
         BadDocument: a document cannot be read and there is no `on_bad`; names the file, the line or row, and the cause.
         BadData: the whole file cannot be read; or it changed since it was hashed.
+        NotEnoughMemory: a document of a compressed file is too large, see `document_room`.
         StorageFailure: the file cannot be read.
     """
     for document, _ in read_with_position(file, text_field, on_bad, separator):
@@ -103,10 +117,11 @@ def read_with_position(
     leaves out is not given out, and is no bad document either; to find it, a whole file is read.
     """
     records, text_of, unit = _format_of(file, separator, exclusion is not None)
+    is_json = file.kind == LINES
     with at_hand(file) as path, readable(file.location), open(path, "rb") as raw:  # not Path: a million files
         content = decompressed(raw, file.compression, file.location) if file.compression else raw
         try:
-            if beginning is not None and records is _whole and exclusion is None:
+            if beginning is not None and not unit and file.kind not in BAD_KINDS and exclusion is None:
                 text = content.read(beginning).decode(errors="ignore")
                 yield Document(file.name, text, text.encode()), raw.tell()
                 return
@@ -115,11 +130,13 @@ def read_with_position(
                 excluded = set[int]() if exclusion is None else exclusion.naming(file, name)
                 try:
                     text, identity = text_of(record, text_field)
-                    utf8 = record if text_of is _text_of_bytes else _utf8(text)
+                    utf8 = record if isinstance(record, bytes) and not is_json else _utf8(text)
                 except _Unreadable as bad:
                     if exclusion is not None and exclusion.leave_out(excluded):
                         continue
                     where = f"{file.location}: {unit} {number}" if unit else file.location
+                    if isinstance(bad, _NoRoom):
+                        raise NotEnoughMemory(f"{where}: {bad.cause}", bad.hint) from bad
                     error = BadDocument(name, where, bad.cause, bad.hint)
                     if on_bad is None:
                         raise error from bad
@@ -154,15 +171,17 @@ _Format = tuple[Callable[[BinaryIO, str, str], _Records], Callable[[Any, str], _
 
 
 def _format_of(file: SourceFile, separator: Separator | None, with_ids: bool) -> _Format:
+    is_packed = bool(file.compression)
+    most = largest_compressed(_LARGEST_DOCUMENT) if is_packed else _LARGEST_DOCUMENT
     if file.kind == LINES:
-        return _lines, _text_of_line, "line"
-    if file.kind in (PARQUET, ARROW):
-        return partial(_rows, file.kind, with_ids), _text_of_row, "row"
+        return partial(_lines, most), partial(_text_of_line, most), "line"
+    if file.kind in (PARQUET, ARROW):  # their pages are compressed
+        return partial(_rows, file.kind, with_ids), partial(_text_of_row, largest_compressed(_LARGEST_DOCUMENT)), "row"
     if file.kind in BAD_KINDS:
         return _nothing, partial(_refuse, file.kind), ""
     if separator is not None:
-        return partial(_separated, separator), _text_of_bytes, "line"
-    return _whole, _text_of_bytes, ""
+        return partial(_separated, separator, most), partial(_text_of_bytes, most), "line"
+    return partial(_whole, most), partial(_text_of_bytes, most), ""
 
 
 def _nothing(_content: BinaryIO, _location: str, _text_field: str) -> _Records:
@@ -173,48 +192,51 @@ def _refuse(kind: str, _record: Any, _text_field: str) -> _Text:
     raise _Unreadable(f"{kind}, expected UTF-8 text or JSON Lines", BAD_KINDS[kind])
 
 
-def _separated(separator: Separator, content: BinaryIO, _location: str, _text_field: str) -> _Records:
-    for line, text in separator.split(content, _LARGEST_DOCUMENT):
-        yield line, text, None
+def _separated(separator: Separator, most: int, content: BinaryIO, _location: str, _text_field: str) -> _Records:
+    for line, text, size in separator.split(content, most):
+        yield line, text if size <= most else _Long(size), None
 
 
-def _whole(content: BinaryIO, _location: str, _text_field: str) -> _Records:
-    yield 1, _all_of(content), None
-
-
-def _all_of(content: BinaryIO) -> bytes:
-    data = content.read(_SMALL_BYTES)  # reading with the limit would allocate a GB for every file
+def _whole(most: int, content: BinaryIO, _location: str, _text_field: str) -> _Records:
+    data = content.read(min(most + 1, _SMALL_BYTES))  # reading with the limit would allocate a GB for every file
     if len(data) == _SMALL_BYTES:
         if content.seekable():
             content.seek(0)
             data = b""
-        data += content.read(_LARGEST_DOCUMENT + 1 - len(data))
-    return data
+        data += content.read(most + 1 - len(data))
+    if len(data) > most:
+        size, data = len(data), b""
+        while size <= _LARGEST_DOCUMENT and (piece := content.read(_SKIPPED_BYTES)):
+            size += len(piece)
+        yield 1, _Long(size), None
+    else:
+        yield 1, data, None
 
 
-def _text_of_bytes(data: bytes, _text_field: str) -> _Text:
-    if len(data) > _LARGEST_DOCUMENT:
-        raise _Unreadable(
-            f"one document of plain text, expected at most {_LARGEST_DOCUMENT:,} bytes",
-            "say where documents begin (--document-separator), or write one JSON object a line (.jsonl)",
-        )
-    return _decoded(data), None
+def _text_of_bytes(most: int, data: bytes | _Long, _text_field: str) -> _Text:
+    hint = "say where documents begin (--document-separator), or write one JSON object a line (.jsonl)"
+    return _decoded(_short(data, most, "one document of plain text, ", hint)), None
 
 
-def _lines(content: BinaryIO, _location: str, _text_field: str) -> _Records:
+def _lines(most: int, content: BinaryIO, _location: str, _text_field: str) -> _Records:
     number = 0
-    while line := content.readline(_LARGEST_DOCUMENT + 1):
+    while line := content.readline(most + 1):
         number += 1
-        yield number, line.lstrip(_BEFORE_RECORDS), None
-        while len(line) > _LARGEST_DOCUMENT and not line.endswith(b"\n"):  # skip the rest of the line
-            line = content.readline(_LARGEST_DOCUMENT + 1)
+        if len(line) <= most:
+            yield number, line.lstrip(_BEFORE_RECORDS), None
+            continue
+        size, is_whole = len(line), line.endswith(b"\n")
+        while size <= _LARGEST_DOCUMENT and not is_whole and (line := content.readline(_SKIPPED_BYTES)):
+            size, is_whole = size + len(line), line.endswith(b"\n")
+        yield number, _Long(size), None
+        while not is_whole and (line := content.readline(_SKIPPED_BYTES)):
+            is_whole = line.endswith(b"\n")
 
 
-def _text_of_line(line: bytes, text_field: str) -> _Text:
+def _text_of_line(most: int, line: bytes | _Long, text_field: str) -> _Text:
+    line = _short(line, most, "", "split the document")
     if line.isspace():
         return "", None
-    if len(line) > _LARGEST_DOCUMENT:
-        raise _Unreadable(f"expected at most {_LARGEST_DOCUMENT:,} bytes", "split the document")
     try:
         record = json.loads(_decoded(line))
     except json.JSONDecodeError as error:
@@ -259,8 +281,11 @@ def _ids(columns: Columns) -> Iterator[Any]:
         yield from rows.values
 
 
-def _text_of_row(record: tuple[Any, Any], text_field: str) -> _Text:
+def _text_of_row(most: int, record: tuple[Any, Any], text_field: str) -> _Text:
     value, identity = record
+    held = value.value if pa.types.is_dictionary(value.type) else value
+    if held is not None and held.is_valid:
+        _short(_Long(held.as_buffer().size), most, "", "split the document")
     try:
         text = value.as_py()
     except UnicodeDecodeError as error:  # pyarrow does not check UTF-8 earlier
@@ -275,6 +300,16 @@ def _id_of(value: Any) -> Any:
     with contextlib.suppress(UnicodeDecodeError):  # then no line of a list can name it
         return value.as_py()
     return None
+
+
+def _short(record: bytes | _Long, most: int, what: str, hint: str) -> bytes:
+    """A record that is no larger than `most`; else an error."""
+    size = record.num_bytes if isinstance(record, _Long) else len(record)
+    if size > _LARGEST_DOCUMENT:
+        raise _Unreadable(f"{what}expected at most {_LARGEST_DOCUMENT:,} bytes", hint)
+    if size > most:
+        raise _NoRoom(too_large(most), MORE)
+    return b"" if isinstance(record, _Long) else record
 
 
 # ---- what can be wrong with a record -----------------------------------------------------------------------------

@@ -53,10 +53,10 @@ class Separator:
         """The warning if the pattern was not found: then every file of plain text is one document."""
         return f"warning: --document-separator '{self.pattern}' matches no line of plain text in {corpus}"
 
-    def split(self, content: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the texts between separators, each with its first line number (from 1); blank texts are left out.
+    def split(self, content: BinaryIO, most: int) -> Iterator[tuple[int, bytes, int]]:
+        """Yield the texts between separators: its first line number (from 1), the text, its bytes; blank texts are left out.
 
-        A text longer than `most` bytes is cut to `most` + 1 bytes, so that the caller can tell. Lines are read one at a time.
+        Of a text longer than `most` bytes only the beginning is given, `most` + 1 bytes at most. Lines are read one at a time.
         """
         first, lines, size, number, at_start = 1, list[bytes](), 0, 0, True
         while line := content.readline(most + 1):
@@ -64,7 +64,7 @@ class Separator:
             if at_start and self._is_found(line if number > 1 else line.removeprefix(codecs.BOM_UTF8)):
                 self.num_found += 1
                 if any(map(bytes.strip, lines)):
-                    yield first, b"".join(lines)
+                    yield first, b"".join(lines), size
                 lines, size = [], 0
                 first = number if self._expression else number + 1
                 if not self._expression:
@@ -72,9 +72,9 @@ class Separator:
             at_start = line.endswith(b"\n")
             if size <= most:
                 lines.append(line[: most + 1 - size])
-                size += len(lines[-1])
+            size += len(line)
         if any(map(bytes.strip, lines)):
-            yield first, b"".join(lines)
+            yield first, b"".join(lines), size
 
     def _is_found(self, line: bytes) -> bool:
         if self._expression is None:

@@ -29,6 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 import scone_cli
 from scone_cli.errors import InputMissing, SconeError
 from scone_cli.formatting import amount_text, bytes_text
+from scone_cli.private import begin_private
 from scone_cli.runtime.engine import Task
 from scone_cli.runtime.ray_engine import Failed, Found, Needs, in_one_line
 from scone_cli.runtime.resources import available_memory
@@ -297,6 +298,8 @@ class _Worker:
             SconeError: something is missing on this node.
         """
         keep_memory()
+        if self._needs.is_private:  # Ray started this process, with its own umask
+            begin_private()
         try:
             os.chdir(self._needs.folder)
             for name in self._needs.preload:

@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.formatting import amount_text, names_of
+from scone_cli.private import is_private
 from scone_cli.progress import notice
 from scone_cli.runtime.engine import Task
 
@@ -57,7 +58,7 @@ class Needs:
     """What a pool takes: on each of `num_nodes` nodes `num_workers` processes, which share `memory` bytes.
 
     `is_on_gpu`: each process has a GPU. `preload` names modules that they load, `folder` is their current folder, `marker` a
-    file that each node must see.
+    file that each node must see. `is_private`: only the owner may read what they make.
     """
 
     num_nodes: int
@@ -68,6 +69,7 @@ class Needs:
     preload: tuple[str, ...]
     folder: str
     marker: str
+    is_private: bool
 
 
 class RayEngine:
@@ -168,7 +170,9 @@ class RayEngine:
                     f"give --memory {node.free_memory >> 20}MiB or less, or more memory to Ray: ray start --memory BYTES",
                 )
         folder, marker = str(Path.cwd()), str(self._marker)
-        needs = Needs(self.num_nodes, num_workers, cpus, memory, is_on_gpu, tuple(preload), folder, marker)
+        needs = Needs(
+            self.num_nodes, num_workers, cpus, memory, is_on_gpu, tuple(preload), folder, marker, is_private()
+        )
         return RayPool(self, needs)
 
     # ---- what the pool uses --------------------------------------------------------------------------------------

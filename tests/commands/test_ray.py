@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from messages import refusal
+from modes import Watch, open_paths
 from workspaces import COUNT, SELECT, TRAIN, timeless, write_small_corpus
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
@@ -265,3 +266,13 @@ def test_what_cannot_be_is_refused(site, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     with refusal(BadSetting, "torchrun"):
         precompute.run(precompute.Precompute(**site.config), tmp_path, tmp_path / "table", silent)
+
+
+def test_what_the_nodes_make_is_private(site, tmp_path):
+    """Ray started the processes of the nodes, with its own umask."""
+    work = tmp_path / "work"
+    count = ["--quiet", "--private", "--workspace", work, "count-ngrams", site.corpus, *COUNT, *site.on_ray]
+    with Watch(work) as watch:
+        subprocess.run(list(map(str, [sys.executable, "-m", "scone_cli", *count])), umask=0, check=True)
+    assert watch.found | open_paths(work) == set()
+    assert (work / "counts" / "manifest.json").is_file()

@@ -21,7 +21,7 @@ WIKITEXT = (
 
 
 def split(pattern: str, text: str, most: int = 1 << 20) -> list[tuple[int, str]]:
-    return [(line, part.decode()) for line, part in Separator(pattern).split(io.BytesIO(text.encode()), most)]
+    return [(line, part.decode()) for line, part, _ in Separator(pattern).split(io.BytesIO(text.encode()), most)]
 
 
 def read(path: Path, pattern: str) -> list[tuple[str, str]]:
@@ -61,12 +61,12 @@ def test_where_documents_begin(pattern, text, expected):
 @given(st.text("ab -\n"), st.sampled_from(["-", "", "^-", "^a", "^"]))
 def test_nothing_but_separators_and_blanks_is_lost(text, pattern):
     separator = Separator(pattern)
-    parts = [part.decode() for _, part in separator.split(io.BytesIO(text.encode()), 1 << 20)]
+    parts = [part.decode() for _, part, _ in separator.split(io.BytesIO(text.encode()), 1 << 20)]
     lines = text.splitlines(keepends=True)
     kept = [line for line in lines if pattern.startswith("^") or line.rstrip() != pattern]
     assert re.sub(r"\s", "", "".join(parts)) == re.sub(r"\s", "", "".join(kept))
     most = max(map(len, lines), default=1)  # so long is a text at least
-    cut = [part.decode() for _, part in Separator(pattern).split(io.BytesIO(text.encode()), most)]
+    cut = [part.decode() for _, part, _ in Separator(pattern).split(io.BytesIO(text.encode()), most)]
     assert cut == [start for part in parts if (start := part[: most + 1]).strip()]
 
 

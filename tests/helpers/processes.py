@@ -49,11 +49,27 @@ class Forks:
         self._server.communicate()
         self._folder.cleanup()
 
-    def run(self, *args: object, moment: int = 0, signum: int = signal.SIGKILL, limit: int | None = None) -> Ended:
-        """Run `scone ARGS`; at `moment` (from 1; 0: never) it gets `signum`; no file may grow beyond `limit` bytes."""
+    def run(
+        self,
+        *args: object,
+        moment: int = 0,
+        signum: int = signal.SIGKILL,
+        limit: int | None = None,
+        umask: int | None = None,
+    ) -> Ended:
+        """Run `scone ARGS`; at `moment` (from 1; 0: never) it gets `signum`; no file may grow beyond `limit` bytes.
+
+        `umask`: what the process begins with.
+        """
         out, err, moments = (Path(self._folder.name, name) for name in ("out", "err", "moments"))
         moments.unlink(missing_ok=True)
-        request = {"args": [str(arg) for arg in args], "moment": moment, "signum": int(signum), "limit": limit}
+        request = {
+            "args": [str(arg) for arg in args],
+            "moment": moment,
+            "signum": int(signum),
+            "limit": limit,
+            "umask": umask,
+        }
         request |= {"out": str(out), "err": str(err), "moments": str(moments)}
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
@@ -107,6 +123,8 @@ def warm_kernels(modules: Sequence[str]) -> None:
 def work(request: dict) -> int:
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    if request["umask"] is not None:
+        os.umask(request["umask"])
     if request["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
