@@ -105,7 +105,7 @@ def test_a_changed_setting_of_the_recipe_is_named(scone, small, work, tmp_path):
         "eval": ["model/ is out of date", "table/ is out of date"],
         "plain": ["steps 6 -> 7"],
     }
-    assert facts["next"] == f"scone --workspace {work} --config {recipe} count-ngrams"
+    assert facts["next"] == f"scone --workspace {work} --config {recipe.name} count-ngrams"
     assert told(scone, "status", work)["up_to_date"], "without a recipe, settings are not compared"
 
 
@@ -201,9 +201,8 @@ def test_work_that_was_killed_or_goes_on_is_told(scone, work):
 
 
 def test_a_signal_is_an_exit_code(forks, scone, work):
-    moments = forks.run("--quiet", "--workspace", work, "precompute", "--dtype", "float32").moments
-    middle = len(moments) // 2
-    ended = forks.run("--quiet", "--workspace", work, "precompute", moment=middle, signum=signal.SIGINT)
+    args = ("--quiet", "--workspace", work, "precompute", "--dtype", "float32")
+    ended = forks.run(*args, moment=15, signum=signal.SIGINT)  # when it has begun, and has not ended
     assert ended.code == 130
     run = run_of(told(scone, "status", work), "precompute")
     assert (run["state"], run["exit_code"], run["error"]) == ("ended", 130, "Stopped")
