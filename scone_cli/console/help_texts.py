@@ -315,7 +315,7 @@ STATUS_ABOUT = """Say of every artifact when it was made, from what, and whether
     is current, their age, size and figures, and from which model they are. Of a registry: a line for each name.
 
     An artifact is up to date if its files have their sizes, if it was made from the artifacts that are beside it now, and if
-    these are up to date too. With --config, its settings are compared with those of the recipe. A corpus is not looked at:
+    these are up to date too. With --config (before `status`), its settings are compared with those of the recipe. A corpus is not looked at:
     count-ngrams finds out what is new in it. `scone verify` reads every byte.
 
     --prometheus writes the same as metrics, whole or not at all, for the textfile collector of the node exporter, and prints
@@ -324,7 +324,7 @@ STATUS_ABOUT = """Say of every artifact when it was made, from what, and whether
     \b
     Example:
       scone status
-      scone --config recipe.toml status scone-work
+      scone status scone-work --json
       scone status /srv/tables/law
       scone status scone-work --prometheus /var/lib/node_exporter/scone.prom
     """
