@@ -24,7 +24,7 @@ import pyarrow as pa
 from scone_cli.corpus.columns import Columns, column_type, columns_of
 from scone_cli.corpus.compression import decompressed
 from scone_cli.corpus.document_list import ID_FIELD, Exclusion
-from scone_cli.corpus.document_room import MORE, largest_compressed, too_large
+from scone_cli.corpus.document_room import MORE, largest_compressed, more_than
 from scone_cli.corpus.files import SourceFile, at_hand
 from scone_cli.corpus.folders import readable
 from scone_cli.corpus.formats import ARROW, BAD_KINDS, LINES, PARQUET
@@ -308,7 +308,7 @@ def _short(record: bytes | _Long, most: int, what: str, hint: str) -> bytes:
     if size > _LARGEST_DOCUMENT:
         raise _Unreadable(f"{what}expected at most {_LARGEST_DOCUMENT:,} bytes", hint)
     if size > most:
-        raise _NoRoom(too_large(most), MORE)
+        raise _NoRoom(more_than(most), MORE)
     return b"" if isinstance(record, _Long) else record
 
 

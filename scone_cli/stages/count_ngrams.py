@@ -22,6 +22,7 @@ from scone_cli.artifacts.publish import (
     up_to_date,
 )
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
+from scone_cli.corpus.document_room import documents_within
 from scone_cli.corpus.fetched import CACHE_DIR_HELP, CACHE_SIZE, CACHE_SIZE_HELP, FileCache
 from scone_cli.corpus.prepare import in_short, prepare_tokens
 from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings
@@ -72,7 +73,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
     excluded, cache = _check(config), _cache(config)
     from scone_cli.counting.count import KERNELS, count_ngrams, deal_documents  # heavy: only when the stage runs
     from scone_cli.counting.job import CountingJob
-    from scone_cli.counting.plan import check_corpus, make_plan
+    from scone_cli.counting.plan import check_corpus, make_plan, preparing_room
     from scone_cli.runtime.engine import Engine, open_engine
     from scone_cli.runtime.resources import available_memory, num_cores
 
@@ -97,9 +98,10 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
 
         # 1. The corpus: its files, their hashes, the tokenizer.
         on_ray = config.engine == "ray"
-        prepared = prepare_tokens(
-            config, inputs, out / "tokens", progress, force, check_size, cache, engine_for, synced=on_ray
-        )
+        with documents_within(preparing_room(_memory(config, available_memory()))):
+            prepared = prepare_tokens(
+                config, inputs, out / "tokens", progress, force, check_size, cache, engine_for, synced=on_ray
+            )
         new_tokens = prepared.manifest is None
 
         # 2. Nothing to do if the counts are there.
@@ -131,7 +133,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         pool = context.enter_context(engine.pool(found.num_workers, found.memory, kernels))
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found, pool.lasting)
-        tokens = prepared.write(pool, progress, partial(deal_documents, job))
+        tokens = prepared.write(pool, progress, partial(deal_documents, job), found.room)
         check_corpus(_num_train_documents(tokens), tokens.summary["tokens"])
         parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.endswith(".parquet")}
         others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}
