@@ -55,6 +55,7 @@ TOKEN_FILES = pa.schema(
         pa.field("excluded_by", pa.list_(pa.uint32()), nullable=False),  # entries of the list of excluded documents
     ]
 )
+FILES_FILE = "files.parquet"  # in `tokens/` made of text
 VOCAB = pa.schema(
     [
         pa.field("id", pa.uint32(), nullable=False),

@@ -35,7 +35,7 @@ from scone_cli.corpus.token_stream import continues_of
 from scone_cli.errors import DamagedArtifact
 from scone_cli.formatting import BLANK
 
-PARTS = r".*\.parquet"  # of `tokens/`
+PARTS = r"part-.*\.parquet"  # of `tokens/`
 RESULTS = "results.json"
 _AT_ONCE = 1 << 16  # n-grams
 _FILES = {"vocab": VOCAB_FILE, "table": VOCAB_FILE, "model": LEARNED_FILE}

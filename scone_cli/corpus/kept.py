@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from scone_cli.artifacts.manifest import Manifest, digest_file, read_manifest
 from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.publish import write_parquet
-from scone_cli.artifacts.schemas import TOKEN_FILES, TOKENS
+from scone_cli.artifacts.schemas import FILES_FILE, TOKEN_FILES, TOKENS
 from scone_cli.corpus.encode import Batch, FileEnd
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.part_writer import Rows
@@ -31,8 +31,6 @@ from scone_cli.corpus.shard_stats import ShardStats
 from scone_cli.corpus.token_stream import Encoded, continues_of
 from scone_cli.errors import SconeError
 from scone_cli.formatting import percent
-
-FILES = "files.parquet"
 
 _COUNTS = [item.name for item in dataclasses.fields(ShardStats)]
 
@@ -133,7 +131,7 @@ def kept_files(
         manifest = read_manifest(folder, "tokens")
     except SconeError:
         return {}, ""
-    if FILES not in manifest.files or manifest.stage_version != stage_version:
+    if FILES_FILE not in manifest.files or manifest.stage_version != stage_version:
         return {}, ""
     plain = json.loads(json.dumps(settings))  # as a manifest has them
     if others := sorted(name.replace("_", "-") for name in plain if manifest.settings.get(name) != plain[name]):
@@ -152,8 +150,8 @@ def kept_files(
 
 
 def _records(folder: Path, manifest: Manifest, files: Mapping[str, SourceFile]) -> dict[str, KeptFile]:
-    path, stamps = folder / FILES, manifest.files
-    if digest_file(path) != stamps[FILES].sha256:
+    path, stamps = folder / FILES_FILE, manifest.files
+    if digest_file(path) != stamps[FILES_FILE].sha256:
         return {}
     found = dict[str, KeptFile]()
     with pq.ParquetFile(to_read(path)) as parquet:

@@ -98,8 +98,9 @@ class PreparedTokens:
         """
         if self.manifest is not None:
             return self.manifest
-        from scone_cli.corpus import document_list, redact  # heavy: only when the stage runs
-        from scone_cli.corpus.kept import FILES, kept_files, write_files
+        from scone_cli.artifacts.schemas import FILES_FILE  # heavy: only when the stage runs
+        from scone_cli.corpus import document_list, redact
+        from scone_cli.corpus.kept import kept_files, write_files
         from scone_cli.corpus.shards import tasks_of, totals, write_shards
 
         assert self._work is not None
@@ -123,7 +124,7 @@ class PreparedTokens:
         check_documents(stats, len(work.files), work.shards)
         self._warn(stats)
         if texts:
-            write_files(staging / FILES, texts, (record for each in made for record in each.files))
+            write_files(staging / FILES_FILE, texts, (record for each in made for record in each.files))
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from scone_cli.artifacts.manifest import Manifest, check_files, read_manifest
 from scone_cli.artifacts.opening import DAMAGE, to_read
+from scone_cli.artifacts.schemas import FILES_FILE
 from scone_cli.artifacts.verify import artifact_folders, check_neighbours
 from scone_cli.corpus.spelling import Speller, speller_of
 from scone_cli.errors import BadSetting, DamagedArtifact, MismatchedArtifacts, SconeError
@@ -113,7 +114,8 @@ def _describe_artifact(folder: Path, path: Path, rows: int, progress: Progress) 
     manifest = read_manifest(folder)
     check_files(folder, manifest, hashes=False)
     spell, note = speller_of(folder, manifest)
-    tables = [folder / name for name in manifest.files if name.endswith(".parquet")]
+    names = sorted(manifest.files, key=lambda name: (name == FILES_FILE, name))  # the documents first
+    tables = [folder / name for name in names if name.endswith(".parquet")]
     main = folder / _MAIN_FILES.get(manifest.artifact, "")
     shown = path if path in tables else main if main in tables else tables[0] if tables else None
     description: dict[str, Any] = {

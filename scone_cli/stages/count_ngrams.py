@@ -135,7 +135,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found, pool.lasting)
         tokens = prepared.write(pool, progress, partial(deal_documents, job), found.room)
         check_corpus(_num_train_documents(tokens), tokens.summary["tokens"])
-        parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.endswith(".parquet")}
+        parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.startswith("part-")}
         others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}
         check_files(out / "tokens", replace(tokens, files=others), hashes=not new_tokens)
         # The hash of a part is checked when it is read.

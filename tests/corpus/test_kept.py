@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from workspaces import copy_of, timeless
 
-from scone_cli.artifacts.schemas import TOKEN_FILES
+from scone_cli.artifacts.schemas import FILES_FILE, TOKEN_FILES
 from scone_cli.corpus import part_writer, shards
-from scone_cli.corpus.kept import FILES
 from scone_cli.corpus.prepare import prepare_tokens
 from scone_cli.corpus.token_settings import TokenSettings
 from scone_cli.corpus.tokenizer import train_tokenizer
@@ -20,6 +19,7 @@ from scone_cli.progress import silent
 from scone_cli.runtime.worker_pool import Pool
 
 TEXTS = [f"Document {number} of {number % 7} says its words, and the end.\n" * (number % 5 + 1) for number in range(90)]
+WORDS = ["[UNK]", "Document", "of", "says", "its", "words", "and", "the", "end"]
 WORDPIECE = {
     "version": "1.0",
     "normalizer": None,
@@ -29,10 +29,7 @@ WORDPIECE = {
         "unk_token": "[UNK]",
         "continuing_subword_prefix": "##",
         "max_input_chars_per_word": 100,
-        "vocab": {
-            word: number
-            for number, word in enumerate(["[UNK]", "Document", "of", "says", "its", "words", "and", "the", "end"])
-        },
+        "vocab": {word: number for number, word in enumerate(WORDS)},
     },
 }
 RULES = '[two]\nterms = ["Document 2", "its words"]\n'
@@ -180,9 +177,10 @@ def names(tokens: Path) -> set[str]:
 
 def test_a_tokenizer_of_the_corpus_keeps_nothing_and_says_what_to_do(place, run):
     run(tokenizer=None, vocab_size=600)
-    (place / "corpus" / "new.txt").write_text("Zebras and quaggas are equids. " * 30)
+    for number in range(3):
+        (place / "corpus" / f"new-{number}.txt").write_text(f"Zebras {number} and quaggas are equids. " * 30)
     again = run(tokenizer=None, vocab_size=600)
-    assert len(again.read) == 28
+    assert len(again.read) == 30
     assert "--tokenizer FILE" in again.told
     assert again.bytes == run("nothing", tokenizer=None, vocab_size=600).bytes
 
@@ -200,7 +198,7 @@ def test_files_with_skipped_documents_are_read_again(place, run):
 @pytest.mark.parametrize("spoil", ["part", "part missing", "files"])
 def test_what_is_damaged_is_read_again(place, run, spoil, capsys):
     first = run()
-    path = first.tokens / FILES if spoil == "files" else sorted(first.tokens.glob("part-*"))[3]
+    path = first.tokens / FILES_FILE if spoil == "files" else sorted(first.tokens.glob("part-*"))[3]
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.unlink()
@@ -214,13 +212,13 @@ def test_what_is_damaged_is_read_again(place, run, spoil, capsys):
 
 
 def names_of_files(tokens: Path) -> set[str]:
-    return set(pq.read_table(tokens / FILES)["file"].to_pylist())
+    return set(pq.read_table(tokens / FILES_FILE)["file"].to_pylist())
 
 
 def test_the_list_of_files(place, run):
     """Its rows are those of the parts, and its numbers those of the manifest."""
     tokens = run(redact=place / "rules.toml").tokens
-    files = pq.read_table(tokens / FILES)
+    files = pq.read_table(tokens / FILES_FILE)
     assert files.schema.equals(TOKEN_FILES)
     parts = {path.name: pq.read_table(path)["doc"].to_pylist() for path in sorted(tokens.glob("part-*"))}
     found = [
