@@ -17,6 +17,7 @@ _LEAST_WINDOW = 1 << 23  # what every decoder of Zstandard should take, by its s
 # Measured: bytes of memory for each byte of text that is read and decoded (with characters beyond U+FFFF; others take 5), and for
 # each token while a text is encoded.
 _PER_BYTE, _PER_TOKEN = 9, 50
+_PER_PAGE_BYTE = 3  # measured, of a page of Parquet
 _ROOM: ContextVar[int | None] = ContextVar("room", default=None)
 
 MORE = "give more --memory or fewer --workers, or decompress the file"
@@ -44,6 +45,12 @@ def largest_compressed(largest: int) -> int:
     """The most bytes that a document of a compressed file may have, if others may have `largest`."""
     room = _left()
     return largest if room is None else max(1, min(largest, room // _PER_BYTE))
+
+
+def largest_page() -> int | None:
+    """The most bytes that a page of Parquet may have; None if there is no limit."""
+    room = _left()
+    return None if room is None else room // _PER_PAGE_BYTE
 
 
 def can_encode(num_tokens: float) -> bool:

@@ -74,7 +74,7 @@ class CountingPlan:
     merge_rows: int
     token_bytes: int
     memory: int
-    room: int
+    room: int | None = None
 
     def disk(self, num_tokens: int, with_tokens: bool) -> int:
         """Bytes of disk that `num_tokens` tokens need: records and counts, and `tokens/` if `with_tokens`."""
@@ -195,9 +195,8 @@ def make_plan(
             min(merge, num_tokens // min_count) * merging,
         )
         token_bytes, peak = record + math.ceil(found), base + workers * used
-        return CountingPlan(
-            workers, num_nodes, bits, block, group, group // _PIECES, merge, token_bytes, peak, document_room(room)
-        )
+        sizes = (bits, block, group, group // _PIECES, merge)
+        return CountingPlan(workers, num_nodes, *sizes, token_bytes, peak, document_room(room))
     smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * merging)
     least = (_PARENT + _RAY_DRIVER + _RAY_WORKER if num_ray_nodes else alone) + max(smallest)
     raise BadSetting(

@@ -73,7 +73,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
     excluded, cache = _check(config), _cache(config)
     from scone_cli.counting.count import KERNELS, count_ngrams, deal_documents  # heavy: only when the stage runs
     from scone_cli.counting.job import CountingJob
-    from scone_cli.counting.plan import check_corpus, make_plan, preparing_room
+    from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import Engine, open_engine
     from scone_cli.runtime.resources import available_memory, num_cores
 
@@ -87,7 +87,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         if not target.exists():  # counts that are there may be up to date, and then need no disk
             _check_room(out, least, num_tokens, with_tokens=True)
 
-    with contextlib.ExitStack() as context:
+    with contextlib.ExitStack() as context, _room_for_documents(config):
         opened: list[Engine] = []
 
         def engine_for(files: Sequence[Path]) -> Engine:
@@ -98,10 +98,9 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
 
         # 1. The corpus: its files, their hashes, the tokenizer.
         on_ray = config.engine == "ray"
-        with documents_within(preparing_room(_memory(config, available_memory()))):
-            prepared = prepare_tokens(
-                config, inputs, out / "tokens", progress, force, check_size, cache, engine_for, synced=on_ray
-            )
+        prepared = prepare_tokens(
+            config, inputs, out / "tokens", progress, force, check_size, cache, engine_for, synced=on_ray
+        )
         new_tokens = prepared.manifest is None
 
         # 2. Nothing to do if the counts are there.
@@ -169,7 +168,8 @@ def plan(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Pro
     from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import open_engine
 
-    ahead = look_ahead(config, inputs, out / "tokens", progress, force, _cache(config))
+    with _room_for_documents(config):
+        ahead = look_ahead(config, inputs, out / "tokens", progress, force, _cache(config))
     settings = _count_settings(config, excluded, ahead.vocab_size)
     fresh = force or ahead.manifest is None
     if ahead.manifest is not None:
@@ -220,6 +220,14 @@ def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: boo
 
 def _cache(config: CountNgrams) -> FileCache | None:
     return FileCache.of(config.cache_dir, config.cache_size)
+
+
+def _room_for_documents(config: CountNgrams) -> contextlib.AbstractContextManager[None]:
+    """Bounds what one document takes of this process; that of workers is in the plan."""
+    from scone_cli.counting.plan import preparing_room  # heavy: only when the stage runs
+    from scone_cli.runtime.resources import available_memory
+
+    return documents_within(preparing_room(_memory(config, available_memory())))
 
 
 def _num_train_documents(tokens: Manifest) -> int:
