@@ -23,6 +23,7 @@ def commands(folder: Path) -> str:
     assert len(blocks) > 6
     for place, instead in (
         ("scone recipe tiny", "scone recipe tiny | sed 's/^steps = .*/steps = 20/'"),
+        ("/opt/scone/pipelines/cron/scone-rebuild", "env -i /opt/scone/pipelines/cron/scone-rebuild"),  # as cron
         ("/opt/scone/.venv/bin", programs),
         ("cron/scone-rebuild ", f"cron/scone-rebuild SCONE={programs}/scone "),
         ("/opt/scone", ROOT),
