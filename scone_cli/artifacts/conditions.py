@@ -16,6 +16,7 @@ from typing import Literal
 
 from scone_cli.artifacts.manifest import MADE_BY, MANIFEST, Manifest, check_files, command_for, read_manifest
 from scone_cli.artifacts.publish import SCRATCH, staging_folders, unfinished_bytes
+from scone_cli.artifacts.registry import VERSIONS
 from scone_cli.artifacts.schemas import SCHEMA_VERSIONS
 from scone_cli.artifacts.verify import MADE_FROM, TOKENIZED, WEIGHTS, differences
 from scone_cli.errors import SconeError
@@ -84,10 +85,8 @@ def conditions_of(workspace: Path, compare: Compare, recipe: Mapping[str, str]) 
 
 def is_workspace(path: Path) -> bool:
     """Whether a folder has artifacts, or a stage has begun to make one there."""
-    names = (MANIFEST, ".lock")
-    return any((path / name / names[0]).is_file() or staging_folders(path / name) for name in IN_ORDER) or (
-        (path / names[1]).is_file() and not (path / "versions").is_dir()
-    )
+    begun = any((path / name).is_symlink() or (path / name / MANIFEST).is_file() for name in IN_ORDER)
+    return begun or ((path / ".lock").is_file() and not (path / VERSIONS).is_dir())
 
 
 def _others(workspace: Path) -> list[str]:
@@ -102,13 +101,14 @@ _STAGING = re.compile(r"\.(.+)\.partial-[0-9a-f]{16}")
 
 def _condition(folder: Path, others: Mapping[str, Condition], compare: Compare, recipe: Mapping[str, str]) -> Condition:
     name = folder.name
-    found = Condition(name, folder, "missing", unfinished=unfinished_bytes(folder), steps=_steps_done(folder))
+    found = Condition(name, folder, "missing")
     try:
+        found = replace(found, unfinished=unfinished_bytes(folder), steps=_steps_done(folder))
         manifest = read_manifest(folder, *(name,) * (name in SCHEMA_VERSIONS))
         found = replace(found, made=(folder / MANIFEST).stat().st_mtime)
         check_files(folder, manifest, hashes=False)
     except (SconeError, FileNotFoundError) as error:
-        if not folder.exists():
+        if not folder.exists() and not folder.is_symlink():
             return replace(found, command=MADE_BY.get(name, "") + _own_vocabulary(name, folder, others))
         told, hint = (error.message, error.hint or "") if isinstance(error, SconeError) else (str(error), "")
         again = hint.removeprefix("make it again: ").removeprefix("run: ")

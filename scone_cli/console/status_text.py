@@ -16,8 +16,10 @@ from scone_cli.console.results import NO_WIDTH, drawn
 from scone_cli.formatting import bytes_text, days_text, harmless, path_text, plain, seconds_text
 from scone_cli.report.status import AT_WORK, ELSEWHERE, ENDED, seconds_of
 
+_NOW = 2  # seconds
 _STYLES = {"up to date": "green", "out of date": "yellow", "damaged": "bold red", "missing": "dim"}
 Row = Sequence[Text | str]
+_NO_ARTIFACT = {"weights", "measured", "held-out"}  # entries of inputs that are hashes and rules
 
 
 def status_text(facts: Mapping[str, Any]) -> str:
@@ -39,6 +41,7 @@ def _workspace(console: Console, facts: Mapping[str, Any]) -> None:
             ("state", "left"),
             ("made", "right"),
             ("size", "right"),
+            ("made from", "left"),
             ("holds", "left"),
             ("on", "left"),
         ],
@@ -48,6 +51,7 @@ def _workspace(console: Console, facts: Mapping[str, Any]) -> None:
                 Text(each["state"], _STYLES[each["state"]]),
                 _age(each["made"]),
                 bytes_text(each["bytes"]) if each["made"] else "",
+                ", ".join(name for name in each["made_from"] or () if name not in _NO_ARTIFACT),
                 each["holds"] or "",
                 _minute(each["made"]),
             )
@@ -97,7 +101,7 @@ def _runs(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
         when = run["ended"] if run["state"] == ENDED else run["began"]
         took = seconds_text(run["seconds"]) if run["state"] == ENDED and run["seconds"] is not None else ""
         rows.append((harmless(run["stage"]), told, _age(when), took, _minute(when)))
-    heads = [("last run of", "left"), ("result", "left"), ("ended", "right"), ("took", "right"), ("on", "left")]
+    heads = [("last run of", "left"), ("result", "left"), ("when", "right"), ("took", "right"), ("on", "left")]
     _grid(console, heads, rows)
 
 
@@ -107,8 +111,8 @@ def _runs(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
 def _name(console: Console, facts: Mapping[str, Any]) -> None:
     count = len(facts["versions"])
     _line(console, f"{facts['name']}: {count:,} version{'s' * (count != 1)}, {bytes_text(facts['bytes'])}", "bold")
-    heads = [("", "left"), ("version", "left"), ("age", "right"), ("size", "right"), ("rows", "right")]
-    heads += [("perplexity", "right"), ("gain", "right"), ("model", "left"), ("vocab", "left")]
+    heads = [("", "left"), ("version", "left"), ("age", "right"), ("perplexity", "right")]
+    heads += [("gain", "right"), ("size", "right"), ("rows", "right"), ("model", "left"), ("vocab", "left")]
     _grid(console, heads, [_version(each) for each in reversed(facts["versions"])])
     for each in facts["versions"]:
         if each["problem"]:
@@ -123,16 +127,26 @@ def _name(console: Console, facts: Mapping[str, Any]) -> None:
 def _version(each: Mapping[str, Any]) -> Row:
     mark = Text("current", "bold green") if each["current"] else ""
     if each["problem"]:
-        return (mark, each["version"], "", "", "", "", "", Text("cannot be read", "bold red"), "")
-    known = (mark, each["version"], _age(each["date"]), bytes_text(each["bytes"]))
+        return (mark, each["version"], "", Text("unreadable", "bold red"), *[""] * 5)
+    age, size = _age(each["date"]), bytes_text(each["bytes"])
     if each["encrypted"]:
-        return (*known, "", "", "", Text("encrypted", "dim"), "")
+        return (mark, each["version"], age, Text("encrypted", "dim"), "", size, "", "", "")
     figures, prints = each["figures"], each["made_from"].get("fingerprints", {})
     first: Mapping[str, Any] = next(iter(figures.get("corpora", ())), {})
     rows = f"{figures['rows']:,}" if "rows" in figures else ""
     gain = f"{first['gain']:.4f}" if first.get("gain") is not None else ""
     perplexity = plain(first["perplexity"]) if first.get("perplexity") is not None else ""
-    return (*known, rows, perplexity, gain, (prints.get("model") or "")[:8], (prints.get("vocab") or "")[:8])
+    return (
+        mark,
+        each["version"],
+        age,
+        perplexity,
+        gain,
+        size,
+        rows,
+        (prints.get("model") or "")[:8],
+        (prints.get("vocab") or "")[:8],
+    )
 
 
 def _registry(console: Console, facts: Mapping[str, Any]) -> None:
@@ -169,14 +183,15 @@ def _line(console: Console, text: str, style: str) -> None:
 
 def _said(console: Console, about: str, text: str, style: str = "") -> None:
     """A line about something; a long one is not broken, so that a command can be copied."""
-    console.print(
-        Text(f"{harmless(about):14}" if about else " " * 14, "dim") + Text(harmless(text), style), soft_wrap=True
-    )
+    console.print(Text.assemble((f"{harmless(about):13} ", "dim"), (harmless(text), style)), soft_wrap=True)
 
 
 def _age(date: str | None) -> str:
     seconds = seconds_of(date)
-    return "" if seconds is None else f"{days_text(max(0.0, time.time() - seconds) / 86400)} ago"
+    if seconds is None:
+        return ""
+    age = time.time() - seconds
+    return "now" if age < _NOW else f"{days_text(age / 86400)} ago"
 
 
 def _minute(date: str | None) -> str:
