@@ -22,6 +22,8 @@ def commands(folder: Path) -> str:
     script, programs = "".join(blocks), Path(sys.executable).parent
     assert len(blocks) > 6
     for place, instead in (
+        ("scone recipe tiny", "scone recipe tiny | sed 's/^steps = .*/steps = 20/'"),
+        ("/opt/scone/pipelines/cron/scone-rebuild", "env -i /opt/scone/pipelines/cron/scone-rebuild"),  # as cron
         ("/opt/scone/.venv/bin", programs),
         ("cron/scone-rebuild ", f"cron/scone-rebuild SCONE={programs}/scone "),
         ("/opt/scone", ROOT),

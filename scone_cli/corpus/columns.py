@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from scone_cli.artifacts.opening import to_read
 from scone_cli.corpus.formats import PARQUET
+from scone_cli.corpus.parquet_pages import largest_page
 from scone_cli.errors import BadData
 
 _ROWS = 256
@@ -42,6 +43,9 @@ class Columns(Protocol):
 
     def num_values(self, column: str) -> int:
         """The number of values in the lists of a column."""
+
+    def largest_page(self, column: str) -> int:
+        """Bytes that must be in memory at once to read a column of text; 0 if that is not known."""
 
 
 @contextlib.contextmanager
@@ -93,7 +97,7 @@ def _damage(location: str, kind: str) -> Iterator[None]:
 
 class _Parquet:
     def __init__(self, content: BinaryIO | pa.NativeFile, location: str) -> None:
-        self._location = location
+        self._content, self._location = content, location
         with _damage(location, "a Parquet"):
             # No whole row group is held in memory.
             self._reader = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
@@ -114,10 +118,17 @@ class _Parquet:
             row += len(values)
 
     def num_values(self, column: str) -> int:
+        metadata, leaf = self._reader.metadata, self._leaf(column)
+        return sum(metadata.row_group(group).column(leaf).num_values for group in range(self.num_units))
+
+    def largest_page(self, column: str) -> int:
+        with _damage(self._location, "a Parquet"):
+            return largest_page(self._content, self._reader.metadata, self._leaf(column))
+
+    def _leaf(self, column: str) -> int:
         metadata, schema = self._reader.metadata, self._reader.schema
         paths = [schema.column(leaf).path for leaf in range(metadata.num_columns)]
-        leaf = next(i for i, path in enumerate(paths) if f"{path}.".startswith(f"{column}."))
-        return sum(metadata.row_group(group).column(leaf).num_values for group in range(self.num_units))
+        return next(i for i, path in enumerate(paths) if f"{path}.".startswith(f"{column}."))
 
 
 class _Arrow:
@@ -146,6 +157,9 @@ class _Arrow:
 
     def num_values(self, column: str) -> int:
         return sum(len(values.flatten()) for values in self._columns(column, self.num_units))
+
+    def largest_page(self, column: str) -> int:  # noqa: ARG002
+        return 0
 
     def _columns(self, column: str, last: int) -> Iterator[pa.Array]:
         """The column in each of the first `last` record batches; other columns are not decompressed."""

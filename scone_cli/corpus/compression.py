@@ -32,8 +32,8 @@ _SHORTEST = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh91AY&
 _ENDINGS = {compression: compression for compression in _SHORTEST} | {".zstd": ".zst", ".gzip": ".gz", ".bz": ".bz2"}
 
 # Compressed bytes that are given to a decompressor at a time, bytes that it gives back at most, and the size of the buffer.
-# Small, because a few KB that compress a run of zeros become GBs. Zstandard's gives back all: up to 32 MB for 1 KB.
-_CHUNK_BYTES, _ZSTD_CHUNK_BYTES = 1 << 14, 1 << 10
+# Small, because a few KB that compress a run of zeros become GBs. Zstandard's gives back all: up to 16 MB for 512 bytes.
+_CHUNK_BYTES, _ZSTD_CHUNK_BYTES = 1 << 14, 1 << 9
 _PIECE_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from scone_cli.corpus.document_list import Exclusion
+from scone_cli.corpus.document_room import MORE, can_encode, too_large
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
-from scone_cli.corpus.readers import OnBad, read_with_position
+from scone_cli.corpus.readers import Document, OnBad, read_with_position
 from scone_cli.corpus.redact import Redaction, segments_of
 from scone_cli.corpus.separators import Separator
 from scone_cli.corpus.shard_stats import ShardStats
@@ -19,10 +21,12 @@ from scone_cli.corpus.token_documents import read_token_documents
 from scone_cli.corpus.token_files import TokenFile
 from scone_cli.corpus.token_stream import Encoded, TokenStream
 from scone_cli.corpus.tokenizer import Tokenizer
-from scone_cli.errors import InputMissing
+from scone_cli.errors import InputMissing, NotEnoughMemory
+from scone_cli.formatting import bytes_text, count_text
 from scone_cli.progress import Progress
 
 _BATCH_BYTES = 4 << 20  # bytes of text encoded at a time: with its tokens, about 20 MB of memory
+_SAMPLES, _SAMPLE = 32, 1000  # texts and their characters, to estimate the tokens of a long document
 _BATCH_TOKENS = 1 << 20  # tokens in a batch from files of token ids
 _BATCH_DOCUMENTS = 1 << 15  # each takes about 500 bytes more: a million documents of one word would take 500 MB
 
@@ -94,6 +98,8 @@ def encode_texts(
     for file in files:
         for document, position in read_with_position(file, text_field, on_bad, separator, exclusion=exclusion):
             size += document.num_bytes
+            if file.compression and document.num_bytes > _BATCH_BYTES:
+                _check_room(file, document, tokenizer)
             part = None
             for part, split, more in segments_of(document, held_out, redaction):
                 texts.append(part.text)
@@ -106,6 +112,23 @@ def encode_texts(
         ended.append((len(texts), counted()))
         before += file.bytes
     yield batch(before)
+
+
+def _check_room(file: SourceFile, document: Document, tokenizer: Tokenizer) -> None:
+    """Refuse a document that would take too much memory while it is encoded: some text has a token for every byte.
+
+    Tokens are estimated from samples; that they are drawn by chance changes no result.
+
+    Raises:
+        NotEnoughMemory: it would.
+    """
+    starts = (random.randrange(len(document.text)) for _ in range(_SAMPLES))  # noqa: S311 - see above
+    samples = [document.text[start : start + _SAMPLE] for start in starts]
+    per_character = sum(map(len, tokenizer.encode_batch(samples, [document.name] * _SAMPLES))) / sum(map(len, samples))
+    num_tokens = per_character * len(document.text)
+    if not can_encode(num_tokens):
+        cause = too_large(f"{bytes_text(document.num_bytes)} of text, about {count_text(num_tokens)} tokens,")
+        raise NotEnoughMemory(f"{file.location}: {document.name}: {cause}", MORE)
 
 
 def take_tokens(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,12 +85,12 @@ class PreparedTokens:
         """The folder in which `tokens/` is made, if there is work to do."""
         return () if self._work is None else (self._work.shards.staging,)
 
-    def write(self, pool: Pool, progress: Progress, then: Then | None = None) -> Manifest:
+    def write(self, pool: Pool, progress: Progress, then: Then | None = None, room: int | None = None) -> Manifest:
         """Make `tokens/` by tasks in `pool`, and publish it; returns its manifest, at once if it is up to date.
 
         `then(name, stream)` is called in the worker after each part is written and before its task is done. It gets the
         part's file name (as `iter_shards` gives it) and its documents of the train split. It may be called twice for the
-        same part, is not called for tasks that an earlier run finished, and must be picklable.
+        same part, is not called for tasks that an earlier run finished, and must be picklable. `room`: see `documents_within`.
 
         Raises:
             InputMissing: there are no documents, or none is left to train on.
@@ -117,7 +117,7 @@ class PreparedTokens:
             if told:
                 progress("kept", 0, 0, detail=told)
         with stdin_named(staging / SCRATCH):
-            made, notices = write_shards(work.shards, tasks, pool, progress, then)
+            made, notices = write_shards(replace(work.shards, room=room), tasks, pool, progress, then)
         for line in notices:
             notice(line)
         stats, skipped = totals(made)

@@ -24,12 +24,13 @@ import pyarrow as pa
 from scone_cli.corpus.columns import Columns, column_type, columns_of
 from scone_cli.corpus.compression import decompressed
 from scone_cli.corpus.document_list import ID_FIELD, Exclusion
-from scone_cli.corpus.document_room import MORE, largest_compressed, too_large
+from scone_cli.corpus.document_room import MORE, largest_compressed, largest_page, more_than
 from scone_cli.corpus.files import SourceFile, at_hand
 from scone_cli.corpus.folders import readable
 from scone_cli.corpus.formats import ARROW, BAD_KINDS, LINES, PARQUET
 from scone_cli.corpus.separators import Separator
 from scone_cli.errors import BadData, NotEnoughMemory
+from scone_cli.formatting import bytes_text
 
 _SMALL_BYTES = 1 << 20
 _BEFORE_RECORDS = (
@@ -269,11 +270,22 @@ def _rows(kind: str, with_ids: bool, content: BinaryIO, location: str, text_fiel
         found = found.value_type if pa.types.is_dictionary(found) else found
         if not (pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)):
             raise BadData(f"{location}: column '{text_field}' is {found}, expected string")
+        _check_pages(columns, text_field, location)
         ids = _ids(columns) if with_ids and ID_FIELD in columns.schema.names else itertools.repeat(None)
         for rows in columns.rows(text_field, 0, columns.num_units):
             of_row = (rows.high - rows.low) / max(1, len(rows.values))
             for number, value in enumerate(rows.values):
                 yield rows.first + number, (value, next(ids)), rows.low + of_row * (number + 1)
+
+
+def _check_pages(columns: Columns, text_field: str, location: str) -> None:
+    most = largest_page()
+    if most is not None and (found := columns.largest_page(text_field)) > most:
+        raise NotEnoughMemory(
+            f"{location}: a page of {bytes_text(found)} in column '{text_field}', for which --memory leaves no room: it has "
+            f"{bytes_text(most)}",
+            "give more --memory or fewer --workers, or write the file with smaller pages",
+        )
 
 
 def _ids(columns: Columns) -> Iterator[Any]:
@@ -308,7 +320,7 @@ def _short(record: bytes | _Long, most: int, what: str, hint: str) -> bytes:
     if size > _LARGEST_DOCUMENT:
         raise _Unreadable(f"{what}expected at most {_LARGEST_DOCUMENT:,} bytes", hint)
     if size > most:
-        raise _NoRoom(too_large(most), MORE)
+        raise _NoRoom(more_than(most), MORE)
     return b"" if isinstance(record, _Long) else record
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from scone_cli.artifacts.publish import SCRATCH, write_atomically
 from scone_cli.corpus.document_list import DocumentList, Exclusion
+from scone_cli.corpus.document_room import documents_within
 from scone_cli.corpus.encode import Batch, encode_texts, take_tokens
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.held_out import HeldOut
@@ -61,7 +62,7 @@ class Shards:
     `staging` is the folder of the parts, and of the `tokenizer.json` if there is one. `tokenizer_sha` is its SHA-256,
     `backend` the library chosen for the run, `tokenizer_source` its name in messages. `document_separator` applies to plain
     text; `separator` (an id) and `largest` (the largest valid id) apply to corpora of token ids. `rules` say what to redact,
-    `documents` which documents to leave out.
+    `documents` which documents to leave out. `room`: see `documents_within`.
     """
 
     staging: Path
@@ -76,6 +77,7 @@ class Shards:
     tokenizer_source: str = ""
     rules: Rules | None = None
     documents: DocumentList | None = None
+    room: int | None = None
 
     def part(self, task: int, number: int) -> Path:
         """The path of a part."""
@@ -194,7 +196,7 @@ def make_shard(
     unknown = _unknown(shards, num_threads)
     parts = PartWriter(functools.partial(shards.part, task), then)
     records, stats = list[FileRecord](), ShardStats()  # of the files that have ended, and of the present one
-    with Counter(shards.counters, task) as counter:
+    with documents_within(shards.room), Counter(shards.counters, task) as counter:
         for batch in _batches(shards, pieces, num_threads, readers, notices):
             at, left_out = 0, batch.num_left_out
             for end in batch.ends:

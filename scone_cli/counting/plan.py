@@ -62,6 +62,7 @@ class CountingPlan:
         merge_rows: n-grams of one length that are sorted at a time.
         token_bytes: bytes of disk per token: its record, and the frequent n-grams that begin with it.
         memory: estimated peak of all processes of a node together, in bytes.
+        room: bytes that a process may take for one document while it tokenises, and holds a part.
     """
 
     num_workers: int
@@ -73,6 +74,7 @@ class CountingPlan:
     merge_rows: int
     token_bytes: int
     memory: int
+    room: int | None = None
 
     def disk(self, num_tokens: int, with_tokens: bool) -> int:
         """Bytes of disk that `num_tokens` tokens need: records and counts, and `tokens/` if `with_tokens`."""
@@ -138,6 +140,16 @@ def _found_bytes(max_n: int, min_count: int) -> float:
     return sum(4 * n + 13 for n in range(2, max_n + 1)) / min_count**2
 
 
+def document_room(room: int) -> int:
+    """What a process may take for one document, of the bytes that it may take beside what an idle one takes."""
+    return max(0, room - _PART_TOKENS * _BYTES_PER_PART_TOKEN)
+
+
+def preparing_room(memory: int) -> int:
+    """What the process that finds files and makes the tokenizer may take for one document, of `memory` bytes."""
+    return max(0, memory - _WORKER - _PREPARING)
+
+
 def make_plan(
     num_tokens: int,
     vocab_size: int,
@@ -183,7 +195,8 @@ def make_plan(
             min(merge, num_tokens // min_count) * merging,
         )
         token_bytes, peak = record + math.ceil(found), base + workers * used
-        return CountingPlan(workers, num_nodes, bits, block, group, group // _PIECES, merge, token_bytes, peak)
+        sizes = (bits, block, group, group // _PIECES, merge)
+        return CountingPlan(workers, num_nodes, *sizes, token_bytes, peak, document_room(room))
     smallest = (part + _SMALLEST_BLOCK * (record + 4), _SMALLEST_GROUP * counting, _SMALLEST_MERGE * merging)
     least = (_PARENT + _RAY_DRIVER + _RAY_WORKER if num_ray_nodes else alone) + max(smallest)
     raise BadSetting(

@@ -22,6 +22,7 @@ from scone_cli.artifacts.publish import (
     up_to_date,
 )
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
+from scone_cli.corpus.document_room import documents_within
 from scone_cli.corpus.fetched import CACHE_DIR_HELP, CACHE_SIZE, CACHE_SIZE_HELP, FileCache
 from scone_cli.corpus.prepare import in_short, prepare_tokens
 from scone_cli.corpus.token_settings import (
@@ -93,7 +94,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         if not target.exists():  # counts that are there may be up to date, and then need no disk
             _check_room(out, least, num_tokens, with_tokens=True)
 
-    with contextlib.ExitStack() as context:
+    with contextlib.ExitStack() as context, _room_for_documents(config):
         opened: list[Engine] = []
 
         def engine_for(files: Sequence[Path]) -> Engine:
@@ -138,7 +139,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         pool = context.enter_context(engine.pool(found.num_workers, found.memory, kernels))
         ids = (prepared.vocab_size, settings["exclude_tokens"])
         job = CountingJob.begin(staging / SCRATCH, *ids, *limits, config.min_docs, found, pool.lasting)
-        tokens = prepared.write(pool, progress, partial(deal_documents, job))
+        tokens = prepared.write(pool, progress, partial(deal_documents, job), found.room)
         check_corpus(_num_train_documents(tokens), tokens.summary["tokens"])
         parts = {name: stamp for name, stamp in sorted(tokens.files.items()) if name.startswith("part-")}
         others = {name: stamp for name, stamp in tokens.files.items() if name not in parts}
@@ -174,7 +175,8 @@ def plan(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Pro
     from scone_cli.counting.plan import check_corpus, make_plan
     from scone_cli.runtime.engine import open_engine
 
-    ahead = look_ahead(config, inputs, out / "tokens", progress, force, _cache(config))
+    with _room_for_documents(config):
+        ahead = look_ahead(config, inputs, out / "tokens", progress, force, _cache(config))
     settings = _count_settings(config, excluded, ahead.vocab_size)
     fresh = force or ahead.manifest is None
     if ahead.manifest is not None:
@@ -236,6 +238,14 @@ def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: boo
 
 def _cache(config: CountNgrams) -> FileCache | None:
     return FileCache.of(config.cache_dir, config.cache_size)
+
+
+def _room_for_documents(config: CountNgrams) -> contextlib.AbstractContextManager[None]:
+    """Bounds what one document takes of this process; that of workers is in the plan."""
+    from scone_cli.counting.plan import preparing_room  # heavy: only when the stage runs
+    from scone_cli.runtime.resources import available_memory
+
+    return documents_within(preparing_room(_memory(config, available_memory())))
 
 
 def _num_train_documents(tokens: Manifest) -> int:
