@@ -262,9 +262,13 @@ def beside_of(path: Path) -> Path:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file beside `path`, then rename it, so that `path` never holds half of it."""
     beside = beside_of(path)
-    beside.write_bytes(content)
-    fsync(beside)
-    beside.replace(path)
+    try:
+        beside.write_bytes(content)
+        fsync(beside)
+        beside.replace(path)
+    except OSError:  # such as a full disk, which a job that tries again must not fill further
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def write_parquet(

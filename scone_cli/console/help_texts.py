@@ -315,8 +315,8 @@ STATUS_ABOUT = """Say of every artifact when it was made, from what, and whether
     is current, their age, size and figures, and from which model they are. Of a registry: a line for each name.
 
     An artifact is up to date if its files have their sizes, if it was made from the artifacts that are beside it now, and if
-    these are up to date too. With --config (before `status`), its settings are compared with those of the recipe. A corpus is not looked at:
-    count-ngrams finds out what is new in it. `scone verify` reads every byte.
+    these are up to date too. With --config (before `status`), its settings are compared with those of the recipe. A corpus is
+    not looked at: count-ngrams finds out what is new in it. `scone verify` reads every byte.
 
     --prometheus writes the same as metrics, whole or not at all, for the textfile collector of the node exporter, and prints
     nothing (but --json does). docs/operations.md lists the metrics and the keys of --json.

@@ -150,16 +150,20 @@ def _next(path: Path, conditions: Sequence[Condition], records: Sequence[RunReco
         check_evaluated(path / "table", table, path / "eval")
     except SconeError as error:
         return "", f"publish would refuse: {error.message}"
-    to = next((record.to for record in records if record.stage == "publish"), "")
-    if to and _is_published(Path(to), evaluation):
+    last = next((record for record in records if record.stage == "publish"), None)
+    to = last.to if last else ""
+    if last and to and _is_published(last, evaluation, by_name["eval"].made or 0):
         return "", f"all is up to date, and published to {to}"
     return f"scone publish --to {shlex.quote(to) if to else 'REGISTRY/NAME'}", "all is up to date, and not published"
 
 
-def _is_published(name: Path, evaluation: Manifest) -> bool:
-    """Whether the current version has this evaluation; of an encrypted one it is not known, and counts as no."""
+def _is_published(last: RunRecord, evaluation: Manifest, made: float) -> bool:
+    """Whether the current version has this evaluation; an encrypted one does not tell, so the last run to publish does."""
+    name = Path(last.to)
     with contextlib.suppress(SconeError, OSError):
         current = read_version(name / VERSIONS / (current_name(name) or ""))
+        if current.is_encrypted:
+            return last.exit_code == 0 and (last.ended or 0) > made
         return bool(current.made_from.get("fingerprints", {}).get("eval") == evaluation.fingerprint)
     return False
 

@@ -328,12 +328,13 @@ def test_the_file_of_metrics_is_whole_at_any_moment(forks, small, tmp_path):
     args = ("status", small / "work", "--prometheus", path)
     moments = forks.run(*args).moments
     assert metrics(path)
-    whole = path.read_text()
     assert moments[-1].startswith("os.rename")
     for moment in range(1, len(moments) + 1):
         path.write_text("old\n")
         assert forks.run(*args, moment=moment).code == -signal.SIGKILL
         assert path.read_text() == "old\n"
+    beside = [*tmp_path.glob(".scone.prom.*")]
     assert forks.run(*args, limit=100).code == 74
-    assert path.read_text() == "old\n", whole
+    assert path.read_text() == "old\n"
+    assert [*tmp_path.glob(".scone.prom.*")] == beside, "a full disk is not filled further"
     assert forks.run("status", small / "work", "--prometheus", tmp_path / "nowhere" / "x.prom").code == 74
