@@ -166,8 +166,13 @@ def _forget_after_restart(staging: Path, boots: set[str], synced: bool) -> None:
 
 def unfinished_bytes(target: Path) -> int:
     """Bytes of the unfinished files of `target` that a crash left; the next run continues or removes them."""
-    left = (path for folder in staging_folders(target) for path in folder.rglob("*"))
-    return sum(path.stat().st_size for path in left if path.is_file())
+    total = 0
+    for folder in staging_folders(target):
+        for place, _, names in os.walk(folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # a run may be at work there
+                    total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 - there may be many
+    return total
 
 
 def staging_folders(target: Path) -> list[Path]:

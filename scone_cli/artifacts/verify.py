@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,29 +83,35 @@ def check_neighbours(folder: Path, manifest: Manifest) -> None:
     """
     if (folder.parent / VERSION_FILE).is_file():
         return  # a table may be published with the evaluation in which it was a further one
-    remake = f"make it again: {command_for(folder, manifest)}"
+    # A model stays what it is when text is counted again, and its table may be one of any vocabulary.
+    history = {("model", "tokens"), ("model", "vocab"), ("table", "vocab")}
+    for name, what in differences(folder, manifest):
+        place = folder.parent / name
+        told = {
+            MADE_FROM: f"was made from another '{name}' than the one in {place}",
+            WEIGHTS: f"was made from {place} before that was trained again",
+            TOKENIZED: f"was made with another tokenizer than {place}",
+        }
+        if what != MADE_FROM or (manifest.artifact, name) not in history:
+            raise MismatchedArtifacts(f"{folder}: {told[what]}", f"make it again: {command_for(folder, manifest)}")
+
+
+MADE_FROM, WEIGHTS, TOKENIZED = "made from", "weights", "tokenizer"  # in what an artifact may differ from a neighbour
+
+
+def differences(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """The artifacts beside `folder` that are not those it was made from: their names, and in what they differ."""
     for name in SCHEMA_VERSIONS:
         try:
             neighbour = read_manifest(folder.parent / name, name)
         except SconeError:
             continue  # a missing or damaged neighbour has an error line of its own
-        # A model stays what it is when text is counted again, and its table may be one of any vocabulary.
-        is_history = (manifest.artifact, name) in {("model", "tokens"), ("model", "vocab"), ("table", "vocab")}
-        if not is_history and name in manifest.inputs and manifest.inputs[name] != neighbour.fingerprint:
-            raise MismatchedArtifacts(
-                f"{folder}: was made from another '{name}' than the one in {folder.parent / name}",
-                remake,
-            )
-        if name == "model" and manifest.inputs.get("weights") not in (None, digest_weights(neighbour)):
-            raise MismatchedArtifacts(
-                f"{folder}: was made from {folder.parent / name} before that was trained again",
-                remake,
-            )
+        if name in manifest.inputs and manifest.inputs[name] != neighbour.fingerprint:
+            yield name, MADE_FROM
+        if name == "model" and manifest.inputs.get(WEIGHTS) not in (None, digest_weights(neighbour)):
+            yield name, WEIGHTS
         if name == "tokens" and manifest.tokenizer != neighbour.tokenizer:
-            raise MismatchedArtifacts(
-                f"{folder}: was made with another tokenizer than {folder.parent / name}",
-                remake,
-            )
+            yield name, TOKENIZED
 
 
 def check_version(version: Version, progress: Progress, hashes: bool) -> None:

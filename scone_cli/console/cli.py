@@ -19,6 +19,7 @@ from scone_cli.console.help_texts import GROUP_ABOUT, GROUP_EPILOG, LOOKING, PUB
 from scone_cli.console.hints import DEFAULT_WORKSPACE, completed
 from scone_cli.console.options import PlainPath, Session
 from scone_cli.console.recipes import read_recipe
+from scone_cli.console.run_notes import recorded
 from scone_cli.errors import BadData, SconeError, StorageFailure
 from scone_cli.formatting import did_you_mean, harmless
 from scone_cli.private import begin_private
@@ -57,7 +58,8 @@ class LazyGroup(click.Group):
         If a signal ends it, note whether the same command would continue the work: it does for stages.
         """
         try:
-            return super().invoke(ctx)
+            with recorded(ctx):
+                return super().invoke(ctx)
         except SconeError as error:
             error.hint = error.hint and completed(error.hint, ctx.params["workspace"], ctx.params["config"])
             raise

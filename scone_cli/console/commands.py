@@ -42,6 +42,8 @@ from scone_cli.console.recipe_command import recipe
 from scone_cli.console.recipes import TRAIN
 from scone_cli.console.registry_commands import fetch, publish, rollback
 from scone_cli.console.results import drawn, result_text, sentence
+from scone_cli.console.run_notes import begins
+from scone_cli.console.status_command import status
 from scone_cli.console.table_commands import generate_command, given_text, lookup
 from scone_cli.errors import BadData, BadSetting, SconeError
 from scone_cli.evaluation.break_even import Prices
@@ -62,7 +64,7 @@ def build_command(name: str) -> click.Command:
     """The command `name` with its parameters; a stage's module is imported here."""
     looking = {"inspect": inspect, "lookup": lookup, "generate": generate_command(), "verify": verify}
     looking |= {"recipe": recipe, "cost": cost, "export": export}
-    looking |= {"audit": audit}
+    looking |= {"audit": audit, "status": status}
     looking |= {"publish": publish, "rollback": rollback, "fetch": fetch}
     return looking.get(name) or _stage_command(name)
 
@@ -194,12 +196,20 @@ def _run_stage(ctx: click.Context, name: str, config: Any, values: dict[str, Any
         listening(session.quiet or not leads, session.verbose) as progress,
         _given(ctx, session),
     ):
+        if leads:
+            begins(session.workspace, _record_of(name, session.workspace, out))
         report: Report = STAGES[name].module().run(config, inputs, out, progress, force)
     if session.verbose and leads and report.seconds:
         output.say("processor seconds of all processes together:")
         for what, seconds in report.seconds.items():
             output.say(f"  {seconds:10.1f}  {what}")
     return report
+
+
+def _record_of(name: str, workspace: Path, out: Path) -> str:
+    """The name of a stage's record: for a folder that is not the stage's own, its name too: `train-fgram.plain`."""
+    own = workspace / STAGES[name].artifact
+    return name if out.absolute() == own.absolute() else f"{name}.{out.name}"
 
 
 @contextlib.contextmanager

@@ -203,6 +203,7 @@ STAGES: dict[str, Stage] = {
 }
 
 LOOKING = {
+    "status": "Say what is there, whether it is up to date, how the last runs ended, and what to do next.",
     "recipe": "List the recipes that come with scone, or print one.",
     "inspect": "Show what is in an artifact; counts/, vocab/ and model/ with figures.",
     "lookup": "Show the table's rows for a text, and the f-grams nearest to them.",
@@ -305,6 +306,27 @@ EXPORT_ABOUT = """Write the model with its table, or the table alone, into DIR, 
       scone export --to safetensors exported
       scone export --to safetensors exported --table scone-work/int8
       scone export --to hf exported
+    """
+
+STATUS_ABOUT = """Say of every artifact when it was made, from what, and whether it is up to date, or why not.
+
+    Of a workspace (without PATH: that of --workspace) also: the exit code and the seconds of the last run of every stage,
+    unfinished work that the next run continues, and the next command to give. Of a REGISTRY/NAME: its versions, which one
+    is current, their age, size and figures, and from which model they are. Of a registry: a line for each name.
+
+    An artifact is up to date if its files have their sizes, if it was made from the artifacts that are beside it now, and if
+    these are up to date too. With --config, its settings are compared with those of the recipe. A corpus is not looked at:
+    count-ngrams finds out what is new in it. `scone verify` reads every byte.
+
+    --prometheus writes the same as metrics, whole or not at all, for the textfile collector of the node exporter, and prints
+    nothing (but --json does). docs/operations.md lists the metrics and the keys of --json.
+
+    \b
+    Example:
+      scone status
+      scone --config recipe.toml status scone-work
+      scone status /srv/tables/law
+      scone status scone-work --prometheus /var/lib/node_exporter/scone.prom
     """
 
 COST_ABOUT = """Compute what models cost from their shapes: parameters, bytes, FLOPs, tables, training. No model is needed.

@@ -14,11 +14,12 @@ from scone_cli.artifacts.fetch_version import fetch_version
 from scone_cli.artifacts.manifest import read_manifest
 from scone_cli.artifacts.publish import workspace_lock
 from scone_cli.artifacts.publish_version import Published, check_vocabulary, publish_version
-from scone_cli.artifacts.registry import Version
+from scone_cli.artifacts.registry import Version, is_registry_name
 from scone_cli.console import help_texts, output, registry_texts
 from scone_cli.console.options import PlainPath, Session, SettingOption
 from scone_cli.console.progress_bars import listening
 from scone_cli.console.results import result_text
+from scone_cli.console.run_notes import begins
 from scone_cli.errors import SconeError
 from scone_cli.evaluation.gate import check_evaluated
 from scone_cli.formatting import harmless, seconds_text
@@ -72,6 +73,8 @@ def publish(
     parts = {"table": table or workspace / "table", "eval": evaluation or workspace / "eval"}
     no_stage_writes = workspace_lock(workspace) if workspace.is_dir() else contextlib.nullcontext()
     with storage_failures(to), no_stage_writes, listening(session.quiet, session.verbose) as progress:
+        if workspace.is_dir():
+            begins(workspace, "publish", str(to.absolute()))
         found = _publish(to, parts, _vocabulary(workspace, parts["table"], vocab), keep, recipient, progress)
     for name in found.in_use:
         output.say(harmless(f"note: version {name} is kept: somebody reads it"))
@@ -150,6 +153,8 @@ def _facts(version: Version) -> dict[str, Any]:
 @_JSON
 def rollback(name: Path, version: str | None, as_json: bool) -> None:
     """Go back to an earlier version."""
+    if is_registry_name(name):
+        begins(name, "rollback")
     with storage_failures(name):
         found, was = roll_back(name, version)
     if as_json:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint
+from scone_cli.artifacts.manifest import Manifest, check_files, fingerprint, read_manifest
 from scone_cli.artifacts.publish import (
     SCRATCH,
     discarded_if_bad,
@@ -25,7 +25,14 @@ from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
 from scone_cli.corpus.document_room import documents_within
 from scone_cli.corpus.fetched import CACHE_DIR_HELP, CACHE_SIZE, CACHE_SIZE_HELP, FileCache
 from scone_cli.corpus.prepare import in_short, prepare_tokens
-from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings
+from scone_cli.corpus.token_settings import (
+    STAGE,
+    STAGE_VERSION,
+    TokenSettings,
+    documents_of,
+    rules_of,
+    token_settings,
+)
 from scone_cli.corpus.urls import Corpus
 from scone_cli.errors import BadSetting
 from scone_cli.progress import Progress
@@ -200,6 +207,17 @@ def plan(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Pro
     counts = what_is_replaced(out, target, "counts", config, settings, sources, force)
     replaced = {name: said for name, said in (("tokens", ahead.replaced), ("counts", counts)) if said}
     return Report(STAGE, target, False, facts | ({"replaces": replaced} if replaced else {}))
+
+
+def settings_now(config: CountNgrams, workspace: Path, made: Manifest) -> dict[str, Any]:
+    """The settings with which `run` would make the artifact `made` of the workspace, tokens or counts, again.
+
+    Raises:
+        SconeError: as `run` before it begins.
+    """
+    if made.artifact == "tokens":
+        return token_settings(config, rules_of(config), documents_of(config))
+    return _count_settings(config, _check(config), read_manifest(workspace / "tokens", "tokens").summary["vocab_size"])
 
 
 def _check_room(out: Path, plan: CountingPlan, num_tokens: int, with_tokens: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact
+from scone_cli.artifacts.manifest import Manifest, fingerprint, open_artifact, read_manifest
 from scone_cli.artifacts.publish import SCRATCH, place_of, publish, published, staging_folder, up_to_date
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
 from scone_cli.errors import BadSetting, MismatchedArtifacts, SconeError
@@ -223,16 +223,28 @@ class _Made:
 
 def _open(config: SelectVocab, inputs: Path) -> _Made:
     """Open the input artifacts and check that they belong together."""
-    goal = _goal(config)
     tokens = open_artifact(inputs / "tokens", "tokens")
     counts = open_artifact(inputs / "counts", "counts")
     if counts.inputs["tokens"] != tokens.fingerprint or counts.tokenizer != tokens.tokenizer:
         raise MismatchedArtifacts(
             f"{inputs / 'counts'}: made from other tokens than {inputs / 'tokens'}", "run: scone count-ngrams CORPUS"
         )
-    limits = _limits(config, counts.settings)
-    settings = goal | limits | {"by": config.by, "dim": config.dim, "dtype": config.dtype}
-    return _Made(goal, limits, settings, tokens, counts)
+    return _Made(*_settings(config, counts), tokens, counts)
+
+
+def _settings(config: SelectVocab, counts: Manifest) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+    """The goal of the size, the limits of the ranking, and all settings together."""
+    goal, limits = _goal(config), _limits(config, counts.settings)
+    return goal, limits, goal | limits | {"by": config.by, "dim": config.dim, "dtype": config.dtype}
+
+
+def settings_now(config: SelectVocab, workspace: Path, _: Manifest) -> dict[str, Any]:
+    """The settings with which `run` would make the vocabulary of the workspace again.
+
+    Raises:
+        SconeError: as `run` before it begins.
+    """
+    return _settings(config, read_manifest(workspace / "counts", "counts"))[2]
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         # 1. The inputs. Nothing to do if the model is there.
         _check(config, launch)
         check_shared(team, out)
-        recipe = _recipe(config, inputs, hashes=launch.rank == 0)
+        recipe = recipe_of(config, inputs, hashes=launch.rank == 0)
         check_same_work(team, recipe.mark)
         done = None if force or launch.rank else up_to_date(out, "model", recipe.mark)
         if team.first("is up to date", lambda: "yes" if done else "no") == "yes":
@@ -244,7 +244,7 @@ def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force:
         BadSetting, MismatchedArtifacts: as `run` before it begins.
     """
     _check(config, launch := launched())
-    recipe = _recipe(config, inputs, hashes=False)
+    recipe = recipe_of(config, inputs, hashes=False)
     done = not force and published(out, "model", recipe.mark) is not None
     replaced = "" if done else _replaced(recipe, inputs, out, force)
     if not done and (mixture := parse_mixture(config.mixture)):
@@ -277,8 +277,8 @@ def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.devic
     return device, size, size.refusal(available_memory(), free_memory(device))
 
 
-def _recipe(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
-    """Open the inputs of this kind of model; settings that it does not use get a fixed value."""
+def recipe_of(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
+    """What the model depends on: opens its inputs; settings that its kind does not use get a fixed value."""
     tokens = open_artifact(inputs / "tokens", "tokens", hashes)
     made_from = {"tokens": tokens.fingerprint}
     if config.kind == "plain":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from messages import error_of
 from processes import Ended
-from workspaces import COUNT, TRAIN, WRITES, contents, copy_of, timeless
+from workspaces import COUNT, TRAIN, WRITES, contents, copy_of, timeless, wait_for_step
 
 # Each stage with another setting than the small workspace was made with: so there is an old artifact, and work to do.
 CHANGED = {
@@ -54,8 +54,9 @@ def stage(forks, small, tmp_path, request) -> Stage:
 
 
 def some_of(moments: list[str]) -> list[int]:
-    """Half of them spread over the whole run, half of them the last ones. Numbered from 1."""
-    last = range(max(1, len(moments) - TRIED // 2 + 1), len(moments) + 1)
+    """Half of them spread over the whole run, half of them the last ones before its record. Numbered from 1."""
+    end = max(number for number, moment in enumerate(moments, 1) if "/.runs/" not in moment)
+    last = range(max(1, end - TRIED // 2 + 1), end + 1)
     spread = range(1, last[0], max(1, -(-last[0] // (TRIED // 2))))
     return [*spread, *last]
 
@@ -77,7 +78,9 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(stage):
         again = stage.run()
         assert (again.code, again.err) == (0, ""), where
         assert stage.made() == new, where
-        assert [path.name for path in stage.work.iterdir() if path.name.startswith(".")] == [".lock"], where
+        assert [path.name for path in stage.work.iterdir() if path.name[0] == "." and path.name != ".runs"] == [
+            ".lock"
+        ], where
 
 
 @pytest.mark.parametrize("stage", WRITES, indirect=True)
@@ -124,10 +127,3 @@ def test_a_training_run_killed_from_outside_continues_from_its_checkpoint(forks,
     total, done = (float(number.replace(",", "")) * (1000 if kilo else 1) for number, kilo in amounts)
     assert 0 < done < total, begun
     assert timeless(work / "model") == timeless(expected / "model"), f"killed after step {step}"
-
-
-def wait_for_step(work: Path, step: int) -> None:
-    deadline = time.monotonic() + 200
-    while not any(log.read_bytes().count(b"\n") >= step for log in work.glob(".model.partial-*/work/log.jsonl")):
-        assert time.monotonic() < deadline, f"step {step} did not come"
-        time.sleep(0.002)

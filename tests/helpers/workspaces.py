@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,11 @@ def _without_times(value: Any) -> Any:
         kept = {key: each for key, each in value.items() if key not in times and not key.startswith("lookup")}
         return {key: _without_times(each) for key, each in kept.items()}
     return [_without_times(each) for each in value] if isinstance(value, list) else value
+
+
+def wait_for_step(work: Path, step: int) -> None:
+    """Wait until the training that goes on in a workspace has done so many steps."""
+    deadline = time.monotonic() + 200
+    while not any(log.read_bytes().count(b"\n") >= step for log in work.glob(".model.partial-*/work/log.jsonl")):
+        assert time.monotonic() < deadline, f"step {step} did not come"
+        time.sleep(0.002)
