@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +209,10 @@ def _readable(record: Row, spell: Speller) -> Row:
     for key, value in record.items():
         if not isinstance(value, list):
             row[key] = value
+            continue
+        if key != "tokens":  # a few numbers, or the places of rows
+            texts = (" ".join(map(str, each.values())) if isinstance(each, dict) else str(each) for each in value)
+            row[key] = ", ".join(islice(texts, SHOWN_TOKENS)) + _more(value, SHOWN_TOKENS)
             continue
         if len(value) > SHOWN_TOKENS:
             row["num_tokens"] = len(value)
