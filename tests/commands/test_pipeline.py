@@ -55,7 +55,7 @@ def work(made) -> Path:
 
 
 def test_folders_and_files_have_their_names(work):
-    assert {path.name for path in work.iterdir()} == {*FILES, ".lock"}
+    assert {path.name for path in work.iterdir()} == {*FILES, ".lock", ".runs"}
     for folder, names in FILES.items():
         assert {path.name for path in (work / folder).iterdir()} == names | {"manifest.json"}
 

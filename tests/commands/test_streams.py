@@ -44,7 +44,7 @@ def test_all_three_may_be_closed(shell, tmp_path):
     (tmp_path / "a.txt").write_text("a few words, and the same words again: a few words " * 30)
     line = "scone --workspace work count-ngrams a.txt --vocab-size 260 --min-count 1 --held-out 0 --workers 1"
     assert shell(f"{line} <&- >&- 2>&-")[0] == 74, "the result cannot be told"
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [".lock", "counts", "tokens"]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [".lock", ".runs", "counts", "tokens"]
     assert shell("scone verify work 2>&-")[0] == 0, "no file had the number of a closed stream, and was written into"
 
 
