@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scone_cli.artifacts.encryption import SUFFIX, CannotDecrypt, decrypt, identities_of
-from scone_cli.artifacts.manifest import FileStamp, digest_file
+from scone_cli.artifacts.manifest import FileStamp, check_inside, digest_file
 from scone_cli.artifacts.publish import REPLACED, exchange, fsync, place_of
 from scone_cli.artifacts.publish_version import PRIVATE
 from scone_cli.artifacts.registry import (
@@ -54,7 +54,7 @@ def fetch_version(
     Raises:
         BadSetting: the version is encrypted and there is no `identity`, or none of its keys opens it.
         DamagedArtifact: a file is missing, cut, changed, or not the one that was published.
-        ForeignArtifact: `out` holds something else.
+        ForeignArtifact: `out` holds something else; or a file of the version is a link that leads out of it.
         WorkspaceLocked: another run fetches to `out`.
         InputMissing: there is no such version.
     """
@@ -185,6 +185,7 @@ class _Copying:
 
     def __call__(self, name: str, target: Path) -> FileStamp:
         source = self._version.folder / name
+        check_inside(source, self._version.folder)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             file = source.open("rb")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args, get_origin, get_type_hints
 
 from scone_cli import __version__
@@ -167,7 +168,7 @@ def read_manifest(folder: Path, *artifacts: str) -> Manifest:
     Raises:
         InputMissing: the folder does not exist.
         HalfWrittenArtifact: the folder has no manifest.
-        ForeignArtifact: scone did not write the manifest, or it is of another kind.
+        ForeignArtifact: scone did not write the manifest, or it is of another kind; or it names a file outside of the folder.
         NewerArtifact: its schema version is larger than the one this program writes.
         DamagedArtifact: the manifest was changed after it was written.
     """
@@ -204,6 +205,7 @@ def read_manifest(folder: Path, *artifacts: str) -> Manifest:
         raise _not_ours(path, error, remake) from error
     if is_changed:
         raise _changed(path, command_again(folder, manifest))  # a baseline is not made by `train-fgram` alone
+    check_names(path, manifest.files)
     return manifest
 
 
@@ -211,6 +213,48 @@ def _changed(path: Path, command: str) -> DamagedArtifact:
     return DamagedArtifact(
         f"{path}: changed since scone wrote it, its {OWN_HASH} does not match", f"make it again: {command}"
     )
+
+
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Check the names of files that a manifest, the file `path`, has: it may come from strangers.
+
+    Raises:
+        ForeignArtifact: a name leads out of the folder: it is absolute, or has `..`.
+    """
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if name != "/".join(parts) or not parts or parts[0] == "/" or ".." in parts or "\0" in name:
+            raise ForeignArtifact(
+                f"{path}: names the file {name!r}, which is not inside its folder", "get it from where you trust"
+            )
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Check that a file of an artifact is in its folder, and no link that leads out of it. The folder itself may be a link.
+
+    In the cache of Hugging Face's hub, files of `snapshots/` are links to `blobs/` of the same repository.
+
+    Raises:
+        ForeignArtifact: a link leads out.
+    """
+    real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    repository = real.parent.parent
+    is_blob = real.parent.name == "blobs" and root.is_relative_to(repository / "snapshots")
+    if not (real.is_relative_to(root) or is_blob):
+        raise ForeignArtifact(
+            f"{path}: a link to {real}, outside of {folder}", "put the file itself there, or get the folder again"
+        )
+
+
+def check_no_others(folder: Path, manifest: Manifest) -> None:
+    """Refuse a Parquet file that the manifest does not name: it would be read, and nothing says what it is.
+
+    Raises:
+        ForeignArtifact: there is one.
+    """
+    for path in sorted(folder.glob("*.parquet")):
+        if path.name not in manifest.files:
+            raise ForeignArtifact(f"{path}: {MANIFEST} does not name this file", "remove it")
 
 
 _fields = cache(get_type_hints)  # 30 us a call, and a manifest may name thousands of files
@@ -250,10 +294,12 @@ def check_files(folder: Path, manifest: Manifest, hashes: bool) -> None:
 
     Raises:
         DamagedArtifact: naming the first file that differs, what was found and what was expected.
+        ForeignArtifact: see `check_inside`.
     """
     remake = f"make it again: {command_again(folder, manifest)}"
     for name, stamp in manifest.files.items():
         path = folder / name
+        check_inside(path, folder)
         size = path.stat().st_size if path.is_file() else -1
         if size < 0:
             raise DamagedArtifact(f"{path}: missing, the manifest lists it with {stamp.bytes:,} bytes", remake)
@@ -270,6 +316,7 @@ def open_artifact(folder: Path, artifact: str, hashes: bool = True) -> Manifest:
     """
     manifest = read_manifest(folder, artifact)
     check_files(folder, manifest, hashes)
+    check_no_others(folder, manifest)
     if not hashes and TOKENIZER in manifest.files:
         check_files(folder, replace(manifest, files={TOKENIZER: manifest.files[TOKENIZER]}), hashes=True)
     return manifest

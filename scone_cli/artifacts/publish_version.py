@@ -24,6 +24,7 @@ from scone_cli.artifacts.manifest import (
     MANIFEST,
     FileStamp,
     Manifest,
+    check_inside,
     command_again,
     digest_file,
     digest_json,
@@ -176,6 +177,7 @@ def _add(
             progress("publishing", done, total, "bytes", f"{part}/{name}")
             source, target = parts[part] / name, staging / part / (name + SUFFIX if keys else name)
             target.parent.mkdir(parents=True, exist_ok=True)
+            check_inside(source, parts[part])
             try:
                 found = _encrypted(source, target, keys, encrypted, staging) if keys else _linked(source, target)
             except FileNotFoundError as error:

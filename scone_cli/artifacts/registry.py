@@ -22,10 +22,10 @@ import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from scone_cli.artifacts.manifest import MANIFEST, OWN_HASH, FileStamp, digest_json, json_of
+from scone_cli.artifacts.manifest import MANIFEST, OWN_HASH, FileStamp, check_inside, check_names, digest_json, json_of
 from scone_cli.errors import (
     DamagedArtifact,
     ForeignArtifact,
@@ -170,7 +170,11 @@ def read_version(folder: Path) -> Version:
     if not path.is_file():
         folder.stat()  # FileNotFoundError: it has been removed
         raise DamagedArtifact(f"{path}: missing", _remove(folder))
+    check_inside(path, folder)
     facts = read_facts(path, path.read_bytes(), _remove(folder))
+    named = facts.get("version")
+    if folder.parent.name == VERSIONS and named != folder.name:  # a link `current` may be made of the name
+        raise ForeignArtifact(f"{path}: of the version {named!r}, in the folder of {folder.name}", _remove(folder))
     try:
         return Version(
             name=str(facts["version"]),
@@ -212,13 +216,10 @@ def stamps_of(path: Path, files: Mapping[str, Any]) -> dict[str, FileStamp]:
     """The sizes and hashes of files, by name.
 
     Raises:
-        ForeignArtifact: a name leads out of the folder. A version may come from strangers.
+        ForeignArtifact: a name leads out of the folder.
         KeyError, TypeError, ValueError, AttributeError: they are not sizes and hashes.
     """
-    for name in files:
-        parts = PurePosixPath(name).parts
-        if name != "/".join(parts) or not parts or parts[0] == "/" or ".." in parts or "\0" in name:
-            raise ForeignArtifact(f"{path}: names the file {name!r}, which is not inside its folder")
+    check_names(path, files)
     return {name: FileStamp(int(stamp["bytes"]), str(stamp["sha256"])) for name, stamp in files.items()}
 
 

@@ -10,6 +10,8 @@ from scone_cli.artifacts.manifest import (
     MANIFEST,
     Manifest,
     check_files,
+    check_inside,
+    check_no_others,
     command_for,
     digest_file,
     digest_weights,
@@ -68,6 +70,7 @@ def verify_artifact(folder: Path, progress: Progress) -> Manifest | Version:
         check_files(folder, replace(manifest, files={name: stamp}), hashes=True)
         done += stamp.bytes
         progress(str(folder), done, total, "bytes", name)
+    check_no_others(folder, manifest)
     check_neighbours(folder, manifest)
     return manifest
 
@@ -116,11 +119,13 @@ def check_version(version: Version, progress: Progress, hashes: bool) -> None:
 
     Raises:
         DamagedArtifact: naming the first file that differs.
+        ForeignArtifact: a link leads out of the version.
     """
     done, total = 0, version.bytes
     for name, stamp in version.files.items():
         progress(str(version.folder), done, total, "bytes", name)
         path = version.folder / name
+        check_inside(path, version.folder)
         size = path.stat().st_size if path.is_file() else -1
         found = "missing" if size < 0 else f"found {size:,} bytes"
         if size == stamp.bytes:

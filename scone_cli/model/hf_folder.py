@@ -45,7 +45,7 @@ def open_hf_folder(folder: Path, tokens: Path, of_tokens: Manifest) -> Manifest:
     Raises:
         BadSetting: transformers is not installed; `scone export` wrote the folder.
         InputMissing: there are no weights, or there is no tokenizer.json.
-        BadData: config.json does not name a type of model.
+        BadData: config.json does not name a type of model, or an index names weights that are not in the folder.
         MismatchedArtifacts: its tokenizer gives other ids.
     """
     model_type = _model_type(folder / CONFIG)
@@ -64,7 +64,10 @@ def open_hf_folder(folder: Path, tokens: Path, of_tokens: Manifest) -> Manifest:
             f"copy the file that it was trained with into it; the workspace's is {tokens / TOKENIZER}",
         )
     check_same_tokenizer(folder / TOKENIZER, of_tokens.tokenizer, [tokens / TOKENIZER], str(tokens))
-    files = [folder / CONFIG, folder / TOKENIZER, *weights, *sorted(folder.glob("*.safetensors.index.json"))]
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    for index in indexes:
+        _check_index(index, {each.name for each in weights})
+    files = [folder / CONFIG, folder / TOKENIZER, *weights, *indexes]
     stamps = {path.name: FileStamp(path.stat().st_size, digest_file(path)) for path in files}
     return Manifest(
         artifact="model",
@@ -78,6 +81,16 @@ def open_hf_folder(folder: Path, tokens: Path, of_tokens: Manifest) -> Manifest:
         summary={"kind": HUGGING_FACE, "model_type": model_type},
         files=stamps,
     )
+
+
+def _check_index(path: Path, weights: set[str]) -> None:
+    """Check that an index of weights names only those in its folder: transformers would open what it names anywhere."""
+    try:
+        named = set(dict(json_of(path.read_bytes())["weight_map"]).values())
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadData(f"{path}: not an index of weights ({type(error).__name__}: {error})", SAVE) from error
+    if others := sorted(map(str, named - weights)):
+        raise BadData(f"{path}: names the file {others[0]!r}, which is not in its folder", SAVE)
 
 
 def _model_type(path: Path) -> str:

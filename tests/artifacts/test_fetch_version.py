@@ -247,7 +247,7 @@ def test_a_changed_or_cut_file_is_told(name, work, out, file, fault):
         shutil.copyfile(path.parent / "manifest.json.age" if "/" in file else path.parent / "eval/data.txt.age", path)
     elif fault != "missing":
         at = {"empty": 0, "cut": len(content) - 20, "head": 40, "middle": len(content) - 20}[fault]
-        path.write_bytes(content[:at] + (b"x" + content[at + 1 :]) * (fault in ("head", "middle")))
+        path.write_bytes(content[:at] + (bytes([content[at] ^ 1]) + content[at + 1 :]) * (fault in ("head", "middle")))
     key = key_file(work, ALICE)
     error = (DamagedArtifact, ForeignArtifact) if fault == "swapped" else DamagedArtifact
     with pytest.raises(error) as caught:

@@ -366,7 +366,7 @@ def full_disk(ended: Ended, small: Path, work: Path, *facts: str) -> None:
 
 
 def everything(work: Path) -> dict[str, dict]:
-    return {folder.name: timeless(folder) for folder in work.iterdir() if (folder / MANIFEST).is_file()}
+    return {folder.name: timeless(folder) for folder in work.iterdir() if folder.is_dir() and folder.name != ".runs"}
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_greedy_text_is_that_of_transformers(forks, work, rival):
         error_of(ended.err, str(rival), hint=("--live",))
 
 
-@pytest.mark.parametrize("harm", ["tokenizer", "no tokenizer", "no weights", "weights", "config", "scone"])
+@pytest.mark.parametrize("harm", ["tokenizer", "no tokenizer", "no weights", "weights", "index", "config", "scone"])
 def test_what_cannot_be_compared_is_refused(evaluate, forks, work, rival, harm):
     path, wanted, facts = rival / "tokenizer.json", 65, (str(rival),)
     if harm == "tokenizer":
@@ -118,6 +118,9 @@ def test_what_cannot_be_compared_is_refused(evaluate, forks, work, rival, harm):
         wanted, facts = 66, (str(rival), "safetensors")
     elif harm == "weights":
         (rival / "model.safetensors").write_bytes((rival / "model.safetensors").read_bytes()[:-100])
+    elif harm == "index":  # it names weights of another folder
+        (rival / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other/model.safetensors"}}')
+        facts = (str(rival / "model.safetensors.index.json"), "../other/model.safetensors")
     elif harm == "config":
         (rival / "config.json").write_text('{"dim": 8}')
         facts = (str(rival / "config.json"), "model_type")

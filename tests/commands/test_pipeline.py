@@ -18,7 +18,7 @@ from scone_cli.artifacts import schemas
 from scone_cli.artifacts.manifest import MADE_BY
 
 FILES = {
-    "tokens": {"part-00000-0000.parquet", "tokenizer.json"},
+    "tokens": {"files.parquet", "part-00000-0000.parquet", "tokenizer.json"},
     "counts": {"n=1.parquet", "n=2.parquet", "n=3.parquet", "n=4.parquet"},
     "vocab": {"vocab.parquet", "ladder.parquet"},
     "model": {
@@ -108,6 +108,7 @@ def test_the_recipes_settings_are_in_the_manifests(work):
     ("name", "schema"),
     [
         ("tokens/part-00000-0000.parquet", schemas.TOKENS),
+        ("tokens/files.parquet", schemas.TOKEN_FILES),
         ("counts/n=1.parquet", schemas.counts_schema(1)),
         ("counts/n=2.parquet", schemas.counts_schema(2)),
         ("counts/n=4.parquet", schemas.counts_schema(4)),
@@ -124,7 +125,7 @@ def test_every_table_has_its_schema(work, name, schema):
 
 
 def test_the_split_is_train_and_held_out(work):
-    splits = pl.read_parquet(work / "tokens/*.parquet").group_by("split").len().sort("split").rows()
+    splits = pl.read_parquet(work / "tokens/part-*.parquet").group_by("split").len().sort("split").rows()
     assert [name for name, _ in splits] == ["held-out", "train"]
     assert 0.02 < splits[0][1] / (splits[0][1] + splits[1][1]) < 0.1
 
@@ -153,7 +154,7 @@ def test_results_have_the_shape_that_others_read(work):
 
 def test_metrics_agree_with_one_another(work):
     found = quality(work)
-    held_out = pl.read_parquet(work / "tokens/*.parquet").filter(pl.col("split") == "held-out")
+    held_out = pl.read_parquet(work / "tokens/part-*.parquet").filter(pl.col("split") == "held-out")
     num_tokens, num_bytes = held_out["tokens"].list.len().sum(), held_out["bytes"].sum()
     for arm in ("plain", "live", "table", "none"):
         nats, perplexity, bits = (found[arm, metric] for metric in ("nats_per_token", "perplexity", "bits_per_byte"))

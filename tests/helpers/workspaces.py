@@ -143,8 +143,8 @@ def copy_of(workspace: Path, to: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a folder, hidden ones too, but for records of runs, which hold times."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".runs")
+    """SHA-256 of every file in a folder, hidden ones too, but for the records of runs."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and ".runs" not in path.parts)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
