@@ -50,10 +50,11 @@ USED_UP = ".done"  # suffix of a scratch folder that is no longer needed, until 
 REPLACED = ".old"  # suffix of a replaced artifact, until it is removed
 
 
-def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manifest | None:
+def up_to_date(folder: Path, artifact: str, expected_fingerprint: str, forget_others: bool = False) -> Manifest | None:
     """The manifest in `folder` if it has that fingerprint and its files have their sizes, else None (the skip rule).
 
-    Also removes what a crash just after publishing left behind: scratch files, or the replaced artifact.
+    Also removes what a crash just after publishing left behind: scratch files, or the replaced artifact. With `forget_others`
+    unfinished work of other fingerprints too, which may hold documents that have been removed from a corpus since.
 
     Raises:
         NewerArtifact: the artifact is in a newer format, and would be replaced by an older one.
@@ -61,9 +62,10 @@ def up_to_date(folder: Path, artifact: str, expected_fingerprint: str) -> Manife
     manifest = published(folder, artifact, expected_fingerprint)
     if manifest is None:
         return None
-    place = place_of(folder)
-    for leftover in place.parent.glob(glob.escape(_staging_name(place, expected_fingerprint)) + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    own = _staging_name(place_of(folder), expected_fingerprint)
+    for leftover in staging_folders(folder):
+        if forget_others or leftover.name.startswith(own):
+            shutil.rmtree(leftover, ignore_errors=True)
     return manifest
 
 

@@ -78,6 +78,15 @@ class DocumentList:
                     found.add(number)
         return found
 
+    def folders_named(self, files: Sequence[SourceFile]) -> list[str]:
+        """For each file the name of its corpus folder if an entry has it, else "": where it is, the name decides too."""
+        known: dict[str, str] = {}
+        for folder in map(folder_of, files):
+            if folder not in known:
+                has = any(f"/{folder}/" in f"/{entry}" for entry in self.entries)
+                known[folder] = folder if has else ""
+        return [known[folder_of(file)] for file in files]
+
     def saying(self, utf8: bytes, identity: Any = None) -> set[int]:
         """The numbers of the entries that are the hash of a text, or the `identity` of its record: a string or a whole number."""
         keys = [hashlib.sha256(utf8).hexdigest()] if self.has_hashes else []

@@ -45,6 +45,10 @@ class HeldOut:
     chosen: int | None = None
     cut: int = 0
 
+    def is_by_hash(self, asked: float) -> bool:
+        """Whether the hash alone decides, with the share that was `asked` for: so it does not depend on other documents."""
+        return self.chosen is None and self.share == asked
+
     def parts(self, content: bytes) -> list[tuple[slice, str]]:
         """The parts of a document with this content (nearly always one), with the split of each part."""
         if self.chosen is None or draw_of(content) != self.chosen:

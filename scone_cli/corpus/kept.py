@@ -1,9 +1,10 @@
 """Tokens of files that have not changed: the next run copies their rows from the `tokens/` that it replaces.
 
 `tokens/files.parquet` tells for each file of text its name, the SHA-256 of its content, the rows of its documents, and what was
-counted while it was read. A file is kept if its name and content are those of then, and all settings that tokens depend on:
-tokenizer, text field, separator, redaction rules, excluded documents, and how documents are held out. Rows are copied within the
-tasks that tokenise the others, so that `tokens/` has the bytes of a run from nothing.
+counted while it was read. A file is kept if its content is that of then, and all settings that tokens depend on: tokenizer, text
+field, separator, redaction rules, excluded documents, and how documents are held out. Its documents get its new name if it has
+one, unless a list of excluded documents may know that name. Rows are copied within the tasks that tokenise the others, so that
+`tokens/` has the bytes of a run from nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scone_cli.artifacts.manifest import Manifest, digest_file, read_manifest
 from scone_cli.artifacts.opening import to_read
 from scone_cli.artifacts.publish import write_parquet
 from scone_cli.artifacts.schemas import FILES_FILE, TOKEN_FILES, TOKENS
+from scone_cli.corpus.compression import endings_of
 from scone_cli.corpus.encode import Batch, FileEnd
 from scone_cli.corpus.files import SourceFile
 from scone_cli.corpus.part_writer import Rows
@@ -50,9 +52,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class KeptFile:
-    """A file whose tokens are in the `tokens/` that is replaced, in `folder`; `sha256`: of the parts of `record`."""
+    """A file whose tokens are in the `tokens/` that is replaced, in `folder`, where it is called `name`.
+
+    `sha256`: of the parts of `record`.
+    """
 
     source: SourceFile
+    name: str
     folder: Path
     record: FileRecord
     sha256: tuple[str, ...]
@@ -70,9 +76,11 @@ class KeptFile:
             table = _part(self.folder / part).slice(first, number)
             lists = table.column("tokens").chunk(0)
             offsets, tokens = lists.offsets.to_numpy(), lists.values.to_numpy()
-            columns = (table.column(name).to_pylist() for name in ("doc", "split", "bytes"))
+            names, *columns = (table.column(name).to_pylist() for name in ("doc", "split", "bytes"))
+            if self.name != self.source.name:
+                names = [self.source.name + name.removeprefix(self.name) for name in names]
             ids = (tokens[low:high] for low, high in pairwise(offsets))
-            yield [Encoded(*facts) for facts in zip(*columns, ids, continues_of(table).tolist(), strict=True)]
+            yield [Encoded(*facts) for facts in zip(names, *columns, ids, continues_of(table).tolist(), strict=True)]
 
 
 def copied(file: KeptFile) -> Iterator[Batch]:
@@ -121,11 +129,17 @@ def write_files(path: Path, files: Sequence[SourceFile], records: Iterable[FileR
 
 
 def kept_files(
-    folder: Path, files: Sequence[SourceFile], settings: Mapping[str, Any], stage_version: int, tokenizer: str
+    folder: Path,
+    files: Sequence[SourceFile],
+    settings: Mapping[str, Any],
+    stage_version: int,
+    tokenizer: str,
+    may_rename: bool,
 ) -> tuple[dict[str, KeptFile], str]:
     """The files, by name, whose tokens are in `folder`, a `tokens/`; and a text for people, empty if there is no such folder.
 
-    `settings` are those of the manifest that is to be written, `tokenizer` is the SHA-256 of its tokenizer.
+    `settings` are those of the manifest that is to be written, `tokenizer` is the SHA-256 of its tokenizer. `may_rename`: whether
+    a file is kept that has another name there.
     """
     try:
         manifest = read_manifest(folder, "tokens")
@@ -133,36 +147,54 @@ def kept_files(
         return {}, ""
     if FILES_FILE not in manifest.files or manifest.stage_version != stage_version:
         return {}, ""
-    plain = json.loads(json.dumps(settings))  # as a manifest has them
-    if others := sorted(name.replace("_", "-") for name in plain if manifest.settings.get(name) != plain[name]):
-        return {}, f"no file, because {', '.join(others)} changed"
-    if manifest.tokenizer != tokenizer:
-        return (
-            {},
-            "no file, as a tokenizer was trained on this corpus; to read new files only, name one: --tokenizer FILE",
-        )
-    if not settings["held_out_by_hash"]:
-        return {}, "no file, because one held-out document is chosen from the whole corpus"
-    found = _records(folder, manifest, {file.name: file for file in files})
+    if cause := _cause_to_keep_none(manifest, settings, tokenizer):
+        return {}, f"no file, because {cause}"
+    found = _records(folder, manifest, files, may_rename)
     size = sum(file.source.bytes for file in found.values()) / max(1, sum(file.bytes for file in files))
     told = f"{len(found):,} of {len(files):,} files ({percent(size)} of the bytes)"
-    return found, f"{told}; {len(files) - len(found):,} are read"
+    num_read = len(files) - len(found)
+    return found, f"{told}; {num_read:,} {'is' if num_read == 1 else 'are'} read"
 
 
-def _records(folder: Path, manifest: Manifest, files: Mapping[str, SourceFile]) -> dict[str, KeptFile]:
+def _cause_to_keep_none(manifest: Manifest, settings: Mapping[str, Any], tokenizer: str) -> str:
+    plain = json.loads(json.dumps(settings))  # as a manifest has them
+    given = plain.pop("tokenizer")  # what it is counts, not whether it was trained or given
+    plain.pop("vocab_size", None)
+    if others := sorted(name.replace("_", "-") for name in plain if manifest.settings.get(name) != plain[name]):
+        return f"{', '.join(others)} changed"
+    if manifest.tokenizer != tokenizer:
+        trained = "a tokenizer was trained on this corpus; to read new files only, name one: --tokenizer FILE"
+        return trained if given is None else "tokenizer changed"
+    if len(plain.get("exclude_folders", ())) > 1:  # which file was in which of them is not known
+        return "exclude-documents names folders of some files of the corpus only"
+    return "" if plain["held_out_by_hash"] else "what is held out is chosen from the whole corpus"
+
+
+def _records(folder: Path, manifest: Manifest, files: Sequence[SourceFile], may_rename: bool) -> dict[str, KeptFile]:
     path, stamps = folder / FILES_FILE, manifest.files
-    if digest_file(path) != stamps[FILES_FILE].sha256:
+    if not path.is_file() or digest_file(path) != stamps[FILES_FILE].sha256:
         return {}
-    found = dict[str, KeptFile]()
+    found, same = dict[str, KeptFile](), dict[str, list[SourceFile]]()
+    for file in files:
+        same.setdefault(file.sha256, []).append(file)
     with pq.ParquetFile(to_read(path)) as parquet:
         for batch in parquet.iter_batches(1 << 14):
             for row in batch.to_pylist():
-                source = files.get(row["file"])
+                name = row["file"]
                 # A file of which documents were skipped is read again: `tokens/` does not say which they were.
-                if source is None or source.sha256 != row["sha256"] or row["num_skipped"]:
+                sources = [] if row["num_skipped"] else same.get(row["sha256"], [])
+                # The ending of a name may decide how a file is read.
+                alike = [
+                    file
+                    for file in sources
+                    if file.name == name or (may_rename and endings_of(file.name) == endings_of(name))
+                ]
+                if not alike:
                     continue
                 rows = [Rows(**each) for each in row["rows"]]
                 record = FileRecord(ShardStats.read({name: row[name] for name in _COUNTS}), rows)
                 sha256 = tuple(stamps[each.part].sha256 for each in rows)
-                found[source.name] = KeptFile(source, folder, record, sha256)
+                for file in alike:
+                    if file.name == name or file.name not in found:
+                        found[file.name] = KeptFile(file, name, folder, record, sha256)
     return found

@@ -6,7 +6,6 @@ There are two steps, because counting plans its memory between them: `prepare_to
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scone_cli.artifacts.manifest import Manifest, fingerprint
-from scone_cli.artifacts.publish import SCRATCH, discarded_if_bad, publish, staging_folder, up_to_date, write_atomically
+from scone_cli.artifacts.publish import (
+    SCRATCH,
+    discarded_if_bad,
+    publish,
+    staging_folder,
+    up_to_date,
+    write_atomically,
+)
 from scone_cli.artifacts.replacing import tell_replacing, what_is_replaced
 from scone_cli.corpus.files import STDIN_KEPT, SourceFile, find_files, forget_stdin, move_stdin, some_paths, stdin_named
 from scone_cli.corpus.formats import TEXT
 from scone_cli.corpus.remarks import check_documents, remarks, shares
 from scone_cli.corpus.separators import Separator
-from scone_cli.corpus.token_settings import STAGE, STAGE_VERSION, TokenSettings, documents_of, rules_of, token_settings
+from scone_cli.corpus.token_settings import (
+    STAGE,
+    STAGE_VERSION,
+    TokenSettings,
+    digest_of,
+    documents_of,
+    rules_of,
+    settings_found,
+    token_settings,
+)
 from scone_cli.errors import BadSetting, InputMissing
 from scone_cli.progress import Progress, notice
 
@@ -105,11 +120,13 @@ class PreparedTokens:
 
         assert self._work is not None
         work, staging = self._work, self._work.shards.staging
-        settings = self._settings | {"held_out_by_hash": work.shards.held_out.chosen is None}
         texts = [file for file in work.files if isinstance(file, SourceFile)]
+        by_hash = work.shards.held_out.is_by_hash(self._settings["held_out"])
+        settings = settings_found(self._settings, by_hash, texts, work.shards.documents)
         tasks = tasks_of(work.files)
         if texts and self._keeps:
-            known, told = kept_files(self.target, texts, settings, STAGE_VERSION, self.tokenizer_sha)
+            same = (settings, STAGE_VERSION, self.tokenizer_sha)
+            known, told = kept_files(self.target, texts, *same, may_rename=work.shards.documents is None)
             tasks = [
                 [known.get(piece.name, piece) if isinstance(piece, SourceFile) else piece for piece in task]
                 for task in tasks
@@ -199,9 +216,9 @@ def prepare_tokens(
     forget_stdin(stdin)  # left by a run that was killed while it read
     files = find_files(inputs, progress, target.parent, check_size, cache)
     rules, documents = rules_of(config), documents_of(config)
-    settings, corpus = token_settings(config, rules, documents), digest_of(files)
+    settings, corpus = token_settings(config, rules, documents), digest_of(files, documents)
     mark = fingerprint(STAGE, STAGE_VERSION, settings, {"corpus": corpus})
-    if not force and (manifest := up_to_date(target, "tokens", mark)):
+    if not force and (manifest := up_to_date(target, "tokens", mark, forget_others=True)):
         forget_stdin(stdin)
         size, bound = manifest.summary["vocab_size"], manifest.summary["tokens"]
         return PreparedTokens(target, mark, manifest, manifest.tokenizer, size, bound, settings, corpus)
@@ -220,14 +237,6 @@ def prepare_tokens(
 def replaced_tokens(config: TokenSettings, target: Path, settings: Mapping[str, Any], corpus: str, force: bool) -> str:
     """How the `tokens/` in `target` differ from those that will replace them; see `what_is_replaced`."""
     return what_is_replaced(target.parent, target, "tokens", config, settings, {"corpus": corpus}, force)
-
-
-def digest_of(files: Sequence[SourceFile]) -> str:
-    """One hash of the names and contents of all files: a list of a million files would make the manifest too large."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(json.dumps([file.name, file.sha256]).encode())
-    return digest.hexdigest()
 
 
 def on_bad(config: TokenSettings) -> OnBad | None:

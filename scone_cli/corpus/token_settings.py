@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ from scone_cli.settings import setting
 
 if TYPE_CHECKING:
     from scone_cli.corpus.document_list import DocumentList
+    from scone_cli.corpus.files import SourceFile
     from scone_cli.corpus.redaction_rules import Rules
 
 STAGE = "count-ngrams"
@@ -84,3 +88,31 @@ def token_settings(config: TokenSettings, rules: Rules | None, documents: Docume
     settings["redact"] = None if rules is None else rules.digest
     settings["exclude_documents"] = None if documents is None else documents.digest
     return settings
+
+
+def settings_found(
+    settings: Mapping[str, Any], by_hash: bool, texts: Sequence[SourceFile], documents: DocumentList | None
+) -> dict[str, Any]:
+    """The settings in the manifest: those of the fingerprint, and what follows from them and the corpus.
+
+    `by_hash`: see `HeldOut.is_by_hash`. `exclude_folders`: a hash for each folder of `texts` that `documents` names, since
+    nothing of this list is shown; "" for the others.
+    """
+    found = {**settings, "held_out_by_hash": by_hash}
+    if texts and documents is not None:
+        folders = sorted(set(documents.folders_named(texts)))
+        found["exclude_folders"] = [folder and hashlib.sha256(folder.encode()).hexdigest() for folder in folders]
+    return found
+
+
+def digest_of(files: Sequence[SourceFile], documents: DocumentList | None = None) -> str:
+    """One hash of the names and contents of all files: a list of a million files would make the manifest too large.
+
+    Names of folders are in it where the list `documents` has them: there they decide what is left out.
+    """
+    digest = hashlib.sha256()
+    folders = [""] * len(files) if documents is None else documents.folders_named(files)
+    for file, folder in zip(files, folders, strict=True):
+        facts = [file.name, file.sha256, folder] if folder else [file.name, file.sha256]
+        digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()

@@ -114,7 +114,7 @@ def run(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Prog
         settings = _count_settings(config, excluded, prepared.vocab_size)
         made_from = {"tokens": prepared.mark}
         mark = fingerprint(STAGE, STAGE_VERSION, settings, made_from | {"tokenizer": prepared.tokenizer_sha})
-        if not (force or new_tokens) and (manifest := up_to_date(target, "counts", mark)):
+        if not (force or new_tokens) and (manifest := up_to_date(target, "counts", mark, forget_others=True)):
             return Report.of(target, manifest, up_to_date=True)
         told = {} if new_tokens else made_from  # that the tokens change has been reported with `tokens/`
         tell_replacing(progress, target, what_is_replaced(out, target, "counts", config, settings, told, force))
@@ -195,6 +195,7 @@ def plan(config: CountNgrams, inputs: Sequence[Corpus], out: Path, progress: Pro
         "tokens_at_most": ahead.num_tokens_bound,
         "vocab_size": ahead.vocab_size,
         "tokens_up_to_date": not fresh,
+        **({"kept": ahead.kept} if ahead.kept else {}),
         **({"engine": where, "nodes": found.num_nodes} if on_nodes else {}),
         "processes": found.num_workers,
         "memory_bytes": found.memory,

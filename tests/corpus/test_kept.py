@@ -4,16 +4,20 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from workspaces import copy_of, timeless
+from workspaces import COUNT, copy_of, timeless
 
-from scone_cli.artifacts.schemas import FILES_FILE, TOKEN_FILES
+from scone_cli.artifacts.schemas import FILES_FILE, HELD_OUT, TOKEN_FILES
 from scone_cli.corpus import part_writer, shards
+from scone_cli.corpus.look_ahead import look_ahead
 from scone_cli.corpus.prepare import prepare_tokens
 from scone_cli.corpus.token_settings import TokenSettings
+from scone_cli.corpus.token_stream import split_of
 from scone_cli.corpus.tokenizer import train_tokenizer
 from scone_cli.progress import silent
 from scone_cli.runtime.worker_pool import Pool
@@ -63,6 +67,7 @@ class Run:
     def __init__(self, place: Path, work: str, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
         self.read, self.told, self.tokens = list[str](), "", place / work / "tokens"
         (place / work).mkdir(exist_ok=True)
+        corpus = place / str(settings.pop("corpus", "corpus"))
         given = {"tokenizer": place / "tokenizer.json", "held_out": 0.2} | settings
 
         def encode(files, *args):
@@ -75,7 +80,7 @@ class Run:
         real = shards.encode_texts
         with monkeypatch.context() as patch, Pool(1) as pool:
             patch.setattr(shards, "encode_texts", encode)
-            prepared = prepare_tokens(TokenSettings(**given), [place / "corpus"], self.tokens, silent)
+            prepared = prepare_tokens(TokenSettings(**given), [corpus], self.tokens, silent)
             prepared.write(pool, progress)
         self.bytes = timeless(self.tokens)
 
@@ -95,7 +100,7 @@ def grown(corpus: Path) -> set[str]:
 def changed(corpus: Path) -> set[str]:
     with (corpus / "law" / "3.jsonl").open("a") as file:
         file.write(json.dumps({"text": "One more line. " * 30}) + "\n")
-    (corpus / "07.txt").write_text(TEXTS[8])
+    (corpus / "07.txt").write_text(TEXTS[8] + "More of it.\n")
     return {"law/3.jsonl", "07.txt"}
 
 
@@ -106,8 +111,17 @@ def removed(corpus: Path) -> set[str]:
 
 
 def renamed(corpus: Path) -> set[str]:
-    (corpus / "law" / "1.jsonl").rename(corpus / "law" / "9.jsonl")
-    return {"law/9.jsonl"}
+    """Its documents have other names; where the ending is another too, it may be read in another way."""
+    (corpus / "law" / "1.jsonl").rename(corpus / "9.jsonl")
+    (corpus / "04.txt").rename(corpus / "law" / "04.txt")
+    (corpus / "law" / "2.jsonl").rename(corpus / "law" / "2.txt")
+    return {"law/2.txt"}
+
+
+def copied(corpus: Path) -> set[str]:
+    """Files of equal content, before and after."""
+    shutil.copyfile(corpus / "law" / "5.jsonl", corpus / "law" / "5 copy.jsonl")
+    return set()
 
 
 def swapped(corpus: Path) -> set[str]:
@@ -115,11 +129,11 @@ def swapped(corpus: Path) -> set[str]:
     (corpus / "01.txt").rename(corpus / "x")
     (corpus / "02.txt").rename(corpus / "01.txt")
     (corpus / "x").rename(corpus / "02.txt")
-    return {"01.txt", "02.txt"}
+    return set()
 
 
 @pytest.mark.parametrize("settings", [{}, {"tokenizer": "wordpiece.json"}, {"redact": "rules.toml"}], ids=str)
-@pytest.mark.parametrize("change", [grown, changed, removed, renamed, swapped])
+@pytest.mark.parametrize("change", [grown, changed, removed, renamed, copied, swapped])
 def test_only_what_is_new_is_read(place, run, change, settings):
     settings = {name: place / value for name, value in settings.items()}
     first = run(**settings)
@@ -171,6 +185,21 @@ def test_a_document_that_is_excluded_leaves_the_tokens_in_the_same_run(place, ru
     assert again.bytes == run("nothing 2", **excluding).bytes
 
 
+def test_a_document_that_the_list_names_by_its_folder_leaves_with_the_folders_new_name(place, run):
+    """Its name in `tokens/`, without the folder, is the same; and renamed files are read, as the list may know the name."""
+    (place / "excluded.txt").write_text("moved/law/3.jsonl:2\nlaw/9.jsonl:1\n")
+    excluding = {"exclude_documents": place / "excluded.txt"}
+    assert "law/3.jsonl:2" in names(run(**excluding).tokens)
+    (place / "corpus").rename(place / "moved")
+    moved = run(corpus="moved", **excluding)
+    assert "law/3.jsonl:2" not in names(moved.tokens)
+    assert moved.bytes == run("nothing", corpus="moved", **excluding).bytes
+    renamed(place / "moved")
+    again = run(corpus="moved", **excluding)
+    assert set(again.read) == {"9.jsonl", "law/04.txt", "law/2.txt"}
+    assert again.bytes == run("nothing 2", corpus="moved", **excluding).bytes
+
+
 def names(tokens: Path) -> set[str]:
     return {name for path in tokens.glob("part-*") for name in pq.read_table(path)["doc"].to_pylist()}
 
@@ -185,6 +214,15 @@ def test_a_tokenizer_of_the_corpus_keeps_nothing_and_says_what_to_do(place, run)
     assert again.bytes == run("nothing", tokenizer=None, vocab_size=600).bytes
 
 
+def test_a_tokenizer_that_was_trained_may_be_named_the_next_time(place, run):
+    trained = run(tokenizer=None, vocab_size=600)
+    shutil.copyfile(trained.tokens / "tokenizer.json", place / "own.json")
+    new = grown(place / "corpus")
+    again = run(tokenizer=place / "own.json")
+    assert set(again.read) == new
+    assert again.bytes == run("nothing", tokenizer=place / "own.json").bytes
+
+
 def test_files_with_skipped_documents_are_read_again(place, run):
     with (place / "corpus" / "law" / "4.jsonl").open("a") as file:
         file.write('{"no text": 1}\n')
@@ -195,20 +233,21 @@ def test_files_with_skipped_documents_are_read_again(place, run):
     assert again.bytes == run("nothing", on_bad_document="skip").bytes
 
 
-@pytest.mark.parametrize("spoil", ["part", "part missing", "files"])
+@pytest.mark.parametrize("spoil", ["part", "part missing", "files", "files missing"])
 def test_what_is_damaged_is_read_again(place, run, spoil, capsys):
     first = run()
-    path = first.tokens / FILES_FILE if spoil == "files" else sorted(first.tokens.glob("part-*"))[3]
+    of_files = spoil.startswith("files")
+    path = first.tokens / FILES_FILE if of_files else sorted(first.tokens.glob("part-*"))[3]
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.unlink()
-    if spoil != "part missing":
+    if not spoil.endswith("missing"):
         path.write_bytes(content)
     new = grown(place / "corpus")
     again = run()
-    assert len(again.read) == 29 if spoil == "files" else new < set(again.read) < names_of_files(again.tokens)
+    assert len(again.read) == 29 if of_files else new < set(again.read) < names_of_files(again.tokens)
     assert again.bytes == run("nothing").bytes
-    assert ("is damaged" in capsys.readouterr().err) == (spoil != "files")
+    assert ("is damaged" in capsys.readouterr().err) != of_files
 
 
 def names_of_files(tokens: Path) -> set[str]:
@@ -242,6 +281,57 @@ def test_the_only_document_is_cut_and_nothing_is_kept(place, run):
     again = run()
     assert set(again.read) == {"a.txt", "b.txt"}
     assert again.bytes == run("nothing").bytes
+
+
+def test_copies_of_one_document_are_held_out_when_there_are_others(place, run):
+    """As long as there is no other document, nothing is held out; the rows then say so."""
+    shutil.rmtree(place / "corpus")
+    (place / "corpus").mkdir()
+    drawn = next(text for text in TEXTS if split_of(text.encode(), 0.2) == HELD_OUT)
+    for name in ("a.txt", "b.txt"):
+        (place / "corpus" / name).write_text(drawn)
+    run()
+    for number, text in enumerate(each for each in TEXTS if each != drawn):
+        (place / "corpus" / f"{number}.txt").write_text(text)
+    again = run()
+    assert {"a.txt", "b.txt"} < set(again.read)
+    assert again.bytes == run("nothing").bytes
+
+
+def test_token_ids_are_read_anew(place, run):
+    shutil.rmtree(place / "corpus")
+    ids = {"tokenizer": None, "separator": 0, "token_dtype": "uint16", "held_out": 0.2}
+    (place / "corpus").mkdir()
+    for number in range(6):
+        (np.arange(number, 3000, dtype=np.uint16) % 50).tofile(place / "corpus" / f"{number}.bin")
+        if number > 3:
+            again = run(**ids)
+    assert not again.told
+    assert not (again.tokens / FILES_FILE).exists()
+    assert again.bytes == run("nothing", **ids).bytes
+
+
+def test_work_on_documents_that_are_gone_is_not_kept(forks, small, tmp_path):
+    """The run before was killed at its last moment; then the new document was removed, and what was published is up to date."""
+    work, corpus = copy_of(small / "work", tmp_path / "work"), copy_of(small / "corpus", tmp_path / "corpus")
+    command = ["--workspace", work, "count-ngrams", corpus, *COUNT]
+    before = {name: timeless(work / name) for name in ("tokens", "counts")}
+    (corpus / "new.txt").write_text("of somebody who does not want it " * 200)
+    assert forks.run(*command, moment=60, signum=signal.SIGKILL).code == -signal.SIGKILL
+    assert {path.name[:8] for path in work.glob(".*.partial-*")} == {".tokens.", ".counts."}
+    (corpus / "new.txt").unlink()
+    assert forks.run(*command).code == 0
+    assert not [*work.glob(".*.partial-*")]
+    assert {name: timeless(work / name) for name in before} == before
+
+
+def test_a_plan_tells_which_files_are_kept(place, run):
+    run()
+    grown(place / "corpus")
+    settings = TokenSettings(tokenizer=place / "tokenizer.json", held_out=0.2)
+    plan = partial(look_ahead, settings, [place / "corpus"], place / "work" / "tokens", silent)
+    assert plan().kept == run().told
+    assert plan().kept == plan(force=True).kept == ""  # up to date, or all is made again
 
 
 @pytest.mark.slow
