@@ -151,7 +151,7 @@ def kept_files(
 
 def _records(folder: Path, manifest: Manifest, files: Mapping[str, SourceFile]) -> dict[str, KeptFile]:
     path, stamps = folder / FILES_FILE, manifest.files
-    if digest_file(path) != stamps[FILES_FILE].sha256:
+    if not path.is_file() or digest_file(path) != stamps[FILES_FILE].sha256:
         return {}
     found = dict[str, KeptFile]()
     with pq.ParquetFile(to_read(path)) as parquet:
