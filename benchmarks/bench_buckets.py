@@ -88,9 +88,9 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(dir=options.workspace))
     try:
         job = job_of(scratch, vocab_size, options.bits, 1)
-        for part in sorted(folder.glob("*.parquet")):
+        for part in sorted(folder.glob("part-*.parquet")):
             deal_part(job, part, None)
-        sizes = _bucket_sizes(job, [part.name for part in sorted(folder.glob("*.parquet"))])
+        sizes = _bucket_sizes(job, [part.name for part in sorted(folder.glob("part-*.parquet"))])
         largest, mean = int(sizes.max()), float(sizes.mean())
         groups = {times: largest if times == 0 else int(mean / times) for times in map(int, options.times.split(","))}
         found: dict[int, list[dict[str, Any]]] = {times: [] for times in groups}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,7 @@ def small(tmp_path_factory, forks):
         ):
             ended = forks.run("--workspace", workspace, *args)
             assert ended.code == 0, ended.err
+        shutil.copytree(workspace / ".runs", folder / "runs")  # tests that are refused there leave records of their own
 
     return _made_once(tmp_path_factory, "small", make)
 

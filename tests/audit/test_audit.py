@@ -101,7 +101,7 @@ def test_it_counts_as_plain_python_does(holds, texts, audit, tmp_path):
     (tmp_path / "documents.txt").write_text("planted.txt\n3.txt\n")
     _, _, places = audit(holds, "--text", texts, "--documents", tmp_path / "documents.txt")
     given, others = set(), set()
-    for path in (holds / "tokens").glob("*.parquet"):
+    for path in (holds / "tokens").glob("part-*.parquet"):
         for row in pq.read_table(path).to_pylist():
             ngrams = {tuple(row["tokens"][i : i + n]) for n in range(2, 5) for i in range(len(row["tokens"]) - n + 1)}
             (given if row["doc"] in ("planted.txt", "3.txt") else others).update(ngrams)

@@ -171,6 +171,7 @@ def test_without_the_option_another_vocabulary_is_refused_with_the_command(scone
 def test_a_model_that_does_not_keep_its_fgrams_is_refused(scone, work):
     described = manifest(work / "model")
     described["files"].pop("learned-fgrams.parquet")
+    (work / "model" / "learned-fgrams.parquet").unlink()
     write_manifest(work / "model", described)
     code, _, err = scone("--workspace", work, "precompute", "--vocab", work / "vocab")
     assert code == 65

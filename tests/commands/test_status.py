@@ -44,7 +44,9 @@ kind = "plain"
 
 @pytest.fixture
 def work(small, tmp_path) -> Path:
-    return copy_of(small / "work", tmp_path / "work")
+    work = copy_of(small / "work", tmp_path / "work")
+    copy_of(small / "runs", work / ".runs")
+    return work
 
 
 def told(scone, *args: object) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tokens of files that have not changed are copied: the same bytes as a run from nothing, without reading the files again."""
 
+import gzip
 import json
 import shutil
 import signal
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from workspaces import COUNT, copy_of, timeless
@@ -236,18 +238,35 @@ def test_files_with_skipped_documents_are_read_again(place, run):
 @pytest.mark.parametrize("spoil", ["part", "part missing", "files", "files missing"])
 def test_what_is_damaged_is_read_again(place, run, spoil, capsys):
     first = run()
-    of_files = spoil.startswith("files")
-    path = first.tokens / FILES_FILE if of_files else sorted(first.tokens.glob("part-*"))[3]
+    path = first.tokens / FILES_FILE if "files" in spoil else sorted(first.tokens.glob("part-*"))[3]
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.unlink()
-    if not spoil.endswith("missing"):
+    if "missing" not in spoil:
         path.write_bytes(content)
     new = grown(place / "corpus")
     again = run()
-    assert len(again.read) == 29 if of_files else new < set(again.read) < names_of_files(again.tokens)
+    assert len(again.read) == 29 if "files" in spoil else new < set(again.read) < names_of_files(again.tokens)
     assert again.bytes == run("nothing").bytes
-    assert ("is damaged" in capsys.readouterr().err) != of_files
+    assert ("is damaged" in capsys.readouterr().err) == ("part" in spoil)
+
+
+def test_odd_files(place, run):
+    """Empty files, documents without text, copies, compressed files and columns, before and after changes."""
+    corpus = place / "corpus"
+    (corpus / "04-empty.txt").write_text("")
+    (corpus / "05-blank.jsonl").write_text(json.dumps({"text": ""}) + "\n\n")
+    (corpus / "copy.txt").write_text(TEXTS[3])
+    (corpus / "z.jsonl.gz").write_bytes(gzip.compress((corpus / "law" / "2.jsonl").read_bytes()))
+    pq.write_table(pa.table({"text": TEXTS[:9], "n": range(9)}), corpus / "y.parquet")
+    first = run()
+    assert len(first.read) == 32
+    (corpus / "06.txt").write_text("")
+    (corpus / "copy.txt").unlink()
+    (corpus / "z.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a b c"}'))
+    again = run()
+    assert again.read == ["z.jsonl.gz"]  # 06.txt is what 04-empty.txt was
+    assert again.bytes == run("nothing").bytes
 
 
 def names_of_files(tokens: Path) -> set[str]:
