@@ -4,9 +4,9 @@
 
 The text of CORPUS (JSON Lines, perhaps compressed; without CORPUS, that of the demo) is written again as so many files of equal
 size. A workspace has the tokens and counts of all but one in a hundred of them; then the whole corpus is counted, in turn: in an
-empty workspace; in a copy of that one, whose files are kept; and in a copy of a workspace of the whole corpus in which a line of
-one file was changed. All must end with the same bytes as the runs from nothing. Medians of the rounds, after one that does not
-count.
+empty workspace; in a copy of that one, whose files are kept; in a copy of a workspace of the whole corpus in which a line of
+one file was changed; and in a copy of one that lacks only the counts, which shows what counting costs alone. All must end with
+the same bytes as the runs from nothing. Medians of the rounds, after one that does not count.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ def main() -> None:
     if not tokenizer.exists():
         count(place / "first", fewer, "--vocab-size", "16384")
         shutil.copyfile(place / "first" / "tokens" / "tokenizer.json", tokenizer)
-    before = {"before": fewer, "before-change": changed}
+    before = {"before": fewer, "before-change": changed, "whole": whole}
     for name, corpus in before.items():
         if not (place / name / "counts" / MANIFEST).exists():
             count(place / name, corpus, "--tokenizer", tokenizer)
 
+    shutil.rmtree(place / "uncounted", ignore_errors=True)
+    shutil.copytree(place / "whole", place / "uncounted", ignore=shutil.ignore_patterns("counts"))
     seconds: dict[str, list[float]] = {}
     work: dict[str, dict[str, list[float]]] = {}
     expected = ""
@@ -64,6 +66,7 @@ def main() -> None:
         "from nothing": None,
         f"{len(new)} of {len(names)} files new": "before",
         "one file changed": "before-change",
+        "nothing new, counts removed": "uncounted",
     }
     for round_number in range(chosen.rounds + 1):
         for arm, begin in arms.items():
