@@ -42,7 +42,8 @@ def main() -> None:
     place: Path = chosen.workspace
     whole, changed, fewer = (place / name for name in ("corpus", "corpus-changed", "corpus-fewer"))
     names = write_files(chosen.corpus, whole, chosen.files)
-    new = names[:: max(2, len(names) // max(1, len(names) // 100))][: max(1, len(names) // 100)]
+    num_new = max(1, round(len(names) / 100))
+    new = names[:: max(2, len(names) // num_new)][:num_new]
     link(whole, fewer, [name for name in names if name not in new])
     link(whole, changed, [name for name in names if name != names[len(names) // 2]])
     lines = (whole / names[len(names) // 2]).read_text().splitlines()
