@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from scone_cli.artifacts.manifest import Manifest, digest_file, read_manifest
 from scone_cli.artifacts.opening import to_read
-from scone_cli.artifacts.publish import write_parquet
+from scone_cli.artifacts.publish import write_parquet_groups
 from scone_cli.artifacts.schemas import FILES_FILE, TOKEN_FILES
 from scone_cli.corpus.compression import endings_of
 from scone_cli.corpus.encode import Batch, FileEnd
@@ -35,9 +35,10 @@ from scone_cli.errors import SconeError
 from scone_cli.formatting import percent
 
 _COUNTS = [item.name for item in dataclasses.fields(ShardStats)]
+_WRITTEN_AT_ONCE = 1 << 14  # rows of `files.parquet`: there may be a million
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """What `tokens/` has of a file: the counts of its documents, and their rows."""
 
@@ -50,7 +51,7 @@ class FileRecord:
         return cls(ShardStats.read(raw["stats"]), [Rows(*rows) for rows in raw["rows"]])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KeptFile:
     """A file whose tokens are in the `tokens/` that is replaced, in `folder`, where it is called `name`.
 
@@ -79,7 +80,7 @@ class KeptFile:
             names, *columns = (table.column(name).to_pylist() for name in ("doc", "split", "bytes"))
             if self.name != self.source.name:
                 names = [self.source.name + name.removeprefix(self.name) for name in names]
-            ids = (tokens[low:high] for low, high in pairwise(offsets))
+            ids = (tokens[low:high] for low, high in itertools.pairwise(offsets))
             yield [Encoded(*facts) for facts in zip(names, *columns, ids, continues_of(table).tolist(), strict=True)]
 
 
@@ -117,16 +118,17 @@ def forget_part() -> None:
 
 def write_files(path: Path, files: Sequence[SourceFile], records: Iterable[FileRecord]) -> None:
     """Write the records of all files of a corpus, in its order."""
-    rows = [
+    rows = (
         {
             "file": file.name,
             "sha256": file.sha256,
             "rows": [row._asdict() for row in record.rows],
-            **asdict(record.stats),
+            **{name: getattr(record.stats, name) for name in _COUNTS},
         }
         for file, record in zip(files, records, strict=True)
-    ]
-    write_parquet(path, TOKEN_FILES, pa.Table.from_pylist(rows, TOKEN_FILES))
+    )
+    groups = iter(lambda: list(itertools.islice(rows, _WRITTEN_AT_ONCE)), [])
+    write_parquet_groups(path, TOKEN_FILES, (pa.Table.from_pylist(group, TOKEN_FILES) for group in groups))
 
 
 def kept_files(

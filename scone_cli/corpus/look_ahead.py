@@ -44,7 +44,7 @@ class Ahead:
     manifest: Manifest | None  # None if there is work to do
     tokenizer_sha: str
     replaced: str = ""  # how the present tokens/ differs, if it will be replaced
-    kept: str = ""  # of which files its tokens are kept; what is held out may change that
+    kept: str = ""  # of which files its tokens are kept, if the held-out rule and the tokenizer library stay
     some_files: Sequence[Path] = ()  # see `PreparedTokens.some_files`
 
 
@@ -82,7 +82,7 @@ def look_ahead(
         bound = sum(file.num_tokens for file in ids)
     else:
         if not force:
-            found = settings_found(settings, True, files, documents)
+            found = settings_found(settings, True, "", files, documents)
             same = (found, STAGE_VERSION, "" if tokenizer is None else tokenizer.sha256)
             _, kept = kept_files(target, files, *same, may_rename=documents is None)
         separator, redaction = Separator.of(config.document_separator), Redaction.of(rules)

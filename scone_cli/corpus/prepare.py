@@ -122,7 +122,7 @@ class PreparedTokens:
         work, staging = self._work, self._work.shards.staging
         texts = [file for file in work.files if isinstance(file, SourceFile)]
         by_hash = work.shards.held_out.is_by_hash(self._settings["held_out"])
-        settings = settings_found(self._settings, by_hash, texts, work.shards.documents)
+        settings = settings_found(self._settings, by_hash, work.shards.backend, texts, work.shards.documents)
         tasks = tasks_of(work.files)
         if texts and self._keeps:
             same = (settings, STAGE_VERSION, self.tokenizer_sha)
@@ -141,7 +141,7 @@ class PreparedTokens:
         check_documents(stats, len(work.files), work.shards)
         self._warn(stats)
         if texts:
-            write_files(staging / FILES_FILE, texts, (record for each in made for record in each.files))
+            write_files(staging / FILES_FILE, texts, work.shards.records(len(tasks)))
         summary: dict[str, Any] = {
             "files": len(work.files),
             "documents": stats.num_documents,

@@ -11,7 +11,7 @@ from scone_cli.corpus.redact import Counts, added
 from scone_cli.corpus.token_stream import Encoded, num_documents
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardStats:
     """Counts of documents, bytes and tokens in token shards: in total, held out, and left out.
 

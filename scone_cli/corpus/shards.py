@@ -47,12 +47,11 @@ Piece = SourceFile | KeptFile | tuple[TokenFile, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Made:
-    """What a task wrote; `skipped`: the first documents left out, each with its name and the cause; `files`: those of text."""
+    """What a task wrote; `skipped`: the first documents left out, each with its name and the cause."""
 
     parts: int
     stats: ShardStats
     skipped: list[tuple[str, str]]
-    files: list[FileRecord]
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,13 @@ class Shards:
         except FileNotFoundError:
             return None
         skipped = [(name, cause) for name, cause in raw["skipped"]]
-        made = Made(raw["parts"], ShardStats.read(raw["stats"]), skipped, list(map(FileRecord.read, raw["files"])))
+        made = Made(raw["parts"], ShardStats.read(raw["stats"]), skipped)
         return made if all(self.part(task, number).is_file() for number in range(made.parts)) else None
+
+    def records(self, num_tasks: int) -> Iterator[FileRecord]:
+        """The records of all files of text, in order, when all tasks are done; they are read from the marks, one by one."""
+        for task in range(num_tasks):
+            yield from map(FileRecord.read, json.loads(self.mark(task).read_bytes())["files"])
 
 
 def write_shards(
@@ -212,8 +216,9 @@ def make_shard(
     parts.close()
     forget_part()
     stats = sum((record.stats for record in records), stats + readers.counted())
-    made = Made(parts.num_parts, stats, readers.skipped, records)
-    write_atomically(shards.mark(task), json.dumps(asdict(made)).encode())
+    made = Made(parts.num_parts, stats, readers.skipped)
+    mark = asdict(made) | {"files": [asdict(record) for record in records]}
+    write_atomically(shards.mark(task), json.dumps(mark).encode())
     return made, notices
 
 

@@ -91,14 +91,20 @@ def token_settings(config: TokenSettings, rules: Rules | None, documents: Docume
 
 
 def settings_found(
-    settings: Mapping[str, Any], by_hash: bool, texts: Sequence[SourceFile], documents: DocumentList | None
+    settings: Mapping[str, Any],
+    by_hash: bool,
+    library: str,
+    texts: Sequence[SourceFile],
+    documents: DocumentList | None,
 ) -> dict[str, Any]:
     """The settings in the manifest: those of the fingerprint, and what follows from them and the corpus.
 
-    `by_hash`: see `HeldOut.is_by_hash`. `exclude_folders`: a hash for each folder of `texts` that `documents` names, since
-    nothing of this list is shown; "" for the others.
+    `by_hash`: see `HeldOut.is_by_hash`. `library` tokenises, chosen by comparing documents of this corpus; "" if not known yet.
+    `exclude_folders`: a hash for each folder of `texts` that `documents` names, as nothing of this list is shown; "" for others.
     """
     found = {**settings, "held_out_by_hash": by_hash}
+    if library:
+        found["tokenizer_library"] = library
     if texts and documents is not None:
         folders = sorted(set(documents.folders_named(texts)))
         found["exclude_folders"] = [folder and hashlib.sha256(folder.encode()).hexdigest() for folder in folders]

@@ -52,7 +52,7 @@ def method_of(
 
 
 # What the settings in a manifest hold that no option of the command sets.
-_FOUND = {"num_tokens", "num_fgrams", "exclude_tokens", "held_out_by_hash", "exclude_folders"}
+_FOUND = {"num_tokens", "num_fgrams", "exclude_tokens", "held_out_by_hash", "exclude_folders", "tokenizer_library"}
 _OF_FGRAMS = {"fgram_layers", "combine", "learned_rows"}
 _FOUND_IN_TABLES = {"dim", "max_n"}
 

@@ -20,7 +20,7 @@ from scone_cli.corpus.look_ahead import look_ahead
 from scone_cli.corpus.prepare import prepare_tokens
 from scone_cli.corpus.token_settings import TokenSettings
 from scone_cli.corpus.token_stream import split_of
-from scone_cli.corpus.tokenizer import train_tokenizer
+from scone_cli.corpus.tokenizer import Tokenizer, train_tokenizer
 from scone_cli.progress import silent
 from scone_cli.runtime.worker_pool import Pool
 
@@ -223,6 +223,37 @@ def test_a_tokenizer_that_was_trained_may_be_named_the_next_time(place, run):
     again = run(tokenizer=place / "own.json")
     assert set(again.read) == new
     assert again.bytes == run("nothing", tokenizer=place / "own.json").bytes
+
+
+def test_tokens_of_another_library_are_not_kept(place, run, monkeypatch):
+    """The library is chosen by a look at the corpus, so a file that is new may change what encodes all others."""
+    encode = Tokenizer._encode_fast
+
+    def wrong(self, texts):
+        return [ids[::-1] if "zebra" in text else ids for text, ids in zip(texts, encode(self, texts), strict=True)]
+
+    monkeypatch.setattr(Tokenizer, "_encode_fast", wrong)
+    (place / "corpus" / "late.txt").write_text("word " * 100_000 + "a zebra")  # beyond what is compared
+    assert not run().told
+    for number in range(20):
+        (place / "corpus" / f"early-{number}.txt").write_text(f"a zebra {number}")
+    again = run()
+    assert again.told == "no file, because tokenizer-library changed"
+    assert again.bytes == run("nothing").bytes
+
+
+def test_a_corpus_of_token_ids_is_read_anew(place, run):
+    shutil.rmtree(place / "corpus" / "law")
+    for path in list((place / "corpus").iterdir()):
+        np.arange(5, 200, dtype="<u2").tofile(path.with_suffix(".bin"))
+        path.unlink()
+    ids = {"tokenizer": None, "separator": 9}
+    first = run(**ids)
+    np.arange(3, 90, dtype="<u2").tofile(place / "corpus" / "new.bin")
+    again = run(**ids)
+    assert not again.told
+    assert not (again.tokens / FILES_FILE).exists()
+    assert again.bytes == run("nothing", **ids).bytes != first.bytes
 
 
 def test_files_with_skipped_documents_are_read_again(place, run):
