@@ -8,18 +8,19 @@ INSTALLED := $(VENV)/.installed
 # Tests run on all cores, one thread each; a test that needs a workspace waits for the process that makes it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help setup demo test test-fast test-hf test-ray test-remote check bench clean
+.PHONY: help setup demo test test-all test-fast test-hf test-ray test-remote check bench clean
 
 help:  ## list the targets (default)
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 setup: $(INSTALLED)  ## create the virtual environment, or bring it up to date with pyproject.toml
 
+# Not compiled: Python compiles what is imported, which is little of what is installed.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "'$(PYTHON)' is not Python 3.11 or later; name one that is: make PYTHON=/path/to/python3 setup" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --no-compile --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(INSTALLED)  ## from raw text to a table and its evaluation, in ten minutes: plain against Scone on this Python's own sources
@@ -27,10 +28,13 @@ demo: $(INSTALLED)  ## from raw text to a table and its evaluation, in ten minut
 	@$(MAKE) --no-print-directory -f pipelines/rebuild.mk SCONE=$(BIN)/scone CORPUS=demo/corpus WORKSPACE=demo/scone-work RECIPE=pipelines/demo.toml
 
 test: $(INSTALLED)  ## run the tests
+	$(PYTEST) -m 'not long'
+
+test-all: $(INSTALLED)  ## run the long tests too, before a release
 	$(PYTEST)
 
 test-fast: $(INSTALLED)  ## run the tests that are not marked slow: in a minute
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not long'
 
 test-hf: $(INSTALLED)  ## run the tests that need transformers (make EXTRAS=dev,hf setup)
 	$(PYTEST) -m hf

@@ -19,7 +19,7 @@ import_all()
 campaign = Campaign(Path(sys.argv[1]), random.Random(3), time.monotonic() + 300)
 campaign.prepare()
 campaign.kill(7)
-campaign.others([step for step in campaign.steps if step.name in ("publish", "rollback")])
+campaign.others([step for step in campaign.steps if step.name == "publish"])
 campaign.finish()
 """
 
@@ -34,4 +34,4 @@ def test_a_short_campaign_loses_nothing(tmp_path):
     assert "WRONG" not in ended.stdout
     killed = set(re.findall(r"^ +\d+ (\S.*?) +kill -9 after", ended.stdout, re.MULTILINE))
     assert len(killed) == 7  # every step of a night
-    assert len(re.findall(r"fsync|clock|two at once|disk", ended.stdout)) > 10
+    assert len(re.findall(r"fsync|clock|two at once|disk", ended.stdout)) > 7

@@ -46,7 +46,10 @@ def test_it_tells_what_it_wrote(scone, work, tmp_path):
     assert names(out, str(tmp_path / "exported"), table["rows"], table["dtype"])
 
 
-@pytest.mark.parametrize("is_there", [False, True], ids=["nothing before", "an earlier export"])
+@pytest.mark.parametrize(
+    "is_there",
+    [pytest.param(False, id="nothing before", marks=pytest.mark.long), pytest.param(True, id="an earlier export")],
+)
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(forks, work, tmp_path, is_there):
     """Nothing is at DIR until all of it is; an export of another table stays until then."""
     other, target = tmp_path / "other", tmp_path / "to" / "exported"

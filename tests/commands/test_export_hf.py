@@ -151,7 +151,10 @@ def test_an_earlier_export_is_replaced(scone, work, exported):
     assert [path.name for path in exported.parent.iterdir()] == ["exported"]
 
 
-@pytest.mark.parametrize("is_there", [False, True], ids=["nothing before", "an earlier export"])
+@pytest.mark.parametrize(
+    "is_there",
+    [pytest.param(False, id="nothing before", marks=pytest.mark.long), pytest.param(True, id="an earlier export")],
+)
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(forks, work, whole, tmp_path, is_there):
     """Nothing is at DIR until all of it is; an earlier export stays until then."""
     target, earlier = tmp_path / "to" / "exported", tmp_path / "earlier"

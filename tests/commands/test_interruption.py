@@ -98,6 +98,7 @@ def test_a_signal_ends_a_stage_in_one_line_and_costs_nothing(stage, signum):
     assert stage.made() == new
 
 
+@pytest.mark.long
 def test_a_training_run_killed_from_outside_continues_from_its_checkpoint(forks, small, tmp_path):
     """The installed command, killed as `kill -9` does it, at some step; while it runs, another one is told to come again."""
     step = random.randint(3, 60)

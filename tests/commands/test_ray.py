@@ -104,7 +104,14 @@ def borrow(site: Site, *artifacts: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["tokenising", "dealing n-grams into buckets", "counting buckets", "putting n-grams in order"]
+    "step",
+    [
+        "counting buckets",
+        *(
+            pytest.param(step, marks=pytest.mark.long)
+            for step in ("tokenising", "dealing n-grams into buckets", "putting n-grams in order")
+        ),
+    ],
 )
 def test_a_count_whose_node_is_killed_has_the_same_bytes(nodes, site, tmp_path, step):
     site.there = tmp_path
@@ -127,6 +134,7 @@ def test_a_table_whose_node_is_killed_has_the_same_bytes(nodes, site, tmp_path):
     site.same("table")
 
 
+@pytest.mark.long
 def test_after_the_head_is_killed_the_same_command_continues_on_another_cluster(site, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")  # Ray waits a minute
     site.there = tmp_path
@@ -151,6 +159,7 @@ def test_after_the_head_is_killed_the_same_command_continues_on_another_cluster(
     site.same("tokens", "counts")
 
 
+@pytest.mark.long
 def test_what_was_begun_on_a_cluster_is_continued_there_and_here(site, tmp_path):
     class Enough(Exception):
         pass
@@ -224,6 +233,7 @@ def test_under_cron_a_stage_on_a_cluster_writes_only_what_it_always_writes(site,
     assert re.search(r"nodes +2\b", plan.stdout)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_a_stage_on_a_cluster(site, tmp_path):
     command = [
         sys.executable,

@@ -76,6 +76,7 @@ def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(fo
     assert manifest(alone / "model")["fingerprint"] == manifest(work / "model")["fingerprint"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
 def test_sigterm_and_then_sigkill_to_one_rank_ends_clearly_and_goes_on(small, tmp_path):

@@ -156,6 +156,7 @@ def test_the_end_of_a_pool_ends_its_tasks(engine, tmp_path):
         os.kill(before[0], 0)
 
 
+@pytest.mark.long
 def test_a_lost_head_ends_the_run_clearly(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")  # Ray waits a minute
     with cluster() as nodes, RayEngine(nodes.address, tmp_path, []) as engine, engine.pool(1, MEMORY) as pool:

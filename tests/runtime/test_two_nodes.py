@@ -77,7 +77,14 @@ def test_two_nodes_learn_what_one_process_learns(small, alone, tmp_path):
     assert not leftovers(work)
 
 
-@pytest.mark.parametrize(("form", "killed", "with_worker"), [(C10D, 1, True), (STATIC, 0, True), (STATIC, 1, False)])
+@pytest.mark.parametrize(
+    ("form", "killed", "with_worker"),
+    [
+        (C10D, 1, True),
+        pytest.param(STATIC, 0, True, marks=pytest.mark.long),
+        pytest.param(STATIC, 1, False, marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_node_ends_the_other_and_both_go_on_when_started_again(
     small, alone, tmp_path, form, killed, with_worker
 ):
@@ -140,6 +147,7 @@ def test_nodes_with_other_settings_are_refused(small, tmp_path):
     assert not checkpoints(work)
 
 
+@pytest.mark.long
 def test_two_nodes_compute_the_same_table(forks, small, tmp_path):
     alone, work = (copy_of(small / "work", tmp_path / name) for name in ("alone", "work"))
     command = ("precompute", "--dtype", "int8")
