@@ -66,6 +66,7 @@ VOCAB = pa.schema(
         pa.field("parent", pa.uint32()),  # id of the f-gram without its last token; null for bigrams
     ]
 )
+BASE_FILE = "base.json"  # in a model: the pretrained model that it adds rows to
 VOCAB_FILE = "vocab.parquet"  # of a vocabulary, and of the f-grams of a table
 LEARNED_FILE = (
     "learned-fgrams.parquet"  # in a model: the f-grams of its learned rows, in the order of the rows; as VOCAB

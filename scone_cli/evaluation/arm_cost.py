@@ -26,8 +26,8 @@ from scone_cli.evaluation.payback import payback
 from scone_cli.evaluation.result_types import ArmCost, Payback, Results
 from scone_cli.evaluation.results import LIVE, NONE, NOT_SHOWN, SAME, TABLE, Calls, comparisons, judged_corpora
 from scone_cli.evaluation.run_arms import Arm
-from scone_cli.model.flops import counted_flops
-from scone_cli.model.hf_folder import HUGGING_FACE
+from scone_cli.model import flops
+from scone_cli.model.flops import swiglu_width
 from scone_cli.settings import Quantity
 from scone_cli.table.row_formats import row_bytes
 from scone_cli.training.summary import read_config, training_record
@@ -59,27 +59,36 @@ class MeasuredArm:
 
 def cost_rows(arms: Sequence[MeasuredArm]) -> list[ArmCost]:
     """The section `cost`: one row per arm. Our models have float32 weights, those of Hugging Face the type of their files."""
-    return [_hf_cost(arm) if arm.config["kind"] == HUGGING_FACE else _arm_cost(arm) for arm in arms]
+    return [_hf_cost(arm) if "block_weights" in arm.config else _arm_cost(arm) for arm in arms]
 
 
 def _hf_cost(arm: MeasuredArm) -> ArmCost:
-    """Of a model whose blocks may have any form: its weights were counted when it was loaded, see `HfConfig`."""
-    config = arm.config
-    dim, context, heads_width = config["dim"], config["context"], config["heads"] * config["head_dim"]
-    blocks = counted_flops(config["block_weights"], config["layers"], heads_width, dim, 0, context)
-    head = 2 * dim * config["vocab_size"]
+    """Of a model of transformers: its weights were counted when it was loaded, see `HfConfig`. Rows may be added to it."""
+    config, is_live = arm.config, arm.config["kind"] == "scone" and arm.source == LIVE
+    head = 2 * config["dim"] * config["output_size"]
+    blocks, live = flops.base_flops(config) - head, 0.0
+    parameters = config["parameters"]
+    if is_live:
+        width = config["fgram_dim"]
+        shape = (width, swiglu_width(width), config["fgram_layers"])
+        live = sum(
+            share * length * flops.fgram_forward_flops(*shape, (length + 1) / 2)
+            for length, share in enumerate(arm.match_shares)
+        )
+        parameters += flops.fgram_parameters(*shape, config["max_n"]) + 2 * width * config["dim"]
+    rows, in_ram, on_disk, of_index = _offloaded(arm)
     return {
         "arm": arm.name,
-        "resident_parameters": config["parameters"],
-        "resident_bytes": config["parameter_bytes"],
-        "offloaded_rows": 0,
-        "offloaded_bytes_ram": 0,
-        "offloaded_bytes_disk": 0,
-        "index_bytes": 0,
-        "prefill_flops": blocks + round(head / context),
-        "decode_flops": blocks + head,
+        "resident_parameters": parameters,
+        "resident_bytes": config["parameter_bytes"] + row_bytes("float32", parameters - config["parameters"]),
+        "offloaded_rows": rows,
+        "offloaded_bytes_ram": in_ram,
+        "offloaded_bytes_disk": on_disk,
+        "index_bytes": of_index,
+        "prefill_flops": blocks + round(head / config["context"] + live),
+        "decode_flops": blocks + head + round(live),
         "kv_bytes_a_token": config["kv_bytes"],
-        "training_flops": None,
+        "training_flops": arm.training_flops,
     }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def swiglu_width(dim: int) -> int:
     """Inner width of SwiGLU: 8/3 of the model's width, so that its three matrices cost as much as two of width 4x."""
@@ -51,6 +54,13 @@ def forward_flops(
 def counted_flops(weights: int, layers: int, heads_width: int, dim: int, vocab_size: int, context: int) -> int:
     """The same for blocks of any form, of whose matrices `weights` multiply each token."""
     return 2 * weights + 4 * layers * context * heads_width + 2 * dim * vocab_size
+
+
+def base_flops(config: Mapping[str, Any]) -> int:
+    """The same for a model of transformers, from its shape (`HfConfig` as a mapping)."""
+    heads_width = config["heads"] * config["head_dim"]
+    shape = (config["dim"], config["output_size"], config["context"])
+    return counted_flops(config["block_weights"], config["layers"], heads_width, *shape)
 
 
 def fgram_pass_flops(dim: int, hidden: int, layers: int, nodes: float, asked: float, depth: float) -> float:

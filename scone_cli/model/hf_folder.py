@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from scone_cli.artifacts.manifest import (
@@ -35,6 +36,11 @@ def is_hf_folder(folder: Path) -> bool:
     with contextlib.suppress(SconeError):
         return read_manifest(folder).artifact == "exported-model"  # which `open_hf_folder` refuses by its name
     return not (folder / MANIFEST).exists()
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is that of a GGUF file rather than of a folder."""
+    return path.suffix == ".gguf"
 
 
 def open_hf_folder(folder: Path, tokens: Path, of_tokens: Manifest) -> Manifest:
@@ -67,7 +73,38 @@ def open_hf_folder(folder: Path, tokens: Path, of_tokens: Manifest) -> Manifest:
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     for index in indexes:
         _check_index(index, {each.name for each in weights})
-    files = [folder / CONFIG, folder / TOKENIZER, *weights, *indexes]
+    return _manifest([folder / CONFIG, folder / TOKENIZER, *weights, *indexes], model_type, of_tokens)
+
+
+def open_gguf(path: Path, tokens: Path, of_tokens: Manifest) -> Manifest:
+    """Hash a GGUF file, and compare the tokenizer within it with the one in `tokens/`: see `open_hf_folder`.
+
+    Raises:
+        BadSetting: a library is not installed.
+        InputMissing: there is no such file.
+        BadData: it is not a GGUF file that transformers can read.
+        MismatchedArtifacts: its tokenizer gives other ids.
+    """
+    if not path.is_file():
+        raise InputMissing(f"{path}: no such file", "name a folder of Hugging Face, or a GGUF file")
+    for library in ("transformers", "gguf", "accelerate"):
+        if importlib.util.find_spec(library) is None:
+            problem = f"{path}: a GGUF file needs {library}, which is not installed"
+            raise BadSetting(problem, "run: pip install 'scone-cli[retrofit]'")
+    from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - heavy, and an extra
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    except Exception as error:  # the libraries raise no more specific class
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise BadData(f"{path}: transformers cannot read it ({type(error).__name__}: {reason})") from error
+    check_same_tokenizer(tokenizer, of_tokens.tokenizer, [tokens / TOKENIZER], str(tokens))
+    return _manifest([path], config.model_type, of_tokens)
+
+
+def _manifest(files: Sequence[Path], model_type: str, of_tokens: Manifest) -> Manifest:
+    """A manifest for files that have none."""
     stamps = {path.name: FileStamp(path.stat().st_size, digest_file(path)) for path in files}
     return Manifest(
         artifact="model",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from scone_cli.errors import BadData, BadSetting, MismatchedArtifacts, SconeError
-from scone_cli.model.hf_folder import HUGGING_FACE, SAVE
+from scone_cli.model.hf_folder import HUGGING_FACE, SAVE, is_gguf
 from scone_cli.model.model import ModelConfig
 from scone_cli.runtime.resources import memory_shortage
 
@@ -37,7 +37,7 @@ class HfConfig(ModelConfig):
 
     context: tokens that it may read here. head_dim: width of a head. kv_bytes: bytes of the keys and values of one token that
     its cache keeps, in all layers. parameters, parameter_bytes: all that is resident. block_weights: weights that multiply
-    each token, without embedding and head; of experts only those that a token visits.
+    each token, without embedding and head; of experts only those that a token visits. output_size: rows of the head.
     """
 
     head_dim: int = 0
@@ -45,6 +45,7 @@ class HfConfig(ModelConfig):
     parameters: int = 0
     parameter_bytes: int = 0
     block_weights: int = 0
+    output_size: int = 0
 
 
 class HfCache:
@@ -152,12 +153,25 @@ class HfModel(nn.Module):
             raise BadData(f"{folder}: transformers cannot load it ({type(error).__name__}: {reason})", SAVE) from error
 
 
+def load_config(path: Path) -> Any:
+    """The configuration of a model in a folder or a GGUF file, as transformers has it."""
+    from transformers import AutoConfig  # noqa: PLC0415 - heavy, and an extra
+
+    with _quiet():
+        if is_gguf(path):
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
 def _loaded(folder: Path) -> Any:
     """The model of transformers; weights that are missing would have been drawn by chance."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy, and an extra
 
+    what = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
+    if is_gguf(folder):
+        what = {"pretrained_model_name_or_path": folder.parent, "gguf_file": folder.name}
     inner, found = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        **what, local_files_only=True, trust_remote_code=False, output_loading_info=True
     )
     if wrong := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         named = ", ".join(wrong[:3]) + ("" if len(wrong) <= 3 else f" and {len(wrong) - 3:,} more")
@@ -221,6 +235,7 @@ def _config_of(inner: Any, context: int | None, kv_bytes: int) -> HfConfig:
         parameters=sum(each.numel() for each in inner.parameters()),
         parameter_bytes=sum(each.nbytes for each in inner.parameters()),
         block_weights=_block_weights(inner, own),
+        output_size=own.vocab_size,
     )
 
 

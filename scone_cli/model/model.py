@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +25,20 @@ from torch import Tensor, nn
 from scone_cli.artifacts.manifest import json_of
 from scone_cli.artifacts.opening import load_weights
 from scone_cli.artifacts.publish import write_atomically
-from scone_cli.artifacts.schemas import LEARNED_FILE
+from scone_cli.artifacts.schemas import BASE_FILE, LEARNED_FILE
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.blocks import Block, RMSNorm, rotate
 from scone_cli.model.direct_rows import HashedRows, LearnedRows, sum_of
 from scone_cli.model.flops import swiglu_width
+from scone_cli.model.losses import training_loss
 from scone_cli.model.trie_attention import attend_to_ancestors
 from scone_cli.runtime.resources import memory_shortage
 from scone_cli.vocab.trie import FgramTrie, Trie
 from scone_cli.vocab.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from scone_cli.model.base_main import BaseMain
+    from scone_cli.model.base_model import Base
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class ModelConfig:
     kind: `scone` has A_f-gram, `plain` has no rows, `hashed` has rows for hashed n-grams (the Over-Encoding baseline).
     combine: `replace`: A_f-gram's output replaces the token embedding (the paper's rule); `add`: it is added to it.
     learned_rows: number of f-grams that also have a directly trained row, which is added to the token embedding.
+    fgram_dim, fgram_heads: width and heads of A_f-gram where it is added to a base; 0: those of the main model.
     """
 
     vocab_size: int
@@ -58,15 +64,26 @@ class ModelConfig:
     learned_rows: int = 0
     hashed_rows: int = 0
     end_of_document: int = 0
+    fgram_dim: int = 0
+    fgram_heads: int = 0
 
     @property
     def hidden(self) -> int:
         """Inner width of SwiGLU."""
         return swiglu_width(self.dim)
 
+    @property
+    def fgram_width(self) -> int:
+        """The width of A_f-gram."""
+        return self.fgram_dim or self.dim
+
     def block(self) -> Block:
-        """Make one transformer block of these widths."""
+        """Make one transformer block of the main model."""
         return Block(self.dim, self.heads, self.hidden)
+
+    def fgram_block(self) -> Block:
+        """Make one transformer block of A_f-gram."""
+        return Block(self.fgram_width, self.fgram_heads or self.heads, swiglu_width(self.fgram_width))
 
 
 class FgramModel(nn.Module):
@@ -74,16 +91,30 @@ class FgramModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.positions = nn.Embedding(config.max_n, config.dim)
-        self.blocks = nn.ModuleList(config.block() for _ in range(config.fgram_layers))
-        self.norm = RMSNorm(config.dim)
+        width = config.fgram_width
+        self.positions = nn.Embedding(config.max_n, width)
+        self.blocks = nn.ModuleList(config.fgram_block() for _ in range(config.fgram_layers))
+        self.norm = RMSNorm(width)
+        if config.fgram_dim:  # the base's embeddings come in by a projection, and rows of its width go out by another
+            self.reads = nn.Linear(config.dim, width, bias=False)
+            self.writes = nn.Linear(width, config.dim, bias=False)
+
+    def enter(self, embedded: Tensor) -> Tensor:
+        """What the first block reads of token embeddings [..., D], without positions."""
+        x: Tensor = self.reads(embedded) if hasattr(self, "reads") else embedded
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Outputs [..., D] of what the last block gave."""
+        normed: Tensor = self.norm(x)
+        return self.writes(normed) if hasattr(self, "writes") else normed
 
     def forward(self, embedded_ND: Tensor, trie: Trie, asked_R: Tensor) -> Tensor:
         """Outputs [R, D] of the nodes `asked`, given the normed token embedding of each node's last token.
 
         The last block computes only keys and values for the other nodes, which are only prefixes.
         """
-        x = embedded_ND + torch.cat(
+        x = self.enter(embedded_ND) + torch.cat(
             [
                 self.positions.weight[level].expand(end - start, -1)
                 for level, (start, end) in enumerate(pairwise(trie.offsets))
@@ -95,8 +126,7 @@ class FgramModel(nn.Module):
             asked = asked_R if number == len(self.blocks) else every_N
             attended = attend_to_ancestors(block.project(x), trie, asked)
             x = block.finish(x if asked is every_N else x.index_select(0, asked), attended)
-        rows: Tensor = self.norm(x)
-        return rows
+        return self.leave(x)
 
 
 class KeyValueCache:
@@ -156,6 +186,14 @@ class MainModel(nn.Module):
         normed: Tensor = self.embedding_norm(self.token_embedding(tokens))
         return normed
 
+    def for_fgrams(self, tokens: Tensor) -> Tensor:
+        """What A_f-gram reads of token ids [...]: their normed embeddings."""
+        return self.embed_tokens(tokens)
+
+    def loss(self, hidden_BCD: Tensor, targets_BC: Tensor) -> Tensor:
+        """Sum of -ln p(target) over all positions, in nats."""
+        return training_loss(hidden_BCD, self.head_weight, targets_BC)
+
     def row(self, last_tokens_R: Tensor, outputs_RD: Tensor, learned_RD: Tensor | None = None) -> Tensor:
         """Make the rows of the table [R, D], which enter the first block where their f-grams match.
 
@@ -214,10 +252,11 @@ class MainModel(nn.Module):
 class SconeModel(nn.Module):
     """A whole model. `main` is served; `fgram` and `learned` make a Scone model's rows; `hashed` is the baseline's rows."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, main: BaseMain | None = None, base: Base | None = None) -> None:
+        """Make a model with new weights. `main`: a pretrained model to which rows are added; `base` names its files."""
         super().__init__()
-        self.config = config
-        self.main = MainModel(config)
+        self.config, self.base = config, base
+        self.main: Any = main or MainModel(config)
         self.fgram = FgramModel(config) if config.kind == "scone" else None
         self.learned = LearnedRows(config.learned_rows, config.dim) if config.learned_rows else None
         self.hashed = (
@@ -245,12 +284,13 @@ class SconeModel(nn.Module):
         """Initialise matrices by fan-in; those that write to the residual stream, learned and hashed rows start at zero.
 
         At the start, a row is therefore the token embedding of the f-gram's last token (plus a small position): Scone
-        begins as the plain model. The learned or hashed row of an n-gram that never occurs in training stays zero.
+        begins as the plain model. The learned or hashed row of an n-gram that never occurs in training stays zero. Rows that
+        are added to a base are zero as a whole: it begins as it is.
         """
         for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
+            if parameter.dim() < 2 or name.startswith("main.inner."):
                 continue
-            if name.endswith(("out.weight", "down.weight", "learned.weight", "hashed.weight")):
+            if name.endswith(("out.weight", "down.weight", "learned.weight", "hashed.weight", "writes.weight")):
                 nn.init.zeros_(parameter)
             elif any(part in name for part in ("embedding", "positions", "head.weight")):
                 nn.init.normal_(parameter, std=0.02)
@@ -273,14 +313,24 @@ class SconeModel(nn.Module):
         """A_f-gram's output [len(rows), D] at the trie's nodes `rows`."""
         assert self.fgram is not None
         device = self.device
-        embedded = self.main.embed_tokens(torch.from_numpy(trie.tokens).to(device))
+        embedded = self.main.for_fgrams(torch.from_numpy(trie.tokens).to(device))
         outputs: Tensor = self.fgram(embedded, trie, torch.from_numpy(rows).to(device))
         return outputs
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """All weights that are trained, by name; a base that is frozen has none."""
+        return {name: each.detach() for name, each in self.named_parameters() if each.requires_grad}
+
     def save(self, folder: Path) -> None:
-        """Write `config.json`, `main.safetensors` (the resident part), and one file for each other part."""
+        """Write `config.json`, `main.safetensors` (the resident part), and one file for each other part.
+
+        Of a model on a base, the base's name is written instead of `main.safetensors`, and what was trained of it.
+        """
         write_atomically(folder / "config.json", (json.dumps(asdict(self.config), indent=1) + "\n").encode())
-        save_file(self.main.state_dict(), folder / "main.safetensors")
+        if self.base is not None:
+            self.base.save(self.main, folder)
+        else:
+            save_file(self.main.state_dict(), folder / "main.safetensors")
         for name, part in self.parts_aside().items():
             save_file(part.state_dict(), folder / f"{name}.safetensors")
 
@@ -300,8 +350,9 @@ class SconeModel(nn.Module):
         try:
             values = dict(json_of((folder / "config.json").read_bytes()))
             values.setdefault("kind", "scone" if values.get("fgram_layers") else "plain")  # older files
-            model = cls(ModelConfig(**values))
-            model.main.load_state_dict(load_weights(folder / "main.safetensors"))
+            model = _on_base(folder, values) if (folder / BASE_FILE).exists() else cls(ModelConfig(**values))
+            if model.base is None:
+                model.main.load_state_dict(load_weights(folder / "main.safetensors"))
             for name, part in model.parts_aside().items():
                 part.load_state_dict(load_weights(folder / f"{name}.safetensors"))
         except (OSError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
@@ -312,6 +363,16 @@ class SconeModel(nn.Module):
         if model.learned is not None and (folder / LEARNED_FILE).is_file():
             model.learned.read_fgrams = partial(_learned_fgrams, folder, model.config)
         return model
+
+
+def _on_base(folder: Path, values: dict[str, Any]) -> SconeModel:
+    """A model on a base, with what was trained of the base."""
+    from scone_cli.model.base_model import Base, HfConfig  # noqa: PLC0415 - it imports this file
+
+    base, config = Base.read(folder), HfConfig(**values)
+    _, main = base.load(config.vocab_size, config.context)
+    base.load_trained(main, folder)
+    return SconeModel(config, main, base)
 
 
 def _learned_fgrams(folder: Path, config: ModelConfig) -> FgramTrie:

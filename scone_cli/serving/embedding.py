@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from scone_cli.arrays import U32
 from scone_cli.errors import MismatchedArtifacts
+from scone_cli.model.base_main import BaseMain, Embedded
 from scone_cli.model.hf_model import HfModel
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.model import MainModel, SconeModel
@@ -161,6 +162,25 @@ class Staging:
         return there
 
 
+class BaseEmbedding:
+    """Embeds token streams for a model on a base: the rows of a table, to be added to the output of its embedding.
+
+    A call takes the next C tokens of the first B streams.
+    """
+
+    def __init__(self, main: BaseMain, table: Table, streams: int = 1) -> None:
+        self._main, self._table = main, table
+        self.matcher = table.matcher(streams)
+
+    def __call__(self, tokens_BC: Tensor) -> Embedded:
+        """The next tokens [B, C] of each stream, with their rows."""
+        tokens = tokens_BC.cpu().numpy()
+        starts = np.arange(len(tokens) + 1) * tokens.shape[1]
+        ids = self.matcher.match(tokens.ravel(), starts)
+        rows = self._table.rows(ids).view(*tokens.shape, -1)  # zero where no f-gram ends
+        return Embedded(tokens_BC, rows.to(self._main.device))
+
+
 class LiveEmbedding:
     """Embeds token streams without a table: A_f-gram computes the row of every match, or hashed rows are read.
 
@@ -176,7 +196,7 @@ class LiveEmbedding:
         self._history = np.full((streams, model.history), model.config.end_of_document, np.uint32)
 
     @torch.no_grad()
-    def __call__(self, tokens_BC: Tensor) -> Tensor:
+    def __call__(self, tokens_BC: Tensor) -> Tensor | Embedded:
         """Embed the next tokens [B, C] of each stream: the input of the first block [B, C, D]."""
         tokens = tokens_BC.cpu().numpy().astype(np.uint32)
         ids = np.full(tokens.shape, NONE, np.uint32)
@@ -185,7 +205,8 @@ class LiveEmbedding:
             ids = self._matcher.match(tokens.ravel(), starts).reshape(tokens.shape)
         read = np.concatenate([self._history, tokens], axis=1)
         self._history = read[:, tokens.shape[1] :]
-        return self._model.main.embed(tokens_BC, *live_rows(self._model, read, ids, self._trie))
+        embedded: Tensor | Embedded = self._model.main.embed(tokens_BC, *live_rows(self._model, read, ids, self._trie))
+        return embedded
 
 
 def embedding_of(
@@ -199,7 +220,7 @@ def embedding_of(
     if isinstance(model, HfModel):
         return model.main.embed_tokens
     if table is not None:
-        return SconeEmbedding(model.main, table, streams)
+        return (SconeEmbedding if model.base is None else BaseEmbedding)(model.main, table, streams)
     if trie is None and model.hashed is None:
         return model.main.embed_tokens
     return LiveEmbedding(model, trie, streams, index)

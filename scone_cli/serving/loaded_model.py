@@ -111,7 +111,8 @@ class LoadedModel:
         main = self.network.main
         with torch.no_grad():
             hidden: Tensor = main(self.embedding()(torch.from_numpy(read.astype(np.int64))[None].to(main.device)))
-            return hidden[0] @ main.head_weight.T
+            logits: Tensor = main.logits(hidden[0])
+            return logits
 
     def generate(self, prompt: str, max_tokens: int = 200, **sampling: Any) -> str:
         """Generate the text that follows a prompt; the prompt is read as the beginning of a document.

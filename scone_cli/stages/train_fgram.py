@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,14 +24,16 @@ from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory, check_disk, storage_failures
 from scone_cli.runtime.torchrun import Launch, Team, launched
-from scone_cli.settings import DEVICES, result_settings, setting
+from scone_cli.settings import result_settings
 from scone_cli.stages import Report, check_same_work, check_shared, joined
+from scone_cli.stages.train_settings import BASE_RATES, MOST_LEARNED, OF_A_BASE, ROW_RATE, TrainFgram, check
 from scone_cli.training.window_order import parse_mixture
 
 if TYPE_CHECKING:
     import torch
 
-    from scone_cli.model.model import ModelConfig
+    from scone_cli.model.base_model import Base
+    from scone_cli.model.model import ModelConfig, SconeModel
     from scone_cli.training.loop import TrainingText
     from scone_cli.training.plan import TrainingSize
 
@@ -41,103 +42,7 @@ STAGE_VERSION = 3
 
 # Expected occurrences in training; rarer f-grams cost memory and gain 0.0025 nats together (benchmarks/LOG.md).
 LEAST_MET = 1
-MOST_LEARNED = 1_000_000
 _LEAST_HASHED = 100  # rows per length of n-gram
-_PLAIN = {"fgram_layers": "; --kind plain trains without f-grams"}
-
-
-@dataclass(frozen=True)
-class TrainFgram:
-    """Settings of `train-fgram`.
-
-    The fingerprint of a model leaves out settings that only watch or save a run, and those that change just the last bits
-    of the weights: device, compilation, number of processes, micro-batch. The weights have a hash of their own
-    (`manifest.digest_weights`). The precision is in the fingerprint as it was given: `auto` stands for any machine.
-    """
-
-    kind: str = setting(
-        "scone",
-        "`scone`: the main model with f-grams; `plain`: the main model alone; `hashed`: the main model with rows for "
-        "hashed n-grams that are learned directly.",
-        choices=("scone", "plain", "hashed"),
-    )
-    dim: int = setting(128, "Width of both models (d).")
-    layers: int = setting(4, "Layers of the main model.")
-    heads: int = setting(4, "Attention heads of both models.")
-    fgram_layers: int = setting(4, "Layers of the f-gram model.")
-    combine: str = setting(
-        "add",
-        "Whether the row of a matched f-gram is added to the token embedding (`add`) or replaces it, as in the paper.",
-        choices=("add", "replace"),
-    )
-    learned_rows: int | None = setting(
-        None,
-        "Number of f-grams, the most frequent, that also have a learned row. It is added to the token embedding, with the "
-        "rows of their suffixes, and is part of the table's row. A row takes 12 bytes per dimension in training (0: no "
-        f"learned rows, as in the paper).  [default: the f-grams that training will meet, at most {MOST_LEARNED:,}]",
-    )
-    hashed_rows: int = setting(0, "Rows of a hashed model (0: as many as there are f-grams).")
-    tied_head: bool = setting(
-        False, "Share the token embeddings with the head, as the paper does; small models learn better untied."
-    )
-    context: int = setting(256, "Context length in tokens.")
-    batch: int = setting(16, "Sequences per optimiser step, of all processes together.")
-    micro_batch: int = setting(
-        0,
-        "Sequences per forward pass (0: about 4,096 tokens on a CPU, the whole batch on a GPU); fewer need less memory.",
-        affects_result=False,
-    )
-    steps: int = setting(1500, "Optimiser steps.")
-    optimizer: str = setting(
-        "muon",
-        "`muon`: Muon for the matrices of all layers, AdamW for the rest; `adamw`: AdamW for all.",
-        choices=("muon", "adamw"),
-    )
-    learning_rate: float = setting(
-        1e-2, "Peak learning rate; AdamW beside Muon uses 0.4 of it. For AdamW alone try a lower one, such as 3e-3."
-    )
-    schedule: str = setting(
-        "cosine",
-        "How the learning rate falls to a tenth: `cosine`, from the warm-up on, or `wsd` (warm-up, stable, decay), "
-        "linearly over the last fifth of the steps.",
-        choices=("cosine", "wsd"),
-    )
-    warmup: int = setting(100, "Steps over which the learning rate rises.")
-    weight_decay: float = setting(
-        0.1, "Weight decay of matrices and head; embeddings, norms and hashed rows have none."
-    )
-    clip: float = setting(1.0, "Clip the norm of the gradient to this (0: never).")
-    device: str = setting(
-        "auto",
-        "Where to train: `auto` is a CUDA GPU if there is one, else the CPU.",
-        choices=DEVICES,
-        affects_result=False,
-    )
-    precision: str = setting(
-        "auto",
-        "Precision of matrix products: `auto` is bfloat16 on a CUDA GPU, else float32. Weights are always float32.",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    compile: bool = setting(
-        False, "Compile the main model: faster after about a minute; needs a C++ compiler.", affects_result=False
-    )
-    eval_every: int = setting(250, "Steps between two measurements of the held-out loss.", affects_result=False)
-    eval_tokens: int = setting(50_000, "Held-out tokens of each measurement.", affects_result=False)
-    checkpoint_every: int = setting(100, "Steps between two checkpoints.", affects_result=False)
-    checkpoint_minutes: float = setting(10.0, "Most minutes between two checkpoints.", affects_result=False)
-    keep_checkpoints: int = setting(2, "Number of newest checkpoints that are kept.", affects_result=False)
-    tracker: str = setting(
-        "none",
-        "`tensorboard`: also write the log to runs/ beside the model (pip install 'scone-cli[tracking]').",
-        choices=("none", "tensorboard"),
-        affects_result=False,
-    )
-    mixture: str | None = setting(
-        None,
-        "Sub-corpora (top folders of the corpus) and their weights in training, such as code=2,law=1; others are left out. "
-        "[default: all text, in proportion to its size]",
-    )
-    seed: int = setting(0, "Seed of the initial weights and of the order of the data.")
 
 
 @dataclass(frozen=True)
@@ -150,11 +55,13 @@ class _Recipe:
     max_n: int = 0
     num_fgrams: int = 0
     matched: float = 0.0  # tokens of matched f-grams per position of held-out text
+    base: Base | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the model depends on."""
-        return result_settings(self.config)
+        every = result_settings(self.config)
+        return {name: value for name, value in every.items() if self.base is not None or name not in OF_A_BASE}
 
     @property
     def mark(self) -> str:
@@ -177,7 +84,7 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
     launch = launched()
     with joined(launch, config.device) as team, storage_failures(out.parent):  # within: the other ranks hear of it
         # 1. The inputs. Nothing to do if the model is there.
-        _check(config, launch)
+        check(config, launch)
         check_shared(team, out)
         recipe = recipe_of(config, inputs, hashes=launch.rank == 0)
         check_same_work(team, recipe.mark)
@@ -198,7 +105,6 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         import torch  # heavy: only when there is something to train
 
         from scone_cli.corpus.held_out import rule_of
-        from scone_cli.model.model import SconeModel
         from scone_cli.training.checkpoints import training_folder
         from scone_cli.training.loop import LOG_NAME, TrainingPlan, train
         from scone_cli.training.summary import in_short
@@ -209,7 +115,9 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
         with _tracker(settings, out, launch) as track:
             text = _text(recipe, inputs, staging / SCRATCH, team, progress)
             torch.manual_seed(settings.seed)
-            model = SconeModel(_shape(recipe, inputs)).to(device)  # made on the CPU: the same weights for every device
+            model = _new_model(recipe, inputs).to(device)  # made on the CPU: the same weights for every device
+            if model.base is not None and not model.base.was_tried:
+                progress("base", 0, 0, detail=model.base.untried())
             training = TrainingPlan(**{item.name: getattr(settings, item.name) for item in fields(TrainingPlan)})
             log = train(model, text, training, staging / SCRATCH, progress, team, track)
 
@@ -243,7 +151,7 @@ def plan(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force:
     Raises:
         BadSetting, MismatchedArtifacts: as `run` before it begins.
     """
-    _check(config, launch := launched())
+    check(config, launch := launched())
     recipe = recipe_of(config, inputs, hashes=False)
     done = not force and published(out, "model", recipe.mark) is not None
     replaced = "" if done else _replaced(recipe, inputs, out, force)
@@ -281,9 +189,13 @@ def recipe_of(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
     """What the model depends on: opens its inputs; settings that its kind does not use get a fixed value."""
     tokens = open_artifact(inputs / "tokens", "tokens", hashes)
     made_from = {"tokens": tokens.fingerprint}
+    base = None
+    if config.base is not None:
+        base, config = _with_base(config, inputs / "tokens", tokens)
+        made_from["base"] = base.fingerprint
     if config.kind == "plain":
         settled = replace(config, fgram_layers=0, combine="replace", learned_rows=0, hashed_rows=0)
-        return _Recipe(settled, tokens, made_from)
+        return _Recipe(settled, tokens, made_from, base=base)
     vocab = open_artifact(inputs / "vocab", "vocab", hashes)
     if vocab.inputs["tokens"] != tokens.fingerprint or vocab.tokenizer != tokens.tokenizer:
         raise MismatchedArtifacts(
@@ -295,12 +207,38 @@ def recipe_of(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
         learned = _frequent(config, tokens, inputs / "vocab") if config.learned_rows is None else config.learned_rows
         settled = replace(config, learned_rows=min(learned, num_fgrams), hashed_rows=0)
         share, length = (vocab.summary[name] or 0.0 for name in ("matched", "mean_match_length"))
-        return _Recipe(settled, tokens, made_from, max_n, num_fgrams, share * length)
+        return _Recipe(settled, tokens, made_from, max_n, num_fgrams, share * length, base)
     num_rows, least = config.hashed_rows or num_fgrams, _LEAST_HASHED * (max_n - 1)
     if num_rows < least:
         raise BadSetting(f"--hashed-rows {num_rows:,}: expected {least:,} or more for n-grams of 2 to {max_n} tokens")
     settled = replace(config, fgram_layers=0, combine="add", learned_rows=0, hashed_rows=num_rows)
-    return _Recipe(settled, tokens, made_from, max_n, num_fgrams)
+    return _Recipe(settled, tokens, made_from, max_n, num_fgrams, base=base)
+
+
+def _with_base(config: TrainFgram, folder: Path, tokens: Manifest) -> tuple[Base, TrainFgram]:
+    """The base that is named, and the settings with its shape and its learning rates."""
+    from scone_cli.model.base_model import Base  # heavy: only where there is one
+
+    assert config.base is not None
+    base = Base.open(config.base, folder, tokens, config.train_base, config.lora_rank)
+    rates = {
+        "row_learning_rate": config.row_learning_rate or ROW_RATE,
+        "base_learning_rate": config.base_learning_rate or BASE_RATES[config.train_base],
+    }
+    return base, replace(config, combine="add", **base.shape(), **rates)
+
+
+def _new_model(recipe: _Recipe, inputs: Path) -> SconeModel:
+    """The model as it is before its first step."""
+    from scone_cli.model.base_model import config_of
+    from scone_cli.model.model import SconeModel
+
+    shape = _shape(recipe, inputs)
+    if recipe.base is None:
+        return SconeModel(shape)
+    own, main = recipe.base.load(shape.vocab_size, shape.context)
+    main.checkpoint_gradients(recipe.config.gradient_checkpointing)
+    return SconeModel(config_of(own, asdict(shape)), main, recipe.base)
 
 
 def _frequent(config: TrainFgram, tokens: Manifest, vocab: Path) -> int:
@@ -360,41 +298,6 @@ def _shape(recipe: _Recipe, inputs: Path) -> ModelConfig:
         "max_n": recipe.max_n,
         "end_of_document": end_of_document(inputs / "tokens", recipe.tokens),
     }
+    if recipe.base is None or recipe.config.kind != "scone":
+        values |= {"fgram_dim": 0, "fgram_heads": 0}
     return ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig)})
-
-
-def _check(config: TrainFgram, launch: Launch) -> None:
-    """Check the settings before any work.
-
-    Raises:
-        BadSetting: a setting is invalid; the message names it.
-    """
-    parse_mixture(config.mixture)
-    _check_ranges(config)
-    if config.kind == "scone" and config.combine == "replace" and config.learned_rows:
-        raise BadSetting(
-            f"--combine replace --learned-rows {config.learned_rows:,}: learned rows are part of the token embedding, which "
-            "is replaced",
-            "give --learned-rows 0, or --combine add",
-        )
-    if config.dim % (2 * config.heads):
-        raise BadSetting(f"--dim {config.dim} --heads {config.heads}: a head's width must be a whole, even number")
-    if config.batch % launch.size:
-        raise BadSetting(f"--batch {config.batch}: expected a multiple of {launch.size}, the number of processes")
-
-
-def _check_ranges(config: TrainFgram) -> None:
-    counts = ("dim", "layers", "heads", "fgram_layers", "context", "batch", "steps", "eval_every", "eval_tokens")
-    for name in (*counts, "checkpoint_every", "keep_checkpoints"):
-        if getattr(config, name) < 1:
-            option = f"--{name.replace('_', '-')} {getattr(config, name)}"
-            raise BadSetting(f"{option}: expected 1 or more{_PLAIN.get(name, '')}")
-    for name in ("micro_batch", "warmup", "learned_rows", "hashed_rows", "weight_decay", "clip"):
-        if not 0 <= (getattr(config, name) or 0) < math.inf:
-            raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or more")
-    for name in ("learning_rate", "checkpoint_minutes"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise BadSetting(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number above 0")
-    for name, end in (("seed", 2**63), ("steps", 10**8)):  # names of checkpoints have eight digits
-        if not 0 <= getattr(config, name) < end:
-            raise BadSetting(f"--{name} {getattr(config, name)}: expected 0 or more, below {end:,}")

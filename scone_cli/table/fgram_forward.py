@@ -42,7 +42,7 @@ class RowMaker:
         weight = model.main.token_embedding.weight
         self.device = weight.device
         self.num_fgrams = fgrams_at_a_time(self.device.type)
-        self._is_fused = cpu_kernels.is_for(weight) and weight.dtype == torch.float32
+        self._is_fused = model.base is None and cpu_kernels.is_for(weight) and weight.dtype == torch.float32
         self._matrices = [_folded(block) for block in model.fgram.blocks] if self._is_fused else []
         self._memory = threading.local()
         if model.learned is not None:  # computed once, before threads start

@@ -222,18 +222,19 @@ def row_alone(model: SconeModel, index: FgramIndex, tokens: Sequence[int]) -> Te
     main, fgram, last = model.main, model.fgram, len(tokens) - 1
     device = main.device
     padded = torch.tensor([[*tokens, *[0] * (model.config.max_n - len(tokens))]], device=device)
-    x = main.embed_tokens(padded) + fgram.positions.weight  # [1, K, D]
+    x = fgram.enter(main.for_fgrams(padded)) + fgram.positions.weight  # [1, K, F]
     for block in fgram.blocks:
         assert isinstance(block, Block)
         q, k, v = (part.transpose(1, 2) for part in block.project(x).unbind(-3))  # [1, H, K, E]
         x = block.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2))
     learned = None
     if model.learned is not None:
-        learned = torch.zeros(1, x.shape[-1], device=device)
+        learned = torch.zeros(1, model.config.dim, device=device)
         for number in _endings(model.learned.index or index, tokens):
             if number < len(model.learned.weight):
                 learned += model.learned.weight[number]
-    return main.row(padded[:, last], fgram.norm(x)[:, last], learned)[0]
+    row: Tensor = main.row(padded[:, last], fgram.leave(x)[:, last], learned)[0]
+    return row
 
 
 def _endings(index: FgramIndex, tokens: Sequence[int]) -> list[int]:

@@ -18,8 +18,9 @@ from torch import Tensor
 from scone_cli.arrays import U32
 from scone_cli.model import cpu_kernels
 from scone_cli.model.direct_rows import TouchedRows, sum_of
+from scone_cli.model.flops import swiglu_width
 from scone_cli.model.live_rows import live_rows
-from scone_cli.model.losses import token_losses, training_loss
+from scone_cli.model.losses import token_losses
 from scone_cli.model.model import SconeModel
 from scone_cli.runtime.signals import is_stop_noted
 from scone_cli.training.packed_text import PackedText
@@ -80,7 +81,7 @@ def accumulate_gradients(
         part = slice(first, first + micro_batch)
         numbers, slots, leaf = rows.picked(part) if rows else (None, None, None)
         hidden = model.main(model.main.embed(inputs[part, :-1], slots, leaf))
-        loss = training_loss(hidden, model.main.head_weight, inputs[part, 1:]) / ids.size
+        loss = model.main.loss(hidden, inputs[part, 1:]) / ids.size
         loss.backward()
         total += loss.item()
         if numbers is not None and leaf is not None and leaf.grad is not None:
@@ -142,11 +143,12 @@ def _learned_sums(
 
 
 def _bytes_a_node(model: SconeModel) -> int:
-    """Bytes that autograd keeps per node of the trie: vectors of the model's width, for each block."""
-    config = model.config
-    is_fused = cpu_kernels.is_for(model.main.token_embedding.weight)
-    vectors = 11 if is_fused else 14 + 5 * config.hidden / config.dim
-    return round(4 * config.fgram_layers * vectors * config.dim)
+    """Bytes that autograd keeps per node of the trie: vectors of A_f-gram's width, for each block."""
+    assert model.fgram is not None
+    config, width = model.config, model.config.fgram_width
+    is_fused = cpu_kernels.is_for(model.fgram.positions.weight)
+    vectors = 11 if is_fused else 14 + 5 * swiglu_width(width) / width
+    return round(4 * config.fgram_layers * vectors * width)
 
 
 def _hashed_rows(model: SconeModel, tokens: U32) -> BatchRows | None:

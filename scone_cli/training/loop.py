@@ -59,6 +59,13 @@ class TrainingPlan:
     checkpoint_minutes: float
     keep_checkpoints: int
     seed: int
+    row_learning_rate: float | None = None
+    base_learning_rate: float | None = None
+
+    def rates(self) -> dict[str, float]:
+        """Groups of parameters with a peak learning rate of their own, and it."""
+        own = {"direct rows": self.row_learning_rate, "base": self.base_learning_rate}
+        return {group: rate for group, rate in own.items() if rate is not None}
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step `step`, counted from 0."""
@@ -141,12 +148,12 @@ class _Run:
         self.model, self.text, self.plan, self.team = model, text, plan, team
         self.device = model.device
         self.order = text.train.order(plan.seed)
-        self.optimizers = Optimizers(model, plan.optimizer, plan.weight_decay)
+        self.optimizers = Optimizers(model, plan.optimizer, plan.weight_decay, plan.learning_rate, plan.rates())
         self.checkpoints = Checkpoints(scratch, plan.keep_checkpoints)
         self.at = Position()
         if name := team.first("checkpoint", self.checkpoints.newest):
             self.at, tensors = self.checkpoints.load(name)
-            model.load_state_dict(tensors["model"])
+            model.load_state_dict(tensors["model"], strict=self.model.base is None)
             self.optimizers.load_state(tensors["optimizer"])
         self.log = TrainingLog(scratch / LOG_NAME, self.at.step, writes=team.launch.rank == 0)
         self.course = Course()
@@ -218,7 +225,7 @@ class _Run:
     @cached_property
     def _gradients(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters with dense gradients, and those with sparse ones."""
-        named = dict(self.model.named_parameters())
+        named = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         return [p for name, p in named.items() if name not in SPARSE], [named[name] for name in SPARSE if name in named]
 
     def _check_finite(self, loss: float, norm: float) -> None:
@@ -290,7 +297,7 @@ class _Run:
         self.saved = time.monotonic()
         if self.team.launch.rank == 0:
             self.log.sync()
-            self.checkpoints.save(self.at, {"model": self.model.state_dict(), "optimizer": self.optimizers.state()})
+            self.checkpoints.save(self.at, {"model": self.model.trained_state(), "optimizer": self.optimizers.state()})
 
     def last_good(self, step: int) -> str:
         """The newest checkpoint of a step up to `step`, as part of a message."""

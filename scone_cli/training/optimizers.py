@@ -38,6 +38,7 @@ GROUPS: Mapping[str, Group] = {
     "embeddings": Group(1.0, decays=False),  # of tokens and positions: one that no batch contains must not shrink
     "norms": Group(1.0, decays=False),
     "direct rows": Group(1.0, decays=False),  # learned or hashed rows: a batch contains few of them
+    "base": Group(1.0, decays=False),  # a pretrained model, or LoRA beside it: small changes from what it was
 }
 
 
@@ -48,6 +49,8 @@ def group_of(name: str, parameter: Tensor) -> str:
     """The group in `GROUPS` of the parameter `name` of a `SconeModel`."""
     if name in SPARSE:
         return "direct rows"
+    if name.startswith("main.inner."):
+        return "base"
     if parameter.dim() < 2:
         return "norms"
     if "embedding" in name or "positions" in name:
@@ -89,8 +92,17 @@ class Optimizers:
         BadSetting: this torch has no Muon.
     """
 
-    def __init__(self, model: SconeModel, kind: str, weight_decay: float) -> None:
-        self._parameters = dict(model.named_parameters())
+    def __init__(
+        self,
+        model: SconeModel,
+        kind: str,
+        weight_decay: float,
+        peak: float = 1.0,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        """For the parameters that are trained; `rates`: peak learning rates of groups that do not follow from `peak`."""
+        self._parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        rates = rates or {}
         members: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self._parameters.items():
             members.setdefault(group_of(name, parameter), []).append(parameter)
@@ -99,6 +111,7 @@ class Optimizers:
             group = GROUPS[name]
             which = "sparse" if name == "direct rows" else kind if group.maps else "adamw"
             factor = group.factor * (_BESIDE_MUON if kind == "muon" and which != "muon" else 1.0)
+            factor = rates[name] / peak if name in rates else factor
             values = {"params": parameters, "factor": factor}
             if which != "sparse":  # SparseAdam has no weight decay
                 values["weight_decay"] = weight_decay if group.decays else 0.0

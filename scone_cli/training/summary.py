@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from scone_cli.arrays import F64
 from scone_cli.artifacts.manifest import MADE_BY, json_of
 from scone_cli.artifacts.opening import DAMAGE, to_read, utf8_name
+from scone_cli.artifacts.schemas import BASE_FILE
 from scone_cli.errors import DamagedArtifact
-from scone_cli.model.flops import fgram_pass_flops, forward_flops
+from scone_cli.model.flops import base_flops, fgram_pass_flops, forward_flops, swiglu_width
 from scone_cli.training.log import LAST_STEPS, last_loss
 
 if TYPE_CHECKING:
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
 
 _LIVES = {
     "main.safetensors": "resident",
+    "adapter.safetensors": "resident, until it is merged",
     "fgram.safetensors": "training only",
     "learned.safetensors": "training only",
     "hashed.safetensors": "offloaded",
 }
-_WHOLE = {"fgram.safetensors": "A_f-gram", "learned.safetensors": "learned rows", "hashed.safetensors": "hashed rows"}
+_WHOLE = {
+    "adapter.safetensors": "LoRA",
+    "fgram.safetensors": "A_f-gram",
+    "learned.safetensors": "learned rows",
+    "hashed.safetensors": "hashed rows",
+}
 _BY_PREFIX = {"token_embedding": "token embeddings", "blocks": "blocks", "head": "head"}
-_ORDER = ("token embeddings", "blocks", "norms", "head", "other", *_WHOLE.values())
+_ORDER = ("base", "token embeddings", "blocks", "norms", "head", "other", *_WHOLE.values())
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,14 @@ def _tensor(found: Any) -> Tensor:
 def parameters_by_part(folder: Path) -> list[dict[str, Any]]:
     """Parameters and bytes of every part of the model in `folder`, resident ones first."""
     rows: dict[str, dict[str, Any]] = {}
+    if (folder / BASE_FILE).exists():
+        known = read_config(folder)
+        rows["base"] = {
+            "part": "base",
+            "where": "resident",
+            "parameters": known["parameters"],
+            "bytes": known["parameter_bytes"],
+        }
     for file, where in _LIVES.items():
         tensors = read_tensors(folder / file) if (folder / file).exists() else {}
         for name, tensor in tensors.items():
@@ -134,7 +149,7 @@ def in_short(model: SconeModel, log: pa.Table) -> Row:
     return {
         "kind": model.config.kind,
         "resident_parameters": size(model.main),
-        "resident_non_embedding_parameters": size(model.main.blocks, model.main.norm, model.main.embedding_norm),
+        "resident_non_embedding_parameters": _without_embeddings(model),
         "training_only_parameters": size(model.fgram, model.learned),
         **learned,
         **hashed,
@@ -143,6 +158,16 @@ def in_short(model: SconeModel, log: pa.Table) -> Row:
         "training_loss": round(last_loss(log.column("loss").to_pylist()), 4),
         "held_out_loss": round(held_out[-1], 4) if held_out else None,
     }
+
+
+def _without_embeddings(model: SconeModel) -> int:
+    """Parameters of the main model without its embedding and its head."""
+    main = model.main
+    if model.base is None:
+        modules = (main.blocks, main.norm, main.embedding_norm)
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
+    outside = {id(each.weight) for each in (main.token_embedding, main.inner.get_output_embeddings())}
+    return sum(each.numel() for each in main.inner.parameters() if id(each) not in outside)
 
 
 def read_config(folder: Path) -> Row:
@@ -172,7 +197,7 @@ def training_record(folder: Path, config: Row) -> Row:
     log = _read_log(folder / "log.parquet")
     return {
         "parameters": parameters_by_part(folder),
-        "cost": _cost(config, inner_width(folder), log),
+        "cost": _cost(config, *_forward_of(folder, config), log),
         "training": _training(log),
         "curve": _curve(log),
         "held_out": _held_out(log),
@@ -184,20 +209,31 @@ def _damaged(path: Path, why: str) -> DamagedArtifact:
     return DamagedArtifact(f"{path}: not of a model that scone trained ({why})", f"run: {MADE_BY['model']} --force")
 
 
-def _cost(config: Row, hidden: int, log: Log) -> Row:
-    """FLOPs per token and in all; a backward pass counts as two forward passes, recomputation is not counted."""
-    dim, layers = config["dim"], config["layers"]
-    inference = forward_flops(dim, hidden, layers, config["vocab_size"], config["context"])
+def _forward_of(folder: Path, config: Row) -> tuple[int, int]:
+    """FLOPs per token of a forward pass, and passes of such a size in a step of training.
+
+    A backward pass is two of them; where the base is not trained as a whole, it has no gradients of its weights.
+    """
+    if (folder / BASE_FILE).exists():
+        trained = json_of((folder / BASE_FILE).read_bytes())["trained"]
+        return base_flops(config), 3 if trained == "full" else 2
+    shape = (config["dim"], inner_width(folder), config["layers"], config["vocab_size"], config["context"])
+    return forward_flops(*shape), 3
+
+
+def _cost(config: Row, inference: int, passes: int, log: Log) -> Row:
+    """FLOPs per token and in all; recomputation is not counted."""
+    dim = config.get("fgram_dim") or config["dim"]
     tokens = log["tokens"][-1]
     nodes, asked = log["trie_nodes"].sum() / tokens, log["fgrams"].sum() / tokens
     # The log has no depth of nodes; max_n is the most, and beside the matrices the difference is negligible.
-    fgram = fgram_pass_flops(dim, hidden, config["fgram_layers"], nodes, asked, config["max_n"])
+    fgram = fgram_pass_flops(dim, swiglu_width(dim), config["fgram_layers"], nodes, asked, config["max_n"])
     return {
         "inference_flops_a_token": inference,
-        "training_flops_a_token": round(3 * (inference + fgram)),
+        "training_flops_a_token": round(passes * inference + 3 * fgram),
         "fgram_training_flops_a_token": round(3 * fgram),
-        "training_times_plain": round(1 + fgram / inference, 4),
-        "training_flops": round(3 * (inference + fgram) * tokens),
+        "training_times_plain": round(1 + 3 * fgram / (passes * inference), 4),
+        "training_flops": round((passes * inference + 3 * fgram) * tokens),
     }
 
 
