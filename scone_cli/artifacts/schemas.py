@@ -67,6 +67,7 @@ VOCAB = pa.schema(
     ]
 )
 BASE_FILE = "base.json"  # in a model: the pretrained model that it adds rows to
+DONOR_FILE = "donor.json"  # in a model: the pretrained model that reads its f-grams
 VOCAB_FILE = "vocab.parquet"  # of a vocabulary, and of the f-grams of a table
 LEARNED_FILE = (
     "learned-fgrams.parquet"  # in a model: the f-grams of its learned rows, in the order of the rows; as VOCAB

@@ -68,7 +68,9 @@ def _hf_cost(arm: MeasuredArm) -> ArmCost:
     head = 2 * config["dim"] * config["output_size"]
     blocks, live = flops.base_flops(config) - head, 0.0
     parameters = config["parameters"]
-    if is_live:
+    if is_live and config["donor_dim"]:
+        live = config["donor_flops"] * sum(share * length for length, share in enumerate(arm.match_shares))
+    elif is_live:
         width = config["fgram_dim"]
         shape = (width, swiglu_width(width), config["fgram_layers"])
         live = sum(

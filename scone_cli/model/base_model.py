@@ -24,6 +24,7 @@ from scone_cli.artifacts.publish import write_atomically
 from scone_cli.artifacts.schemas import BASE_FILE
 from scone_cli.errors import BadSetting, InputMissing, MismatchedArtifacts
 from scone_cli.model.base_main import BaseMain
+from scone_cli.model.donor import Donor
 from scone_cli.model.hf_folder import is_gguf, open_gguf, open_hf_folder
 from scone_cli.model.hf_model import HfConfig, HfModel, load_config
 
@@ -101,6 +102,17 @@ class Base:
             _add_lora(inner, self.lora_rank)
         return loaded.config, main
 
+    def load_donor(self) -> tuple[Donor, int, int]:
+        """Load it as the reader of f-grams; its width, and its FLOPs per token without a head.
+
+        Raises:
+            SconeError: see `load`.
+        """
+        self._check()
+        model = HfModel.load(self.path, 1)
+        donor = Donor(model.main.inner.requires_grad_(False))
+        return donor, model.config.dim, 2 * model.config.block_weights
+
     def _check(self) -> None:
         for name, stamp in self.files.items():
             path = self.path if self.path.name == name else self.path / name
@@ -116,15 +128,18 @@ class Base:
 
     def save(self, main: BaseMain, folder: Path) -> None:
         """Write `base.json`, and what was trained of the base."""
-        raw = {**asdict(self), "path": str(self.path), "scale": main.scale}
-        write_atomically(folder / BASE_FILE, (json.dumps(raw, indent=1) + "\n").encode())
+        replace(self, scale=main.scale).write(folder / BASE_FILE)
         if self.trained in TRAINED:
             save_file(trained_weights(main), folder / TRAINED[self.trained])
 
+    def write(self, path: Path) -> None:
+        """Write the names and hashes of its files."""
+        write_atomically(path, (json.dumps({**asdict(self), "path": str(self.path)}, indent=1) + "\n").encode())
+
     @classmethod
-    def read(cls, folder: Path) -> Base:
-        """What `save` wrote into the folder of a model."""
-        raw = dict(json_of((folder / BASE_FILE).read_bytes()))
+    def read(cls, folder: Path, name: str = BASE_FILE) -> Base:
+        """What `write` wrote into the folder of a model."""
+        raw = dict(json_of((folder / name).read_bytes()))
         files = {name: FileStamp(**stamp) for name, stamp in raw["files"].items()}
         return cls(**(raw | {"path": Path(raw["path"]), "files": files}))
 
@@ -142,7 +157,7 @@ def trained_weights(main: BaseMain) -> dict[str, torch.Tensor]:
 def config_of(own: HfConfig, values: Mapping[str, Any]) -> HfConfig:
     """The shape of a Scone model on a base: the base's, with its rows, number of tokens and context as in `values`."""
     names = ("kind", "vocab_size", "context", "fgram_layers", "max_n", "learned_rows", "hashed_rows", "end_of_document")
-    chosen = {name: values[name] for name in (*names, "fgram_dim", "fgram_heads")}
+    chosen = {name: values[name] for name in (*names, "fgram_dim", "fgram_heads", "donor_dim", "donor_flops")}
     return replace(own, combine="add", **chosen)
 
 

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from scone_cli.artifacts.manifest import json_of
 from scone_cli.artifacts.opening import load_weights
 from scone_cli.artifacts.publish import write_atomically
-from scone_cli.artifacts.schemas import BASE_FILE, LEARNED_FILE
+from scone_cli.artifacts.schemas import BASE_FILE, DONOR_FILE, LEARNED_FILE
 from scone_cli.errors import DamagedArtifact
 from scone_cli.model.blocks import Block, RMSNorm, rotate
 from scone_cli.model.direct_rows import HashedRows, LearnedRows, sum_of
+from scone_cli.model.donor import DonorRows
 from scone_cli.model.flops import swiglu_width
 from scone_cli.model.losses import training_loss
 from scone_cli.model.trie_attention import attend_to_ancestors
@@ -39,6 +40,7 @@ from scone_cli.vocab.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from scone_cli.model.base_main import BaseMain
     from scone_cli.model.base_model import Base
+    from scone_cli.model.donor import Donor
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class ModelConfig:
     combine: `replace`: A_f-gram's output replaces the token embedding (the paper's rule); `add`: it is added to it.
     learned_rows: number of f-grams that also have a directly trained row, which is added to the token embedding.
     fgram_dim, fgram_heads: width and heads of A_f-gram where it is added to a base; 0: those of the main model.
+    donor_dim: width of a pretrained model that stands for A_f-gram; 0: there is none. donor_flops: its FLOPs per token.
     """
 
     vocab_size: int
@@ -66,6 +69,8 @@ class ModelConfig:
     end_of_document: int = 0
     fgram_dim: int = 0
     fgram_heads: int = 0
+    donor_dim: int = 0
+    donor_flops: int = 0
 
     @property
     def hidden(self) -> int:
@@ -127,6 +132,10 @@ class FgramModel(nn.Module):
             attended = attend_to_ancestors(block.project(x), trie, asked)
             x = block.finish(x if asked is every_N else x.index_select(0, asked), attended)
         return self.leave(x)
+
+
+def _maker_of_outputs(config: ModelConfig) -> FgramModel | DonorRows:
+    return DonorRows(config.donor_dim, config.dim) if config.donor_dim else FgramModel(config)
 
 
 class KeyValueCache:
@@ -257,7 +266,9 @@ class SconeModel(nn.Module):
         super().__init__()
         self.config, self.base = config, base
         self.main: Any = main or MainModel(config)
-        self.fgram = FgramModel(config) if config.kind == "scone" else None
+        self.donor: Donor | None = None  # the model that `fgram` reads, where that is no A_f-gram
+        self.donor_source: Base | None = None  # its files
+        self.fgram = _maker_of_outputs(config) if config.kind == "scone" else None
         self.learned = LearnedRows(config.learned_rows, config.dim) if config.learned_rows else None
         self.hashed = (
             HashedRows(config.hashed_rows, config.dim, config.vocab_size, config.max_n, config.end_of_document)
@@ -300,7 +311,8 @@ class SconeModel(nn.Module):
     def rows(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> Tensor:
         """Compute the rows [len(ids), D] of some distinct f-grams, as the table holds them."""
         sums = None if self.learned is None else sum_of(self.learned.weight, self.learned.slots(trie, ids))
-        return self.finish_rows(trie, ids, self.fgram_rows(*trie.subtrie(ids)), sums)
+        outputs = self.donor_rows(trie, ids) if self.donor else self.fgram_rows(*trie.subtrie(ids))
+        return self.finish_rows(trie, ids, outputs, sums)
 
     def finish_rows(
         self, trie: FgramTrie, ids: npt.NDArray[np.integer], outputs_RD: Tensor, learned_RD: Tensor | None
@@ -309,9 +321,16 @@ class SconeModel(nn.Module):
         last_tokens = torch.from_numpy(trie.last_tokens[ids].astype(np.int64))
         return self.main.row(last_tokens.to(outputs_RD.device), outputs_RD, learned_RD)
 
+    def donor_rows(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> Tensor:
+        """Outputs [len(ids), D] of the donor in the place of A_f-gram."""
+        assert self.donor is not None
+        assert self.fgram is not None
+        outputs: Tensor = self.fgram(self.donor.states(trie, ids).to(self.device))
+        return outputs
+
     def fgram_rows(self, trie: Trie, rows: Any) -> Tensor:
         """A_f-gram's output [len(rows), D] at the trie's nodes `rows`."""
-        assert self.fgram is not None
+        assert isinstance(self.fgram, FgramModel)
         device = self.device
         embedded = self.main.for_fgrams(torch.from_numpy(trie.tokens).to(device))
         outputs: Tensor = self.fgram(embedded, trie, torch.from_numpy(rows).to(device))
@@ -329,6 +348,8 @@ class SconeModel(nn.Module):
         write_atomically(folder / "config.json", (json.dumps(asdict(self.config), indent=1) + "\n").encode())
         if self.base is not None:
             self.base.save(self.main, folder)
+            if self.donor_source is not None:
+                self.donor_source.write(folder / DONOR_FILE)
         else:
             save_file(self.main.state_dict(), folder / "main.safetensors")
         for name, part in self.parts_aside().items():
@@ -372,7 +393,11 @@ def _on_base(folder: Path, values: dict[str, Any]) -> SconeModel:
     base, config = Base.read(folder), HfConfig(**values)
     _, main = base.load(config.vocab_size, config.context)
     base.load_trained(main, folder)
-    return SconeModel(config, main, base)
+    model = SconeModel(config, main, base)
+    if config.donor_dim:
+        model.donor_source = Base.read(folder, DONOR_FILE)
+        model.donor, *_ = model.donor_source.load_donor()
+    return model
 
 
 def _learned_fgrams(folder: Path, config: ModelConfig) -> FgramTrie:

@@ -56,6 +56,7 @@ class _Recipe:
     num_fgrams: int = 0
     matched: float = 0.0  # tokens of matched f-grams per position of held-out text
     base: Base | None = None
+    donor: Base | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,6 +119,8 @@ def run(config: TrainFgram, inputs: Path, out: Path, progress: Progress, force: 
             model = _new_model(recipe, inputs).to(device)  # made on the CPU: the same weights for every device
             if model.base is not None and not model.base.was_tried:
                 progress("base", 0, 0, detail=model.base.untried())
+            if model.donor is not None and text.trie is not None:
+                model.donor.keep(text.trie, staging / SCRATCH / "donor-states", progress)
             training = TrainingPlan(**{item.name: getattr(settings, item.name) for item in fields(TrainingPlan)})
             log = train(model, text, training, staging / SCRATCH, progress, team, track)
 
@@ -207,7 +210,11 @@ def recipe_of(config: TrainFgram, inputs: Path, hashes: bool) -> _Recipe:
         learned = _frequent(config, tokens, inputs / "vocab") if config.learned_rows is None else config.learned_rows
         settled = replace(config, learned_rows=min(learned, num_fgrams), hashed_rows=0)
         share, length = (vocab.summary[name] or 0.0 for name in ("matched", "mean_match_length"))
-        return _Recipe(settled, tokens, made_from, max_n, num_fgrams, share * length, base)
+        donor = _donor(config, inputs / "tokens", tokens)
+        if donor is not None:
+            made_from["donor"] = donor.fingerprint
+            settled = replace(settled, fgram_layers=0)
+        return _Recipe(settled, tokens, made_from, max_n, num_fgrams, share * length, base, donor)
     num_rows, least = config.hashed_rows or num_fgrams, _LEAST_HASHED * (max_n - 1)
     if num_rows < least:
         raise BadSetting(f"--hashed-rows {num_rows:,}: expected {least:,} or more for n-grams of 2 to {max_n} tokens")
@@ -228,6 +235,15 @@ def _with_base(config: TrainFgram, folder: Path, tokens: Manifest) -> tuple[Base
     return base, replace(config, combine="add", **base.shape(), **rates)
 
 
+def _donor(config: TrainFgram, folder: Path, tokens: Manifest) -> Base | None:
+    """The model that reads the f-grams, if one is named."""
+    if config.fgram_base is None:
+        return None
+    from scone_cli.model.base_model import Base
+
+    return Base.open(config.fgram_base, folder, tokens, "no", 0)
+
+
 def _new_model(recipe: _Recipe, inputs: Path) -> SconeModel:
     """The model as it is before its first step."""
     from scone_cli.model.base_model import config_of
@@ -238,7 +254,13 @@ def _new_model(recipe: _Recipe, inputs: Path) -> SconeModel:
         return SconeModel(shape)
     own, main = recipe.base.load(shape.vocab_size, shape.context)
     main.checkpoint_gradients(recipe.config.gradient_checkpointing)
-    return SconeModel(config_of(own, asdict(shape)), main, recipe.base)
+    values, donor = asdict(shape), None
+    if recipe.donor is not None:
+        donor, width, flops = recipe.donor.load_donor()
+        values |= {"fgram_dim": 0, "fgram_heads": 0, "donor_dim": width, "donor_flops": flops}
+    model = SconeModel(config_of(own, values), main, recipe.base)
+    model.donor, model.donor_source = donor, recipe.donor
+    return model
 
 
 def _frequent(config: TrainFgram, tokens: Manifest, vocab: Path) -> int:
@@ -298,6 +320,7 @@ def _shape(recipe: _Recipe, inputs: Path) -> ModelConfig:
         "max_n": recipe.max_n,
         "end_of_document": end_of_document(inputs / "tokens", recipe.tokens),
     }
+    values |= {"donor_dim": 0, "donor_flops": 0}  # known when it is loaded
     if recipe.base is None or recipe.config.kind != "scone":
         values |= {"fgram_dim": 0, "fgram_heads": 0}
     return ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig)})

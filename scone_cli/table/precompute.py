@@ -24,7 +24,7 @@ from scone_cli.errors import BadSetting, SconeError
 from scone_cli.formatting import amount_text, bytes_text, count_text
 from scone_cli.model.blocks import Block
 from scone_cli.model.devices import CUDA_LIBRARIES
-from scone_cli.model.model import SconeModel
+from scone_cli.model.model import FgramModel, SconeModel
 from scone_cli.progress import Progress
 from scone_cli.table.fgram_forward import CPU_FGRAMS, RowMaker
 from scone_cli.table.pieces import MIB, PIECE_BYTES, Pieces, Store
@@ -219,22 +219,31 @@ def _check_rows(
 def row_alone(model: SconeModel, index: FgramIndex, tokens: Sequence[int]) -> Tensor:
     """Compute the row [D] of one f-gram alone, the slow and simple way."""
     assert model.fgram is not None
-    main, fgram, last = model.main, model.fgram, len(tokens) - 1
-    device = main.device
-    padded = torch.tensor([[*tokens, *[0] * (model.config.max_n - len(tokens))]], device=device)
-    x = fgram.enter(main.for_fgrams(padded)) + fgram.positions.weight  # [1, K, F]
+    if model.donor is not None:
+        output = model.fgram(model.donor.read([list(tokens)]).half().to(model.device))
+    else:
+        output = _output_alone(model, tokens)
+    learned = None
+    if model.learned is not None:
+        learned = torch.zeros(1, model.config.dim, device=model.device)
+        for number in _endings(model.learned.index or index, tokens):
+            if number < len(model.learned.weight):
+                learned += model.learned.weight[number]
+    row: Tensor = model.main.row(torch.tensor([tokens[-1]], device=model.device), output, learned)[0]
+    return row
+
+
+def _output_alone(model: SconeModel, tokens: Sequence[int]) -> Tensor:
+    """A_f-gram's output [1, D] for one f-gram."""
+    fgram = model.fgram
+    assert isinstance(fgram, FgramModel)
+    padded = torch.tensor([[*tokens, *[0] * (model.config.max_n - len(tokens))]], device=model.device)
+    x = fgram.enter(model.main.for_fgrams(padded)) + fgram.positions.weight  # [1, K, F]
     for block in fgram.blocks:
         assert isinstance(block, Block)
         q, k, v = (part.transpose(1, 2) for part in block.project(x).unbind(-3))  # [1, H, K, E]
         x = block.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2))
-    learned = None
-    if model.learned is not None:
-        learned = torch.zeros(1, model.config.dim, device=device)
-        for number in _endings(model.learned.index or index, tokens):
-            if number < len(model.learned.weight):
-                learned += model.learned.weight[number]
-    row: Tensor = main.row(padded[:, last], fgram.leave(x)[:, last], learned)[0]
-    return row
+    return fgram.leave(x)[:, len(tokens) - 1]
 
 
 def _endings(index: FgramIndex, tokens: Sequence[int]) -> list[int]:
