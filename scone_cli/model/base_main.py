@@ -8,6 +8,7 @@ Shapes: B sequences, C tokens of each, R rows, D = width of the base, V tokens o
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,16 +31,18 @@ class Embedded:
     added: Tensor | None = None
 
 
-class RowAdder(nn.Module):
-    """Stands around the input embedding of a base: token ids pass as ever, rows are added to what comes out.
+_ADDED: ContextVar[Tensor | None] = ContextVar("rows of this call", default=None)  # threads may share a model
 
-    `added` [B, C, D] is set for one call of the model. Without rows the output is that of the embedding, to the bit.
+
+class RowAdder(nn.Module):
+    """Stands around the input embedding of a base: token ids pass as ever, the rows of this call are added to what comes out.
+
+    Without rows the output is that of the embedding, to the bit.
     """
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.added: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -50,7 +53,8 @@ class RowAdder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Embeddings of token ids [B, C, D], with the rows of this call."""
         x: Tensor = self.inner(tokens)
-        return x if self.added is None else x + self.added.to(x.dtype)
+        added = _ADDED.get()
+        return x if added is None else x + added.to(x.dtype)
 
 
 class BaseMain(HfMain):
@@ -79,6 +83,11 @@ class BaseMain(HfMain):
         if is_wanted:
             self.inner.gradient_checkpointing_enable({"use_reentrant": False})
             self.inner.train()  # else transformers keeps all activations
+
+    def take_out(self) -> Any:
+        """The base without the module around its embedding; this object is used up."""
+        self.inner.set_input_embeddings(self._adder.inner)
+        return self.inner
 
     @property
     def _adder(self) -> RowAdder:
@@ -115,12 +124,11 @@ class BaseMain(HfMain):
         """Logits of token ids and the rows added to them: see `HfMain.forward`."""
         if isinstance(x, Tensor):
             return super().forward(x, cache)
-        adder = self._adder
-        adder.added = x.added
+        token = _ADDED.set(x.added)
         try:
             return super().forward(x.tokens, cache)
         finally:
-            adder.added = None
+            _ADDED.reset(token)
 
     def loss(self, logits_BCV: Tensor, targets_BC: Tensor) -> Tensor:
         """Sum of -ln p(target) over all positions, in nats."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from scone_cli import __version__
@@ -33,8 +33,10 @@ from scone_cli.model.cpu_kernels import EPSILON
 from scone_cli.model.model import ModelConfig
 from scone_cli.progress import Progress
 from scone_cli.report.model_card import model_card
-from scone_cli.serving.hf import TABLE, SconeConfig, SconeForCausalLM
+from scone_cli.serving.hf import SconeConfig, SconeForCausalLM
+from scone_cli.serving.hf_table import TABLE
 from scone_cli.serving.loaded_model import LoadedModel, open_model
+from scone_cli.stages import export_base
 from scone_cli.table.exported import export_table
 
 STAGE_VERSION = 1
@@ -84,10 +86,13 @@ def export_hf(workspace: Path, model: Path | None, table: Path | None, out: Path
         staging = staging_folder(out, mark)
         if has_table:
             export_table(loaded.table.folder, staging / TABLE, progress)
-        network = _network(loaded, manifest)
+        on_base = loaded.network.base is not None
+        network = export_base.network_of(loaded, manifest) if on_base else _network(loaded, manifest)
         disable_progress_bar()
         network.save_pretrained(staging)
-        if loaded.tokenizer is not None:
+        if on_base:
+            export_base.write_tokenizer(loaded, staging)
+        elif loaded.tokenizer is not None:
             _write_tokenizer(workspace / "tokens" / TOKENIZER, loaded, staging)
         facts = _facts(network, loaded)
         card = model_card(out.absolute().name, facts, results, _stated_licence(out / CARD))
@@ -132,13 +137,13 @@ def _network(loaded: LoadedModel, manifest: Manifest) -> SconeForCausalLM:
     return network
 
 
-def _facts(network: SconeForCausalLM, loaded: LoadedModel) -> dict[str, Any]:
+def _facts(network: PreTrainedModel, loaded: LoadedModel) -> dict[str, Any]:
     facts = {
         "kind": loaded.kind,
         "parameters": sum(each.numel() for each in network.parameters()),
         "vocab_size": loaded.vocab_size,
         "dim": loaded.dim,
-        "layers": network.config.num_hidden_layers,
+        "layers": network.config.get_text_config().num_hidden_layers,
         "context": loaded.context,
     }
     if loaded.kind != "scone":
