@@ -14,10 +14,12 @@ from messages import error_of, names, was_made
 from safetensors import safe_open
 from workspaces import contents, copy_of, manifest, quality
 
-transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.hf
+pytest.importorskip("transformers")
+import transformers
 
 from scone_cli.serving import load_model
+
+pytestmark = pytest.mark.hf
 
 TOKENS = np.arange(30) * 7 % 390
 

@@ -7,10 +7,8 @@ from typing import Any
 
 from hf_models import hf_model, save_hf
 
-RETROFIT = (
-    *"--fgram-dim 16 --fgram-heads 1 --fgram-layers 1 --context 32 --batch 4 --eval-tokens 500 --eval-every 3".split(),
-    *"--steps 6 --checkpoint-every 2 --row-learning-rate 0.3".split(),
-)
+_SHAPE = "--fgram-dim 16 --fgram-heads 1 --fgram-layers 1 --context 32 --batch 4 --eval-tokens 500 --eval-every 3"
+RETROFIT = (*_SHAPE.split(), "--steps", "6", "--checkpoint-every", "2", "--row-learning-rate", "0.3")
 
 
 def save_base(work: Path, folder: Path, kind: str = "llama", **changed: Any) -> Path:

@@ -12,10 +12,10 @@ from messages import refusal
 from torch import nn
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.hf
-
 from scone_cli.errors import BadData
 from scone_cli.model.base_main import BaseMain, RowAdder
+
+pytestmark = pytest.mark.hf
 
 KINDS = ("llama", "qwen3", "gemma3_text", "mistral")
 TOKENS = torch.arange(2 * 24).view(2, 24) * 7 % VOCAB_SIZE
