@@ -134,8 +134,22 @@ class FgramModel(nn.Module):
         return self.leave(x)
 
 
-def _maker_of_outputs(config: ModelConfig) -> FgramModel | DonorRows:
-    return DonorRows(config.donor_dim, config.dim) if config.donor_dim else FgramModel(config)
+class NoOutputs(nn.Module):
+    """Stands for A_f-gram where learned rows are trained alone."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self._dim = dim
+
+    def forward(self, num_rows: int, device: torch.device) -> Tensor:
+        """Outputs of zero [R, D]."""
+        return torch.zeros(num_rows, self._dim, device=device)
+
+
+def _maker_of_outputs(config: ModelConfig) -> FgramModel | DonorRows | NoOutputs:
+    if config.donor_dim:
+        return DonorRows(config.donor_dim, config.dim)
+    return FgramModel(config) if config.fgram_layers else NoOutputs(config.dim)
 
 
 class KeyValueCache:
@@ -311,7 +325,7 @@ class SconeModel(nn.Module):
     def rows(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> Tensor:
         """Compute the rows [len(ids), D] of some distinct f-grams, as the table holds them."""
         sums = None if self.learned is None else sum_of(self.learned.weight, self.learned.slots(trie, ids))
-        outputs = self.donor_rows(trie, ids) if self.donor else self.fgram_rows(*trie.subtrie(ids))
+        outputs = self.fgram_rows(*trie.subtrie(ids)) if self.has_fgram_model else self.given_outputs(trie, ids)
         return self.finish_rows(trie, ids, outputs, sums)
 
     def finish_rows(
@@ -321,10 +335,17 @@ class SconeModel(nn.Module):
         last_tokens = torch.from_numpy(trie.last_tokens[ids].astype(np.int64))
         return self.main.row(last_tokens.to(outputs_RD.device), outputs_RD, learned_RD)
 
-    def donor_rows(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> Tensor:
-        """Outputs [len(ids), D] of the donor in the place of A_f-gram."""
-        assert self.donor is not None
+    @property
+    def has_fgram_model(self) -> bool:
+        """Whether outputs come from an A_f-gram that is trained, rather than from a donor or nowhere."""
+        return isinstance(self.fgram, FgramModel)
+
+    def given_outputs(self, trie: FgramTrie, ids: npt.NDArray[np.integer]) -> Tensor:
+        """Outputs [len(ids), D] of what stands in the place of A_f-gram."""
         assert self.fgram is not None
+        if self.donor is None:
+            nothing: Tensor = self.fgram(len(ids), self.device)
+            return nothing
         outputs: Tensor = self.fgram(self.donor.states(trie, ids).to(self.device))
         return outputs
 
@@ -358,7 +379,7 @@ class SconeModel(nn.Module):
     def parts_aside(self) -> dict[str, nn.Module]:
         """The parts that are not resident when the model is served, by name."""
         parts = {"fgram": self.fgram, "learned": self.learned, "hashed": self.hashed}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {name: part for name, part in parts.items() if part is not None and any(True for _ in part.parameters())}
 
     @classmethod
     def load(cls, folder: Path) -> SconeModel:

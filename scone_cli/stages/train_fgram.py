@@ -184,7 +184,13 @@ def _planned(recipe: _Recipe, inputs: Path, launch: Launch) -> tuple[torch.devic
 
     device, shape = find_device(recipe.config.device, launch.local_rank), _shape(recipe, inputs)
     num_fgrams = recipe.num_fgrams if shape.kind == "scone" else 0
-    size = TrainingSize.of(recipe.config, shape, recipe.tokens.summary, num_fgrams, recipe.matched, device, launch)
+    base = None
+    if recipe.base is not None:
+        from scone_cli.training.base_size import size_of
+
+        base = size_of(recipe.base, recipe.config.gradient_checkpointing)
+    sizes = (shape, recipe.tokens.summary, num_fgrams, recipe.matched)
+    size = TrainingSize.of(recipe.config, *sizes, device, launch, base)
     return device, size, size.refusal(available_memory(), free_memory(device))
 
 
@@ -321,6 +327,6 @@ def _shape(recipe: _Recipe, inputs: Path) -> ModelConfig:
         "end_of_document": end_of_document(inputs / "tokens", recipe.tokens),
     }
     values |= {"donor_dim": 0, "donor_flops": 0}  # known when it is loaded
-    if recipe.base is None or recipe.config.kind != "scone":
+    if recipe.base is None or not recipe.config.fgram_layers:
         values |= {"fgram_dim": 0, "fgram_heads": 0}
     return ModelConfig(**{item.name: values[item.name] for item in fields(ModelConfig)})

@@ -45,7 +45,7 @@ class TrainFgram:
     dim: int = setting(128, "Width of both models (d).")
     layers: int = setting(4, "Layers of the main model.")
     heads: int = setting(4, "Attention heads of both models.")
-    fgram_layers: int = setting(4, "Layers of the f-gram model.")
+    fgram_layers: int = setting(4, "Layers of the f-gram model. With --base, 0 trains learned rows alone.")
     combine: str = setting(
         "add",
         "Whether the row of a matched f-gram is added to the token embedding (`add`) or replaces it, as in the paper.",
@@ -216,6 +216,8 @@ def _check_ranges(config: TrainFgram) -> None:
         "lora_rank",
     )
     for name in (*counts, "checkpoint_every", "keep_checkpoints"):
+        if name == "fgram_layers" and config.base is not None and config.fgram_layers == 0 and config.learned_rows != 0:
+            continue  # learned rows alone
         if getattr(config, name) < 1:
             option = f"--{name.replace('_', '-')} {getattr(config, name)}"
             raise BadSetting(f"{option}: expected 1 or more{_PLAIN.get(name, '')}")

@@ -218,11 +218,13 @@ def _check_rows(
 @torch.inference_mode()
 def row_alone(model: SconeModel, index: FgramIndex, tokens: Sequence[int]) -> Tensor:
     """Compute the row [D] of one f-gram alone, the slow and simple way."""
-    assert model.fgram is not None
     if model.donor is not None:
+        assert model.fgram is not None
         output = model.fgram(model.donor.read([list(tokens)]).half().to(model.device))
-    else:
+    elif model.has_fgram_model:
         output = _output_alone(model, tokens)
+    else:
+        output = torch.zeros(1, model.config.dim, device=model.device)
     learned = None
     if model.learned is not None:
         learned = torch.zeros(1, model.config.dim, device=model.device)

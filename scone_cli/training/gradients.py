@@ -99,8 +99,8 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
     distinct, places = distinct_matches(ids)
     if not distinct.size:
         return None
-    if model.donor is not None:
-        return _donor_batch(model, trie, distinct, places)
+    if not model.has_fgram_model:
+        return _batch_without_trie(model, trie, distinct, places)
     pieces, order = trie.chunks(distinct, CHUNK_FGRAMS if model.device.type == "cpu" else GPU_CHUNK_FGRAMS)
     place_of = np.empty(distinct.size + 1, np.int64)
     place_of[order], place_of[-1] = np.arange(distinct.size), -1  # -1 (no match) stays -1
@@ -127,16 +127,17 @@ def _batch_rows(model: SconeModel, tokens: U32, ids: U32, trie: FgramTrie | None
     return BatchRows(torch.from_numpy(place_of[places]).to(model.device), rows.detach(), finish, num_nodes)
 
 
-def _donor_batch(
+def _batch_without_trie(
     model: SconeModel, trie: FgramTrie, ids: npt.NDArray[np.integer], places: npt.NDArray[Any]
 ) -> BatchRows:
-    """The same where a donor's states are known, and only a projection of them is trained."""
-    outputs_RD = model.donor_rows(trie, ids)
+    """The same where no A_f-gram is trained: outputs are a projection of a donor's states, or zero."""
+    outputs_RD = model.given_outputs(trie, ids)
     learned, finish_learned = _learned_sums(model, trie, ids)
     rows = model.finish_rows(trie, ids, outputs_RD, learned)
 
     def finish(grad_RD: Tensor) -> None:
-        rows.backward(grad_RD)
+        if rows.requires_grad:  # a batch may have no f-gram with a learned row
+            rows.backward(grad_RD)
         finish_learned()
 
     return BatchRows(torch.from_numpy(places).to(model.device), rows.detach(), finish)

@@ -14,7 +14,14 @@ import torch
 
 from scone_cli.formatting import bytes_text, count_text, power_text
 from scone_cli.model.devices import CUDA_LIBRARIES, micro_batch
-from scone_cli.model.flops import block_parameters, fgram_parameters, fgram_pass_flops, forward_flops, main_parameters
+from scone_cli.model.flops import (
+    block_parameters,
+    fgram_parameters,
+    fgram_pass_flops,
+    forward_flops,
+    main_parameters,
+    swiglu_width,
+)
 from scone_cli.model.model import ModelConfig
 from scone_cli.runtime.torchrun import Launch
 from scone_cli.training.gradients import GRAPH_BYTES
@@ -33,6 +40,32 @@ _VECTORS_OF_TORCH = 14  # the same with torch's kernels, beside five vectors of 
 _LOGITS = 2 * 512  # rows of logits in memory at once: logits and their gradient
 _HEAD_COPIES = 2  # copies of the gradient of the head
 _BACKWARD = 2  # FLOPs of the backward pass, in forward passes
+
+
+_VECTORS_OF_A_BASE = 34  # vectors of its width that autograd keeps per token and layer of a transformer, about
+_BYTES_A_LOGIT = 14  # logits in the type of the base and in float32, and the gradients of both
+
+
+@dataclass(frozen=True)
+class BaseSize:
+    """What training takes of a base: its parameters and their bytes in memory, and how much of it is trained.
+
+    trained_parameters: those that are trained. output_size: logits per token. saves_memory: whether layers are computed again.
+    """
+
+    parameters: int
+    bytes: int
+    trained_parameters: int
+    layers: int
+    dim: int
+    output_size: int
+    saves_memory: bool
+
+    def working_bytes(self, tokens: int) -> int:
+        """Bytes that a forward and backward pass of so many tokens takes."""
+        layers = 1 if self.saves_memory else self.layers
+        kept = layers * _VECTORS_OF_A_BASE * self.dim + (self.layers * self.dim if self.saves_memory else 0)
+        return tokens * (_NUMBER * kept + _BYTES_A_LOGIT * self.output_size)
 
 
 @dataclass(frozen=True)
@@ -66,6 +99,7 @@ class TrainingSize:
     num_fgrams: int
     matched: float
     on_gpu: bool
+    base: BaseSize | None = None
 
     @classmethod
     def of(
@@ -77,6 +111,7 @@ class TrainingSize:
         matched: float,
         device: torch.device,
         launch: Launch,
+        base: BaseSize | None = None,
     ) -> TrainingSize:
         """The size of a training run with the settings `config` of the stage; `tokens` is the summary of `tokens/`."""
         part = config.batch // launch.size
@@ -93,6 +128,7 @@ class TrainingSize:
             num_fgrams=num_fgrams,
             matched=matched,
             on_gpu=device.type == "cuda",
+            base=base,
         )
 
     # ---- parameters -------------------------------------------------------------------------------------------
@@ -101,13 +137,18 @@ class TrainingSize:
     def resident(self) -> int:
         """Parameters that are in memory when the model is served (the main model)."""
         of = self.model
+        if self.base is not None:
+            return self.base.parameters
         return main_parameters(of.dim, of.hidden, of.layers, of.vocab_size, of.tied_head)
 
     @property
     def fgram_model(self) -> int:
         """Parameters of A_f-gram, which only training and `precompute` need."""
-        of = self.model
-        return fgram_parameters(of.dim, of.hidden, of.fgram_layers, of.max_n) if of.kind == "scone" else 0
+        of, width = self.model, self.model.fgram_width
+        if of.kind != "scone" or not of.fgram_layers:
+            return 0
+        projections = 2 * width * of.dim if of.fgram_dim else 0
+        return fgram_parameters(width, swiglu_width(width), of.fgram_layers, of.max_n) + projections
 
     @property
     def rows(self) -> int:
@@ -120,6 +161,9 @@ class TrainingSize:
     def _lasting(self) -> int:
         """Bytes of weights and optimiser state: two numbers per weight, one for matrices under Muon."""
         of, dense = self.model, self.resident + self.fgram_model
+        if self.base is not None:
+            trained = self.base.trained_parameters + self.fgram_model
+            return self.base.bytes + 3 * _NUMBER * (trained + self.rows * of.dim)
         matrices = (of.layers + of.fgram_layers) * block_parameters(of.dim, of.hidden)
         remembered = 2 * dense - (matrices if self.optimizer == "muon" else 0)
         return _NUMBER * (dense + remembered + 3 * self.rows * of.dim)
@@ -128,6 +172,12 @@ class TrainingSize:
     def _working(self) -> int:
         """Bytes that a step needs in addition: gradients, activations kept by autograd, logits."""
         of = self.model
+        if self.base is not None:
+            tokens, trained = self.batch * of.context, self.base.trained_parameters + self.fgram_model
+            graph = _NUMBER * round(self._nodes) * of.fgram_layers * _VECTORS_OF_TORCH * of.fgram_width
+            rows = 0 if of.kind == "plain" else 4 * _NUMBER * tokens * of.dim
+            part = self.base.working_bytes(self.micro_batch * of.context)
+            return _NUMBER * trained + min(GRAPH_BYTES, graph) + rows + part
         width = _VECTORS_OF_TORCH * of.dim + 5 * of.hidden if self.on_gpu else _VECTORS_A_BLOCK * of.dim
         tokens, part = self.batch * of.context, self.micro_batch * of.context
         graph = min(GRAPH_BYTES, _NUMBER * round(self._nodes) * of.fgram_layers * width)
@@ -149,17 +199,23 @@ class TrainingSize:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the machine's memory that its processes need together at the peak."""
-        weights = _NUMBER * (self.resident + self.fgram_model + self.rows * self.model.dim)
+        weights = self._written
         model = weights if self.on_gpu else self._lasting + self._working
         order = _ORDER * (self.text_tokens // self.model.context)
         return self.processes * (_PROCESS + max(_READING * self.num_fgrams, _KEPT * self.num_fgrams + model + order))
 
     @property
+    def _written(self) -> int:
+        """Bytes of the weights in the model's files."""
+        dense = self.base.trained_parameters if self.base is not None else self.resident
+        return _NUMBER * (dense + self.fgram_model + self.rows * self.model.dim)
+
+    @property
     def disk_bytes(self) -> int:
         """Bytes of disk needed at most: the packed text, the checkpoints and one that is being written, and the model."""
         a_token = (2 if self.model.vocab_size < 1 << 16 else 4) + (4 if self.num_fgrams else 0)
-        weights = _NUMBER * (self.resident + self.fgram_model + self.rows * self.model.dim)
-        return self.text_tokens * a_token + (self.keep_checkpoints + 1) * self._lasting + weights
+        weights, checkpoint = self._written, self._lasting - (self.base.bytes if self.base else 0)
+        return self.text_tokens * a_token + (self.keep_checkpoints + 1) * checkpoint + weights
 
     # ---- FLOPs ------------------------------------------------------------------------------------------------
 
@@ -171,10 +227,14 @@ class TrainingSize:
     @property
     def flops(self) -> float:
         """Upper bound of the FLOPs of all steps, forward and backward."""
-        of = self.model
+        of, width = self.model, self.model.fgram_width
         main = forward_flops(of.dim, of.hidden, of.layers, of.vocab_size, of.context) * self.tokens
         asked = min(self._nodes, self.batch * of.context)
-        fgram = fgram_pass_flops(of.dim, of.hidden, of.fgram_layers, self._nodes, asked, of.max_n)
+        fgram = fgram_pass_flops(width, swiglu_width(width), of.fgram_layers, self._nodes, asked, of.max_n)
+        if self.base is not None:  # about two per parameter and token; frozen weights have no gradients
+            main = 2 * self.base.parameters * self.tokens
+            passes = 3 if self.base.trained_parameters == self.base.parameters else 2
+            return passes * main + (1 + _BACKWARD) * self.steps * self.ranks * fgram * (of.kind == "scone")
         return (1 + _BACKWARD) * (main + self.steps * self.ranks * (fgram if of.kind == "scone" else 0))
 
     def refusal(self, free: int, device_free: int) -> str:
