@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, read_manifest
+from scone_cli.artifacts.manifest import Manifest, digest_weights, fingerprint, json_of, read_manifest
 from scone_cli.artifacts.publish import (
     SCRATCH,
     boot_id,
@@ -20,7 +20,7 @@ from scone_cli.artifacts.publish import (
     up_to_date,
 )
 from scone_cli.artifacts.replacing import replaces, tell_replacing, what_is_replaced
-from scone_cli.artifacts.schemas import LEARNED_FILE, VOCAB_FILE
+from scone_cli.artifacts.schemas import BASE_FILE, LEARNED_FILE, VOCAB_FILE
 from scone_cli.errors import BadSetting, SconeError
 from scone_cli.progress import Progress
 from scone_cli.runtime.engine import check_engine
@@ -120,8 +120,11 @@ class _Made:
 
     @property
     def weight_bytes(self) -> dict[str, int]:
-        """Bytes of each file of weights."""
-        return {name: stamp.bytes for name, stamp in self.model.files.items() if name.endswith(".safetensors")}
+        """Bytes of each file of weights, and of a base in memory."""
+        found = {name: stamp.bytes for name, stamp in self.model.files.items() if name.endswith(".safetensors")}
+        if BASE_FILE in self.model.files:
+            found["base"] = json_of((self.inputs / "model" / "config.json").read_bytes())["parameter_bytes"]
+        return found
 
 
 def run(config: Precompute, inputs: Path, out: Path, progress: Progress, force: bool = False) -> Report:
@@ -378,7 +381,7 @@ def _sizes(made: _Made) -> Sizes:
     width, num_fgrams = row_bytes(made.config.dtype, dim), made.vocab.summary["fgrams"]
     check_parts(num_fgrams, width)
     learned = made.model.settings["learned_rows"] if LEARNED_FILE in made.model.files else 0
-    return Sizes(dim, sum(weights.values()), weights["fgram.safetensors"], width, num_fgrams, learned)
+    return Sizes(dim, sum(weights.values()), weights.get("fgram.safetensors", 0), width, num_fgrams, learned)
 
 
 def _memory(config: Precompute, free: int) -> int:
