@@ -81,7 +81,9 @@ class BaseMain(HfMain):
     def checkpoint_gradients(self, is_wanted: bool) -> None:
         """Compute the base's layers again in the backward pass, if that is wanted."""
         if is_wanted:
-            self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+            earlier = getattr(self.inner, "gradient_checkpointing_enable", None)  # its name until transformers 5
+            enable = getattr(self.inner, "activation_checkpointing_enable", earlier)
+            enable({"use_reentrant": False})
             self.inner.train()  # else transformers keeps all activations
 
     def take_out(self) -> Any:
