@@ -11,7 +11,7 @@ from scone_cli.settings import Quantity, parse_bytes
 from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import AUTO, DEFAULT_SIZE, SelectVocab
-from scone_cli.stages.train_fgram import TrainFgram
+from scone_cli.stages.train_settings import TrainFgram
 from scone_cli.table.sizes import fgrams_within
 
 

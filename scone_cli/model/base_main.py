@@ -97,13 +97,14 @@ class BaseMain(HfMain):
         return found
 
     @property
-    def token_embedding(self) -> nn.Module:
+    def token_embedding(self) -> Any:
         """The base's own embedding, without rows."""
         return self._adder.inner
 
     def for_fgrams(self, tokens: Tensor) -> Tensor:
         """What A_f-gram reads of token ids [...]: their embeddings by the base, each divided by its root mean square."""
-        x: Tensor = self._adder.inner(tokens).float()
+        embedding: Any = self._adder.inner
+        x: Tensor = embedding(tokens).float()
         return F.rms_norm(x, (x.shape[-1],), eps=EPSILON)
 
     def row(self, last_tokens_R: Tensor, outputs_RD: Tensor, learned_RD: Tensor | None = None) -> Tensor:  # noqa: ARG002
@@ -132,6 +133,10 @@ class BaseMain(HfMain):
         finally:
             _ADDED.reset(token)
 
+    def cache(self) -> HfCache:
+        """An empty cache of the base."""
+        return HfCache(self.inner)
+
     def loss(self, logits_BCV: Tensor, targets_BC: Tensor) -> Tensor:
         """Sum of -ln p(target) over all positions, in nats."""
         return F.cross_entropy(logits_BCV.flatten(0, 1).float(), targets_BC.flatten(), reduction="sum")
@@ -150,7 +155,7 @@ def _root_mean_square(embedding: nn.Module) -> float:
 def _check_is_read(main: BaseMain) -> None:
     """Refuse a model whose logits do not change with the rows that are added to its input embedding."""
     tokens = torch.tensor([[0, 1]], device=main.device)
-    rows = torch.full((1, 2, main.token_embedding.weight.shape[1]), main.scale, device=main.device)  # type: ignore[union-attr,index]
+    rows = torch.full((1, 2, main.token_embedding.weight.shape[1]), main.scale, device=main.device)
     if torch.equal(main(Embedded(tokens)), main(Embedded(tokens, rows))):
         raise BadData(
             f"{type(main.inner).__name__}: does not read its input embedding, so rows cannot be added to it",

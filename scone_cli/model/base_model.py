@@ -55,6 +55,8 @@ class Base:
         Raises:
             SconeError: see `open_hf_folder` and `open_gguf`.
         """
+        if not path.exists():
+            raise InputMissing(f"{path}: no such model", "name a folder of Hugging Face, or a GGUF file")
         manifest = (open_gguf if is_gguf(path) else open_hf_folder)(path, tokens, of_tokens)
         rank = lora_rank if trained == "lora" else 0
         return cls(path.absolute(), manifest.summary["model_type"], manifest.files, trained, rank)

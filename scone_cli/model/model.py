@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from scone_cli.model.base_main import BaseMain
     from scone_cli.model.base_model import Base
     from scone_cli.model.donor import Donor
+    from scone_cli.model.hf_model import HfCache
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,9 @@ class SconeModel(nn.Module):
         self.main: Any = main or MainModel(config)
         self.donor: Donor | None = None  # the model that `fgram` reads, where that is no A_f-gram
         self.donor_source: Base | None = None  # its files
-        self.fgram = _maker_of_outputs(config) if config.kind == "scone" else None
+        self.fgram: FgramModel | DonorRows | NoOutputs | None = None
+        if config.kind == "scone":
+            self.fgram = _maker_of_outputs(config)
         self.learned = LearnedRows(config.learned_rows, config.dim) if config.learned_rows else None
         self.hashed = (
             HashedRows(config.hashed_rows, config.dim, config.vocab_size, config.max_n, config.end_of_document)
@@ -294,15 +297,19 @@ class SconeModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device that the model computes on."""
-        return self.main.device
+        found: torch.device = self.main.device
+        return found
 
     @property
     def history(self) -> int:
         """Number of tokens before a window that its rows depend on: K - 1 for hashed n-grams, else 0."""
         return len(self.hashed.sizes) if self.hashed else 0
 
-    def cache(self, streams: int, room: int) -> KeyValueCache:
+    def cache(self, streams: int, room: int) -> KeyValueCache | HfCache:
         """An empty cache for so many sequences of at most `room` tokens each."""
+        if self.base is not None:
+            empty: HfCache = self.main.cache()
+            return empty
         return KeyValueCache(self.config, streams, room, self.device)
 
     def _initialise(self) -> None:
@@ -333,7 +340,8 @@ class SconeModel(nn.Module):
     ) -> Tensor:
         """Make rows from A_f-gram's outputs for some f-grams and the sums of their learned rows: see `MainModel.row`."""
         last_tokens = torch.from_numpy(trie.last_tokens[ids].astype(np.int64))
-        return self.main.row(last_tokens.to(outputs_RD.device), outputs_RD, learned_RD)
+        rows: Tensor = self.main.row(last_tokens.to(outputs_RD.device), outputs_RD, learned_RD)
+        return rows
 
     @property
     def has_fgram_model(self) -> bool:
@@ -409,7 +417,8 @@ class SconeModel(nn.Module):
 
 def _on_base(folder: Path, values: dict[str, Any]) -> SconeModel:
     """A model on a base, with what was trained of the base."""
-    from scone_cli.model.base_model import Base, HfConfig  # noqa: PLC0415 - it imports this file
+    from scone_cli.model.base_model import Base  # noqa: PLC0415 - it imports this file
+    from scone_cli.model.hf_model import HfConfig  # noqa: PLC0415 - as above
 
     base, config = Base.read(folder), HfConfig(**values)
     _, main = base.load(config.vocab_size, config.context)

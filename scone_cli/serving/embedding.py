@@ -215,12 +215,12 @@ def embedding_of(
     trie: FgramTrie | None,
     index: FgramIndex | None = None,
     streams: int = 1,
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Tensor], Any]:
     """Choose what embeds the next tokens [B, C] of streams: with rows of a table, of A_f-gram, hashed rows, or none."""
     if isinstance(model, HfModel):
         return model.main.embed_tokens
     if table is not None:
         return (SconeEmbedding if model.base is None else BaseEmbedding)(model.main, table, streams)
     if trie is None and model.hashed is None:
-        return model.main.embed_tokens
+        return lambda tokens_BC: model.main.embed_tokens(tokens_BC)
     return LiveEmbedding(model, trie, streams, index)

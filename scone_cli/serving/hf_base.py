@@ -45,7 +45,7 @@ class _OnBase(WithTable, TableReader):
     """The part that all such models have; a class of transformers follows it."""
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         self.opened = None
         self.get_input_embeddings().register_forward_hook(_add_rows)  # type: ignore[attr-defined]
 

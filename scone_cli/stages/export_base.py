@@ -26,7 +26,7 @@ def network_of(loaded: LoadedModel, manifest: Manifest) -> PreTrainedModel:
         _merge_lora(inner.float())
     if loaded.kind == "plain":
         inner.requires_grad_(True)
-        return inner  # type: ignore[no-any-return]
+        return inner
     config_class, model_class = on_base(base.model_type)
     config_name, model_name = names_on_base(base.model_type)
     config = config_class(**{key: value for key, value in inner.config.to_dict().items() if key != "model_type"})
@@ -41,7 +41,7 @@ def network_of(loaded: LoadedModel, manifest: Manifest) -> PreTrainedModel:
     network.load_state_dict(inner.state_dict())
     network.tie_weights()
     network.generation_config = inner.generation_config
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def write_tokenizer(loaded: LoadedModel, folder: Path) -> None:

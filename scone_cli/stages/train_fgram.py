@@ -234,7 +234,7 @@ def _with_base(config: TrainFgram, folder: Path, tokens: Manifest) -> tuple[Base
 
     assert config.base is not None
     base = Base.open(config.base, folder, tokens, config.train_base, config.lora_rank)
-    rates = {
+    rates: dict[str, Any] = {
         "row_learning_rate": config.row_learning_rate or ROW_RATE,
         "base_learning_rate": config.base_learning_rate or BASE_RATES[config.train_base],
     }

@@ -9,6 +9,7 @@ depend on how a product is split among threads, and must not depend on the machi
 from __future__ import annotations
 
 import threading
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from torch import Tensor
 from scone_cli.arrays import I64
 from scone_cli.model import cpu_kernels
 from scone_cli.model.blocks import Block
-from scone_cli.model.model import SconeModel
+from scone_cli.model.model import FgramModel, SconeModel
 from scone_cli.model.trie_attention import attend_on_cpu
 from scone_cli.table import fgram_kernels
 from scone_cli.vocab.trie import FgramTrie, Trie
@@ -38,12 +39,12 @@ class RowMaker:
 
     def __init__(self, model: SconeModel, trie: FgramTrie) -> None:
         assert model.fgram is not None
-        self._model, self._trie, self._fgram = model, trie, model.fgram
+        self._model, self._trie, self._fgram = model, trie, cast("FgramModel", model.fgram)
         weight = model.main.token_embedding.weight
         self.device = weight.device
         self.num_fgrams = fgrams_at_a_time(self.device.type)
         self._is_fused = model.base is None and cpu_kernels.is_for(weight) and weight.dtype == torch.float32
-        self._matrices = [_folded(block) for block in model.fgram.blocks] if self._is_fused else []
+        self._matrices = [_folded(block) for block in self._fgram.blocks] if self._is_fused else []
         self._memory = threading.local()
         if model.learned is not None:  # computed once, before threads start
             numbers = model.learned.numbers(trie)

@@ -21,7 +21,7 @@ from scone_cli.model.direct_rows import TouchedRows, sum_of
 from scone_cli.model.flops import swiglu_width
 from scone_cli.model.live_rows import live_rows
 from scone_cli.model.losses import token_losses
-from scone_cli.model.model import SconeModel
+from scone_cli.model.model import FgramModel, SconeModel
 from scone_cli.runtime.signals import is_stop_noted
 from scone_cli.training.packed_text import PackedText
 from scone_cli.vocab.trie import FgramTrie, distinct_matches
@@ -162,7 +162,7 @@ def _learned_sums(
 
 def _bytes_a_node(model: SconeModel) -> int:
     """Bytes that autograd keeps per node of the trie: vectors of A_f-gram's width, for each block."""
-    assert model.fgram is not None
+    assert isinstance(model.fgram, FgramModel)
     config, width = model.config, model.config.fgram_width
     is_fused = cpu_kernels.is_for(model.fgram.positions.weight)
     vectors = 11 if is_fused else 14 + 5 * swiglu_width(width) / width
