@@ -81,9 +81,9 @@ class BaseMain(HfMain):
     def checkpoint_gradients(self, is_wanted: bool) -> None:
         """Compute the base's layers again in the backward pass, if that is wanted."""
         if is_wanted:
-            earlier = getattr(self.inner, "gradient_checkpointing_enable", None)  # its name until transformers 5
-            enable = getattr(self.inner, "activation_checkpointing_enable", earlier)
-            enable({"use_reentrant": False})
+            is_new = hasattr(self.inner, "activation_checkpointing_enable")
+            name = "activation_checkpointing_enable" if is_new else "gradient_checkpointing_enable"
+            getattr(self.inner, name)({"use_reentrant": False})
             self.inner.train()  # else transformers keeps all activations
 
     def take_out(self) -> Any:

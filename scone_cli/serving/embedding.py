@@ -222,5 +222,6 @@ def embedding_of(
     if table is not None:
         return (SconeEmbedding if model.base is None else BaseEmbedding)(model.main, table, streams)
     if trie is None and model.hashed is None:
-        return lambda tokens_BC: model.main.embed_tokens(tokens_BC)
+        plain: Callable[[Tensor], Any] = model.main.embed_tokens
+        return plain
     return LiveEmbedding(model, trie, streams, index)
