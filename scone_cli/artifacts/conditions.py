@@ -111,8 +111,9 @@ def _condition(folder: Path, others: Mapping[str, Condition], compare: Compare, 
         if not folder.exists() and not folder.is_symlink():
             return replace(found, command=MADE_BY.get(name, "") + _own_vocabulary(name, folder, others))
         told, hint = (error.message, error.hint or "") if isinstance(error, SconeError) else (str(error), "")
-        again = hint.removeprefix("make it again: ").removeprefix("run: ")
-        return replace(found, state="damaged", reasons=(told,), command=again)
+        again = re.sub("^(make it again|(if scone wrote this folder, )?run): ", "", hint)
+        own = _own_vocabulary(name, folder, others) if "precompute" in again else ""
+        return replace(found, state="damaged", reasons=(told,), command=again + own)
     reasons, notes = _compared(folder, manifest, others)
     reasons += compare(name, manifest)
     command = command_for(folder, replace(manifest, recipe={**manifest.recipe, **recipe}))

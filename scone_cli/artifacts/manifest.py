@@ -174,6 +174,8 @@ def read_manifest(folder: Path, *artifacts: str) -> Manifest:
     """
     artifact = artifacts[0] if artifacts else None
     remake = f"run: {MADE_BY[artifact]}" if artifact else "name a folder that a scone stage wrote"
+    # Without --force the stage reads this manifest first, and would end here again; what scone did not write is not to be lost.
+    replace = f"if scone wrote this folder, run: {MADE_BY[artifact]} --force" if artifact else remake
     if not folder.is_dir():
         raise InputMissing(f"{folder}: no such {artifact or 'artifact'} folder", remake)
     path = folder / MANIFEST
@@ -184,7 +186,7 @@ def read_manifest(folder: Path, *artifacts: str) -> Manifest:
         raw = json_of(path.read_bytes())
         kind, version = str(raw["artifact"]), int(raw["schema_version"])
     except (ValueError, TypeError, KeyError) as error:
-        raise _not_ours(path, error, remake) from error
+        raise _not_ours(path, error, replace) from error
     if kind not in SCHEMA_VERSIONS or (artifacts and kind not in artifacts):
         raise ForeignArtifact(f"{folder}: holds '{kind}', expected '{artifact or 'a scone artifact'}'", remake)
     if version > SCHEMA_VERSIONS[kind]:
@@ -202,7 +204,7 @@ def read_manifest(folder: Path, *artifacts: str) -> Manifest:
     except (TypeError, KeyError, AttributeError) as error:
         if is_changed:
             raise _changed(path, f"{MADE_BY[kind]} --force") from error
-        raise _not_ours(path, error, remake) from error
+        raise _not_ours(path, error, replace) from error
     if is_changed:
         raise _changed(path, command_again(folder, manifest))  # a baseline is not made by `train-fgram` alone
     check_names(path, manifest.files)

@@ -105,7 +105,9 @@ def versions(path: str | os.PathLike[str]) -> list[Version]:
     """
     path = Path(path)
     if not is_registry_name(path):
-        raise InputMissing(f"{path}: no version is published here", f"run: scone publish --to {path}")
+        names = [each for each in sorted(path.iterdir()) if is_registry_name(each)] if path.is_dir() else []
+        hint = f"name one of {', '.join(map(str, names))}" if names else f"run: scone publish --to {path}"
+        raise InputMissing(f"{path}: no version is published here", hint)
     found = []
     for folder in (path / VERSIONS).iterdir():
         if not folder.name.startswith("."):  # in the making, or being removed

@@ -46,6 +46,8 @@ def artifact_folders(path: Path) -> list[Path]:
         for child in path.iterdir()
         if child.is_dir() and not child.name.startswith(".") and (child.name in order or (child / MANIFEST).is_file())
     ]
+    if not found and any(is_registry_name(child) for child in path.iterdir()):
+        versions(path)  # a registry: it raises with the names that are there
     found.sort(key=lambda child: (order.index(child.name) if child.name in order else len(order), child.name))
     return found or [path]
 

@@ -7,7 +7,7 @@ looked at: nothing says what they remember.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from scone_cli.audit.artifacts import (
 from scone_cli.audit.documents import HASH, GivenDocuments, find_documents
 from scone_cli.audit.findings import DOCS, FEW, FGRAMS, Findings, Place
 from scone_cli.audit.kept import look_at_documents
+from scone_cli.audit.looks_personal import personal
 from scone_cli.audit.spelled import Spelled, Spelling
 from scone_cli.audit.texts import Finder, GivenText, as_shown, forms_of, not_shown
 from scone_cli.corpus.document_list import DocumentList
-from scone_cli.corpus.personal import DETECTORS
 from scone_cli.corpus.tokenizer import Tokenizer
 from scone_cli.formatting import names_of
 from scone_cli.progress import Progress
@@ -236,7 +236,7 @@ class _Audit:
         reading, place = self._reading(artifact), self._place(artifact.name, "documents")
         paths = [artifact.folder / name for name in artifact.names(PARTS)]
         given = self._documents.names if self._documents is not None else frozenset[str]()
-        search = (reading.spelling, reading.finder) if reading is not None and reading.finder is not None else None
+        search = (reading.spelling, reading.finder) if reading is not None else None
         look_at_documents(place, paths, given, self._texts, search, self._progress)
 
     # ---- examples ------------------------------------------------------------------------------------------------
@@ -254,25 +254,3 @@ class _Audit:
         shown = Spelled.of([example.text.encode("utf-8", "replace") for example in examples])
         finder = reading.of_shown if reading is not None else None
         self._search(place, shown, [example.place for example in examples], finder, own)
-
-
-def personal(spelled: Spelled) -> dict[int, list[str]]:
-    """The rows that look personal or secret, each with the names of the detectors that find something in it.
-
-    All texts are searched as one, which is many times faster; what is found there is looked at again by itself.
-    """
-    found = dict[int, list[str]]()
-    for name, detector in DETECTORS.items():
-        for row in _touched(spelled, detector.spans(spelled.utf8)):
-            if any(True for _ in detector.spans(spelled[row])):
-                found.setdefault(row, []).append(name)
-    return found
-
-
-def _touched(spelled: Spelled, spans: Iterator[tuple[int, int]]) -> list[int]:
-    """The rows to which any byte of the spans belongs."""
-    ends = np.array(list(spans), np.int64).reshape(-1, 2)
-    first, last = spelled.row_of(ends[:, 0]), spelled.row_of(ends[:, 1] - 1)
-    return sorted(
-        {row for low, high in zip(first.tolist(), last.tolist(), strict=True) for row in range(low, high + 1)}
-    )

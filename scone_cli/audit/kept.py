@@ -1,4 +1,4 @@
-"""The documents in `tokens/`: which are given ones, and which hold a given text."""
+"""The documents in `tokens/`: which are given ones, which hold a given text, and which look personal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 from scone_cli.audit.artifacts import Segments, read_segments
 from scone_cli.audit.documents import spelled_pieces
-from scone_cli.audit.findings import Place
+from scone_cli.audit.findings import Found, Place
+from scone_cli.audit.looks_personal import personal
 from scone_cli.audit.spelled import Spelling
 from scone_cli.audit.texts import Finder, GivenText
 from scone_cli.progress import Progress
 
+_LONGEST = 4096  # tokens of one thing that looks personal: a block of a private key
 _ANY = -1  # instead of the number of a text: any of them
 
 
@@ -20,10 +22,10 @@ def look_at_documents(
     paths: Sequence[Path],
     given: frozenset[str],
     texts: Sequence[GivenText],
-    search: tuple[Spelling, Finder] | None,
+    search: tuple[Spelling, Finder | None] | None,
     progress: Progress,
 ) -> None:
-    """Look at the parts of `tokens/` for documents that are among `given`, and with `search` for those that hold a text.
+    """Look at the parts of `tokens/`: which documents are among `given`, and with `search` which hold a text or look personal.
 
     Raises:
         DamagedArtifact: a part cannot be read.
@@ -36,7 +38,12 @@ def look_at_documents(
             if search is None:
                 continue
             spelling, finder = search
-            for rows, spelled in spelled_pieces(spelling, segments.tokens, segments.starts, finder.longest):
+            overlap = max(_LONGEST, finder.longest if finder is not None else 0)
+            for rows, spelled in spelled_pieces(spelling, segments.tokens, segments.starts, overlap):
+                for row, kinds in personal(spelled).items():
+                    documents.note_personal(segments.names[rows[row]], numbers[rows[row]], kinds)
+                if finder is None:
+                    continue
                 for row, text in zip(*(each.tolist() for each in finder.held(spelled)), strict=True):
                     documents.note(segments.names[rows[row]], numbers[rows[row]], text)
     progress(f"looking at {place.name}", len(paths), len(paths), "files")
@@ -48,6 +55,7 @@ class _Documents:
     def __init__(self, place: Place, given: frozenset[str], texts: Sequence[GivenText]) -> None:
         self._place, self._given, self._texts = place, given, texts
         self._last: str | None = None
+        self._personal = dict[str, int]()  # by kind, and "" for any: the number of the last document that looked so
         self._counted = dict[int, int]()  # by text: the number of the last document that was found to hold it
 
     def numbers(self, segments: Segments) -> list[int]:
@@ -72,3 +80,12 @@ class _Documents:
             self._place.holding += 1
             self._place.found += name not in self._given
         self._counted[text] = self._counted[_ANY] = number
+
+    def note_personal(self, name: str, number: int, kinds: Sequence[str]) -> None:
+        """Note that a document looks personal; a document is too long to be shown."""
+        place = self._place
+        place.personal += self._personal.get("") != number
+        for kind in kinds:
+            if self._personal.get(kind) != number:
+                place.kinds.setdefault(kind, Found()).add(name, b"")
+            self._personal[kind] = self._personal[""] = number

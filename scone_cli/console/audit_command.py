@@ -88,14 +88,14 @@ def audit(
     if as_json:
         output.print_json(facts | {"places": [place.facts(show) for place in findings.places]})
     else:
-        output.print_result(_text(facts, [place.facts(show) for place in findings.places], show))
+        output.print_result(_text(facts, [place.facts(show) for place in findings.places], show, bool(documents)))
     if over:
         raise SconeError(f"{path}: {'; '.join(over)}")
 
 
-def _text(facts: dict[str, Any], places: list[dict[str, Any]], show: bool) -> str:
+def _text(facts: dict[str, Any], places: list[dict[str, Any]], show: bool, with_documents: bool) -> str:
     """The result for people: a table of places, then one of what was found in each."""
-    shown: dict[str, Any] = {"places": [_row(place, bool(facts["texts"])) for place in places]}
+    shown: dict[str, Any] = {"places": [_row(place, bool(facts["texts"]), with_documents) for place in places]}
     found = [row for place in places for row in _found(place, show)]
     shown |= {"found": found} if found else {}
     lines = [f"not looked at: {harmless(each)}" for each in facts["problems"]]
@@ -104,11 +104,12 @@ def _text(facts: dict[str, Any], places: list[dict[str, Any]], show: bool) -> st
     return "\n".join([result_text(harmless(f"audit {facts['path']}: {verdict}"), shown), *lines])
 
 
-def _row(place: dict[str, Any], with_texts: bool) -> dict[str, Any]:
+def _row(place: dict[str, Any], with_texts: bool, with_documents: bool) -> dict[str, Any]:
     row = {"place": harmless(place["name"]), "what": place["unit"], "looked at": place["looked_at"]}
     row |= {"hold a text": place["holding"]} if with_texts else {}
     row |= {"are parts": place["parts"], "rare parts": place["rare_parts"]} if with_texts else {}
-    row |= {"only from documents": place["only"], "look personal": place["personal"]}
+    row |= {"only from documents": place["only"]} if with_documents else {}
+    row |= {"look personal": place["personal"]}
     docs = place["docs"] or {}
     return row | {f"in {name} docs": docs.get(name) for name in ("1", "2-4", "5-9")}
 

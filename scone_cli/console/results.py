@@ -80,10 +80,11 @@ def _table(console: Console, rows: Sequence[Mapping[str, Any]]) -> Table:
     """A table; if it is wider than the console, with rounded numbers and less space between columns."""
     table = _drawn(rows, named_value_text, 1)
     whole = console.measure(table, options=console.options.update(width=NO_WIDTH)).maximum
-    return table if whole <= console.width else _drawn(rows, narrow_value_text, 0)
+    return table if whole <= console.width else _drawn(rows, narrow_value_text, 0, console.width // 2)
 
 
-def _drawn(rows: Sequence[Mapping[str, Any]], as_text: Callable[[str, Any], str], space: int) -> Table:
+def _drawn(rows: Sequence[Mapping[str, Any]], as_text: Callable[[str, Any], str], space: int, kept: int = 0) -> Table:
+    """A table; columns of words, of `kept` characters together, are not broken."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, space))
     columns = []
     for name in dict.fromkeys(key for row in rows for key in row):
@@ -91,7 +92,10 @@ def _drawn(rows: Sequence[Mapping[str, Any]], as_text: Callable[[str, Any], str]
         is_number = all(isinstance(value, int | float | None) for value in values)
         texts = [as_text(name, value) for value in values]
         columns.append(with_same_decimals(texts) if is_number else texts)
-        table.add_column(label(name), justify="right" if is_number else "left", overflow="fold")
+        longest = max(map(len, texts))
+        is_kept = not is_number and longest <= kept
+        kept -= longest * is_kept
+        table.add_column(label(name), justify="right" if is_number else "left", overflow="fold", no_wrap=is_kept)
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     return table

@@ -43,8 +43,10 @@ def status(ctx: click.Context, /, path: Path | None, prometheus: Path | None, as
 
 
 def _next_command(command: str, workspace: Path, session: Session) -> str:
-    """The command with its workspace and recipe; without CORPUS where the recipe names one."""
+    """The command with its workspace and recipe; without CORPUS only where the recipe names one."""
     recipe = session.recipe
     if recipe and recipe.tables.get("count-ngrams", {}).get("corpus"):
         command = command.removesuffix(" CORPUS")
+    elif recipe and command.endswith(" count-ngrams"):
+        command += " CORPUS"
     return completed(f"run: {command}", workspace, recipe.path if recipe else None).removeprefix("run: ")

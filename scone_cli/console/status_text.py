@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,9 +73,9 @@ def _workspace(console: Console, facts: Mapping[str, Any]) -> None:
     console.print()
     _said(console, "not compared", _not_compared(facts))
     because, command = facts["next_because"], facts["next"]
-    _said(console, "next", f"{command}" if command else because, "bold" if command else "")
-    if command:
-        _said(console, "", because)
+    if command:  # not broken, so that it can be copied
+        console.print(Text.assemble((f"{'next':13} ", "dim"), (harmless(command), "bold")), soft_wrap=True)
+    _said(console, "" if command else "next", because)
 
 
 def _not_compared(facts: Mapping[str, Any]) -> str:
@@ -127,7 +128,7 @@ def _name(console: Console, facts: Mapping[str, Any]) -> None:
 def _version(each: Mapping[str, Any]) -> Row:
     mark = Text("current", "bold green") if each["current"] else ""
     if each["problem"]:
-        return (mark, each["version"], "", Text("unreadable", "bold red"), *[""] * 5)
+        return (mark, each["version"], "", Text("damaged", "bold red"), *[""] * 5)
     age, size = _age(each["date"]), bytes_text(each["bytes"])
     if each["encrypted"]:
         return (mark, each["version"], age, Text("encrypted", "dim"), "", size, "", "", "")
@@ -182,8 +183,11 @@ def _line(console: Console, text: str, style: str) -> None:
 
 
 def _said(console: Console, about: str, text: str, style: str = "") -> None:
-    """A line about something; a long one is not broken, so that a command can be copied."""
-    console.print(Text.assemble((f"{harmless(about):13} ", "dim"), (harmless(text), style)), soft_wrap=True)
+    """Words about something, broken between words, beside its name."""
+    told = textwrap.wrap(harmless(text), max(console.width - 14, 20), break_long_words=False, break_on_hyphens=False)
+    for number, line in enumerate(told or [""]):
+        name = "" if number else harmless(about)
+        console.print(Text.assemble((f"{name:13} ", "dim"), (line, style)), soft_wrap=True)
 
 
 def _age(date: str | None) -> str:

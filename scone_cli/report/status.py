@@ -17,6 +17,7 @@ from scone_cli.artifacts.conditions import IN_ORDER, Compare, Condition, conditi
 from scone_cli.artifacts.manifest import Manifest, digest_file
 from scone_cli.artifacts.registry import VERSIONS, Version, current_name, is_registry_name, read_version
 from scone_cli.artifacts.run_records import RunRecord, read_records
+from scone_cli.artifacts.verify import check_version
 from scone_cli.errors import ForeignArtifact, InputMissing, SconeError
 from scone_cli.evaluation.gate import check_evaluated
 from scone_cli.evaluation.results import NONE, TABLE, judged_corpora, read_results, value_of
@@ -153,8 +154,17 @@ def _next(path: Path, conditions: Sequence[Condition], records: Sequence[RunReco
     last = next((record for record in records if record.stage == "publish"), None)
     to = last.to if last else ""
     if last and to and _is_published(last, evaluation, by_name["eval"].made or 0):
-        return "", f"all is up to date, and published to {to}"
-    return f"scone publish --to {shlex.quote(to) if to else 'REGISTRY/NAME'}", "all is up to date, and not published"
+        return "", f"all is up to date, and published to {to}{_failed(records)}"
+    return (
+        f"scone publish --to {shlex.quote(to) if to else 'REGISTRY/NAME'}",
+        f"all is up to date, and not published{_failed(records)}",
+    )
+
+
+def _failed(records: Sequence[RunRecord]) -> str:
+    """A word on stages whose last run failed: a night that stops at its text leaves all artifacts as they were."""
+    found = [f"{each.stage} ({each.exit_code})" for each in records if each.ended is not None and each.exit_code]
+    return f"; but the last run failed of {', '.join(found)}: see its log" if found else ""
 
 
 def _is_published(last: RunRecord, evaluation: Manifest, made: float) -> bool:
@@ -208,7 +218,10 @@ def _name_facts(path: Path) -> Facts:
         if folder.name.startswith("."):
             continue  # in the making, or being removed
         try:
-            found.append(_version_facts(read_version(folder)))
+            version = read_version(folder)
+            problem = _damage(version)
+            if problem is None or folder.is_dir():  # else pruned meanwhile
+                found.append(_version_facts(version) | {"problem": problem})
         except FileNotFoundError:
             continue  # pruned meanwhile
         except SconeError as error:
@@ -218,6 +231,15 @@ def _name_facts(path: Path) -> Facts:
         problem = f"current leads to {current}, which is not there" if current else "no version is current"
     size = sum(each.get("bytes", 0) for each in found)
     return {"name": str(path), "current": current, "problem": problem, "bytes": size, "versions": found}
+
+
+def _damage(version: Version) -> str | None:
+    """What is wrong with the files of a version: no byte of them is read, only their sizes."""
+    try:
+        check_version(version, lambda *_: None, hashes=False)
+    except SconeError as error:
+        return error.message
+    return None
 
 
 def _version_facts(version: Version) -> Facts:

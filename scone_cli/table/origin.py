@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from scone_cli.artifacts.manifest import Manifest, json_of, open_artifact
+from scone_cli.artifacts.manifest import TOKENIZER, Manifest, json_of, open_artifact
 from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.vocab.vocabulary import check_knows_its_fgrams
 
@@ -30,7 +30,9 @@ def open_inputs(workspace: Path, vocab: Path | None, hashes: bool) -> tuple[Mani
             raise MismatchedArtifacts(
                 f"{place}: made with tokenizer {manifest.tokenizer[:12]}, "
                 f"but {workspace / 'tokens'} has {tokens.tokenizer[:12]}",
-                "run: scone select-vocab && scone train-fgram",
+                "run: scone select-vocab && scone train-fgram"
+                if vocab is None
+                else f"count its n-grams with --tokenizer {shlex.quote(str(workspace / 'tokens' / TOKENIZER))}",
             )
     if model.inputs["vocab"] != found.fingerprint:
         if vocab is None:

@@ -186,7 +186,8 @@ def test_other_folders_are_not_taken_for_a_name(name, work):
         publish_small(name, work, 1)
         with refusal(ForeignArtifact, str(folder), hint=("REGISTRY/NAME",)):
             publish_version(folder, parts, {}, silent)
-        with refusal(InputMissing, str(folder), hint=("scone publish",)):
+        hint = (str(name),) if folder == name.parent else ("scone publish",)
+        with refusal(InputMissing, str(folder), hint=hint):
             roll_back(folder)
         assert not (folder / ".lock").exists()
 

@@ -138,15 +138,17 @@ def test_what_looks_personal_and_what_few_documents_hold_has_limits(holds, scone
     rows[1]["tokens"], rows[1]["docs"] = tokenizer.encode_batch([" (212) 555-0199 "])[0].tolist(), 9
     work = with_fgrams(tmp_path / "work", holds, rows)
     code, result, places = audit(work)
-    assert (code, result["clean"], result["personal"], result["few"]) == (0, True, 2, 2)
+    assert (code, result["clean"], result["personal"], result["few"]) == (0, True, 3, 2)
+    assert places["tokens"]["kinds"]["email"]["ids"] == ["planted.txt"], "nine times in one document"
     kinds = {name: (found["num"], found["ids"]) for name, found in places["vocab"]["kinds"].items()}
     assert kinds == {"email": (1, [0]), "phone-us": (1, [1])}
     assert places["vocab"]["docs"] == {"1": 1, "2-4": 0, "5-9": 1}
     for option in ("--max-personal", "--max-few"):
-        assert audit(work, option, 2)[0] == 0
-        code, _, err = scone("audit", work, option, 1)
+        limit = result[option.removeprefix("--max-")]
+        assert audit(work, option, limit)[0] == 0
+        code, _, err = scone("audit", work, option, limit - 1)
         assert code == 1
-        error_of(err, work.name, option, 2)
+        error_of(err, work.name, option, limit)
 
 
 def test_what_the_stages_made_can_all_be_looked_at(small, audit, tmp_path):

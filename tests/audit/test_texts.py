@@ -8,8 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from scone_cli.audit.audit import personal
 from scone_cli.audit.documents import spelled_pieces
+from scone_cli.audit.looks_personal import personal
 from scone_cli.audit.own_ngrams import OwnNgrams
 from scone_cli.audit.spelled import Spelled, Spelling
 from scone_cli.audit.texts import Finder, as_shown, forms_of, not_shown

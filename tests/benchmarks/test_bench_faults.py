@@ -19,7 +19,7 @@ import_all()
 campaign = Campaign(Path(sys.argv[1]), random.Random(3), time.monotonic() + 300)
 campaign.prepare()
 campaign.kill(7)
-campaign.others([step for step in campaign.steps if step.name == "publish"])
+campaign.others([step for step in campaign.steps if step.name == "rollback"])
 campaign.finish()
 """
 

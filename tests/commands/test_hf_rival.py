@@ -70,6 +70,7 @@ def test_it_takes_part_in_everything(evaluate, work, rival, small, tmp_path):
     assert (code, "nothing to do" in out) == (0, True), err
 
 
+@pytest.mark.long
 def test_a_changed_folder_is_measured_again(evaluate, rival):
     for change, made in ((None, True), (None, False), ("config.json", True), ("model.safetensors", True)):
         if change == "config.json":

@@ -190,7 +190,7 @@ def test_a_vocabulary_of_longer_fgrams_or_of_another_tokenizer_is_refused(scone,
     assert scone("--workspace", other, "select-vocab", *SELECT)[0] == 0
     code, _, err = scone("--workspace", work, "precompute", "--vocab", other / "vocab")
     assert code == 65
-    error_of(err, "tokenizer")
+    error_of(err, "tokenizer", hint=("--tokenizer", str(work / "tokens" / "tokenizer.json")))
 
 
 def test_another_rule_of_what_is_held_out_is_refused(scone, work, grown):

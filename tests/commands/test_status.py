@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -140,6 +141,25 @@ def test_what_is_missing_or_damaged_is_told(scone, work):
     assert reasons(facts)["vocab"] == ["counts/ is missing"]
     assert names(reasons(facts)["table"][0], "index.bin")
     assert facts["next"] == f"scone --workspace {work} count-ngrams CORPUS"
+
+
+def test_the_command_after_a_damaged_manifest_works(scone, work):
+    (work / "table" / "manifest.json").write_text("{")
+    code, _, err = scone("--workspace", work, "precompute")
+    assert code == 65
+    error_of(err, "manifest", hint=(f"scone --workspace {work} precompute --force",))
+    facts = told(scone, "status", work)
+    assert facts["next"] == f"scone --workspace {work} precompute --force"
+    assert scone(*shlex.split(facts["next"])[1:])[0] == 0
+    assert states(told(scone, "status", work))["table"] == "up to date"
+
+
+def test_the_next_command_has_a_corpus_where_the_recipe_has_none(scone, work, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[count-ngrams]\nmax-n = 3\n")
+    code, out, _ = scone("--config", recipe, "status", work, "--json")
+    assert code == 0
+    assert json.loads(out)["next"] == f"scone --workspace {work} --config {recipe.name} count-ngrams CORPUS"
 
 
 def test_an_unknown_folder_is_an_error(scone, tmp_path):

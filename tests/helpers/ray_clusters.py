@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
@@ -17,13 +18,13 @@ class Nodes:
     def __init__(self) -> None:
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": _WATCHFUL}
         with _environment_of_nodes():
-            self._cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+            self._cluster = _started(lambda: Cluster(initialize_head=True, connect=False, head_node_args=head))
         self.address = self._cluster.address
         self._nodes = [self._node() for _ in range(2)]
 
     def _node(self):
         with _environment_of_nodes():
-            return self._cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+            return _started(lambda: self._cluster.add_node(num_cpus=1, object_store_memory=80 << 20))
 
     def kill(self) -> None:
         """Kill a node and everything on it, as a power failure does."""
@@ -39,6 +40,16 @@ class Nodes:
 
     def end(self) -> None:
         self._cluster.shutdown()
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    """Start something of Ray; where the machine is so busy that it has not registered in half a minute, once more."""
+    try:
+        return start()
+    except Exception as error:  # Ray raises no more specific class
+        if "timed out" not in str(error).lower():
+            raise
+    return start()
 
 
 @contextlib.contextmanager

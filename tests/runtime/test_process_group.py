@@ -36,6 +36,7 @@ def started(work: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
+@pytest.mark.long
 def test_a_lost_rank_costs_one_checkpoint_and_two_ranks_learn_what_one_learns(forks, small, tmp_path):
     """Killed with -9, the run ends with its last checkpoint named; given again, it ends as one process does."""
     alone, work = (copy_of(small / "work", tmp_path / name) for name in ("alone", "work"))
