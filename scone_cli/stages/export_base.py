@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
@@ -15,6 +15,8 @@ from scone_cli.model.hf_folder import is_gguf
 from scone_cli.serving.hf_base import names_on_base, on_base
 from scone_cli.serving.loaded_model import LoadedModel
 
+_NOT_COPIED = ("model_type", "quantization_config")  # of a GGUF file, which is opened as float32
+
 
 def network_of(loaded: LoadedModel, manifest: Manifest) -> PreTrainedModel:
     """The model as one of transformers, with no open table; of a plain one, the base itself. `loaded` is used up.
@@ -24,12 +26,12 @@ def network_of(loaded: LoadedModel, manifest: Manifest) -> PreTrainedModel:
     base, inner = _base_of(loaded), loaded.network.main.take_out()
     if base.trained == "lora":
         _merge_lora(inner.float())
+    shape = {key: value for key, value in inner.config.to_dict().items() if key not in _NOT_COPIED}
     if loaded.kind == "plain":
-        inner.requires_grad_(True)
-        return inner
+        return _with_weights_of(inner, type(inner)(type(inner.config)(**shape)))
     config_class, model_class = on_base(base.model_type)
     config_name, model_name = names_on_base(base.model_type)
-    config = config_class(**{key: value for key, value in inner.config.to_dict().items() if key != "model_type"})
+    config = config_class(**shape)
     config.architectures = [model_name]
     config.auto_map = {
         "AutoConfig": f"modeling_scone.{config_name}",
@@ -37,11 +39,15 @@ def network_of(loaded: LoadedModel, manifest: Manifest) -> PreTrainedModel:
     }
     config.fgram_max_n, config.fgram_tokens = loaded.network.config.max_n, loaded.vocab_size
     config.fgram_tokenizer, config.fgram_weights = manifest.tokenizer, digest_weights(manifest)
-    network = model_class(config).to(next(inner.parameters()).dtype)
-    network.load_state_dict(inner.state_dict())
+    return _with_weights_of(inner, model_class(config))
+
+
+def _with_weights_of(inner: Any, network: Any) -> PreTrainedModel:
+    """A new model with the weights of another, in their type, and its settings of generation."""
+    network.to(next(inner.parameters()).dtype).load_state_dict(inner.state_dict())
     network.tie_weights()
     network.generation_config = inner.generation_config
-    return network
+    return cast("PreTrainedModel", network)
 
 
 def write_tokenizer(loaded: LoadedModel, folder: Path) -> None:
