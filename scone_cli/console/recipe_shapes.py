@@ -11,8 +11,8 @@ from scone_cli.settings import Quantity, parse_bytes
 from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import AUTO, DEFAULT_SIZE, SelectVocab
-from scone_cli.stages.train_settings import TrainFgram
 from scone_cli.table.sizes import fgrams_within
+from scone_cli.training.settings import TrainFgram
 
 
 def shapes_of(recipe: Recipe) -> list[Shape]:

@@ -168,11 +168,14 @@ def _loaded(folder: Path) -> Any:
     """The model of transformers; weights that are missing would have been drawn by chance."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy, and an extra
 
-    what = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
-    if is_gguf(folder):
-        what = {"pretrained_model_name_or_path": folder.parent, "gguf_file": folder.name}
+    where = {"gguf_file": folder.name} if is_gguf(folder) else {}
     inner, found = AutoModelForCausalLM.from_pretrained(
-        **what, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        folder.parent if where else folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        **where,
     )
     if wrong := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         named = ", ".join(wrong[:3]) + ("" if len(wrong) <= 3 else f" and {len(wrong) - 3:,} more")

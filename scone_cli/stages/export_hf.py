@@ -33,10 +33,10 @@ from scone_cli.model.cpu_kernels import EPSILON
 from scone_cli.model.model import ModelConfig
 from scone_cli.progress import Progress
 from scone_cli.report.model_card import model_card
+from scone_cli.serving import export_base
 from scone_cli.serving.hf import SconeConfig, SconeForCausalLM
 from scone_cli.serving.hf_table import TABLE
 from scone_cli.serving.loaded_model import LoadedModel, open_model
-from scone_cli.stages import export_base
 from scone_cli.table.exported import export_table
 
 STAGE_VERSION = 1

@@ -26,7 +26,7 @@ from scone_cli.runtime.resources import available_memory, check_disk, storage_fa
 from scone_cli.runtime.torchrun import Launch, Team, launched
 from scone_cli.settings import result_settings
 from scone_cli.stages import Report, check_same_work, check_shared, joined
-from scone_cli.stages.train_settings import BASE_RATES, MOST_LEARNED, OF_A_BASE, ROW_RATE, TrainFgram, check
+from scone_cli.training.settings import BASE_RATES, MOST_LEARNED, OF_A_BASE, ROW_RATE, TrainFgram, check
 from scone_cli.training.window_order import parse_mixture
 
 if TYPE_CHECKING:

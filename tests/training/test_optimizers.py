@@ -65,7 +65,8 @@ def test_what_decays_and_what_muon_is_for():
     for model in models().values():
         for name, parameter in model.named_parameters():
             groups.setdefault(group_of(name, parameter), set()).add(name)
-    assert groups.keys() == GROUPS.keys()
+    assert groups.keys() == GROUPS.keys() - {"base"}
+    assert group_of("main.inner.model.norm.weight", torch.ones(2)) == "base"
     assert groups["embeddings"] == {"main.token_embedding.weight", "fgram.positions.weight"}
     assert {"main.embedding_norm.gain", "fgram.norm.gain", "main.blocks.0.attention_norm.gain"} <= groups["norms"]
     assert groups["head"] == {"main.head.weight"}
