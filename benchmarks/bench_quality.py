@@ -29,7 +29,7 @@ from scone_cli.console.output import say, say_error
 from scone_cli.console.results import result_text
 from scone_cli.errors import BadSetting, InputMissing, SconeError
 from scone_cli.runtime.signals import StopNote, Stopped
-from scone_cli.settings import result_settings
+from scone_cli.training.settings import settings_of
 
 HERE = Path(__file__).parent
 QUESTION = "what is Scone worth"
@@ -137,7 +137,7 @@ def _report(experiment: Experiment, work: Path, out: Path) -> list[Finding]:
         results = {
             "question": QUESTION,
             "held_out": held_out_size(found),
-            "settings": {k: v for k, v in result_settings(experiment.train).items() if k not in OF_THE_ARM},
+            "settings": {k: v for k, v in settings_of(experiment.train).items() if k not in OF_THE_ARM},
             "arms": arm_rows(outcomes),
             "claims": verdicts(outcomes),
         }

@@ -17,10 +17,10 @@ import torch
 from scone_cli.console.recipes import read_recipe
 from scone_cli.errors import BadSetting
 from scone_cli.model.model import MainModel, ModelConfig
-from scone_cli.settings import Quantity, result_settings
+from scone_cli.settings import Quantity
 from scone_cli.stages.count_ngrams import CountNgrams
 from scone_cli.stages.select_vocab import SelectVocab
-from scone_cli.stages.train_fgram import TrainFgram
+from scone_cli.training.settings import TrainFgram, settings_of
 
 ALL = "all"  # f-grams: as many as the recipe keeps
 
@@ -92,7 +92,7 @@ class Run:
     def differences(self, settings: Mapping[str, Any]) -> list[str]:
         """Settings in which a trained model differs from this run, in words; empty if it is this run's model."""
         ignored = _SETTLED[self.config.kind]
-        expected = {name: value for name, value in result_settings(self.config).items() if name not in ignored}
+        expected = {name: value for name, value in settings_of(self.config).items() if name not in ignored}
         return [
             f"{name} {settings.get(name)}, not {value}"
             for name, value in expected.items()

@@ -24,9 +24,8 @@ from scone_cli.errors import BadSetting, MismatchedArtifacts
 from scone_cli.progress import Progress
 from scone_cli.runtime.resources import available_memory, check_disk, storage_failures
 from scone_cli.runtime.torchrun import Launch, Team, launched
-from scone_cli.settings import result_settings
 from scone_cli.stages import Report, check_same_work, check_shared, joined
-from scone_cli.training.settings import BASE_RATES, MOST_LEARNED, OF_A_BASE, ROW_RATE, TrainFgram, check
+from scone_cli.training.settings import BASE_RATES, MOST_LEARNED, ROW_RATE, TrainFgram, check, settings_of
 from scone_cli.training.window_order import parse_mixture
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ class _Recipe:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the model depends on."""
-        every = result_settings(self.config)
-        return {name: value for name, value in every.items() if self.base is not None or name not in OF_A_BASE}
+        return settings_of(self.config)
 
     @property
     def mark(self) -> str:

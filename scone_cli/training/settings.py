@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scone_cli.errors import BadSetting
 from scone_cli.runtime.torchrun import Launch
-from scone_cli.settings import DEVICES, setting
+from scone_cli.settings import DEVICES, result_settings, setting
 from scone_cli.training.window_order import parse_mixture
 
 MOST_LEARNED = 1_000_000
@@ -153,6 +154,12 @@ class TrainFgram:
         "Compute the base's layers again in the backward pass: less memory, about a third more time.",
         affects_result=False,
     )
+
+
+def settings_of(config: TrainFgram) -> dict[str, Any]:
+    """The settings that a model depends on: those of a base only where there is one."""
+    every = result_settings(config)
+    return {name: value for name, value in every.items() if config.base is not None or name not in OF_A_BASE}
 
 
 def check(config: TrainFgram, launch: Launch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import SelectVocab
-from scone_cli.stages.train_fgram import TrainFgram
+from scone_cli.training.settings import TrainFgram
 from scone_cli.table.layout import write_index
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import FORMATS, row_bytes
