@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from scone_cli.stages.precompute import Precompute
 from scone_cli.stages.select_vocab import SelectVocab
-from scone_cli.training.settings import TrainFgram
 from scone_cli.table.layout import write_index
 from scone_cli.table.row_files import RowFiles
 from scone_cli.table.row_formats import FORMATS, row_bytes
 from scone_cli.table.sizes import PART_BYTES, fgrams_within, table_bytes
+from scone_cli.training.settings import TrainFgram
 
 FGRAMS = slow_ranking(random_documents(3, 9, [400, 300]), 4, 300, 1)
 
