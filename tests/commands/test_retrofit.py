@@ -82,7 +82,10 @@ def test_a_base_gets_a_table(train, forks, scone, work, tmp_path):
     assert (code, bool(text)) == (0, True)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "mistral"])
+@pytest.mark.parametrize(
+    "kind",
+    ["llama", "gemma3_text", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("qwen3", "mistral"))],
+)
 def test_an_export_says_what_the_workspace_says(train, scone, work, tokens, tmp_path, kind):
     changed = {"sliding_window": 8} if kind == "mistral" else {}
     base = save_base(work, tmp_path / "base", kind, **changed)
@@ -118,7 +121,7 @@ def test_an_export_says_what_the_workspace_says(train, scone, work, tokens, tmp_
         assert not torch.equal(found, logits(base, tokens))
 
 
-@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize("trained", ["lora", pytest.param("full", marks=pytest.mark.long)])
 def test_the_base_may_be_trained_too(train, scone, forks, work, tokens, tmp_path, trained):
     if trained == "lora":
         pytest.importorskip("peft")
